@@ -1,0 +1,1 @@
+"""butterfly_sdm: predict which species live where from satellite images, and map it."""

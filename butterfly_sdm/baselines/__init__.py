@@ -1,0 +1,1 @@
+"""Honest baselines: predictors that need no image."""

@@ -1,0 +1,323 @@
+"""
+One YAML file per experiment: four sections, one per verb, checked strictly.
+
+Every wrong key, type or value is one :class:`~butterfly_sdm.errors.ConfigError` that names the key, the value and the rule.
+Relative paths are relative to the YAML file; ``${NAME}`` in a path stands for an environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from butterfly_sdm.errors import ConfigError, MissingFileError
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    text = str(path)
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set; set it to the folder meant by it")
+        text = text.replace(f"${{{name}}}", os.environ[name])
+    base = (info.context or {}).get("base")
+    return Path(base, text) if base is not None else Path(text)
+
+
+InputPath = Annotated[Path, AfterValidator(_resolve)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class RecordsConfig(Section):
+    """Which records count, and what a visit is."""
+
+    path: InputPath | tuple[InputPath, ...] = Field(description="archive or table of records, or several")
+    format: str = Field("auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader")
+    columns: dict[str, str] = Field(default_factory=dict, description="our name of a column: its name in the file")
+    sites: InputPath | None = Field(None, description="table of site_id and footprint_wkt that names the sites")
+    species: InputPath | tuple[str, ...] | None = Field(None, description="species to keep, in order; None: all")
+    institutions: tuple[str, ...] = ()
+    years: tuple[int, int] | None = Field(None, description="first and last year")
+    min_records: int = Field(200, ge=0, description="fewest record rows of a site")
+    min_visits: int = Field(1, ge=1, description="fewest visits of a site")
+    max_footprint_deg2: float | None = Field(None, gt=0, description="largest footprint, square degrees")
+    chunk_rows: int = Field(200_000, ge=1_000)
+
+
+class ScenesConfig(Section):
+    """The source rasters, or a folder of ready tiles."""
+
+    paths: tuple[InputPath, ...] = Field(min_length=1, description="rasters; together they form one mosaic")
+    bands: tuple[str, ...] | None = Field(None, description="names of the bands in file order; None: from the file")
+    nodata: float | None = Field(None, description="None: from the file, else 0")
+    scale: float = Field(1e-4, gt=0, description="reflectance per count")
+    offset: float = Field(0.0, description="count of zero reflectance (1000 from processing baseline 04.00 on)")
+
+
+class TilesConfig(Section):
+    """What is cut out around each site."""
+
+    bands: tuple[str, ...] = Field(("red", "green", "blue", "nir"), min_length=1, description="stored, in this order")
+    size_px: int = Field(256, ge=8, le=4096)
+    resolution_m: float = Field(10.0, gt=0)
+    crs: str | None = Field(None, description="None: the scene's own")
+    resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
+    min_valid_fraction: Fraction = Field(0.5, description="tiles with fewer valid pixels are left out")
+
+
+class ReadyTilesConfig(Section):
+    """A folder with one GeoTIFF per site, as published."""
+
+    folder: InputPath
+    bands: tuple[str, ...] = Field(min_length=1, description="names of the bands in file order")
+    pattern: str = Field("*{site_id}*.tif", description="file name of the tile of a site")
+    nodata: int = 0
+    scale: float = Field(1e-4, gt=0)
+    offset: float = 0.0
+
+
+class CovariatesConfig(Section):
+    """Numbers per site."""
+
+    table: InputPath | None = Field(None, description="CSV or Parquet with site_id and one column per covariate")
+    units: dict[str, str] = Field(default_factory=dict)
+
+
+class SplitConfig(Section):
+    """How sites are divided into training, validation and test."""
+
+    method: Literal["clusters", "blocks", "file", "random"] = "clusters"
+    distance_m: float = Field(4000.0, gt=0, description="clusters: sites nearer than this stay together; blocks: side")
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.15, 0.15)
+    path: InputPath | None = Field(None, description="method file: split.json, or a table of site_id and split")
+
+
+class BuildConfig(Section):
+    """build: scenes + records -> data set."""
+
+    records: RecordsConfig
+    scenes: ScenesConfig | None = None
+    tiles: TilesConfig = TilesConfig()
+    ready_tiles: ReadyTilesConfig | None = None
+    covariates: CovariatesConfig | None = None
+    split: SplitConfig = SplitConfig()
+    position_crs: str = Field("EPSG:27700", description="projected CRS of easting and northing")
+    workers: int = Field(2, ge=1)
+
+
+class ModelConfig(Section):
+    """The predictor."""
+
+    kind: str = Field("network", description="network, or the name of a baseline such as mean_rate")
+    backbone: str = "resnet18"
+    weights: str | None = Field(None, description="None: from scratch; a name (see docs), or a local file")
+    freeze: Literal["nothing", "trunk", "all_but_stem"] = "nothing"
+    embedding: int = Field(256, ge=2, description="length of the projection")
+    head_layers: int = Field(2, ge=1, le=4)
+    dropout: Fraction = 0.0
+    window_px: int = Field(192, ge=32, description="ground the prediction speaks of; a multiple of 32")
+    margin_px: int = Field(32, ge=0, description="surroundings the trunk sees and pooling leaves out")
+    image: bool = True
+    covariates: bool = False
+    position: bool = False
+    options: dict[str, float | int | str | bool] = Field(default_factory=dict, description="of a baseline")
+
+
+class RegulariserConfig(Section):
+    """The soft supervised contrastive term (van der Plas et al. 2025)."""
+
+    weight: float = Field(0.1, ge=0, description="0 switches it off")
+    temperature: float = Field(0.5, gt=0)
+    nearest: int = Field(5, ge=1)
+    bottom: int = Field(32, ge=1)
+
+
+class FitConfig(Section):
+    """How a network is fitted."""
+
+    loss: Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"] = "binomial"
+    regulariser: RegulariserConfig = RegulariserConfig()
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(64, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    patience: int | None = Field(10, ge=1, description="epochs without a better validation score; None: no early stop")
+    augment: bool = True
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    devices: int | Literal["auto"] = "auto"
+    accelerator: str = "auto"
+
+
+class TrainConfig(Section):
+    """train: data set -> run."""
+
+    dataset: InputPath | None = Field(None, description="None: the one that build makes")
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+
+
+class EvaluateConfig(Section):
+    """evaluate: run -> scores beside the baselines."""
+
+    part: Literal["train", "validation", "test"] = "validation"
+    baselines: tuple[str, ...] = ("mean_rate",)
+
+
+class MapConfig(Section):
+    """map: run + scene -> map."""
+
+    scenes: ScenesConfig | None = Field(None, description="None: those of build")
+    stride_px: int = Field(32, ge=1)
+    mode: Literal["auto", "dense", "exact"] = "auto"
+    block_px: int = Field(1024, ge=64)
+    species: tuple[str, ...] | None = None
+    min_valid_fraction: Fraction = 0.5
+    dtype: Literal["float32", "uint16", "uint8"] = "float32"
+
+
+class Config(Section):
+    """One experiment."""
+
+    name: str = Field("experiment", pattern=r"^[\w.-]+$", description="letters, digits, dot, dash, underscore")
+    seed: int = Field(0, ge=0)
+    out: InputPath | None = Field(None, description="folder of the artefacts; None: runs/NAME beside the YAML")
+    build: BuildConfig | None = None
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    map: MapConfig = MapConfig()
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] = ()) -> Config:
+    """
+    Read and check a config.
+
+    Parameters
+    ----------
+    source
+        YAML file, or its content as a mapping (paths then relative to the working directory).
+    overrides
+        ``key=value`` pairs with dotted keys, values as YAML: ``train.fit.epochs=3``.
+
+    Raises
+    ------
+    MissingFileError
+        The file does not exist.
+    ConfigError
+        It is not YAML, or a key, type or value is wrong.
+
+    Examples
+    --------
+    >>> load_config({"name": "trial"}, ["train.fit.epochs=3"]).train.fit.epochs
+    3
+    """
+    base: Path | None = None
+    label = "the config"
+    if isinstance(source, Config):
+        value: Any = source.model_dump(mode="json", exclude_unset=True)
+    elif isinstance(source, Mapping):
+        value = json.loads(json.dumps(dict(source), default=str))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise MissingFileError(f"There is no config file {path}. Write a first one with: butterfly-sdm init")
+        label, base = str(path), path.resolve().parent
+        value = _read_yaml(path)
+    for override in overrides:
+        _override(value, override)
+    try:
+        # JSON mode: strict about types, yet a YAML list may stand for a tuple and text for a path.
+        config = Config.model_validate_json(json.dumps(value, default=str), context={"base": base})
+    except ValidationError as error:
+        raise ConfigError(_explain(error, label)) from None
+    if config.out is None:
+        config = config.model_copy(update={"out": Path(base or ".", "runs", config.name)})
+    return config
+
+
+def dump_config(config: Config) -> str:
+    """Return the resolved config as YAML: all defaults spelled out, all paths absolute or as given."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise ConfigError(f"{path} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a {type(value).__name__}; a config is a mapping with the keys {_names(Config)}.")
+    return value
+
+
+def _override(value: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r} is not key=value, such as --set train.fit.epochs=3")
+    try:
+        new = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML ({error}).") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = value.get(parent)
+        if child is None:
+            child = value[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent} holds the value {child!r}, it has no key {last!r}.")
+        value = child
+    value[last] = new
+
+
+def _names(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _explain(error: ValidationError, label: str) -> str:
+    """Say each problem as key, value, rule and, for an unknown key, the nearest one."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        # Members of a union appear as parts such as "tuple[...]" or "constrained-int": no keys of the file.
+        location = tuple(part for part in problem["loc"] if isinstance(part, int) or re.fullmatch(r"\w+", part))
+        key = ".".join(map(str, location)) or "the whole file"
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+            lines.append(f"{key} is an unknown key; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing; it is required.")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.")
+    unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
+    return f"{label}: " + (unique[0] if len(unique) == 1 else "\n".join(["several problems", *(f"  {u}" for u in unique)]))
+
+
+def _known_keys(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Config
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)

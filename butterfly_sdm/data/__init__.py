@@ -1,0 +1,1 @@
+"""Read a data set: named bands, windows, sites, splits, batches."""

@@ -1,0 +1,150 @@
+"""
+Write artefacts so that they are either whole or absent.
+
+A file is written under a temporary name in its own folder and renamed; a folder is filled as ``NAME.partial`` and renamed when
+it is complete, so that interrupted work can be found and continued. A lock file keeps two processes from filling one folder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from butterfly_sdm.errors import ArtefactError, MissingFileError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """
+    Yield a temporary path beside ``path``; on success it takes its place, on failure it is removed.
+
+    >>> with atomic_path(Path("scores.csv")) as temporary:  # doctest: +SKIP
+    ...     table.to_csv(temporary)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes it private
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """
+    Read a JSON file of an artefact.
+
+    Raises
+    ------
+    MissingFileError
+        The file does not exist.
+    ArtefactError
+        The file is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"{path} does not exist. Is {path.parent} the folder you mean, and was it finished?")
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} is damaged: it is not JSON ({error}). Make the artefact again.") from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change whenever ``value`` (JSON-like) does."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """
+    Hold ``folder`` (which need not exist yet) for this process alone.
+
+    Raises
+    ------
+    ArtefactError
+        Another process is writing there.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout as error:
+        raise ArtefactError(
+            f"Another process is writing {folder}. Wait until it has ended, or choose another --out."
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
+    """
+    Fill ``folder`` in a way that survives interruption.
+
+    Yields ``NAME.partial``, with whatever an earlier, interrupted attempt with the same ``key`` left in it. When the block ends
+    without an error the partial folder takes the place of ``folder``; otherwise it stays, to be continued by the next call.
+
+    Parameters
+    ----------
+    folder
+        Where the finished artefact shall lie.
+    key
+        Fingerprint of everything the content depends on. Leftovers of another key are removed.
+    """
+    folder = Path(folder)
+    partial = folder.with_name(folder.name + ".partial")
+    with exclusive(folder):
+        mark = partial / ".key"
+        if partial.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
+            shutil.rmtree(partial)
+        partial.mkdir(parents=True, exist_ok=True)
+        write_text(mark, key)
+        try:
+            yield partial
+        except BaseException:
+            if {entry.name for entry in partial.iterdir()} == {".key"}:  # nothing worth continuing
+                shutil.rmtree(partial)
+            raise
+        replaced = folder.with_name(f".{folder.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if folder.exists():
+            folder.replace(replaced)
+        mark.unlink()
+        partial.replace(folder)
+        shutil.rmtree(replaced, ignore_errors=True)

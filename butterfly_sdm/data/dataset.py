@@ -1,0 +1,280 @@
+"""
+The data set: sites, visits, detections, tiles and covariates, read from its folder or made in memory.
+
+Only ``data_prep`` writes a data set; everything else reads it through :class:`Dataset`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from butterfly_sdm.data.artefact import fingerprint, read_json
+from butterfly_sdm.data.splits import Split
+from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
+
+FORMAT_VERSION = 1
+
+
+class Source(BaseModel):
+    """A file or service the data set was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    role: Literal["records", "scene", "covariates", "sites", "split", "names"]
+    name: str
+    sha256: str | None = None
+    bytes: int | None = None
+    licence: str | None = None
+    citation: str | None = None
+
+
+class TileCard(BaseModel):
+    """
+    What every tile of the data set has in common.
+
+    ``reflectance = (value - offset) * scale`` for the stored whole numbers; ``nodata`` marks pixels without a measurement.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    bands: tuple[str, ...] = Field(min_length=1)
+    size_px: int = Field(gt=0)
+    resolution_m: float = Field(gt=0)
+    scale: float = 1e-4
+    offset: float = 0.0
+    nodata: int = 0
+
+
+class DatasetCard(BaseModel):
+    """The card ``dataset.json``: what the data set is, where it came from and what was left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    format: Literal["butterfly_sdm dataset"] = "butterfly_sdm dataset"
+    format_version: int = FORMAT_VERSION
+    name: str
+    species: tuple[str, ...] = Field(min_length=1)
+    years: tuple[int, ...] = ()
+    position_crs: str = "EPSG:27700"
+    tiles: TileCard | None = None
+    covariates: dict[str, str] = Field(default_factory=dict, description="unit of each covariate")
+    rows: dict[str, int] = Field(default_factory=dict, description="record rows read, dropped per reason, kept")
+    sources: tuple[Source, ...] = ()
+    warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    software: dict[str, str] = Field(default_factory=dict)
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every other file of the folder")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """
+    Sites with their visits, detections, tiles and covariates.
+
+    Attributes
+    ----------
+    card
+        Where the data come from and what they mean.
+    sites
+        Index ``site_id``. Columns ``easting``, ``northing`` (metres in ``card.position_crs``), ``lon``, ``lat`` (degrees),
+        ``visits`` (whole number n), ``geometry`` (footprint, EPSG:4326); with tiles also ``tile_row`` (row in ``tiles``, -1 for
+        none), ``valid_fraction`` (share of pixels that are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner of the
+        tile in its own CRS). Optional: ``block``.
+    detections
+        (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same index as ``sites``.
+    tiles
+        (rows, bands, height, width) unsigned 16-bit, possibly memory-mapped; bands as ``card.tiles.bands``.
+    covariates
+        (site, covariate) numbers, NaN where missing. Same index as ``sites``.
+    split
+        The parts the data set was divided into.
+    folder
+        Where it was read from; None if made in memory.
+    """
+
+    card: DatasetCard
+    sites: gpd.GeoDataFrame
+    detections: pd.DataFrame
+    tiles: np.ndarray | None = None
+    covariates: pd.DataFrame | None = None
+    split: Split | None = None
+    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        missing = {"easting", "northing", "visits"} - set(self.sites.columns)
+        if missing:
+            raise DataError(f"The sites lack the column {sorted(missing)[0]!r}; sites need easting, northing and visits.")
+        if not self.sites.index.is_unique:
+            raise DataError(f"Site {self.sites.index[self.sites.index.duplicated()][0]} occurs twice among the sites.")
+        if not self.detections.index.equals(self.sites.index):
+            raise DataError("The detections and the sites do not list the same sites in the same order.")
+        if tuple(self.detections.columns) != self.card.species:
+            raise DataError(
+                f"The detections have {self.detections.shape[1]} species, the card {len(self.card.species)}, or another order."
+            )
+        k = self.detections.to_numpy()
+        if k.dtype.kind not in "iu":
+            raise DataError(f"Detections are counts of visits, whole numbers; these are {k.dtype}.")
+        wrong = (k < 0) | (k > self.sites["visits"].to_numpy()[:, None])
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise DataError(
+                f"{self.card.species[column]} was detected on {k[row, column]} visits of site {self.sites.index[row]}, "
+                f"which has {self.sites['visits'].iloc[row]}. Detections lie between 0 and the visits."
+            )
+        if self.tiles is not None and self.card.tiles is None:
+            raise DataError("There are tiles, but the card says nothing about their bands. Add card.tiles.")
+        if self.tiles is not None and self.card.tiles is not None and self.tiles.shape[1] != len(self.card.tiles.bands):
+            raise DataError(f"The tiles have {self.tiles.shape[1]} bands, the card names {', '.join(self.card.tiles.bands)}.")
+        if self.covariates is not None and not self.covariates.index.equals(self.sites.index):
+            raise DataError("The covariates and the sites do not list the same sites in the same order.")
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Species names, in the order of the columns of ``detections``."""
+        return self.card.species
+
+    @property
+    def site_ids(self) -> tuple[str, ...]:
+        """All site ids, in stored order."""
+        return tuple(self.sites.index)
+
+    @property
+    def visits(self) -> pd.Series:
+        """(site,) number of visits n."""
+        return self.sites["visits"]
+
+    @cached_property
+    def rates(self) -> pd.DataFrame:
+        """(site, species) detection rate k / n; NaN where a site has no visit."""
+        n = self.visits.to_numpy(dtype=float)
+        return self.detections.div(pd.Series(np.where(n > 0, n, np.nan), index=self.sites.index), axis=0)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change with the labels, the bands or the files of the data set."""
+        return fingerprint(
+            {
+                "card": self.card.model_dump(mode="json", exclude={"software", "sources", "warnings", "notes"}),
+                "labels": pd.util.hash_pandas_object(self.detections, index=True).to_numpy().tolist(),
+                "visits": self.visits.tolist(),
+            }
+        )
+
+    def rows(self, sites: Sequence[str]) -> np.ndarray:
+        """
+        Return the row numbers of ``sites`` in the tables.
+
+        Raises
+        ------
+        DataError
+            A site is not in the data set.
+        """
+        rows = self.sites.index.get_indexer(pd.Index(list(sites), dtype=self.sites.index.dtype))
+        if (rows < 0).any():
+            raise DataError(f"Site {list(sites)[int(np.argmin(rows))]} is not in the data set {self.card.name!r}.")
+        return rows
+
+    def tile_rows(self, sites: Sequence[str]) -> np.ndarray:
+        """
+        Return the rows of ``tiles`` that show ``sites``.
+
+        Raises
+        ------
+        DataError
+            The data set has no tiles, or one of the sites has none.
+        """
+        if self.tiles is None:
+            raise DataError(f"The data set {self.card.name!r} has no tiles. Name scenes or a folder of tiles in build.")
+        rows = self.sites["tile_row"].to_numpy()[self.rows(sites)]
+        if (rows < 0).any():
+            raise DataError(f"Site {list(sites)[int(np.argmin(rows))]} has no tile: no scene covers it well enough.")
+        return rows
+
+    @property
+    def sites_with_tiles(self) -> tuple[str, ...]:
+        """Ids of the sites that have a tile."""
+        if self.tiles is None:
+            return ()
+        return tuple(self.sites.index[self.sites["tile_row"] >= 0])
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Dataset:
+        """
+        Open a data set folder; tiles stay on disk until they are used.
+
+        Raises
+        ------
+        MissingFileError
+            The folder or a file of it does not exist.
+        ArtefactError
+            A file is damaged or of a format version this release does not read.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise MissingFileError(f"There is no data set at {folder}. Make one with: butterfly-sdm build CONFIG --out DIR")
+        card = read_card(folder)
+        for name in card.files:
+            if not (folder / name).is_file():
+                raise MissingFileError(f"The data set {folder} lacks {name}. Build it again.")
+        try:
+            sites = gpd.read_parquet(folder / "sites.parquet").set_index("site_id")
+            detections = pd.read_parquet(folder / "detections.parquet").set_index("site_id")
+            covariates = None
+            if (folder / "covariates.parquet").is_file():
+                covariates = pd.read_parquet(folder / "covariates.parquet").set_index("site_id")
+            tiles = None
+            if (folder / "tiles.npy").is_file():
+                tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise MissingFileError(f"The data set {folder} is incomplete: {error}. Build it again.") from error
+        except (OSError, ValueError, KeyError) as error:
+            raise ArtefactError(f"The data set {folder} is damaged: {error}. Build it again.") from error
+        split = Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
+        return cls(card, sites, detections, tiles, covariates, split, folder)
+
+    def _repr_html_(self) -> str:
+        rows: Mapping[str, object] = {
+            "sites": f"{len(self.sites):,}",
+            "species": len(self.species),
+            "visits": f"{int(self.visits.sum()):,}",
+            "years": ", ".join(map(str, self.card.years)) or "all",
+            "tiles": "none"
+            if self.card.tiles is None
+            else f"{len(self.sites_with_tiles):,} of {self.card.tiles.size_px} px at {self.card.tiles.resolution_m:g} m: "
+            + ", ".join(self.card.tiles.bands),
+            "covariates": 0 if self.covariates is None else self.covariates.shape[1],
+        }
+        body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
+        return f"<table><caption>Data set <b>{self.card.name}</b></caption>{body}</table>"
+
+
+def read_card(folder: Path) -> DatasetCard:
+    """
+    Read the card of a data set folder.
+
+    Raises
+    ------
+    ArtefactError
+        The card is damaged or of another version.
+    """
+    value = read_json(Path(folder) / "dataset.json")
+    if not isinstance(value, dict) or value.get("format") != "butterfly_sdm dataset":
+        raise ArtefactError(f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so.")
+    if value.get("format_version") != FORMAT_VERSION:
+        raise ArtefactError(
+            f"{folder} has data set format {value.get('format_version')!r}; this release reads {FORMAT_VERSION}. "
+            "Build it again with this release."
+        )
+    try:
+        return DatasetCard.model_validate(value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"]))
+        raise ArtefactError(f"The card of {folder} is damaged at {where}: {problem['msg']}. Build it again.") from error

@@ -1,0 +1,50 @@
+"""
+The errors a user can act on.
+
+Every error the package raises on purpose derives from :class:`ButterflySDMError` and from the matching built-in. Its message
+says what came, what is needed and what to do. The command line prints the message alone and ends with code 2.
+"""
+
+
+class ButterflySDMError(Exception):
+    """Base of all errors a user can act on."""
+
+
+class ConfigError(ButterflySDMError, ValueError):
+    """A config file or a setting is wrong: names the key, the value and the rule."""
+
+
+class DataError(ButterflySDMError, ValueError):
+    """Tables, labels or sites do not fit together."""
+
+
+class RecordsError(ButterflySDMError, ValueError):
+    """A file of species records cannot be read as one."""
+
+
+class RasterError(ButterflySDMError, ValueError):
+    """A raster lacks what is needed: bands, a CRS, overlap, readable blocks."""
+
+
+class ArtefactError(ButterflySDMError, ValueError):
+    """A data set, run or map folder is damaged, incomplete, of another version or in use."""
+
+
+class ModelError(ButterflySDMError, ValueError):
+    """A model cannot be built, loaded or used on this data."""
+
+
+class PluginError(ButterflySDMError, ValueError):
+    """A plugin is missing, broken or used wrongly."""
+
+
+class MissingFileError(ButterflySDMError, FileNotFoundError):
+    """A file or folder that was named does not exist."""
+
+
+class MissingPackageError(ButterflySDMError, ImportError):
+    """An optional dependency is needed: names the extra that brings it."""
+
+
+class SourceError(ButterflySDMError, OSError):
+    """A source on the network did not answer as it should."""

@@ -1,0 +1,1 @@
+"""Scores, comparison, calibration, applicability and the report."""

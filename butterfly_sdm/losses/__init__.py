@@ -1,0 +1,1 @@
+"""Pair weights, the contrastive loss, and the losses of presence."""

@@ -1,0 +1,1 @@
+"""From a predictor and scenes to a map."""

@@ -1,0 +1,1 @@
+"""Networks: stem, backbone, heads, training and ensembles."""

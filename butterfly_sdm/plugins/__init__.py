@@ -1,0 +1,1 @@
+"""Methods of other domains, built on the same contrastive core."""

@@ -1,0 +1,1 @@
+"""Extract, transform and load: the only code that writes a data set."""

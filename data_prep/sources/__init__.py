@@ -1,0 +1,1 @@
+"""Outside sources that need a network, one module each."""
