@@ -84,8 +84,8 @@ class Dataset:
     sites
         Index ``site_id``. Columns ``easting``, ``northing`` (metres in ``card.position_crs``), ``lon``, ``lat`` (degrees),
         ``visits`` (whole number n), ``geometry`` (footprint, EPSG:4326); with tiles also ``tile_row`` (row in ``tiles``, -1 for
-        none), ``valid_fraction`` (share of pixels that are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner of the
-        tile in its own CRS). Optional: ``block``.
+        none), ``valid_fraction`` (share of pixels that are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner
+        of the tile in its own CRS). Optional: ``block``.
     detections
         (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same index as ``sites``.
     tiles
