@@ -252,6 +252,56 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def starter_yaml(name: str = "my_region") -> str:
+    """
+    Return a commented starter YAML for own data: every setting with its default and meaning.
+
+    Parameters
+    ----------
+    name
+        Name of the experiment.
+    """
+    lines = [
+        "# An experiment of butterfly_sdm: scenes + records -> data set -> run -> scores -> map.",
+        "# Lines that begin with '# ' followed by a key are settings at their default: uncomment one to change it.",
+        "# Paths are relative to this file; ${NAME} stands for an environment variable.",
+        "",
+        f"name: {re.sub(r'[^A-Za-z0-9_.-]', '_', name) or 'my_region'}",
+        "",
+        "build:",
+        "  records:",
+        "    path: records.zip    # Darwin Core Archive (GBIF, NBN), or a CSV/TSV of records",
+        *_commented(RecordsConfig, 4, skip={"path"}),
+        "  scenes:",
+        "    paths: [scene.tif]   # one raster, or several that together form one mosaic",
+        *_commented(ScenesConfig, 4, skip={"paths"}),
+    ]
+    for key, section in (("tiles", TilesConfig), ("covariates", CovariatesConfig), ("split", SplitConfig)):
+        lines += [f"  # {key}:", *_commented(section, 4)]
+    lines += _commented(BuildConfig, 2, skip={"records", "scenes", "tiles", "ready_tiles", "covariates", "split"})
+    lines += ["", "train:", "  model:", "    kind: network", *_commented(ModelConfig, 4, skip={"kind"})]
+    lines += ["  fit:", "    epochs: 50", *_commented(FitConfig, 4, skip={"epochs", "regulariser"})]
+    lines += ["    # regulariser:", *_commented(RegulariserConfig, 6)]
+    lines += ["", "evaluate:", "  part: validation", *_commented(EvaluateConfig, 2, skip={"part"})]
+    lines += ["", "map:", "  stride_px: 32", *_commented(MapConfig, 2, skip={"stride_px", "scenes"})]
+    return "\n".join(lines) + "\n"
+
+
+def _commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> list[str]:
+    """One line per setting: its default, commented out, and its meaning."""
+    lines = []
+    for key, field in section.model_fields.items():
+        if key in skip:
+            continue
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel):
+            continue
+        value = json.dumps(default, default=str, ensure_ascii=False)
+        note = f"    # {field.description}" if field.description else ""
+        lines.append(f"{' ' * indent}# {key}: {value}{note}")
+    return lines
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -1,0 +1,42 @@
+# make help lists what there is. The virtual environment lies in .venv; PYTHON chooses the interpreter it is made with.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CONSTRAINTS := .ci/constraints.txt
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help demo test check slow docs benchmarks clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
+
+$(VENV)/.core: pyproject.toml $(CONSTRAINTS)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --compile-bytecode --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint $(CONSTRAINTS) --compile-bytecode --editable '.[dev,docs]'
+	@touch $@
+
+demo: $(VENV)/.core  ## install, then walk the whole way on a simulated region: butterfly_demo/
+	$(BIN)/butterfly-sdm demo --out butterfly_demo
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: $(VENV)/.dev  ## style, types and the one direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+slow: $(VENV)/.dev  ## the tests that take minutes: faults, fuzzing, repetitions
+	$(BIN)/python -m pytest -n 2 -m slow --timeout 7200
+
+docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) butterfly_demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,242 @@
+"""The command line: one command per verb, each a thin skin over the function of the same name."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from butterfly_sdm import terminal
+from butterfly_sdm.errors import ButterflySDMError
+
+if TYPE_CHECKING:
+    from butterfly_sdm.mapping.dense import MapResult
+
+
+class _Commands(TyperGroup):
+    """Turn a user's mistake into one sentence and exit code 2, an interruption into 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ButterflySDMError as error:
+            _say(f"Error: {error}", "red")
+            raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            _say("Interrupted. Run the same command again: it continues where it was.", "yellow")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            raise typer.Exit(141) from None
+        except OSError as error:  # a full disk, a folder without permission
+            where = f" ({error.filename})" if error.filename else ""
+            _say(f"Error: {error.strerror or error}{where}. Nothing half-written was left.", "red")
+            raise typer.Exit(2) from None
+
+
+def _say(text: str, style: str) -> None:
+    terminal.err.print(text, style=style, markup=False, highlight=False)
+
+
+app = typer.Typer(
+    cls=_Commands,
+    name="butterfly-sdm",
+    help="Predict which species live where from satellite images, and map it.\n\nFour verbs: build, train, evaluate, map. "
+    "Each takes one YAML; 'butterfly-sdm demo' walks the whole way on a simulated region.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[Path, typer.Argument(help="YAML file of the experiment.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for scripts.")]
+
+
+def _example(*lines: str) -> str:
+    return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
+
+
+@app.callback()
+def _root(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(f"butterfly-sdm {installed('butterfly-sdm')}")
+        raise typer.Exit
+    from rich.logging import RichHandler
+
+    handler = RichHandler(console=terminal.err, show_time=False, show_path=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.getLogger("butterfly_sdm").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.getLogger("data_prep").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+@app.command(epilog=_example("butterfly-sdm demo --out butterfly_demo"))
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("butterfly_demo"),
+    seed: Annotated[int, typer.Option(help="Another seed makes another region.", min=0)] = 0,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Walk the whole way on a simulated region: records and rasters to data set, model, scores and map."""
+    from butterfly_sdm import pipeline
+    from butterfly_sdm.simulate import simulate_region
+
+    with terminal.progress_bars() as progress:
+        region = simulate_region(out / "region", seed=seed, progress=progress)
+        dataset = pipeline.build(region.config, out / "dataset", overrides=overrides or (), progress=progress)
+        run = pipeline.train(region.config, out / "run", dataset=dataset, overrides=overrides or (), progress=progress)
+        scores = pipeline.evaluate(run, progress=progress)
+        result = pipeline.predict_map(run, out=out / "map.tif", progress=progress)
+    terminal.summary(
+        "The whole way, on a simulated region",
+        {"region": region.folder, "data set": dataset.folder, "run": run.folder}
+        | _score_rows(scores)
+        | {"scores": run.folder / "scores.csv"}
+        | _map_rows(result),
+        next_commands=[
+            f"butterfly-sdm view {result.path}",
+            f"butterfly-sdm report {run.folder}",
+            "butterfly-sdm init my_region.yaml",
+        ],
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=_example("butterfly-sdm build configs/s2bms_tiles.yaml --out dataset"))
+def build(
+    config: ConfigArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Turn scenes and records into a data set."""
+    from butterfly_sdm import pipeline
+
+    with terminal.progress_bars() as progress:
+        dataset = pipeline.build(config, out, overrides=overrides or (), progress=progress)
+    card = dataset.card
+    for text in card.warnings:
+        _say(f"Warning: {text}", "yellow")
+    rows: dict[str, object] = {f"records {reason}": f"{count:,}" for reason, count in card.rows.items()}
+    rows |= {"sites": f"{len(dataset.sites):,}", "species": len(dataset.species), "visits": f"{int(dataset.visits.sum()):,}"}
+    if card.tiles is not None:
+        rows["tiles"] = (
+            f"{len(dataset.sites_with_tiles):,} of {card.tiles.size_px} px at {card.tiles.resolution_m:g} m: "
+            + ", ".join(card.tiles.bands)
+        )
+    if dataset.split is not None:
+        sizes = (f"{len(getattr(dataset.split, part)):,} {part}" for part in ("train", "validation", "test"))
+        rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"
+    rows["data set"] = dataset.folder
+    terminal.summary("Data set built", rows, next_commands=[f"butterfly-sdm train {config}"], as_json=as_json)
+
+
+@app.command(epilog=_example("butterfly-sdm train experiment.yaml --set train.fit.epochs=3"))
+def train(
+    config: ConfigArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if not the one the config builds.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Fit a model to the training part of a data set."""
+    from butterfly_sdm import pipeline
+
+    with terminal.progress_bars() as progress:
+        run = pipeline.train(config, out, dataset=dataset, overrides=overrides or (), progress=progress)
+    terminal.summary(
+        "Model trained",
+        {"kind": run.config.train.model.kind, "species": len(run.predictor.species), "run": run.folder},
+        next_commands=[f"butterfly-sdm evaluate {run.folder}", f"butterfly-sdm map {run.folder} SCENE.tif --out map.tif"],
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=_example("butterfly-sdm evaluate runs/experiment/run"))
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder of tables and plots; the run's own if not given.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a run beside honest baselines on sites it has not seen."""
+    from butterfly_sdm import pipeline
+
+    with terminal.progress_bars() as progress:
+        scores = pipeline.evaluate(run, out, dataset=dataset, overrides=overrides or (), progress=progress)
+    folder = out or (run if run.is_dir() else pipeline.load_config(run, overrides or ()).out)
+    terminal.summary("Scores", _score_rows(scores) | {"tables and plots": folder}, as_json=as_json)
+
+
+@app.command("map", epilog=_example("butterfly-sdm map runs/experiment/run scene.tif --out map.tif"))
+def map_(
+    run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
+    scenes: Annotated[list[Path] | None, typer.Argument(help="Rasters; together one mosaic.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="The GeoTIFF to write.")] = None,
+    bands: Annotated[
+        str | None, typer.Option(help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False)
+    ] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Map every species of a run: a GeoTIFF with one band per species."""
+    from butterfly_sdm import pipeline
+
+    names = tuple(name.strip() for name in bands.split(",")) if bands else None
+    with terminal.progress_bars() as progress:
+        result = pipeline.predict_map(run, scenes, out, bands=names, overrides=overrides or (), progress=progress)
+    terminal.summary("Map written", _map_rows(result), next_commands=[f"butterfly-sdm view {result.path}"], as_json=as_json)
+
+
+@app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
+def init(
+    path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("experiment.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+) -> None:
+    """Write a commented starter YAML for your own records and rasters."""
+    from butterfly_sdm.config import starter_yaml
+    from butterfly_sdm.data.artefact import write_text
+    from butterfly_sdm.errors import ConfigError
+
+    if path.exists() and not force:
+        raise ConfigError(f"{path} exists already. Choose another name, or replace it with --force.")
+    write_text(path, starter_yaml(name=path.stem))
+    terminal.summary("Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"])
+
+
+@app.command(epilog=_example("butterfly-sdm doctor"))
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what this machine has: cores, memory, GPU, PROJ grids, optional packages."""
+    from butterfly_sdm.doctor import examine
+
+    terminal.summary("This machine", examine(), as_json=as_json)
+
+
+def _score_rows(scores: Any) -> dict[str, object]:
+    return dict(scores.summary())
+
+
+def _map_rows(result: MapResult) -> dict[str, object]:
+    return dict(result.summary())
+
+
+def main() -> None:
+    """Run the command line."""
+    warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+    app()
+
+
+if __name__ == "__main__":
+    main()

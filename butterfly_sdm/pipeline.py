@@ -1,0 +1,390 @@
+"""
+The four verbs: config in, artefact out.
+
+The command line, a notebook and a test call these same functions. Each takes a config (a YAML file, a mapping or a
+:class:`~butterfly_sdm.config.Config`) or the artefact of an earlier stage, and returns an object that knows where its artefact
+lies. Work that was interrupted continues; work that is done is not done again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from butterfly_sdm.baselines import BASELINES
+from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
+from butterfly_sdm.data.artefact import fingerprint, read_json, resumable_folder, write_json, write_text
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.splits import Split
+from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.models import MODELS
+from butterfly_sdm.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from butterfly_sdm.evaluation.scores import Scores
+    from butterfly_sdm.mapping.dense import MapResult
+
+ConfigLike = str | Path | Mapping[str, Any] | Config
+RUN_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """
+    A trained model in its folder.
+
+    Attributes
+    ----------
+    folder
+        Holds ``config.yaml``, ``split.json``, ``model.json`` and its arrays, ``history.csv``; after evaluation also the scores.
+    card
+        Content of ``run.json``: where the data set was, its fingerprint, the versions used.
+    """
+
+    folder: Path
+    card: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """
+        Open a run folder.
+
+        Raises
+        ------
+        MissingFileError
+            There is no run there.
+        ArtefactError
+            It is damaged or of another version.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise MissingFileError(f"There is no run at {folder}. Make one with: butterfly-sdm train CONFIG")
+        card = read_json(folder / "run.json")
+        if not isinstance(card, dict) or card.get("format") != "butterfly_sdm run":
+            raise ArtefactError(f"{folder} is not a run: its run.json does not say so.")
+        if card.get("format_version") != RUN_VERSION:
+            raise ArtefactError(f"{folder} has run format {card.get('format_version')!r}; this release reads {RUN_VERSION}.")
+        return cls(folder, card)
+
+    @cached_property
+    def config(self) -> Config:
+        """The config the run was trained with."""
+        return load_config(self.folder / "config.yaml")
+
+    @cached_property
+    def split(self) -> Split:
+        """The split the run was trained with."""
+        return Split.from_json(self.folder / "split.json")
+
+    @cached_property
+    def predictor(self) -> Predictor:
+        """The fitted model."""
+        return load_predictor(self.folder)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set the run was trained on, if it still lies where it was."""
+        return Dataset.open(self.card["dataset"])
+
+
+def build(
+    config: ConfigLike, out: str | Path | None = None, *, overrides: Iterable[str] = (), progress: Progress = silent
+) -> Dataset:
+    """
+    Turn scenes and records into a data set.
+
+    Parameters
+    ----------
+    config
+        Config with a section ``build``.
+    out
+        Folder of the data set; by default ``dataset`` in the config's ``out``.
+
+    Returns
+    -------
+    Dataset
+        The finished data set, opened from its folder.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RecordsError, RasterError, DataError
+        A setting, a file or the data in it is wrong.
+
+    Examples
+    --------
+    >>> dataset = build("config.yaml")  # doctest: +SKIP
+    """
+    from data_prep.build import build_dataset
+
+    settings = load_config(config, overrides)
+    if settings.build is None:
+        raise ConfigError("The config has no section build. It needs build.records and where the imagery lies.")
+    folder = Path(out) if out is not None else _out(settings) / "dataset"
+    build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress)
+    return Dataset.open(folder)
+
+
+def train(
+    config: ConfigLike,
+    out: str | Path | None = None,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> Run:
+    """
+    Fit the model of the config to the training part of the data set.
+
+    Parameters
+    ----------
+    config
+        Config; its section ``train`` says which model and how.
+    out
+        Folder of the run; by default ``run`` in the config's ``out``.
+    dataset
+        A data set or its folder; by default ``train.dataset``, else the one that :func:`build` makes with this config.
+
+    Returns
+    -------
+    Run
+        The finished run. One that is there already, made with the same settings and data, is returned as it is.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError, MissingFileError
+        A setting is wrong, or the data set does not serve this model.
+    """
+    settings = load_config(config, overrides)
+    folder = Path(out) if out is not None else _out(settings) / "run"
+    data = (
+        dataset
+        if isinstance(dataset, Dataset)
+        else Dataset.open(dataset or settings.train.dataset or _out(settings) / "dataset")
+    )
+    if data.split is None:
+        raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
+    model, fit = settings.train.model, settings.train.fit
+    key = fingerprint(
+        {"model": model.model_dump(), "fit": fit.model_dump(), "seed": settings.seed, "dataset": data.fingerprint}
+        | {"split": [data.split.train, data.split.validation, data.split.test]}
+    )
+    if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
+        return Run.open(folder)
+    predictor = make_predictor(settings)
+    with resumable_folder(folder, key) as partial:
+        write_text(partial / "config.yaml", dump_config(settings))
+        data.split.to_json(partial / "split.json")
+        # Beyond the contract, a network can watch validation sites, keep checkpoints and tell how far it is.
+        offered = {"validation": data.split.validation, "folder": partial, "progress": progress}
+        taken = inspect.signature(predictor.fit).parameters.keys() & offered
+        predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
+        predictor.save(partial)  # type: ignore[attr-defined]
+        write_json(
+            partial / "run.json",
+            {
+                "format": "butterfly_sdm run",
+                "format_version": RUN_VERSION,
+                "key": key,
+                "name": settings.name,
+                "dataset": str(data.folder.resolve()) if data.folder else None,
+                "dataset_fingerprint": data.fingerprint,
+                "software": {name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")},
+            },
+        )
+    return Run.open(folder)
+
+
+def evaluate(
+    run: Run | ConfigLike,
+    out: str | Path | None = None,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> Scores:
+    """
+    Score a run beside the baselines on sites it has not seen.
+
+    Parameters
+    ----------
+    run
+        A run, its folder, or the config it was made with.
+    out
+        Folder of the tables and plots; by default the run's own.
+    dataset
+        The data set, if it has moved.
+
+    Returns
+    -------
+    Scores
+        One row per predictor, with tables per species and per site.
+    """
+    from butterfly_sdm.evaluation.evaluate import evaluate_run
+
+    opened, settings = _open_run(run, overrides)
+    data = _dataset_of(opened, dataset)
+    _same_species(opened.predictor, data)
+    part = settings.evaluate.part
+    return evaluate_run(
+        opened.predictor,
+        data,
+        opened.split,
+        part=part,
+        baselines=settings.evaluate.baselines,
+        folder=Path(out) if out is not None else opened.folder,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def predict_map(
+    run: Run | ConfigLike,
+    scenes: Sequence[str | Path] | None = None,
+    out: str | Path | None = None,
+    *,
+    bands: Sequence[str] | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> MapResult:
+    """
+    Map every species of a run over scenes.
+
+    Parameters
+    ----------
+    run
+        A run, its folder, or the config it was made with.
+    scenes
+        Rasters that together form one mosaic; by default those of ``map.scenes``, else of ``build.scenes``.
+    out
+        The GeoTIFF; by default ``map.tif`` beside the run.
+    bands
+        Names of the scenes' bands in file order, where the files do not name them.
+
+    Returns
+    -------
+    MapResult
+        Where the map lies and what it holds.
+    """
+    from butterfly_sdm.data.raster import open_scene
+    from butterfly_sdm.mapping.dense import predict_map as write_map
+
+    opened, settings = _open_run(run, overrides)
+    wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
+    if scenes:
+        wanted = ScenesConfig.model_validate(
+            {**(wanted.model_dump() if wanted else {}), "paths": tuple(Path(scene) for scene in scenes)}
+            | ({"bands": tuple(bands)} if bands else {})
+        )
+    if wanted is None:
+        raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
+    scene = open_scene(
+        wanted.paths,
+        bands=tuple(bands) if bands else wanted.bands,
+        nodata=wanted.nodata,
+        scale=wanted.scale,
+        offset=wanted.offset,
+    )
+    options = settings.map
+    return write_map(
+        opened.predictor,
+        scene,
+        Path(out) if out is not None else opened.folder.parent / "map.tif",
+        stride_px=options.stride_px,
+        mode=options.mode,
+        block_px=options.block_px,
+        species=options.species,
+        min_valid_fraction=options.min_valid_fraction,
+        dtype=options.dtype,
+        progress=progress,
+    )
+
+
+def make_predictor(settings: Config) -> Predictor:
+    """
+    Return the unfitted predictor that the config describes.
+
+    Raises
+    ------
+    ConfigError
+        The kind is unknown, or an option does not belong to it.
+    """
+    model, fit = settings.train.model, settings.train.fit
+    cls = _predictor_class(model.kind)
+    if model.kind == "network":
+        arguments = model.model_dump(exclude={"kind", "options"}) | fit.model_dump(exclude={"regulariser"})
+        arguments["regulariser"] = fit.regulariser.model_dump()
+        return cls(**arguments, seed=settings.seed)  # type: ignore[no-any-return]
+    try:
+        return cls(**model.options)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
+
+
+def load_predictor(folder: str | Path) -> Predictor:
+    """
+    Read the fitted predictor of a run folder.
+
+    Raises
+    ------
+    ArtefactError, ModelError
+        ``model.json`` is damaged or names an unknown kind.
+    """
+    value = read_json(Path(folder) / "model.json")
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
+    try:
+        cls = _predictor_class(value["kind"])
+    except ConfigError as error:
+        raise ModelError(f"{folder}/model.json: {error}") from None
+    return cls.load(Path(folder))  # type: ignore[no-any-return]
+
+
+def _predictor_class(kind: str) -> Any:
+    known = MODELS | BASELINES
+    if kind not in known:
+        raise ConfigError(f"train.model.kind = {kind!r}: no such predictor. Known: {', '.join(sorted(known))}.")
+    module, _, name = known[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _out(settings: Config) -> Path:
+    return settings.out if settings.out is not None else Path("runs", settings.name)
+
+
+def _open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
+    """Open a run given itself, its folder or its config; the config given now decides about evaluate and map."""
+    if isinstance(run, Run):
+        return run, load_config(run.config, overrides)
+    if isinstance(run, str | Path) and Path(run).is_dir():
+        opened = Run.open(run)
+        return opened, load_config(opened.config, overrides)
+    settings = load_config(run, overrides)
+    return Run.open(_out(settings) / "run"), settings
+
+
+def _dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
+    if isinstance(dataset, Dataset):
+        return dataset
+    if dataset is not None:
+        return Dataset.open(dataset)
+    if not run.card.get("dataset"):
+        raise DataError(f"The run {run.folder} does not say where its data set lies. Name it: --set train.dataset=DIR")
+    return run.dataset
+
+
+def _same_species(predictor: Predictor, dataset: Dataset) -> None:
+    if tuple(predictor.species) != dataset.species:
+        missing = [name for name in predictor.species if name not in dataset.species]
+        added = [name for name in dataset.species if name not in predictor.species]
+        what = f"{missing[0]} is missing there" if missing else f"{added[0]} is new there" if added else "their order differs"
+        raise ModelError(
+            f"The run knows {len(predictor.species)} species, the data set {dataset.card.name!r} has {len(dataset.species)}: "
+            f"{what}. Evaluate it on the data set it was trained on, or train again."
+        )
