@@ -1,0 +1,245 @@
+"""
+Products: which files hold which bands of a satellite product, and what their numbers mean.
+
+A product is a raster with several bands, a folder of band files, a SAFE folder or a STAC item.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+from pyproj import CRS as ProjCRS
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.errors import CRSError, RasterioIOError
+
+from butterfly_sdm.errors import MissingFileError, RasterError
+
+RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+
+# Names of the STAC "eo" extension for the bands of Sentinel-2.
+SENTINEL2 = {
+    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3",
+    "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16", "B12": "swir22",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layer:
+    """
+    One file of a product and the bands taken from it.
+
+    Attributes
+    ----------
+    bands, indexes
+        Names, and their numbers in the file (from 1).
+    nodata
+        Value without a measurement; None if the file has none.
+    block
+        Height and width of the blocks in which the file is stored.
+    """
+
+    path: str
+    bands: tuple[str, ...]
+    indexes: tuple[int, ...]
+    crs: CRS
+    transform: Affine
+    width: int
+    height: int
+    nodata: float | None
+    dtype: str
+    block: tuple[int, int]
+    has_mask: bool = False
+
+    def measured(self, raw: np.ndarray) -> np.ndarray:
+        """Return where every band of (bands, h, w) stored values is a measurement: (h, w)."""
+        present = np.ones(raw.shape[1:], dtype=bool)
+        if self.nodata is not None and not np.isnan(self.nodata):
+            present &= (raw != self.nodata).all(axis=0)
+        if raw.dtype.kind == "f":
+            present &= np.isfinite(raw).all(axis=0)
+        return present
+
+
+@dataclass(frozen=True)
+class Piece:
+    """
+    One product: its files on one ground, taken at one time.
+
+    Attributes
+    ----------
+    name
+        File or product name.
+    date
+        Day of the picture as YYYY-MM-DD; empty if unknown.
+    scale, offset
+        ``reflectance = (value - offset) * scale``.
+    baseline
+        Processing baseline such as ``05.09``; empty if unknown.
+    mask
+        Scene classification (SCL) of the product, for cloud masks.
+    """
+
+    name: str
+    layers: tuple[Layer, ...]
+    nodata: float | None
+    scale: float
+    offset: float
+    date: str = ""
+    baseline: str = ""
+    mask: Layer | None = None
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of all bands."""
+        return tuple(band for layer in self.layers for band in layer.bands)
+
+    @property
+    def order(self) -> tuple[str, str]:
+        """What pieces are sorted by: the name first, so that it does not matter in which folder they lie."""
+        return self.name, self.layers[0].path
+
+
+def canonical_band(name: str) -> str:
+    """
+    Return the common name of a band.
+
+    >>> canonical_band("B8"), canonical_band("b02"), canonical_band("Red"), canonical_band("elevation")
+    ('nir', 'blue', 'red', 'elevation')
+    """
+    code = name.strip().upper()
+    match = re.fullmatch(r"B0?(\d{1,2})", code)
+    if match:
+        code = f"B{int(match[1]):02d}"
+    if code in SENTINEL2:
+        return SENTINEL2[code]
+    return name.strip().lower() if name.strip().lower() in SENTINEL2.values() else name.strip()
+
+
+def find_pieces(
+    path: str | Path,
+    *,
+    bands: Sequence[str] | None = None,
+    nodata: float | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+) -> Iterator[Piece]:
+    """
+    Yield the products at a path: a raster, or all rasters of a folder.
+
+    Raises
+    ------
+    MissingFileError
+        There is nothing at the path.
+    RasterError
+        A file is no raster or lacks what is needed.
+    """
+    text = str(path)
+    if "://" not in text and not text.startswith("/vsi") and not Path(path).exists():
+        raise MissingFileError(f"There is no scene {path}. Check scenes.paths; relative paths start at the YAML file.")
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in RASTER_SUFFIXES)
+        if not files:
+            raise RasterError(f"The folder {path} holds no raster ({', '.join(RASTER_SUFFIXES)}).")
+        for file in files:
+            yield _raster_piece(str(file), bands, nodata, scale, offset)
+        return
+    yield _raster_piece(text, bands, nodata, scale, offset)
+
+
+def describe_layer(path: str, *, bands: Sequence[str] | None, nodata: float | None) -> tuple[Layer, float | None, float | None]:
+    """
+    Describe a raster file; also return the scale and offset its bands state, if they do.
+
+    Raises
+    ------
+    RasterError
+        It is no raster, has other bands than named, no band names, or no CRS with units.
+    """
+    try:
+        source = rasterio.open(path)
+    except (RasterioIOError, OSError) as error:
+        raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
+    with source:
+        indexes = tuple(i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use != ColorInterp.alpha)
+        described = [source.descriptions[index - 1] for index in indexes]
+        if bands is not None and len(bands) != len(indexes):
+            found = f"{len(indexes)} band" + ("s" if len(indexes) > 1 else "")
+            raise RasterError(
+                f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band of the file, in order."
+            )
+        if bands is None:
+            if not all(described):
+                raise RasterError(
+                    f"{path} does not say what its {len(indexes)} bands are. Name them in file order under scenes.bands, "
+                    "such as [red, green, blue, nir]."
+                )
+            bands = [canonical_band(name) for name in described if name]
+        if len(set(bands)) < len(bands):
+            raise RasterError(f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own.")
+        metres_per_unit(source.crs, path)
+        own_nodata = nodata if nodata is not None else source.nodata
+        if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
+            own_nodata = 0
+        per_dataset = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
+        layer = Layer(
+            path=path,
+            bands=tuple(bands),
+            indexes=indexes,
+            crs=source.crs,
+            transform=source.transform,
+            width=source.width,
+            height=source.height,
+            nodata=own_nodata,
+            dtype=source.dtypes[0],
+            block=source.block_shapes[0],
+            has_mask=per_dataset,
+        )
+        scale, offset = source.scales[0], source.offsets[0]
+    stated = (scale, offset) != (1.0, 0.0)
+    return layer, scale if stated else None, -offset / scale if stated else None
+
+
+def metres_per_unit(crs: CRS | None, name: str) -> float:
+    """
+    Return how many metres a unit of a CRS is (for degrees: of latitude).
+
+    Raises
+    ------
+    RasterError
+        There is no CRS, or it has no units on the ground.
+    """
+    if crs is None:
+        raise RasterError(f"{name} has no CRS, so nobody knows where it lies. Assign one, for example with rio edit-info.")
+    try:
+        known = ProjCRS.from_wkt(crs.to_wkt())
+    except (CRSError, RuntimeError) as error:
+        raise RasterError(f"{name} has a CRS that cannot be understood: {error}. Assign another.") from error
+    if known.is_geographic:
+        return 111_320.0
+    factor = known.axis_info[0].unit_conversion_factor if known.axis_info else 0.0
+    if not known.is_projected or not factor:
+        raise RasterError(
+            f"{name} has the CRS {known.name!r}, which has no units on the ground. "
+            "Assign a projected CRS such as EPSG:27700, for example with rio edit-info --crs."
+        )
+    return float(factor)
+
+
+def _raster_piece(
+    path: str, bands: Sequence[str] | None, nodata: float | None, scale: float | None, offset: float | None
+) -> Piece:
+    layer, own_scale, own_offset = describe_layer(path, bands=bands, nodata=nodata)
+    return Piece(
+        name=Path(path).name,
+        layers=(layer,),
+        nodata=layer.nodata,
+        scale=scale if scale is not None else own_scale or 1e-4,
+        offset=offset if offset is not None else own_offset or 0.0,
+    )
