@@ -343,12 +343,13 @@ def _explain(error: ValidationError, label: str) -> str:
     """Say each problem as key, value, rule and, for an unknown key, the nearest one."""
     lines = []
     for problem in error.errors(include_url=False):
-        # Members of a union appear as parts such as "tuple[...]" or "constrained-int": no keys of the file.
-        location = tuple(part for part in problem["loc"] if isinstance(part, int) or re.fullmatch(r"\w+", part))
+        # Members of a union appear as parts such as "tuple[...]" or "int": no keys of the file.
+        members = {"int", "str", "float", "bool"}
+        location = tuple(part for part in problem["loc"] if "[" not in str(part) and part not in members)
         key = ".".join(map(str, location)) or "the whole file"
         if problem["type"] == "extra_forbidden":
-            known = _known_keys(location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
+            known = _known_keys(problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
             lines.append(f"{key} is an unknown key; {hint}")
         elif problem["type"] == "missing":

@@ -1,0 +1,90 @@
+"""The command line speaks in one sentence, ends with the right code and shows no traceback."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from butterfly_sdm.cli import app
+
+runner = CliRunner()
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command):
+    result = runner.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Example" in result.output
+    assert f"butterfly-sdm {command}" in result.output
+
+
+def test_help_imports_neither_torch_nor_rasterio():
+    code = "import sys; from butterfly_sdm.cli import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\n"
+    code += "print([m for m in ('torch', 'rasterio', 'lightning', 'sklearn', 'pandas') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["build", "none.yaml"], "There is no config file none.yaml"),
+        (["train", "none.yaml"], "There is no config file none.yaml"),
+        (["evaluate", "none"], "There is no config file none"),
+        (["map", "none", "scene.tif"], "There is no config file none"),
+    ],
+)
+def test_a_missing_file_is_one_sentence_and_code_2(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("train:\n  fit:\n    epoch: 3\n")
+    result = runner.invoke(app, ["train", str(path)])
+    assert result.exit_code == 2
+    assert "did you mean 'epochs'" in result.output
+
+
+def test_init_writes_a_starter_and_never_replaces_a_file_unasked(tmp_path):
+    path = tmp_path / "mine.yaml"
+    assert runner.invoke(app, ["init", str(path)]).exit_code == 0
+    assert "name: mine" in path.read_text()
+    path.write_text("precious")
+    result = runner.invoke(app, ["init", str(path)])
+    assert result.exit_code == 2
+    assert path.read_text() == "precious"
+
+
+def test_doctor_says_what_the_machine_has():
+    result = runner.invoke(app, ["doctor", "--json"])
+    found = json.loads(result.output.strip().splitlines()[-1])
+    assert {"cores", "memory", "gpu"} <= set(found)
+
+
+def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device", "dataset/tiles.npy")
+
+    monkeypatch.setattr("butterfly_sdm.data.artefact.write_text", full)
+    result = runner.invoke(app, ["init", str(tmp_path / "x.yaml")])
+    assert result.exit_code == 2
+    assert "No space left on device (dataset/tiles.npy)" in result.output
+
+
+def test_an_interruption_says_how_to_continue(monkeypatch, tmp_path):
+    def interrupt(*_args, **_kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("butterfly_sdm.data.artefact.write_text", interrupt)
+    result = runner.invoke(app, ["init", str(tmp_path / "x.yaml")])
+    assert result.exit_code == 130
+    assert "continues where it was" in result.output
