@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from butterfly_sdm.baselines import BASELINES
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
-from butterfly_sdm.data.artefact import fingerprint, read_json, resumable_folder, write_json, write_text
+from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.models import MODELS
 from butterfly_sdm.progress import Progress, silent
 
@@ -186,18 +186,22 @@ def train(
         taken = inspect.signature(predictor.fit).parameters.keys() & offered
         predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
         predictor.save(partial)  # type: ignore[attr-defined]
-        write_json(
-            partial / "run.json",
-            {
-                "format": "butterfly_sdm run",
-                "format_version": RUN_VERSION,
-                "key": key,
-                "name": settings.name,
-                "dataset": str(data.folder.resolve()) if data.folder else None,
-                "dataset_fingerprint": data.fingerprint,
-                "software": {name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")},
+        card = {
+            "format": "butterfly_sdm run",
+            "format_version": RUN_VERSION,
+            "key": key,
+            "name": settings.name,
+            "dataset": str(data.folder.resolve()) if data.folder else None,
+            "dataset_fingerprint": data.fingerprint,
+            "software": {name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")},
+            # Checkpoints only serve to resume; the rest is the run.
+            "files": {
+                path.name: sha256(path)
+                for path in sorted(partial.iterdir())
+                if path.is_file() and not path.name.startswith(".")
             },
-        )
+        }
+        write_json(partial / "run.json", sealed(card))
     return Run.open(folder)
 
 
@@ -304,6 +308,50 @@ def predict_map(
         dtype=options.dtype,
         progress=progress,
     )
+
+
+def check(artefact: str | Path) -> list[str]:
+    """
+    Verify an artefact byte by byte against what was written.
+
+    Parameters
+    ----------
+    artefact
+        Folder of a data set or a run, or a map.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if all is well.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        There is no artefact there.
+    """
+    path = Path(artefact)
+    if not path.exists():
+        raise MissingFileError(f"{path} does not exist. Name a data set folder, a run folder or a map.")
+    if (path / "dataset.json").is_file():
+        from data_prep.build import check_dataset
+
+        return check_dataset(path)
+    if (path / "run.json").is_file():
+        problems = damage(path / "run.json")
+        return problems or _trouble(lambda: Run.open(path).predictor)
+    if path.is_file():
+        from butterfly_sdm.mapping.writer import check_map
+
+        return check_map(path)
+    raise ArtefactError(f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or not finished.")
+
+
+def _trouble(action: Callable[[], Any]) -> list[str]:
+    try:
+        action()
+    except ButterflySDMError as error:
+        return [str(error)]
+    return []
 
 
 def make_predictor(settings: Config) -> Predictor:

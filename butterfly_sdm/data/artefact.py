@@ -86,6 +86,45 @@ def fingerprint(value: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return ``value`` with its own SHA-256 under the key ``seal``, so that :func:`damage` can tell whether it was changed.
+
+    >>> sealed({"a": 1})["seal"][:8]
+    'f9d86028'
+    """
+    content = {key: item for key, item in value.items() if key != "seal"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return content | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def damage(card: Path) -> list[str]:
+    """
+    Compare a sealed card and the files it lists (under ``files``: name to SHA-256) with what was written.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if every byte is as it was.
+    """
+    try:
+        value = read_json(card)
+    except (ArtefactError, MissingFileError) as error:
+        return [str(error)]
+    if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
+        return [f"{card} lists no files. Make the artefact again."]
+    problems = []
+    if sealed(value)["seal"] != value.get("seal"):
+        problems.append(f"{card} was changed after it was written: its content does not fit its seal.")
+    for name, expected in value["files"].items():
+        path = card.parent / str(name)
+        if not path.is_file():
+            problems.append(f"{path} is missing.")
+        elif sha256(path) != expected:
+            problems.append(f"{path} was changed after it was written: its SHA-256 is not {str(expected)[:12]}...")
+    return problems
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """

@@ -70,6 +70,7 @@ class DatasetCard(BaseModel):
     notes: tuple[str, ...] = ()
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every other file of the folder")
+    seal: str | None = Field(None, description="SHA-256 of the card itself, see data.artefact.sealed")
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Dataset:
         """16 hexadecimal digits that change with the labels, the bands or the files of the data set."""
         return fingerprint(
             {
-                "card": self.card.model_dump(mode="json", exclude={"software", "sources", "warnings", "notes"}),
+                "card": self.card.model_dump(mode="json", exclude={"software", "sources", "warnings", "notes", "seal"}),
                 "labels": pd.util.hash_pandas_object(self.detections, index=True).to_numpy().tolist(),
                 "visits": self.visits.tolist(),
             }
