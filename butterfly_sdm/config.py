@@ -7,38 +7,15 @@ Relative paths are relative to the YAML file; ``${NAME}`` in a path stands for a
 
 from __future__ import annotations
 
-import difflib
-import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import Field
 
-from butterfly_sdm.errors import ConfigError, MissingFileError
-
-
-def _resolve(path: Path, info: ValidationInfo) -> Path:
-    text = str(path)
-    for name in re.findall(r"\$\{(\w+)\}", text):
-        if name not in os.environ:
-            raise ValueError(f"the environment variable {name} is not set; set it to the folder meant by it")
-        text = text.replace(f"${{{name}}}", os.environ[name])
-    base = (info.context or {}).get("base")
-    return Path(base, text) if base is not None else Path(text)
-
-
-InputPath = Annotated[Path, AfterValidator(_resolve)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+from butterfly_sdm.settings import Fraction, InputPath, Section, commented, load_settings
 
 
 class RecordsConfig(Section):
@@ -223,28 +200,9 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     >>> load_config({"name": "trial"}, ["train.fit.epochs=3"]).train.fit.epochs
     3
     """
-    base: Path | None = None
-    label = "the config"
-    if isinstance(source, Config):
-        value: Any = source.model_dump(mode="json", exclude_unset=True)
-    elif isinstance(source, Mapping):
-        value = json.loads(json.dumps(dict(source), default=str))
-    else:
-        path = Path(source)
-        if not path.is_file():
-            raise MissingFileError(f"There is no config file {path}. Write a first one with: butterfly-sdm init")
-        label, base = str(path), path.resolve().parent
-        value = _read_yaml(path)
-    for override in overrides:
-        _override(value, override)
-    try:
-        # JSON mode: strict about types, yet a YAML list may stand for a tuple and text for a path.
-        config = Config.model_validate_json(json.dumps(value, default=str), context={"base": base})
-    except ValidationError as error:
-        raise ConfigError(_explain(error, label)) from None
-    if config.out is None:
-        config = config.model_copy(update={"out": Path(base or ".", "runs", config.name)})
-    return config
+    value = source.model_dump(mode="json", exclude_unset=True) if isinstance(source, Config) else source
+    config, base = load_settings(Config, value, overrides, example="train.fit.epochs=3")
+    return config if config.out is not None else config.model_copy(update={"out": Path(base or ".", "runs", config.name)})
 
 
 def dump_config(config: Config) -> str:
@@ -271,104 +229,17 @@ def starter_yaml(name: str = "my_region") -> str:
         "build:",
         "  records:",
         "    path: records.zip    # Darwin Core Archive (GBIF, NBN), or a CSV/TSV of records",
-        *_commented(RecordsConfig, 4, skip={"path"}),
+        *commented(RecordsConfig, 4, skip={"path"}),
         "  scenes:",
         "    paths: [scene.tif]   # one raster, or several that together form one mosaic",
-        *_commented(ScenesConfig, 4, skip={"paths"}),
+        *commented(ScenesConfig, 4, skip={"paths"}),
     ]
     for key, section in (("tiles", TilesConfig), ("covariates", CovariatesConfig), ("split", SplitConfig)):
-        lines += [f"  # {key}:", *_commented(section, 4)]
-    lines += _commented(BuildConfig, 2, skip={"records", "scenes", "tiles", "ready_tiles", "covariates", "split"})
-    lines += ["", "train:", "  model:", "    kind: network", *_commented(ModelConfig, 4, skip={"kind"})]
-    lines += ["  fit:", "    epochs: 50", *_commented(FitConfig, 4, skip={"epochs", "regulariser"})]
-    lines += ["    # regulariser:", *_commented(RegulariserConfig, 6)]
-    lines += ["", "evaluate:", "  part: validation", *_commented(EvaluateConfig, 2, skip={"part"})]
-    lines += ["", "map:", "  stride_px: 32", *_commented(MapConfig, 2, skip={"stride_px", "scenes"})]
+        lines += [f"  # {key}:", *commented(section, 4)]
+    lines += commented(BuildConfig, 2, skip={"records", "scenes", "tiles", "ready_tiles", "covariates", "split"})
+    lines += ["", "train:", "  model:", "    kind: network", *commented(ModelConfig, 4, skip={"kind"})]
+    lines += ["  fit:", "    epochs: 50", *commented(FitConfig, 4, skip={"epochs", "regulariser"})]
+    lines += ["    # regulariser:", *commented(RegulariserConfig, 6)]
+    lines += ["", "evaluate:", "  part: validation", *commented(EvaluateConfig, 2, skip={"part"})]
+    lines += ["", "map:", "  stride_px: 32", *commented(MapConfig, 2, skip={"stride_px", "scenes"})]
     return "\n".join(lines) + "\n"
-
-
-def _commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> list[str]:
-    """One line per setting: its default, commented out, and its meaning."""
-    lines = []
-    for key, field in section.model_fields.items():
-        if key in skip:
-            continue
-        default = field.get_default(call_default_factory=True)
-        if isinstance(default, BaseModel):
-            continue
-        value = json.dumps(default, default=str, ensure_ascii=False)
-        note = f"    # {field.description}" if field.description else ""
-        lines.append(f"{' ' * indent}# {key}: {value}{note}")
-    return lines
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where is not None else ""
-        raise ConfigError(f"{path} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
-    if value is None:
-        value = {}
-    if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds a {type(value).__name__}; a config is a mapping with the keys {_names(Config)}.")
-    return value
-
-
-def _override(value: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {override!r} is not key=value, such as --set train.fit.epochs=3")
-    try:
-        new = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML ({error}).") from error
-    *parents, last = key.strip().split(".")
-    for parent in parents:
-        child = value.get(parent)
-        if child is None:
-            child = value[parent] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent} holds the value {child!r}, it has no key {last!r}.")
-        value = child
-    value[last] = new
-
-
-def _names(model: type[BaseModel]) -> str:
-    return ", ".join(model.model_fields)
-
-
-def _explain(error: ValidationError, label: str) -> str:
-    """Say each problem as key, value, rule and, for an unknown key, the nearest one."""
-    lines = []
-    for problem in error.errors(include_url=False):
-        # Members of a union appear as parts such as "tuple[...]" or "int": no keys of the file.
-        members = {"int", "str", "float", "bool"}
-        location = tuple(part for part in problem["loc"] if "[" not in str(part) and part not in members)
-        key = ".".join(map(str, location)) or "the whole file"
-        if problem["type"] == "extra_forbidden":
-            known = _known_keys(problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
-            lines.append(f"{key} is an unknown key; {hint}")
-        elif problem["type"] == "missing":
-            lines.append(f"{key} is missing; it is required.")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message[0].lower() + message[1:]
-            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.")
-    unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
-    return f"{label}: " + (unique[0] if len(unique) == 1 else "\n".join(["several problems", *(f"  {u}" for u in unique)]))
-
-
-def _known_keys(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Config
-    for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                model = candidate
-    return list(model.model_fields)

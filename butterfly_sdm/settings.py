@@ -1,0 +1,176 @@
+"""
+Strict settings: YAML checked by pydantic, every mistake named by key, value and rule.
+
+Shared by the config of an experiment and the settings of plugins. Relative paths are relative to the YAML file; ``${NAME}`` in
+a path stands for an environment variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from butterfly_sdm.errors import ConfigError, MissingFileError
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    text = str(path)
+    for name in re.findall(r"\$\{(\w+)\}", text):
+        if name not in os.environ:
+            raise ValueError(f"the environment variable {name} is not set; set it to the folder meant by it")
+        text = text.replace(f"${{{name}}}", os.environ[name])
+    base = (info.context or {}).get("base")
+    return Path(base, text) if base is not None else Path(text)
+
+
+InputPath = Annotated[Path, AfterValidator(_resolve)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_settings(
+    model: type[S], source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, example: str = "key=value"
+) -> tuple[S, Path | None]:
+    """
+    Read and check settings.
+
+    Parameters
+    ----------
+    model
+        What they have to be.
+    source
+        YAML file, or its content as a mapping (paths then relative to the working directory).
+    overrides
+        ``key=value`` pairs with dotted keys, values as YAML.
+    example
+        An override that makes sense here, for the message about one that does not.
+
+    Returns
+    -------
+    settings, folder
+        ``folder`` is that of the file; None for a mapping.
+
+    Raises
+    ------
+    MissingFileError
+        The file does not exist.
+    ConfigError
+        It is not YAML, or a key, type or value is wrong.
+    """
+    base: Path | None = None
+    label = "the config"
+    if isinstance(source, Mapping):
+        value: Any = json.loads(json.dumps(dict(source), default=str))
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise MissingFileError(f"There is no config file {path}. Write a first one with: butterfly-sdm init")
+        label, base = str(path), path.resolve().parent
+        value = _read_yaml(path, model)
+    for override in overrides:
+        _override(value, override, example)
+    try:
+        # JSON mode: strict about types, yet a YAML list may stand for a tuple and text for a path.
+        return model.model_validate_json(json.dumps(value, default=str), context={"base": base}), base
+    except ValidationError as error:
+        raise ConfigError(_explain(error, label, model)) from None
+
+
+def commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> list[str]:
+    """Return one YAML line per plain setting: its default, commented out, and its meaning."""
+    lines = []
+    for key, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if key in skip or isinstance(default, BaseModel):
+            continue
+        value = json.dumps(default, default=str, ensure_ascii=False)
+        note = f"    # {field.description}" if field.description else ""
+        lines.append(f"{' ' * indent}# {key}: {value}{note}")
+    return lines
+
+
+def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise ConfigError(f"{path} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+    if value is None:
+        value = {}
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a {type(value).__name__}; a config is a mapping with the keys {_names(model)}.")
+    return value
+
+
+def _override(value: dict[str, Any], override: str, example: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override!r} is not key=value, such as --set {example}")
+    try:
+        new = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML ({error}).") from error
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        child = value.get(parent)
+        if child is None:
+            child = value[parent] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"--set {override!r}: {parent} holds the value {child!r}, it has no key {last!r}.")
+        value = child
+    value[last] = new
+
+
+def _names(model: type[BaseModel]) -> str:
+    return ", ".join(model.model_fields)
+
+
+def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
+    """Say each problem as key, value, rule and, for an unknown key, the nearest one."""
+    lines = []
+    for problem in error.errors(include_url=False):
+        # Members of a union appear as parts such as "tuple[...]" or "int": no keys of the file.
+        members = {"int", "str", "float", "bool"}
+        location = tuple(part for part in problem["loc"] if "[" not in str(part) and part not in members)
+        key = ".".join(map(str, location)) or "the whole file"
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, problem["loc"][:-1])
+            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+            lines.append(f"{key} is an unknown key; {hint}")
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is missing; it is required.")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[0].lower() + message[1:]
+            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.")
+    unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
+    return f"{label}: " + (unique[0] if len(unique) == 1 else "\n".join(["several problems", *(f"  {u}" for u in unique)]))
+
+
+def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = getattr(model, "model_fields", {}).get(part)
+        if field is None:
+            continue
+        for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                model = candidate
+    return list(model.model_fields)
