@@ -1,0 +1,316 @@
+"""A simulated region on disk: inputs of the four verbs, and the truth behind them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import rasterio
+from rasterio.transform import from_origin
+from rasterio.windows import Window
+
+from butterfly_sdm.data.artefact import atomic_path, read_json, write_json, write_text
+from butterfly_sdm.errors import DataError
+from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.simulate.landscape import BANDS, HABITATS, LATTICE_PX, LEFT, PIXEL_M, SCENE_CRS, TOP, Landscape
+from butterfly_sdm.simulate.surveys import INSTITUTION, choose_sites, climate_table, walk, write_archive
+from butterfly_sdm.simulate.truth import SPECIES, Probability
+
+VERSION = 1  # changes with the bytes that a seed gives
+STRIP_PX = 256
+
+
+@dataclass(frozen=True)
+class Region:
+    """
+    What a simulated region consists of; every path lies inside ``folder``.
+
+    Attributes
+    ----------
+    folder
+        Where everything lies.
+    config
+        ``config.yaml`` for the four verbs.
+    scenes
+        Two overlapping GeoTIFFs: bands red, green, blue, nir; 10 m; reflectance x 10,000; 0 is nodata.
+    records
+        Darwin Core Archive, laid out as a GBIF download.
+    sites, covariates
+        CSV with ``site_id, lon, lat, footprint_wkt``; CSV with ``site_id`` and climate.
+    truth_map
+        GeoTIFF with one band per species: the true detection probability per visit, float32, one pixel per 320 m.
+    truth_table
+        CSV per site: ``easting, northing`` (EPSG:27700), ``visits`` walked, ``recorded_visits`` (those that left a record),
+        then per species the true detection probability.
+    truth_detections
+        CSV per site and species: visits on which the species was detected.
+    habitats
+        GeoTIFF of the true habitat, one class number (position in ``HABITATS``) per 10 m pixel.
+    species
+        Names, in the order of the bands of ``truth_map``.
+    """
+
+    folder: Path
+    config: Path
+    scenes: tuple[Path, Path]
+    records: Path
+    sites: Path
+    covariates: Path
+    truth_map: Path
+    truth_table: Path
+    truth_detections: Path
+    habitats: Path
+    species: tuple[str, ...]
+
+    @classmethod
+    def in_folder(cls, folder: str | Path, species: tuple[str, ...]) -> Region:
+        """Name the files of a region in ``folder``."""
+        at = Path(folder)
+        return cls(
+            folder=at,
+            config=at / "config.yaml",
+            scenes=(at / "scenes" / "west.tif", at / "scenes" / "east.tif"),
+            records=at / "records.zip",
+            sites=at / "sites.csv",
+            covariates=at / "covariates.csv",
+            truth_map=at / "truth.tif",
+            truth_table=at / "truth.csv",
+            truth_detections=at / "truth_detections.csv",
+            habitats=at / "habitats.tif",
+            species=species,
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the region."""
+        return (
+            *self.scenes, self.records, self.sites, self.covariates, self.truth_map, self.truth_table,
+            self.truth_detections, self.habitats, self.config,
+        )  # fmt: skip
+
+
+def simulate_region(
+    folder: str | Path,
+    *,
+    seed: int = 0,
+    size_px: int = 3072,
+    n_sites: int = 240,
+    n_species: int = 12,
+    mean_visits: float = 30.0,
+    window_px: int = 192,
+    tile_px: int = 128,
+    progress: Progress = silent,
+) -> Region:
+    """
+    Write a simulated region: the input of all four verbs, and the truth behind it.
+
+    The same arguments give the same bytes. A folder that already holds the region is left as it is.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    seed
+        Landscape, surveys and noise follow from it.
+    size_px
+        Side of the square landscape, pixels of 10 m; a multiple of 32 from 512 on.
+    n_sites
+        Squares of 1 km with a survey; clustered, as people walk near where they live.
+    n_species
+        How many species of :data:`SPECIES`, from the first on.
+    mean_visits
+        Mean number of visits per site; single sites have 3 to 100.
+    window_px
+        Side of the window of landscape a species answers to.
+    tile_px
+        Side of the tiles that the written config asks for.
+    progress
+        Told about the strips of landscape done.
+
+    Returns
+    -------
+    Region
+        The paths.
+
+    Raises
+    ------
+    DataError
+        A size is out of range, or the landscape has no room for so many sites.
+
+    Notes
+    -----
+    The probability that a visit at place x finds species s is
+    ``logistic(logit(r_s) + sum_h b_sh (f_h(x) - m_h) + c_s t(x))``: r_s its typical rate, f_h(x) the share of habitat h (hedges
+    among them) in the window around x, m_h a usual share, t the temperature in degrees above the usual. A visit on which no
+    species is seen leaves no record, as in occurrence data: rates from records are slightly too high;
+    ``truth_table`` has both counts.
+    """
+    if size_px < 512 or size_px % LATTICE_PX:
+        raise DataError(f"size_px is {size_px}; it has to be a multiple of {LATTICE_PX} and at least 512.")
+    if not 1 <= n_species <= len(SPECIES):
+        raise DataError(f"n_species is {n_species}; the simulation knows {len(SPECIES)} species. Ask for 1 to {len(SPECIES)}.")
+    if not 3 <= mean_visits <= 100:
+        raise DataError(f"mean_visits is {mean_visits}; visits per site lie between 3 and 100.")
+    if window_px < 2 or window_px % 2:
+        raise DataError(f"window_px is {window_px}; it has to be even and positive.")
+    if tile_px < LATTICE_PX or tile_px % LATTICE_PX:
+        raise DataError(f"tile_px is {tile_px}; it has to be a multiple of {LATTICE_PX}.")
+    region = Region.in_folder(folder, SPECIES[:n_species])
+    recipe = {
+        "version": VERSION, "seed": seed, "size_px": size_px, "n_sites": n_sites, "n_species": n_species,
+        "mean_visits": mean_visits, "window_px": window_px, "tile_px": tile_px,
+    }  # fmt: skip
+    mark = region.folder / "region.json"
+    if mark.is_file() and all(path.is_file() for path in region.files) and read_json(mark) == recipe:
+        return region
+    mark.unlink(missing_ok=True)
+
+    land = Landscape.draw(seed, size_px)
+    places = choose_sites(land, np.random.default_rng([seed, 2]), n_sites, max(window_px, tile_px))
+    region.folder.mkdir(parents=True, exist_ok=True)
+    habitat = _write_scenes(region, land, progress)
+    probability = Probability(habitat, land, region.species, window_px)
+    _write_truth_map(region, probability, size_px)
+
+    survey_rng = np.random.default_rng([seed, 3])
+    truth = probability.at(places["x"].to_numpy(), places["y"].to_numpy())  # (sites, species)
+    spread = 0.75
+    drawn = survey_rng.lognormal(np.log(mean_visits) - spread**2 / 2, spread, len(places))
+    visits = np.clip(np.rint(drawn), 3, 100).astype(np.int64)
+    records, seen, recorded = walk(region.species, places, truth, visits, survey_rng)
+    write_archive(region.records, records)
+
+    _write_csv(region.sites, places[["site_id", "lon", "lat", "footprint_wkt"]])
+    _write_csv(region.covariates, climate_table(land, places, np.random.default_rng([seed, 4])))
+    effort = pd.DataFrame({"visits": visits, "recorded_visits": recorded})
+    table = [places[["site_id", "easting", "northing"]], effort, pd.DataFrame(truth, columns=region.species).round(6)]
+    _write_csv(region.truth_table, pd.concat(table, axis=1))
+    _write_csv(region.truth_detections, pd.concat([places[["site_id"]], pd.DataFrame(seen, columns=region.species)], axis=1))
+    write_text(region.config, _config_text(seed, tile_px))
+    write_json(mark, recipe)
+    return region
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+
+
+def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.ndarray:
+    """Write both scenes strip by strip; return the habitats (rows, columns)."""
+    size = land.size_px
+    overlap = max(LATTICE_PX * 2, size // 8 // LATTICE_PX * LATTICE_PX)
+    middle = size // 2 // LATTICE_PX * LATTICE_PX
+    starts, ends = (0, middle - overlap // 2), (middle + overlap // 2, size)
+    rng = np.random.default_rng([land.seed, 6])
+    clouds = [_clouds(rng, size, start, end) for start, end in zip(starts, ends, strict=True)]
+    habitat = np.empty((size, size), dtype=np.uint8)
+    with atomic_path(region.scenes[0]) as west, atomic_path(region.scenes[1]) as east:
+        profile = {
+            "driver": "GTiff", "height": size, "count": len(BANDS), "dtype": "uint16", "crs": SCENE_CRS, "nodata": 0,
+            "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2, "zlevel": 1,
+        }  # fmt: skip
+        rasters = [
+            rasterio.open(path, "w", width=end - start, transform=_transform(start), **profile)
+            for path, start, end in zip((west, east), starts, ends, strict=True)
+        ]
+        try:
+            for raster in rasters:
+                raster.descriptions = BANDS
+                raster.update_tags(title="Simulated scene", scale="0.0001", source="butterfly_sdm.simulate")
+            for top in range(0, size, STRIP_PX):
+                height = min(STRIP_PX, size - top)
+                habitat[top : top + height], reflectance = land.strip(top, height)
+                for side, (raster, start, end) in enumerate(zip(rasters, starts, ends, strict=True)):
+                    pixels = reflectance[:, :, start:end].copy()
+                    pixels[:, _hidden(clouds[side], side, top, height, start, end, size, overlap)] = 0
+                    raster.write(pixels, window=Window(0, top, end - start, height))
+                progress("simulate", min(top + STRIP_PX, size), size)
+        finally:
+            for raster in rasters:
+                raster.close()
+    with atomic_path(region.habitats) as path, rasterio.open(
+        path, "w", driver="GTiff", width=size, height=size, count=1, dtype="uint8", crs=SCENE_CRS, nodata=255,
+        transform=_transform(0), tiled=True, compress="deflate",
+    ) as raster:  # fmt: skip
+        raster.write(habitat, 1)
+        raster.update_tags(classes=json.dumps(dict(enumerate(HABITATS))))
+    return habitat
+
+
+def _transform(start_px: int) -> rasterio.Affine:
+    return from_origin(LEFT + start_px * PIXEL_M, TOP, PIXEL_M, PIXEL_M)
+
+
+def _clouds(rng: np.random.Generator, size: int, start: int, end: int) -> np.ndarray:
+    """Return (clouds, 3): y, x and radius in px of masked clouds."""
+    count = max(1, round(6 * (size / 3072) ** 2))
+    y, x = rng.uniform(0, size, count), rng.uniform(start, end, count)
+    return np.stack([y, x, rng.uniform(20, 70, count)], axis=1)
+
+
+def _hidden(clouds: np.ndarray, side: int, top: int, height: int, start: int, end: int, size: int, overlap: int) -> np.ndarray:
+    """Return where (height, width) a scene has no measurement: clouds, and a slanting edge of the swath inside the overlap."""
+    y, x = np.arange(top, top + height)[:, None], np.arange(start, end)[None, :]
+    slant = overlap * 0.45 * y / size
+    hidden = (x >= end - slant) if side == 0 else (x < start + 0.45 * overlap - slant)
+    for cloud_y, cloud_x, radius in clouds:
+        hidden = hidden | ((y - cloud_y) ** 2 + (x - cloud_x) ** 2 < radius**2)
+    return hidden
+
+
+def _write_truth_map(region: Region, probability: Probability, size_px: int) -> None:
+    middles = np.arange(LATTICE_PX // 2, size_px, LATTICE_PX)
+    y, x = np.meshgrid(middles, middles, indexing="ij")
+    values = probability.at(x, y).transpose(2, 0, 1).astype(np.float32)
+    cell_m = LATTICE_PX * PIXEL_M
+    with atomic_path(region.truth_map) as path, rasterio.open(
+        path, "w", driver="GTiff", width=len(middles), height=len(middles), count=len(values), dtype="float32", crs=SCENE_CRS,
+        nodata=float("nan"), transform=from_origin(LEFT, TOP, cell_m, cell_m), compress="deflate",
+    ) as raster:  # fmt: skip
+        raster.write(values)
+        raster.descriptions = region.species
+        raster.update_tags(title="True detection probability per visit", source="butterfly_sdm.simulate")
+
+
+def _config_text(seed: int, tile_px: int) -> str:
+    margin_px = LATTICE_PX if tile_px >= 4 * LATTICE_PX else 0
+    return f"""\
+# A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
+name: simulated
+seed: {seed}
+
+build:
+  records:
+    path: records.zip
+    sites: sites.csv
+    institutions: [{INSTITUTION}]
+    years: [2018, 2019]
+    min_records: 0            # the default, 200, suits two years of a national scheme
+    min_visits: 3
+    max_footprint_deg2: 0.0002
+  scenes:
+    paths: [scenes/west.tif, scenes/east.tif]
+  tiles:
+    size_px: {tile_px}              # the default, 256, suits days of training
+  covariates:
+    table: covariates.csv
+    units: {{temperature_c: degC, rain_mm: mm, elevation_m: m}}
+  split:
+    method: blocks            # the region is too full of sites for clusters 4 km apart
+    distance_m: 4000
+
+train:
+  model:
+    backbone: resnet18
+    window_px: {tile_px - 2 * margin_px}
+    margin_px: {margin_px}
+    embedding: 64
+  fit:
+    epochs: 20
+    batch_size: 32
+    regulariser:
+      bottom: 16              # of a batch of 32
+"""
