@@ -1,0 +1,106 @@
+"""Pictures of scores, as PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.data.artefact import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from butterfly_sdm.evaluation.scores import Scores
+
+INK = "#1f2a30"
+MODEL = "#0b6e4f"
+OTHER = "#9aa5a8"
+DIVERGING = "BrBG"
+
+
+def save_plot(path: Path, draw: Callable[[Axes], None], *, size: tuple[float, float] = (6.4, 4.2)) -> None:
+    """Draw on a fresh figure and write it, whole or not at all, without touching matplotlib's global state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=path.suffix.removeprefix("."))
+
+
+def plot_scores(scores: Scores, folder: Path) -> list[Path]:
+    """
+    Write the standard pictures of one scoring into ``folder``.
+
+    ``species_rates.png`` predicted against observed mean rate; ``species_factor.png`` how much better than the reference each
+    species is; ``site_factor.png`` the same on a map of sites; ``ladder.png`` if there are several predictors beside it.
+    """
+    folder = Path(folder)
+    paths = [folder / "species_rates.png"]
+    save_plot(paths[0], lambda axes: _species_rates(axes, scores.per_species))
+    if scores.per_species["factor"].notna().any():
+        paths += [folder / "species_factor.png", folder / "site_factor.png"]
+        height = 1.2 + 0.16 * len(scores.per_species)
+        save_plot(paths[1], lambda axes: _species_factor(axes, scores.per_species), size=(6.4, max(3.0, height)))
+        save_plot(paths[2], lambda axes: _site_factor(axes, scores.per_site), size=(5.6, 6.4))
+    if scores.beside is not None and len(scores.beside) > 1:
+        paths.append(folder / "ladder.png")
+        save_plot(paths[-1], lambda axes: _ladder(axes, scores.beside), size=(6.4, 1.2 + 0.4 * len(scores.beside)))
+    return paths
+
+
+def _species_rates(axes: Axes, table: pd.DataFrame) -> None:
+    top = 1.05 * max(table["rate"].max(), table["predicted"].max(), 1e-3)
+    axes.plot([0, top], [0, top], color=OTHER, lw=1)
+    axes.scatter(table["rate"], table["predicted"], s=18, color=MODEL, alpha=0.8, lw=0)
+    far = (table["predicted"] - table["rate"]).abs().nlargest(min(5, len(table))).index
+    for species in far:
+        axes.annotate(species, table.loc[species, ["rate", "predicted"]].to_numpy(float), fontsize=7, style="italic",
+                      xytext=(3, 3), textcoords="offset points", color=INK)  # fmt: skip
+    axes.set(
+        xlim=(0, top), ylim=(0, top), xlabel="mean detection rate", ylabel="mean prediction", title="Species: said and seen"
+    )
+
+
+def _species_factor(axes: Axes, table: pd.DataFrame) -> None:
+    table = table.dropna(subset=["factor"]).sort_values("factor")
+    better = np.log2(table["factor"].clip(1 / 16, 16).to_numpy())
+    axes.barh(np.arange(len(table)), better, color=np.where(better >= 0, MODEL, "#b5651d"), height=0.75)
+    axes.set_yticks(np.arange(len(table)), table.index, fontsize=7, style="italic")
+    axes.margins(y=0.01)
+    ticks = [-2, -1, 0, 1, 2]
+    axes.set_xticks(ticks, [f"{2.0**tick:g}" for tick in ticks])
+    axes.axvline(0, color=INK, lw=0.8)
+    axes.set(xlabel="MSE of the reference / MSE (right of 1: better)", title="Where the model beats the mean rate")
+
+
+def _site_factor(axes: Axes, table: pd.DataFrame) -> None:
+    colours = np.log2(table["factor"].clip(0.25, 4).to_numpy())
+    dots = axes.scatter(table["easting"] / 1000, table["northing"] / 1000, c=colours, cmap=DIVERGING, vmin=-2, vmax=2, s=16,
+                        edgecolors=INK, linewidths=0.3)  # fmt: skip
+    bar = axes.figure.colorbar(dots, ax=axes, shrink=0.6, ticks=[-2, -1, 0, 1, 2])
+    bar.ax.set_yticklabels(["1/4", "1/2", "1", "2", "4"])
+    bar.set_label("MSE of the reference / MSE (above 1: better)")
+    axes.set_aspect("equal")
+    axes.set(xlabel="easting (km)", ylabel="northing (km)", title="Sites: better than the mean rate?")
+
+
+def _ladder(axes: Axes, table: pd.DataFrame | None) -> None:
+    assert table is not None
+    values = table["mse"].to_numpy()[::-1]
+    names = list(table.index)[::-1]
+    axes.barh(names, values, color=[MODEL if name == table.index[0] else OTHER for name in names], height=0.65)
+    for place, value in enumerate(values):
+        axes.text(value, place, f" {value:.5f}", va="center", fontsize=8)
+    floor = float(table["noise_floor"].iloc[0])
+    axes.axvline(floor, color=INK, lw=1, ls=":")
+    axes.text(floor, len(names) - 0.45, " noise floor", fontsize=7, color=INK)
+    axes.set(xlabel="mean squared error (shorter is better)", xlim=(0, values.max() * 1.2))
