@@ -1,0 +1,65 @@
+"""Check a dense map against the same network, window by window, at random positions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from butterfly_sdm.mapping.store import Store
+from butterfly_sdm.mapping.windows import WindowSurface
+from butterfly_sdm.progress import Progress, silent
+
+CHUNK = 25
+
+
+def audit_positions(
+    surface: Any, exact: WindowSurface, store: Store, *, count: int, seed: int, progress: Progress = silent
+) -> dict[str, float]:
+    """
+    Predict random positions again, window by window, and compare.
+
+    Returns
+    -------
+    dict
+        ``positions``, and over all of them and all species ``mean_abs``, ``p99_abs`` and ``max_abs`` difference in
+        probability and the ``correlation``. Empty if nothing is predicted anywhere.
+    """
+    places = predicted_positions(surface, store)
+    if not len(places):
+        return {}
+    picked = np.random.default_rng(seed).choice(len(places), min(count, len(places)), replace=False)
+    places = places[np.sort(picked)]  # neighbours share pixels
+    dense = np.empty((len(places), len(surface.species)), dtype=np.float64)
+    for row in np.unique(places[:, 0]):
+        here = places[:, 0] == row
+        strip = surface.strip(store, slice(int(row), int(row) + 1))
+        dense[here] = strip.probability[:, 0, places[here, 1]].T
+    again = np.empty_like(dense)
+    predictor = exact.handle.predictor
+    for start in range(0, len(places), CHUNK):
+        part = places[start : start + CHUNK]
+        sites = exact.sites(part[:, 0], part[:, 1])
+        again[start : start + CHUNK] = predictor.predict(sites, sites.site_ids).to_numpy()
+        progress("audit", min(start + CHUNK, len(places)), len(places))
+    return differences(dense, again)
+
+
+def differences(dense: np.ndarray, exact: np.ndarray) -> dict[str, float]:
+    """Return how far two sets of predictions (positions, species) are apart."""
+    apart = np.abs(dense - exact)
+    varies = dense.std() > 0 and exact.std() > 0
+    return {
+        "positions": float(len(dense)),
+        "mean_abs": float(apart.mean()),
+        "p99_abs": float(np.percentile(apart, 99)),
+        "max_abs": float(apart.max()),
+        "correlation": float(np.corrcoef(dense.ravel(), exact.ravel())[0, 1]) if varies else 1.0,
+    }
+
+
+def predicted_positions(surface: Any, store: Store) -> np.ndarray:
+    """Return (n, 2) rows and columns of all positions that have a value."""
+    fraction = surface.fractions(store)
+    good = surface.wanted & (fraction > 0) & (fraction >= surface.min_valid_fraction)
+    return np.argwhere(good)

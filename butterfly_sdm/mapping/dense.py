@@ -1,0 +1,331 @@
+"""
+Dense prediction: the trunk runs once over large blocks, and the mean over a window becomes a sliding mean of its cells.
+
+A window of 192 px every 32 px shares 97 % of its pixels with the next, so predicting window by window repeats nearly all of the
+work. The feature map of a large block holds the features of every window at once, as long as the trunk has a fixed stride and
+sees only a neighbourhood. Positions between the cells are reached by running the trunk again, shifted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from rasterio.windows import Window
+from torch import Tensor, nn
+
+from butterfly_sdm.data.raster import Scene
+from butterfly_sdm.mapping.distributed import Handle
+from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.store import Store
+from butterfly_sdm.mapping.strip import Strip
+
+MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
+
+
+@dataclass(frozen=True)
+class Phase:
+    """
+    The positions that share one placement of the trunk's cells.
+
+    Attributes
+    ----------
+    name
+        Unique among the phases of a lattice.
+    rows, cols
+        Rows and columns of the map that belong to it.
+    row0, col0
+        Pixel of the scene at the upper left corner of cell (0, 0).
+    step
+        Cells between neighbouring positions.
+    height, width
+        Cells down and across.
+    """
+
+    name: str
+    rows: range
+    cols: range
+    row0: int
+    col0: int
+    step: int
+    height: int
+    width: int
+
+
+def phases(lattice: Lattice, cell_px: int) -> list[Phase]:
+    """Return the placements of cells of ``cell_px`` pixels that reach all positions of ``lattice``."""
+    period = math.lcm(lattice.stride_px, cell_px)
+    every = period // lattice.stride_px
+    row_starts, col_starts = lattice.window_starts()
+    window = lattice.window_px // cell_px
+    found = []
+    for i in range(min(every, lattice.height)):
+        for j in range(min(every, lattice.width)):
+            rows, cols = range(i, lattice.height, every), range(j, lattice.width, every)
+            step = period // cell_px
+            height, width = (len(rows) - 1) * step + window, (len(cols) - 1) * step + window
+            found.append(Phase(f"{i}_{j}", rows, cols, int(row_starts[i]), int(col_starts[j]), step, height, width))
+    return found
+
+
+@dataclass(frozen=True)
+class Block:
+    """A rectangle of cells of one phase."""
+
+    phase: Phase
+    rows: slice
+    cols: slice
+
+    @property
+    def key(self) -> str:
+        """Name in the journal."""
+        return f"{self.phase.name}:{self.rows.start}:{self.cols.start}"
+
+    def pixels(self, cell_px: int, halo_px: int) -> Window:
+        """Return the pixels of the scene under the block, with ``halo_px`` around it."""
+        return Window(
+            self.phase.col0 + self.cols.start * cell_px - halo_px,
+            self.phase.row0 + self.rows.start * cell_px - halo_px,
+            (self.cols.stop - self.cols.start) * cell_px + 2 * halo_px,
+            (self.rows.stop - self.rows.start) * cell_px + 2 * halo_px,
+        )
+
+
+def blocks(phase: Phase, cells: int) -> Iterator[Block]:
+    """Cut a phase into blocks of at most ``cells`` x ``cells``, of nearly equal size."""
+    for top, bottom in _spans(phase.height, cells):
+        for left, right in _spans(phase.width, cells):
+            yield Block(phase, slice(top, bottom), slice(left, right))
+
+
+def _spans(length: int, most: int) -> list[tuple[int, int]]:
+    parts = math.ceil(length / most)
+    edges = [round(k * length / parts) for k in range(parts + 1)]
+    return list(pairwise(edges))
+
+
+class DenseNetwork(Protocol):
+    """What the dense way needs of a network: see :class:`butterfly_sdm.models.presence_net.PresenceNet`."""
+
+    bands: tuple[str, ...]
+    window_px: int
+    margin_px: int
+    stride: int
+    mean: Tensor
+    std: Tensor
+
+    def features(self, image: Tensor) -> Tensor: ...  # noqa: D102
+
+    def project(self, pooled: Tensor) -> Tensor: ...  # noqa: D102
+
+    def head(self, z: Tensor) -> Tensor: ...  # noqa: D102
+
+
+def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene) -> Tensor:
+    """
+    Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing was measured.
+
+    Parameters
+    ----------
+    values : (bands, height, width) uint16
+    valid : (height, width) bool
+
+    Returns
+    -------
+    Tensor of shape (1, bands, height, width)
+    """
+    mean, std = (buffer.detach().cpu().double().reshape(-1) for buffer in (network.mean, network.std))
+    gain = (scene.scale / std).float()
+    shift = ((-scene.offset * scene.scale - mean) / std).float()
+    image = torch.from_numpy(values.astype(np.float32))
+    image.mul_(gain[:, None, None]).add_(shift[:, None, None])
+    image.masked_fill_(~torch.from_numpy(valid), 0.0)
+    return image.unsqueeze(0).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True, eq=False)
+class DenseUnit:
+    """One block of cells, to be filled by one run of the trunk."""
+
+    job: DenseSurface
+    block: Block
+
+    @property
+    def key(self) -> str:
+        """Name in the journal."""
+        return self.block.key
+
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the counts of the block with its halo, and where they are valid."""
+        return self.job.scene.read(self.block.pixels(self.job.cell_px, self.job.halo_px))
+
+    def compute(self, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the valid pixels per cell (rows, cols), and the features (rows, cols, channels) if any pixel is."""
+        values, valid = data
+        job, halo = self.job, self.job.halo_px
+        inner = valid[halo : valid.shape[0] - halo, halo : valid.shape[1] - halo]
+        rows, cols = inner.shape[0] // job.cell_px, inner.shape[1] // job.cell_px
+        counts = inner.reshape(rows, job.cell_px, cols, job.cell_px).sum(axis=(1, 3), dtype=np.int32)
+        if not valid.any():
+            return counts, None
+        network = job.handle.predictor.network
+        with torch.inference_mode():
+            features = network.features(normalised(values, valid, network, job.scene))[0]
+        skip = halo // job.cell_px
+        features = features[:, skip : skip + rows, skip : skip + cols]
+        return counts, features.permute(1, 2, 0).float().cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class DenseSurface:
+    """
+    Probabilities of a network whose trunk sees all windows at once.
+
+    Attributes
+    ----------
+    wanted
+        (height, width) positions that lie in the area of interest.
+    block_px
+        Side of the ground of one block, without its halo.
+    halo_px
+        Ground around a block that the trunk sees and whose cells are dropped; the farther, the less the edge is felt.
+    """
+
+    handle: Handle
+    species: tuple[str, ...]
+    scene: Scene
+    lattice: Lattice
+    wanted: np.ndarray
+    min_valid_fraction: float
+    channels: int
+    block_px: int = 1024
+    halo_px: int = 128
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels of the scene per cell of the trunk."""
+        return int(self.handle.predictor.network.stride)
+
+    @property
+    def phases(self) -> list[Phase]:
+        """The placements of the cells."""
+        return phases(self.lattice, self.cell_px)
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        arrays: dict[str, tuple[tuple[int, ...], str]] = {}
+        for phase in self.phases:
+            arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, self.channels), "float32")
+            arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
+        return Store(folder, arrays)
+
+    def units(self, store: Store) -> list[DenseUnit]:
+        """Return what is still to be done; blocks that no wanted window touches are left out."""
+        most = max(1, self.block_px // self.cell_px)
+        units = []
+        for phase in self.phases:
+            needed = self._needed_cells(phase)
+            units += [
+                DenseUnit(self, block)
+                for block in blocks(phase, most)
+                if block.key not in store.done and needed[block.rows, block.cols].any()
+            ]
+        return units
+
+    def _needed_cells(self, phase: Phase) -> np.ndarray:
+        needed = np.zeros((phase.height, phase.width), dtype=bool)
+        side = self.lattice.window_px // self.cell_px
+        for row, col in np.argwhere(self.wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]):
+            needed[row * phase.step : row * phase.step + side, col * phase.step : col * phase.step + side] = True
+        return needed
+
+    def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray | None]) -> None:
+        """Write the result of one unit."""
+        counts, features = result
+        name, where = unit.block.phase.name, (unit.block.rows, unit.block.cols)
+        parts = {f"valid_{name}": (where, counts)}
+        if features is not None:
+            parts[f"cells_{name}"] = (where, features)
+        store.keep(unit.key, parts)
+
+    def strip(self, store: Store, rows: slice) -> Strip:
+        """Return the probabilities of some rows of positions."""
+        count, width = rows.stop - rows.start, self.lattice.width
+        probability = np.full((len(self.species), count, width), np.nan, dtype=np.float32)
+        fraction = np.zeros((count, width), dtype=np.float32)
+        embedding: np.ndarray | None = None
+        network = self.handle.predictor.network
+        for phase in self.phases:
+            inside = [k for k, row in enumerate(phase.rows) if rows.start <= row < rows.stop]
+            if not inside:
+                continue
+            pooled, seen = self._pooled(store, phase, inside)  # (rows, cols, channels), (rows, cols)
+            take = np.ix_([phase.rows[k] - rows.start for k in inside], list(phase.cols))
+            fraction[take] = seen
+            wanted = self.wanted[np.ix_([phase.rows[k] for k in inside], list(phase.cols))]
+            good = wanted & (seen > 0) & (seen >= self.min_valid_fraction)
+            if not good.any():
+                continue
+            with torch.inference_mode():
+                z = network.project(torch.from_numpy(pooled[good]))
+                found = torch.sigmoid(network.head(z)).numpy()  # (n, species)
+            if embedding is None:
+                embedding = np.full((count, width, z.shape[1]), np.nan, dtype=np.float32)
+            r, c = np.nonzero(good)
+            r, c = np.array([phase.rows[k] - rows.start for k in inside])[r], np.array(phase.cols)[c]
+            probability[:, r, c] = found.T
+            embedding[r, c] = z.numpy()
+        return Strip(rows, self.species, probability, fraction, embedding)
+
+    def _pooled(self, store: Store, phase: Phase, inside: list[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the mean of the cells of each window, and the share of its pixels that are valid."""
+        side = self.lattice.window_px // self.cell_px
+        part = slice(inside[0] * phase.step, inside[-1] * phase.step + side)
+        cells = torch.from_numpy(np.array(store[f"cells_{phase.name}"][part])).permute(2, 0, 1)
+        valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))[None]
+        pooled = nn.functional.avg_pool2d(cells, side, phase.step).permute(1, 2, 0)
+        seen = nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0] / self.lattice.window_px**2
+        return pooled.numpy(), seen.numpy()
+
+    def fractions(self, store: Store) -> np.ndarray:
+        """Return (height, width) the share of measured pixels in the window of each position."""
+        side = self.lattice.window_px // self.cell_px
+        fraction = np.zeros(self.lattice.shape)
+        for phase in self.phases:
+            valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"], dtype=np.float64))[None]
+            seen = nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0] / self.lattice.window_px**2
+            fraction[np.ix_(list(phase.rows), list(phase.cols))] = seen.numpy()
+        return fraction
+
+
+def dense_surface(
+    handle: Handle, scene: Scene, lattice: Lattice, wanted: np.ndarray, min_valid_fraction: float, block_px: int
+) -> DenseSurface:
+    """Return the dense surface of the network in ``handle``."""
+    predictor = handle.predictor
+    network = predictor.network
+    network.eval()
+    with torch.inference_mode():
+        channels = network.features(torch.zeros(1, len(network.bands), 2 * network.stride, 2 * network.stride)).shape[1]
+    return DenseSurface(handle, predictor.species, scene, lattice, wanted, min_valid_fraction, channels, block_px)
+
+
+def why_not_dense(network: Any, lattice: Lattice) -> str:
+    """Return why ``network`` cannot be mapped densely at the positions of ``lattice``, or nothing."""
+    cell_px = int(network.stride)
+    if network.window_px % cell_px:
+        return f"its window of {network.window_px} px is no multiple of the trunk's stride of {cell_px} px"
+    shifts = math.lcm(lattice.stride_px, cell_px) // lattice.stride_px
+    if shifts > MAX_SHIFTS:
+        near = cell_px // MAX_SHIFTS
+        return (
+            f"a stride of {lattice.stride_px} px would run the trunk {shifts**2} times over; "
+            f"multiples of {near} px need at most {MAX_SHIFTS**2}"
+        )
+    return ""

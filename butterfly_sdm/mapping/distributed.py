@@ -1,0 +1,176 @@
+"""Run the independent units of a map here, in several processes or on a cluster: all through one standard Executor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Protocol
+
+from butterfly_sdm.data.artefact import read_json
+from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError
+
+
+class Unit(Protocol):
+    """One piece of work: reading apart from computing, so that the next read runs beside the computing."""
+
+    @property
+    def key(self) -> str: ...  # noqa: D102
+
+    def read(self) -> Any: ...  # noqa: D102
+
+    def compute(self, data: Any) -> Any: ...  # noqa: D102
+
+
+class Handle:
+    """
+    A predictor that travels to workers as the folder it is saved in, never as a pickle of its weights.
+
+    Parameters
+    ----------
+    predictor
+        The fitted predictor.
+    folder
+        Where it is saved; None if it never leaves this process.
+    """
+
+    def __init__(self, predictor: Any, folder: Path | None = None) -> None:
+        self.folder = folder
+        self._predictor = predictor
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.folder is None:
+            raise ModelError("This predictor was not saved, so it cannot be sent to other processes. Use workers=1.")
+        return {"folder": self.folder, "_predictor": None}
+
+    @property
+    def predictor(self) -> Any:
+        """The predictor; read from its folder, once per process, where it is not at hand."""
+        if self._predictor is None:
+            assert self.folder is not None
+            self._predictor = load_predictor(self.folder)
+        return self._predictor
+
+
+@lru_cache(maxsize=2)
+def load_predictor(folder: Path) -> Any:
+    """
+    Load the predictor saved in ``folder`` by the kind in its ``model.json``.
+
+    Raises
+    ------
+    ArtefactError
+        The kind is unknown.
+    """
+    from butterfly_sdm.baselines import BASELINES
+    from butterfly_sdm.models import MODELS
+
+    kinds = {**BASELINES, **MODELS}
+    kind = read_json(Path(folder) / "model.json").get("kind")
+    if kind not in kinds:
+        raise ArtefactError(f"{folder} holds a model of kind {kind!r}; known are {', '.join(kinds)}.")
+    module, _, name = kinds[kind].partition(":")
+    return getattr(import_module(module), name).load(Path(folder))
+
+
+def run_unit(unit: Unit) -> Any:
+    """Read and compute one unit: what an executor's worker does."""
+    return unit.compute(unit.read())
+
+
+def run_units(
+    units: Sequence[Unit], keep: Callable[[Unit, Any], None], *, executor: Executor | None = None, in_flight: int = 4
+) -> None:
+    """
+    Run all units and hand each result to ``keep`` in this thread.
+
+    Parameters
+    ----------
+    executor
+        Where to compute; None: in this thread, while one other reads ahead.
+    in_flight
+        Most units handed to the executor and not yet kept: bounds the memory of waiting results.
+    """
+    if executor is None:
+        _run_here(units, keep)
+        return
+    waiting: dict[Future[Any], Unit] = {}
+    rest = iter(units)
+    try:
+        while True:
+            while len(waiting) < in_flight and (unit := next(rest, None)) is not None:
+                waiting[executor.submit(run_unit, unit)] = unit
+            if not waiting:
+                return
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                keep(waiting.pop(future), future.result())
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _run_here(units: Sequence[Unit], keep: Callable[[Unit, Any], None]) -> None:
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
+        ahead = reader.submit(units[0].read) if units else None
+        for number, unit in enumerate(units):
+            assert ahead is not None
+            data = ahead.result()
+            ahead = reader.submit(units[number + 1].read) if number + 1 < len(units) else None
+            result = unit.compute(data)
+            del data
+            keep(unit, result)
+
+
+def _one_thread(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+@contextmanager
+def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[Executor | None, int]]:
+    """
+    Yield an executor and how many units it runs at a time; (None, 1) for this process alone.
+
+    Parameters
+    ----------
+    workers
+        Processes on this machine, which share its cores.
+    dask
+        Address of a Dask scheduler, such as ``tcp://host:8786``; its workers need this package and the folder of the map.
+
+    Raises
+    ------
+    MissingPackageError
+        Dask is asked for and not installed.
+    ModelError
+        The scheduler does not answer.
+    """
+    if dask is not None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise MissingPackageError("A Dask cluster needs: pip install 'butterfly-sdm[distributed]'") from error
+        try:
+            client = Client(dask, timeout="10s")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"No Dask scheduler answers at {dask}: {error}. Start one, or leave dask out.") from error
+        with client:
+            yield client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+    elif workers > 1:
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        # spawn: forking a process in which torch has started threads can hang
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread, initargs=(threads,)) as pool:
+            try:
+                yield pool, workers
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+    else:
+        yield None, 1

@@ -1,0 +1,290 @@
+"""The map: a predictor and a scene in, a cloud-optimised GeoTIFF of presence probabilities out."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from butterfly_sdm.data.artefact import fingerprint, sha256
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.raster import Scene
+from butterfly_sdm.errors import DataError, ModelError, RasterError
+from butterfly_sdm.mapping.audit import audit_positions
+from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
+from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.positions import CovariateRasters
+from butterfly_sdm.mapping.store import Store, work_folder
+from butterfly_sdm.mapping.windows import WindowSurface
+from butterfly_sdm.mapping.writer import open_map
+from butterfly_sdm.progress import Progress, silent
+
+log = logging.getLogger("butterfly_sdm.mapping")
+
+Mode = Literal["auto", "dense", "exact"]
+
+
+@dataclass(frozen=True)
+class MapResult:
+    """
+    A finished map.
+
+    Attributes
+    ----------
+    path
+        The GeoTIFF.
+    species
+        Names of its bands, in order; bands of layers follow.
+    crs
+        Its CRS, as text.
+    counts
+        ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``.
+    audit
+        Difference between the dense way and window by window at random positions; see
+        :func:`~butterfly_sdm.mapping.audit.audit_positions`. Empty where every position was predicted exactly.
+    mode
+        ``dense`` or ``exact``.
+    files
+        Files written beside the map, by what they are.
+    """
+
+    path: Path
+    species: tuple[str, ...]
+    crs: str
+    counts: Mapping[str, int]
+    audit: Mapping[str, float]
+    mode: str
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+
+def predict_map(
+    predictor: Predictor,
+    scene: Scene,
+    out: str | Path,
+    *,
+    stride_px: int = 32,
+    mode: Mode = "auto",
+    block_px: int = 1024,
+    species: Sequence[str] | None = None,
+    min_valid_fraction: float = 0.5,
+    dtype: Literal["float32", "uint16", "uint8"] = "float32",
+    covariates: Mapping[str, Path] | None = None,
+    position_crs: str = "EPSG:27700",
+    audit: int = 500,
+    seed: int = 0,
+    workers: int = 1,
+    dask: str | None = None,
+    progress: Progress = silent,
+) -> MapResult:
+    """
+    Predict every species at every position of a scene and write the map.
+
+    A pixel of the map is ``stride_px`` pixels of the scene wide; its value is the prediction for the window centred on it.
+    Interrupted at any moment, the same call continues and ends with the same file.
+
+    Parameters
+    ----------
+    predictor
+        Anything fitted that predicts. Networks with a trunk of fixed stride are mapped densely (see
+        :mod:`butterfly_sdm.mapping.dense`), all others position by position.
+    scene
+        Where to predict. Bands are taken by name.
+    out
+        The GeoTIFF to write.
+    mode
+        ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it.
+    block_px
+        Side of the ground the trunk sees at once; more is faster and needs more memory (about 200 bytes per pixel).
+    species
+        Species to map; None for all.
+    min_valid_fraction
+        Positions with a smaller share of measured pixels in their window have no value.
+    dtype
+        float32, or whole numbers with a scale: uint16 in steps of 0.0001, uint8 of 0.004.
+    covariates
+        Raster per covariate, for predictors fitted with covariates.
+    position_crs
+        CRS of easting and northing in the data set the predictor was fitted to.
+    audit, seed
+        How many random positions are predicted again window by window, and the seed that draws them.
+    workers, dask
+        Processes on this machine, or the address of a Dask scheduler.
+
+    Raises
+    ------
+    RasterError
+        The scene lacks a band, or fits the predictor in no other way.
+    ModelError
+        The predictor is not fitted, or cannot be mapped in this mode.
+    DataError
+        A species is unknown, or covariates are missing.
+    ArtefactError
+        Another process is writing the same map.
+    """
+    out = Path(out)
+    chosen = _choose_species(predictor, species)
+    network = getattr(predictor, "network", None)
+    window_px, margin_px = (network.window_px, network.margin_px) if network is not None else (0, 0)
+    if network is not None:
+        scene = select_bands(scene, network.bands)
+    lattice = Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px)
+    why = _why_not_dense(predictor, lattice)
+    if mode == "dense" and why:
+        raise ModelError(f"This predictor cannot be mapped densely: {why}. Use mode auto or exact.")
+    if mode == "auto" and why and network is not None:
+        log.warning("Mapping window by window, which takes far longer: %s.", why)
+    dense = mode != "exact" and not why
+    wanted = np.ones(lattice.shape, dtype=bool)
+    rasters = CovariateRasters(dict(covariates)) if covariates else None
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model_key = _save(predictor, Path(scratch))
+        key = fingerprint(
+            {
+                "model": model_key,
+                "scene": scene_key(scene),
+                "lattice": repr(lattice),
+                "dense": dense,
+                "block_px": block_px if dense else 0,
+                "min_valid_fraction": min_valid_fraction,
+                "covariates": {name: str(path) for name, path in (covariates or {}).items()},
+                "position_crs": position_crs,
+            }
+        )
+    with work_folder(out, key) as work:
+        if (workers > 1 or dask) and not (work / "model").is_dir():
+            _save(predictor, work / "model")
+        handle = Handle(predictor, work / "model" if workers > 1 or dask else None)
+        exact = WindowSurface(
+            handle, predictor.species, scene, lattice, wanted, min_valid_fraction, position_crs, network is not None, rasters
+        )
+        surface: Any = exact
+        if dense:
+            from butterfly_sdm.mapping.dense import dense_surface
+
+            surface = dense_surface(handle, scene, lattice, wanted, min_valid_fraction, block_px)
+        store = surface.open(work / "surface")
+        _fill(surface, store, workers, dask, progress)
+        found: dict[str, float] = {}
+        if dense and audit:
+            found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
+        done = "dense" if dense else "exact"
+        tags = {"mode": done, "stride_px": stride_px, "window_px": window_px, "margin_px": margin_px}
+        counts = _write(surface, store, out, chosen, dtype, work, tags | {"audit": found, "model": model_key}, progress)
+        del store
+    return MapResult(out, chosen, scene.crs.to_string(), counts, found, done)
+
+
+def _write(
+    surface: Any,
+    store: Store,
+    out: Path,
+    chosen: tuple[str, ...],
+    dtype: str,
+    work: Path,
+    tags: dict[str, Any],
+    progress: Progress,
+) -> dict[str, int]:
+    """Write the map strip by strip and count its positions."""
+    lattice: Lattice = surface.lattice
+    take = [surface.species.index(name) for name in chosen]
+    counts = {"positions": lattice.height * lattice.width, "predicted": 0, "without_imagery": 0, "outside_area": 0}
+    with open_map(out, lattice, surface.scene.crs, chosen, dtype=dtype, scratch=work) as writer:
+        for rows in strips(lattice, len(surface.species)):
+            strip = surface.strip(store, rows)
+            writer.write(rows, strip.probability[take])
+            known = strip.known
+            counts["predicted"] += int(known.sum())
+            counts["outside_area"] += int((~surface.wanted[rows]).sum())
+            counts["without_imagery"] += int((~known & surface.wanted[rows]).sum())
+            progress("write", rows.stop, lattice.height)
+        writer.tag(**tags, counts=counts)
+    return counts
+
+
+def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: Progress) -> None:
+    units = surface.units(store)
+    already = len(store.done)
+    total = already + len(units)
+    done = already
+    progress("map", done, total)
+
+    def keep(unit: Any, result: Any) -> None:
+        nonlocal done
+        surface.keep(store, unit, result)
+        done += 1
+        progress("map", done, total)
+
+    if units:
+        with open_executor(workers, dask) as (executor, slots):
+            run_units(units, keep, executor=executor, in_flight=2 * slots)
+
+
+def strips(lattice: Lattice, bands: int) -> Iterator[slice]:
+    """Cut the rows of a map into strips of at most about 32 MB."""
+    most = max(1, min(64, 8_000_000 // (lattice.width * max(bands, 256))))
+    for row in range(0, lattice.height, most):
+        yield slice(row, min(row + most, lattice.height))
+
+
+def select_bands(scene: Scene, bands: Sequence[str]) -> Scene:
+    """
+    Return the scene with only the bands a network was trained on, in its order.
+
+    Raises
+    ------
+    RasterError
+        The scene lacks some of them.
+    """
+    missing = [band for band in bands if band not in scene.bands]
+    if missing:
+        raise RasterError(
+            f"The run was trained on the bands {', '.join(bands)}; the scene has {', '.join(scene.bands)} and lacks "
+            f"{', '.join(missing)}. Name the bands of the scene in file order under bands, or map another scene."
+        )
+    return scene.select(bands)
+
+
+def scene_key(scene: Scene) -> dict[str, Any]:
+    """Return what identifies the pixels of a scene: its grid, and name, size and time of its files."""
+    files = {}
+    for path in scene.paths:
+        stat = Path(path).stat() if Path(path).exists() else None
+        files[str(path)] = None if stat is None else (stat.st_size, stat.st_mtime_ns)
+    return {"grid": repr((scene.bands, scene.crs.to_wkt(), tuple(scene.transform), scene.width, scene.height)), "files": files,
+            "counts": (scene.nodata, scene.scale, scene.offset)}  # fmt: skip
+
+
+def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tuple[str, ...]:
+    if not predictor.species:
+        raise ModelError("The predictor was not fitted, so there is nothing to map. Train it, or load a run.")
+    if species is None:
+        return tuple(predictor.species)
+    for name in species:
+        if name not in predictor.species:
+            raise DataError(f"The predictor does not know the species {name!r}; it knows {len(predictor.species)} others.")
+    if not species:
+        raise DataError("The list of species to map is empty. Name at least one, or leave it out to map all.")
+    return tuple(species)
+
+
+def _why_not_dense(predictor: Predictor, lattice: Lattice) -> str:
+    network = getattr(predictor, "network", None)
+    if network is None:
+        return "it is not a network"
+    from butterfly_sdm.mapping.dense import why_not_dense
+
+    return why_not_dense(network, lattice)
+
+
+def _save(predictor: Predictor, folder: Path) -> str:
+    """Save the predictor and return what identifies it; a predictor that cannot be saved is never the same twice."""
+    if not hasattr(predictor, "save"):
+        return f"unsaved {id(predictor)}"
+    predictor.save(folder)
+    return fingerprint({str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()})

@@ -1,0 +1,139 @@
+"""Prediction position by position, through ``predict`` of any predictor: the exact way, and the only one for most models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.windows import Window
+
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.raster import Scene
+from butterfly_sdm.mapping.distributed import Handle, Unit
+from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.positions import CovariateRasters, positions_as_sites
+from butterfly_sdm.mapping.store import Store
+from butterfly_sdm.mapping.strip import Strip
+
+WITH_TILES, WITHOUT_TILES = 8, 64  # positions down and across a unit: a tile of 256 px and 4 bands holds half a MB
+
+
+@dataclass(frozen=True)
+class WindowUnit:
+    """Some rows and columns of positions, to be predicted one by one."""
+
+    job: WindowSurface
+    rows: slice
+    cols: slice
+
+    @property
+    def key(self) -> str:
+        """Name in the journal."""
+        return f"{self.rows.start}:{self.cols.start}"
+
+    def read(self) -> tuple[np.ndarray, Dataset | None]:
+        """Return the valid fraction of each position and the wanted positions as sites."""
+        job = self.job
+        fraction = valid_fractions(job.scene, job.lattice, self.rows, self.cols)
+        wanted = job.wanted[self.rows, self.cols] & (fraction > 0) & (fraction >= job.min_valid_fraction)
+        rows, cols = np.nonzero(wanted)
+        if not len(rows):
+            return fraction, None
+        return fraction, job.sites(rows + self.rows.start, cols + self.cols.start)
+
+    def compute(self, data: tuple[np.ndarray, Dataset | None]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the valid fractions (rows, cols) and the probabilities (rows, cols, species), NaN where none."""
+        fraction, sites = data
+        probability = np.full((*fraction.shape, len(self.job.species)), np.nan, dtype=np.float32)
+        if sites is not None:
+            found = self.job.handle.predictor.predict(sites, sites.site_ids).to_numpy(dtype=np.float32)
+            places = np.array([[int(part) for part in site.split("_")] for site in sites.site_ids])
+            probability[places[:, 0] - self.rows.start, places[:, 1] - self.cols.start] = found
+        return fraction, probability
+
+
+def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) -> np.ndarray:
+    """Return the share of pixels with a measurement in the window of each position; of its map pixel if it has no window."""
+    side = lattice.window_px or lattice.stride_px
+    shift = 0 if lattice.window_px else -(lattice.stride_px // 2)
+    tops, lefts = (starts[part] + shift for starts, part in zip(lattice.window_starts(), (rows, cols), strict=True))
+    window = Window(int(lefts[0]), int(tops[0]), int(lefts[-1] - lefts[0]) + side, int(tops[-1] - tops[0]) + side)
+    _, valid = scene.read(window)
+    total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64)  # sums from the corner
+    total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    r, c = (tops - tops[0])[:, None], (lefts - lefts[0])[None, :]
+    return (total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]) / side**2
+
+
+@dataclass(frozen=True)
+class WindowSurface:
+    """
+    Probabilities of any predictor, position by position.
+
+    Attributes
+    ----------
+    wanted
+        (height, width) positions that lie in the area of interest.
+    tiles
+        Whether the predictor looks at images.
+    """
+
+    handle: Handle
+    species: tuple[str, ...]
+    scene: Scene
+    lattice: Lattice
+    wanted: np.ndarray
+    min_valid_fraction: float
+    position_crs: str
+    tiles: bool
+    covariates: CovariateRasters | None = None
+
+    def sites(self, rows: np.ndarray, cols: np.ndarray) -> Dataset:
+        """Return positions as the sites of a data set."""
+        return positions_as_sites(
+            self.lattice,
+            rows,
+            cols,
+            self.scene,
+            species=self.species,
+            position_crs=self.position_crs,
+            tiles=self.tiles,
+            covariates=self.covariates,
+        )
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        height, width = self.lattice.shape
+        return Store(
+            folder,
+            {"probability": ((height, width, len(self.species)), "float32"), "fraction": ((height, width), "float32")},
+        )
+
+    def units(self, store: Store) -> Sequence[Unit]:
+        """Return what is still to be done."""
+        side = WITH_TILES if self.tiles else WITHOUT_TILES
+        height, width = self.lattice.shape
+        units = [
+            WindowUnit(self, slice(row, min(row + side, height)), slice(col, min(col + side, width)))
+            for row in range(0, height, side)
+            for col in range(0, width, side)
+        ]
+        return [unit for unit in units if unit.key not in store.done and self.wanted[unit.rows, unit.cols].any()]
+
+    def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray]) -> None:
+        """Write the result of one unit."""
+        fraction, probability = result
+        store.keep(
+            unit.key,
+            {"probability": ((unit.rows, unit.cols), probability), "fraction": ((unit.rows, unit.cols), fraction)},
+        )
+
+    def strip(self, store: Store, rows: slice) -> Strip:
+        """Return the probabilities of some rows of positions."""
+        probability = np.array(store["probability"][rows]).transpose(2, 0, 1)
+        fraction = np.array(store["fraction"][rows])
+        probability[:, ~self.wanted[rows]] = np.nan
+        return Strip(rows, self.species, probability, fraction)
