@@ -8,7 +8,6 @@ lies. Work that was interrupted continues; work that is done is not done again.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,19 +16,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from butterfly_sdm.baselines import BASELINES
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
-from butterfly_sdm.models import MODELS
+from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from butterfly_sdm.evaluation.scores import Scores
-    from butterfly_sdm.mapping.dense import MapResult
+    from butterfly_sdm.evaluation import Scores
+    from butterfly_sdm.mapping import MapResult
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
 RUN_VERSION = 1
@@ -230,7 +228,7 @@ def evaluate(
     Scores
         One row per predictor, with tables per species and per site.
     """
-    from butterfly_sdm.evaluation.evaluate import evaluate_run
+    from butterfly_sdm.evaluation import evaluate_run
 
     opened, settings = _open_run(run, overrides)
     data = _dataset_of(opened, dataset)
@@ -239,8 +237,7 @@ def evaluate(
     return evaluate_run(
         opened.predictor,
         data,
-        opened.split,
-        part=part,
+        part,
         baselines=settings.evaluate.baselines,
         folder=Path(out) if out is not None else opened.folder,
         seed=settings.seed,
@@ -277,7 +274,7 @@ def predict_map(
         Where the map lies and what it holds.
     """
     from butterfly_sdm.data.raster import open_scene
-    from butterfly_sdm.mapping.dense import predict_map as write_map
+    from butterfly_sdm.mapping import predict_map as write_map
 
     opened, settings = _open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
@@ -364,7 +361,10 @@ def make_predictor(settings: Config) -> Predictor:
         The kind is unknown, or an option does not belong to it.
     """
     model, fit = settings.train.model, settings.train.fit
-    cls = _predictor_class(model.kind)
+    try:
+        cls = predictor_class(model.kind)
+    except ModelError as error:
+        raise ConfigError(f"train.model.kind: {error}") from None
     if model.kind == "network":
         arguments = model.model_dump(exclude={"kind", "options"}) | fit.model_dump(exclude={"regulariser"})
         arguments["regulariser"] = fit.regulariser.model_dump()
@@ -373,33 +373,6 @@ def make_predictor(settings: Config) -> Predictor:
         return cls(**model.options)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
-
-
-def load_predictor(folder: str | Path) -> Predictor:
-    """
-    Read the fitted predictor of a run folder.
-
-    Raises
-    ------
-    ArtefactError, ModelError
-        ``model.json`` is damaged or names an unknown kind.
-    """
-    value = read_json(Path(folder) / "model.json")
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
-    try:
-        cls = _predictor_class(value["kind"])
-    except ConfigError as error:
-        raise ModelError(f"{folder}/model.json: {error}") from None
-    return cls.load(Path(folder))  # type: ignore[no-any-return]
-
-
-def _predictor_class(kind: str) -> Any:
-    known = MODELS | BASELINES
-    if kind not in known:
-        raise ConfigError(f"train.model.kind = {kind!r}: no such predictor. Known: {', '.join(sorted(known))}.")
-    module, _, name = known[kind].partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _out(settings: Config) -> Path:

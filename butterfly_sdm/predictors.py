@@ -1,0 +1,48 @@
+"""Every kind of predictor by its name: what a config asks for and what a run folder holds."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from butterfly_sdm.baselines import BASELINES
+from butterfly_sdm.data.artefact import read_json
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.models import MODELS
+
+#: Where the class of each kind lives, as ``module:Class``; loaded when used.
+KINDS: dict[str, str] = {**MODELS, **BASELINES}
+
+
+def predictor_class(kind: str) -> Any:
+    """
+    Return the class of a kind.
+
+    Raises
+    ------
+    ModelError
+        There is no such kind.
+    """
+    if kind not in KINDS:
+        raise ModelError(f"There is no predictor of kind {kind!r}. Known: {', '.join(sorted(KINDS))}.")
+    module, _, name = KINDS[kind].partition(":")
+    return getattr(import_module(module), name)
+
+
+def load_predictor(folder: str | Path) -> Predictor:
+    """
+    Read the fitted predictor of a folder by the kind in its ``model.json``.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        ``model.json`` is absent or damaged.
+    ModelError
+        It names an unknown kind, or the arrays do not fit.
+    """
+    value = read_json(Path(folder) / "model.json")
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
+    return predictor_class(value["kind"]).load(Path(folder))  # type: ignore[no-any-return]
