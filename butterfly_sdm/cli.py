@@ -200,6 +200,65 @@ def map_(
     terminal.summary("Map written", _map_rows(result), next_commands=[f"butterfly-sdm view {result.path}"], as_json=as_json)
 
 
+@app.command(epilog=_example("butterfly-sdm check runs/experiment/dataset"))
+def check(
+    artefacts: Annotated[list[Path], typer.Argument(help="Data set folders, run folders, maps.", show_default=False)],
+    as_json: JsonOption = False,
+) -> None:
+    """Verify artefacts byte by byte; say what is wrong."""
+    from butterfly_sdm import pipeline
+
+    found = {str(path): pipeline.check(path) for path in artefacts}
+    for problem in (problem for problems in found.values() for problem in problems):
+        _say(problem, "red")
+    rows = {path: f"{len(problems)} problems" if problems else "as it was written" for path, problems in found.items()}
+    terminal.summary("Checked", found if as_json else rows, as_json=as_json)
+    if any(found.values()):
+        raise typer.Exit(2)
+
+
+@app.command(epilog=_example("butterfly-sdm plugins"))
+def plugins(as_json: JsonOption = False) -> None:
+    """List the methods of other domains that are installed."""
+    from butterfly_sdm.plugins.plugin import list_plugins
+
+    found = list_plugins()
+    if as_json:
+        rows = {info.name: {"summary": info.summary, "from": info.distribution, "error": info.error} for info in found}
+        terminal.summary("", rows, as_json=True)
+        return
+    for info in found:
+        if info.error:
+            _say(f"{info.name}: {info.error}", "yellow")
+    terminal.table(
+        "Plugins", ("name", "what it does", "from"), [(i.name, i.summary, f"{i.distribution} {i.version}") for i in found]
+    )
+
+
+@app.command(
+    epilog=_example(
+        "butterfly-sdm plugin cmmd train --config digits.yaml", "butterfly-sdm plugin cmmd evaluate --config digits.yaml"
+    )
+)
+def plugin(
+    name: Annotated[str, typer.Argument(help="Name of the plugin, see: butterfly-sdm plugins", show_default=False)],
+    verb: Annotated[str, typer.Argument(help="train, evaluate or predict.", show_default=False)],
+    config: Annotated[Path, typer.Option("--config", help="YAML with the settings of the plugin.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train, evaluate or predict with a method of another domain."""
+    from butterfly_sdm.errors import ConfigError
+    from butterfly_sdm.plugins.plugin import run_plugin
+
+    if verb not in ("train", "evaluate", "predict"):
+        raise ConfigError(f"{verb!r} is no verb of a plugin; the verbs are train, evaluate and predict.")
+    with terminal.progress_bars() as progress:
+        result = run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
+    terminal.summary(f"{name} {verb}", {"written": result}, as_json=as_json)
+
+
 @app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
 def init(
     path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("experiment.yaml"),
