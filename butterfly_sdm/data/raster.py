@@ -355,9 +355,9 @@ def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:
     if transform.b or transform.d or transform.a < 0 or transform.e > 0:  # rotated or upside down
         transform, _, _ = calculate_default_transform(crs, crs, finest.width, finest.height, *_bounds_in(finest, crs))
     boxes = np.array([_bounds_in(layer, crs) for layer in layers])
-    left, bottom, right, top = *boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0)
-    c0, r0 = ~transform * (left, top)
-    c1, r1 = ~transform * (right, bottom)
+    (left, bottom), (right, top) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    c0, r0 = ~transform * (float(left), float(top))
+    c1, r1 = ~transform * (float(right), float(bottom))
     column, row = int(np.floor(c0 + 1e-3)), int(np.floor(r0 + 1e-3))
     shape = int(np.ceil(c1 - 1e-3)) - column, int(np.ceil(r1 - 1e-3)) - row
     return crs, transform * Affine.translation(column, row), *shape
