@@ -1,1 +1,1 @@
-"""Methods of other domains, built on the same contrastive core."""
+"""Methods of other fields that share the contrastive core, each behind one entry point."""

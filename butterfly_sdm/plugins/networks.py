@@ -1,0 +1,215 @@
+"""Building blocks of the plugins' networks: trunks, layered heads, and weights read without a pickle."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from butterfly_sdm.errors import ModelError
+from butterfly_sdm.plugins.images import Images
+
+
+class SmallResNet(nn.Module):
+    """
+    A residual trunk for small images (16 to 64 px), quick on a CPU.
+
+    Parameters
+    ----------
+    channels
+        Of the image.
+    width
+        Channels of the first of three levels; doubles per level.
+    """
+
+    def __init__(self, channels: int, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.levels = nn.Sequential(
+            _Residual(width, width, 1), _Residual(width, 2 * width, 2), _Residual(2 * width, 4 * width, 2)
+        )
+        self.num_features = 4 * width
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, num_features)."""
+        features: Tensor = self.levels(self.stem(images))
+        return features.mean(dim=(2, 3))
+
+
+class _Residual(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        same = inputs == outputs and stride == 1
+        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.body(x) + self.skip(x))
+
+
+def make_trunk(name: str, channels: int, *, size_px: int | None = None, weights: str | None = None) -> nn.Module:
+    """
+    Make a trunk that turns images into feature vectors.
+
+    Parameters
+    ----------
+    name
+        ``small`` or ``small:WIDTH`` for :class:`SmallResNet`, else a model of timm.
+    channels
+        Of the image.
+    size_px
+        Side of the image, for trunks that are built for one size.
+    weights
+        None: random. ``pretrained``: those timm names, fetched by timm. Otherwise a local file.
+
+    Returns
+    -------
+    Module
+        With ``num_features``, the length of its output.
+
+    Raises
+    ------
+    ModelError
+        timm has no such model, or the weights cannot be had.
+    """
+    if name.partition(":")[0] == "small":
+        width = name.partition(":")[2] or "16"
+        if not width.isdigit() or int(width) < 1:
+            raise ModelError(f"The trunk {name!r} is written small:WIDTH, such as small:16.")
+        trunk: nn.Module = SmallResNet(channels, int(width))
+        if weights == "pretrained":
+            raise ModelError("The trunk 'small' has no published weights. Choose a model of timm, or weights: null.")
+    else:
+        import timm
+
+        if not timm.is_model(name.partition(".")[0]):
+            near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
+            raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
+        size = {} if size_px is None or not _has_size(name) else {"img_size": size_px}
+        try:
+            trunk = timm.create_model(name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size)
+        except Exception as error:
+            if weights == "pretrained":
+                raise ModelError(
+                    f"The published weights of {name} cannot be fetched ({type(error).__name__}). "
+                    "Give a local file as weights, or null to start from random ones."
+                ) from error
+            raise ModelError(
+                f"timm cannot build {name} for images of {size_px} px with {channels} channels: {error}"
+            ) from error
+    if weights not in (None, "pretrained"):
+        load_weights(trunk, Path(str(weights)))
+    return trunk
+
+
+def _has_size(name: str) -> bool:
+    return any(family in name for family in ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit"))
+
+
+def load_weights(module: nn.Module, path: Path) -> None:
+    """
+    Load weights from a safetensors file or a plain state dict; classifier weights that do not fit are left out.
+
+    Raises
+    ------
+    ModelError
+        The file is absent, is no state dict, or fits nowhere.
+    """
+    if not path.is_file():
+        raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
+    try:
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ModelError(f"{path} is no file of weights that can be read without running code from it: {error}") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict", state.get("model")), dict):
+        state = state.get("state_dict", state.get("model"))
+    own = module.state_dict()
+    if not isinstance(state, dict):
+        raise ModelError(f"{path} holds a {type(state).__name__}; weights are a mapping of names to tensors.")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    missing = [name for name in own if name not in fitting]
+    if missing:
+        raise ModelError(f"{path} does not fit this network: it lacks {missing[0]} ({len(missing)} of {len(own)} missing).")
+    module.load_state_dict(fitting)
+
+
+def layers(sizes: Sequence[int], *, dropout: float = 0.0, last: bool = False) -> nn.Sequential:
+    """
+    Return linear layers with ReLU (and dropout) between them.
+
+    Parameters
+    ----------
+    sizes
+        Length of the input, of every layer in turn and of the output.
+    last
+        Also put ReLU and dropout after the last layer.
+    """
+    modules: list[nn.Module] = []
+    for position, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+        modules.append(nn.Linear(inputs, outputs))
+        if last or position < len(sizes) - 2:
+            modules += [nn.ReLU(), nn.Dropout(dropout)] if dropout else [nn.ReLU()]
+    return nn.Sequential(*modules)
+
+
+class TrunkAndHead(nn.Module):
+    """
+    A trunk with a linear classifier.
+
+    Parameters
+    ----------
+    trunk
+        See :func:`make_trunk`. If timm says with what mean and spread its weights were trained, images are scaled so.
+    classes
+        Length of the output.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, trunk: nn.Module, classes: int, *, published: bool = False) -> None:
+        super().__init__()
+        card = getattr(trunk, "pretrained_cfg", None) if published else None
+        mean, spread = (0.5, 0.25) if card is None else (card["mean"], card["std"])
+        self.register_buffer("mean", torch.as_tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("spread", torch.as_tensor(spread).reshape(1, -1, 1, 1))
+        self.trunk = trunk
+        self.head = nn.Linear(int(trunk.num_features), classes)  # type: ignore[arg-type]
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return (n, features) of images (n, channels, h, w) in [0, 1]."""
+        features: Tensor = self.trunk((images - self.mean) / self.spread)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, classes) logits."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def over_images(function: Callable[[Tensor], Tensor], images: Images, rows: np.ndarray, device: torch.device) -> Tensor:
+    """Apply ``function`` to the images of ``rows``, batch by batch, without gradients; the result lies on the CPU."""
+    with torch.no_grad():
+        return torch.cat([function(images.batch(part).to(device)).float().cpu() for part in images.all(rows)])
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return where the weights of a network lie."""
+    return next(module.parameters()).device
+
+
+def unit(features: Tensor) -> Tensor:
+    """Scale rows to length 1."""
+    return nn.functional.normalize(features.float(), dim=1)

@@ -1,0 +1,88 @@
+"""Scores of classifiers, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from sklearn import metrics
+
+from butterfly_sdm.errors import DataError
+
+
+def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
+    """
+    Return accuracy, balanced accuracy, macro precision, recall and F1, and AUC (one against the rest, macro).
+
+    Parameters
+    ----------
+    labels
+        (n,) class numbers.
+    probabilities
+        (n, classes).
+
+    Raises
+    ------
+    DataError
+        There is no row, or a single class among the labels.
+    """
+    present = np.unique(labels)
+    if len(present) < 2:
+        raise DataError(f"The held-out rows are of {len(present)} class; scores need at least 2. Hold out more rows.")
+    predicted = probabilities.argmax(axis=1)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    return {
+        "accuracy": float((predicted == labels).mean()),
+        "balanced_accuracy": float(np.mean([(predicted[labels == value] == value).mean() for value in present])),
+        "macro_precision": float(precision),
+        "macro_recall": float(recall),
+        "macro_f1": float(f1),
+        "auc": float(np.mean([metrics.roc_auc_score(labels == value, probabilities[:, value]) for value in present])),
+    }
+
+
+def class_scores(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+    """Return precision, recall, F1 and number of rows per class."""
+    values = metrics.precision_recall_fscore_support(
+        labels, probabilities.argmax(axis=1), labels=range(len(classes)), zero_division=0
+    )
+    return pd.DataFrame({"class": list(classes)} | dict(zip(("precision", "recall", "f1", "rows"), values, strict=True)))
+
+
+def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
+    """
+    Return the error rate at the threshold where false positives and false negatives are equally frequent.
+
+    Parameters
+    ----------
+    labels
+        (n,) true for the positive class.
+    scores
+        (n,) higher means positive.
+    """
+    false_positive, true_positive, _ = metrics.roc_curve(labels, scores)
+    gap = (1 - true_positive) - false_positive  # falls from 1 to -1
+    return float(np.interp(0.0, -gap, false_positive))
+
+
+def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
+    """Return the mean and the ends of its Student interval; a single value is its own interval."""
+    array = np.asarray(values, dtype=float)
+    if len(array) < 2 or np.ptp(array) == 0:
+        return float(array.mean()), float(array.mean()), float(array.mean())
+    half = stats.t.ppf(0.5 + level / 2, len(array) - 1) * stats.sem(array)
+    return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
+
+
+def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test; 1 if nothing differs."""
+    difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
+    return 1.0 if not difference.any() else float(stats.wilcoxon(difference).pvalue)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Return the softmax over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))

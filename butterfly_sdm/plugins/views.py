@@ -1,0 +1,45 @@
+"""Random views of images: crop, flip, brightness and contrast, drawn for a whole batch at once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def random_view(
+    images: Tensor, *, scale: tuple[float, float] = (0.2, 1.0), flip: bool = True, jitter: float = 0.4, shift: float = 0.0
+) -> Tensor:
+    """
+    Return one random view per image.
+
+    Parameters
+    ----------
+    images
+        (n, c, h, w) in [0, 1].
+    scale
+        Least and greatest share of the area that is cropped and stretched over the image.
+    flip
+        Mirror half of them left to right.
+    jitter
+        Brightness and contrast change by a factor in [1 - jitter, 1 + jitter].
+    shift
+        Move by up to this share of the side, beyond the border by its nearest pixel.
+
+    Returns
+    -------
+    Tensor of the shape of ``images``, in [0, 1]
+    """
+    n = len(images)
+    draw = torch.rand(6, n, device=images.device)
+    side = (scale[0] + (scale[1] - scale[0]) * draw[0]).sqrt()  # of the crop, as a share
+    room = 1 - side + shift
+    theta = torch.zeros(n, 2, 3, device=images.device)
+    theta[:, 0, 0] = side * (torch.where(draw[1] < 0.5, -1.0, 1.0) if flip else 1.0)
+    theta[:, 1, 1] = side
+    theta[:, 0, 2] = (2 * draw[2] - 1) * room
+    theta[:, 1, 2] = (2 * draw[3] - 1) * room
+    grid = nn.functional.affine_grid(theta, list(images.shape), align_corners=False)
+    views = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    brightness, contrast = (1 + jitter * (2 * draw[4:6] - 1))[:, :, None, None, None]
+    mean = views.mean(dim=(1, 2, 3), keepdim=True)
+    return ((views - mean) * contrast + mean * brightness).clamp(0, 1)
