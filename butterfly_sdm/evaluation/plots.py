@@ -104,3 +104,23 @@ def _ladder(axes: Axes, table: pd.DataFrame | None) -> None:
     axes.axvline(floor, color=INK, lw=1, ls=":")
     axes.text(floor, len(names) - 0.45, " noise floor", fontsize=7, color=INK)
     axes.set(xlabel="mean squared error (shorter is better)", xlim=(0, values.max() * 1.2))
+
+
+def plot_ladder(table: pd.DataFrame, path: Path) -> None:
+    """Draw the rows of a ladder as dots with intervals, on the split and cross-validated."""
+    table = table[table["note"] == ""].iloc[::-1]
+    series = [("mse", "official split", MODEL, 0.13), ("cv_mse", "spatial cross-validation", "#b5651d", -0.13)]
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(table))
+        for key, label, colour, shift in series:
+            if key in table:
+                middle = table[key].to_numpy(float) * 100
+                ends = np.abs(table[[f"{key}_low", f"{key}_high"]].to_numpy(float).T * 100 - middle)
+                axes.errorbar(middle, places + shift, xerr=ends, fmt="o", ms=5, lw=1.4, color=colour, label=label)
+        axes.set_yticks(places, table.index)
+        axes.grid(axis="x", color="#e3e7e8", lw=0.6)
+        axes.set_xlabel("mean squared error x 100, with 95 % interval (left is better)")
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+
+    save_plot(path, draw, size=(6.8, 1.6 + 0.42 * len(table)))

@@ -1,0 +1,273 @@
+"""Cross-validate any predictor on spatial folds, and compare two by a paired block bootstrap."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.splits import Split
+from butterfly_sdm.errors import DataError
+from butterfly_sdm.evaluation.bootstrap import Interval, block_means, grid_blocks, mean_interval, percentile_interval
+from butterfly_sdm.evaluation.scores import Scores, cell_scores, checked_predictions, score_predictions
+from butterfly_sdm.progress import Progress, silent
+
+Factory = Callable[[], Predictor]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """
+    Predictions of every site by a model that has not seen it.
+
+    Attributes
+    ----------
+    name
+        Of the predictor.
+    predictions
+        (site, species) out-of-fold presence probabilities, in the order of the data set.
+    fold_of
+        Number of the fold, from 0, in which each site was held out.
+    scores
+        Of all of them together; fold by fold in ``scores.per_block``.
+    seconds
+        Spent fitting and predicting.
+    """
+
+    name: str
+    predictions: pd.DataFrame
+    fold_of: pd.Series
+    scores: Scores
+    seconds: float
+
+    def to_parquet(self, path: Path) -> None:
+        """Write the predictions, with the fold as the first column."""
+        table = self.predictions.copy()
+        table.insert(0, "fold", self.fold_of)
+        with atomic_path(path) as temporary:
+            table.to_parquet(temporary)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """
+    Which of two predictors is better on the same sites, and how sure that is.
+
+    Attributes
+    ----------
+    first, second, score
+        Names of the predictors and of the score, of which less is better.
+    difference
+        Score of the first - score of the second, with its interval: below 0 the first is better.
+    first_wins, second_wins
+        Species on which the mean score of one is lower.
+    first_surely, second_surely
+        Those of them whose own interval excludes 0.
+    per_species
+        Both scores, their difference, ``low`` and ``high``.
+    sites, blocks
+        How many the comparison rests on.
+    """
+
+    first: str
+    second: str
+    score: str
+    difference: Interval
+    first_wins: int
+    second_wins: int
+    first_surely: int
+    second_surely: int
+    per_species: pd.DataFrame
+    sites: int
+    blocks: int
+
+    @property
+    def verdict(self) -> str:
+        """The result in one sentence."""
+        total = len(self.per_species)
+        if self.difference.high < 0:
+            start = f"{self.first} is better than {self.second}"
+        elif self.difference.low > 0:
+            start = f"{self.second} is better than {self.first}"
+        else:
+            start = f"{self.first} and {self.second} cannot be told apart"
+        return (
+            f"{start}: difference in {self.score.upper()} {self.difference} over {self.sites} sites in {self.blocks} blocks; "
+            f"{self.first} is ahead on {self.first_wins} of {total} species (surely on {self.first_surely}), "
+            f"{self.second} on {self.second_wins} (surely on {self.second_surely})."
+        )
+
+
+def cross_validate(
+    make: Factory,
+    dataset: Dataset,
+    folds: Sequence[Split],
+    *,
+    name: str = "model",
+    reference: pd.DataFrame | None = None,
+    progress: Progress = silent,
+) -> CrossValidation:
+    """
+    Fit a fresh predictor to the training part of each fold and predict its validation part.
+
+    Parameters
+    ----------
+    make
+        Called once per fold; returns an unfitted predictor.
+    folds
+        From :func:`~butterfly_sdm.data.splits.spatial_folds`; no site may be held out twice.
+    reference
+        Out-of-fold predictions of the mean rate, for skill and factors.
+
+    Raises
+    ------
+    DataError
+        A site is held out in two folds, or there are no folds.
+
+    Examples
+    --------
+    >>> folds = spatial_folds(dataset.sites, distance_m=4000, n_folds=5)  # doctest: +SKIP
+    >>> cross_validate(lambda: NearestSites(neighbours=10), dataset, folds).scores["mse"]  # doctest: +SKIP
+    """
+    held_out = pd.Series(
+        [number for number, fold in enumerate(folds) for _ in fold.validation],
+        index=pd.Index([site for fold in folds for site in fold.validation], name="site_id"),
+        name="fold",
+        dtype="int64",
+    )
+    if held_out.empty:
+        raise DataError("There is no fold with validation sites. Make folds with spatial_folds.")
+    if not held_out.index.is_unique:
+        twice = held_out.index[held_out.index.duplicated()][0]
+        raise DataError(f"Site {twice} is held out in two folds; each site may be predicted once.")
+    start = time.perf_counter()
+    parts = []
+    task = f"cross-validate {name}"
+    progress(task, 0, len(folds))
+    for done, fold in enumerate(folds, start=1):
+        parts.append(make().fit(dataset, fold.train).predict(dataset, fold.validation))
+        progress(task, done, len(folds))
+    seconds = time.perf_counter() - start
+    order = dataset.sites.index[dataset.sites.index.isin(held_out.index)]
+    predictions = pd.concat(parts).loc[order]
+    fold_of = held_out.loc[order]
+    scores = score_predictions(dataset, list(order), predictions, reference=reference, blocks=fold_of, name=name)
+    return CrossValidation(name, predictions, fold_of, scores, seconds)
+
+
+def rescored(validation: CrossValidation, dataset: Dataset, reference: pd.DataFrame) -> CrossValidation:
+    """Return the same predictions, scored against another reference."""
+    sites = list(validation.predictions.index)
+    scores = score_predictions(
+        dataset, sites, validation.predictions, reference=reference, blocks=validation.fold_of, name=validation.name
+    )
+    return replace(validation, scores=scores)
+
+
+def score_interval(
+    dataset: Dataset,
+    sites: Sequence[str],
+    predictions: pd.DataFrame,
+    *,
+    score: str = "mse",
+    blocks: pd.Series | None = None,
+    repeats: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """
+    Return a score of the whole set with the interval of the block bootstrap over sites.
+
+    Parameters
+    ----------
+    score
+        ``mse``, ``mae``, ``bce`` or ``deviance``.
+    blocks
+        Block of each site; None: squares of 20 km.
+    """
+    values, _, block_of = _cells(dataset, sites, [predictions], score, blocks)
+    return mean_interval(values[0].mean(axis=1), block_of, repeats=repeats, level=level, seed=seed)
+
+
+def compare(
+    dataset: Dataset,
+    sites: Sequence[str],
+    first: pd.DataFrame,
+    second: pd.DataFrame,
+    *,
+    names: tuple[str, str] = ("first", "second"),
+    score: str = "mse",
+    blocks: pd.Series | None = None,
+    repeats: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Comparison:
+    """
+    Compare two sets of predictions of the same sites by a paired block bootstrap.
+
+    Both predictors are scored on the same drawn blocks, so that what makes a block hard for both cancels.
+
+    Parameters
+    ----------
+    first, second
+        (site, species) predictions.
+    names
+        What to call them.
+    score
+        ``mse``, ``mae``, ``bce`` or ``deviance``.
+    blocks
+        Block of each site; None: squares of 20 km.
+    level
+        Confidence of the intervals, the one over all and those per species (each by itself).
+
+    Raises
+    ------
+    DataError
+        Predictions are missing, the score is unknown or there are fewer than two blocks.
+    """
+    (one, two), used, block_of = _cells(dataset, sites, [first, second], score, blocks)
+    difference = one - two  # (sites, species)
+    mean, replicates, count = block_means(difference, block_of, repeats=repeats, seed=seed)
+    low, high = percentile_interval(replicates, count, level=level)
+    overall_low, overall_high = percentile_interval(replicates.mean(axis=1), count, level=level)
+    table = pd.DataFrame(
+        {names[0]: one.mean(axis=0), names[1]: two.mean(axis=0), "difference": mean, "low": low, "high": high},
+        index=pd.Index(list(dataset.species), name="species"),
+    )
+    return Comparison(
+        first=names[0],
+        second=names[1],
+        score=score,
+        difference=Interval(float(mean.mean()), float(overall_low), float(overall_high), level),
+        first_wins=int((mean < 0).sum()),
+        second_wins=int((mean > 0).sum()),
+        first_surely=int((high < 0).sum()),
+        second_surely=int((low > 0).sum()),
+        per_species=table,
+        sites=len(used),
+        blocks=count,
+    )
+
+
+def _cells(
+    dataset: Dataset, sites: Sequence[str], tables: Sequence[pd.DataFrame], score: str, blocks: pd.Series | None
+) -> tuple[list[np.ndarray], list[str], pd.Series]:
+    """Return the score of each table per site and species, the sites with visits, and their blocks."""
+    used = [site for site in sites if dataset.visits[site] > 0]
+    rows = dataset.rows(used)
+    k, n = dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[rows]
+    values = []
+    for table in tables:
+        cells = cell_scores(k, n, checked_predictions(dataset, used, table))
+        if score not in cells:
+            raise DataError(f"There is no score {score!r} per site and species; there are {', '.join(cells)}.")
+        values.append(cells[score])
+    block_of = grid_blocks(dataset.sites.loc[used]) if blocks is None else blocks.loc[used]
+    return values, used, block_of
