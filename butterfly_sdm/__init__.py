@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.data.predictor import Predictor
     from butterfly_sdm.data.splits import Split
     from butterfly_sdm.errors import ButterflySDMError
-    from butterfly_sdm.pipeline import Run, build, evaluate, predict_map, train
+    from butterfly_sdm.pipeline import Run, build, check, evaluate, predict_map, train
     from butterfly_sdm.simulate import simulate_region
 
 # Names are loaded when first used: importing the package costs milliseconds, not the seconds of torch.
@@ -27,6 +27,7 @@ _HOMES = {
     "train": "butterfly_sdm.pipeline",
     "evaluate": "butterfly_sdm.pipeline",
     "predict_map": "butterfly_sdm.pipeline",
+    "check": "butterfly_sdm.pipeline",
     "Run": "butterfly_sdm.pipeline",
     "Dataset": "butterfly_sdm.data.dataset",
     "Split": "butterfly_sdm.data.splits",
@@ -42,6 +43,7 @@ __all__ = [
     "Run",
     "Split",
     "build",
+    "check",
     "evaluate",
     "load_config",
     "predict_map",

@@ -52,6 +52,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+SMALL_REGION = {"size_px": 2048, "n_sites": 150, "n_species": 8}
+
 ConfigArgument = Annotated[Path, typer.Argument(help="YAML file of the experiment.", show_default=False)]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3")
@@ -85,6 +87,7 @@ def _root(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("butterfly_demo"),
     seed: Annotated[int, typer.Option(help="Another seed makes another region.", min=0)] = 0,
+    small: Annotated[bool, typer.Option("--small", help="A smaller region: quicker, and harder to learn from.")] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -93,7 +96,7 @@ def demo(
     from butterfly_sdm.simulate import simulate_region
 
     with terminal.progress_bars() as progress:
-        region = simulate_region(out / "region", seed=seed, progress=progress)
+        region = simulate_region(out / "region", seed=seed, progress=progress, **(SMALL_REGION if small else {}))
         dataset = pipeline.build(region.config, out / "dataset", overrides=overrides or (), progress=progress)
         run = pipeline.train(region.config, out / "run", dataset=dataset, overrides=overrides or (), progress=progress)
         scores = pipeline.evaluate(run, progress=progress)
