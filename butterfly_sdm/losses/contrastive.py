@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.losses.pairs import ranked, self_pairs
+from butterfly_sdm.losses.gathering import gather_rows, sum_over_processes, world_size
+from butterfly_sdm.losses.pairs import cosine, ranked, self_pairs
+from butterfly_sdm.losses.pairs import nearest as nearest_weights
 
 Denominator = Literal["others", "bottom", "negatives"]
 Positives = Literal["outside", "inside"]
@@ -207,3 +209,51 @@ class ContrastiveLoss(nn.Module):
 def _member(name: str, value: str, options: object) -> None:
     if value not in get_args(options):
         raise DataError(f"{name} is one of {', '.join(get_args(options))}; {value!r} is none of them.")
+
+
+class SoftRegulariser(nn.Module):
+    """
+    Pull sites with similar communities together: the soft contrastive term of van der Plas et al. (2025) [1]_.
+
+    Pair weights are the squared cosine similarity of the rate vectors of the ``nearest`` sites of the batch; the denominator is
+    the pair itself and the ``bottom`` sites whose rates are least similar; mean over pairs with a weight.
+
+    Parameters
+    ----------
+    temperature, nearest, bottom
+        T, k and K; the published values are 0.5, 5 and 32 of a batch of 64.
+
+    Notes
+    -----
+    On several devices the batch is what all devices hold together: embeddings are gathered with their gradients, and loss and
+    gradients equal those of one device with the joined batch.
+
+    References
+    ----------
+    .. [1] van der Plas, Law & Pocock (2025). arXiv 2505.09306.
+    """
+
+    def __init__(self, *, temperature: float = 0.5, nearest: int = 5, bottom: int = 32) -> None:
+        super().__init__()
+        if nearest < 1:
+            raise DataError(f"The regulariser needs at least 1 nearest site; nearest is {nearest}.")
+        self.nearest = nearest
+        self.loss = ContrastiveLoss(
+            temperature, denominator="bottom", reduction="pairs", bottom=bottom, without_positives="zero"
+        )
+
+    def forward(self, z: Tensor, rates: Tensor) -> Tensor:
+        """
+        Return the loss of unit embeddings (n, d) of sites with rates (n, species).
+
+        A batch in which no site resembles another (a batch of one, say) has loss 0.
+        """
+        everyone, start = gather_rows(z)
+        labels, _ = gather_rows(rates)
+        similarity = cosine(rates, labels)  # (n, all)
+        own = torch.zeros_like(similarity, dtype=torch.bool)
+        own[torch.arange(len(z)), start + torch.arange(len(z))] = True
+        weights = nearest_weights(similarity, self.nearest, exclude=own)
+        total, count = self.loss.terms(z, weights, everyone, similarity=similarity, exclude=own)
+        # Averaged over processes, as gradients are, this is the sum over all pairs by their number.
+        return total * world_size() / sum_over_processes(count).clamp(min=1)

@@ -17,7 +17,8 @@ class ClassDiscrepancy(NamedTuple):
     Attributes
     ----------
     within
-        CMMD^2: mean over classes of the squared distance between the means of one class in the two domains. Small: domains agree.
+        CMMD^2: mean over classes of the squared distance between the means of one class in the two domains.
+        Small: domains agree.
     between
         DCMMD^2: squared distances between means of different classes, over all domains. Large: classes lie apart.
     """
@@ -87,7 +88,8 @@ def class_discrepancy(z: Tensor, classes: Tensor, domains: Tensor) -> ClassDiscr
     """
     if z.ndim != 2 or classes.shape != z.shape[:1] or domains.shape != z.shape[:1]:
         raise DataError(
-            f"Needed are (n, d) embeddings and (n,) classes and domains; got {tuple(z.shape)}, {tuple(classes.shape)}, {tuple(domains.shape)}."
+            f"Needed are (n, d) embeddings and (n,) classes and domains; got {tuple(z.shape)}, {tuple(classes.shape)}, "
+            f"{tuple(domains.shape)}."
         )
     known = classes >= 0
     z, classes, domains = z[known], classes[known], domains[known]

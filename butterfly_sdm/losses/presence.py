@@ -39,8 +39,8 @@ def beta_binomial(logits: Tensor, detections: Tensor, visits: Tensor, concentrat
     """
     Return the negative log-likelihood of k of n when the rate of a site scatters around the claim, without log C(n, k).
 
-    The rate is Beta(p c, (1 - p) c): variance p (1 - p) / (c + 1). Large c gives the binomial; small c lets single sites with many
-    visits pull less.
+    The rate is Beta(p c, (1 - p) c): variance p (1 - p) / (c + 1). Large c gives the binomial; small c lets single sites with
+    many visits pull less.
 
     Parameters
     ----------
@@ -174,8 +174,8 @@ class PresenceLoss(nn.Module):
         """
         if logits.shape != detections.shape or visits.shape != logits.shape[:1]:
             raise DataError(
-                f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits {tuple(visits.shape)} do not fit: "
-                "(sites, species) twice, and (sites,)."
+                f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits {tuple(visits.shape)} do not "
+                "fit: (sites, species) twice, and (sites,)."
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, k, n = logits.float(), detections.float(), visits.float()[:, None]

@@ -1,1 +1,10 @@
-"""Networks: stem, backbone, heads, training and ensembles."""
+"""
+Networks: stem, backbone, heads, training and ensembles.
+
+``MODELS`` names the class of each kind as ``"module:Class"``; nothing is imported until someone asks for it.
+"""
+
+MODELS: dict[str, str] = {
+    "network": "butterfly_sdm.models.training:NetworkPredictor",
+    "ensemble": "butterfly_sdm.models.ensemble:Ensemble",
+}

@@ -18,6 +18,8 @@ from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_
 log = logging.getLogger("butterfly_sdm.models.backbone")
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# Layers of torch and timm whose output depends on the whole image.
+GLOBAL_LAYERS = ("SqueezeExcite", "SEModule", "SqueezeExcitation", "GlobalContext", "AdaptiveAvgPool2d")
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -187,8 +189,9 @@ def _fetch(weights: str, action: Callable[[], dict[str, Tensor]]) -> dict[str, T
     try:
         return action()
     except Exception as error:  # hubs raise errors of many libraries
+        reason = (str(error).splitlines() or [""])[0]
         raise ModelError(
-            f"The weights {weights!r} could not be fetched ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}). "
+            f"The weights {weights!r} could not be fetched ({type(error).__name__}: {reason}). "
             "Without a network give a local file: train.model.weights=FILE.safetensors"
         ) from error
 
@@ -231,8 +234,5 @@ def _timm_body(name: str, bands: int) -> nn.Module:
 
 def _is_local(body: nn.Module) -> bool:
     """Tell whether a body has only convolutions: attention, or squeeze and excitation, sees the whole image at once."""
-    return not any(
-        "Attention" in type(module).__name__ or "SqueezeExcite" in type(module).__name__ or type(module).__name__ in ("SEModule", "GlobalContext")
-        or isinstance(module, nn.AdaptiveAvgPool2d | nn.MultiheadAttention)
-        for module in body.modules()
-    )  # fmt: skip
+    names = [type(module).__name__ for module in body.modules()]
+    return not any("Attention" in name or name in GLOBAL_LAYERS for name in names)

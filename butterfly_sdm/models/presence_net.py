@@ -94,8 +94,8 @@ class PresenceNet(nn.Module):
 
     Notes
     -----
-    The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the cells of the window only. So the network
-    is trained on what a map over large blocks shows it: true surroundings instead of the zeros that pad an image.
+    The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the cells of the window only. So the
+    network is trained on what a map over large blocks shows it: true surroundings instead of the zeros that pad an image.
     """
 
     mean: Tensor
@@ -249,7 +249,11 @@ class PresenceNet(nn.Module):
 
         A modality that is not given counts as missing.
         """
-        return self.classifier(self.fuse(z, covariates, position))
+        return self._classify(self.fuse(z, covariates, position))
+
+    def _classify(self, z: Tensor) -> Tensor:
+        # The numbers of a unit vector shrink with its length; a layer learns well from numbers of size 1.
+        return self.classifier(z * z.shape[-1] ** 0.5)
 
     def forward(
         self,
@@ -289,7 +293,7 @@ class PresenceNet(nn.Module):
                 whole = z.new_zeros(len(has_image), z.shape[1])
                 z = whole.index_put((has_image.nonzero().flatten(),), z)
         joined = self.fuse(z, covariates, position, has_image=has_image)
-        return self.classifier(joined), joined
+        return self._classify(joined), joined
 
     def freeze(self, what: Freeze) -> None:
         """
@@ -298,7 +302,8 @@ class PresenceNet(nn.Module):
         Parameters
         ----------
         what
-            ``nothing``; ``trunk``: all of it; ``all_but_stem``: all but the first convolution, so that new bands can be learned.
+            ``nothing``; ``trunk``: all of it; ``all_but_stem``: all but the first convolution, so that new bands can be
+            learned.
         """
         self.frozen: Freeze = what
         if self.trunk is None:

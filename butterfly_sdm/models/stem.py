@@ -15,7 +15,7 @@ from butterfly_sdm.errors import ModelError
 log = logging.getLogger("butterfly_sdm.models.stem")
 
 RGB = ("red", "green", "blue")
-# Order of the bands in the weights trained on all 13 bands of Sentinel-2 level 1C (SSL4EO-S12), and without the cirrus band (2A).
+# Order of the bands in weights trained on all 13 bands of Sentinel-2 level 1C (SSL4EO-S12); level 2A lacks the cirrus band.
 SENTINEL2_L1C = tuple(
     canonical_band(name) for name in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
 )
@@ -37,9 +37,9 @@ def fit_stem(
     source, bands
         Names of the bands of ``weight`` and of the tiles, in their orders.
     rule
-        What a band gets that ``source`` lacks. ``inflate``: the mean of all source filters. ``random``: normal numbers of the same
-        spread. Both then scale all filters by len(source) / len(bands), so that an image with equal bands gives the response it
-        gave before [1]_. ``published``: nir becomes a copy of red and nothing is scaled [2]_.
+        What a band gets that ``source`` lacks. ``inflate``: the mean of all source filters. ``random``: normal numbers of the
+        same spread. Both then scale all filters by len(source) / len(bands), so that an image with equal bands gives the
+        response it gave before [1]_. ``published``: nir becomes a copy of red and nothing is scaled [2]_.
 
     Returns
     -------

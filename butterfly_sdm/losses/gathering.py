@@ -1,0 +1,51 @@
+"""Join the batches of all processes, with gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """Return the number of processes that train together; 1 without distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum of ``value`` over all processes, without gradient."""
+    value = value.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
+    """
+    Return the rows of all processes, in the order of their ranks, and where those of this process begin.
+
+    Gradients flow back to the process a row came from, summed over all processes. Batches may differ in length.
+    """
+    if world_size() == 1:
+        return rows, 0
+    lengths = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor(len(rows), device=rows.device))
+    sizes = [int(length) for length in lengths]
+    padded = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
+    parts = _AllGather.apply(padded)
+    joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+    return joined, sum(sizes[: dist.get_rank()])
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, rows: Tensor) -> tuple[Tensor, ...]:
+        parts = [torch.zeros_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return tuple(parts)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> Tensor:
+        total = torch.stack(gradients).contiguous()  # (processes, n, d)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]

@@ -1,0 +1,360 @@
+"""Fit a network through Lightning: batches, losses, schedule, journal of epochs, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.losses.contrastive import SoftRegulariser
+from butterfly_sdm.losses.gathering import gather_rows, world_size
+from butterfly_sdm.losses.presence import PresenceLoss
+from butterfly_sdm.models.augment import Augmentation
+from butterfly_sdm.models.batches import Batch, Shuffled, SiteBatches, drop_modalities, predict_batch
+from butterfly_sdm.models.presence_net import Freeze, PresenceNet
+from butterfly_sdm.progress import Progress, silent
+
+log = logging.getLogger("butterfly_sdm.models.fitting")
+
+Schedule = Literal["constant", "cosine"]
+Score = Literal["loss", "mse"]
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is fitted; see :class:`butterfly_sdm.models.training.NetworkPredictor`."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Schedule = "cosine"
+    patience: int | None = 10
+    score: Score = "loss"
+    freeze: Freeze = "nothing"
+    unfreeze_after: int | None = None
+    accumulate: int = 1
+    modality_dropout: float = 0.0
+    precision: Any = "32-true"
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    deterministic: bool = False
+    tensorboard: bool = False
+    seed: int = 0
+
+
+class Fitting(lightning.LightningModule):
+    """The network with its losses as Lightning sees it."""
+
+    def __init__(
+        self,
+        net: PresenceNet,
+        loss: PresenceLoss,
+        settings: FitSettings,
+        train: SiteBatches,
+        validation: SiteBatches | None,
+        *,
+        regulariser: SoftRegulariser | None = None,
+        weight: float = 0.0,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.settings = net, loss, settings
+        self.parts = (train, validation)
+        self.regulariser, self.weight, self.augmentation = regulariser, weight, augmentation
+        self.sums: dict[str, float] = {}
+        self.held: list[tuple[Tensor, ...]] = []
+        self.scores: dict[str, float] = {}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training part, of this process."""
+        s = self.settings
+        sampler = Shuffled(
+            len(self.parts[0]), s.batch_size, seed=s.seed, rank=self.trainer.global_rank, processes=self.trainer.world_size
+        )
+        return DataLoader(self.parts[0], sampler=sampler, batch_size=None)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """Batches of the validation part, of this process."""
+        if self.parts[1] is None:
+            return []
+        sampler = Shuffled(
+            len(self.parts[1]), 2 * self.settings.batch_size, seed=0, rank=self.trainer.global_rank,
+            processes=self.trainer.world_size, shuffle=False,
+        )  # fmt: skip
+        return DataLoader(self.parts[1], sampler=sampler, batch_size=None)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on biases and norms, with a learning rate that warms up and falls."""
+        s = self.settings
+        will_learn = s.unfreeze_after is not None
+        decayed: list[Tensor] = []
+        plain: list[Tensor] = []
+        for parameter in self.parameters():
+            if parameter.requires_grad or will_learn:
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
+        if s.schedule == "constant":
+            return optimiser
+        steps = max(1, math.ceil(len(self.train_dataloader()) / s.accumulate) * s.epochs)
+        warm = min(steps // 10, 200)
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / (warm + 1)
+            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))) + 1e-3
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Draw the randomness of this epoch from seed, epoch and process, and unfreeze when it is time."""
+        s = self.settings
+        torch.manual_seed((s.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank)
+        if s.unfreeze_after is not None and self.current_epoch >= s.unfreeze_after and self.net.frozen != "nothing":
+            log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
+            self.net.freeze("nothing")
+        self.sums = {"loss": 0.0, "regulariser": 0.0, "sites": 0.0}
+        self.started = time.perf_counter()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits and embeddings of a batch; augmented while training only."""
+        return predict_batch(self.net, batch, self.parts[0].reader, self.augmentation if self.training else None)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return presence loss plus the weighted regulariser."""
+        if self.settings.modality_dropout > 0:
+            batch = drop_modalities(batch, self.settings.modality_dropout)
+        logits, z = self.forward(batch)
+        total = loss = self.loss(logits, batch["detections"], batch["visits"])
+        self._add("loss", loss, len(logits))
+        if self.regulariser is not None and self.weight > 0:
+            rates = batch["detections"].clamp(min=0) / batch["visits"].clamp(min=1)[:, None]
+            term = self.regulariser(z, rates)
+            self._add("regulariser", term, len(logits))
+            total = loss + self.weight * term
+        self.sums["sites"] += len(logits)
+        return total
+
+    def _add(self, name: str, value: Tensor, rows: int) -> None:
+        # Kept on the device: reading it would make the device wait in every step.
+        self.sums[name] = self.sums[name] + value.detach() * rows  # type: ignore[assignment]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the scores anew."""
+        self.held = []
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep the predictions: scores are taken over the whole part, not per batch."""
+        logits, _ = self.forward(batch)
+        self.held.append((logits.float(), batch["detections"], batch["visits"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole validation part."""
+        if not self.held:
+            return
+        logits, k, n = (gather_rows(torch.cat(part))[0] for part in zip(*self.held, strict=True))
+        elements, known = self.loss.elements(logits, k, n)
+        square = ((logits.sigmoid() - k.clamp(min=0) / n.clamp(min=1)[:, None]) ** 2)[known]
+        self.scores = {
+            "validation_loss": float(elements.sum() / known.sum().clamp(min=1)),
+            "validation_mse": float(square.mean()),
+        }
+
+
+class Journal(Callback):
+    """Keep the rows of ``history.csv``, the best weights and how long nothing got better; all of it lies in the checkpoint."""
+
+    def __init__(self, settings: FitSettings, folder: Path | None, progress: Progress) -> None:
+        self.settings, self.folder, self.progress = settings, folder, progress
+        self.rows: list[dict[str, float]] = []
+        self.best: float | None = None
+        self.best_epoch = -1
+        self.waited = 0
+        self.weights: dict[str, Tensor] = {}
+        self.finished = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the checkpoint keeps."""
+        return {name: getattr(self, name) for name in ("rows", "best", "best_epoch", "waited", "weights", "finished")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the row of this epoch and keep the weights if they are the best so far."""
+        assert isinstance(pl_module, Fitting)
+        sites = max(pl_module.sums["sites"], 1.0)
+        seconds = time.perf_counter() - pl_module.started
+        row = {
+            "epoch": float(trainer.current_epoch),
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train_loss": float(pl_module.sums["loss"]) / sites,
+            "train_regulariser": float(pl_module.sums["regulariser"]) / sites,
+            **pl_module.scores,
+            "seconds": seconds,
+            "sites_per_second": sites * trainer.world_size / max(seconds, 1e-9),
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise ModelError(
+                f"The training loss became {row['train_loss']} in epoch {trainer.current_epoch}. Lower "
+                "train.fit.learning_rate, or use precision 32-true."
+            )
+        self.rows.append(row)
+        score = pl_module.scores.get(f"validation_{self.settings.score}")
+        if score is None or self.best is None or score < self.best:
+            self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
+            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.net.state_dict().items()}
+        else:
+            self.waited += 1
+        if self.settings.patience is not None and score is not None and self.waited >= self.settings.patience:
+            trainer.should_stop = True
+        self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.settings.epochs
+        if trainer.is_global_zero:
+            if self.folder is not None:
+                with atomic_path(self.folder / "history.csv") as path:
+                    self.table().to_csv(path, index=False)
+            self.progress("fit", self.settings.epochs if self.finished else len(self.rows), self.settings.epochs)
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per epoch."""
+        table = pd.DataFrame(self.rows)
+        return table.astype({"epoch": int}) if len(table) else table
+
+
+def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress = silent) -> Journal:
+    """
+    Fit, or continue an interrupted fit, and leave the best weights in the network.
+
+    Parameters
+    ----------
+    folder
+        Checkpoints go to ``folder/checkpoints`` after every epoch, the history to ``folder/history.csv``. None: nothing is
+        kept.
+
+    Raises
+    ------
+    ArtefactError
+        The checkpoint there is damaged.
+    ModelError
+        The loss became infinite or not a number, or the device cannot be used.
+    """
+    s = fitting.settings
+    journal = Journal(s, folder, progress)
+    callbacks: list[Callback] = [journal]
+    last = None
+    if folder is not None:
+        last = Path(folder) / "checkpoints" / "last.ckpt"
+        callbacks.append(
+            ModelCheckpoint(
+                last.parent, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+            )
+        )
+    state = _read_checkpoint(last) if last is not None and last.is_file() else None
+    if state is not None:
+        kept = state["callbacks"]["Journal"]
+        journal.load_state_dict(kept)
+        log.info("Continuing after epoch %d.", len(journal.rows))
+    if not journal.finished:
+        with _quiet(), _interruptible():
+            try:
+                trainer = lightning.Trainer(
+                    accelerator=s.accelerator,
+                    devices=1 if s.devices == "auto" and not torch.cuda.is_available() else s.devices,
+                    strategy="auto" if s.devices in ("auto", 1) else "ddp_spawn",
+                    precision=s.precision,
+                    max_epochs=s.epochs,
+                    accumulate_grad_batches=s.accumulate,
+                    gradient_clip_val=5.0,
+                    callbacks=callbacks,
+                    logger=_logger(s, folder),
+                    enable_checkpointing=folder is not None,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                    use_distributed_sampler=False,
+                    deterministic="warn" if s.deterministic else False,
+                    default_root_dir=folder,
+                )  # fmt: skip
+            except (ValueError, RuntimeError, lightning.pytorch.utilities.exceptions.MisconfigurationException) as error:
+                raise ModelError(
+                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision {s.precision!r} cannot be used: {error}"
+                ) from error
+            trainer.fit(fitting, ckpt_path=str(last) if state is not None else None, weights_only=True)
+        if world_size() == 1 and last is not None and last.is_file() and not journal.finished:
+            journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])  # other processes did the work
+    fitting.net.load_state_dict(journal.weights)
+    fitting.net.cpu().eval()
+    return journal
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+        value["callbacks"]["Journal"]
+    except Exception as error:
+        raise ArtefactError(
+            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove its folder to train from the start."
+        ) from error
+    return value  # type: ignore[no-any-return]
+
+
+def _logger(settings: FitSettings, folder: Path | None) -> Any:
+    if not settings.tensorboard or folder is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(folder, name="tensorboard", version="")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Lightning's tips, banners and warnings about settings chosen on purpose away from the terminal."""
+    loggers = [
+        logging.getLogger(name)
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings("ignore", category=FutureWarning, message=".*(treespec|LeafSpec).*")
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C back its meaning: Lightning turns it into an exit and leaves it switched off."""
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt from None
+        raise
