@@ -1,0 +1,180 @@
+"""Pictures of maps: species side by side, and a map with a picker of species that needs no server."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+
+from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar, without_ticks
+
+NOTHING = "#d9dcdd"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, and metres per pixel."""
+
+    name: str
+    values: np.ndarray
+    pixel_m: float
+
+
+def read_layers(path: str | Path, names: Sequence[str] | None = None, *, most_px: int = 512) -> list[Layer]:
+    """
+    Read bands of a map by name, thinned to at most ``most_px`` pixels a side.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such file.
+    RasterError
+        The map has no band of that name, or cannot be read.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"There is no map at {path}. Make one with: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
+    try:
+        with rasterio.open(path) as raster:
+            bands = [name or f"band {number}" for number, name in enumerate(raster.descriptions, start=1)]
+            wanted = list(names) if names is not None else bands
+            unknown = [name for name in wanted if name not in bands]
+            if unknown:
+                raise RasterError(f"{path.name} has no band {unknown[0]!r}. It has {', '.join(bands[:8])} ...")
+            thin = max(1.0, max(raster.height, raster.width) / most_px)
+            shape = (max(1, round(raster.height / thin)), max(1, round(raster.width / thin)))
+            layers = []
+            for name in wanted:
+                index = bands.index(name) + 1
+                values = raster.read(index, out_shape=shape, masked=True, resampling=Resampling.average).astype(np.float32)
+                values = values * raster.scales[index - 1] + raster.offsets[index - 1]
+                layers.append(Layer(name, values.filled(np.nan), abs(raster.transform.a) * thin))
+            return layers
+    except rasterio.errors.RasterioIOError as error:
+        raise RasterError(f"{path} cannot be read as a raster: {error}.") from error
+
+
+def show_maps(
+    maps: Mapping[str, str | Path] | str | Path,
+    species: Sequence[str] | None = None,
+    *,
+    columns: int = 4,
+    same_scale: bool = False,
+) -> Picture:
+    """
+    Show species of one map side by side, or the same species of several maps one above the other.
+
+    Parameters
+    ----------
+    maps
+        A map, or several by title (say, a prediction and the truth): one row of panels per map.
+    species
+        Names of bands; by default the first eight of a single map, the first four of several.
+    columns
+        Panels in a row, for a single map.
+    same_scale
+        One colour scale, from 0 to 1, for all panels; otherwise one per species, shared by the maps that are compared.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        A map is missing or has no such band.
+    """
+    several = isinstance(maps, Mapping)
+    named = dict(maps) if isinstance(maps, Mapping) else {"": maps}
+    first = next(iter(named.values()))
+    if species is None:
+        species = [layer.name for layer in read_layers(first, most_px=2)][: 4 if several else 8]
+    rows_of = [read_layers(path, species) for path in named.values()]
+    across = len(species) if several else min(columns, len(species))
+    down = len(named) if several else -(-len(species) // across)
+    picture = Picture(2.9 * across, 2.7 * down)
+    picture.get_layout_engine().set(wspace=0.03)  # type: ignore[union-attr, call-arg]
+    for column in range(len(species)):
+        top = 1.0 if same_scale else max(float(np.nanmax(row[column].values, initial=1e-6)) for row in rows_of)
+        for row, (title, layers) in enumerate(zip(named, rows_of, strict=True)):
+            layer = layers[column]
+            axes = picture.add_subplot(down, across, row * across + column + 1)
+            axes.set_facecolor(NOTHING)
+            shown = axes.imshow(layer.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
+            axes.set_title(f"{title}\n{layer.name}".strip(), fontsize=8)
+            bar = picture.colorbar(shown, ax=axes, shrink=0.75, pad=0.02)
+            bar.ax.tick_params(labelsize=6)
+            if row == 0 and column == 0:
+                scale_bar(axes, layer.pixel_m)
+            axes.set_xticks([])
+            axes.set_yticks([])
+    return picture
+
+
+class MapView:
+    """
+    A map with a picker of bands, as one piece of HTML that needs neither a server nor a widget.
+
+    Parameters
+    ----------
+    path
+        A map.
+    most_px
+        Longest side of the pictures, in pixels of the screen's side.
+
+    Examples
+    --------
+    >>> MapView("map.tif")  # in a notebook  # doctest: +SKIP
+    >>> MapView("map.tif").save("map.html")  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, *, most_px: int = 384) -> None:
+        self.path = Path(path)
+        self.layers = read_layers(path, most_px=most_px)
+
+    def _repr_html_(self) -> str:
+        pictures = [_as_png(layer) for layer in self.layers]
+        options = "".join(f"<option value='{n}'>{html.escape(layer.name)}</option>" for n, layer in enumerate(self.layers))
+        images = "".join(
+            f"<img alt='{html.escape(layer.name, quote=True)}' src='data:image/png;base64,{data}' "
+            f"style='max-width:100%;display:{'block' if n == 0 else 'none'}'>"
+            for n, (layer, data) in enumerate(zip(self.layers, pictures, strict=True))
+        )
+        pick = (
+            "const all = this.closest('figure').querySelectorAll('img');"
+            "all.forEach((image, n) => image.style.display = n == this.value ? 'block' : 'none');"
+        )
+        return (
+            f'<figure style="margin:0"><label>{html.escape(self.path.name)}: '
+            f'<select onchange="{pick}">{options}</select></label>{images}</figure>'
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the view as one HTML file that any browser opens."""
+        from butterfly_sdm.data.artefact import write_text
+
+        write_text(
+            Path(path),
+            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(self.path.name)}</title>"
+            f"<body style='font-family:sans-serif;margin:2em'>{self._repr_html_()}</body></html>\n",
+        )
+        return Path(path)
+
+
+def _as_png(layer: Layer) -> str:
+    height, width = layer.values.shape
+    picture = Picture(5.6, 5.6 * height / width * 0.88 + 0.4)
+    axes = picture.add_subplot()
+    axes.set_facecolor(NOTHING)
+    shown = axes.imshow(layer.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
+    axes.set_title(layer.name, fontsize=10)
+    picture.colorbar(shown, ax=axes, shrink=0.8)
+    scale_bar(axes, layer.pixel_m)
+    without_ticks(axes)
+    buffer = io.BytesIO()
+    picture.savefig(buffer, format="png", dpi=90)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,187 @@
+"""Pictures for notebooks: what they show, and what they say when they cannot."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import geopandas as gpd
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+from shapely import box
+
+from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.splits import Split
+from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from butterfly_sdm.figures import MapView, Picture, show_effort, show_embedding, show_history, show_maps, show_rates, show_tiles
+from butterfly_sdm.figures.embedding import principal_plane
+from butterfly_sdm.figures.maps import read_layers
+
+SPECIES = ("Pieris napi", "Maniola jurtina", "Aglais io")
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def dataset(bands: tuple[str, ...] = ("red", "green", "blue", "nir")) -> Dataset:
+    rng = np.random.default_rng(0)
+    ids = [f"S{number}" for number in range(12)]
+    visits = rng.integers(3, 60, 12)
+    sites = gpd.GeoDataFrame(
+        {
+            "easting": rng.uniform(0, 30_000, 12),
+            "northing": rng.uniform(0, 30_000, 12),
+            "visits": visits,
+            "tile_row": np.where(np.arange(12) < 9, np.arange(12), -1),
+        },
+        index=pd.Index(ids, name="site_id"),
+        geometry=[box(0, 0, 1, 1)] * 12,
+        crs=4326,
+    )
+    detections = pd.DataFrame(rng.binomial(visits[:, None], 0.4, (12, 3)), index=sites.index, columns=list(SPECIES))
+    tiles = rng.integers(0, 4000, (9, len(bands), 16, 16)).astype(np.uint16)
+    card = DatasetCard(name="small", species=SPECIES, tiles=TileCard(bands=bands, size_px=16, resolution_m=10))
+    return Dataset(card, sites, detections, tiles, None, Split(tuple(ids[:6]), tuple(ids[6:9]), tuple(ids[9:])))
+
+
+@pytest.fixture
+def species_map(tmp_path: Path) -> Path:
+    values = np.stack([np.full((40, 60), level, dtype=np.float32) for level in (0.1, 0.2, 0.3)])
+    values[:, :5] = -9999
+    path = tmp_path / "map.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", height=40, width=60, count=3, dtype="float32", nodata=-9999, crs="EPSG:32630",
+        transform=from_origin(500_000, 5_700_000, 320, 320),
+    ) as raster:  # fmt: skip
+        raster.write(values)
+        raster.descriptions = SPECIES
+    return path
+
+
+def texts(picture: Picture) -> str:
+    return "\n".join(
+        text.get_text() for axes in picture.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+    )
+
+
+def test_a_picture_shows_itself_in_a_notebook_and_saves_itself(tmp_path: Path):
+    picture = show_effort(dataset())
+    assert picture._repr_png_().startswith(PNG)
+    assert picture.save(tmp_path / "effort.png").read_bytes().startswith(PNG)
+    assert b"<svg" in picture.save(tmp_path / "effort.svg").read_bytes()
+
+
+def test_drawing_leaves_the_global_state_of_matplotlib_alone():
+    import matplotlib.pyplot as plt
+
+    before = dict(matplotlib.rcParams), plt.get_fignums()
+    show_effort(dataset())
+    show_tiles(dataset())
+    assert (dict(matplotlib.rcParams), plt.get_fignums()) == before
+
+
+def test_tiles_are_labelled_with_their_site_visits_and_commonest_species():
+    data = dataset()
+    said = texts(show_tiles(data, ["S2", "S5"], species=1))
+    assert f"S2 · {data.visits['S2']} visits" in said
+    best = data.rates.loc["S5"].idxmax()
+    assert f"{best} {data.rates.loc['S5', best]:.0%}" in said
+
+
+def test_true_colour_takes_bands_by_name_whatever_their_order():
+    usual, turned = dataset(), dataset(("nir", "blue", "red", "green"))
+    turned.tiles[:] = usual.tiles[:, [3, 2, 0, 1]]
+    for false_colour in (False, True):
+        one, other = (show_tiles(data, ["S0"], false_colour=false_colour).axes[0].images[0] for data in (usual, turned))
+        np.testing.assert_array_equal(one.get_array(), other.get_array())
+
+
+def test_pixels_without_a_measurement_are_white():
+    data = dataset()
+    data.tiles[0, :, :4, :4] = 0
+    shown = show_tiles(data, ["S0"]).axes[0].images[0].get_array()
+    np.testing.assert_array_equal(shown[:4, :4], 1.0)
+
+
+def test_tiles_without_the_bands_of_a_colour_are_refused():
+    with pytest.raises(DataError, match="nir is needed for these colours"):
+        show_tiles(dataset(("red", "green", "blue")), false_colour=True)
+
+
+def test_effort_names_the_parts_of_the_split_with_their_sizes():
+    legend = show_effort(dataset()).axes[1].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["train (6)", "validation (3)", "test (3)"]
+
+
+def test_rates_of_an_unknown_species_are_refused():
+    assert "Pieris napi" in texts(show_rates(dataset(), "Pieris napi"))
+    with pytest.raises(DataError, match="has no species 'Pieris rapae'"):
+        show_rates(dataset(), "Pieris rapae")
+
+
+def test_layers_are_read_by_name_with_nodata_as_nan_and_their_pixel_size(species_map: Path):
+    (layer,) = read_layers(species_map, ["Maniola jurtina"], most_px=30)
+    assert layer.values.shape == (20, 30)
+    assert layer.pixel_m == 640
+    assert np.isnan(layer.values[:2]).all()
+    np.testing.assert_allclose(layer.values[4:], 0.2, rtol=1e-6)
+
+
+def test_maps_are_shown_beside_each_other_on_one_scale_per_species(species_map: Path, tmp_path: Path):
+    alone = show_maps(species_map)
+    assert all(name in texts(alone) for name in SPECIES)
+    both = show_maps({"predicted": species_map, "true": species_map}, ["Aglais io"])
+    limits = [axes.images[0].get_clim() for axes in both.axes if axes.images]
+    assert len(limits) == 2
+    assert limits[0] == limits[1] == pytest.approx((0, 0.3))
+
+
+def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(species_map: Path, tmp_path: Path):
+    with pytest.raises(RasterError, match="has no band 'Pieris rapae'"):
+        show_maps(species_map, ["Pieris rapae"])
+    with pytest.raises(MissingFileError, match="butterfly-sdm map RUN"):
+        show_maps(tmp_path / "none.tif")
+    (tmp_path / "text.tif").write_text("not a raster")
+    with pytest.raises(RasterError, match="cannot be read as a raster"):
+        MapView(tmp_path / "text.tif")
+
+
+def test_the_picker_lists_every_species_and_needs_nothing_from_outside(species_map: Path, tmp_path: Path):
+    page = MapView(species_map).save(tmp_path / "map.html").read_text(encoding="utf-8")
+    assert re.findall(r"<option value='\d'>([^<]+)", page) == list(SPECIES)
+    assert page.count("data:image/png;base64,") == 3
+    assert "http" not in page
+    assert "<script" not in page
+
+
+def test_history_draws_training_and_validation_of_one_measure_in_one_panel():
+    history = pd.DataFrame(
+        {"epoch": [0, 1], "train_loss": [2.0, 1.0], "validation_loss": [2.1, 1.4], "validation_mse": [0.2, 0.1]}
+    )
+    picture = show_history(history, reference=0.3)
+    assert [axes.get_title() for axes in picture.axes] == ["loss", "mse"]
+    assert len(picture.axes[0].lines) == 2
+    assert len(picture.axes[1].lines) == 2  # validation and the reference
+
+
+def test_a_run_without_history_is_refused(tmp_path: Path):
+    with pytest.raises(MissingFileError, match="Only networks that were trained leave one"):
+        show_history(tmp_path)
+
+
+def test_the_principal_plane_keeps_what_varies_most():
+    rng = np.random.default_rng(1)
+    points = rng.normal(size=(200, 3)) * [5, 2, 0.01] @ np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    plane, kept = principal_plane(points)
+    assert kept > 0.9999
+    np.testing.assert_allclose(np.sort(plane.std(0))[::-1], [5, 2], rtol=0.2)
+
+
+def test_an_embedding_needs_a_number_for_every_point():
+    with pytest.raises(DataError, match="4 points and 3 numbers"):
+        show_embedding(np.eye(4), np.arange(3), "rate")
+    with pytest.raises(DataError, match="at least 3"):
+        show_embedding(np.eye(2), np.arange(2), "rate")
+    assert len(show_embedding({"on": np.eye(4), "off": np.eye(4)}, np.arange(4), "rate").axes) == 3
