@@ -31,7 +31,23 @@ class RecordsConfig(Section):
     min_records: int = Field(200, ge=0, description="fewest record rows of a site")
     min_visits: int = Field(1, ge=1, description="fewest visits of a site")
     max_footprint_deg2: float | None = Field(None, gt=0, description="largest footprint, square degrees")
-    chunk_rows: int = Field(200_000, ge=1_000)
+    day_first: bool | None = Field(None, description="whether 3/6/2018 is in June; None: as the other dates tell")
+    synonyms: Literal["s2bms"] | InputPath | None = Field(
+        None, description="table of recorded and accepted names; s2bms: the one that comes with the package"
+    )
+    scheme: str = Field("ukbms", description="what a visit is: ukbms, complete, list_length or event")
+    visit: Literal["site_date", "event"] | None = Field(None, description="None: as the scheme says")
+    absent: Literal["effort", "drop"] | None = Field(None, description="records of absence; None: as the scheme says")
+    zero_count: Literal["absent", "present", "drop"] | None = Field(None, description="None: as the scheme says")
+    aggregates: Literal["effort", "detect", "drop"] | None = Field(None, description="None: as the scheme says")
+    min_list_length: int | None = Field(None, ge=1, description="fewest species of a visit; None: as the scheme says")
+    months: tuple[int, int] | None = Field(None, description="first and last month of the season; None: all the year")
+    place: Literal["auto", "footprint", "grid_reference", "point"] = Field("auto", description="what says where a record is")
+    grid_m: Literal[10_000, 5_000, 2_000, 1_000, 100, 10] | None = Field(
+        None, description="sites are squares of the British or Irish grid of this size; None: places as they are recorded"
+    )
+    max_uncertainty_m: float | None = Field(None, gt=0, description="less certain records are left out")
+    out_of_range: Literal["refuse", "drop"] = Field("refuse", description="when a coordinate is impossible")
 
 
 class ScenesConfig(Section):
@@ -40,8 +56,10 @@ class ScenesConfig(Section):
     paths: tuple[InputPath, ...] = Field(min_length=1, description="rasters; together they form one mosaic")
     bands: tuple[str, ...] | None = Field(None, description="names of the bands in file order; None: from the file")
     nodata: float | None = Field(None, description="None: from the file, else 0")
-    scale: float = Field(1e-4, gt=0, description="reflectance per count")
-    offset: float = Field(0.0, description="count of zero reflectance (1000 from processing baseline 04.00 on)")
+    scale: float | None = Field(None, gt=0, description="reflectance per count; None: from the file, else 0.0001")
+    offset: float | None = Field(
+        None, description="count of zero reflectance; None: from the metadata (1000 from processing baseline 04.00 on), else 0"
+    )
 
 
 class TilesConfig(Section):
@@ -58,7 +76,7 @@ class TilesConfig(Section):
 class ReadyTilesConfig(Section):
     """A folder with one GeoTIFF per site, as published."""
 
-    folder: InputPath
+    folder: InputPath | tuple[InputPath, ...] = Field(description="folder of the files, or several")
     bands: tuple[str, ...] = Field(min_length=1, description="names of the bands in file order")
     pattern: str = Field("*{site_id}*.tif", description="file name of the tile of a site")
     nodata: int = 0
@@ -93,6 +111,7 @@ class BuildConfig(Section):
     split: SplitConfig = SplitConfig()
     position_crs: str = Field("EPSG:27700", description="projected CRS of easting and northing")
     workers: int = Field(2, ge=1)
+    dask: str | None = Field(None, description="address of a Dask scheduler that runs the work instead of local threads")
 
 
 class ModelConfig(Section):

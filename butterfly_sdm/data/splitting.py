@@ -1,0 +1,154 @@
+"""Make splits: parts of groups of neighbouring sites, or parts read from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.data.splits import PARTS, Split, neighbour_clusters
+from butterfly_sdm.errors import DataError, MissingFileError
+
+NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+
+
+def make_split(
+    sites: pd.DataFrame,
+    *,
+    method: str = "clusters",
+    distance_m: float = 4000.0,
+    fractions: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+) -> tuple[Split, np.ndarray]:
+    """
+    Divide sites into training, validation and test parts.
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
+    method
+        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others, stay together (as published,
+        with 4 km). ``blocks``: squares of that side stay together. ``random``: every site alone, which leaks.
+    fractions
+        Shares of the sites in the three parts; groups are dealt out so that the parts come near to them.
+    seed
+        Of the order in which groups are dealt out.
+
+    Returns
+    -------
+    split : Split
+    block : ndarray of int, shape (sites,)
+        The group of each site.
+
+    Raises
+    ------
+    DataError
+        The fractions do not sum to 1, or there are too few groups for the parts asked for.
+    """
+    if abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(f"split.fractions sum to {sum(fractions):g}; the shares of the three parts must sum to 1.")
+    if method == "clusters":
+        block = neighbour_clusters(sites, distance_m=distance_m)
+        words = f"clusters of sites nearer than {distance_m:g} m"
+    elif method == "blocks":
+        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(np.int64)
+        block = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
+        words = f"blocks of {distance_m:g} m"
+    elif method == "random":
+        block = np.arange(len(sites))
+        words = "random: every site alone"
+    else:
+        raise DataError(f"split.method = {method!r} is unknown; choose clusters, blocks, random or file.")
+    part_of_block = _deal(np.bincount(block), fractions, seed)
+    if part_of_block is None:
+        raise DataError(
+            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the parts {_words(fractions)}. "
+            "Lower split.distance_m, or ask for fewer parts."
+        )
+    ids = sites.index.to_numpy()
+    part = part_of_block[block]
+    train, validation, test = (tuple(ids[part == number]) for number in range(3))
+    return Split(train, validation, test, method=f"{words}, seed {seed}"), block
+
+
+def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
+    """
+    Read a split from a file.
+
+    Parameters
+    ----------
+    path
+        ``split.json``, or a table (CSV, Parquet) with the columns ``site_id`` and ``split`` (train, val or validation, test).
+    site_ids
+        Sites of the data set; others in the file are ignored.
+
+    Returns
+    -------
+    split : Split
+        Parts in the order of ``site_ids``. Sites the file does not name are in no part.
+    ignored : int
+        How many sites of the file the data set does not have.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError, DataError
+        The file is absent, no split, names an unknown part, or none of the sites.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"There is no split file {path}. Check split.path.")
+    if path.suffix == ".json":
+        part_of = Split.from_json(path).part_of()
+    else:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
+        for column in ("site_id", "split"):
+            if column not in table.columns:
+                raise DataError(f"{path} has no column {column}; a split is a table of site_id and split.")
+        twice = table["site_id"].duplicated()
+        if twice.any():
+            raise DataError(f"{path} has site {table.loc[twice, 'site_id'].iloc[0]} twice. A site belongs to one part.")
+        table = table.dropna(subset=["split"])
+        unknown = [name for name in table["split"].unique() if str(name).strip().lower() not in NAMES]
+        if unknown:
+            raise DataError(f"{path} names the part {unknown[0]!r}; the parts are {', '.join(NAMES)}.")
+        part_of = {
+            str(site): NAMES[str(name).strip().lower()] for site, name in zip(table["site_id"], table["split"], strict=True)
+        }
+    parts = {part: tuple(site for site in site_ids if part_of.get(site) == part) for part in PARTS}
+    if not any(parts.values()):
+        raise DataError(f"{path} names none of the {len(site_ids)} sites of the data set (such as {site_ids[0]}).")
+    return Split(**parts, method=f"given by {path.name}"), len(set(part_of) - set(site_ids))
+
+
+def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray | None:
+    """Return the part (0 to 2) of each group, the largest first, each to the part that lacks most; None if impossible."""
+    asked = np.asarray(fractions, float)
+    if len(sizes) < np.count_nonzero(asked):
+        return None
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    target = asked * sizes.sum()
+    filled = np.zeros(3)
+    part = np.zeros(len(sizes), dtype=int)
+    for position, group in enumerate(order):
+        lacking = np.where(asked > 0, target - filled, -np.inf)
+        empty = np.flatnonzero((asked > 0) & (filled == 0))
+        if len(order) - position <= len(empty):  # as many groups left as parts without any
+            lacking[np.setdiff1d(np.arange(3), empty)] = -np.inf
+        part[group] = int(lacking.argmax())
+        filled[part[group]] += sizes[group]
+    return part
+
+
+def _words(fractions: Sequence[float]) -> str:
+    return ", ".join(f"{part} {fraction:g}" for part, fraction in zip(PARTS, fractions, strict=True) if fraction > 0)
