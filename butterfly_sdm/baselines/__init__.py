@@ -12,6 +12,8 @@ BASELINES: dict[str, str] = {
     "regional_rate": "butterfly_sdm.baselines.mean_rate:RegionalRate",
     "nearest_sites": "butterfly_sdm.baselines.nearest_sites:NearestSites",
     "trees": "butterfly_sdm.baselines.tabular:Trees",
+    "gaussian_process": "butterfly_sdm.baselines.gaussian_process:GaussianProcess",
+    "stacking": "butterfly_sdm.baselines.stacking:Stacking",
 }
 
 

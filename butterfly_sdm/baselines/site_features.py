@@ -1,0 +1,78 @@
+"""Turn position and covariates into groups of comparable numbers, one group per kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.errors import DataError
+
+SKEWNESS = 2.0  # positive covariates more skewed than this are taken as logarithms
+
+
+def position_km(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+    """Return (sites, 2) easting and northing in units of 100 km."""
+    return dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)] / 1e5
+
+
+def covariate_table(dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
+    """Return the covariates of ``sites``; no columns for a data set without any."""
+    if dataset.covariates is None:
+        return pd.DataFrame(index=pd.Index(list(sites), name="site_id"))
+    return dataset.covariates.iloc[dataset.rows(sites)].astype(float)
+
+
+def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, list[str]]:
+    """
+    Divide covariates by the start of their names; what no prefix takes is the group ``"other"``.
+
+    Raises
+    ------
+    DataError
+        A prefix takes no column.
+
+    >>> group_columns(["bioclim_01", "roads"], ["bioclim_"])
+    {'bioclim_': ['bioclim_01'], 'other': ['roads']}
+    """
+    groups: dict[str, list[str]] = {}
+    left = list(columns)
+    for prefix in prefixes:
+        taken = [name for name in left if name.startswith(prefix)]
+        if not taken:
+            raise DataError(
+                f"No covariate begins with {prefix!r}; there are {', '.join(map(str, columns[:5])) or 'none'}"
+                f"{' …' if len(columns) > 5 else ''}. Name other groups, or build the data set with these covariates."
+            )
+        groups[prefix] = taken
+        left = [name for name in left if name not in set(taken)]
+    if left:
+        groups["other"] = left
+    return groups
+
+
+def transform_codes(values: np.ndarray) -> np.ndarray:
+    """
+    Choose for each column what makes its values comparable.
+
+    Returns
+    -------
+    array of int, shape (columns,)
+        0: as it is; 1: square root (fractions); 2: log(1 + x) (positive and very skewed).
+    """
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    spread = np.nanstd(values, axis=0)
+    centred = values - np.nanmean(values, axis=0)
+    skewness = np.nanmean(centred**3, axis=0) / np.maximum(spread, 1e-12) ** 3
+    codes = np.zeros(values.shape[1], dtype=np.int64)
+    codes[(low >= 0) & (skewness > SKEWNESS)] = 2
+    codes[(low >= 0) & (high <= 1)] = 1
+    return codes
+
+
+def transformed(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Apply :func:`transform_codes`; negative values, which the training sites do not have, count as 0."""
+    positive = np.maximum(values, 0.0)
+    return np.where(codes == 1, np.sqrt(positive), np.where(codes == 2, np.log1p(positive), values))
