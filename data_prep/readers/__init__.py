@@ -1,0 +1,1 @@
+"""Readers of record files, one module per family of layouts."""

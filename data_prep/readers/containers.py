@@ -1,0 +1,137 @@
+"""Open the files inside a zip archive or a folder, refusing what is damaged or dangerous."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from butterfly_sdm.errors import MissingFileError, RecordsError
+
+LARGEST_RATIO = 200
+SMALL_BYTES = 100 << 20
+
+
+@dataclass(frozen=True)
+class Container:
+    """
+    A zip archive or a folder of files.
+
+    Attributes
+    ----------
+    path
+        The archive or folder.
+    names
+        The files within, with ``/`` between folders.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+
+    def open(self, name: str) -> BinaryIO:
+        """Open a file within; damage shows as :class:`RecordsError` while reading."""
+        if self.path.is_dir():
+            return (self.path / name).open("rb")
+        try:
+            archive = zipfile.ZipFile(self.path)
+            info = archive.getinfo(name)
+            if info.flag_bits & 1:
+                raise RecordsError(f"{name} in {self.path.name} is encrypted. Unpack the archive with its password first.")
+            if info.file_size > SMALL_BYTES and info.file_size > LARGEST_RATIO * max(info.compress_size, 1):
+                raise RecordsError(
+                    f"{name} in {self.path.name} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, more than "
+                    f"{LARGEST_RATIO} times as much: this is no table of records. If you trust it, unpack it yourself."
+                )
+            stream = cast(io.RawIOBase, archive.open(info))
+        except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
+            raise _damaged(self.path, error) from error
+        return cast(BinaryIO, io.BufferedReader(_Guarded(stream, archive, self.path), 1 << 20))
+
+    def size(self, name: str) -> int:
+        """Return the unpacked size of a file in bytes."""
+        if self.path.is_dir():
+            return (self.path / name).stat().st_size
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(name).file_size
+
+    def read(self, name: str, *, limit: int = 16 << 20) -> bytes:
+        """Return a small file whole."""
+        with self.open(name) as file:
+            data = file.read(limit + 1)
+        if len(data) > limit:
+            raise RecordsError(f"{name} in {self.path.name} is larger than {limit >> 20} MiB, which it should not be.")
+        return data
+
+
+class _Guarded(io.RawIOBase):
+    """A member of a zip archive whose damage is reported in a sentence."""
+
+    def __init__(self, stream: io.RawIOBase, archive: zipfile.ZipFile, path: Path) -> None:
+        self._stream, self._archive, self._path = stream, archive, path
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._stream.read(len(buffer)) or b""
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise _damaged(self._path, error) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        self._archive.close()
+        super().close()
+
+
+def _damaged(path: Path, error: Exception) -> RecordsError:
+    return RecordsError(f"{path} is truncated or damaged ({error}). Download or copy it again.")
+
+
+def open_container(path: Path) -> Container:
+    """
+    List the files of a zip archive or a folder.
+
+    Raises
+    ------
+    MissingFileError
+        It does not exist.
+    RecordsError
+        It is damaged, or an entry would escape its folder.
+    """
+    if not path.exists():
+        raise MissingFileError(f"There are no records at {path}. Correct records.path.")
+    if path.is_dir():
+        return Container(path, tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = tuple(info.filename for info in archive.infolist() if not info.is_dir())
+            every = archive.namelist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError) as error:
+        raise _damaged(path, error) from error
+    for name in every:
+        if escapes(name):
+            raise RecordsError(
+                f"{path} has the entry {name!r}, which would escape its folder. The archive is not to be trusted."
+            )
+    return Container(path, names)
+
+
+def escapes(name: str) -> bool:
+    """Tell whether a name within an archive points outside of it."""
+    parts = PurePosixPath(name.replace("\\", "/"))
+    return parts.is_absolute() or ".." in parts.parts or bool(re.match(r"[A-Za-z]:", name)) or "\0" in name
+
+
+def is_zip(path: Path) -> bool:
+    """Tell from its first bytes or name whether a file is meant to be a zip archive."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4)[:2] == b"PK" or path.suffix.lower() == ".zip"

@@ -1,0 +1,340 @@
+"""
+Read delimited text in blocks of whole rows, however large the file and however broken the rows.
+
+Polars parses each block; a block it cannot parse, or in which a row has too few columns, is cut row by row. Only wanted
+columns are kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+import numpy as np
+import polars as pl
+
+from butterfly_sdm.errors import RecordsError
+from data_prep.readers.reader import Block
+
+BLOCK_BYTES = 32 << 20
+LONGEST_ROW = 16 << 20
+QUOTE = ord('"')
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How a delimited text is written.
+
+    Attributes
+    ----------
+    separator
+        One character.
+    quote
+        One character, or None where quotes are ordinary characters.
+    encoding
+        As Python names it. Rows that are not valid UTF-8 are read as Windows-1252.
+    header_rows
+        Rows before the data.
+    columns
+        Names of the columns in file order.
+    """
+
+    separator: str
+    quote: str | None
+    columns: tuple[str, ...]
+    encoding: str = "utf-8"
+    header_rows: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.separator) != 1 or ord(self.separator) > 127:
+            raise RecordsError(f"Columns separated by {self.separator!r} cannot be read: the separator must be one character.")
+
+
+@dataclass
+class DelimitedText:
+    """
+    A delimited text, read once from start to end.
+
+    Parameters
+    ----------
+    name
+        As it should appear in messages.
+    open
+        Opens the text as bytes.
+    layout
+        How it is written.
+    wanted
+        Column of the file: its term. Other columns are left out.
+    block_bytes
+        Size of a block; memory in use is a few times that.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    layout: Layout
+    wanted: dict[str, str]
+    block_bytes: int = BLOCK_BYTES
+    notes: list[str] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[tuple[Block, int]]:
+        """Yield blocks of rows, each with the bytes read so far."""
+        number, whole, first = 0, 0, ""
+        for raw, position in row_blocks(self.name, self.open, self.layout, self.block_bytes):
+            text, damaged = utf8(raw)
+            if damaged and not self.notes:
+                self.notes.append(f"{self.name} has text that is not UTF-8; it was read as Windows-1252.")
+            block = _parse(text, self.layout, self.wanted, number)
+            number = block_end(block, number)
+            whole += len(block.rows)
+            first = first or (str(block.malformed["text"][0]) if len(block.malformed) else "")
+            if not whole and number >= 1000:
+                break  # another layout: reading on would only take time
+            yield block, position
+        if number and not whole:
+            raise _wrong_layout(self.name, number, self.layout, first)
+
+
+def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
+    shown = f" The first is {first[:80]!r}."
+    return RecordsError(
+        f"None of the first {rows} rows of {name} has the {len(layout.columns)} columns that its header or meta.xml names "
+        f"(separator {layout.separator!r}, quote {layout.quote!r}).{shown} Check the separator, or export the file again."
+    )
+
+
+def block_end(block: Block, before: int) -> int:
+    """Return the number of the last row of a block that follows row ``before``."""
+    last = [int(block.numbers[-1])] if len(block.numbers) else []
+    last += [int(block.malformed["row"][-1])] if len(block.malformed) else []
+    return max([before, *last])
+
+
+def row_blocks(
+    name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[bytes, int]]:
+    r"""
+    Yield bytes of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was another known encoding.
+
+    Raises
+    ------
+    RecordsError
+        A row is longer than 16 MiB: the file is no table.
+    """
+    skip = layout.header_rows
+    with open_bytes() as file:
+        decode = _decoder(layout.encoding, name)
+        rest = b""
+        position = 0
+        started = False
+        while True:
+            piece = file.read(block_bytes)
+            position += len(piece)
+            last = len(piece) < block_bytes
+            if last:
+                # A stream may return less than asked for; only an empty read is the end.
+                more = file.read(block_bytes - len(piece))
+                position += len(more)
+                piece, last = piece + more, not more
+            data = rest + decode(piece, last)
+            if not started:
+                data = data.removeprefix(b"\xef\xbb\xbf")
+                started = True
+            if b"\r" in data:
+                if last or not data.endswith(b"\r"):
+                    data, tail = data, b""
+                else:
+                    data, tail = data[:-1], b"\r"
+                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
+            cut = len(data) if last else _last_row_end(data, layout)
+            rest = data[cut:]
+            data = data[:cut]
+            if not cut and len(rest) > max(LONGEST_ROW, block_bytes):
+                raise RecordsError(f"{name} has a row longer than {LONGEST_ROW >> 20} MiB: it is not a table of records.")
+            while skip and data:
+                end = _first_row_end(data, layout)
+                data = data[end:]
+                skip -= 1
+            if data:
+                yield data, position
+            if last:
+                return
+
+
+def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
+    import codecs
+
+    try:
+        canonical = codecs.lookup(encoding or "utf-8").name
+    except LookupError:
+        raise RecordsError(f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct meta.xml.") from None
+    if canonical in ("utf-8", "ascii", "utf-8-sig"):
+        return lambda piece, last: piece
+    if canonical == "iso8859-1":
+        canonical = "cp1252"  # what writers that say Latin-1 mean; undefined bytes are replaced
+    decoder = codecs.getincrementaldecoder(canonical)(errors="replace")
+    return lambda piece, last: decoder.decode(piece, last).encode("utf-8")
+
+
+def _last_row_end(data: bytes, layout: Layout) -> int:
+    r"""Return the place after the last ``\n`` that is not within quotes, 0 for none."""
+    end = data.rfind(b"\n") + 1
+    if layout.quote is None or not end:
+        return end
+    quote = layout.quote.encode()
+    count = data.count(quote, 0, end)
+    start = end
+    for _ in range(1000):
+        if count % 2 == 0:
+            return end
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        if not before:
+            break
+        count -= data.count(quote, before, end)
+        end = before
+    return start  # a stray quote: no row is that long, so take the line end
+
+
+def _first_row_end(data: bytes, layout: Layout) -> int:
+    end = data.find(b"\n") + 1
+    if layout.quote is not None:
+        quote = layout.quote.encode()
+        while end and data.count(quote, 0, end) % 2:
+            end = data.find(b"\n", end) + 1
+    return end or len(data)
+
+
+def utf8(data: bytes) -> tuple[bytes, bool]:
+    """Return valid UTF-8; rows that are not are read as Windows-1252, and the second value is True."""
+    if data.isascii():
+        return data, False
+    try:
+        data.decode("utf-8")
+        return data, False
+    except UnicodeDecodeError:
+        rows = []
+        for row in data.split(b"\n"):
+            try:
+                row.decode("utf-8")
+                rows.append(row)
+            except UnicodeDecodeError:
+                rows.append(row.decode("cp1252", errors="replace").encode("utf-8"))
+        return b"\n".join(rows), True
+
+
+def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:
+    names = [f"c{index}" for index in range(len(layout.columns) + 1)]
+    of_file = {column: names[index] for index, column in reversed(list(enumerate(layout.columns)))}
+    used = {of_file[column]: term for column, term in wanted.items()}
+    quote = layout.quote if layout.quote is not None and layout.quote.encode() in data else None
+    table = None
+    with contextlib.suppress(pl.exceptions.PolarsError):
+        table = (
+            pl.scan_csv(
+                (layout.separator.join(names) + "\n").encode() + data,
+                separator=layout.separator,
+                quote_char=quote,
+                infer_schema=False,
+                truncate_ragged_lines=True,
+                empty_string_is_null=False,
+            )
+            .select([*dict.fromkeys([*used, names[-2], names[-1]])])
+            .collect()
+        )
+    if table is None or not _rectangular(data, table, names, layout.separator, quote):
+        return _cut_rows(data, layout, wanted, before)
+    numbers = pl.Series("row", np.arange(before + 1, before + 1 + len(table), dtype=np.uint32))
+    return Block(table.select([pl.col(column).alias(term) for column, term in used.items()]), numbers)
+
+
+def _rectangular(data: bytes, table: pl.DataFrame, names: Sequence[str], separator: str, quote: str | None) -> bool:
+    """Tell whether every row has all columns; a missing last column and an empty one look alike to Polars."""
+    if table.is_empty() or (table[names[-1]] != "").any():
+        return False
+    full = len(names) - 2  # separators of a whole row
+    if (table[names[-2]] != "").all():
+        return True
+    if quote is not None:
+        return False
+    codes = np.frombuffer(data, dtype=np.uint8)
+    ends = np.flatnonzero(codes == 10)
+    if not len(ends) or ends[-1] != len(codes) - 1:
+        ends = np.append(ends, len(codes))
+    if full == 0:
+        return len(ends) == len(table)
+    found = np.flatnonzero(codes == ord(separator))
+    if len(found) != full * len(ends) or len(ends) != len(table):
+        return False
+    of_row = found.reshape(len(ends), full)
+    return bool((of_row[:, -1] < ends).all() and (of_row[1:, 0] > ends[:-1]).all())
+
+
+def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:
+    """Cut rows one by one: slow, and never stopped by what a row holds."""
+    width = len(layout.columns)
+    place = {column: index for index, column in reversed(list(enumerate(layout.columns)))}
+    used = {term: place[column] for column, term in wanted.items()}
+    text = data.decode("utf-8", errors="replace")
+    good: list[list[str]] = []
+    numbers: list[int] = []
+    bad: list[tuple[int, str]] = []
+    number = before
+    for cells in _rows(text, layout):
+        if not cells or cells == [""]:
+            continue
+        number += 1
+        if len(cells) > width and not any(cells[width:]):
+            cells = cells[:width]
+        if len(cells) == width:
+            good.append(cells)
+            numbers.append(number)
+        else:
+            bad.append((number, layout.separator.join(cells)[:500]))
+    rows = pl.DataFrame(
+        {term: [cells[index] for cells in good] for term, index in used.items()}, schema=dict.fromkeys(used, pl.String)
+    )
+    malformed = pl.DataFrame(bad, schema={"row": pl.UInt32, "text": pl.String}, orient="row")
+    return Block(rows, pl.Series("row", numbers, dtype=pl.UInt32), malformed)
+
+
+def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
+    if layout.quote is None:
+        for line in text.split("\n"):
+            yield line.split(layout.separator)
+        return
+    csv.field_size_limit(LONGEST_ROW)
+    lines = io.StringIO(text, newline="\n")
+    reader = csv.reader(lines, delimiter=layout.separator, quotechar=layout.quote, strict=False)
+    while True:
+        try:
+            yield next(reader)
+        except StopIteration:
+            return
+        except csv.Error:  # a NUL or an endless field
+            yield ["", "unreadable"] * 999
+
+
+def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
+    """
+    Guess the layout of a delimited text from its first bytes: encoding by its mark, separator and names by the header.
+
+    Raises
+    ------
+    RecordsError
+        The text is empty or its first row has only one column.
+    """
+    if encoding is None:
+        encoding = "utf-16" if sample[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = sample.decode(encoding, errors="replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    header = text.lstrip("\n").split("\n", 1)[0]
+    if not header.strip():
+        raise RecordsError("it is empty")
+    separator = max(("\t", ",", ";", "|"), key=header.count)
+    quote = None if separator == "\t" and not header.startswith('"') else '"'
+    layout = Layout(separator, quote, ("",), encoding)
+    names = next(_rows(header, layout))
+    return replace(layout, columns=tuple(name.strip() for name in names))

@@ -1,0 +1,119 @@
+"""What a reader of record files is: it opens a file and hands over blocks of rows under Darwin Core terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import polars as pl
+
+TERMS = (
+    "recordID",
+    "scientificName",
+    "species",
+    "taxonRank",
+    "occurrenceStatus",
+    "individualCount",
+    "eventID",
+    "parentEventID",
+    "eventDate",
+    "year",
+    "month",
+    "day",
+    "decimalLatitude",
+    "decimalLongitude",
+    "coordinateUncertaintyInMeters",
+    "footprintWKT",
+    "footprintSRS",
+    "gridReference",
+    "easting",
+    "northing",
+    "locationID",
+    "institutionCode",
+    "collectionCode",
+    "datasetName",
+    "license",
+    "completeness",
+)
+"""The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``, ``easting``, ``northing``
+(metres in the British grid) and ``completeness`` (whether a list names every species seen), for which it has no exact term."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """
+    Some rows of a file, in the order of the file.
+
+    Attributes
+    ----------
+    rows
+        Text columns named by a subset of :data:`TERMS`; an empty cell is ``""``.
+    numbers
+        (rows,) number of each row in its file, the first row of data being 1.
+    malformed
+        Columns ``row`` and ``text``: rows that could not be cut into columns.
+    """
+
+    rows: pl.DataFrame
+    numbers: pl.Series
+    malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"row": pl.UInt32, "text": pl.String}))
+
+
+class RecordFile(Protocol):
+    """
+    An opened file of records.
+
+    Attributes
+    ----------
+    path
+        The file or folder.
+    bytes
+        Size of all that will be read, for the progress; 0 when unknown.
+    notes
+        What a user should know of the file, in sentences.
+    licence, citation
+        As the file's own metadata give them, else None.
+    day_first
+        True where the layout is known to write 3/6/2018 for the third of June; None where it is unknown.
+    """
+
+    path: Path
+    bytes: int
+    notes: tuple[str, ...]
+    licence: str | None
+    citation: str | None
+    day_first: bool | None
+
+    def blocks(self) -> Iterator[tuple[Block, int]]:
+        """Yield blocks of occurrence rows, each with the bytes read so far."""
+        ...
+
+    def events(self) -> Iterator[tuple[Block, int]] | None:
+        """Yield blocks of survey events (with or without sightings); None where the file has no table of events."""
+        ...
+
+
+class Reader(Protocol):
+    """One layout of record files; registered in the entry-point group ``butterfly_sdm.readers``."""
+
+    name: str
+    summary: str
+
+    def recognises(self, path: Path) -> bool:
+        """Tell from the name or the first bytes whether ``path`` has this layout."""
+        ...
+
+    def open(self, path: Path, columns: Mapping[str, str]) -> RecordFile:
+        """
+        Open a file.
+
+        Parameters
+        ----------
+        path
+            File or folder.
+        columns
+            A term of :data:`TERMS`: its name in the file, where that differs from what the layout says.
+        """
+        ...

@@ -1,0 +1,318 @@
+"""
+Bring any recorder's files into one compact table of occurrences.
+
+Texts repeat: a million records have some thousand places, dates and names. Each distinct text is kept once, in a dictionary
+under a 64-bit hash, and a record is a row of hashes. Rules are then applied to the dictionaries, and only whole numbers are
+counted. The table lies in Parquet files, so that another set of rules needs no second reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from butterfly_sdm.data.artefact import fingerprint, read_json, resumable_folder, write_json
+from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
+from butterfly_sdm.progress import Progress, silent
+from data_prep.readers.reader import TERMS, Block, RecordFile
+from data_prep.readers.registry import open_records
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "place": (
+        "decimalLatitude",
+        "decimalLongitude",
+        "coordinateUncertaintyInMeters",
+        "footprintWKT",
+        "footprintSRS",
+        "gridReference",
+        "easting",
+        "northing",
+        "locationID",
+    ),
+    "date": ("eventDate", "year", "month", "day"),
+    "name": ("scientificName", "species", "taxonRank"),
+    "source": ("institutionCode", "collectionCode", "datasetName", "license"),
+    "state": ("occurrenceStatus", "individualCount", "completeness"),
+}
+"""Texts that are looked at together; each distinct combination is one entry of a dictionary."""
+
+FORMAT_VERSION = 1
+_MALFORMED_KEPT = 10_000
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """
+    The records of one or several files.
+
+    Attributes
+    ----------
+    folder
+        Where the Parquet files lie.
+    dictionaries
+        Per group of :data:`GROUPS` the distinct texts, with their ``code``.
+    files
+        Names of the files, in the order of their numbers.
+    columns
+        Terms that at least one file has.
+    read
+        Rows read, malformed ones included.
+    malformed
+        Rows that could not be cut into columns.
+    core
+        ``event`` when a table of survey events tells the effort, else ``occurrence``.
+    notes
+        What a user should know of the files, in sentences.
+    day_first
+        As the layout of the files says.
+    """
+
+    folder: Path
+    dictionaries: Mapping[str, pl.DataFrame]
+    files: tuple[str, ...]
+    columns: frozenset[str]
+    read: int
+    malformed: int
+    core: str = "occurrence"
+    notes: tuple[str, ...] = ()
+    day_first: bool | None = None
+
+    def scan(self) -> pl.LazyFrame:
+        """
+        Return the coded rows lazily.
+
+        Columns: ``file``, ``row`` (numbers), ``record`` (hash of the whole row), one hash per group, ``event`` (hash of the
+        event's id, 0 for none), ``is_event`` (a survey, not a record).
+        """
+        return pl.scan_parquet(self.folder / "rows-*.parquet")
+
+    def malformed_rows(self) -> pl.DataFrame:
+        """Return file, row and text of the malformed rows, the first 10,000 of each file."""
+        return pl.read_parquet(self.folder / "malformed.parquet")
+
+
+@dataclass
+class _Coder:
+    """Turns blocks into rows of hashes and collects the dictionaries."""
+
+    folder: Path
+    parts: int = 0
+    read: int = 0
+    malformed: int = 0
+    columns: set[str] = field(default_factory=set)
+    dictionaries: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {group: [] for group in GROUPS})
+    known: dict[str, pl.Series] = field(default_factory=lambda: {group: pl.Series([], dtype=pl.UInt64) for group in GROUPS})
+    bad: list[pl.DataFrame] = field(default_factory=list)
+
+    def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
+        """Code one block."""
+        self.columns |= set(block.rows.columns)
+        if not is_event:
+            self.read += len(block.rows) + len(block.malformed)
+            self.malformed += len(block.malformed)
+            kept = _MALFORMED_KEPT - sum(len(frame) for frame in self.bad if frame["file"][0] == file)
+            if len(block.malformed) and kept > 0:
+                number = pl.lit(file, dtype=pl.UInt16).alias("file")
+                self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
+        if block.rows.is_empty():
+            return
+        rows = block.rows.with_columns(pl.lit("").alias(term) for term in TERMS if term not in block.rows.columns)
+        coded = {"row": block.numbers.cast(pl.UInt32)}
+        for group, terms in GROUPS.items():
+            texts = rows.select(terms)
+            code = texts.hash_rows(seed=len(group)).alias("code")
+            coded[group] = code.alias(group)
+            self._learn(group, texts.with_columns(code))
+        # The whole row as far as it is understood: the same row again is a duplicate, wherever it stands.
+        identity = pl.DataFrame([coded[group] for group in GROUPS]).with_columns(rows["recordID"], rows["eventID"])
+        coded["record"] = identity.hash_rows(seed=1).alias("record")
+        event = rows.select("eventID")
+        frame = pl.DataFrame(list(coded.values())).with_columns(
+            pl.lit(file, dtype=pl.UInt16).alias("file"),
+            event.select(pl.when(pl.col("eventID") == "").then(0).otherwise(pl.col("eventID").hash(seed=2)))
+            .to_series()
+            .cast(pl.UInt64)
+            .alias("event"),
+            pl.lit(is_event).alias("is_event"),
+        )
+        frame.write_parquet(self.folder / f"rows-{self.parts:05d}.parquet", compression="lz4", statistics=False)
+        self.parts += 1
+
+    def _learn(self, group: str, texts: pl.DataFrame) -> None:
+        new = texts.unique(subset="code", maintain_order=False)
+        new = new.filter(~pl.col("code").is_in(self.known[group].implode()))
+        if len(new):
+            self.dictionaries[group].append(new)
+            self.known[group] = pl.concat([self.known[group], new["code"]])
+
+    def dictionary(self, group: str) -> pl.DataFrame:
+        """Return a dictionary, its entries in an order that does not depend on that of the rows."""
+        schema = {**dict.fromkeys(GROUPS[group], pl.String), "code": pl.UInt64}
+        frames = self.dictionaries[group]
+        return (pl.concat(frames) if frames else pl.DataFrame(schema=schema)).sort(*GROUPS[group])
+
+
+def read_occurrences(
+    paths: Sequence[Path],
+    *,
+    scratch: Path,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> Occurrences:
+    """
+    Read files of records into one table.
+
+    The result lies in a folder of ``scratch`` named after the files, their size and time; it is used again as long as these do
+    not change. Memory in use is a few blocks of 32 MiB and the dictionaries.
+
+    Parameters
+    ----------
+    paths
+        Archives or tables.
+    scratch
+        Folder for the compact table.
+    format
+        Name of a reader, or ``auto``.
+    columns
+        Our name of a column: its name in the files.
+
+    Raises
+    ------
+    MissingFileError
+        A file does not exist.
+    RecordsError
+        A file is damaged, in no known layout or without records.
+    """
+    if not paths:
+        raise RecordsError("records.path names no file. Name at least one archive or table of records.")
+    for path in paths:
+        if not Path(path).exists():
+            raise MissingFileError(f"There are no records at {path}. Correct records.path.")
+    key = _key([Path(path) for path in paths], format, columns or {})
+    folder = Path(scratch) / f"records-{key}"
+    try:
+        return _stored(folder, key)
+    except (ArtefactError, MissingFileError, KeyError, pl.exceptions.PolarsError, OSError):
+        pass  # absent or damaged: read again
+    opened = [open_records(Path(path), format=format, columns=columns) for path in paths]
+    total = sum(file.bytes for file in opened)
+    with resumable_folder(folder, key) as partial:
+        for left in partial.glob("*.parquet"):
+            left.unlink()
+        coder = _Coder(partial)
+        before = 0
+        core = "occurrence"
+        for number, file in enumerate(opened):
+            events = _events(file)
+            if events is not None:
+                core = "event"
+                coder.add(Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)), number, is_event=True)
+            rows = coder.read
+            for block, position in file.blocks():
+                coder.add(block if events is None else _join_events(block, events), number)
+                progress("reading records", before + min(position, file.bytes), total)
+            if coder.read == rows:
+                raise RecordsError(f"{file.path} holds a header but no records. Download or export it again.")
+            before += file.bytes
+        progress("reading records", total, total)
+        for group in GROUPS:
+            coder.dictionary(group).write_parquet(partial / f"{group}.parquet")
+        bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
+        (pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema)).write_parquet(partial / "malformed.parquet")
+        layouts = {file.day_first for file in opened}
+        card: dict[str, Any] = {
+            "key": key,
+            "files": [file.path.name for file in opened],
+            "columns": sorted(coder.columns),
+            "read": coder.read,
+            "malformed": coder.malformed,
+            "core": core,
+            "notes": [note for file in opened for note in file.notes],
+            "day_first": layouts.pop() if len(layouts) == 1 else None,
+        }
+        write_json(partial / "records.json", card)
+    return _stored(folder, key)
+
+
+def _stored(folder: Path, key: str) -> Occurrences:
+    card = read_json(folder / "records.json")
+    if card["key"] != key:
+        raise ArtefactError(f"{folder} holds other records.")
+    return Occurrences(
+        folder=folder,
+        dictionaries={group: pl.read_parquet(folder / f"{group}.parquet") for group in GROUPS},
+        files=tuple(card["files"]),
+        columns=frozenset(card["columns"]),
+        read=card["read"],
+        malformed=card["malformed"],
+        core=card["core"],
+        notes=tuple(card["notes"]),
+        day_first=card["day_first"],
+    )
+
+
+def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
+    state = []
+    for path in paths:
+        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
+    return fingerprint(
+        {"files": state, "format": format, "columns": dict(columns), "polars": pl.__version__, "version": FORMAT_VERSION}
+    )
+
+
+def _events(file: RecordFile) -> pl.DataFrame | None:
+    """Return the survey events of a file; place and date of an event that has none are those of its parent."""
+    blocks: Iterator[tuple[Block, int]] | None = file.events()
+    if blocks is None:
+        return None
+    frames = [block.rows for block, _ in blocks]
+    if not frames or not sum(map(len, frames)):
+        raise RecordsError(f"{file.path} has a table of events without rows. Download or export it again.")
+    events = pl.concat(frames, how="diagonal").fill_null("").unique(subset="eventID", keep="first", maintain_order=True)
+    if "parentEventID" not in events.columns:
+        return events
+    inherited = [term for term in events.columns if term not in ("eventID", "parentEventID", "recordID")]
+    groups = [[t for t in GROUPS["place"] if t in inherited], [t for t in GROUPS["date"] if t in inherited]]
+    groups += [[t] for t in inherited if t not in groups[0] + groups[1]]
+    for _ in range(3):  # section, visit, survey
+        parents = events.select(pl.col("eventID").alias("parentEventID"), pl.col(inherited).name.suffix("_parent"))
+        joined = events.join(parents, on="parentEventID", how="left", maintain_order="left")
+        events = joined.with_columns(
+            pl.when(pl.all_horizontal(pl.col(group) == ""))
+            .then(pl.col(f"{t}_parent").fill_null(""))
+            .otherwise(pl.col(t))
+            .alias(t)
+            for group in groups
+            if group
+            for t in group
+        ).select(events.columns)
+    return events
+
+
+def _join_events(block: Block, events: pl.DataFrame) -> Block:
+    """Give the occurrences the place and date of their event, where they have none of their own."""
+    if "eventID" not in block.rows.columns:
+        return block
+    terms = [term for term in events.columns if term in TERMS and term not in ("eventID", "parentEventID", "recordID")]
+    joined = block.rows.join(
+        events.select("eventID", pl.col(terms).name.suffix("_event")), on="eventID", how="left", maintain_order="left"
+    )
+    rows = block.rows.columns
+    filled = joined.with_columns(
+        (
+            pl.when(pl.col(term) == "").then(pl.col(f"{term}_event").fill_null("")).otherwise(pl.col(term))
+            if term in rows
+            else pl.col(f"{term}_event").fill_null("")
+        ).alias(term)
+        for term in terms
+    ).select([*rows, *(term for term in terms if term not in rows)])
+    return Block(filled, block.numbers, block.malformed)
+
+
+__all__ = ["GROUPS", "Occurrences", "read_occurrences"]
