@@ -18,6 +18,10 @@ DIGITS = {
     "size_px": 16,
     "trunk": "small:16",
     "balance_domains": True,
+    "augment": True,  # by one pixel
+    "crop": 1.0,
+    "shift": 0.0625,
+    "jitter": 0.0,
     "flip": False,
     "batch_size": 128,
     "learning_rate": 0.05,

@@ -65,7 +65,9 @@ class CmmdConfig(PluginConfig):
     momentum: float = Field(0.9, ge=0, lt=1, description="not given by the paper")
     weight_decay: float = Field(0.0, ge=0)
     augment: bool = Field(False, description="small shifts and jitter of every view; on with two views")
+    crop: float = Field(0.8, gt=0, le=1, description="of the views: least share of the area")
     shift: float = Field(0.1, ge=0, lt=1, description="of the views: greatest shift, share of the side")
+    jitter: float = Field(0.2, ge=0, lt=1, description="of the views: change of brightness and contrast")
     flip: bool = Field(True, description="of the views: mirror half of them")
     head_epochs: int = Field(5, ge=1)
     head_learning_rate: float = Field(1e-3, gt=0)
@@ -160,7 +162,7 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         def view(images: Tensor) -> Tensor:
             if views == 1 and not config.augment:
                 return images
-            return random_view(images, scale=(0.8, 1.0), flip=config.flip, jitter=0.2, shift=config.shift)
+            return random_view(images, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter, shift=config.shift)
 
         def loss(model: TrunkAndHead, batch: Batch) -> Tensor:
             if not contrastive:
