@@ -68,7 +68,7 @@ class TileBatches:
         pin: bool = False,
     ) -> None:
         self.tiles, self.rows = tiles, np.asarray(rows, dtype=np.int64)
-        if len(self.rows) and not (0 <= self.rows.min() and self.rows.max() < len(tiles)):
+        if len(self.rows) and not (self.rows.min() >= 0 and self.rows.max() < len(tiles)):
             raise DataError(f"Rows {self.rows.min()} to {self.rows.max()} are asked for; there are {len(tiles)} tiles.")
         self.crop_px = crop_px or min(tiles.shape[-2:])
         if self.crop_px > min(tiles.shape[-2:]):

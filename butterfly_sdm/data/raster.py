@@ -144,17 +144,29 @@ class Scene:
         if not todo.any():
             return
         fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
-        seen = todo.copy()
+        whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
         for layer in piece.layers:
             pairs = [(slot, layer.bands.index(band)) for slot, band in enumerate(bands) if band in layer.bands]
             if not pairs:
                 continue
-            raw, measured = self._read_layer(layer, part, [layer.indexes[number] for _, number in pairs])
-            seen &= measured
+            raw, masked = self._read_layer(layer, part, [layer.indexes[number] for _, number in pairs])
             for (slot, _), band_raw in zip(pairs, raw, strict=True):
+                present = layer.measured(band_raw[None])
+                if masked is not None:
+                    present &= masked
                 fresh[slot] = self.counts(band_raw, piece)
-        values[:, rows, columns] = np.where(seen, fresh, values[:, rows, columns])
-        valid[rows, columns] |= seen
+                if not present.all():
+                    fresh[slot][~present] = self.nodata
+                whole &= present
+                some |= present
+        target = values[:, rows, columns]
+        if todo.all() and whole.all():
+            target[:] = fresh
+        else:
+            # A pixel measured in some bands only is shown, though not valid, until a piece has all of it.
+            untouched = (target == self.nodata).all(axis=0)
+            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
+        valid[rows, columns] |= whole
 
     def counts(self, raw: np.ndarray, piece: Piece) -> np.ndarray:
         """Turn stored values of a piece into the whole numbers of the scene (its offset, no measured value equal to nodata)."""
@@ -204,8 +216,8 @@ class Scene:
             Window(left, top, right - left, bottom - top),
         )
 
-    def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Read a window of the scene's grid from one file: (bands, h, w) as stored, and (h, w) where all are measured."""
+    def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Read a window of the scene's grid from one file: (bands, h, w) as stored, and the file's mask (h, w) if it has one."""
         place = self.offset_of(layer)
         source = self.handle(layer, warped=place is None)
         if place is not None:
@@ -215,8 +227,7 @@ class Scene:
             masked = source.dataset_mask(window=window) > 0 if layer.has_mask or place is None else None
         except (RasterioError, OSError) as error:
             raise RasterError(f"{layer.path} cannot be read: {error}. Is the file whole? Fetch or make it again.") from error
-        measured = layer.measured(raw)
-        return raw, measured if masked is None else measured & masked
+        return raw, masked
 
     def handle(self, layer: Layer, *, warped: bool = False) -> Any:
         """Return this thread's open file, through a resampling view onto the scene's grid if ``warped``."""
