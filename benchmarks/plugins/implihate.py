@@ -16,7 +16,16 @@ from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
 from butterfly_sdm.plugins.runner import build, evaluate, train
 from butterfly_sdm.settings import load_settings
 
-SETTINGS = {"epochs": 100, "classifier_epochs": 60, "batch_size": 64, "modality_dropout": 0.2}
+SETTINGS = {
+    "epochs": 60,
+    "classifier_epochs": 40,
+    "batch_size": 64,
+    "modality_dropout": 0.2,
+    "encoder": (256, 128),
+    "projection": 128,
+    "cross": 64,
+    "classifier": (128,),
+}
 VIEWS = {"image": "fou", "text": "zer", "audio": "mor"}
 
 
@@ -158,7 +167,7 @@ if __name__ == "__main__":
                     "one_stage - best_single",
                     lambda t: (t.one_stage - t.best_single).mean() >= 0.05,
                 ),
-                "a lost modality costs, mean (<= 0.3 is graceful)": (cost, lambda t: t.eval(cost).mean() <= 0.3)  # noqa: B023,
+                "a lost modality costs, mean (<= 0.3 is graceful)": (cost, lambda t: t.eval(cost).mean() <= 0.3),  # noqa: B023
                 "class retrieval after / before stage 2 >= 2": (
                     "retrieval_class_after / retrieval_class_before",
                     lambda t: (t.retrieval_class_after / t.retrieval_class_before).mean() >= 2,

@@ -1,0 +1,259 @@
+"""Real or fake faces by a supervised contrastive ensemble: settings, stages and measures of the method [1]_.
+
+.. [1] DFCon. arXiv 2501.16704 (2025).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.losses.contrastive import ContrastiveLoss
+from butterfly_sdm.losses.pairs import same_class
+from butterfly_sdm.plugins.batches import balanced, shuffled
+from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
+from butterfly_sdm.plugins.images import SUFFIXES, Images, find_images, read_table, with_split
+from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, layers, make_trunk, over_images, unit
+from butterfly_sdm.plugins.plugin import Plugin, Report
+from butterfly_sdm.plugins.runner import PluginRun
+from butterfly_sdm.plugins.scores import equal_error_rate
+from butterfly_sdm.plugins.settings import InputPath, PluginConfig, Section
+from butterfly_sdm.plugins.stages import Batch, Stage, fixed_features
+from butterfly_sdm.plugins.views import random_view
+
+REAL = 1  # the convention of the task: a higher score means real
+
+
+class BackboneConfig(Section):
+    """One member of the ensemble."""
+
+    model: str = Field(description="of timm, or small:WIDTH")
+    weights: str | None = Field("pretrained", description="pretrained, a local file, or null")
+
+
+class DfconConfig(PluginConfig):
+    """Settings; the backbones are the paper's, which does not publish its other hyper-parameters."""
+
+    data: InputPath = Field(description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a csv")
+    images: InputPath | None = Field(None, description="folder the paths of the csv are relative to; None: its own")
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    backbones: dict[str, BackboneConfig] = Field(
+        {
+            "maxvit": BackboneConfig(model="maxvit_tiny_tf_224"),
+            "coatnet": BackboneConfig(model="coatnet_0_rw_224"),
+            "eva02": BackboneConfig(model="eva02_tiny_patch14_224"),
+        },
+        min_length=1,
+        description="by our name; names of letters, digits and _",
+    )
+    size_px: int = Field(224, ge=16)
+    channels: Literal[1, 3] = 3
+    objective: Literal["contrastive", "cross_entropy"] = Field("contrastive", description="cross_entropy: for comparison")
+    temperature: float = Field(0.1, gt=0)
+    projection: int = Field(128, ge=0, description="length of the projection the loss acts on; 0: on the features")
+    views: Literal[1, 2] = 2
+    epochs: int = Field(10, ge=1)
+    batch_size: int = Field(32, ge=4)
+    learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
+    weight_decay: float = Field(0.01, ge=0)
+    head_epochs: int = Field(20, ge=1)
+    head_learning_rate: float = Field(1e-3, gt=0)
+    balance: bool = Field(True, description="as many real as fake in each batch")
+    crop: float = Field(0.8, gt=0, le=1)
+    jitter: float = Field(0.1, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class FaceData:
+    """Faces with their label (1 real, 0 fake) and part of the split."""
+
+    images: Images
+    table: pd.DataFrame
+    label: np.ndarray
+    facts: dict[str, Any]
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows of one part of the split."""
+        return np.flatnonzero((self.table["split"] == part).to_numpy())
+
+
+class FaceNet(TrunkAndHead):
+    """A backbone with a projection for the loss and a head for the decision."""
+
+    def __init__(self, trunk: nn.Module, projection: int, *, published: bool) -> None:
+        super().__init__(trunk, 2, published=published)
+        length = self.head.in_features
+        self.projection = layers((length, length, projection)) if projection else nn.Identity()
+
+
+class Dfcon(Plugin[DfconConfig, FaceData]):
+    """Each backbone learns by the contrastive loss, is frozen and given a head; the members vote."""
+
+    config = DfconConfig
+
+    def parts(self, config: DfconConfig) -> tuple[str, ...]:
+        """Return the names of the backbones."""
+        wrong = [name for name in config.backbones if not name.isidentifier()]
+        if wrong:
+            raise ConfigError(f"A backbone is called {wrong[0]!r}; use letters, digits and _.")
+        return tuple(config.backbones)
+
+    def load(self, config: DfconConfig) -> FaceData:
+        """Read the folders or the table."""
+        if config.data.is_dir():
+            table = _folders(config.data)
+        else:
+            table = read_table(config.data, ("label",), config.images)
+        table["label"] = table["label"].astype(str).str.lower().replace({"1": "real", "0": "fake"})
+        unknown = sorted(set(table["label"]) - {"real", "fake"})
+        if unknown:
+            raise DataError(f"The label {unknown[0]!r} is unknown; faces are real (1) or fake (0).")
+        if "group" in table.columns:
+            table = with_split(table, config.fractions, config.seed, group="group")
+        else:
+            table = with_split(table, config.fractions, config.seed, group="path", label="label")
+        label = (table["label"] == "real").to_numpy(dtype=np.int64)
+        images = Images([Path(path) for path in table["path"]], config.size_px, config.channels)
+        if not (table["split"] == "test").any():
+            # Folders of the challenge have no test part: its validation part is scored, and nothing is chosen on it.
+            table.loc[table["split"] == "validation", "split"] = "test"
+        data = FaceData(images, table, label, {"classes": ["fake", "real"]})
+        for part in ("train", "test"):
+            present = set(label[data.rows(part)])
+            if len(present) < 2:
+                has = "no face" if not present else ("only real faces" if REAL in present else "only fake faces")
+                raise DataError(f"The {part} part has {has}; it needs real and fake ones.")
+        return data
+
+    def build(self, config: DfconConfig, facts: dict[str, Any], part: str) -> nn.Module:
+        """Make one backbone with its projection and head."""
+        member = config.backbones[part]
+        trunk = make_trunk(member.model, config.channels, size_px=config.size_px, weights=member.weights)
+        return FaceNet(trunk, config.projection, published=member.weights == "pretrained")
+
+    def stages(self, config: DfconConfig, data: FaceData, model: nn.Module, part: str) -> Sequence[Stage]:
+        """First backbone and projection by the contrastive loss, then the head alone on the frozen features."""
+        rows, held_out = data.rows("train"), data.rows("validation")
+        contrastive = config.objective == "contrastive"
+        criterion = ContrastiveLoss(config.temperature)
+        view = partial(random_view, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
+
+        def batches(model: FaceNet, rng: np.random.Generator) -> Iterable[Batch]:
+            drawn = (
+                balanced(rows, data.label[rows], config.batch_size, rng)
+                if config.balance
+                else shuffled(rows, config.batch_size, rng)
+            )
+            for chosen in drawn:
+                yield {"image": data.images.batch(chosen), "label": torch.from_numpy(data.label[chosen])}
+
+        def loss(model: FaceNet, batch: Batch) -> Tensor:
+            if not contrastive:
+                return nn.functional.cross_entropy(model(view(batch["image"])), batch["label"])
+            images = torch.cat([view(batch["image"]) for _ in range(config.views)])
+            z = unit(model.projection(model.features(images)))
+            return criterion(z, same_class(batch["label"].repeat(config.views)))
+
+        def measure(model: FaceNet) -> dict[str, float]:
+            scores = _scores(model, data.images, held_out)
+            return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
+
+        classes = torch.bincount(torch.from_numpy(data.label[rows]), minlength=2).float()
+        weight = classes.sum() / (2 * classes) if config.balance else torch.ones(2)
+
+        def train_features(model: FaceNet) -> Tensor:
+            return over_images(model.features, data.images, rows, device_of(model))
+
+        def head_loss(model: FaceNet, batch: Batch) -> Tensor:
+            logits = model.head(batch["features"])
+            return nn.functional.cross_entropy(logits, batch["label"], weight=weight.to(logits.device))
+
+        adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
+        adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
+        can_select = len(set(data.label[held_out])) == 2
+        choose: dict[str, Any] = {"measure": measure, "select": "validation_auc"} if can_select else {}
+        if not contrastive:
+            return [Stage("cross_entropy", batches, loss, adamw, config.epochs, **choose)]
+        trains = ("trunk", "projection") if config.projection else ("trunk",)
+        fixed = fixed_features(train_features, torch.from_numpy(data.label[rows]), config.batch_size)
+        return [
+            Stage("representation", batches, loss, adamw, config.epochs, trains),
+            Stage("head", fixed, head_loss, adam, config.head_epochs, ("head",), **choose),
+        ]
+
+    def evaluate(self, config: DfconConfig, data: FaceData, run: PluginRun) -> Report:
+        """Score every backbone and both votes on the test part."""
+        rows = data.rows("test")
+        scores = {part: _scores(run.model(part), data.images, rows) for part in self.parts(config)}
+        label = data.label[rows]
+        stacked = np.stack(list(scores.values()))
+        found = [{"model": part} | face_scores(label, value) for part, value in scores.items()]
+        soft = soft_vote(stacked)
+        found.append({"model": "soft_vote"} | face_scores(label, soft))
+        found.append({"model": "hard_vote"} | face_scores(label, soft, decided=hard_vote(stacked)))
+        table = pd.DataFrame(found)
+        metrics = {f"{row['model']}_{key}": float(row[key]) for row in found for key in table.columns.drop("model")}
+        return Report(metrics, {"scores": table, "predictions": _table(data.table["path"].iloc[rows].tolist(), scores)})
+
+    def predict(self, config: DfconConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
+        """Return the probability of real for unseen faces: of each backbone, and both votes."""
+        paths = find_images(inputs)
+        images, rows = Images(paths, config.size_px, config.channels), np.arange(len(paths))
+        scores = {part: _scores(run.model(part), images, rows) for part in self.parts(config)}
+        return _table([str(path) for path in paths], scores)
+
+
+def face_scores(label: np.ndarray, score: np.ndarray, *, decided: np.ndarray | None = None) -> dict[str, float]:
+    """
+    Return accuracy, balanced accuracy, AUC and equal error rate.
+
+    Parameters
+    ----------
+    label
+        (n,) 1 real, 0 fake.
+    score
+        (n,) higher means real.
+    decided
+        (n,) true for real; None: a score of at least 0.5.
+    """
+    right = (score >= 0.5 if decided is None else decided) == (label == REAL)
+    return {
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float(np.mean([right[label == value].mean() for value in (0, 1)])),
+        "auc": float(roc_auc_score(label, score)),
+        "equal_error_rate": equal_error_rate(label, score),
+    }
+
+
+def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:
+    return np.asarray(over_images(model, images, rows, device_of(model)).softmax(dim=1)[:, REAL].numpy(), dtype=float)
+
+
+def _table(paths: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
+    stacked = np.stack(list(scores.values()))
+    table = pd.DataFrame({"path": paths, "score": soft_vote(stacked)})
+    return table.assign(vote=np.where(hard_vote(stacked), "real", "fake"), **{f"score_{k}": v for k, v in scores.items()})
+
+
+def _folders(root: Path) -> pd.DataFrame:
+    rows = []
+    for part in ("train", "valid", "validation", "test"):
+        for label in ("real", "fake"):
+            for folder in (root / f"{part}_{label}", root / part / label):
+                if folder.is_dir():
+                    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+                    rows += [{"path": str(path), "label": label, "split": part} for path in files]
+    if not rows:
+        raise MissingFileError(f"{root} holds neither {{train,valid}}_{{real,fake}} nor {{train,valid,test}}/{{real,fake}}.")
+    return pd.DataFrame(rows)
