@@ -1,15 +1,15 @@
 """
-Products: which files hold which bands of a satellite product, and what their numbers mean.
+Products: which files hold which bands, where they lie, and what their numbers mean.
 
-A product is a raster with several bands, a folder of band files, a SAFE folder or a STAC item.
+A product is a raster with several bands, a folder of band files, a Sentinel-2 SAFE folder or a STAC item.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -17,11 +17,9 @@ from affine import Affine
 from pyproj import CRS as ProjCRS
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, RasterioIOError
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
 
-from butterfly_sdm.errors import MissingFileError, RasterError
-
-RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+from butterfly_sdm.errors import RasterError
 
 # Names of the STAC "eo" extension for the bands of Sentinel-2.
 SENTINEL2 = {
@@ -68,6 +66,20 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a raster lies according to its metadata: the CRS, and the transform of a raster of a certain shape."""
+
+    crs: CRS
+    transform: Affine
+    height: int
+    width: int
+
+    def on(self, height: int, width: int) -> Affine:
+        """Return the transform of the same ground in another number of pixels."""
+        return self.transform * Affine.scale(self.width / width, self.height / height)
+
+
+@dataclass(frozen=True)
 class Piece:
     """
     One product: its files on one ground, taken at one time.
@@ -84,6 +96,8 @@ class Piece:
         Processing baseline such as ``05.09``; empty if unknown.
     mask
         Scene classification (SCL) of the product, for cloud masks.
+    licence
+        Where the metadata state one.
     """
 
     name: str
@@ -94,6 +108,7 @@ class Piece:
     date: str = ""
     baseline: str = ""
     mask: Layer | None = None
+    licence: str | None = None
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -122,40 +137,22 @@ def canonical_band(name: str) -> str:
     return name.strip().lower() if name.strip().lower() in SENTINEL2.values() else name.strip()
 
 
-def find_pieces(
-    path: str | Path,
-    *,
-    bands: Sequence[str] | None = None,
-    nodata: float | None = None,
-    scale: float | None = None,
-    offset: float | None = None,
-) -> Iterator[Piece]:
-    """
-    Yield the products at a path: a raster, or all rasters of a folder.
-
-    Raises
-    ------
-    MissingFileError
-        There is nothing at the path.
-    RasterError
-        A file is no raster or lacks what is needed.
-    """
-    text = str(path)
-    if "://" not in text and not text.startswith("/vsi") and not Path(path).exists():
-        raise MissingFileError(f"There is no scene {path}. Check scenes.paths; relative paths start at the YAML file.")
-    if Path(path).is_dir():
-        files = sorted(file for file in Path(path).iterdir() if file.suffix.lower() in RASTER_SUFFIXES)
-        if not files:
-            raise RasterError(f"The folder {path} holds no raster ({', '.join(RASTER_SUFFIXES)}).")
-        for file in files:
-            yield _raster_piece(str(file), bands, nodata, scale, offset)
-        return
-    yield _raster_piece(text, bands, nodata, scale, offset)
-
-
-def describe_layer(path: str, *, bands: Sequence[str] | None, nodata: float | None) -> tuple[Layer, float | None, float | None]:
+def describe_layer(
+    path: str, *, bands: Sequence[str] | None, nodata: float | None, place: Place | None = None
+) -> tuple[Layer, float | None, float | None]:
     """
     Describe a raster file; also return the scale and offset its bands state, if they do.
+
+    Parameters
+    ----------
+    path
+        File or URL.
+    bands
+        Names of the bands in file order; None to take them from the file.
+    nodata
+        Value without a measurement; None to take it from the file, else 0 for whole numbers.
+    place
+        Where the raster lies if it does not say so itself.
 
     Raises
     ------
@@ -163,10 +160,14 @@ def describe_layer(path: str, *, bands: Sequence[str] | None, nodata: float | No
         It is no raster, has other bands than named, no band names, or no CRS with units.
     """
     try:
-        source = rasterio.open(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said below, with the way out
+            source = rasterio.open(path)
     except (RasterioIOError, OSError) as error:
         raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
     with source:
+        if not source.count:
+            raise RasterError(f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it to GeoTIFF.")
         indexes = tuple(i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use != ColorInterp.alpha)
         described = [source.descriptions[index - 1] for index in indexes]
         if bands is not None and len(bands) != len(indexes):
@@ -183,7 +184,10 @@ def describe_layer(path: str, *, bands: Sequence[str] | None, nodata: float | No
             bands = [canonical_band(name) for name in described if name]
         if len(set(bands)) < len(bands):
             raise RasterError(f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own.")
-        metres_per_unit(source.crs, path)
+        crs, transform = source.crs, source.transform
+        if crs is None and place is not None:
+            crs, transform = place.crs, place.on(source.height, source.width)
+        metres_per_unit(crs, path)
         own_nodata = nodata if nodata is not None else source.nodata
         if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
             own_nodata = 0
@@ -192,8 +196,8 @@ def describe_layer(path: str, *, bands: Sequence[str] | None, nodata: float | No
             path=path,
             bands=tuple(bands),
             indexes=indexes,
-            crs=source.crs,
-            transform=source.transform,
+            crs=crs,
+            transform=transform,
             width=source.width,
             height=source.height,
             nodata=own_nodata,
@@ -230,16 +234,3 @@ def metres_per_unit(crs: CRS | None, name: str) -> float:
             "Assign a projected CRS such as EPSG:27700, for example with rio edit-info --crs."
         )
     return float(factor)
-
-
-def _raster_piece(
-    path: str, bands: Sequence[str] | None, nodata: float | None, scale: float | None, offset: float | None
-) -> Piece:
-    layer, own_scale, own_offset = describe_layer(path, bands=bands, nodata=nodata)
-    return Piece(
-        name=Path(path).name,
-        layers=(layer,),
-        nodata=layer.nodata,
-        scale=scale if scale is not None else own_scale or 1e-4,
-        offset=offset if offset is not None else own_offset or 0.0,
-    )

@@ -25,7 +25,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
 
-from butterfly_sdm.data.products import Layer, Piece, canonical_band, find_pieces, metres_per_unit
+from butterfly_sdm.data.catalogue import Reading, find_pieces
+from butterfly_sdm.data.products import Layer, Piece, canonical_band, metres_per_unit
 from butterfly_sdm.errors import RasterError
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -217,7 +218,7 @@ class Scene:
         )
 
     def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read a window of the scene's grid from one file: (bands, h, w) as stored, and the file's mask (h, w) if it has one."""
+        """Read a window of the scene's grid from one file: (bands, h, w) as stored, and its own mask (h, w) if any."""
         place = self.offset_of(layer)
         source = self.handle(layer, warped=place is None)
         if place is not None:
@@ -303,7 +304,8 @@ def open_scene(
     if isinstance(paths, str | Path):
         paths = [paths]
     given = None if bands is None else tuple(canonical_band(band) for band in bands)
-    pieces = [piece for path in paths for piece in find_pieces(path, bands=given, nodata=nodata, scale=scale, offset=offset)]
+    stated = Reading(given, nodata, scale, offset)
+    pieces = [piece for path in paths for piece in find_pieces(path, stated)]
     if not pieces:
         raise RasterError("No raster was named. Give at least one file or folder under scenes.paths.")
     pieces = sorted({(piece.name, piece.layers): piece for piece in pieces}.values(), key=lambda piece: piece.order)
