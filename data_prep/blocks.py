@@ -15,8 +15,7 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.data.products import Layer, Piece
-from butterfly_sdm.data.raster import Scene
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.data.raster import Scene, unreadable
 
 STRIP_ROWS = 256
 UNIT_BYTES = 40_000_000  # about 0.2 s of decoding: small against the whole, large against the cost of handing it out
@@ -131,6 +130,7 @@ def copy_blocks(
     """
     plain = fresh and piece.nodata == scene.nodata and piece.offset == scene.offset
     plain = plain and all(layer.dtype == "uint16" and not layer.has_mask for layer in piece.layers)
+    plain = plain and not (scene.cloudy and piece.mask)
     height, width = out.shape[2:]
     buffer: np.ndarray | None = None
     for read in reads:
@@ -186,6 +186,8 @@ def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> N
 def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> np.ndarray:
     """Read counts of all bands into (bands, h, w), nodata as the scene's; return where every band is measured."""
     measured = np.ones(out.shape[1:], dtype=bool)
+    first = piece.layers[0]
+    clear = scene.clear(piece, (first.crs, first.transform, first.width, first.height), window)
     for layer in piece.layers:
         for slot, band in enumerate(scene.bands):
             if band not in layer.bands:
@@ -193,20 +195,16 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
             source = scene.handle(layer)
             try:
                 raw = source.read([layer.indexes[layer.bands.index(band)]], window=window)
-                mask = source.dataset_mask(window=window) > 0 if layer.has_mask else None
+                own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
             except (RasterioError, OSError) as error:
                 raise unreadable(layer, error) from error
             present = layer.measured(raw)
-            if mask is not None:
-                present &= mask
+            for mask in (own, clear):
+                if mask is not None:
+                    present &= mask
             out[slot] = np.where(present, scene.counts(raw[0], piece), np.uint16(scene.nodata))
             measured &= present
     return measured
-
-
-def unreadable(layer: Layer, error: Exception) -> RasterError:
-    """Return the error for a file with a broken block."""
-    return RasterError(f"{layer.path} cannot be read: {error}. The file is damaged; fetch or make it again.")
 
 
 def _join(first: np.ndarray, last: np.ndarray, count: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

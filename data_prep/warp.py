@@ -14,8 +14,7 @@ from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
 from butterfly_sdm.data.products import Layer, Piece
-from butterfly_sdm.data.raster import RESAMPLING, Scene
-from data_prep.blocks import unreadable
+from butterfly_sdm.data.raster import RESAMPLING, Scene, unreadable
 from data_prep.grids import TileGrid, transformer
 
 
@@ -124,6 +123,15 @@ def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, res
     size = grid.size_px
     values = np.full((len(scene.bands), size, size), scene.nodata, dtype=np.uint16)
     measured = np.ones((size, size), dtype=bool)
+    here = (grid.crs, grid.transform(tile), size, size)
+    clear = None
+    if scene.cloudy and piece.mask is not None:
+        classes = np.zeros((size, size), np.uint8)
+        reproject(
+            rasterio.band(scene.handle(piece.mask), piece.mask.indexes[0]), classes, src_crs=piece.mask.crs,
+            src_transform=piece.mask.transform, dst_crs=here[0], dst_transform=here[1], resampling=RESAMPLING["nearest"],
+        )  # fmt: skip
+        clear = ~np.isin(classes, scene.cloudy)
     for layer in piece.layers:
         source = scene.handle(layer)
         for slot, band in enumerate(scene.bands):
@@ -137,14 +145,14 @@ def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, res
                     src_crs=layer.crs,
                     src_transform=layer.transform,
                     src_nodata=layer.nodata,
-                    dst_crs=grid.crs,
-                    dst_transform=grid.transform(tile),
+                    dst_crs=here[0],
+                    dst_transform=here[1],
                     dst_nodata=np.nan,
                     resampling=RESAMPLING[resampling],
                 )
             except (RasterioError, OSError) as error:
                 raise unreadable(layer, error) from error
-            present = np.isfinite(raw)
+            present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
             values[slot] = np.where(present, scene.counts(raw, piece), np.uint16(scene.nodata))
             measured &= present
     return values, measured

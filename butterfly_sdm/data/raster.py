@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +21,7 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError, RasterioIOError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
@@ -31,7 +32,11 @@ from butterfly_sdm.errors import RasterError
 
 log = logging.getLogger("butterfly_sdm.raster")
 
+# Of the Sentinel-2 scene classification: no data, defective, cloud shadow, cloud (medium, high probability), thin cirrus.
+CLOUDY = (0, 1, 3, 8, 9, 10)
 RESAMPLING = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "cubic": Resampling.cubic}
+
+Grid = tuple[CRS, Affine, int, int]
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,9 @@ class Scene:
         The products the mosaic consists of.
     resampling
         How files on another grid are resampled: nearest, bilinear or cubic.
+    cloudy
+        Classes of the scene classification (SCL) whose pixels count as not measured, where a piece has one; see
+        :data:`CLOUDY`.
     """
 
     bands: tuple[str, ...]
@@ -72,6 +80,7 @@ class Scene:
     resolution_m: float
     pieces: tuple[Piece, ...]
     resampling: str = "bilinear"
+    cloudy: tuple[int, ...] = ()
     _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,6 +155,7 @@ class Scene:
             return
         fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
         whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
+        clear = self.clear(piece, self.grid, part)
         for layer in piece.layers:
             pairs = [(slot, layer.bands.index(band)) for slot, band in enumerate(bands) if band in layer.bands]
             if not pairs:
@@ -153,8 +163,9 @@ class Scene:
             raw, masked = self._read_layer(layer, part, [layer.indexes[number] for _, number in pairs])
             for (slot, _), band_raw in zip(pairs, raw, strict=True):
                 present = layer.measured(band_raw[None])
-                if masked is not None:
-                    present &= masked
+                for mask in (masked, clear):
+                    if mask is not None:
+                        present &= mask
                 fresh[slot] = self.counts(band_raw, piece)
                 if not present.all():
                     fresh[slot][~present] = self.nodata
@@ -220,39 +231,56 @@ class Scene:
     def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window of the scene's grid from one file: (bands, h, w) as stored, and its own mask (h, w) if any."""
         place = self.offset_of(layer)
-        source = self.handle(layer, warped=place is None)
+        source = self.handle(layer) if place is not None else self.handle(layer, self.grid, self.resampling)
         if place is not None:
             window = Window(window.col_off - place[0], window.row_off - place[1], window.width, window.height)
         try:
             raw = source.read(indexes, window=window)
             masked = source.dataset_mask(window=window) > 0 if layer.has_mask or place is None else None
         except (RasterioError, OSError) as error:
-            raise RasterError(f"{layer.path} cannot be read: {error}. Is the file whole? Fetch or make it again.") from error
+            raise unreadable(layer, error) from error
         return raw, masked
 
-    def handle(self, layer: Layer, *, warped: bool = False) -> Any:
-        """Return this thread's open file, through a resampling view onto the scene's grid if ``warped``."""
-        opened: dict[tuple[str, bool], Any] = self._handles.__dict__.setdefault("opened", {})
-        key = (layer.path, warped)
+    @property
+    def grid(self) -> Grid:
+        """CRS, transform, width and height."""
+        return self.crs, self.transform, self.width, self.height
+
+    def clear(self, piece: Piece, grid: Grid, window: Window) -> np.ndarray | None:
+        """Return where a window of a grid is free of the classes ``cloudy`` in a piece; None if that is not asked or known."""
+        if not self.cloudy or piece.mask is None:
+            return None
+        mask = piece.mask
+        same = (mask.crs, mask.transform, mask.width, mask.height) == grid
+        try:
+            classes = (self.handle(mask) if same else self.handle(mask, grid, "nearest")).read(mask.indexes[0], window=window)
+        except (RasterioError, OSError) as error:
+            raise unreadable(mask, error) from error
+        return ~np.isin(classes, self.cloudy)
+
+    def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
+        """Return this thread's open file, or a view of it resampled onto a grid."""
+        opened: dict[Any, Any] = self._handles.__dict__.setdefault("opened", {})
+        key = (layer.path, grid, resampling if grid else None)
         if key not in opened:
             if len(opened) >= 64:
                 opened.pop(next(iter(opened))).close()
             source = open_raster(layer.path)
-            if warped:
-                opened[key] = WarpedVRT(
+            if grid is not None:
+                crs, transform, width, height = grid
+                source = WarpedVRT(
                     source,
                     src_crs=layer.crs,
                     src_transform=layer.transform,
-                    crs=self.crs,
-                    transform=self.transform,
-                    width=self.width,
-                    height=self.height,
-                    resampling=RESAMPLING[self.resampling],
+                    crs=crs,
+                    transform=transform,
+                    width=width,
+                    height=height,
+                    resampling=RESAMPLING[resampling],
                     src_nodata=layer.nodata,
                     nodata=layer.nodata,
                 )
-            else:
-                opened[key] = source
+            opened[key] = source
         return opened[key]
 
     def _check(self, bands: Sequence[str]) -> tuple[str, ...]:
@@ -275,6 +303,7 @@ def open_scene(
     offset: float | None = None,
     resampling: str = "bilinear",
     harmonise: bool = False,
+    cloudy: Sequence[int] = (),
 ) -> Scene:
     """
     Describe one raster, or several as one mosaic, without reading pixels.
@@ -293,6 +322,8 @@ def open_scene(
         For files on another grid than the scene's: nearest, bilinear or cubic.
     harmonise
         Bring products of different processing baselines to the lowest offset among them instead of refusing them.
+    cloudy
+        Classes of the Sentinel-2 scene classification that count as not measured, such as :data:`CLOUDY`.
 
     Raises
     ------
@@ -339,7 +370,13 @@ def open_scene(
         resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
         pieces=tuple(pieces),
         resampling=resampling,
+        cloudy=tuple(cloudy),
     )
+
+
+def unreadable(layer: Layer, error: Exception) -> RasterError:
+    """Return the error for a file with a broken block."""
+    return RasterError(f"{layer.path} cannot be read: {error}. The file is damaged; fetch or make it again.")
 
 
 def open_raster(path: str) -> Any:
@@ -352,7 +389,9 @@ def open_raster(path: str) -> Any:
         It is no raster, or damaged.
     """
     try:
-        return rasterio.open(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies was taken from its metadata
+            return rasterio.open(path)
     except (RasterioIOError, OSError) as error:
         raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
 
