@@ -13,18 +13,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from rasterio.windows import Window
-from torch import Tensor, nn
+from torch import nn
 
 from butterfly_sdm.data.raster import Scene
+from butterfly_sdm.errors import RasterError
 from butterfly_sdm.mapping.distributed import Handle
+from butterfly_sdm.mapping.engines import CALIBRATION_PX, Engine, choose_engine
 from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.positions import CovariateRasters, positions_as_sites
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
+from butterfly_sdm.mapping.windows import WindowSurface
+from butterfly_sdm.models.inputs import site_inputs
 
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
@@ -110,26 +115,11 @@ def _spans(length: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-class DenseNetwork(Protocol):
-    """What the dense way needs of a network: see :class:`butterfly_sdm.models.presence_net.PresenceNet`."""
-
-    bands: tuple[str, ...]
-    window_px: int
-    margin_px: int
-    stride: int
-    mean: Tensor
-    std: Tensor
-
-    def features(self, image: Tensor) -> Tensor: ...  # noqa: D102
-
-    def project(self, pooled: Tensor) -> Tensor: ...  # noqa: D102
-
-    def head(self, z: Tensor) -> Tensor: ...  # noqa: D102
-
-
-def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene) -> Tensor:
+def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene) -> np.ndarray:
     """
     Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing was measured.
+
+    The same as :meth:`PresenceNet.standardise` of the reflectance, in one pass over the pixels.
 
     Parameters
     ----------
@@ -138,15 +128,17 @@ def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene
 
     Returns
     -------
-    Tensor of shape (1, bands, height, width)
+    ndarray of shape (1, bands, height, width)
     """
-    mean, std = (buffer.detach().cpu().double().reshape(-1) for buffer in (network.mean, network.std))
-    gain = (scene.scale / std).float()
-    shift = ((-scene.offset * scene.scale - mean) / std).float()
-    image = torch.from_numpy(values.astype(np.float32))
-    image.mul_(gain[:, None, None]).add_(shift[:, None, None])
-    image.masked_fill_(~torch.from_numpy(valid), 0.0)
-    return image.unsqueeze(0).contiguous(memory_format=torch.channels_last)
+    mean, std = (buffer.detach().cpu().double().numpy() for buffer in (network.mean, network.std))
+    gain = (scene.scale / std).astype(np.float32)
+    shift = ((-scene.offset * scene.scale - mean) / std).astype(np.float32)
+    image = values.astype(np.float32)
+    for band in range(len(image)):
+        image[band] *= gain[band]
+        image[band] += shift[band]
+        image[band][~valid] = 0.0
+    return image[None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +158,7 @@ class DenseUnit:
         return self.job.scene.read(self.block.pixels(self.job.cell_px, self.job.halo_px))
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the valid pixels per cell (rows, cols), and the features (rows, cols, channels) if any pixel is."""
+        """Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid."""
         values, valid = data
         job, halo = self.job, self.job.halo_px
         inner = valid[halo : valid.shape[0] - halo, halo : valid.shape[1] - halo]
@@ -175,11 +167,9 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network = job.handle.predictor.network
-        with torch.inference_mode():
-            features = network.features(normalised(values, valid, network, job.scene))[0]
+        cells = job.engine.run(network, normalised(values, valid, network, job.scene))
         skip = halo // job.cell_px
-        features = features[:, skip : skip + rows, skip : skip + cols]
-        return counts, features.permute(1, 2, 0).float().cpu().numpy()
+        return counts, cells[skip : skip + rows, skip : skip + cols]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +193,12 @@ class DenseSurface:
     lattice: Lattice
     wanted: np.ndarray
     min_valid_fraction: float
-    channels: int
-    block_px: int = 1024
-    halo_px: int = 128
+    length: int
+    engine: Engine
+    block_px: int
+    halo_px: int
+    position_crs: str
+    covariates: CovariateRasters | None = None
 
     @property
     def cell_px(self) -> int:
@@ -221,7 +214,7 @@ class DenseSurface:
         """Make or continue the arrays of this surface in ``folder``."""
         arrays: dict[str, tuple[tuple[int, ...], str]] = {}
         for phase in self.phases:
-            arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, self.channels), "float32")
+            arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, self.length), "float32")
             arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
         return Store(folder, arrays)
 
@@ -247,11 +240,11 @@ class DenseSurface:
 
     def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray | None]) -> None:
         """Write the result of one unit."""
-        counts, features = result
+        counts, cells = result
         name, where = unit.block.phase.name, (unit.block.rows, unit.block.cols)
         parts = {f"valid_{name}": (where, counts)}
-        if features is not None:
-            parts[f"cells_{name}"] = (where, features)
+        if cells is not None:
+            parts[f"cells_{name}"] = (where, cells)
         store.keep(unit.key, parts)
 
     def strip(self, store: Store, rows: slice) -> Strip:
@@ -261,27 +254,48 @@ class DenseSurface:
         fraction = np.zeros((count, width), dtype=np.float32)
         embedding: np.ndarray | None = None
         network = self.handle.predictor.network
+        device = next(network.parameters()).device
         for phase in self.phases:
             inside = [k for k, row in enumerate(phase.rows) if rows.start <= row < rows.stop]
             if not inside:
                 continue
-            pooled, seen = self._pooled(store, phase, inside)  # (rows, cols, channels), (rows, cols)
+            pooled, seen = self._pooled(store, phase, inside)  # (rows, cols, length), (rows, cols)
             take = np.ix_([phase.rows[k] - rows.start for k in inside], list(phase.cols))
             fraction[take] = seen
             wanted = self.wanted[np.ix_([phase.rows[k] for k in inside], list(phase.cols))]
             good = wanted & (seen > 0) & (seen >= self.min_valid_fraction)
             if not good.any():
                 continue
+            r, c = np.nonzero(good)
+            r, c = np.array([phase.rows[k] for k in inside])[r], np.array(phase.cols)[c]
             with torch.inference_mode():
-                z = network.project(torch.from_numpy(pooled[good]))
-                found = torch.sigmoid(network.head(z)).numpy()  # (n, species)
+                z = nn.functional.normalize(torch.from_numpy(pooled[good]), dim=-1)  # (n, length)
+                found = torch.sigmoid(network.head(z.to(device), *self._beside(r, c, device))).cpu().numpy()  # (n, species)
             if embedding is None:
                 embedding = np.full((count, width, z.shape[1]), np.nan, dtype=np.float32)
-            r, c = np.nonzero(good)
-            r, c = np.array([phase.rows[k] - rows.start for k in inside])[r], np.array(phase.cols)[c]
+            r -= rows.start
             probability[:, r, c] = found.T
             embedding[r, c] = z.numpy()
         return Strip(rows, self.species, probability, fraction, embedding)
+
+    def _beside(self, rows: np.ndarray, cols: np.ndarray, device: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """Return the covariates and the positions that the network sees beside the image at positions of the map."""
+        predictor = self.handle.predictor
+        names, position = getattr(predictor, "covariate_names", ()), getattr(predictor, "position", False)
+        if not names and not position:
+            return None, None
+        sites = positions_as_sites(
+            self.lattice,
+            rows,
+            cols,
+            self.scene,
+            species=self.species,
+            position_crs=self.position_crs,
+            tiles=False,
+            covariates=self.covariates,
+        )
+        inputs = site_inputs(sites, sites.site_ids, image=False, covariates=names, position=position)
+        return tuple(None if value is None else value.to(device) for value in (inputs.covariates, inputs.position))  # type: ignore[return-value]
 
     def _pooled(self, store: Store, phase: Phase, inside: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean of the cells of each window, and the share of its pixels that are valid."""
@@ -304,21 +318,78 @@ class DenseSurface:
         return fraction
 
 
-def dense_surface(
-    handle: Handle, scene: Scene, lattice: Lattice, wanted: np.ndarray, min_valid_fraction: float, block_px: int
-) -> DenseSurface:
-    """Return the dense surface of the network in ``handle``."""
-    predictor = handle.predictor
+def dense_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: Path) -> DenseSurface:
+    """Return the surface that gives densely what ``exact`` gives window by window; the engine keeps its files in ``folder``."""
+    predictor, scene = exact.handle.predictor, exact.scene
     network = predictor.network
+    if torch.cuda.is_available() and getattr(predictor, "accelerator", "auto") != "cpu":
+        network.cuda()
     network.eval()
-    with torch.inference_mode():
-        channels = network.features(torch.zeros(1, len(network.bands), 2 * network.stride, 2 * network.stride)).shape[1]
-    return DenseSurface(handle, predictor.species, scene, lattice, wanted, min_valid_fraction, channels, block_px)
+    chosen = choose_engine(network, engine, folder, lambda: _samples(network, scene))
+    return DenseSurface(
+        exact.handle,
+        predictor.species,
+        scene,
+        exact.lattice,
+        exact.wanted,
+        exact.min_valid_fraction,
+        length=network.projection.out_features,
+        engine=chosen,
+        block_px=block_px,
+        halo_px=reach_px(network),
+        position_crs=exact.position_crs,
+        covariates=exact.covariates,
+    )
+
+
+def reach_px(network: Any) -> int:
+    """
+    Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px for a ResNet-18.
+
+    With a halo this wide around a block, its cells are what they would be in a block of any size. Found by asking which pixels
+    the gradient of one cell reaches.
+    """
+    cell_px = int(network.stride)
+    training = network.training
+    network.eval()
+    for cells in (19, 35):
+        image = torch.randn(1, len(network.bands), cells * cell_px, cells * cell_px, generator=torch.Generator().manual_seed(0))
+        image = image.to(next(network.parameters()).device).requires_grad_(True)
+        with torch.enable_grad():
+            middle = network.features(image)[0, :, cells // 2, cells // 2]
+            (seen,) = torch.autograd.grad(middle.sum(), image)
+        rows = seen.abs().amax(dim=(0, 1, 3)).nonzero().flatten()
+        reach = max(cells // 2 * cell_px - int(rows[0]), int(rows[-1]) - (cells // 2 + 1) * cell_px + 1)
+        if reach < cells // 2 * cell_px:
+            break
+    network.train(training)
+    return math.ceil(reach / cell_px) * cell_px
+
+
+def _samples(network: Any, scene: Scene, count: int = 8) -> list[np.ndarray]:
+    """Return standardised crops from all over the scene, the same each time."""
+    side = CALIBRATION_PX
+    generator = np.random.default_rng(0)
+    crops = []
+    for _ in range(20 * count):
+        col, row = (int(generator.integers(0, max(1, length - side))) for length in (scene.width, scene.height))
+        values, valid = scene.read(Window(col, row, side, side))
+        if valid.mean() > 0.5:
+            crops.append(normalised(values, valid, network, scene))
+        if len(crops) == count:
+            break
+    if not crops:
+        raise RasterError("The scene has no crop of 512 px that is half covered, to set the ranges of int8. Use engine auto.")
+    return crops
 
 
 def why_not_dense(network: Any, lattice: Lattice) -> str:
     """Return why ``network`` cannot be mapped densely at the positions of ``lattice``, or nothing."""
     cell_px = int(network.stride)
+    if network.trunk is None:
+        return "it sees no imagery"
+    if not network.dense:
+        return f"its trunk {network.trunk.name} sees more of an image than a neighbourhood of fixed size"
     if network.window_px % cell_px:
         return f"its window of {network.window_px} px is no multiple of the trunk's stride of {cell_px} px"
     shifts = math.lcm(lattice.stride_px, cell_px) // lattice.stride_px

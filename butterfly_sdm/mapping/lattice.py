@@ -82,7 +82,9 @@ class Lattice:
     @property
     def transform(self) -> Affine:
         """From (column, row) of the map to coordinates."""
-        return self.scene_transform * Affine.translation(self.col0, self.row0) * Affine.scale(self.stride_px)
+        grid, side = self.scene_transform, self.stride_px
+        left, top = grid.c + grid.a * self.col0, grid.f + grid.e * self.row0
+        return Affine(grid.a * side, 0.0, left, 0.0, grid.e * side, top)
 
     def window_starts(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the first scene row of each row of windows, and the first column of each column of windows."""

@@ -74,9 +74,10 @@ def predict_map(
     min_valid_fraction: float = 0.5,
     dtype: Literal["float32", "uint16", "uint8"] = "float32",
     covariates: Mapping[str, Path] | None = None,
-    position_crs: str = "EPSG:27700",
+    position_crs: str | None = None,
     audit: int = 500,
     seed: int = 0,
+    engine: str = "auto",
     workers: int = 1,
     dask: str | None = None,
     progress: Progress = silent,
@@ -109,9 +110,13 @@ def predict_map(
     covariates
         Raster per covariate, for predictors fitted with covariates.
     position_crs
-        CRS of easting and northing in the data set the predictor was fitted to.
+        CRS of easting and northing in the data set the predictor was fitted to; None: as the predictor remembers, else
+        EPSG:27700.
     audit, seed
         How many random positions are predicted again window by window, and the seed that draws them.
+    engine
+        What runs the trunk: torch, onnx, onnx-int8 (only when named; its difference is reported), or auto: the faster of the
+        first two.
     workers, dask
         Processes on this machine, or the address of a Dask scheduler.
 
@@ -129,9 +134,14 @@ def predict_map(
     out = Path(out)
     chosen = _choose_species(predictor, species)
     network = getattr(predictor, "network", None)
+    if network is not None and not network.bands:
+        network = None  # sees no imagery
     window_px, margin_px = (network.window_px, network.margin_px) if network is not None else (0, 0)
     if network is not None:
         scene = select_bands(scene, network.bands)
+        _check_resolution(predictor, scene)
+    position_crs = position_crs or _known_crs(predictor) or "EPSG:27700"
+    _check_covariates(predictor, covariates or {})
     lattice = Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px)
     why = _why_not_dense(predictor, lattice)
     if mode == "dense" and why:
@@ -151,6 +161,7 @@ def predict_map(
                 "lattice": repr(lattice),
                 "dense": dense,
                 "block_px": block_px if dense else 0,
+                "engine": engine if dense else "",
                 "min_valid_fraction": min_valid_fraction,
                 "covariates": {name: str(path) for name, path in (covariates or {}).items()},
                 "position_crs": position_crs,
@@ -167,7 +178,7 @@ def predict_map(
         if dense:
             from butterfly_sdm.mapping.dense import dense_surface
 
-            surface = dense_surface(handle, scene, lattice, wanted, min_valid_fraction, block_px)
+            surface = dense_surface(exact, block_px=block_px, engine=engine, folder=work / "engine")
         store = surface.open(work / "surface")
         _fill(surface, store, workers, dask, progress)
         found: dict[str, float] = {}
@@ -271,6 +282,28 @@ def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tupl
     if not species:
         raise DataError("The list of species to map is empty. Name at least one, or leave it out to map all.")
     return tuple(species)
+
+
+def _known_crs(predictor: Any) -> str | None:
+    return ((getattr(predictor, "card", None) or {}).get("dataset") or {}).get("position_crs")
+
+
+def _check_resolution(predictor: Any, scene: Scene) -> None:
+    trained = (getattr(predictor, "card", None) or {}).get("resolution_m")
+    if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
+        raise RasterError(
+            f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} m. "
+            "Map a scene of that resolution, or ask for a grid of it."
+        )
+
+
+def _check_covariates(predictor: Any, covariates: Mapping[str, Path]) -> None:
+    missing = [name for name in getattr(predictor, "covariate_names", ()) if name not in covariates]
+    if missing:
+        raise DataError(
+            f"The run was trained with {len(predictor.covariate_names)} covariates; no raster is given for {missing[0]!r}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. Name one raster per covariate under covariates."
+        )
 
 
 def _why_not_dense(predictor: Predictor, lattice: Lattice) -> str:
