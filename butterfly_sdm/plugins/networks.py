@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ def make_trunk(name: str, channels: int, *, size_px: int | None = None, weights:
         if not timm.is_model(name.partition(".")[0]):
             near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
             raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
-        size = {} if size_px is None or not _has_size(name) else {"img_size": size_px}
+        size: dict[str, Any] = {} if size_px is None or not _has_size(name) else {"img_size": size_px}
         try:
             trunk = timm.create_model(name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size)
         except Exception as error:

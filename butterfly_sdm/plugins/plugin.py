@@ -276,16 +276,16 @@ def _inspect(point: EntryPoint) -> tuple[PluginInfo, PluginCard | None]:
     if not isinstance(card, PluginCard):
         reason = f"{point.value} is a {type(card).__name__}; the entry point must name a PluginCard"
         return PluginInfo(point.name, "", distribution, version, reason), None
-    error = None
+    problem = None
     missing = [module for module in card.needs if _absent(module)]
     package, _, attribute = card.implementation.partition(":")
     if card.name != point.name:
-        error = f"its card calls it {card.name!r}, its entry point {point.name!r}"
+        problem = f"its card calls it {card.name!r}, its entry point {point.name!r}"
     elif missing:
-        error = f"it needs {', '.join(missing)}; install {card.extra or ' '.join(missing)}"
+        problem = f"it needs {', '.join(missing)}; install {card.extra or ' '.join(missing)}"
     elif not attribute or _absent(package):
-        error = f"its implementation {card.implementation} does not exist; it is written module:Class"
-    return PluginInfo(point.name, card.summary, distribution, version, error), card
+        problem = f"its implementation {card.implementation} does not exist; it is written module:Class"
+    return PluginInfo(point.name, card.summary, distribution, version, problem), card
 
 
 def _absent(module: str) -> bool:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -188,11 +188,11 @@ def train_stages(
                 _restore_optimizer(optimizer, _unprefixed(state.tensors, "optimizer."), state.steps)
                 state.best = _unprefixed(state.tensors, "best.")
                 state.tensors = {}
-            optimizer = fabric.setup_optimizers(optimizer)
+            optimizer = cast(Optimizer, fabric.setup_optimizers(optimizer))
             for epoch in range(state.epoch, epochs):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * stage.rate(epoch)
-                row = {"part": part, "stage": stage.name, "epoch": epoch + 1}
+                row: dict[str, Any] = {"part": part, "stage": stage.name, "epoch": epoch + 1}
                 row["loss"] = _epoch(fabric, module, stage, optimizer, seed_of(config.seed, part, stage.name, epoch), limits)
                 if stage.measure is not None:
                     module.eval()
@@ -228,7 +228,7 @@ class _State:
         self.best: dict[str, Tensor] = {}
 
     def best_value(self, stage: Stage) -> float:
-        earlier = [row[stage.select] for row in self.rows[:-1] if row["stage"] == stage.name]
+        earlier = [row[str(stage.select)] for row in self.rows[:-1] if row["stage"] == stage.name]
         return max(earlier, default=-np.inf)
 
 

@@ -33,7 +33,7 @@ def phantoms(count: int, size_px: int, seed: int) -> tuple[np.ndarray, np.ndarra
     rng = np.random.default_rng(seed)
     labels = np.tile(np.repeat(np.arange(3), count), 2)
     domains = np.repeat(np.arange(2), 3 * count)
-    images = np.stack([_phantom(size_px, label, domain, rng) for label, domain in zip(labels, domains, strict=True)])
+    images = np.stack([_phantom(size_px, int(label), int(domain), rng) for label, domain in zip(labels, domains, strict=True)])
     return images[:, None], labels, domains
 
 

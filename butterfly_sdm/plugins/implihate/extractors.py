@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
@@ -169,7 +169,7 @@ def make_extractors(names: Sequence[str]) -> list[Extractor]:
     unknown = [name for name in names if name not in EXTRACTORS]
     if unknown:
         raise ConfigError(f"extract names {unknown[0]!r}; known are {', '.join(EXTRACTORS)}.")
-    made: list[Extractor] = [EXTRACTORS[name]() for name in names]
+    made: list[Extractor] = [cast(Extractor, EXTRACTORS[name]()) for name in names]
     return made
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ class ImplihateConfig(PluginConfig):
     extract: tuple[str, ...] = Field((), description="sentiment, emotion, hashed_text, log_mel, frames")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     folds: int = Field(0, ge=0, description="also train and score so many folds of all labelled videos")
-    modalities: tuple[Literal["image", "text", "audio"], ...] = Field(MODALITIES, min_length=1)  # type: ignore[assignment]
+    modalities: tuple[Literal["image", "text", "audio"], ...] = Field(("image", "text", "audio"), min_length=1)
     contrastive: Literal["two_stages", "one_stage", "none"] = Field("two_stages", description="which stages come first")
     loss: Literal["sound", "released"] = Field("sound", description="released: as in the authors' code, see the page")
     temperature: float = Field(0.05, gt=0)
@@ -202,7 +202,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         found = []
         folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
         for number, (inside, outside) in enumerate(folds.split(data.label, data.label)):
-            model = build(self, config, data.facts, f"fold {number}")
+            model = cast(VideoNet, build(self, config, data.facts, f"fold {number}"))
             nothing = np.array([], dtype=int)
             train_stages(model, self.stages_of(config, data, model, inside, nothing), config, part=f"fold {number}")
             scores = classification_scores(data.label[outside], _probability(model, data.features, outside))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -206,7 +206,9 @@ class Modan(Plugin[ModanConfig, ModanData]):
         found, predicted = [], []
         for repeat, fold, train, test in _divisions(config, task):
             scores: dict[str, Any] = {"repeat": repeat + 1, "fold": fold + 1}
-            fresh = build(self, config, facts, f"fold {repeat} {fold}").task
+            fresh = cast(ModanNet, build(self, config, facts, f"fold {repeat} {fold}")).task
+            if fresh is None:
+                raise DataError("The run was trained without labels; give the task and train again.")
             for kind, start in (("fine_tuned", encoder), *([("scratch", None)] if config.scratch else [])):
                 probability = fine_tune(config, task, train, test, fresh, start, part=f"{repeat} {fold}")
                 scores[kind] = classification_scores(task.label[test], probability)["auc"]

@@ -1,0 +1,198 @@
+"""The suspicious classifier, kept as it is, behind a network that rewrites its input."""
+
+from __future__ import annotations
+
+import importlib
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from butterfly_sdm.errors import ModelError
+from butterfly_sdm.plugins.networks import load_weights
+
+
+class UNet(nn.Module):
+    """
+    Four levels down and four up, from an image to an image of the same shape in [0, 1].
+
+    Parameters
+    ----------
+    channels
+        Of the image.
+    first
+        Channels of the first level; doubles per level.
+    """
+
+    def __init__(self, channels: int, first: int) -> None:
+        super().__init__()
+        sizes = [first * 2**level for level in range(5)]
+        self.enter = _twice(channels, first)
+        self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
+        self.rise = nn.ModuleList(
+            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
+        )
+        self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
+        self.leave = nn.Conv2d(first, channels, 1)
+        nn.init.constant_(self.leave.bias, 0.5)  # type: ignore[arg-type]  # outside [0, 1] the clamp has no gradient
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the rewritten images (n, channels, h, w); h and w are multiples of 16."""
+        levels = [self.enter(images)]
+        for down in self.down:
+            levels.append(down(nn.functional.max_pool2d(levels[-1], 2)))
+        x = levels.pop()
+        for rise, up in zip(self.rise, self.up, strict=True):
+            x = up(torch.cat([levels.pop(), rise(x)], dim=1))
+        return self.leave(x).clamp(0, 1)
+
+
+def _twice(inputs: int, outputs: int) -> nn.Sequential:
+    def layer(a: int) -> list[nn.Module]:
+        return [nn.Conv2d(a, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    return nn.Sequential(*layer(inputs), *layer(outputs))
+
+
+class FixedClassifier(nn.Module):
+    """A classifier that never trains: evaluation mode whatever is asked, images in [0, 1] normalised as it needs."""
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, inner: nn.Module, mean: tuple[float, ...], spread: tuple[float, ...]) -> None:
+        super().__init__()
+        self.inner = inner
+        self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
+        self.register_buffer("spread", torch.tensor(spread).reshape(1, -1, 1, 1))
+
+    def train(self, mode: bool = True) -> FixedClassifier:
+        """Stay in evaluation mode."""
+        self.training = False
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, classes) logits."""
+        logits: Tensor = self.inner((images - self.mean) / self.spread)
+        return logits
+
+
+class DefendedClassifier(nn.Module):
+    """
+    A drop-in replacement of the classifier: images in [0, 1] to class probabilities.
+
+    Parameters
+    ----------
+    unet
+        T, rewrites the image.
+    classifier
+        f, stays as it is.
+    permutation
+        pi: the class j of f stands for our class pi(j).
+    """
+
+    places: Tensor
+
+    def __init__(self, unet: nn.Module, classifier: nn.Module, permutation: list[int]) -> None:
+        super().__init__()
+        self.unet = unet
+        self.classifier = classifier
+        self.register_buffer("places", torch.tensor(np.argsort(permutation)))  # q_c = p_{pi^-1(c)}
+
+    def remapped(self, rewritten: Tensor) -> Tensor:
+        """Return q (n, classes) of images that T has rewritten: q_{pi(j)} = softmax(f(T(x)))_j."""
+        return self.classifier(rewritten).float().softmax(dim=1)[:, self.places]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return (n, classes) probabilities."""
+        return self.remapped(self.unet(images))
+
+
+def derangement(classes: int, seed: int) -> list[int]:
+    """
+    Draw a permutation without fixed points.
+
+    Examples
+    --------
+    >>> derangement(2, seed=0)
+    [1, 0]
+    """
+    if classes < 2:
+        raise ModelError(f"A permutation without fixed points needs at least 2 classes, not {classes}.")
+    rng = np.random.default_rng(seed)
+    while True:
+        drawn = rng.permutation(classes)
+        if (drawn != np.arange(classes)).all():
+            return [int(place) for place in drawn]
+
+
+def load_classifier(source: str, weights: Path | None, base: Path | None = None) -> nn.Module:
+    """
+    Load the suspicious classifier without running pickled code.
+
+    Parameters
+    ----------
+    source
+        A TorchScript file (``.pt``, ``.ts``), an exported program (``.pt2``), or ``module:function`` that makes the network.
+    weights
+        State dict for the last: safetensors, or a file that ``torch.load(weights_only=True)`` accepts.
+    base
+        Folder that a relative file is searched in, beside the working directory.
+
+    Raises
+    ------
+    ModelError
+        It cannot be loaded.
+    """
+    path = next((place for place in (Path(source), Path(base or ".", source)) if place.is_file()), None)
+    if path is not None:
+        try:
+            if path.suffix == ".pt2":
+                program: nn.Module = torch.export.load(path).module()
+                return program
+            script: nn.Module = torch.jit.load(path, map_location="cpu").eval()
+            return script
+        except Exception as error:
+            raise ModelError(
+                f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). A pickled model is not "
+                "loaded, since it can run code: save it by torch.jit.script, or give module:function and weights."
+            ) from error
+    module, separator, function = source.partition(":")
+    if not separator:
+        raise ModelError(f"There is no model file {source}. Give a TorchScript file, an exported program, or module:function.")
+    try:
+        made: Any = getattr(importlib.import_module(module), function)()
+    except Exception as error:
+        raise ModelError(f"{source} cannot make the classifier: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{source} returned a {type(made).__name__}, not a torch.nn.Module.")
+    if weights is None:
+        raise ModelError(f"{source} makes an untrained network; name its state dict as weights.")
+    load_weights(made, weights)
+    return made.eval()
+
+
+def check_classifier(classifier: nn.Module, channels: int, size_px: int, classes: int) -> None:
+    """
+    Refuse a classifier that does not fit the images or the classes.
+
+    Raises
+    ------
+    ModelError
+        Its input or output has another size.
+    """
+    try:
+        with torch.no_grad():
+            logits = classifier(torch.zeros(2, channels, size_px, size_px))
+    except Exception as error:
+        raise ModelError(
+            f"The classifier does not take images of {channels} x {size_px} x {size_px} "
+            f"({type(error).__name__}: {str(error)[:200]}). Correct channels and size_px."
+        ) from error
+    if tuple(logits.shape) != (2, classes):
+        raise ModelError(
+            f"The classifier's output for 2 images has shape {tuple(logits.shape)}; {classes} class names need (2, {classes})."
+        )
