@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -19,7 +19,7 @@ from butterfly_sdm.errors import ArtefactError, MissingFileError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.blocks import BlockRead, copy_blocks, merge, plan_reads, units
 from data_prep.grids import TileGrid, on_scene_pixels
-from data_prep.warp import gather, interpolation_matrix, source_coordinates, warp_with_gdal
+from data_prep.warp import between_nodes, gather, source_coordinates, warp_with_gdal
 
 SCRATCH_BYTES = 1_000_000_000
 UNIT_PIXELS = 20_000_000
@@ -36,7 +36,7 @@ class CutReport:
 
 
 @dataclass
-class _Journal:
+class Journal:
     """Remember finished units of work on disk, so that a cut that was killed goes on where it was."""
 
     path: Path | None
@@ -53,11 +53,13 @@ class _Journal:
                 self.done = set()
 
     def add(self, unit: str) -> None:
+        """Note that a unit is done; now and then, write it down."""
         self.done.add(unit)
         if monotonic() - self._saved > self.every_s:
             self.save()
 
     def save(self) -> None:
+        """Write down what is done."""
         if self.path is not None:
             if isinstance(self.array, np.memmap):
                 self.array.flush()  # a unit counts as done only when its pixels are safe
@@ -111,16 +113,16 @@ def cut_tiles(
     out, report = Path(out), report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
     journal_path = out.with_name(out.name + ".journal")
-    array = _reopen(out, shape) if journal_path.is_file() else None
+    array = reopen(out, shape) if journal_path.is_file() else None
     if array is None:
         journal_path.unlink(missing_ok=True)
         array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint16, shape=shape)
         if scene.nodata:
             array[:] = scene.nodata
-    journal = _Journal(journal_path, array)
+    journal = Journal(journal_path, array)
     journal.save()
     try:
-        with threads(workers) if executor is None else nullcontext(executor) as pool:
+        with threads(workers, executor) as pool:
             _cut(scene, grid, out, journal, resampling, pool, progress, report)
             valid = _valid_fractions(out, shape, scene.nodata, pool)
     finally:
@@ -131,8 +133,11 @@ def cut_tiles(
 
 
 @contextmanager
-def threads(workers: int) -> Iterator[Executor]:
-    """Yield a pool of threads; when the block ends early, work not yet begun is dropped."""
+def threads(workers: int, executor: Executor | None = None) -> Iterator[Executor]:
+    """Yield ``executor``, or else a pool of threads; when the block ends early, work not yet begun is dropped."""
+    if executor is not None:
+        yield executor
+        return
     pool = ThreadPoolExecutor(workers)
     try:
         yield pool
@@ -144,7 +149,7 @@ def _cut(
     scene: Scene,
     grid: TileGrid,
     out: Path,
-    journal: _Journal,
+    journal: Journal,
     resampling: str,
     executor: Executor,
     progress: Progress,
@@ -349,10 +354,10 @@ def _warp_unit(
 ) -> int:
     patches = np.load(scratch, mmap_mode="r", allow_pickle=False)
     array = np.load(out, mmap_mode="r+", allow_pickle=False)
-    matrix = interpolation_matrix(array.shape[-1], node_columns.shape[-1])
+    size = array.shape[-1]
     for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
         values, measured = gather(
-            patches[slot], matrix @ across @ matrix.T, matrix @ down @ matrix.T, nodata=nodata, resampling=resampling
+            patches[slot], between_nodes(across, size), between_nodes(down, size), nodata=nodata, resampling=resampling
         )
         merge(array[target], values, measured, nodata)
     return 0
@@ -390,7 +395,7 @@ def _count_valid(out: Path, start: int, stop: int, nodata: int) -> np.ndarray:
     return np.array([np.count_nonzero((tile != nodata).all(axis=0)) for tile in array[start:stop]])
 
 
-def _reopen(out: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+def reopen(out: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Open the array of an interrupted cut, or None if it is not the one meant."""
     try:
         array = np.load(out, mmap_mode="r+", allow_pickle=False)

@@ -38,14 +38,14 @@ def source_coordinates(grid: TileGrid, layer: Layer, node_px: int = 16) -> tuple
     return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
 
-def interpolation_matrix(size_px: int, nodes: int) -> np.ndarray:
-    """Return the (size_px, nodes) matrix that interpolates linearly from the nodes to every pixel."""
-    position = np.linspace(0, nodes - 1, size_px)
-    low = np.minimum(position.astype(int), nodes - 2)
-    matrix = np.zeros((size_px, nodes))
-    matrix[np.arange(size_px), low] = 1 - (position - low)
-    matrix[np.arange(size_px), low + 1] = position - low
-    return matrix
+def between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
+    """Interpolate (k, k) values at nodes linearly to (size_px, size_px) pixels, of which the outermost are nodes."""
+    position = np.linspace(0, len(nodes) - 1, size_px)
+    low = np.minimum(position.astype(int), len(nodes) - 2)
+    part = position - low
+    # Not a matrix product: its threads would fight with those of the executor.
+    rows = nodes[low] * (1 - part)[:, None] + nodes[low + 1] * part[:, None]
+    return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
 def gather(
