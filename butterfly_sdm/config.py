@@ -48,18 +48,48 @@ class RecordsConfig(Section):
     )
     max_uncertainty_m: float | None = Field(None, gt=0, description="less certain records are left out")
     out_of_range: Literal["refuse", "drop"] = Field("refuse", description="when a coordinate is impossible")
+    double_recording: Literal["drop", "keep"] = Field("drop", description="visits that a second scheme tells as well")
+    sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
+        default_factory=dict, description="species: in no table, or only as sums over squares of that size"
+    )
+
+
+class CompositeConfig(Section):
+    """One cloud-free picture out of many dates."""
+
+    method: Literal["median", "least_cloudy"] = "median"
+    years: tuple[int, int] | None = Field(None, description="first and last year of the pictures")
+    months: tuple[Month, Month] | None = Field(None, description="first and last month, such as [6, 9]")
+
+
+class StacConfig(Section):
+    """Products from a STAC API."""
+
+    url: str = Field(description="address of the API, or of a static catalogue")
+    collection: str = Field("sentinel-2-l2a")
+    start: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="first day, YYYY-MM-DD")
+    end: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="last day")
+    bbox: tuple[float, float, float, float] | None = Field(None, description="west, south, east, north; None: around the sites")
+    max_cloud: float = Field(60.0, ge=0, le=100, description="per cent of a product")
+    most_items: int = Field(500, ge=1)
 
 
 class ScenesConfig(Section):
-    """The source rasters, or a folder of ready tiles."""
+    """The source rasters: files, folders, SAFE products, STAC items."""
 
-    paths: tuple[InputPath, ...] = Field(min_length=1, description="rasters; together they form one mosaic")
+    paths: tuple[InputPath, ...] = Field((), description="rasters or products; together they form one mosaic")
+    stac: StacConfig | None = Field(None, description="fetch products from a STAC API as well")
     bands: tuple[str, ...] | None = Field(None, description="names of the bands in file order; None: from the file")
     nodata: float | None = Field(None, description="None: from the file, else 0")
     scale: float | None = Field(None, gt=0, description="reflectance per count; None: from the file, else 0.0001")
     offset: float | None = Field(
         None, description="count of zero reflectance; None: from the metadata (1000 from processing baseline 04.00 on), else 0"
     )
+    harmonise: bool = Field(False, description="bring products of different processing baselines to one offset")
+    cloudy: tuple[int, ...] | None = Field(
+        None, description="SCL classes left out; None: no data, defective, cloud, shadow and cirrus with a composite, else none"
+    )
+    composite: CompositeConfig | None = Field(None, description="None: the first piece by name with a measurement counts")
 
 
 class TilesConfig(Section):
@@ -70,6 +100,9 @@ class TilesConfig(Section):
     resolution_m: float = Field(10.0, gt=0)
     crs: str | None = Field(None, description="None: the scene's own")
     resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
+    lattice_m: float | None = Field(
+        None, gt=0, description="centre tiles on the squares of this lattice in crs (EPSG:27700: National Grid), not on the sites"
+    )
     min_valid_fraction: Fraction = Field(0.5, description="tiles with fewer valid pixels are left out")
 
 
@@ -84,20 +117,39 @@ class ReadyTilesConfig(Section):
     offset: float = 0.0
 
 
+class CovariateRasterConfig(Section):
+    """A raster that gives numbers per site: its mean, or the share of each class."""
+
+    path: InputPath
+    name: str = Field(pattern=r"^\w+$", description="how its columns begin")
+    kind: Literal["mean", "fractions"] = Field("mean", description="fractions: share of each class around the site")
+    side_m: tuple[float, ...] = Field((1000.0,), min_length=1, description="side of the square around the site, or several")
+    classes: dict[int, str] | None = Field(None, description="fractions: value and name of the classes; None: all that occur")
+    band: int = Field(1, ge=1)
+    unit: str = ""
+
+
 class CovariatesConfig(Section):
     """Numbers per site."""
 
     table: InputPath | None = Field(None, description="CSV or Parquet with site_id and one column per covariate")
+    rasters: tuple[CovariateRasterConfig, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
 
 
 class SplitConfig(Section):
     """How sites are divided into training, validation and test."""
 
-    method: Literal["clusters", "blocks", "file", "random"] = "clusters"
+    method: Literal["clusters", "blocks", "regions", "file", "random"] = "clusters"
     distance_m: float = Field(4000.0, gt=0, description="clusters: sites nearer than this stay together; blocks: side")
     fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.15, 0.15)
     path: InputPath | None = Field(None, description="method file: split.json, or a table of site_id and split")
+    buffer_m: float = Field(0.0, ge=0, description="training sites nearer than this to one of another part are left out")
+    folds: int | None = Field(None, ge=2, description="cut into this many folds instead of by fractions; see fold")
+    fold: int = Field(1, ge=1, description="which fold is validated")
+    regions: InputPath | None = Field(None, description="method regions: polygons with a column name")
+    validation_regions: tuple[str, ...] = ()
+    test_regions: tuple[str, ...] = ()
 
 
 class BuildConfig(Section):
@@ -165,11 +217,24 @@ class TrainConfig(Section):
     fit: FitConfig = FitConfig()
 
 
+class LadderStepConfig(Section):
+    """One predictor of a ladder."""
+
+    kind: str = Field(description="name of a baseline, such as nearest_sites")
+    name: str | None = Field(None, description="what tables call it; None: its kind")
+    options: dict[str, float | int | str | bool] = Field(default_factory=dict)
+
+
 class EvaluateConfig(Section):
     """evaluate: run -> scores beside the baselines."""
 
     part: Literal["train", "validation", "test"] = "validation"
     baselines: tuple[str, ...] = ("mean_rate",)
+    ladder: tuple[LadderStepConfig, ...] = Field((), description="predictors that evaluate --ladder compares")
+    folds: int = Field(5, ge=0, description="of the ladder's spatial cross-validation; 0: none")
+    fold_distance_m: float = Field(4000.0, gt=0, description="sites nearer than this stay in one fold")
+    block_m: float = Field(20_000.0, gt=0, description="side of the squares that the bootstrap draws")
+    bootstrap: int = Field(2000, ge=100, description="repetitions of the bootstrap")
 
 
 class MapConfig(Section):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -218,7 +219,9 @@ def squares_of(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[GridSquare
 
 def accuracy_note() -> str | None:
     """Return a sentence when PROJ lacks the grid files of OSTN15, so that British positions are right to some metres only."""
-    group = pyproj.transformer.TransformerGroup(CRS["GB"], "EPSG:4326", always_xy=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # it says what is said below
+        group = pyproj.transformer.TransformerGroup(CRS["GB"], "EPSG:4326", always_xy=True)
     used = group.transformers[0] if group.transformers else None
     if used is not None and group.best_available:
         return None

@@ -138,14 +138,17 @@ def read_synonyms(source: str | Path) -> dict[str, str]:
             raise RecordsError(f"{where} has a row without a recorded or an accepted name. Complete or remove it.")
         if synonyms.setdefault(recorded, accepted) != accepted:
             raise RecordsError(f"{where} gives {recorded!r} two accepted names: {synonyms[recorded]!r} and {accepted!r}.")
-    for recorded in synonyms:
-        seen = {recorded}
-        while (name := synonyms[recorded]) in synonyms and name != synonyms[name]:
-            if name in seen:
-                raise RecordsError(f"{where} leads from {recorded!r} in a circle. Correct it.")
-            seen.add(name)
-            synonyms[recorded] = synonyms[name]
-    return synonyms
+    return {recorded: _end(recorded, synonyms, where) for recorded in synonyms}
+
+
+def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
+    """Follow synonyms of synonyms to the last name."""
+    seen = [recorded]
+    while synonyms.get(seen[-1], seen[-1]) != seen[-1]:
+        seen.append(synonyms[seen[-1]])
+        if seen[-1] in seen[:-1]:
+            raise RecordsError(f"{where} leads from {recorded!r} in a circle: {', '.join(seen)}. Correct it.")
+    return seen[-1]
 
 
 def read_species(path: Path) -> tuple[str, ...]:

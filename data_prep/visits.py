@@ -16,42 +16,16 @@ from butterfly_sdm.data.artefact import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import RecordsError
 from butterfly_sdm.progress import Progress, silent
-from data_prep import dates as date_rules
-from data_prep import places as place_rules
+from data_prep.double_recording import double_recordings
+from data_prep.dropped import dropped_rows, write_dropped
 from data_prep.grid_references import accuracy_note
-from data_prep.names import KINDS, read_name, read_species, read_synonyms
-from data_prep.places import PlaceRules, Places, read_sites, resolve_places, site_ids
+from data_prep.names import read_species, read_synonyms
+from data_prep.places import PlaceRules, Places, read_sites, site_ids
 from data_prep.readers.registry import open_records
-from data_prep.records import GROUPS, Occurrences, read_occurrences
-from data_prep.schemes import SCHEMES, RecordingScheme, recording_scheme
-
-REASONS = (
-    "",
-    "malformed row",
-    "duplicate record",
-    "another institution",
-    *place_rules.REASONS[1:],
-    *date_rules.REASONS[1:],
-    "outside the years",
-    "outside the season",
-    "absence not counted",
-    "unknown status",
-    "incomplete list",
-    "footprint too large",
-    "too few records at the site",
-    "not a listed site",
-    "rank above species",
-    "species aggregate",
-    "list too short",
-    "too few visits to the site",
-)
-"""Why a row is left out, in the order in which the reasons are tried; the place in the tuple is the code."""
-
-_PLACE_OFFSET = REASONS.index(place_rules.REASONS[1]) - 1
-_DATE_OFFSET = REASONS.index(date_rules.REASONS[1]) - 1
-_PRESENT = {"", "PRESENT", "P", "TRUE", "YES", "1", "DETECTED", "OBSERVED"}
-_ABSENT = {"ABSENT", "A", "FALSE", "NO", "0", "NOT DETECTED", "NOTDETECTED", "NOT OBSERVED"}
-_COMPLETE = {"TRUE", "T", "YES", "Y", "1", "COMPLETE", "REPORTEDCOMPLETE"}
+from data_prep.records import Occurrences, read_occurrences
+from data_prep.schemes import recording_scheme
+from data_prep.sensitive import SensitiveSpecies
+from data_prep.verdicts import REASONS, SurveyRules, Verdicts
 
 
 @dataclass(frozen=True)
@@ -73,8 +47,12 @@ class SurveyTable:
         Years of the visits.
     notes
         What a reader of the tables should know, in sentences.
+    coarse
+        ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that are told only as sums over
+        squares; they are no columns of ``detections``.
     names
-        ``accepted``, ``recorded``, ``rows``: which recorded names count under which accepted name.
+        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and in how many spellings (with
+        and without author, say) it occurs.
     """
 
     detections: pd.DataFrame
@@ -83,7 +61,8 @@ class SurveyTable:
     rows: dict[str, int]
     years: tuple[int, ...]
     notes: tuple[str, ...] = ()
-    names: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "rows"]))
+    coarse: pd.DataFrame | None = None
+    names: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"]))
 
     def __post_init__(self) -> None:
         if not (self.detections.index.equals(self.visits.index) and self.detections.index.equals(self.sites.index)):
@@ -102,48 +81,9 @@ class SurveyTable:
         return self.detections.div(self.visits, axis=0)
 
 
-@dataclass(frozen=True)
-class SurveyRules:
-    """
-    Which records and sites count.
-
-    Attributes
-    ----------
-    scheme
-        What a visit is.
-    places
-        What a site is.
-    institutions
-        Institution codes to keep; empty: all.
-    years
-        First and last year; None: all.
-    min_records
-        Fewest record rows of a site.
-    min_visits
-        Fewest visits of a site.
-    max_footprint_deg2
-        Largest footprint, square degrees.
-    species
-        Species to keep, in order; None: all that were detected, by name. Records of others still show that somebody looked.
-    synonyms
-        Recorded name: accepted name.
-    day_first
-        Whether 3/6/2018 is the third of June; None: as the file or its other dates tell.
-    """
-
-    scheme: RecordingScheme = SCHEMES["ukbms"]
-    places: PlaceRules = field(default_factory=PlaceRules)
-    institutions: tuple[str, ...] = ()
-    years: tuple[int, int] | None = None
-    min_records: int = 200
-    min_visits: int = 1
-    max_footprint_deg2: float | None = None
-    species: tuple[str, ...] | None = None
-    synonyms: dict[str, str] = field(default_factory=dict)
-    day_first: bool | None = None
-
-
-def read_survey(config: RecordsConfig, *, scratch: Path, progress: Progress = silent) -> SurveyTable:
+def read_survey(
+    config: RecordsConfig, *, scratch: Path, progress: Progress = silent, explain: Path | None = None
+) -> SurveyTable:
     """
     Read the records a config names and count them: the one entry of the build stage.
 
@@ -153,11 +93,14 @@ def read_survey(config: RecordsConfig, *, scratch: Path, progress: Progress = si
         The section ``build.records``.
     scratch
         Folder for the compact table of records, which a later call with the same files uses again.
+    explain
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
     """
     occurrences = read_occurrences(
         _paths(config), scratch=scratch, format=config.format, columns=config.columns, progress=progress
     )
-    return survey(occurrences, rules_of(config), sites=None if config.sites is None else read_sites(config.sites))
+    sites = None if config.sites is None else read_sites(config.sites)
+    return survey(occurrences, rules_of(config), sites=sites, explain=explain)
 
 
 def rules_of(config: RecordsConfig) -> SurveyRules:
@@ -182,6 +125,8 @@ def rules_of(config: RecordsConfig) -> SurveyRules:
         species=read_species(species) if isinstance(species, Path) else species,
         synonyms={} if config.synonyms is None else read_synonyms(config.synonyms),
         day_first=config.day_first,
+        double_recording=config.double_recording,
+        sensitive=SensitiveSpecies(config.sensitive),
     )
 
 
@@ -214,7 +159,13 @@ def _paths(config: RecordsConfig) -> tuple[Path, ...]:
     return config.path if isinstance(config.path, tuple) else (config.path,)
 
 
-def survey(occurrences: Occurrences, rules: SurveyRules | None = None, *, sites: gpd.GeoDataFrame | None = None) -> SurveyTable:
+def survey(
+    occurrences: Occurrences,
+    rules: SurveyRules | None = None,
+    *,
+    sites: gpd.GeoDataFrame | None = None,
+    explain: Path | None = None,
+) -> SurveyTable:
     """
     Count visits and detections per site.
 
@@ -230,6 +181,8 @@ def survey(occurrences: Occurrences, rules: SurveyRules | None = None, *, sites:
         Which records and sites count.
     sites
         Listed sites, see :func:`data_prep.places.read_sites`; records elsewhere are then left out.
+    explain
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
 
     Raises
     ------
@@ -237,289 +190,175 @@ def survey(occurrences: Occurrences, rules: SurveyRules | None = None, *, sites:
         No site is left, or coordinates are out of range.
     """
     rules = rules or SurveyRules()
-    judged = _Judged.of(occurrences, rules, sites)
-    return judged.count()
+    verdicts = Verdicts.of(occurrences, rules, sites)
+    count = _Count(verdicts, rules)
+    count.apply_rules_of_sites(listed_only=sites is not None)
+    count.apply_rules_of_visits()
+    if explain is not None:
+        rows = dropped_rows(occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms)
+        write_dropped(explain, rows)
+    return count.table()
 
 
-@dataclass(frozen=True)
-class _Judged:
-    """The records with a verdict on each row."""
+class _Count:
+    """The good rows, fewer after each rule, and the reasons of the others."""
 
-    occurrences: Occurrences
-    rules: SurveyRules
-    places: Places
-    listed_only: bool
-    species: tuple[str, ...]
-    names: pl.DataFrame
-    rows: pl.DataFrame
-    duplicates: int
+    def __init__(self, verdicts: Verdicts, rules: SurveyRules) -> None:
+        self.verdicts, self.rules = verdicts, rules
+        good = pl.col("reason") == 0
+        self.rows = verdicts.rows.filter(good)
+        self.dropped = [verdicts.rows.filter(~good & ~pl.col("is_event")).select("file", "row", "reason")]
+        self.flags: dict[str, int] = {}
+        self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
+        if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
+            by_day = pl.col("day").cast(pl.Int64).cast(pl.UInt64)  # records without an event are visits of their day
+            self.rows = self.rows.with_columns(
+                pl.when(pl.col("event") == 0).then(by_day).otherwise(pl.col("event")).alias("event")
+            )
 
-    @classmethod
-    def of(cls, occurrences: Occurrences, rules: SurveyRules, sites: gpd.GeoDataFrame | None) -> _Judged:
-        dictionaries = occurrences.dictionaries
-        places = resolve_places(dictionaries["place"], rules.places, sites)
-        place = places.codes.rename({"code": "place"}).with_columns(_offset("place_reason", _PLACE_OFFSET))
-        if "place" in dictionaries and not _has_place(occurrences):
-            raise RecordsError("The records name no places: no file has coordinates, a footprint or a grid reference.")
-        day_first = rules.day_first if rules.day_first is not None else occurrences.day_first
-        date = _judge_dates(dictionaries["date"], rules, day_first)
-        name, species = _judge_names(dictionaries["name"], rules)
-        source = _judge_sources(dictionaries["source"], rules)
-        state = _judge_states(dictionaries["state"], rules.scheme)
-        higher, aggregate = KINDS.index("higher"), KINDS.index("aggregate")
-        drops_higher = pl.lit(rules.scheme.higher_ranks == "drop")
-        drops_aggregates = pl.lit(rules.scheme.aggregates == "drop")
-        late = (
-            pl.when((pl.col("kind") == higher) & drops_higher & ~pl.col("is_event"))
-            .then(REASONS.index("rank above species"))
-            .when((pl.col("kind") == aggregate) & drops_aggregates)
-            .then(REASONS.index("species aggregate"))
-            .otherwise(0)
-            .cast(pl.UInt8)
-        )
-        reasons = ("source_reason", "place_reason", "date_reason", "state_reason")
-        query = occurrences.scan()
-        for table, key in ((place, "place"), (date, "date"), (name, "name"), (source, "source"), (state, "state")):
-            query = query.join(table.lazy(), on=key, how="left")
-        rows = query.select(
-            "file",
-            "row",
-            "record",
-            "event",
-            "is_event",
-            "site",
-            "day",
-            pl.col("species").alias("species"),
-            pl.col("present") & ~pl.col("is_event"),
-            pl.coalesce(*(pl.when(pl.col(r) != 0).then(pl.col(r)) for r in reasons), pl.lit(0, dtype=pl.UInt8)).alias("reason"),
-            late.alias("late"),
-        ).collect(engine="streaming")
-        records = rows.filter(~pl.col("is_event"))["record"]
-        duplicates = len(records) - records.n_unique()
-        if duplicates:
-            rows = rows.sort("file", "row").unique(subset=["record", "is_event"], keep="first", maintain_order=True)
-        return cls(occurrences, rules, places, sites is not None, species, name, rows, duplicates)
+    def drop(self, bad: pl.Expr, reason: str) -> None:
+        """Take the rows where ``bad`` holds out, for a reason."""
+        marked = self.rows.select(bad.fill_null(False).alias("bad")).to_series()
+        if not marked.any():
+            return
+        code = pl.lit(REASONS.index(reason), dtype=pl.UInt8).alias("reason")
+        self.dropped.append(self.rows.filter(marked & ~self.rows["is_event"]).select("file", "row", code))
+        self.rows = self.rows.filter(~marked)
 
-    def count(self) -> SurveyTable:
-        """Apply the rules of sites and count."""
-        rules, rows = self.rules, self.rows
-        dropped = dict.fromkeys(REASONS[1:], 0)
-        dropped["malformed row"] = self.occurrences.malformed
-        dropped["duplicate record"] = self.duplicates
-        records = rows.filter(~pl.col("is_event"))
-        for code, number in records.group_by("reason").len().iter_rows():
-            if code:
-                dropped[REASONS[code]] += number
-        rows = rows.filter(pl.col("reason") == 0)
-
-        def drop(bad: pl.Expr, reason: str) -> None:
-            nonlocal rows
-            dropped[reason] += int(rows.select((bad & ~pl.col("is_event")).sum()).item())
-            rows = rows.filter(~bad)
-
+    def apply_rules_of_sites(self, *, listed_only: bool) -> None:
+        """Leave out sites that are too large, hold too few records or are not listed."""
+        rules, places = self.rules, self.verdicts.places
         if rules.max_footprint_deg2 is not None:
-            areas = shapely.area(self.places.footprints)
-            drop(_in("site", np.flatnonzero(areas > rules.max_footprint_deg2)), "footprint too large")
-        counts = rows.group_by("site").agg((~pl.col("is_event")).sum().alias("records"))
-        drop(
-            _in("site", counts.filter(pl.col("records") < rules.min_records)["site"].to_numpy()), "too few records at the site"
-        )
-        if self.listed_only:
-            unlisted = [row for row, name in enumerate(self.places.listed) if not name]
-            drop(_in("site", np.array(unlisted, dtype=np.uint32)), "not a listed site")
+            self.drop(
+                _in("site", np.flatnonzero(shapely.area(places.footprints) > rules.max_footprint_deg2)), "footprint too large"
+            )
+        records = self.rows.group_by("site").agg((~pl.col("is_event")).sum().alias("records"))
+        few = records.filter(pl.col("records") < rules.min_records)["site"].to_numpy()
+        self.drop(_in("site", few), "too few records at the site")
+        if listed_only:
+            unlisted = np.array([row for row, name in enumerate(places.listed) if not name], dtype=np.uint32)
+            self.drop(_in("site", unlisted), "not a listed site")
+
+    def apply_rules_of_visits(self) -> None:
+        """Leave out rows that show no effort, visits told twice, short lists and sites with few visits."""
+        rules = self.rules
         for reason in ("rank above species", "species aggregate"):
-            drop(pl.col("late") == REASONS.index(reason), reason)
-        visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
-        if rules.scheme.visit == "event" and rows["event"].eq(0).any():
-            # Records without an event id are visits of their day.
-            rows = rows.with_columns(
-                pl.when(pl.col("event") == 0)
-                .then(pl.col("day").cast(pl.Int64).cast(pl.UInt64))
-                .otherwise(pl.col("event"))
-                .alias("event")
-            )
-        seen = rows.select(*visit, "species", "present").unique()
+            self.drop(pl.col("rank_reason") == REASONS.index(reason), reason)
+        if rules.double_recording != "keep":
+            twice, shared_rows = double_recordings(self.rows, self.verdicts.places)
+            if len(twice):
+                self._drop_visits(twice, ["site", "day"], "double recording")
+            if shared_rows:
+                self.flags["the same species on one visit in two schemes"] = shared_rows
         if rules.scheme.min_list_length > 1:
-            lengths = seen.filter(pl.col("present")).group_by(visit).agg(pl.col("species").n_unique().alias("length"))
-            short = (
-                seen.select(visit)
-                .unique()
-                .join(lengths.filter(pl.col("length") >= rules.scheme.min_list_length), on=visit, how="anti")
-            )
-            dropped["list too short"] += int(rows.join(short, on=visit, how="semi").filter(~pl.col("is_event")).height)
-            rows = rows.join(short, on=visit, how="anti")
-            seen = seen.join(short, on=visit, how="anti")
-        visits = seen.select(visit).unique().group_by("site").len("visits")
+            length = pl.col("taxon").filter(pl.col("present") & (pl.col("taxon") >= 0)).n_unique().alias("length")
+            lists = self.rows.group_by(self.visit).agg(length).filter(pl.col("length") < rules.scheme.min_list_length)
+            self._drop_visits(lists, self.visit, "list too short")
+        visits = self.rows.group_by("site").agg(pl.struct(self.visit).n_unique().alias("visits"))
         few = visits.filter(pl.col("visits") < rules.min_visits)["site"].to_numpy()
-        drop(_in("site", few), "too few visits to the site")
-        visits = visits.filter(pl.col("visits") >= rules.min_visits)
-        kept = rows.filter(~pl.col("is_event")).height
-        account = {"read": self.occurrences.read, **{f"dropped: {r}": n for r, n in dropped.items() if n}, "kept": kept}
-        if visits.is_empty():
+        self.drop(_in("site", few), "too few visits to the site")
+
+    def _drop_visits(self, visits: pl.DataFrame, by: list[str], reason: str) -> None:
+        marked = self.rows.join(visits.select(*by, bad=True), on=by, how="left", maintain_order="left")["bad"]
+        self.drop(pl.lit(marked), reason)
+
+    def reasons(self) -> pl.DataFrame:
+        """Return ``file``, ``row`` and ``reason`` of every row that was left out."""
+        return pl.concat(self.dropped).sort("file", "row")
+
+    def account(self) -> dict[str, int]:
+        """Return how many rows were read, left out for each reason, and kept."""
+        dropped = dict(pl.concat(self.dropped).group_by("reason").len().iter_rows())
+        dropped[REASONS.index("malformed row")] = self.verdicts.occurrences.malformed
+        told = {f"dropped: {reason}": dropped[code] for code, reason in enumerate(REASONS) if dropped.get(code)}
+        kept = len(self.rows) - int(self.rows["is_event"].sum())
+        return {"read": self.verdicts.occurrences.read, **told, "kept": kept}
+
+    def table(self) -> SurveyTable:
+        """Count."""
+        account = self.account()
+        if self.rows.is_empty():
             raise RecordsError(_nothing_left(account))
-        return self._tables(rows, seen, visits, account)
-
-    def _tables(self, rows: pl.DataFrame, seen: pl.DataFrame, visits: pl.DataFrame, account: dict[str, int]) -> SurveyTable:
+        seen = self.rows.select(*self.visit, "taxon", "present").unique()
+        visits = seen.select(self.visit).unique().group_by("site").len("visits").sort("site")
+        places = self.verdicts.places
         numbers = visits["site"].to_list()
-        ids = site_ids(self.places, numbers)
-        order = np.argsort(np.array(ids, dtype=object), kind="stable")
+        ids = site_ids(places, numbers)
+        order = sorted(range(len(ids)), key=ids.__getitem__)
         index = pd.Index([ids[i] for i in order], name="site_id")
-        place = np.full(len(self.places.footprints), -1)
-        place[[numbers[i] for i in order]] = np.arange(len(order))
-        n = visits["visits"].to_numpy()[order].astype(np.int64)
-
-        found = (
-            seen.filter(pl.col("present") & (pl.col("species") >= 0)).drop("present").unique().group_by("site", "species").len()
-        )
-        found = found.filter(pl.col("site").is_in(visits["site"].implode()))
-        columns = self.species
-        k = np.zeros((len(index), len(columns)), dtype=np.int64)
-        k[place[found["site"].to_numpy()], found["species"].to_numpy()] = found["len"].to_numpy()
-        if self.rules.species is None:
-            used = np.flatnonzero(k.any(axis=0))
-            columns, k = tuple(columns[i] for i in used), k[:, used]
-        if not columns:
-            raise RecordsError("No record of presence names a species. Are the names in another column, or all rows ABSENT?")
-        footprints = self.places.footprints[[numbers[i] for i in order]]
+        sites = np.array([numbers[i] for i in order])
+        species, k = self._detections(seen, sites)
+        footprints = places.footprints[sites]
         centres = shapely.centroid(footprints)
-        per_site = dict(rows.filter(~pl.col("is_event")).group_by("site").len().iter_rows())
-        sites = gpd.GeoDataFrame(
-            {
-                "lon": shapely.get_x(centres),
-                "lat": shapely.get_y(centres),
-                "records": [per_site.get(numbers[i], 0) for i in order],
-            },
-            index=index,
-            geometry=footprints,
-            crs="EPSG:4326",
-        )
-        years = tuple(int(year) for year in rows["day"].dt.year().unique().sort().to_list())
-        other = int(rows.select(((pl.col("species") < 0) & ~pl.col("is_event")).sum()).item())
-        if other:
-            account = {**account, "flagged: shows effort, but no wanted species": other}
+        records = dict(self.rows.filter(~pl.col("is_event")).group_by("site").len().iter_rows())
+        frame = {
+            "lon": shapely.get_x(centres),
+            "lat": shapely.get_y(centres),
+            "records": [records.get(site, 0) for site in sites.tolist()],
+        }
+        detections = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
+        n = pd.Series(visits["visits"].to_numpy()[order].astype(np.int64), index=index, name="visits")
+        held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
+        detections, coarse, told = self.rules.sensitive.split(detections, n, held)
+        if detections.empty:
+            raise RecordsError("All species are sensitive: none is left to count. Remove one from records.sensitive.")
+        years = self.rows["day"].dt.year().unique().sort().to_list()
         return SurveyTable(
-            detections=pd.DataFrame(k, index=index, columns=pd.Index(columns, name="species")),
-            visits=pd.Series(n, index=index, name="visits"),
-            sites=sites,
-            rows=account,
-            years=years,
-            notes=self._notes(rows, seen),
+            detections=detections,
+            visits=n,
+            sites=held,
+            rows={**account, **{f"flagged: {flag}": number for flag, number in self.flags.items() if number}},
+            years=tuple(int(year) for year in years),
+            notes=(*self._notes(seen, places), *told),
+            coarse=coarse if len(coarse) else None,
             names=self._names(),
         )
 
-    def _names(self) -> pd.DataFrame:
-        names = self.names.filter(pl.col("recorded") != "").group_by("accepted", "recorded").agg(pl.len().alias("spellings"))
-        return names.sort("accepted", "recorded").to_pandas()
+    def _detections(self, seen: pl.DataFrame, sites: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the species and (site, species) counts of visits on which they were seen."""
+        taxa, rules = self.verdicts.taxa, self.rules
+        found = seen.filter(pl.col("present") & (pl.col("taxon") >= 0)).group_by("site", "taxon").len()
+        k = np.zeros((len(self.verdicts.places.footprints), len(taxa)), dtype=np.int64)
+        k[found["site"].to_numpy(), found["taxon"].to_numpy()] = found["len"].to_numpy()
+        k = k[sites]
+        if rules.species is None:
+            wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
+            if not wanted:
+                raise RecordsError(
+                    "No record of presence names a species. Are the names in another column, or all rows ABSENT?"
+                )
+        else:
+            # A wanted species may be given by a recorded or by its accepted name; the table keeps the name that was given.
+            column_of = {name: column for column, name in enumerate(taxa)}
+            wanted = [(name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species]
+            if len({rules.synonyms.get(name, name) for name in rules.species}) < len(rules.species):
+                raise RecordsError("Two of the wanted species have one accepted name. Name each species once.")
+            others = np.setdiff1d(np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0])
+            effort = self.rows.select((pl.col("taxon").is_in(others.tolist()) & ~pl.col("is_event")).sum()).item()
+            self.flags["shows effort, but no wanted species"] = int(effort)
+        k = np.hstack([k, np.zeros((len(k), 1), dtype=np.int64)])  # the last column: wanted, never recorded
+        return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
 
-    def _notes(self, rows: pl.DataFrame, seen: pl.DataFrame) -> tuple[str, ...]:
-        notes = list(self.occurrences.notes)
-        if self.occurrences.core == "event":
-            visit = [column for column in seen.columns if column in ("site", "day", "event")]
-            empty = seen.group_by(visit).agg(pl.col("present").any()).filter(~pl.col("present")).height
+    def _names(self) -> pd.DataFrame:
+        withheld = [name for name, action in self.rules.sensitive.actions.items() if action == "withhold"]
+        accepted = [self.rules.synonyms.get(name, name) for name in withheld]
+        told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
+        names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
+        return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
+
+    def _notes(self, seen: pl.DataFrame, places: Places) -> tuple[str, ...]:
+        notes = list(self.verdicts.occurrences.notes)
+        if self.verdicts.occurrences.core == "event":
+            empty = seen.group_by(self.visit).agg(pl.col("present").any()).filter(~pl.col("present")).height
             notes.append(f"Effort is told by an event core: visits include {empty} on which nothing was seen.")
         else:
             notes.append("Effort is told by records alone (occurrence core): visits that saw nothing are unknown.")
-        if any(self.places.references):
-            note = accuracy_note()
-            notes += [note] if note else []
-        return tuple(notes)
-
-
-def _has_place(occurrences: Occurrences) -> bool:
-    return bool(set(GROUPS["place"]) & occurrences.columns)
+        note = accuracy_note() if any(places.references) else None
+        return (*notes, note) if note else tuple(notes)
 
 
 def _in(column: str, values: np.ndarray) -> pl.Expr:
     return pl.col(column).is_in(pl.Series(values, dtype=pl.UInt32).implode())
-
-
-def _offset(column: str, offset: int) -> pl.Expr:
-    return pl.when(pl.col(column) == 0).then(0).otherwise(pl.col(column) + offset).cast(pl.UInt8).alias(column)
-
-
-def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None) -> pl.DataFrame:
-    days = date_rules.read_days(dates, day_first=day_first).with_columns(_offset("date_reason", _DATE_OFFSET))
-    outside = pl.lit(False)
-    if rules.years is not None:
-        outside = ~pl.col("day").dt.year().is_between(*rules.years)
-    off = pl.lit(False)
-    if rules.scheme.months is not None:
-        first, last = rules.scheme.months
-        month = pl.col("day").dt.month()
-        off = ~month.is_between(first, last) if first <= last else month.is_between(last + 1, first - 1)
-    return days.select(
-        pl.col("code").alias("date"),
-        "day",
-        pl.when(pl.col("date_reason") != 0)
-        .then(pl.col("date_reason"))
-        .when(outside)
-        .then(REASONS.index("outside the years"))
-        .when(off)
-        .then(REASONS.index("outside the season"))
-        .otherwise(0)
-        .cast(pl.UInt8)
-        .alias("date_reason"),
-    )
-
-
-def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    read = [
-        read_name(s, p, r, rules.synonyms) for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()
-    ]
-    detecting = {"species", "aggregate"} if rules.scheme.aggregates == "detect" else {"species"}
-    if rules.species is not None:
-        # A wanted species may be given by a recorded or by its accepted name; the table keeps the name that was given.
-        wanted = {rules.synonyms.get(name, name): column for column, name in enumerate(rules.species)}
-        species = rules.species
-        if len(wanted) < len(species):
-            raise RecordsError("Two of the wanted species have one accepted name. Name each species once.")
-    else:
-        species = tuple(sorted({name.accepted for name in read if name.kind in detecting}))
-        wanted = {name: column for column, name in enumerate(species)}
-    frame = pl.DataFrame(
-        {
-            "name": names["code"],
-            "species": pl.Series([wanted.get(n.accepted, -1) if n.kind in detecting else -1 for n in read], dtype=pl.Int32),
-            "kind": pl.Series([KINDS.index(n.kind) for n in read], dtype=pl.UInt8),
-            "accepted": pl.Series([n.accepted for n in read], dtype=pl.String),
-            "recorded": pl.Series([n.recorded for n in read], dtype=pl.String),
-        }
-    )
-    return frame, tuple(species)
-
-
-def _judge_sources(sources: pl.DataFrame, rules: SurveyRules) -> pl.DataFrame:
-    other = (
-        ~pl.col("institutionCode").str.strip_chars().is_in(list(rules.institutions)) if rules.institutions else pl.lit(False)
-    )
-    reason = pl.when(other).then(REASONS.index("another institution")).otherwise(0).cast(pl.UInt8)
-    return sources.select(pl.col("code").alias("source"), reason.alias("source_reason"))
-
-
-def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame:
-    status = pl.col("occurrenceStatus").str.strip_chars().str.to_uppercase()
-    zero = pl.col("individualCount").str.strip_chars().cast(pl.Float64, strict=False) == 0
-    absent = status.is_in(list(_ABSENT))
-    unknown = ~absent & ~status.is_in(list(_PRESENT))
-    zero = zero.fill_null(False) & ~absent
-    incomplete = pl.lit(False)
-    if scheme.complete_only:
-        incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(r"[^A-Z0-9]", "").is_in(list(_COMPLETE))
-    dropped = (absent & pl.lit(scheme.absent == "drop")) | (zero & pl.lit(scheme.zero_count == "drop"))
-    dropped |= zero & pl.lit(scheme.zero_count == "absent" and scheme.absent == "drop")
-    return states.select(
-        pl.col("code").alias("state"),
-        (~absent & ~(zero & pl.lit(scheme.zero_count == "absent"))).alias("present"),
-        pl.when(dropped)
-        .then(REASONS.index("absence not counted"))
-        .when(unknown)
-        .then(REASONS.index("unknown status"))
-        .when(incomplete)
-        .then(REASONS.index("incomplete list"))
-        .otherwise(0)
-        .cast(pl.UInt8)
-        .alias("state_reason"),
-    )
 
 
 def _nothing_left(account: dict[str, int]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
@@ -22,7 +21,7 @@ from data_prep.readers.reader import Block
 
 BLOCK_BYTES = 32 << 20
 LONGEST_ROW = 16 << 20
-QUOTE = ord('"')
+_LONGEST_FIELD_LINES = 200
 
 
 @dataclass(frozen=True)
@@ -307,15 +306,23 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
             yield line.split(layout.separator)
         return
     csv.field_size_limit(LONGEST_ROW)
-    lines = io.StringIO(text, newline="\n")
-    reader = csv.reader(lines, delimiter=layout.separator, quotechar=layout.quote, strict=False)
-    while True:
+    lines = text.split("\n")
+    place = 0
+    while place < len(lines):
+        # A quote that is never closed would swallow the rest: no field has that many lines.
+        held = (lines[index] + "\n" for index in range(place, min(place + _LONGEST_FIELD_LINES, len(lines))))
+        reader = csv.reader(held, delimiter=layout.separator, quotechar=layout.quote, strict=False)
+        width = len(layout.columns)
         try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error:  # a NUL or an endless field
-            yield ["", "unreadable"] * 999
+            cells = next(reader)
+            used = reader.line_num
+        except (StopIteration, csv.Error):
+            cells, used = ["", "unreadable"] * 999, 1
+        if used > 1 and len(cells) != width:
+            plain = lines[place].split(layout.separator)
+            cells, used = plain, 1
+        yield cells
+        place += used
 
 
 def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
