@@ -21,6 +21,7 @@ SETTINGS = {
     "classifier_epochs": 40,
     "batch_size": 64,
     "modality_dropout": 0.2,
+    "tune": False,
     "encoder": (256, 128),
     "projection": 128,
     "cross": 64,
@@ -56,18 +57,16 @@ def views(folder: Path, per_class: int, seed: int) -> dict[str, float]:
         "two_stages": {},
         **{f"only_{key}": {"contrastive": "one_stage", "modalities": [key]} for key in VIEWS},
     }.items():
-        _, result = fit(base | changes, folder / f"{name}_{per_class}_{seed}")
+        run, result = fit(base | changes, folder / f"{name}_{per_class}_{seed}")
         found[name] = result.metrics["macro_f1"]
         if name in ("one_stage", "two_stages"):
             table = result.tables["modalities"].set_index("without")["macro_f1"]
             found |= {f"{name}_without_{key}": float(table[key]) for key in VIEWS}
         if name == "two_stages":
             # The encoders do not move in stage 2; with fresh cross-encoders they show what was there before.
-            fixed, _ = fit(base | {"tune": False}, folder / f"fixed_{per_class}_{seed}")
-            test = Implihate().load(fixed.config)
-            model = fixed.model()
+            test, model = Implihate().load(run.config), run.model()
             after = retrieval(model, test, test.rows("test"))
-            model.cross.load_state_dict(build(fixed.plugin, fixed.config, fixed.facts, "model").cross.state_dict())
+            model.cross.load_state_dict(build(run.plugin, run.config, run.facts, "model").cross.state_dict())
             before = retrieval(model.eval(), test, test.rows("test"))
             for key in after:
                 found |= {f"{key}_before": before[key], f"{key}_after": after[key]}
