@@ -1,0 +1,110 @@
+"""A table of the settings of one section of the config, so that the site cannot say anything else than the code."""
+
+from __future__ import annotations
+
+import types
+import typing
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+
+def type_name(annotation: object) -> str:
+    """Return a type as an ecologist would say it."""
+    origin, inside = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return type_name(inside[0])
+    if origin is typing.Literal:
+        return ", ".join(str(value) for value in inside)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(type_name(one) for one in inside if one is not type(None)))
+    if origin in (tuple, list):
+        kinds = [one for one in inside if one is not Ellipsis]
+        return "list of " + " and ".join(dict.fromkeys(type_name(one) for one in kinds))
+    if origin is dict:
+        return "mapping"
+    names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
+    return names.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload]
+
+
+def limits(field: object) -> str:
+    """Return the limits of a number in words."""
+    words = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
+    found = [
+        f"{text} {getattr(rule, key):g}"
+        for rule in field.metadata  # type: ignore[attr-defined]
+        for key, text in words.items()
+        if getattr(rule, key, None) is not None
+    ]
+    return ", ".join(found)
+
+
+def default_text(value: object) -> str:
+    """Return a default as it would be written in YAML."""
+    if value is PydanticUndefined:
+        return "(needed)"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple | list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value) if str(value) != "" else '""'
+
+
+class ScoreTable(Directive):
+    """``.. score-table::`` lists every score with its definition."""
+
+    def run(self) -> list[nodes.Node]:
+        from butterfly_sdm.evaluation.scores import DEFINITIONS
+
+        return [table(("score", "what it is"), list(DEFINITIONS.items()))]
+
+
+class Settings(Directive):
+    """``.. settings:: BuildConfig`` lists the plain settings of a section."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from butterfly_sdm import config
+
+        section = getattr(config, self.arguments[0])
+        rows = []
+        for name, field in section.model_fields.items():
+            default = field.get_default(call_default_factory=True)
+            if isinstance(default, BaseModel):
+                continue  # a section of its own, with a table of its own
+            kind = type_name(field.annotation)
+            rule = limits(field)
+            rows.append((name, f"{kind} ({rule})" if rule else kind, default_text(default), field.description or ""))
+        return [table(("setting", "what it is", "default", "meaning"), rows)]
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
+    """Return a docutils table; the first column and the defaults are code."""
+    group = nodes.tgroup(cols=len(head))
+    for width in ((20, 25, 20, 45) if len(head) == 4 else (25, 85)):
+        group += nodes.colspec(colwidth=width)
+    top, body = nodes.thead(), nodes.tbody()
+    group += [top, body]
+    for part, cells_of, code in ((top, [head], False), (body, rows, True)):
+        for cells in cells_of:
+            row = nodes.row()
+            for number, text in enumerate(cells):
+                inline = nodes.literal(text, text) if code and number in (0, 2) and text else nodes.Text(text)
+                row += nodes.entry("", nodes.paragraph("", "", inline))
+            part += row
+    whole = nodes.table()
+    whole += group
+    return whole
+
+
+def setup(app: object) -> dict[str, bool]:
+    """Register the directive."""
+    app.add_directive("settings", Settings)  # type: ignore[attr-defined]
+    app.add_directive("score-table", ScoreTable)  # type: ignore[attr-defined]
+    return {"parallel_read_safe": True}

@@ -1,0 +1,40 @@
+"""Settings of the documentation site."""
+
+import os
+import shutil
+import sys
+from importlib.metadata import version as installed
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "_ext"))
+
+project = "butterfly_sdm"
+author = "The butterfly_sdm developers"
+copyright = "the butterfly_sdm developers"
+release = version = installed("butterfly-sdm")
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "settings_table"]
+exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# Notebooks lie beside the package, without outputs; with BUTTERFLY_SDM_DOCS_RUN=1 their pages show what they draw.
+nb_execution_mode = "cache" if os.environ.get("BUTTERFLY_SDM_DOCS_RUN") else "off"
+nb_execution_timeout = 900
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+if (HERE.parent / "notebooks").is_dir():
+    shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*", "butterfly_*"))
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+html_theme = "furo"
+html_title = f"butterfly_sdm {release}"
+html_static_path = ["_static"]
+html_theme_options = {"source_repository": "", "navigation_with_keys": True}
+suppress_warnings = ["myst.header"]  # a notebook may begin with a heading of any level
