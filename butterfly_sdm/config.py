@@ -101,7 +101,7 @@ class TilesConfig(Section):
     crs: str | None = Field(None, description="None: the scene's own")
     resampling: Literal["nearest", "bilinear", "cubic"] = "bilinear"
     lattice_m: float | None = Field(
-        None, gt=0, description="centre tiles on the squares of this lattice in crs (EPSG:27700: National Grid), not on the sites"
+        None, gt=0, description="centre tiles on the squares of a lattice in crs (EPSG:27700: National Grid), not on sites"
     )
     min_valid_fraction: Fraction = Field(0.5, description="tiles with fewer valid pixels are left out")
 

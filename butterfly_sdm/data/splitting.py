@@ -21,6 +21,45 @@ NAMES = {
 }
 
 
+def group_sites(
+    sites: pd.DataFrame, *, method: str, distance_m: float = 4000.0, regions: pd.Series | None = None
+) -> tuple[np.ndarray, str]:
+    """
+    Put sites into groups that a split keeps together.
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
+    method
+        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others (as published, with 4 km).
+        ``blocks``: squares of that side. ``regions``: by ``regions``. ``random``: every site alone, which leaks.
+    regions
+        (site,) name of the region of each site.
+
+    Returns
+    -------
+    group : ndarray of int, shape (sites,)
+    words : str
+        What the groups are.
+
+    Raises
+    ------
+    DataError
+        The method is unknown.
+    """
+    if method == "clusters":
+        return neighbour_clusters(sites, distance_m=distance_m), f"clusters of sites nearer than {distance_m:g} m"
+    if method == "blocks":
+        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(np.int64)
+        return np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1), f"blocks of {distance_m:g} m"
+    if method == "regions" and regions is not None:
+        return np.unique(regions.to_numpy(dtype=str), return_inverse=True)[1], "regions"
+    if method == "random":
+        return np.arange(len(sites)), "random: every site alone"
+    raise DataError(f"split.method = {method!r} is unknown here; choose clusters, blocks, regions, random or file.")
+
+
 def make_split(
     sites: pd.DataFrame,
     *,
@@ -36,9 +75,8 @@ def make_split(
     ----------
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres.
-    method
-        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others, stay together (as published,
-        with 4 km). ``blocks``: squares of that side stay together. ``random``: every site alone, which leaks.
+    method, distance_m
+        Which sites stay together, see :func:`group_sites`.
     fractions
         Shares of the sites in the three parts; groups are dealt out so that the parts come near to them.
     seed
@@ -57,18 +95,7 @@ def make_split(
     """
     if abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"split.fractions sum to {sum(fractions):g}; the shares of the three parts must sum to 1.")
-    if method == "clusters":
-        block = neighbour_clusters(sites, distance_m=distance_m)
-        words = f"clusters of sites nearer than {distance_m:g} m"
-    elif method == "blocks":
-        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(np.int64)
-        block = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
-        words = f"blocks of {distance_m:g} m"
-    elif method == "random":
-        block = np.arange(len(sites))
-        words = "random: every site alone"
-    else:
-        raise DataError(f"split.method = {method!r} is unknown; choose clusters, blocks, random or file.")
+    block, words = group_sites(sites, method=method, distance_m=distance_m)
     part_of_block = _deal(np.bincount(block), fractions, seed)
     if part_of_block is None:
         raise DataError(
@@ -79,6 +106,102 @@ def make_split(
     part = part_of_block[block]
     train, validation, test = (tuple(ids[part == number]) for number in range(3))
     return Split(train, validation, test, method=f"{words}, seed {seed}"), block
+
+
+def make_folds(
+    sites: pd.DataFrame, *, method: str = "clusters", distance_m: float = 4000.0, folds: int = 5, seed: int = 0
+) -> tuple[list[Split], np.ndarray]:
+    """
+    Divide sites into folds of about equal size; each is the validation part once and the rest its training part.
+
+    Returns
+    -------
+    splits : list of Split
+    block : ndarray of int, shape (sites,)
+
+    Raises
+    ------
+    DataError
+        There are fewer groups than folds.
+    """
+    block, words = group_sites(sites, method=method, distance_m=distance_m)
+    fold_of_block = _deal(np.bincount(block), [1 / folds] * folds, seed)
+    if fold_of_block is None:
+        raise DataError(
+            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), fewer than the {folds} folds. "
+            "Lower split.distance_m or split.folds."
+        )
+    ids, fold_of = sites.index.to_numpy(), fold_of_block[block]
+    return [
+        Split(
+            tuple(ids[fold_of != fold]), tuple(ids[fold_of == fold]), method=f"fold {fold + 1} of {folds}: {words}, seed {seed}"
+        )
+        for fold in range(folds)
+    ], block
+
+
+def split_by_region(regions: pd.Series, *, validation: Sequence[str], test: Sequence[str] = ()) -> Split:
+    """
+    Validate and test on whole regions and train on the others.
+
+    Parameters
+    ----------
+    regions
+        (site,) name of the region of each site; missing where it is in none, such sites are trained on.
+
+    Raises
+    ------
+    DataError
+        A region has no site, or is asked for twice.
+    """
+    names = regions.fillna("").astype(str)
+    for name in (*validation, *test):
+        if not (names == name).any():
+            raise DataError(
+                f"No site lies in the region {name!r}; the regions are {', '.join(sorted(set(names) - {''})[:12])}."
+            )
+    if set(validation) & set(test):
+        raise DataError(f"The region {sorted(set(validation) & set(test))[0]!r} is asked for in validation and in test.")
+    held = names.isin([*validation, *test])
+    return Split(
+        tuple(regions.index[~held]),
+        tuple(regions.index[names.isin(validation)]),
+        tuple(regions.index[names.isin(test)]),
+        method=f"regions: validation {', '.join(validation)}; test {', '.join(test) or 'none'}",
+    )
+
+
+def leave_out_near(split: Split, sites: pd.DataFrame, *, buffer_m: float) -> Split:
+    """
+    Leave training sites out that are nearer than ``buffer_m`` to a site of another part (and validation sites near test).
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
+
+    Raises
+    ------
+    DataError
+        No training site is left.
+    """
+    from scipy.spatial import KDTree
+
+    if buffer_m <= 0:
+        return split
+
+    def apart(ids: tuple[str, ...], others: tuple[str, ...]) -> tuple[str, ...]:
+        if not ids or not others:
+            return ids
+        tree = KDTree(sites.loc[list(others), ["easting", "northing"]].to_numpy(float))
+        distance, _ = tree.query(sites.loc[list(ids), ["easting", "northing"]].to_numpy(float))
+        return tuple(site for site, metres in zip(ids, distance, strict=True) if metres >= buffer_m)
+
+    validation = apart(split.validation, split.test)
+    train = apart(split.train, (*validation, *split.test))
+    if not train:
+        raise DataError(f"No training site is {buffer_m:g} m away from all sites of the other parts. Lower split.buffer_m.")
+    return Split(train, validation, split.test, method=f"{split.method}; buffer of {buffer_m:g} m")
 
 
 def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
@@ -131,20 +254,20 @@ def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
 
 
 def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray | None:
-    """Return the part (0 to 2) of each group, the largest first, each to the part that lacks most; None if impossible."""
+    """Return the part of each group, the largest first, each to the part that lacks most; None if impossible."""
     asked = np.asarray(fractions, float)
     if len(sizes) < np.count_nonzero(asked):
         return None
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
     target = asked * sizes.sum()
-    filled = np.zeros(3)
+    filled = np.zeros(len(asked))
     part = np.zeros(len(sizes), dtype=int)
     for position, group in enumerate(order):
         lacking = np.where(asked > 0, target - filled, -np.inf)
         empty = np.flatnonzero((asked > 0) & (filled == 0))
         if len(order) - position <= len(empty):  # as many groups left as parts without any
-            lacking[np.setdiff1d(np.arange(3), empty)] = -np.inf
+            lacking[np.setdiff1d(np.arange(len(asked)), empty)] = -np.inf
         part[group] = int(lacking.argmax())
         filled[part[group]] += sizes[group]
     return part
