@@ -11,7 +11,12 @@ BASELINES: dict[str, str] = {
     "mean_rate": "butterfly_sdm.baselines.mean_rate:MeanRate",
     "regional_rate": "butterfly_sdm.baselines.mean_rate:RegionalRate",
     "nearest_sites": "butterfly_sdm.baselines.nearest_sites:NearestSites",
+    "linear": "butterfly_sdm.baselines.linear:Linear",
     "trees": "butterfly_sdm.baselines.tabular:Trees",
+    "boosting": "butterfly_sdm.baselines.boosting:Boosting",
+    "maxent": "butterfly_sdm.baselines.maxent:MaxEnt",
+    "random_features": "butterfly_sdm.baselines.random_features:RandomFeatures",
+    "probe": "butterfly_sdm.baselines.probe:Probe",
     "gaussian_process": "butterfly_sdm.baselines.gaussian_process:GaussianProcess",
     "stacking": "butterfly_sdm.baselines.stacking:Stacking",
 }
