@@ -10,12 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field
 
 from butterfly_sdm.settings import Fraction, InputPath, Section, commented, load_settings
+
+Month = Annotated[int, Field(ge=1, le=12)]
 
 
 class RecordsConfig(Section):

@@ -24,18 +24,28 @@ import rasterio
 import shapely
 from pydantic import ValidationError
 
-from butterfly_sdm.config import BuildConfig, ReadyTilesConfig, ScenesConfig
+from butterfly_sdm.config import BuildConfig, ReadyTilesConfig
 from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
-from butterfly_sdm.data.raster import Scene, open_scene
+from butterfly_sdm.data.leakage import report_leakage
+from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.data.spectral import implausible, sample_pixels
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import make_split, read_split
+from butterfly_sdm.data.splitting import (
+    group_sites,
+    leave_out_near,
+    make_folds,
+    make_split,
+    read_regions,
+    read_split,
+    split_by_region,
+)
 from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError, MissingPackageError, RasterError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import read_covariates
 from data_prep.grids import TileGrid, tile_grid
 from data_prep.ready_tiles import find_ready_tiles, pack_tiles, tile_places
+from data_prep.scenes import scene_of
 from data_prep.tiles import cut_tiles, run_units, threads, tiles_on
 
 if TYPE_CHECKING:
@@ -108,7 +118,7 @@ def build_dataset(
             sites, tiles = _tiles(config, sites, partial, scratch, pool, findings, progress)
             _sources(config, findings, pool, progress)
         covariates, units = _covariates(config, sites, findings)
-        split, block = _split(config, sites, seed, findings)
+        split, block = _split(config, sites, seed, tiles, findings)
         if block is not None:
             sites["block"] = block
         card = DatasetCard(
@@ -298,7 +308,17 @@ def _tiles(
     if config.scenes is None and config.ready_tiles is None:
         return sites, None
     if config.scenes is not None:
-        scene = _scene(config.scenes, config.tiles.bands)
+        margin = 0.05
+        west, south, east, north = sites.total_bounds
+        scene, composite = scene_of(
+            config.scenes, bands=config.tiles.bands, scratch=scratch, executor=pool, progress=progress,
+            bbox=(west - margin, south - margin, east + margin, north + margin),
+        )  # fmt: skip
+        if composite is not None:
+            clouds = ", ".join(
+                f"{day} ({share:.0%} cloudy)" for day, share in zip(composite.dates, composite.cloudiness, strict=True)
+            )
+            findings.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
         columns, card = _cut(config, scene, sites, scratch, pool, findings, progress)
     else:
         assert config.ready_tiles is not None
@@ -329,12 +349,6 @@ def _tiles(
     return gpd.GeoDataFrame(sites.join(columns), geometry="geometry", crs=sites.crs), card
 
 
-def _scene(config: ScenesConfig, bands: Sequence[str]) -> Scene:
-    return open_scene(config.paths, bands=config.bands, nodata=config.nodata, scale=config.scale, offset=config.offset).select(
-        bands
-    )
-
-
 def _cut(
     config: BuildConfig,
     scene: Scene,
@@ -347,7 +361,7 @@ def _cut(
     options = config.tiles
     grid = tile_grid(
         sites["lon"].to_numpy(), sites["lat"].to_numpy(), scene=scene, size_px=options.size_px,
-        resolution_m=options.resolution_m, crs=options.crs,
+        resolution_m=options.resolution_m, crs=options.crs, lattice_m=options.lattice_m,
     )  # fmt: skip
     touched = np.unique(np.concatenate([tiles_on(grid, piece) for piece in scene.pieces]))
     if not len(touched):
@@ -497,20 +511,41 @@ def _covariates(
     return values, units
 
 
-def _split(config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, findings: _Findings) -> tuple[Split, np.ndarray | None]:
-    if config.split.method == "file":
-        if config.split.path is None:
+def _split(
+    config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, tiles: TileCard | None, findings: _Findings
+) -> tuple[Split, np.ndarray | None]:
+    options = config.split
+    block: np.ndarray | None = None
+    if options.method == "file":
+        if options.path is None:
             raise ConfigError("split.method is file, but split.path does not say which file.")
-        split, ignored = read_split(config.split.path, tuple(sites.index))
+        split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
-            findings.notes.append(f"{ignored} sites of {config.split.path.name} are not in the data set.")
+            findings.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
         without = len(sites) - len(split.part_of())
         if without:
             findings.notes.append(f"{without} sites are in no part of the split.")
-        return split, None
-    return make_split(
-        sites, method=config.split.method, distance_m=config.split.distance_m, fractions=config.split.fractions, seed=seed
-    )
+    elif options.method == "regions":
+        if options.regions is None or not options.validation_regions:
+            raise ConfigError("split.method is regions: state split.regions (polygons) and split.validation_regions (names).")
+        regions = read_regions(options.regions, sites)
+        split = split_by_region(regions, validation=options.validation_regions, test=options.test_regions)
+        block, _ = group_sites(sites, method="regions", regions=regions.fillna(""))
+    elif options.folds is not None:
+        folds, block = make_folds(sites, method=options.method, distance_m=options.distance_m, folds=options.folds, seed=seed)
+        if options.fold > options.folds:
+            raise ConfigError(f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1.")
+        split = folds[options.fold - 1]
+    else:
+        split, block = make_split(
+            sites, method=options.method, distance_m=options.distance_m, fractions=options.fractions, seed=seed
+        )
+    split = leave_out_near(split, sites, buffer_m=options.buffer_m)
+    if split.train and tiles is not None:
+        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m)
+        for message in report.warnings():
+            findings.warn(message)
+    return split, block
 
 
 def _software() -> dict[str, str]:

@@ -35,6 +35,8 @@ class Composite:
     ----------
     path
         Tiled GeoTIFF with band names, nodata, scale and offset.
+    method
+        median or least_cloudy.
     dates
         Days of which pictures went in, sorted.
     cloudiness
@@ -42,6 +44,7 @@ class Composite:
     """
 
     path: Path
+    method: str
     dates: tuple[str, ...]
     cloudiness: tuple[float, ...]
 
@@ -154,7 +157,7 @@ def make_composite(
     work_path.unlink()
     journal_path.unlink()
     dates = sorted(days)
-    return Composite(out, tuple(dates), tuple(round(shares[day], 6) for day in dates))
+    return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
 
 
 def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:

@@ -220,7 +220,7 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
     assets: dict[str, tuple[str, Mapping[str, Any]]] = {}
     copied = "://" not in place and _any_local(item, place)
     for key, asset in item.get("assets", {}).items():
-        name = _band_of_asset(key, asset)
+        name = band_of_asset(key, asset)
         if name is None:
             continue
         target = _resolve(str(asset.get("href", "")), place)
@@ -325,7 +325,8 @@ def _band_of_file(file: Path) -> str | None:
     return "scl" if match[1].upper() == "SCL" else canonical_band(match[1])
 
 
-def _band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
+def band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
+    """Return the band a STAC asset holds (``scl`` for the scene classification), or None if it is something else."""
     described = [*(asset.get("eo:bands") or ()), *(asset.get("bands") or ())]
     if len(described) > 1 or key.endswith("-jp2") or "thumbnail" in (asset.get("roles") or ()):
         return None

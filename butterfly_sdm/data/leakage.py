@@ -60,8 +60,8 @@ class LeakageReport:
             touched = [site for site in leaking if site in held]
             first = self.overlaps.iloc[0]
             found.append(
-                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({len(touched) / len(held):.0%}) overlap "
-                f"tiles of another part; {first['site']} ({first['part']}) and {first['other']} ({first['other_part']}) share "
+                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({len(touched) / len(held):.0%}) "
+                f"overlap tiles of another part; {first['site']} ({first['part']}) and {first['other']} ({first['other_part']}) share "
                 f"{first['shared']:.0%} of their ground. Sites: {', '.join(touched[:8])}{', ...' if len(touched) > 8 else ''}. "
                 "Split by clusters or blocks."
             )
@@ -69,8 +69,8 @@ class LeakageReport:
             near, far = float(self.distances["distance_m"].median()), float(np.median(self.area_distances_m))
             if near < 0.5 * far:
                 found.append(
-                    f"Held-out sites lie {near / 1000:.1f} km from the nearest training site (median), places of the prediction "
-                    f"area {far / 1000:.1f} km: the scores are those of interpolation, and the map extrapolates."
+                    f"Held-out sites lie {near / 1000:.1f} km from the nearest training site (median), places of the "
+                    f"prediction area {far / 1000:.1f} km: the scores are those of interpolation, and the map extrapolates."
                 )
         return found
 

@@ -253,6 +253,43 @@ def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
     return Split(**parts, method=f"given by {path.name}"), len(set(part_of) - set(site_ids))
 
 
+def read_regions(path: str | Path, sites: pd.DataFrame) -> pd.Series:
+    """
+    Return the region each site lies in.
+
+    Parameters
+    ----------
+    path
+        Polygons with a column ``name``, in any format that GeoPandas reads.
+    sites
+        Index ``site_id``; columns ``lon`` and ``lat``.
+
+    Returns
+    -------
+    Series of str, shape (sites,)
+        Missing where a site lies in no region; the first by name where it lies in several.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        The file is absent, holds no polygons or has no column ``name``.
+    """
+    import geopandas as gpd
+
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"There is no file of regions {path}. Check split.regions.")
+    try:
+        polygons = gpd.read_file(path)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as polygons: {error}. Give a GeoPackage, GeoJSON or Shapefile.") from error
+    if "name" not in polygons.columns or polygons.crs is None:
+        raise DataError(f"{path} needs a column name and a CRS; it has {', '.join(map(str, polygons.columns))}.")
+    points = gpd.GeoDataFrame(index=sites.index, geometry=gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326)
+    joined = gpd.sjoin(points.to_crs(polygons.crs), polygons[["name", "geometry"]], how="left", predicate="intersects")
+    return joined.sort_values("name").groupby(level=0)["name"].first().reindex(sites.index)
+
+
 def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray | None:
     """Return the part of each group, the largest first, each to the part that lacks most; None if impossible."""
     asked = np.asarray(fractions, float)

@@ -1,0 +1,93 @@
+"""The imagery a config names: products found or fetched, clouds left out, dates put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from butterfly_sdm.config import ScenesConfig
+from butterfly_sdm.data.raster import CLOUDY, Scene, open_scene
+from butterfly_sdm.errors import ConfigError, RasterError
+from butterfly_sdm.progress import Progress, silent
+from data_prep.composites import Composite, make_composite, select_dates
+
+log = logging.getLogger("data_prep.scenes")
+
+
+def scene_of(
+    config: ScenesConfig,
+    *,
+    bands: Sequence[str] | None = None,
+    scratch: Path,
+    bbox: tuple[float, float, float, float] | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> tuple[Scene, Composite | None]:
+    """
+    Open the scene a config names; a composite is made in ``scratch``, unless it lies there already.
+
+    Parameters
+    ----------
+    config
+        Section ``scenes``.
+    bands
+        Names of the bands wanted, in order; None for all.
+    scratch
+        Folder for fetched products and the composite.
+    bbox
+        West, south, east and north in degrees of what is needed, for a STAC search that does not state it.
+    executor
+        Runs the blocks of a composite; None for two threads.
+
+    Returns
+    -------
+    scene : Scene
+    composite : Composite or None
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError, SourceError
+        Nothing is named, or a product is missing, damaged or does not fit.
+    """
+    paths: list[Path] = list(config.paths)
+    if config.stac is not None:
+        from data_prep.sources.stac import fetch_products
+
+        where = config.stac.bbox or bbox
+        if where is None:
+            raise ConfigError("scenes.stac.bbox is missing: state west, south, east and north of the area in degrees.")
+        paths += fetch_products(
+            config.stac.url, scratch / "stac", bbox=where, start=config.stac.start, end=config.stac.end,
+            collection=config.stac.collection, bands=tuple(bands or ("red", "green", "blue", "nir")),
+            max_cloud=config.stac.max_cloud, most_items=config.stac.most_items, progress=progress,
+        )  # fmt: skip
+    if not paths:
+        raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
+    scene = open_scene(
+        paths, bands=config.bands, nodata=config.nodata, scale=config.scale, offset=config.offset, harmonise=config.harmonise,
+        cloudy=config.cloudy if config.cloudy is not None else CLOUDY if config.composite is not None else (),
+    )  # fmt: skip
+    if bands is not None:
+        scene = scene.select(bands)
+    if config.composite is None:
+        return scene, None
+    scene = select_dates(scene, years=config.composite.years, months=config.composite.months)
+    if not any(piece.mask for piece in scene.pieces):
+        log.warning("No scene has a scene classification (SCL), so the composite cannot leave out clouds.")
+    scratch.mkdir(parents=True, exist_ok=True)
+    composite = make_composite(
+        scene,
+        scratch / "composite.tif",
+        method=config.composite.method,
+        cloudy=scene.cloudy,
+        executor=executor,
+        progress=progress,
+    )
+    opened = open_scene(composite.path).select(scene.bands)
+    if opened.offset != scene.offset:
+        raise RasterError(
+            f"{composite.path} has the offset {opened.offset:g}, not {scene.offset:g}. Remove it and build again."
+        )
+    return opened, composite

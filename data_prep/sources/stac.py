@@ -1,0 +1,170 @@
+"""Sentinel-2 products from any STAC API: search, fetch the bands that are needed, keep them as local items."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from butterfly_sdm.data.artefact import atomic_path, write_json
+from butterfly_sdm.data.catalogue import band_of_asset
+from butterfly_sdm.data.products import canonical_band
+from butterfly_sdm.errors import MissingPackageError, SourceError
+from butterfly_sdm.progress import Progress, silent
+
+TIMEOUT_S = 60
+
+
+def search_items(
+    url: str,
+    *,
+    bbox: Sequence[float],
+    start: str,
+    end: str,
+    collection: str = "sentinel-2-l2a",
+    max_cloud: float = 60.0,
+    most_items: int = 500,
+) -> list[dict[str, Any]]:
+    """
+    Search a STAC API.
+
+    Parameters
+    ----------
+    url
+        Address of the API.
+    bbox
+        West, south, east and north in degrees.
+    start, end
+        First and last day, YYYY-MM-DD.
+    max_cloud
+        Largest cloudy share of a product in per cent, by its own ``eo:cloud_cover``.
+
+    Returns
+    -------
+    list of dict
+        Items, sorted by id, asset links absolute.
+
+    Raises
+    ------
+    SourceError
+        The API does not answer, or has no such product.
+    MissingPackageError
+        ``pystac_client`` is not installed.
+    """
+    try:
+        from pystac_client import Client
+        from pystac_client.exceptions import APIError
+    except ImportError as error:
+        raise MissingPackageError(
+            "A STAC search needs pystac-client. Install it with: pip install butterfly-sdm[sources]"
+        ) from error
+    try:
+        client = Client.open(url, timeout=TIMEOUT_S)
+        search = client.search(collections=[collection], bbox=list(bbox), datetime=f"{start}/{end}", max_items=most_items)
+        found = [item.to_dict() for item in search.items()]
+    except (APIError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise SourceError(
+            f"The STAC API {url} did not answer a search of {collection}: {error}. Is the address right?"
+        ) from error
+    items = [item for item in found if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud]
+    if not items:
+        raise SourceError(
+            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to {end}, none of them with at most "
+            f"{max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
+        )
+    return sorted(items, key=lambda item: str(item["id"]))
+
+
+def fetch_products(
+    url: str,
+    folder: str | Path,
+    *,
+    bbox: Sequence[float],
+    start: str,
+    end: str,
+    collection: str = "sentinel-2-l2a",
+    bands: Sequence[str] = ("red", "green", "blue", "nir"),
+    max_cloud: float = 60.0,
+    most_items: int = 500,
+    progress: Progress = silent,
+) -> list[Path]:
+    """
+    Fetch the bands and the scene classification of all products of a search; what is there already is not fetched again.
+
+    Returns
+    -------
+    list of Path
+        One STAC item per product, with links to the local files, for :func:`butterfly_sdm.data.raster.open_scene`.
+
+    Raises
+    ------
+    SourceError
+        The API or a file does not answer, or a product lacks a band.
+    """
+    folder = Path(folder)
+    items = search_items(
+        url, bbox=bbox, start=start, end=end, collection=collection, max_cloud=max_cloud, most_items=most_items
+    )
+    wanted = {canonical_band(band) for band in bands}
+    paths = []
+    for number, item in enumerate(items):
+        progress("fetching products", number, len(items))
+        paths.append(_fetch_item(item, folder, wanted))
+    progress("fetching products", len(items), len(items))
+    return paths
+
+
+def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str]) -> Path:
+    name = str(item["id"])
+    if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
+        raise SourceError(f"A product is called {name!r}, which is no file name. Do not trust this source.")
+    target = folder / name / f"{name}.json"
+    if target.is_file():
+        return target  # written last, so the rest is there
+    chosen: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for key, asset in item.get("assets", {}).items():
+        band = band_of_asset(key, asset)
+        if band in wanted or band == "scl":
+            chosen.setdefault(str(band), (key, asset))
+    missing = sorted(wanted - set(chosen))
+    if missing:
+        raise SourceError(
+            f"The product {name} has no band {missing[0]}; it has {', '.join(sorted(item.get('assets', {})))[:200]}."
+        )
+    assets = {}
+    for key, asset in chosen.values():
+        suffix = Path(urlparse(str(asset["href"])).path).suffix or ".tif"
+        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{suffix}"
+        if not file.is_file():
+            _download(str(asset["href"]), file)
+        assets[key] = {**asset, "href": file.name}
+    write_json(
+        target, {**item, "assets": assets, "links": [link for link in item.get("links", ()) if link.get("rel") == "license"]}
+    )
+    return target
+
+
+def _download(href: str, file: Path) -> None:
+    if urlparse(href).scheme not in ("http", "https"):
+        raise SourceError(f"{href} is not fetched: only http and https are. Use a STAC API with such links.")
+    try:
+        with (
+            atomic_path(file) as temporary,
+            temporary.open("wb") as out,
+            urllib.request.urlopen(href, timeout=TIMEOUT_S) as answer,
+        ):
+            expected = answer.headers.get("Content-Length")
+            shutil.copyfileobj(answer, out, 1 << 20)
+            if expected is not None and out.tell() != int(expected):
+                raise SourceError(f"{href} broke off after {out.tell()} of {expected} bytes. Run the command again.")
+    except urllib.error.URLError as error:
+        raise SourceError(f"{href} was not fetched: {error}. Run the command again to go on.") from error
+    except OSError as error:
+        if isinstance(error, SourceError):
+            raise
+        raise SourceError(f"{href} was not fetched: {error}. Run the command again to go on.") from error
