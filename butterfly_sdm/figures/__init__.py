@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.figures.embedding import show_embedding
     from butterfly_sdm.figures.maps import MapView, show_maps
     from butterfly_sdm.figures.picture import Picture
+    from butterfly_sdm.figures.reliability import show_reliability
     from butterfly_sdm.figures.survey import show_effort, show_rates
     from butterfly_sdm.figures.tiles import show_tiles
     from butterfly_sdm.figures.training import show_history
@@ -22,12 +23,23 @@ _HOMES = {
     "show_rates": "survey",
     "show_history": "training",
     "show_embedding": "embedding",
+    "show_reliability": "reliability",
     "show_maps": "maps",
     "MapView": "maps",
     "Picture": "picture",
 }
 
-__all__ = ["MapView", "Picture", "show_effort", "show_embedding", "show_history", "show_maps", "show_rates", "show_tiles"]
+__all__ = [
+    "MapView",
+    "Picture",
+    "show_effort",
+    "show_embedding",
+    "show_history",
+    "show_maps",
+    "show_rates",
+    "show_reliability",
+    "show_tiles",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,17 @@ from shapely import box
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from butterfly_sdm.figures import MapView, Picture, show_effort, show_embedding, show_history, show_maps, show_rates, show_tiles
+from butterfly_sdm.figures import (
+    MapView,
+    Picture,
+    show_effort,
+    show_embedding,
+    show_history,
+    show_maps,
+    show_rates,
+    show_reliability,
+    show_tiles,
+)
 from butterfly_sdm.figures.embedding import principal_plane
 from butterfly_sdm.figures.maps import read_layers
 
@@ -185,3 +195,12 @@ def test_an_embedding_needs_a_number_for_every_point():
     with pytest.raises(DataError, match="at least 3"):
         show_embedding(np.eye(2), np.arange(2), "rate")
     assert len(show_embedding({"on": np.eye(4), "off": np.eye(4)}, np.arange(4), "rate").axes) == 3
+
+
+def test_reliability_draws_the_curve_beside_the_diagonal():
+    curve = pd.DataFrame({"predicted": [0.1, 0.4], "observed": [0.2, 0.3], "visits": [100, 50]})
+    axes = show_reliability(curve, title="network").axes[0]
+    diagonal, line = axes.lines
+    np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
+    np.testing.assert_array_equal(line.get_ydata(), [0.2, 0.3])
+    assert axes.get_title() == "network"
