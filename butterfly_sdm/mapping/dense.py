@@ -25,7 +25,6 @@ from butterfly_sdm.errors import RasterError
 from butterfly_sdm.mapping.distributed import Handle
 from butterfly_sdm.mapping.engines import CALIBRATION_PX, Engine, choose_engine
 from butterfly_sdm.mapping.lattice import Lattice
-from butterfly_sdm.mapping.positions import CovariateRasters, positions_as_sites
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
 from butterfly_sdm.mapping.windows import WindowSurface
@@ -179,26 +178,51 @@ class DenseSurface:
 
     Attributes
     ----------
-    wanted
-        (height, width) positions that lie in the area of interest.
+    exact
+        The same, window by window.
+    length
+        Length of an embedding.
     block_px
         Side of the ground of one block, without its halo.
     halo_px
         Ground around a block that the trunk sees and whose cells are dropped; the farther, the less the edge is felt.
     """
 
-    handle: Handle
-    species: tuple[str, ...]
-    scene: Scene
-    lattice: Lattice
-    wanted: np.ndarray
-    min_valid_fraction: float
+    exact: WindowSurface
     length: int
     engine: Engine
     block_px: int
     halo_px: int
-    position_crs: str
-    covariates: CovariateRasters | None = None
+
+    @property
+    def handle(self) -> Handle:
+        """The predictor."""
+        return self.exact.handle
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Names of the species."""
+        return self.exact.species
+
+    @property
+    def scene(self) -> Scene:
+        """Where the pixels are read."""
+        return self.exact.scene
+
+    @property
+    def lattice(self) -> Lattice:
+        """The positions."""
+        return self.exact.lattice
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """(height, width) positions that lie in the area of interest."""
+        return self.exact.wanted
+
+    @property
+    def min_valid_fraction(self) -> float:
+        """Smallest share of measured pixels in the window of a position with a value."""
+        return self.exact.min_valid_fraction
 
     @property
     def cell_px(self) -> int:
@@ -276,7 +300,7 @@ class DenseSurface:
             r -= rows.start
             probability[:, r, c] = found.T
             embedding[r, c] = z.numpy()
-        return Strip(rows, self.species, probability, fraction, embedding)
+        return Strip(rows, self.species, probability, fraction, self.exact.places, embedding)
 
     def _beside(self, rows: np.ndarray, cols: np.ndarray, device: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         """Return the covariates and the positions that the network sees beside the image at positions of the map."""
@@ -284,16 +308,7 @@ class DenseSurface:
         names, position = getattr(predictor, "covariate_names", ()), getattr(predictor, "position", False)
         if not names and not position:
             return None, None
-        sites = positions_as_sites(
-            self.lattice,
-            rows,
-            cols,
-            self.scene,
-            species=self.species,
-            position_crs=self.position_crs,
-            tiles=False,
-            covariates=self.covariates,
-        )
+        sites = self.exact.places(rows, cols)
         inputs = site_inputs(sites, sites.site_ids, image=False, covariates=names, position=position)
         return tuple(None if value is None else value.to(device) for value in (inputs.covariates, inputs.position))  # type: ignore[return-value]
 
@@ -326,20 +341,8 @@ def dense_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: P
         network.cuda()
     network.eval()
     chosen = choose_engine(network, engine, folder, lambda: _samples(network, scene))
-    return DenseSurface(
-        exact.handle,
-        predictor.species,
-        scene,
-        exact.lattice,
-        exact.wanted,
-        exact.min_valid_fraction,
-        length=network.projection.out_features,
-        engine=chosen,
-        block_px=block_px,
-        halo_px=reach_px(network),
-        position_crs=exact.position_crs,
-        covariates=exact.covariates,
-    )
+    length = network.projection.out_features
+    return DenseSurface(exact, length, chosen, block_px, halo_px=reach_px(network))
 
 
 def reach_px(network: Any) -> int:

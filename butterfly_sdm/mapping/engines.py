@@ -76,7 +76,7 @@ def _torch_run(network: Any) -> Run:
     if network not in _ready:
         cells = _fused(Cells(network).eval())
         device = next(network.parameters()).device
-        cells = cells.to(device, memory_format=torch.channels_last)
+        cells = cells.to(device).to(memory_format=torch.channels_last)
 
         def run(image: np.ndarray) -> np.ndarray:
             with torch.inference_mode():

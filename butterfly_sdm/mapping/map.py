@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +17,18 @@ from butterfly_sdm.data.artefact import fingerprint, sha256
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import DataError, ModelError, RasterError
+from butterfly_sdm.mapping.area import Area
 from butterfly_sdm.mapping.audit import audit_positions
 from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
+from butterfly_sdm.mapping.grid import on_grid
 from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.layers import Layer, named_layers
+from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
 from butterfly_sdm.mapping.positions import CovariateRasters
+from butterfly_sdm.mapping.sight import sight_of
 from butterfly_sdm.mapping.store import Store, work_folder
 from butterfly_sdm.mapping.windows import WindowSurface
-from butterfly_sdm.mapping.writer import open_map
+from butterfly_sdm.mapping.writer import Band, open_map
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.mapping")
@@ -78,6 +85,12 @@ def predict_map(
     audit: int = 500,
     seed: int = 0,
     engine: str = "auto",
+    area: Area | None = None,
+    grid: str | None = None,
+    layers: Sequence[str | Layer] = (),
+    sensitive: SensitivePolicy | None = None,
+    beside: Sequence[str] = ("stac", "styles", "picture"),
+    tile_px: int = 256,
     workers: int = 1,
     dask: str | None = None,
     progress: Progress = silent,
@@ -117,6 +130,20 @@ def predict_map(
     engine
         What runs the trunk: torch, onnx, onnx-int8 (only when named; its difference is reported), or auto: the faster of the
         first two.
+    area
+        Where a map is wanted; None: wherever the scene reaches.
+    grid
+        CRS of the map, such as ``EPSG:27700``: the scene is resampled to it while it is read. None: that of the scene. Either
+        way map pixels lie on whole multiples of their size.
+    layers
+        ``richness``, ``richness_variance``, ``spread``, or objects of :mod:`butterfly_sdm.mapping.layers`: bands after the
+        species.
+    sensitive
+        Species to withhold or to tell coarsely.
+    beside
+        Files written beside the map: ``stac``, ``styles`` (QGIS), ``picture``.
+    tile_px
+        Side of the tile cut around a position for predictors that look at tiles and are no networks.
     workers, dask
         Processes on this machine, or the address of a Dask scheduler.
 
@@ -132,48 +159,60 @@ def predict_map(
         Another process is writing the same map.
     """
     out = Path(out)
-    chosen = _choose_species(predictor, species)
-    network = getattr(predictor, "network", None)
-    if network is not None and not network.bands:
-        network = None  # sees no imagery
-    window_px, margin_px = (network.window_px, network.margin_px) if network is not None else (0, 0)
-    if network is not None:
-        scene = select_bands(scene, network.bands)
+    policy = sensitive or SensitivePolicy()
+    chosen = policy.shown(_choose_species(predictor, species))
+    extra = named_layers(layers)
+    unknown = set(beside) - {"stac", "styles", "picture"}
+    if unknown:
+        raise DataError(f"Beside a map there is no {sorted(unknown)[0]!r}; there are stac, styles and picture.")
+    if grid is not None:
+        scene = on_grid(scene, grid)
+    sight = sight_of(predictor, scene.bands, tile_px)
+    if sight is not None:
+        scene = select_bands(scene, sight.bands)
         _check_resolution(predictor, scene)
-    position_crs = position_crs or _known_crs(predictor) or "EPSG:27700"
+    window_px, margin_px = (sight.window_px, sight.margin_px) if sight is not None else (0, 0)
     _check_covariates(predictor, covariates or {})
     lattice = Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px)
+    wanted = (area or Area()).wanted(lattice, scene.crs)
     why = _why_not_dense(predictor, lattice)
     if mode == "dense" and why:
         raise ModelError(f"This predictor cannot be mapped densely: {why}. Use mode auto or exact.")
-    if mode == "auto" and why and network is not None:
+    if mode == "auto" and why and sight is not None:
         log.warning("Mapping window by window, which takes far longer: %s.", why)
     dense = mode != "exact" and not why
-    wanted = np.ones(lattice.shape, dtype=bool)
-    rasters = CovariateRasters(dict(covariates)) if covariates else None
 
     with tempfile.TemporaryDirectory() as scratch:
         model_key = _save(predictor, Path(scratch))
-        key = fingerprint(
-            {
-                "model": model_key,
-                "scene": scene_key(scene),
-                "lattice": repr(lattice),
-                "dense": dense,
-                "block_px": block_px if dense else 0,
-                "engine": engine if dense else "",
-                "min_valid_fraction": min_valid_fraction,
-                "covariates": {name: str(path) for name, path in (covariates or {}).items()},
-                "position_crs": position_crs,
-            }
-        )
+    exact = WindowSurface(
+        Handle(predictor),
+        tuple(predictor.species),
+        scene,
+        lattice,
+        wanted,
+        min_valid_fraction,
+        position_crs or _known_crs(predictor) or "EPSG:27700",
+        tiles=sight is not None,
+        covariates=CovariateRasters(dict(covariates)) if covariates else None,
+    )
+    key = fingerprint(
+        {
+            "model": model_key,
+            "scene": scene_key(scene),
+            "lattice": repr(lattice),
+            "wanted": hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest(),
+            "dense": (block_px, engine) if dense else None,
+            "min_valid_fraction": min_valid_fraction,
+            "covariates": {name: str(path) for name, path in (covariates or {}).items()},
+            "position_crs": exact.position_crs,
+        }
+    )
     with work_folder(out, key) as work:
-        if (workers > 1 or dask) and not (work / "model").is_dir():
-            _save(predictor, work / "model")
-        handle = Handle(predictor, work / "model" if workers > 1 or dask else None)
-        exact = WindowSurface(
-            handle, predictor.species, scene, lattice, wanted, min_valid_fraction, position_crs, network is not None, rasters
-        )
+        if workers > 1 or dask:
+            if not (work / "model").is_dir():
+                _save(predictor, work / "model.new")
+                (work / "model.new").rename(work / "model")
+            exact = replace(exact, handle=Handle(predictor, work / "model"))
         surface: Any = exact
         if dense:
             from butterfly_sdm.mapping.dense import dense_surface
@@ -184,11 +223,22 @@ def predict_map(
         found: dict[str, float] = {}
         if dense and audit:
             found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
-        done = "dense" if dense else "exact"
-        tags = {"mode": done, "stride_px": stride_px, "window_px": window_px, "margin_px": margin_px}
-        counts = _write(surface, store, out, chosen, dtype, work, tags | {"audit": found, "model": model_key}, progress)
+        how = "dense" if dense else "exact"
+        tags = {
+            "audit": found,
+            "mode": how,
+            "model": model_key,
+            "stride_px": stride_px,
+            "window_px": window_px,
+            "margin_px": margin_px,
+            "min_valid_fraction": min_valid_fraction,
+            "sensitive": policy.record(),
+            "version": package_version(),
+        } | ({"engine": surface.engine.name} if dense else {})
+        counts = _write(surface, store, out, chosen, extra, policy, dtype, work, tags, progress)
         del store
-    return MapResult(out, chosen, scene.crs.to_string(), counts, found, done)
+    files = _write_beside(out, beside)
+    return MapResult(out, chosen, scene.crs.to_string(), counts, found, how, files)
 
 
 def _write(
@@ -196,6 +246,8 @@ def _write(
     store: Store,
     out: Path,
     chosen: tuple[str, ...],
+    layers: tuple[Layer, ...],
+    policy: SensitivePolicy,
     dtype: str,
     work: Path,
     tags: dict[str, Any],
@@ -203,19 +255,37 @@ def _write(
 ) -> dict[str, int]:
     """Write the map strip by strip and count its positions."""
     lattice: Lattice = surface.lattice
-    take = [surface.species.index(name) for name in chosen]
     counts = {"positions": lattice.height * lattice.width, "predicted": 0, "without_imagery": 0, "outside_area": 0}
-    with open_map(out, lattice, surface.scene.crs, chosen, dtype=dtype, scratch=work) as writer:
-        for rows in strips(lattice, len(surface.species)):
-            strip = surface.strip(store, rows)
-            writer.write(rows, strip.probability[take])
+    bands = [Band(name) for name in chosen]
+    bands += [Band(name, layer.unit, layer.largest(chosen)) for layer in layers for name in layer.names(chosen)]
+    parts = list(strips(lattice, len(surface.species)))
+    coarse = Coarse(lattice, {name: side for name, side in policy.coarsen.items() if name in chosen})
+    if coarse.species:
+        for rows in parts:
+            coarse.add(surface.strip(store, rows))
+    with open_map(out, lattice, surface.scene.crs, bands, dtype=dtype, scratch=work) as writer:
+        for rows in parts:
+            strip = coarse.apply(surface.strip(store, rows).take(chosen))
             known = strip.known
+            derived = [layer.values(strip) for layer in layers]
+            for layer, values in zip(layers, derived, strict=True):
+                limit = getattr(layer, "limit", None)
+                if limit is not None:
+                    strip = strip.without(values[0] > limit)
+            writer.write(rows, np.concatenate([strip.probability, *derived]))
             counts["predicted"] += int(known.sum())
             counts["outside_area"] += int((~surface.wanted[rows]).sum())
             counts["without_imagery"] += int((~known & surface.wanted[rows]).sum())
             progress("write", rows.stop, lattice.height)
         writer.tag(**tags, counts=counts)
     return counts
+
+
+def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
+    from butterfly_sdm.mapping.beside import write_quicklook, write_stac, write_styles
+
+    writers = {"stac": write_stac, "styles": write_styles, "picture": write_quicklook}
+    return {name: writers[name](out) for name in beside}
 
 
 def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: Progress) -> None:
@@ -234,6 +304,14 @@ def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: 
     if units:
         with open_executor(workers, dask) as (executor, slots):
             run_units(units, keep, executor=executor, in_flight=2 * slots)
+
+
+def package_version() -> str:
+    """Return the version of this package."""
+    try:
+        return version("butterfly-sdm")
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def strips(lattice: Lattice, bands: int) -> Iterator[slice]:

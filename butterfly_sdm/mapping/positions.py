@@ -47,16 +47,26 @@ class CovariateRasters:
         RasterError
             A file is not a raster with a CRS.
         """
-        return pd.DataFrame({name: _sample(Path(path), x, y, crs) for name, path in self.paths.items()})
+        return pd.DataFrame({name: sample_raster(Path(path), x, y, crs) for name, path in self.paths.items()})
 
 
-def _sample(path: Path, x: np.ndarray, y: np.ndarray, crs: object) -> np.ndarray:
+def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object) -> np.ndarray:
+    """
+    Return (n,) values of the first band at coordinates given in ``crs``; NaN outside the raster and where it has no data.
+
+    Raises
+    ------
+    RasterError
+        The file is not a raster with a CRS.
+    """
     try:
         with rasterio.open(path) as source:
             if source.crs is None:
                 raise RasterError(f"{path} has no CRS, so positions cannot be found in it. Write one with gdal_edit -a_srs.")
             xs, ys = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
-            columns, rows = ~source.transform * (np.asarray(xs), np.asarray(ys))
+            back = ~source.transform
+            columns = back.a * np.asarray(xs) + back.b * np.asarray(ys) + back.c
+            rows = back.d * np.asarray(xs) + back.e * np.asarray(ys) + back.f
             found = np.isfinite(columns) & np.isfinite(rows)
             columns, rows = np.floor(np.where(found, columns, -1)), np.floor(np.where(found, rows, -1))
             found = (columns >= 0) & (rows >= 0) & (columns < source.width) & (rows < source.height)

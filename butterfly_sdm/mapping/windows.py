@@ -21,7 +21,7 @@ from butterfly_sdm.mapping.strip import Strip
 WITH_TILES, WITHOUT_TILES = 8, 64  # positions down and across a unit: a tile of 256 px and 4 bands holds half a MB
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowUnit:
     """Some rows and columns of positions, to be predicted one by one."""
 
@@ -68,7 +68,7 @@ def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) ->
     return (total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]) / side**2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WindowSurface:
     """
     Probabilities of any predictor, position by position.
@@ -91,8 +91,12 @@ class WindowSurface:
     tiles: bool
     covariates: CovariateRasters | None = None
 
-    def sites(self, rows: np.ndarray, cols: np.ndarray) -> Dataset:
-        """Return positions as the sites of a data set."""
+    def places(self, rows: np.ndarray, cols: np.ndarray) -> Dataset:
+        """Return positions as the sites of a data set without imagery."""
+        return self.sites(rows, cols, tiles=False)
+
+    def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool | None = None) -> Dataset:
+        """Return positions as the sites of a data set, with tiles if the predictor looks at images."""
         return positions_as_sites(
             self.lattice,
             rows,
@@ -100,7 +104,7 @@ class WindowSurface:
             self.scene,
             species=self.species,
             position_crs=self.position_crs,
-            tiles=self.tiles,
+            tiles=self.tiles if tiles is None else tiles,
             covariates=self.covariates,
         )
 
@@ -136,4 +140,4 @@ class WindowSurface:
         probability = np.array(store["probability"][rows]).transpose(2, 0, 1)
         fraction = np.array(store["fraction"][rows])
         probability[:, ~self.wanted[rows]] = np.nan
-        return Strip(rows, self.species, probability, fraction)
+        return Strip(rows, self.species, probability, fraction, self.places)

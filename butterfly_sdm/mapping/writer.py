@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
 from butterfly_sdm.data.artefact import atomic_path
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.mapping.lattice import Lattice
 
 TILE_PX = 256
@@ -37,13 +39,17 @@ class Encoding:
     scale: float
     nodata: float
 
-    def encode(self, values: np.ndarray) -> np.ndarray:
-        """Return what is stored for ``values``; NaN becomes nodata."""
+    def scales(self, largest: Sequence[float]) -> list[float]:
+        """Return the scale of each band whose values go up to ``largest``."""
+        return [self.scale * max(1.0, value) for value in largest] if self.dtype != "float32" else [1.0] * len(largest)
+
+    def encode(self, values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
+        """Return what is stored for (bands, rows, cols) ``values``; NaN becomes nodata."""
         known = np.isfinite(values)
         if self.dtype == "float32":
             return np.where(known, values, self.nodata).astype(np.float32)
-        stored = np.clip(np.rint(np.where(known, values, 0.0) / self.scale), 0, self.nodata - 1)
-        return np.where(known, stored, self.nodata).astype(self.dtype)
+        whole = np.rint(np.where(known, values, 0.0) / np.asarray(scales)[:, None, None])
+        return np.where(known, np.clip(whole, 0, self.nodata - 1), self.nodata).astype(self.dtype)
 
 
 ENCODINGS = {
@@ -53,21 +59,41 @@ ENCODINGS = {
 }
 
 
-class MapWriter:
-    """Takes a map row by row; made by :func:`open_map`."""
+@dataclass(frozen=True)
+class Band:
+    """A band of a map: its name, what its numbers are and a number none exceeds."""
 
-    def __init__(self, target: Any, encoding: Encoding) -> None:
+    name: str
+    unit: str = "presence probability"
+    largest: float = 1.0
+
+
+class MapWriter:
+    """Takes a map row by row, from the first to the last; made by :func:`open_map`."""
+
+    def __init__(self, target: Any, encoding: Encoding, scales: Sequence[float]) -> None:
         self._target = target
         self._encoding = encoding
+        self._scales = scales
+        self._digest = hashlib.sha256()
 
     def write(self, rows: slice, values: np.ndarray) -> None:
         """Write (bands, rows, cols) numbers, NaN where nothing is predicted."""
-        window = Window(0, rows.start, values.shape[2], rows.stop - rows.start)
-        self._target.write(self._encoding.encode(values), window=window)
+        stored = self._encoding.encode(values, self._scales)
+        _digest(self._digest, stored)
+        self._target.write(stored, window=Window(0, rows.start, values.shape[2], rows.stop - rows.start))
 
     def tag(self, **tags: Any) -> None:
-        """Add metadata: JSON under the key ``BUTTERFLY_SDM_NAME``."""
+        """Add metadata: JSON under the key ``BUTTERFLY_SDM_NAME``; to be called when all rows are written."""
+        tags = {**tags, "sha256": self._digest.hexdigest()}
         self._target.update_tags(**{f"{TAG}_{name.upper()}": json.dumps(value, sort_keys=True) for name, value in tags.items()})
+
+
+def _digest(digest: Any, stored: np.ndarray) -> None:
+    # row by row: the order does not depend on how many rows come at a time
+    little = stored.astype(stored.dtype.newbyteorder("<"), copy=False)
+    for row in range(little.shape[1]):
+        digest.update(np.ascontiguousarray(little[:, row]))
 
 
 @contextmanager
@@ -75,11 +101,10 @@ def open_map(
     out: Path,
     lattice: Lattice,
     crs: Any,
-    bands: Sequence[str],
+    bands: Sequence[Band],
     *,
     dtype: str,
     scratch: Path,
-    units: Mapping[str, str] | None = None,
     compress: str = "deflate",
 ) -> Iterator[MapWriter]:
     """
@@ -101,7 +126,6 @@ def open_map(
         raise RasterError(f"A map cannot be stored as {dtype!r}. Use {', '.join(ENCODINGS)}.")
     encoding = ENCODINGS[dtype]
     height, width = lattice.shape
-    # small maps in one tile: a GeoTIFF tile is a multiple of 16 px
     layout = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "BIGTIFF": "IF_SAFER"}
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
@@ -119,13 +143,14 @@ def open_map(
             nodata=encoding.nodata,
             **layout,
         ) as target:
-            for number, name in enumerate(bands, start=1):
-                target.set_band_description(number, name)
-                target.set_band_unit(number, (units or {}).get(name, "presence probability"))
-            if encoding.scale != 1.0:
-                target.scales = [encoding.scale] * len(bands)
+            for number, band in enumerate(bands, start=1):
+                target.set_band_description(number, band.name)
+                target.set_band_unit(number, band.unit)
+            scales = encoding.scales([band.largest for band in bands])
+            if encoding.dtype != "float32":
+                target.scales = scales
             target.update_tags(AREA_OR_POINT="Area", TIFFTAG_SOFTWARE="butterfly_sdm")
-            yield MapWriter(target, encoding)
+            yield MapWriter(target, encoding, scales)
         factors = _overviews(height, width)
         if factors:
             with rasterio.open(rows_file, "r+") as target:
@@ -154,7 +179,55 @@ def _overviews(height: int, width: int) -> list[int]:
 
 
 def read_tags(path: Path) -> dict[str, Any]:
-    """Return the metadata of a map, by lower-case name."""
-    with rasterio.open(path) as source:
-        tags = source.tags()
-    return {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
+    """
+    Return the metadata of a map, by lower-case name.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        There is no such file, or it is no map of this package.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"There is no map {path}. Make one with: butterfly-sdm map RUN SCENE --out MAP.tif")
+    try:
+        with rasterio.open(path) as source:
+            tags = source.tags()
+    except RasterioError as error:
+        raise RasterError(f"{path} is not a GeoTIFF: {error}. Name a map that butterfly-sdm map wrote.") from error
+    found = {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
+    if "sha256" not in found:
+        raise RasterError(f"{path} is not a map of butterfly_sdm: its metadata lacks {TAG}_SHA256. Name another file.")
+    return found
+
+
+def check_map(path: Path) -> list[str]:
+    """
+    Compare a map with what was written.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if all is well.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        There is no such file, or it is no map of this package.
+    """
+    from rio_cogeo.cogeo import cog_validate
+
+    expected = read_tags(path)["sha256"]
+    digest = hashlib.sha256()
+    problems = []
+    try:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as source:
+            for row in range(0, source.height, TILE_PX):
+                rows = min(TILE_PX, source.height - row)
+                _digest(digest, source.read(window=Window(0, row, source.width, rows)))
+    except RasterioError as error:
+        return [f"{path} is damaged: {error}. Make the map again."]
+    if digest.hexdigest() != expected:
+        problems.append(f"{path} was changed after it was written: its values no longer have the checksum in its metadata.")
+    _, errors, _ = cog_validate(path)
+    problems += [f"{path} is no longer cloud-optimised: {error}" for error in errors]
+    return problems
