@@ -245,10 +245,22 @@ class MapConfig(Section):
     scenes: ScenesConfig | None = Field(None, description="None: those of build")
     stride_px: int = Field(32, ge=1)
     mode: Literal["auto", "dense", "exact"] = "auto"
-    block_px: int = Field(1024, ge=64)
+    block_px: int = Field(2048, ge=64, description="ground the trunk sees at once: more is faster and needs more memory")
     species: tuple[str, ...] | None = None
     min_valid_fraction: Fraction = 0.5
     dtype: Literal["float32", "uint16", "uint8"] = "float32"
+    grid: str | None = Field(None, description="CRS of the map such as EPSG:27700; None: that of the scene")
+    area: InputPath | None = Field(None, description="vector file; nothing is predicted outside its polygons")
+    masks: dict[InputPath, tuple[int, ...]] = Field(default_factory=dict, description="raster: values left out, such as sea")
+    covariates: dict[str, InputPath] = Field(default_factory=dict, description="raster of each covariate")
+    layers: tuple[Literal["richness", "richness_variance", "spread"], ...] = ()
+    withhold: tuple[str, ...] = Field((), description="sensitive species that get no band")
+    coarsen_m: dict[str, float] = Field(default_factory=dict, description="sensitive species: side of squares told only")
+    beside: tuple[Literal["stac", "styles", "picture"], ...] = ("stac", "styles", "picture")
+    audit: int = Field(500, ge=0, description="random positions predicted again window by window")
+    engine: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto"
+    workers: int = Field(1, ge=1, description="processes")
+    dask: str | None = Field(None, description="address of a Dask scheduler")
 
 
 class Config(Section):

@@ -76,7 +76,7 @@ def predict_map(
     *,
     stride_px: int = 32,
     mode: Mode = "auto",
-    block_px: int = 1024,
+    block_px: int = 2048,
     species: Sequence[str] | None = None,
     min_valid_fraction: float = 0.5,
     dtype: Literal["float32", "uint16", "uint8"] = "float32",
