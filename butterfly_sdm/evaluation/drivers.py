@@ -145,7 +145,8 @@ def partial_dependence(
     seen = part.covariates[covariate].dropna()
     if seen.empty:
         raise DataError(f"The covariate {covariate!r} has no numbers at these sites.")
-    values = np.unique(np.linspace(*np.percentile(seen, [2, 98]), points))
+    low, high = (float(np.percentile(seen, share)) for share in (2, 98))
+    values = np.unique(np.linspace(low, high, points))
     means = [
         predictor.predict(replace(part, covariates=part.covariates.assign(**{covariate: value})), sites).mean()
         for value in values
