@@ -19,8 +19,12 @@ def arguments(description: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/plugins"), help="folder of the runs and results")
+    parser.add_argument("--size", choices=("small", "full"), default="full", help="small: one seed, to see that it runs")
     parser.add_argument("--only", default=None, help="one part of the experiment")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.size == "small":
+        options.seeds = 1
+    return options
 
 
 def shared() -> Path:

@@ -22,7 +22,7 @@ from butterfly_sdm.data.artefact import atomic_path, fingerprint, read_json, res
 from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError, PluginError
 from butterfly_sdm.plugins.plugin import Plugin, Report, Verb
 from butterfly_sdm.plugins.settings import PluginConfig
-from butterfly_sdm.plugins.stages import Limits, seed_of, train_stages
+from butterfly_sdm.plugins.stages import Limits, device_of_config, seed_of, train_stages
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.settings import load_settings
 
@@ -54,10 +54,7 @@ class PluginRun:
     @property
     def device(self) -> torch.device:
         """Where the networks of :meth:`model` lie."""
-        wanted = self.config.accelerator
-        if wanted == "auto":
-            wanted = "cuda" if torch.cuda.is_available() else "cpu"
-        return torch.device(wanted)
+        return device_of_config(self.config)
 
     def model(self, part: str = "model") -> Any:
         """

@@ -17,5 +17,5 @@ class PluginConfig(Section):
     name: str = Field("experiment", pattern=r"^[\w.-]+$", description="letters, digits, dot, dash, underscore")
     seed: int = Field(0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inputs: InputPath | None = Field(None, description="what predict reads: a file, a table or a folder of unseen files")

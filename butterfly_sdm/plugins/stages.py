@@ -10,15 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -164,9 +162,9 @@ def train_stages(
         The checkpoint is damaged.
     """
     limits = limits or Limits()
-    fabric = _fabric(config)
-    module.to(fabric.device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if fabric.device.type == "cuda" else []):
+    device = device_of_config(config)
+    module.to(device)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
         state = _read(checkpoint) if checkpoint is not None and checkpoint.is_file() else _State()
         for position, stage in enumerate(stages):
             if position < state.stage:
@@ -188,12 +186,13 @@ def train_stages(
                 _restore_optimizer(optimizer, _unprefixed(state.tensors, "optimizer."), state.steps)
                 state.best = _unprefixed(state.tensors, "best.")
                 state.tensors = {}
-            optimizer = cast(Optimizer, fabric.setup_optimizers(optimizer))
             for epoch in range(state.epoch, epochs):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * stage.rate(epoch)
                 row: dict[str, Any] = {"part": part, "stage": stage.name, "epoch": epoch + 1}
-                row["loss"] = _epoch(fabric, module, stage, optimizer, seed_of(config.seed, part, stage.name, epoch), limits)
+                row["loss"] = _epoch(
+                    module, stage, optimizer, device, config, seed_of(config.seed, part, stage.name, epoch), limits
+                )
                 if stage.measure is not None:
                     module.eval()
                     with torch.no_grad():
@@ -232,10 +231,11 @@ class _State:
         return max(earlier, default=-np.inf)
 
 
-def _fabric(config: PluginConfig) -> Fabric:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Fabric(accelerator=config.accelerator, devices=1, precision=config.precision)
+def device_of_config(config: PluginConfig) -> torch.device:
+    """Return the device the settings ask for; ``auto`` takes a GPU if there is one."""
+    if config.accelerator != "auto":
+        return torch.device(config.accelerator)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:
@@ -247,14 +247,22 @@ def _set_trainable(module: nn.Module, stage: Stage) -> None:
         module.get_submodule(name).train().requires_grad_(True)
 
 
-def _epoch(fabric: Fabric, module: nn.Module, stage: Stage, optimizer: Any, seed: int, limits: Limits) -> float:
+def _epoch(
+    module: nn.Module,
+    stage: Stage,
+    optimizer: Optimizer,
+    device: torch.device,
+    config: PluginConfig,
+    seed: int,
+    limits: Limits,
+) -> float:
     torch.manual_seed(seed)
     total, steps = 0.0, 0
     for batch in stage.batches(module, np.random.default_rng(seed)):
         if limits.steps is not None and steps >= limits.steps:
             break
-        batch = {name: tensor.to(fabric.device, non_blocking=True) for name, tensor in batch.items()}
-        with fabric.autocast():
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
             loss = stage.loss(module, batch)
         if not torch.isfinite(loss.detach()):
             raise ModelError(
@@ -262,7 +270,7 @@ def _epoch(fabric: Fabric, module: nn.Module, stage: Stage, optimizer: Any, seed
                 "or look for values that are not finite in the data."
             )
         optimizer.zero_grad(set_to_none=True)
-        fabric.backward(loss)
+        loss.backward()
         optimizer.step()
         total += float(loss.detach())
         steps += 1
