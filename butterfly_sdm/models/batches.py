@@ -43,8 +43,9 @@ class SiteBatches(TorchDataset[Batch]):
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, index: Any) -> Batch:
-        places = torch.as_tensor(index, dtype=torch.int64)
+    def __getitem__(self, draw: Any) -> Batch:
+        """Return the batch of ``(places, seed)``; crops follow from the seed, whenever the batch is fetched."""
+        places, generator = torch.as_tensor(draw[0], dtype=torch.int64), torch.Generator().manual_seed(draw[1])
         inputs = self.inputs
         batch = {"place": places, "detections": inputs.detections[places], "visits": inputs.visits[places]}
         if inputs.covariates is not None:
@@ -57,18 +58,22 @@ class SiteBatches(TorchDataset[Batch]):
         batch["has_image"] = rows >= 0
         rows = rows[rows >= 0]
         if self.pooled is not None:
-            views = torch.randint(len(self.pooled), (len(rows),)) if self.crop else torch.zeros(len(rows), dtype=torch.int64)
+            views = (
+                torch.randint(len(self.pooled), (len(rows),), generator=generator)
+                if self.crop
+                else torch.zeros(len(rows), dtype=torch.int64)
+            )
             batch["pooled"] = self.pooled[views, places[batch["has_image"]]]
         elif self.reader is not None:
             corners = None
             if self.crop and max(self.reader.slack) > 0:
                 most = torch.tensor(self.reader.slack)
-                corners = (torch.rand(len(rows), 2) * (most + 1)).long()
+                corners = (torch.rand(len(rows), 2, generator=generator) * (most + 1)).long()
             batch["counts"] = self.reader.read(rows, corners)
         return batch
 
 
-class Shuffled(Sampler[list[int]]):
+class Shuffled(Sampler[tuple[list[int], int]]):
     """
     Batches of one process in an order that follows from the seed and the epoch alone, so that a resumed fit sees the same.
 
@@ -96,7 +101,7 @@ class Shuffled(Sampler[list[int]]):
     def __len__(self) -> int:
         return len(self._edges()) - 1
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[tuple[list[int], int]]:
         order = torch.arange(self.count)
         if self.shuffle:
             order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
@@ -104,7 +109,8 @@ class Shuffled(Sampler[list[int]]):
             order = torch.cat([order, order[:lacking]])
         own = order[self.rank :: self.processes].tolist()
         edges = self._edges()
-        return iter([own[start:end] for start, end in pairwise(edges)])
+        first = (self.seed * 100_003 + self.epoch) * 1_009 + self.rank
+        return iter([(own[start:end], first + 7_919 * start) for start, end in pairwise(edges)])
 
 
 def predict_batch(

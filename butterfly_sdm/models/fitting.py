@@ -47,6 +47,7 @@ class FitSettings:
     schedule: Schedule = "cosine"
     patience: int | None = 10
     score: Score = "loss"
+    keep: Literal["best", "last"] = "best"
     freeze: Freeze = "nothing"
     unfreeze_after: int | None = None
     accumulate: int = 1
@@ -81,14 +82,20 @@ class Fitting(lightning.LightningModule):
         self.sums: dict[str, float] = {}
         self.held: list[tuple[Tensor, ...]] = []
         self.scores: dict[str, float] = {}
+        self.first_epoch = 0
+
+    def setup(self, stage: str) -> None:
+        """Learn which share of the sites this process sees."""
+        s = self.settings
+        self.order = Shuffled(
+            len(self.parts[0]), s.batch_size, seed=s.seed, rank=self.trainer.global_rank, processes=self.trainer.world_size
+        )
+        # Lightning draws the order of the first epoch before it says which one that is.
+        self.order.set_epoch(self.first_epoch)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training part, of this process."""
-        s = self.settings
-        sampler = Shuffled(
-            len(self.parts[0]), s.batch_size, seed=s.seed, rank=self.trainer.global_rank, processes=self.trainer.world_size
-        )
-        return DataLoader(self.parts[0], sampler=sampler, batch_size=None)
+        return DataLoader(self.parts[0], sampler=self.order, batch_size=None)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """Batches of the validation part, of this process."""
@@ -113,7 +120,7 @@ class Fitting(lightning.LightningModule):
         optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
         if s.schedule == "constant":
             return optimiser
-        steps = max(1, math.ceil(len(self.train_dataloader()) / s.accumulate) * s.epochs)
+        steps = max(1, math.ceil(len(self.order) / s.accumulate) * s.epochs)
         warm = min(steps // 10, 200)
 
         def factor(step: int) -> float:
@@ -125,9 +132,9 @@ class Fitting(lightning.LightningModule):
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Draw the randomness of this epoch from seed, epoch and process, and unfreeze when it is time."""
+        """Order the sites for this epoch, and unfreeze when it is time."""
         s = self.settings
-        torch.manual_seed((s.seed * 100_003 + self.current_epoch) * 1_009 + self.global_rank)
+        self.order.set_epoch(self.current_epoch)
         if s.unfreeze_after is not None and self.current_epoch >= s.unfreeze_after and self.net.frozen != "nothing":
             log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
             self.net.freeze("nothing")
@@ -139,7 +146,9 @@ class Fitting(lightning.LightningModule):
         return predict_batch(self.net, batch, self.parts[0].reader, self.augmentation if self.training else None)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return presence loss plus the weighted regulariser."""
+        """Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch, step and process."""
+        epoch = self.settings.seed * 100_003 + self.current_epoch
+        torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
         if self.settings.modality_dropout > 0:
             batch = drop_modalities(batch, self.settings.modality_dropout)
         logits, z = self.forward(batch)
@@ -221,11 +230,13 @@ class Journal(Callback):
             )
         self.rows.append(row)
         score = pl_module.scores.get(f"validation_{self.settings.score}")
-        if score is None or self.best is None or score < self.best:
+        better = score is None or self.best is None or score < self.best
+        if better:
             self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
-            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.net.state_dict().items()}
         else:
             self.waited += 1
+        if better or self.settings.keep == "last":
+            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.net.state_dict().items()}
         if self.settings.patience is not None and score is not None and self.waited >= self.settings.patience:
             trainer.should_stop = True
         self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.settings.epochs
@@ -273,6 +284,7 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
     if state is not None:
         kept = state["callbacks"]["Journal"]
         journal.load_state_dict(kept)
+        fitting.first_epoch = len(journal.rows)
         log.info("Continuing after epoch %d.", len(journal.rows))
     if not journal.finished:
         with _quiet(), _interruptible():

@@ -12,6 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 
 from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
@@ -78,9 +79,10 @@ class NetworkPredictor:
         The soft contrastive term, or its settings as a mapping; None switches it off.
     epochs, batch_size, learning_rate, weight_decay, schedule, accumulate
         AdamW; the schedule is ``cosine`` or ``constant``; gradients of ``accumulate`` batches make one step.
-    patience, score
-        Stop after so many epochs without a better validation score (None: never), and which score chooses the best weights:
-        ``loss`` (the presence loss) or ``mse``. Both need validation sites.
+    patience, score, keep
+        Stop after so many epochs without a better validation score (None: never), which score that is (``loss``, the presence
+        loss, or ``mse``), and whether the weights of the ``best`` or the ``last`` epoch are kept. ``last`` lets the
+        validation sites decide nothing, so that their score is that of unseen sites.
     augment
         Whether training tiles are turned, flipped, shifted and differently lit.
     precision, accelerator, devices, deterministic
@@ -134,6 +136,7 @@ class NetworkPredictor:
     accumulate: int = 1
     patience: int | None = 10
     score: Literal["loss", "mse"] = "loss"
+    keep: Literal["best", "last"] = "best"
     augment: bool = True
     precision: str = "32-true"
     accelerator: str = "auto"
@@ -286,7 +289,7 @@ class NetworkPredictor:
         """
         logits, _ = self._run(dataset, sites)
         index = pd.Index(list(sites), name="site_id")
-        return pd.DataFrame(1 / (1 + np.exp(-logits)), index=index, columns=pd.Index(self.species, name="species"))
+        return pd.DataFrame(expit(logits), index=index, columns=pd.Index(self.species, name="species"))
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """Return the unit embeddings (sites, embedding) that the regulariser acts on."""
@@ -441,7 +444,7 @@ class NetworkPredictor:
         logits, embeddings = [], []
         with torch.inference_mode():
             for start in range(0, len(part), max(self.batch_size, 1)):
-                batch = part[range(start, min(start + self.batch_size, len(part)))]
+                batch = part[range(start, min(start + self.batch_size, len(part))), 0]
                 out = predict_batch(net, {name: value.to(device) for name, value in batch.items()}, reader)
                 logits.append(out[0].double().cpu().numpy())
                 embeddings.append(out[1].double().cpu().numpy())
