@@ -14,7 +14,7 @@ from butterfly_sdm import terminal
 from butterfly_sdm.errors import ButterflySDMError
 
 if TYPE_CHECKING:
-    from butterfly_sdm.mapping.dense import MapResult
+    from butterfly_sdm.mapping import MapResult
 
 
 class _Commands(TyperGroup):
@@ -291,7 +291,16 @@ def _score_rows(scores: Any) -> dict[str, object]:
 
 
 def _map_rows(result: MapResult) -> dict[str, object]:
-    return dict(result.summary())
+    rows: dict[str, object] = {
+        "map": result.path,
+        "species": f"{len(result.species)} bands, {result.crs}, {result.mode}",
+        "positions": f"{result.counts['predicted']:,} of {result.counts['positions']:,} predicted",
+    }
+    if "mean_abs" in result.audit:
+        rows["audit"] = (
+            f"differs from window by window by {result.audit["mean_abs"]:.4f} on average, {result.audit["max_abs"]:.4f} at most"
+        )
+    return rows | {name: path for name, path in result.files.items() if isinstance(path, Path)}
 
 
 def main() -> None:

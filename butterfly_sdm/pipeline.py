@@ -26,7 +26,7 @@ from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from butterfly_sdm.evaluation import Scores
+    from butterfly_sdm.evaluation import Ladder, Scores
     from butterfly_sdm.mapping import MapResult
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
@@ -161,11 +161,7 @@ def train(
     """
     settings = load_config(config, overrides)
     folder = Path(out) if out is not None else _out(settings) / "run"
-    data = (
-        dataset
-        if isinstance(dataset, Dataset)
-        else Dataset.open(dataset or settings.train.dataset or _out(settings) / "dataset")
-    )
+    data = dataset if isinstance(dataset, Dataset) else _dataset_for(settings, dataset, progress)
     if data.split is None:
         raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
     model, fit = settings.train.model, settings.train.fit
@@ -237,9 +233,58 @@ def evaluate(
     return evaluate_run(
         opened.predictor,
         data,
-        part,
+        opened.split,
+        part=part,
         baselines=settings.evaluate.baselines,
         folder=Path(out) if out is not None else opened.folder,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def ladder(
+    config: ConfigLike,
+    out: str | Path | None = None,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> Ladder:
+    """
+    Fit and score every predictor of ``evaluate.ladder`` on the same sites, also in spatial cross-validation.
+
+    Parameters
+    ----------
+    config
+        Config; a data set that is not there yet is built first.
+    out
+        Folder of the tables and plots; by default ``ladder`` in the config's ``out``.
+    dataset
+        A data set or its folder, if not the one of the config.
+
+    Returns
+    -------
+    Ladder
+        One row per predictor, with intervals.
+    """
+    from butterfly_sdm.evaluation import run_ladder
+    from butterfly_sdm.evaluation.bootstrap import grid_blocks
+
+    settings = load_config(config, overrides)
+    options = settings.evaluate
+    if not options.ladder:
+        raise ConfigError("evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: nearest_sites}]")
+    folder = Path(out) if out is not None else _out(settings) / "ladder"
+    data = dataset if isinstance(dataset, Dataset) else _dataset_for(settings, dataset, progress)
+    return run_ladder(
+        data,
+        [step.model_dump() for step in options.ladder],
+        part=options.part,
+        n_folds=options.folds,
+        distance_m=options.fold_distance_m,
+        blocks=grid_blocks(data.sites, side_m=options.block_m),
+        repeats=options.bootstrap,
+        folder=folder,
         seed=settings.seed,
         progress=progress,
     )
@@ -273,38 +318,24 @@ def predict_map(
     MapResult
         Where the map lies and what it holds.
     """
-    from butterfly_sdm.data.raster import open_scene
     from butterfly_sdm.mapping import predict_map as write_map
+    from data_prep.scenes import scene_of
 
     opened, settings = _open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
-    if scenes:
-        wanted = ScenesConfig.model_validate(
-            {**(wanted.model_dump() if wanted else {}), "paths": tuple(Path(scene) for scene in scenes)}
-            | ({"bands": tuple(bands)} if bands else {})
-        )
+    if scenes or bands:
+        changed: dict[str, Any] = wanted.model_dump() if wanted else {}
+        if scenes:
+            changed |= {"paths": tuple(Path(scene) for scene in scenes), "stac": None}
+        if bands:
+            changed["bands"] = tuple(bands)
+        wanted = ScenesConfig.model_validate(changed)
     if wanted is None:
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
-    scene = open_scene(
-        wanted.paths,
-        bands=tuple(bands) if bands else wanted.bands,
-        nodata=wanted.nodata,
-        scale=wanted.scale,
-        offset=wanted.offset,
-    )
-    options = settings.map
-    return write_map(
-        opened.predictor,
-        scene,
-        Path(out) if out is not None else opened.folder.parent / "map.tif",
-        stride_px=options.stride_px,
-        mode=options.mode,
-        block_px=options.block_px,
-        species=options.species,
-        min_valid_fraction=options.min_valid_fraction,
-        dtype=options.dtype,
-        progress=progress,
-    )
+    target = Path(out) if out is not None else opened.folder.parent / "map.tif"
+    scene, _ = scene_of(wanted, scratch=target.parent / f".{target.stem}.scenes", progress=progress)
+    options = settings.map.model_dump(exclude={"scenes"})
+    return write_map(opened.predictor, scene, target, seed=settings.seed, progress=progress, **options)
 
 
 def check(artefact: str | Path) -> list[str]:
@@ -368,9 +399,13 @@ def make_predictor(settings: Config) -> Predictor:
     if model.kind == "network":
         arguments = model.model_dump(exclude={"kind", "options"}) | fit.model_dump(exclude={"regulariser"})
         arguments["regulariser"] = fit.regulariser.model_dump()
-        return cls(**arguments, seed=settings.seed)  # type: ignore[no-any-return]
+    else:
+        arguments = {}
+    arguments |= model.options
+    if "seed" in inspect.signature(cls).parameters:
+        arguments.setdefault("seed", settings.seed)
     try:
-        return cls(**model.options)  # type: ignore[no-any-return]
+        return cls(**arguments)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
 
@@ -388,6 +423,14 @@ def _open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Con
         return opened, load_config(opened.config, overrides)
     settings = load_config(run, overrides)
     return Run.open(_out(settings) / "run"), settings
+
+
+def _dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
+    """Open the data set a config speaks of; build it if it is not there and the config says how."""
+    folder = Path(dataset or settings.train.dataset or _out(settings) / "dataset")
+    if not folder.exists() and dataset is None and settings.train.dataset is None and settings.build is not None:
+        return build(settings, folder, progress=progress)
+    return Dataset.open(folder)
 
 
 def _dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:

@@ -151,6 +151,17 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def _finished_mark(folder: Path) -> Path:
+    # Beside the folder, not in it: the key speaks of this machine's files, the artefact must not.
+    return folder.with_name(f".{folder.name}.key")
+
+
+def is_finished(folder: Path, key: str) -> bool:
+    """Return whether :func:`resumable_folder` has filled ``folder`` with this ``key`` here."""
+    mark = _finished_mark(Path(folder))
+    return Path(folder).is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == key
+
+
 @contextmanager
 def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
     """
@@ -182,8 +193,11 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
             raise
         replaced = folder.with_name(f".{folder.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
+        finished = _finished_mark(folder)
+        finished.unlink(missing_ok=True)
         if folder.exists():
             folder.replace(replaced)
         mark.unlink()
         partial.replace(folder)
+        write_text(finished, key)
         shutil.rmtree(replaced, ignore_errors=True)
