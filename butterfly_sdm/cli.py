@@ -298,7 +298,7 @@ def _map_rows(result: MapResult) -> dict[str, object]:
     }
     if "mean_abs" in result.audit:
         rows["audit"] = (
-            f"differs from window by window by {result.audit["mean_abs"]:.4f} on average, {result.audit["max_abs"]:.4f} at most"
+            f"differs from window by window by {result.audit['mean_abs']:.4f} on average, {result.audit['max_abs']:.4f} at most"
         )
     return rows | {name: path for name, path in result.files.items() if isinstance(path, Path)}
 
