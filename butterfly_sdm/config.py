@@ -174,15 +174,23 @@ class ModelConfig(Section):
     kind: str = Field("network", description="network, or the name of a baseline such as mean_rate")
     backbone: str = "resnet18"
     weights: str | None = Field(None, description="None: from scratch; a name (see docs), or a local file")
+    stem: Literal["inflate", "published", "random"] = Field("inflate", description="filters of bands the weights lack")
     freeze: Literal["nothing", "trunk", "all_but_stem"] = "nothing"
+    unfreeze_after: int | None = Field(None, ge=1, description="epochs after which the whole trunk learns; None: never")
     embedding: int = Field(256, ge=2, description="length of the projection")
     head_layers: int = Field(2, ge=1, le=4)
+    head_width: int = Field(256, ge=1, description="of the hidden layers of the head")
     dropout: Fraction = 0.0
     window_px: int = Field(192, ge=32, description="ground the prediction speaks of; a multiple of 32")
     margin_px: int = Field(32, ge=0, description="surroundings the trunk sees and pooling leaves out")
     image: bool = True
     covariates: bool = False
     position: bool = False
+    fusion: Literal["concatenate", "gate"] = "concatenate"
+    modality_dropout: Fraction = Field(0.0, description="share of sites from which each modality is hidden while training")
+    waves: int = Field(32, ge=1, description="Fourier features of the position")
+    wave_scale: float = Field(0.5, gt=0, description="their spread, cycles per standard deviation of the positions")
+    members: int = Field(1, ge=1, description="networks with seeds seed, seed + 1, ...; more than one: an ensemble")
     options: dict[str, float | int | str | bool] = Field(default_factory=dict, description="of a baseline")
 
 
@@ -204,11 +212,17 @@ class FitConfig(Section):
     batch_size: int = Field(64, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
     patience: int | None = Field(10, ge=1, description="epochs without a better validation score; None: no early stop")
+    score: Literal["loss", "mse"] = Field("loss", description="validation score that stops and chooses")
+    keep: Literal["best", "last"] = Field("best", description="epoch whose weights are kept; last: validation decides nothing")
     augment: bool = True
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     devices: int | Literal["auto"] = "auto"
     accelerator: str = "auto"
+    deterministic: bool = False
+    tensorboard: bool = Field(False, description="also write logs for TensorBoard into the run")
 
 
 class TrainConfig(Section):
