@@ -397,7 +397,7 @@ def make_predictor(settings: Config) -> Predictor:
     except ModelError as error:
         raise ConfigError(f"train.model.kind: {error}") from None
     if model.kind == "network":
-        arguments = model.model_dump(exclude={"kind", "options"}) | fit.model_dump(exclude={"regulariser"})
+        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(exclude={"regulariser"})
         arguments["regulariser"] = fit.regulariser.model_dump()
     else:
         arguments = {}
@@ -405,6 +405,8 @@ def make_predictor(settings: Config) -> Predictor:
     if "seed" in inspect.signature(cls).parameters:
         arguments.setdefault("seed", settings.seed)
     try:
+        if model.kind == "network" and model.members > 1:
+            return predictor_class("ensemble").of_networks(model.members, **arguments)  # type: ignore[no-any-return]
         return cls(**arguments)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
