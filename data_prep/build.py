@@ -25,7 +25,16 @@ import shapely
 from pydantic import ValidationError
 
 from butterfly_sdm.config import BuildConfig, ReadyTilesConfig
-from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json
+from butterfly_sdm.data.artefact import (
+    damage,
+    fingerprint,
+    is_finished,
+    read_json,
+    resumable_folder,
+    sealed,
+    sha256,
+    write_json,
+)
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.raster import Scene
@@ -42,7 +51,7 @@ from butterfly_sdm.data.splitting import (
 )
 from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError, MissingPackageError, RasterError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.covariates import read_covariates
+from data_prep.covariates import raster_covariates, read_covariates
 from data_prep.grids import TileGrid, tile_grid
 from data_prep.ready_tiles import find_ready_tiles, pack_tiles, tile_places
 from data_prep.scenes import scene_of
@@ -108,7 +117,11 @@ def build_dataset(
     folder = Path(folder)
     if config.scenes is not None and config.ready_tiles is not None:
         raise ConfigError("build.scenes and build.ready_tiles are both given. Tiles come from one of them: remove the other.")
-    with resumable_folder(folder, _key(config, name, seed, survey)) as partial:
+    key = _key(config, name, seed, survey)
+    if is_finished(folder, key):
+        log.info("%s is there already, made from the same settings and files.", folder)
+        return folder
+    with resumable_folder(folder, key) as partial:
         scratch = partial / ".scratch"
         scratch.mkdir(exist_ok=True)
         findings = _Findings()
@@ -116,8 +129,8 @@ def build_dataset(
         sites, detections, rows, years = _labels(table, config)
         with _executor(config, executor) as pool:
             sites, tiles = _tiles(config, sites, partial, scratch, pool, findings, progress)
+            covariates, units = _covariates(config, sites, pool, findings)
             _sources(config, findings, pool, progress)
-        covariates, units = _covariates(config, sites, findings)
         split, block = _split(config, sites, seed, tiles, findings)
         if block is not None:
             sites["block"] = block
@@ -213,10 +226,9 @@ def _input_files(config: BuildConfig) -> Iterable[Path]:
         paths += config.scenes.paths
     if config.ready_tiles is not None:
         paths += _folders(config.ready_tiles)
-    if config.covariates is not None and config.covariates.table is not None:
-        paths.append(config.covariates.table)
-    if config.split.path is not None:
-        paths.append(config.split.path)
+    if config.covariates is not None:
+        paths += [path for path in (config.covariates.table, *(raster.path for raster in config.covariates.rasters)) if path]
+    paths += [path for path in (config.split.path, config.split.regions) if path]
     for path in paths:
         yield path
         if path.is_dir():
@@ -477,10 +489,12 @@ def _sources(config: BuildConfig, findings: _Findings, pool: Executor, progress:
         wanted += [("scene", path) for path in _files(config.scenes.paths)]
     if config.ready_tiles is not None:
         wanted += [("scene", path) for path in _files(_folders(config.ready_tiles))]
-    if config.covariates is not None and config.covariates.table is not None:
-        wanted.append(("covariates", config.covariates.table))
-    if config.split.method == "file" and config.split.path is not None:
-        wanted.append(("split", config.split.path))
+    if config.covariates is not None:
+        covariates = (config.covariates.table, *(raster.path for raster in config.covariates.rasters))
+        wanted += [("covariates", path) for path in covariates if path]
+    chosen = {"file": config.split.path, "regions": config.split.regions}.get(config.split.method)
+    if chosen is not None:
+        wanted.append(("split", chosen))
     wanted = [(role, path) for role, path in wanted if path.is_file()]
     digests: dict[str, str] = {}
     for path, digest in run_units(pool, [(str(path), sha256, (path,)) for _, path in wanted]):
@@ -500,15 +514,31 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _covariates(
-    config: BuildConfig, sites: gpd.GeoDataFrame, findings: _Findings
+    config: BuildConfig, sites: gpd.GeoDataFrame, pool: Executor, findings: _Findings
 ) -> tuple[pd.DataFrame | None, dict[str, str]]:
-    if config.covariates is None or config.covariates.table is None:
+    options = config.covariates
+    if options is None or (options.table is None and not options.rasters):
         return None, {}
-    values, units = read_covariates(config.covariates.table, sites.index, units=config.covariates.units)
-    empty = int(values.isna().all(axis=1).sum())
-    if empty:
-        findings.notes.append(f"{empty} sites have no covariates: the table does not name them.")
-    return values, units
+    parts: list[pd.DataFrame] = []
+    units: dict[str, str] = {}
+    if options.table is not None:
+        values, units = read_covariates(options.table, sites.index, units=options.units)
+        empty = int(values.isna().all(axis=1).sum())
+        if empty:
+            findings.notes.append(f"{empty} sites have no covariates: the table does not name them.")
+        parts.append(values)
+    for raster in options.rasters:
+        values = raster_covariates(
+            raster.path, sites, name=raster.name, kind=raster.kind, side_m=raster.side_m, classes=raster.classes,
+            band=raster.band, position_crs=config.position_crs, executor=pool,
+        )  # fmt: skip
+        units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
+        parts.append(values)
+    table = pd.concat(parts, axis=1)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"The covariate {twice[0]} comes from two sources. Give one of covariates.rasters another name.")
+    return table, units
 
 
 def _split(

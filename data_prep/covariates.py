@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import rasterio
+from rasterio.crs import CRS
+from rasterio.errors import RasterioError
+from rasterio.features import geometry_mask
+from rasterio.windows import Window, from_bounds
 
-from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.data.products import metres_per_unit
+from butterfly_sdm.data.raster import open_raster
+from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from data_prep.grids import transformer
+from data_prep.tiles import run_units, threads
 
 log = logging.getLogger("data_prep.covariates")
 
@@ -77,3 +87,125 @@ def read_covariates(
     if not known.all():
         log.info("%s lacks %d of %d sites: their covariates are missing", path.name, int((~known).sum()), len(known))
     return values, {str(column): (units or {}).get(str(column), "") for column in values.columns}
+
+
+def raster_covariates(
+    path: str | Path,
+    sites: pd.DataFrame,
+    *,
+    name: str,
+    kind: str = "mean",
+    side_m: Sequence[float] = (1000.0,),
+    classes: Mapping[int, str] | None = None,
+    band: int = 1,
+    position_crs: str = "EPSG:27700",
+    executor: Executor | None = None,
+) -> pd.DataFrame:
+    """
+    Summarise a raster in squares around sites.
+
+    A pixel counts when its centre lies in the square; where none does, because the pixels are larger, the pixel at the site
+    counts. Pixels without a value do not count; a site without any has a missing value.
+
+    Parameters
+    ----------
+    path
+        A raster in any CRS, with numbers (``mean``) or class numbers (``fractions``).
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+    name
+        How the columns begin.
+    kind
+        ``mean``: one column ``NAME_SIDEm`` per side. ``fractions``: the share of each class, ``NAME_CLASS_SIDEm``.
+    side_m
+        Sides of the squares in metres.
+    classes
+        Value and name of the classes; None for all that occur, named by their value.
+
+    Returns
+    -------
+    DataFrame of float, shape (sites, columns)
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        The raster is absent, damaged, lacks the band or covers no site.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"There is no raster of covariates {path}. Check covariates.rasters.")
+    with open_raster(str(path)) as source:
+        if not 1 <= band <= source.count:
+            raise RasterError(f"{path} has {source.count} bands, and covariates.rasters asks for band {band}.")
+        metres_per_unit(source.crs, str(path))
+    position = sites[["easting", "northing"]].to_numpy(float)
+    columns: dict[str, np.ndarray] = {}
+    with threads(2, executor) as pool:
+        for side in side_m:
+            work = [
+                (str(at), _summaries, (str(path), position[at : at + 200], side, kind == "fractions", band, position_crs))
+                for at in range(0, len(position), 200)
+            ]
+            found: list[dict[int, float] | float] = [float("nan")] * len(position)
+            for at, part in run_units(pool, work):
+                found[int(at) : int(at) + len(part)] = part
+            if kind == "mean":
+                columns[f"{name}_{side:g}m"] = np.array(found, dtype=float)
+                continue
+            shares = [entry for entry in found if isinstance(entry, dict)]
+            named = classes or {value: str(value) for value in sorted({value for entry in shares for value in entry})}
+            for value, label in named.items():
+                columns[f"{name}_{label}_{side:g}m"] = np.array(
+                    [entry.get(value, 0.0) if isinstance(entry, dict) else np.nan for entry in found]
+                )
+    table = pd.DataFrame(columns, index=sites.index)
+    if table.isna().all(axis=None):
+        raise RasterError(f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?")
+    return table
+
+
+def _summaries(
+    path: str, position: np.ndarray, side: float, fractions: bool, band: int, position_crs: str
+) -> list[dict[int, float] | float]:
+    """Return for each square the mean, or the share of each class; NaN where there is no value."""
+    out: list[dict[int, float] | float] = []
+    t = np.linspace(-0.5, 0.5, 5)[:-1]
+    ring = np.concatenate([np.stack([t, 0 * t - 0.5], 1), np.stack([0 * t + 0.5, t], 1),
+                           np.stack([-t, 0 * t + 0.5], 1), np.stack([0 * t - 0.5, -t], 1)])  # fmt: skip
+    with open_raster(path) as source:
+        there = transformer(CRS.from_user_input(position_crs), source.crs)
+        whole = Window(0, 0, source.width, source.height)
+        for place in position:
+            x, y = there.transform(*(place + side * ring).T)
+            centre = there.transform(*place)
+            values = np.zeros(0)
+            if np.isfinite([*x, *y]).all():
+                box = (
+                    from_bounds(x.min(), y.min(), x.max(), y.max(), source.transform)
+                    .round_offsets("floor")
+                    .round_lengths("ceil")
+                )
+                box = Window(box.col_off, box.row_off, box.width + 1, box.height + 1)
+                try:
+                    if rasterio.windows.intersect(box, whole):
+                        box = box.intersection(whole)
+                        raw = source.read(band, window=box, masked=True)
+                        polygon = {"type": "Polygon", "coordinates": [[*zip(x, y, strict=True), (x[0], y[0])]]}
+                        inside = geometry_mask([polygon], raw.shape, source.window_transform(box), invert=True)
+                        if not inside.any():
+                            row, column = source.index(*centre)
+                            row, column = row - int(box.row_off), column - int(box.col_off)
+                            if 0 <= row < raw.shape[0] and 0 <= column < raw.shape[1]:
+                                inside[row, column] = True
+                        values = raw[inside].compressed()
+                except (RasterioError, OSError) as error:
+                    raise RasterError(f"{path} cannot be read: {error}. Fetch or make it again.") from error
+            values = values[np.isfinite(values)]
+            if not len(values):
+                out.append(float("nan"))
+            elif fractions:
+                found, count = np.unique(values, return_counts=True)
+                out.append({int(value): float(number / len(values)) for value, number in zip(found, count, strict=True)})
+            else:
+                out.append(float(values.mean(dtype=np.float64)))
+    return out

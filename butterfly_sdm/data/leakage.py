@@ -59,11 +59,12 @@ class LeakageReport:
             held = set(self.distances["site"])
             touched = [site for site in leaking if site in held]
             first = self.overlaps.iloc[0]
+            named = ", ".join(touched[:8]) + (", ..." if len(touched) > 8 else "")
             found.append(
                 f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({len(touched) / len(held):.0%}) "
-                f"overlap tiles of another part; {first['site']} ({first['part']}) and {first['other']} ({first['other_part']}) share "
-                f"{first['shared']:.0%} of their ground. Sites: {', '.join(touched[:8])}{', ...' if len(touched) > 8 else ''}. "
-                "Split by clusters or blocks."
+                f"overlap tiles of another part, such as {first['site']} ({first['part']}) and {first['other']} "
+                f"({first['other_part']}), which share {first['shared']:.0%} of their ground. Sites: {named}. "
+                "Split by clusters (split.method), or leave sites out near others (split.buffer_m)."
             )
         if len(self.area_distances_m) and len(self.distances):
             near, far = float(self.distances["distance_m"].median()), float(np.median(self.area_distances_m))
