@@ -94,7 +94,7 @@ def _protect(rows: pl.DataFrame, sensitive: SensitiveSpecies, synonyms: dict[str
     names = frame[["scientificName", "species", "taxonRank"]].fillna("")
     unique = names.drop_duplicates()
     meant = {
-        tuple(row): accepted.get(read_name(*row, synonyms=synonyms).accepted)
+        tuple(row): accepted.get(read_name(row[0], row[1], row[2], synonyms).accepted)
         for row in unique.itertuples(index=False, name=None)
     }
     species = pd.Series([meant[row] for row in names.itertuples(index=False, name=None)], index=frame.index, dtype=object)

@@ -25,6 +25,7 @@ from data_prep.readers.registry import open_records
 from data_prep.records import Occurrences, read_occurrences
 from data_prep.schemes import recording_scheme
 from data_prep.sensitive import SensitiveSpecies
+from data_prep.sources.provenance import read_provenance
 from data_prep.verdicts import REASONS, SurveyRules, Verdicts
 
 
@@ -136,6 +137,7 @@ def record_sources(config: RecordsConfig) -> list[Source]:
     for path in _paths(config):
         opened = open_records(path, format=config.format, columns=config.columns)
         held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        fetched = read_provenance(path) if path.is_file() else None
         for number, file in enumerate(held):
             first = number == 0
             sources.append(
@@ -144,8 +146,8 @@ def record_sources(config: RecordsConfig) -> list[Source]:
                     name=path.name if file == path else f"{path.name}/{file.relative_to(path).as_posix()}",
                     sha256=sha256(file),
                     bytes=file.stat().st_size,
-                    licence=opened.licence if first else None,
-                    citation=opened.citation if first else None,
+                    licence=((fetched and fetched.licence) or opened.licence) if first else None,
+                    citation=((fetched and fetched.citation) or opened.citation) if first else None,
                 )
             )
     if config.sites is not None:

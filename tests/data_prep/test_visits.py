@@ -346,8 +346,8 @@ def test_a_config_names_sources_with_checksums(tmp_path):
 def test_licence_and_citation_come_from_the_archive(tmp_path):
     eml = (
         '<eml:eml xmlns:eml="eml://ecoinformatics.org/eml-2.1.1"><dataset><title>Walks</title><intellectualRights><para>'
-        "CC BY 4.0</para></intellectualRights></dataset><additionalMetadata><metadata><gbif><citation>Walkers (2019)</citation></gbif>"
-        "</metadata></additionalMetadata></eml:eml>"
+        "CC BY 4.0</para></intellectualRights></dataset><additionalMetadata><metadata><gbif>"
+        "<citation>Walkers (2019)</citation></gbif></metadata></additionalMetadata></eml:eml>"
     )
     path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": text([row(0)]), "metadata.xml": eml})
     (source,) = record_sources(RecordsConfig(path=path))
