@@ -267,7 +267,10 @@ class MapConfig(Section):
     area: InputPath | None = Field(None, description="vector file; nothing is predicted outside its polygons")
     masks: dict[InputPath, tuple[int, ...]] = Field(default_factory=dict, description="raster: values left out, such as sea")
     covariates: dict[str, InputPath] = Field(default_factory=dict, description="raster of each covariate")
-    layers: tuple[Literal["richness", "richness_variance", "spread"], ...] = ()
+    layers: tuple[Literal["richness", "richness_variance", "spread", "applicability"], ...] = Field(
+        (), description="bands after the species; applicability: how unlike the training sites a place is"
+    )
+    only_applicable: bool = Field(False, description="no prediction outside the area of applicability")
     withhold: tuple[str, ...] = Field((), description="sensitive species that get no band")
     coarsen_m: dict[str, float] = Field(default_factory=dict, description="sensitive species: side of squares told only")
     beside: tuple[Literal["stac", "styles", "picture"], ...] = ("stac", "styles", "picture")

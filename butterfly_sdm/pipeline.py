@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json, write_text
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.predictors import load_predictor, predictor_class
@@ -28,6 +28,7 @@ from butterfly_sdm.progress import Progress, silent
 if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Ladder, Scores
     from butterfly_sdm.mapping import MapResult
+    from butterfly_sdm.mapping.layers import Layer
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
 RUN_VERSION = 1
@@ -319,6 +320,8 @@ def predict_map(
         Where the map lies and what it holds.
     """
     from butterfly_sdm.mapping import predict_map as write_map
+    from butterfly_sdm.mapping.area import Area
+    from butterfly_sdm.mapping.policy import SensitivePolicy
     from data_prep.scenes import scene_of
 
     opened, settings = _open_run(run, overrides)
@@ -334,8 +337,50 @@ def predict_map(
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
     scene, _ = scene_of(wanted, scratch=target.parent / f".{target.stem}.scenes", progress=progress)
-    options = settings.map.model_dump(exclude={"scenes"})
-    return write_map(opened.predictor, scene, target, seed=settings.seed, progress=progress, **options)
+    options = settings.map.model_dump(exclude={"scenes", "area", "masks", "withhold", "coarsen_m", "layers", "only_applicable"})
+    layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
+    if "applicability" in settings.map.layers or settings.map.only_applicable:
+        layers.append(_applicability(opened, only=settings.map.only_applicable))
+    return write_map(
+        opened.predictor,
+        scene,
+        target,
+        area=Area(settings.map.area, settings.map.masks),
+        sensitive=SensitivePolicy(settings.map.withhold, settings.map.coarsen_m),
+        layers=layers,
+        seed=settings.seed,
+        progress=progress,
+        **options,
+    )
+
+
+def _applicability(run: Run, *, only: bool) -> Layer:
+    """Return the layer that says how unlike the training sites a place is, in what the model sees of it."""
+    from butterfly_sdm.evaluation.applicability import Applicability
+    from butterfly_sdm.evaluation.evaluate import scorable_sites
+    from butterfly_sdm.mapping.layers import Derived
+
+    unit = "mean distances between training sites"
+    data = run.dataset
+    sites = scorable_sites(data, run.split.train, [run.predictor])
+    blocks = data.sites.get("block")
+    if isinstance(run.predictor, Embedding):
+        known = Applicability.fit(run.predictor.embed(data, sites), fold_of=blocks)
+        return Derived(
+            "dissimilarity", known.dissimilarity_of, of="embedding", unit=unit, limit=known.threshold if only else None
+        )
+    if data.covariates is None:
+        raise ModelError(
+            "The area of applicability needs a network, or a model with covariates; this one has neither. Leave the layer out."
+        )
+    known = Applicability.fit(data.covariates.loc[sites], fold_of=blocks)
+    return Derived(
+        "dissimilarity",
+        lambda places: known.dissimilarity(places.covariates).to_numpy(),
+        of="sites",
+        unit=unit,
+        limit=known.threshold if only else None,
+    )
 
 
 def check(artefact: str | Path) -> list[str]:

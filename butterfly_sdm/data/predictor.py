@@ -52,3 +52,12 @@ class Saved(Protocol):
     def load(cls, folder: Path) -> Any:
         """Read what :meth:`save` wrote."""
         ...
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """A predictor that also says where a site lies in the space it has learned."""
+
+    def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
+        """Return the embeddings, (sites, length)."""
+        ...

@@ -84,7 +84,7 @@ def write_styles(path: Path) -> Path:
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     for number, (name, unit, scale) in enumerate(zip(names, units, scales, strict=True), start=1):
-        top = 1.0 if unit.startswith("presence") else _largest(path, number)
+        top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
         style = _style(number, name, top, scale)
         write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
         if number == 1:
