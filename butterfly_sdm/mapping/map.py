@@ -263,7 +263,7 @@ def _write(
     if coarse.species:
         for rows in parts:
             coarse.add(surface.strip(store, rows))
-    with open_map(out, lattice, surface.scene.crs, bands, dtype=dtype, scratch=work) as writer:
+    with open_map(out, lattice.shape, lattice.transform, surface.scene.crs, bands, dtype=dtype, scratch=work) as writer:
         for rows in parts:
             strip = coarse.apply(surface.strip(store, rows).take(chosen))
             known = strip.known

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import rasterio
+from affine import Affine
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioError
 from rasterio.shutil import copy as copy_raster
@@ -20,7 +21,6 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.mapping.lattice import Lattice
 
 TILE_PX = 256
 CACHE_MB = 64
@@ -99,7 +99,8 @@ def _digest(digest: Any, stored: np.ndarray) -> None:
 @contextmanager
 def open_map(
     out: Path,
-    lattice: Lattice,
+    shape: tuple[int, int],
+    transform: Affine,
     crs: Any,
     bands: Sequence[Band],
     *,
@@ -125,7 +126,7 @@ def open_map(
     if dtype not in ENCODINGS:
         raise RasterError(f"A map cannot be stored as {dtype!r}. Use {', '.join(ENCODINGS)}.")
     encoding = ENCODINGS[dtype]
-    height, width = lattice.shape
+    height, width = shape
     layout = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "BIGTIFF": "IF_SAFER"}
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
@@ -139,7 +140,7 @@ def open_map(
             count=len(bands),
             dtype=encoding.dtype,
             crs=crs,
-            transform=lattice.transform,
+            transform=transform,
             nodata=encoding.nodata,
             **layout,
         ) as target:
