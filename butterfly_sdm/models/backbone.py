@@ -62,7 +62,12 @@ class Trunk(nn.Module):
         training = self.training
         self.eval()
         side = 128
-        features = self.forward(torch.zeros(1, len(self.bands), side, side))
+        try:
+            features = self.forward(torch.zeros(1, len(self.bands), side, side))
+        except (AssertionError, RuntimeError) as error:  # a fixed size of image
+            raise ModelError(
+                f"The backbone {self.name!r} gives no feature map for images of any size ({error}). Choose a convolutional one."
+            ) from error
         self.train(training)
         if features.ndim != 4:
             raise ModelError(
@@ -90,7 +95,7 @@ class Trunk(nn.Module):
         stem, _ = find_stem(self.body)
         key = f"{stem}.weight"
         state = _matching(state, own, key)
-        if key not in state:
+        if key not in state or 2 * len(state) < len(own):
             raise ModelError(
                 f"The weights {weights!r} have no stem {key!r}: they belong to another backbone than {self.name!r}."
             )
@@ -148,9 +153,10 @@ def _read_file(path: Path) -> dict[str, Tensor]:
 
 def _matching(state: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str) -> dict[str, Tensor]:
     """Drop the prefix under which a training program kept the trunk, and what does not belong to the trunk."""
-    prefixes = sorted({name[: -len(key)] for name in state if name.endswith(key)}, key=len)
-    prefix = prefixes[0] if prefixes else ""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.removeprefix(prefix) in own}
+    prefixes = {name[: -len(key)] for name in state if name.endswith(key)} | {""}
+    parts = [{n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)} for prefix in sorted(prefixes)]
+    best = max(parts, key=lambda part: len(part.keys() & own.keys()))
+    return {name: value for name, value in best.items() if name in own}
 
 
 def _imagenet(backbone: str) -> dict[str, Tensor]:

@@ -1,0 +1,99 @@
+"""An ensemble is the mean of its members, keeps them all and says how far they disagree."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from butterfly_sdm.data.predictor import Predictor, Saved
+from butterfly_sdm.errors import ArtefactError, DataError, ModelError
+from butterfly_sdm.models.ensemble import Ensemble
+from butterfly_sdm.models.training import NetworkPredictor
+
+TABLE = {"image": False, "covariates": True, "embedding": 8, "epochs": 2, "batch_size": 8, "accelerator": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def data():
+    from tests.models.conftest import make_dataset
+
+    return make_dataset(24, image=False)
+
+
+@pytest.fixture(scope="module")
+def ensemble(data) -> Ensemble:
+    return Ensemble.of_networks(3, seed=4, **TABLE).fit(data, data.split.train)
+
+
+def test_it_is_a_predictor_whose_members_have_their_own_seeds(ensemble) -> None:
+    assert isinstance(ensemble, Predictor)
+    assert isinstance(ensemble, Saved)
+    assert [member.seed for member in ensemble.members] == [4, 5, 6]
+    assert len(ensemble.history) == 6
+
+
+def test_its_claim_is_the_mean_and_its_spread_the_standard_deviation(data, ensemble) -> None:
+    tables = np.stack([member.predict(data, data.site_ids).to_numpy() for member in ensemble.members])
+    np.testing.assert_allclose(ensemble.predict(data, data.site_ids), tables.mean(axis=0))
+    np.testing.assert_allclose(ensemble.spread(data, data.site_ids), tables.std(axis=0, ddof=1))
+    assert ensemble.predict(data, data.site_ids).index.name == "site_id"
+
+
+def test_a_loaded_ensemble_predicts_what_the_saved_one_did(data, ensemble, tmp_path: Path) -> None:
+    ensemble.save(tmp_path)
+    loaded = Ensemble.load(tmp_path)
+    pd.testing.assert_frame_equal(loaded.predict(data, data.site_ids), ensemble.predict(data, data.site_ids))
+    runs = Ensemble.of_runs([tmp_path / "members" / "0", tmp_path / "members" / "2"])
+    assert [member.seed for member in runs.members] == [4, 6]
+
+
+def test_an_interrupted_ensemble_continues_with_the_member_it_was_at(data, tmp_path: Path) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(task: str, done: int, total: int) -> None:
+        if (done, total) == (3, 4):
+            raise Stop
+
+    with pytest.raises(Stop):
+        Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path, progress=stop)
+    again = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path)
+    whole = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train)
+    pd.testing.assert_frame_equal(again.predict(data, data.site_ids), whole.predict(data, data.site_ids))
+    assert (tmp_path / "history.csv").is_file()
+
+
+def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="at least one member"):
+        Ensemble([])
+    with pytest.raises(ModelError, match="0 were asked for"):
+        Ensemble.of_networks(0)
+    with pytest.raises(ModelError, match="cannot disagree"):
+        Ensemble(ensemble.members[:1]).spread(data, data.site_ids)
+    ensemble.save(tmp_path)
+    card = json.loads((tmp_path / "model.json").read_text())
+
+    def with_card(**change) -> None:
+        (tmp_path / "model.json").write_text(json.dumps(card | change))
+
+    with_card(members=["../elsewhere"])
+    with pytest.raises(ArtefactError, match="lies outside the run"):
+        Ensemble.load(tmp_path)
+    with_card(members=[])
+    with pytest.raises(ArtefactError, match="does not list its members"):
+        Ensemble.load(tmp_path)
+    with_card(species=["Pieris napi"])
+    with pytest.raises(ModelError, match=r"Member 0 .* does not predict the species"):
+        Ensemble.load(tmp_path)
+    with_card(kind="network")
+    with pytest.raises(ModelError, match="does not describe an ensemble"):
+        Ensemble.load(tmp_path)
+    with_card(format_version=9)
+    with pytest.raises(ModelError, match="format 9"):
+        Ensemble.load(tmp_path)
+    other = NetworkPredictor(**TABLE)
+    other.species = ("Vanessa atalanta",)
+    with pytest.raises(DataError, match="no mean"):
+        Ensemble.of_runs(["a", "b"], load_member=lambda folder: other if folder.name == "a" else ensemble.members[0])
