@@ -19,7 +19,7 @@ from butterfly_sdm.simulate.landscape import BANDS, HABITATS, LATTICE_PX, LEFT, 
 from butterfly_sdm.simulate.surveys import INSTITUTION, choose_sites, climate_table, walk, write_archive
 from butterfly_sdm.simulate.truth import SPECIES, Probability
 
-VERSION = 1  # changes with the bytes that a seed gives
+VERSION = 2  # changes with the bytes that a seed gives
 STRIP_PX = 256
 
 
@@ -97,7 +97,7 @@ def simulate_region(
     *,
     seed: int = 0,
     size_px: int = 3072,
-    n_sites: int = 240,
+    n_sites: int = 300,
     n_species: int = 12,
     mean_visits: float = 30.0,
     window_px: int = 192,
@@ -189,7 +189,7 @@ def simulate_region(
     table = [places[["site_id", "easting", "northing"]], effort, pd.DataFrame(truth, columns=region.species).round(6)]
     _write_csv(region.truth_table, pd.concat(table, axis=1))
     _write_csv(region.truth_detections, pd.concat([places[["site_id"]], pd.DataFrame(seen, columns=region.species)], axis=1))
-    write_text(region.config, _config_text(seed, tile_px))
+    write_text(region.config, _config_text(seed, tile_px, size_px))
     write_json(mark, recipe)
     return region
 
@@ -275,7 +275,10 @@ def _write_truth_map(region: Region, probability: Probability, size_px: int) -> 
         raster.update_tags(title="True detection probability per visit", source="butterfly_sdm.simulate")
 
 
-def _config_text(seed: int, tile_px: int) -> str:
+def _config_text(seed: int, tile_px: int, size_px: int) -> str:
+    # Blocks large enough to lose few sites to the buffer; in a small landscape a buffer would leave too few.
+    block_m = size_px * PIXEL_M * 7 // 30_000 * 1000
+    buffer_m = 1500 if size_px >= 2048 else 0
     margin_px = LATTICE_PX if tile_px >= 4 * LATTICE_PX else 0
     return f"""\
 # A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
@@ -300,7 +303,8 @@ build:
     units: {{temperature_c: degC, rain_mm: mm, elevation_m: m}}
   split:
     method: blocks            # the region is too full of sites for clusters 4 km apart
-    distance_m: 4000
+    distance_m: {block_m}
+    buffer_m: {buffer_m}            # training sites nearer to another part are left out
 
 train:
   model:
