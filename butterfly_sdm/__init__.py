@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.errors import ButterflySDMError
     from butterfly_sdm.pipeline import Run, build, check, evaluate, predict_map, train
     from butterfly_sdm.simulate import simulate_region
+    from butterfly_sdm.studies import compare_change, compare_runs, ladder, report
 
 # Names are loaded when first used: importing the package costs milliseconds, not the seconds of torch.
 _HOMES = {
@@ -28,6 +29,10 @@ _HOMES = {
     "evaluate": "butterfly_sdm.pipeline",
     "predict_map": "butterfly_sdm.pipeline",
     "check": "butterfly_sdm.pipeline",
+    "ladder": "butterfly_sdm.studies",
+    "compare_change": "butterfly_sdm.studies",
+    "compare_runs": "butterfly_sdm.studies",
+    "report": "butterfly_sdm.studies",
     "Run": "butterfly_sdm.pipeline",
     "Dataset": "butterfly_sdm.data.dataset",
     "Split": "butterfly_sdm.data.splits",
@@ -44,9 +49,13 @@ __all__ = [
     "Split",
     "build",
     "check",
+    "compare_change",
+    "compare_runs",
     "evaluate",
+    "ladder",
     "load_config",
     "predict_map",
+    "report",
     "simulate_region",
     "train",
 ]

@@ -120,6 +120,7 @@ def demo(
 def build(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
+    explain: Annotated[Path | None, typer.Option(help="CSV or Parquet: every record left out, with the reason.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -127,7 +128,7 @@ def build(
     from butterfly_sdm import pipeline
 
     with terminal.progress_bars() as progress:
-        dataset = pipeline.build(config, out, overrides=overrides or (), progress=progress)
+        dataset = pipeline.build(config, out, explain=explain, overrides=overrides or (), progress=progress)
     card = dataset.card
     for text in card.warnings:
         _say(f"Warning: {text}", "yellow")
@@ -141,6 +142,8 @@ def build(
     if dataset.split is not None:
         sizes = (f"{len(getattr(dataset.split, part)):,} {part}" for part in ("train", "validation", "test"))
         rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"
+    if explain is not None:
+        rows["records left out"] = explain
     rows["data set"] = dataset.folder
     terminal.summary("Data set built", rows, next_commands=[f"butterfly-sdm train {config}"], as_json=as_json)
 
@@ -166,21 +169,35 @@ def train(
     )
 
 
-@app.command(epilog=_example("butterfly-sdm evaluate runs/experiment/run"))
+@app.command(
+    epilog=_example("butterfly-sdm evaluate runs/experiment/run", "butterfly-sdm evaluate --ladder configs/s2bms_ladder.yaml")
+)
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="Folder of tables and plots; the run's own if not given.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    ladder: Annotated[bool, typer.Option("--ladder", help="Fit and score all of evaluate.ladder instead of a run.")] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Score a run beside honest baselines on sites it has not seen."""
-    from butterfly_sdm import pipeline
+    from butterfly_sdm import pipeline, studies
 
+    if ladder:
+        with terminal.progress_bars() as progress:
+            found = studies.ladder(run, out, dataset=dataset, overrides=overrides or (), progress=progress)
+        folder = out or pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "ladder"
+        terminal.summary("Ladder, best first", found.summary() | {"tables and plots": folder}, as_json=as_json)
+        return
     with terminal.progress_bars() as progress:
         scores = pipeline.evaluate(run, out, dataset=dataset, overrides=overrides or (), progress=progress)
-    folder = out or (run if run.is_dir() else pipeline.load_config(run, overrides or ()).out)
-    terminal.summary("Scores", _score_rows(scores) | {"tables and plots": folder}, as_json=as_json)
+    folder = out or (run if run.is_dir() else pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "run")
+    terminal.summary(
+        "Scores",
+        _score_rows(scores) | {"tables and plots": folder},
+        next_commands=[f"butterfly-sdm report {run}"],
+        as_json=as_json,
+    )
 
 
 @app.command("map", epilog=_example("butterfly-sdm map runs/experiment/run scene.tif --out map.tif"))
@@ -201,6 +218,82 @@ def map_(
     with terminal.progress_bars() as progress:
         result = pipeline.predict_map(run, scenes, out, bands=names, overrides=overrides or (), progress=progress)
     terminal.summary("Map written", _map_rows(result), next_commands=[f"butterfly-sdm view {result.path}"], as_json=as_json)
+
+
+@app.command(epilog=_example("butterfly-sdm view map.tif", "butterfly-sdm view map.tif --export map.html"))
+def view(
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map, or any GeoTIFF with named bands.", show_default=False)],
+    export: Annotated[Path | None, typer.Option(help="Write a self-contained page instead of serving one.")] = None,
+    port: Annotated[int, typer.Option(help="Port on this machine; 0: any that is free.", min=0, max=65535)] = 0,
+    limit: Annotated[float | None, typer.Option(help="Hatch places more dissimilar to the training sites than this.")] = None,
+) -> None:
+    """Look at a map in the browser: a page on this machine alone, with a species picker."""
+    from butterfly_sdm.mapping.viewer import export_page, make_server
+
+    overlay = "dissimilarity" if limit is not None else None
+    if export is not None:
+        terminal.summary("Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)})
+        return
+    server = make_server(map_, port=port, overlay=overlay, limit=limit)
+    terminal.out.print(f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C", highlight=False)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        terminal.out.print("Ended.")
+    finally:
+        server.server_close()
+
+
+@app.command(epilog=_example("butterfly-sdm report runs/experiment/run"))
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is described.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="The HTML page; report.html in the first run if not given.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one page about runs: how good, beside what, and where to trust it."""
+    from butterfly_sdm import studies
+
+    with terminal.progress_bars() as progress:
+        page = studies.report(runs, out, dataset=dataset, progress=progress)
+    rows = {"page": page, "as Markdown": page.with_suffix(".md"), "tables": page.with_name(f"{page.stem}_species.csv")}
+    terminal.summary("Report written", rows, as_json=as_json)
+
+
+@app.command(
+    epilog=_example(
+        "butterfly-sdm compare runs/a/run runs/b/run",
+        "butterfly-sdm compare experiment.yaml --change train.fit.regulariser.weight=0 --seeds 5",
+    )
+)
+def compare(
+    what: Annotated[list[Path], typer.Argument(help="Two runs, or one YAML with --change.", show_default=False)],
+    change: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="What the other experiment changes.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many, with --change.", min=1)] = 3,
+    out: Annotated[Path | None, typer.Option(help="Folder of the tables, with --change.")] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two runs, or an experiment with and without a change, site by site on the same held-out sites."""
+    from butterfly_sdm import pipeline, studies
+    from butterfly_sdm.errors import ConfigError
+
+    if change:
+        if len(what) != 1:
+            raise ConfigError(f"With --change, compare takes one YAML; {len(what)} were given.")
+        with terminal.progress_bars() as progress:
+            ablation = studies.compare_change(
+                what[0], change, out, seeds=seeds, dataset=dataset, overrides=overrides or (), progress=progress
+            )
+        folder = out or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
+        rows = ablation.summary() | {"change": ", ".join(change), "table": folder / "comparison.csv"}
+        terminal.summary("Changed beside as it is", rows, as_json=as_json)
+        return
+    if len(what) != 2:
+        raise ConfigError(f"compare takes two runs, or one YAML with --change; {len(what)} were given.")
+    result = studies.compare_runs(what[0], what[1], dataset=dataset)
+    terminal.summary("Two runs on the same held-out sites", {"verdict": result.verdict}, as_json=as_json)
 
 
 @app.command(epilog=_example("butterfly-sdm check runs/experiment/dataset"))

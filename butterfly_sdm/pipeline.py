@@ -9,6 +9,7 @@ lies. Work that was interrupted continues; work that is done is not done again.
 from __future__ import annotations
 
 import inspect
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +27,7 @@ from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from butterfly_sdm.evaluation import Ladder, Scores
+    from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
 
@@ -94,7 +95,12 @@ class Run:
 
 
 def build(
-    config: ConfigLike, out: str | Path | None = None, *, overrides: Iterable[str] = (), progress: Progress = silent
+    config: ConfigLike,
+    out: str | Path | None = None,
+    *,
+    explain: str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
 ) -> Dataset:
     """
     Turn scenes and records into a data set.
@@ -105,6 +111,8 @@ def build(
         Config with a section ``build``.
     out
         Folder of the data set; by default ``dataset`` in the config's ``out``.
+    explain
+        A ``.csv`` or ``.parquet`` file in which to write every record that was left out, with the reason.
 
     Returns
     -------
@@ -125,8 +133,13 @@ def build(
     settings = load_config(config, overrides)
     if settings.build is None:
         raise ConfigError("The config has no section build. It needs build.records and where the imagery lies.")
-    folder = Path(out) if out is not None else _out(settings) / "dataset"
+    folder = Path(out) if out is not None else out_folder(settings) / "dataset"
     build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress)
+    if explain is not None:
+        from data_prep.visits import read_survey
+
+        with tempfile.TemporaryDirectory() as scratch:
+            read_survey(settings.build.records, scratch=Path(scratch), progress=progress, explain=Path(explain))
     return Dataset.open(folder)
 
 
@@ -161,8 +174,8 @@ def train(
         A setting is wrong, or the data set does not serve this model.
     """
     settings = load_config(config, overrides)
-    folder = Path(out) if out is not None else _out(settings) / "run"
-    data = dataset if isinstance(dataset, Dataset) else _dataset_for(settings, dataset, progress)
+    folder = Path(out) if out is not None else out_folder(settings) / "run"
+    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     if data.split is None:
         raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
     model, fit = settings.train.model, settings.train.fit
@@ -200,6 +213,11 @@ def train(
     return Run.open(folder)
 
 
+def _files_of_run(folder: Path) -> list[Path]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
+    return [path for path in files if "checkpoints" not in path.relative_to(folder).parts]
+
+
 def evaluate(
     run: Run | ConfigLike,
     out: str | Path | None = None,
@@ -227,9 +245,9 @@ def evaluate(
     """
     from butterfly_sdm.evaluation import evaluate_run
 
-    opened, settings = _open_run(run, overrides)
-    data = _dataset_of(opened, dataset)
-    _same_species(opened.predictor, data)
+    opened, settings = open_run(run, overrides)
+    data = dataset_of(opened, dataset)
+    check_species(opened.predictor, data)
     part = settings.evaluate.part
     return evaluate_run(
         opened.predictor,
@@ -238,54 +256,6 @@ def evaluate(
         part=part,
         baselines=settings.evaluate.baselines,
         folder=Path(out) if out is not None else opened.folder,
-        seed=settings.seed,
-        progress=progress,
-    )
-
-
-def ladder(
-    config: ConfigLike,
-    out: str | Path | None = None,
-    *,
-    dataset: Dataset | str | Path | None = None,
-    overrides: Iterable[str] = (),
-    progress: Progress = silent,
-) -> Ladder:
-    """
-    Fit and score every predictor of ``evaluate.ladder`` on the same sites, also in spatial cross-validation.
-
-    Parameters
-    ----------
-    config
-        Config; a data set that is not there yet is built first.
-    out
-        Folder of the tables and plots; by default ``ladder`` in the config's ``out``.
-    dataset
-        A data set or its folder, if not the one of the config.
-
-    Returns
-    -------
-    Ladder
-        One row per predictor, with intervals.
-    """
-    from butterfly_sdm.evaluation import run_ladder
-    from butterfly_sdm.evaluation.bootstrap import grid_blocks
-
-    settings = load_config(config, overrides)
-    options = settings.evaluate
-    if not options.ladder:
-        raise ConfigError("evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: nearest_sites}]")
-    folder = Path(out) if out is not None else _out(settings) / "ladder"
-    data = dataset if isinstance(dataset, Dataset) else _dataset_for(settings, dataset, progress)
-    return run_ladder(
-        data,
-        [step.model_dump() for step in options.ladder],
-        part=options.part,
-        n_folds=options.folds,
-        distance_m=options.fold_distance_m,
-        blocks=grid_blocks(data.sites, side_m=options.block_m),
-        repeats=options.bootstrap,
-        folder=folder,
         seed=settings.seed,
         progress=progress,
     )
@@ -324,7 +294,7 @@ def predict_map(
     from butterfly_sdm.mapping.policy import SensitivePolicy
     from data_prep.scenes import scene_of
 
-    opened, settings = _open_run(run, overrides)
+    opened, settings = open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
     if scenes or bands:
         changed: dict[str, Any] = wanted.model_dump() if wanted else {}
@@ -457,11 +427,12 @@ def make_predictor(settings: Config) -> Predictor:
         raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
 
 
-def _out(settings: Config) -> Path:
+def out_folder(settings: Config) -> Path:
+    """Return the folder of the artefacts of an experiment."""
     return settings.out if settings.out is not None else Path("runs", settings.name)
 
 
-def _open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
+def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
     """Open a run given itself, its folder or its config; the config given now decides about evaluate and map."""
     if isinstance(run, Run):
         return run, load_config(run.config, overrides)
@@ -469,18 +440,19 @@ def _open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Con
         opened = Run.open(run)
         return opened, load_config(opened.config, overrides)
     settings = load_config(run, overrides)
-    return Run.open(_out(settings) / "run"), settings
+    return Run.open(out_folder(settings) / "run"), settings
 
 
-def _dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
+def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
     """Open the data set a config speaks of; build it if it is not there and the config says how."""
-    folder = Path(dataset or settings.train.dataset or _out(settings) / "dataset")
+    folder = Path(dataset or settings.train.dataset or out_folder(settings) / "dataset")
     if not folder.exists() and dataset is None and settings.train.dataset is None and settings.build is not None:
         return build(settings, folder, progress=progress)
     return Dataset.open(folder)
 
 
-def _dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
+def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
+    """Open the data set a run was trained on, or the one given instead."""
     if isinstance(dataset, Dataset):
         return dataset
     if dataset is not None:
@@ -490,7 +462,8 @@ def _dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
     return run.dataset
 
 
-def _same_species(predictor: Predictor, dataset: Dataset) -> None:
+def check_species(predictor: Predictor, dataset: Dataset) -> None:
+    """Refuse a data set with other species than the predictor knows."""
     if tuple(predictor.species) != dataset.species:
         missing = [name for name in predictor.species if name not in dataset.species]
         added = [name for name in dataset.species if name not in predictor.species]
