@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.losses.gathering import gather_rows, sum_over_processes, world_size
 from butterfly_sdm.losses.pairs import cosine, ranked, self_pairs
-from butterfly_sdm.losses.pairs import nearest as nearest_weights
 
 Denominator = Literal["others", "bottom", "negatives"]
 Positives = Literal["outside", "inside"]
@@ -251,9 +250,20 @@ class SoftRegulariser(nn.Module):
         everyone, start = gather_rows(z)
         labels, _ = gather_rows(rates)
         similarity = cosine(rates, labels)  # (n, all)
-        own = torch.zeros_like(similarity, dtype=torch.bool)
-        own[torch.arange(len(z)), start + torch.arange(len(z))] = True
-        weights = nearest_weights(similarity, self.nearest, exclude=own)
-        total, count = self.loss.terms(z, weights, everyone, similarity=similarity, exclude=own)
+        own = start + torch.arange(len(z), device=z.device)  # (n,) column of the site itself
+        others = similarity.scatter(1, own[:, None], -torch.inf)
+        near = ranked(others, min(self.nearest, others.shape[1]), largest=True)  # (n, k)
+        far = ranked(similarity, min(self.loss.bottom, similarity.shape[1]), largest=False)  # (n, K)
+        weights = similarity.gather(1, near).clamp(min=0) ** 2 * (near != own[:, None])
+        total, count = self._picked(z, everyone, near, far, weights)
         # Averaged over processes, as gradients are, this is the sum over all pairs by their number.
         return total * world_size() / sum_over_processes(count).clamp(min=1)
+
+    def _picked(self, z: Tensor, everyone: Tensor, near: Tensor, far: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Do what :meth:`ContrastiveLoss.terms` does, on the few pairs with a weight instead of on all."""
+        with torch.autocast(z.device.type, enabled=False):
+            logits = z.float() @ everyone.float().T / self.loss.temperature  # (n, all)
+            picked = logits.gather(1, torch.cat([near, far], dim=1))  # one gather: its gradient is a matrix of all pairs
+            attracted, below = picked.split([near.shape[1], far.shape[1]], dim=1)
+            terms = nn.functional.softplus(below.logsumexp(dim=1, keepdim=True) - attracted) * weights  # (n, k)
+            return terms.sum(), (weights > 0).sum()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.losses import pairs
-from butterfly_sdm.losses.contrastive import ContrastiveLoss
+from butterfly_sdm.losses.contrastive import ContrastiveLoss, SoftRegulariser
 
 
 def units(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -158,6 +158,32 @@ def test_the_soft_regulariser_is_finite_for_empty_and_equal_rate_vectors(n: int,
     value.backward()
     assert torch.isfinite(value)
     assert torch.isfinite(z.grad).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 12), nearest=st.integers(1, 14), bottom=st.integers(1, 14), seed=st.integers(0, 10**6))
+def test_the_regulariser_is_the_one_loss_on_fewer_pairs(n: int, nearest: int, bottom: int, seed: int) -> None:
+    rates = (torch.rand(n, 4, generator=torch.Generator().manual_seed(seed)) - 0.3).clamp(min=0)
+    similarity = pairs.cosine(rates)
+    loss = ContrastiveLoss(0.5, denominator="bottom", reduction="pairs", bottom=bottom, without_positives="zero")
+    first, second = units(n, seed=seed).requires_grad_(), units(n, seed=seed).requires_grad_()
+    whole = loss(first, pairs.nearest(similarity, nearest), similarity=similarity)
+    fewer = SoftRegulariser(temperature=0.5, nearest=nearest, bottom=bottom)(second, rates)
+    (whole.backward(), fewer.backward())
+    torch.testing.assert_close(fewer, whole)
+    torch.testing.assert_close(second.grad, first.grad)
+
+
+@pytest.mark.shared
+def test_the_regulariser_gives_the_reference_values(shared: Path) -> None:
+    for case in reference_cases(shared):
+        if "rates" in case:
+            z = torch.tensor(case["embeddings"], requires_grad=True)
+            term = SoftRegulariser(temperature=case["temperature"], nearest=case["k_nearest"], bottom=case["k_bottom"])
+            value = term(z, torch.tensor(case["rates"]))
+            value.backward()
+            assert value.item() == pytest.approx(case["loss"], rel=1e-5), case["name"]
+            assert z.grad.norm().item() == pytest.approx(case["grad_norm"], rel=1e-4), case["name"]
 
 
 def test_rows_against_other_embeddings_count_every_reference() -> None:
