@@ -18,6 +18,7 @@ BASELINES: dict[str, str] = {
     "random_features": "butterfly_sdm.baselines.random_features:RandomFeatures",
     "probe": "butterfly_sdm.baselines.probe:Probe",
     "gaussian_process": "butterfly_sdm.baselines.gaussian_process:GaussianProcess",
+    "perceptron": "butterfly_sdm.baselines.perceptron:Perceptron",
     "stacking": "butterfly_sdm.baselines.stacking:Stacking",
 }
 

@@ -10,7 +10,8 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 
-SKEWNESS = 2.0  # positive covariates more skewed than this are taken as logarithms
+SKEWNESS = 1.0  # positive covariates more skewed than this are taken as logarithms
+ROUNDING = 1e-6  # sums of fractions may exceed 1 by this
 
 
 def position_km(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
@@ -68,7 +69,7 @@ def transform_codes(values: np.ndarray) -> np.ndarray:
     skewness = np.nanmean(centred**3, axis=0) / np.maximum(spread, 1e-12) ** 3
     codes = np.zeros(values.shape[1], dtype=np.int64)
     codes[(low >= 0) & (skewness > SKEWNESS)] = 2
-    codes[(low >= 0) & (high <= 1)] = 1
+    codes[(low >= 0) & (high <= 1 + ROUNDING)] = 1
     return codes
 
 
@@ -76,3 +77,26 @@ def transformed(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     """Apply :func:`transform_codes`; negative values, which the training sites do not have, count as 0."""
     positive = np.maximum(values, 0.0)
     return np.where(codes == 1, np.sqrt(positive), np.where(codes == 2, np.log1p(positive), values))
+
+
+def fill_from_nearest(values: np.ndarray, position: np.ndarray, known: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """
+    Replace what is missing in each column by the value of the nearest place that has one; 0 where none has.
+
+    Parameters
+    ----------
+    values, position
+        (rows, columns) with NaN and (rows, 2).
+    known, at
+        (places, columns), possibly with NaN, and (places, 2).
+    """
+    from scipy.spatial import KDTree
+
+    out = values.copy()
+    for column in np.flatnonzero(np.isnan(values).any(axis=0)):
+        missing, there = np.isnan(values[:, column]), ~np.isnan(known[:, column])
+        out[missing, column] = 0.0
+        if there.any():
+            _, nearest = KDTree(at[there]).query(position[missing])
+            out[missing, column] = known[there, column][nearest]
+    return out

@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import BASELINES, load_class
-from butterfly_sdm.baselines.gaussian_process import GaussianProcess
+from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibration
+from butterfly_sdm.baselines.kernels import SharedKernel
 from butterfly_sdm.baselines.mean_rate import MeanRate
-from butterfly_sdm.baselines.own_amplitudes import _objective
-from butterfly_sdm.baselines.site_features import group_columns, transform_codes, transformed
+from butterfly_sdm.baselines.site_features import fill_from_nearest, group_columns, transform_codes, transformed
 from butterfly_sdm.errors import DataError, ModelError
 from tests.evaluation.worlds import small_world
 
@@ -20,7 +20,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def fitted(world):
-    return GaussianProcess(steps=20, own_steps=4).fit(world[0], world[0].split.train)
+    return GaussianProcess(steps=20).fit(world[0], world[0].split.train)
 
 
 def test_it_comes_nearer_to_the_truth_than_the_mean_rate(world, fitted):
@@ -40,18 +40,33 @@ def test_it_comes_back_equal_from_its_folder(world, fitted, tmp_path):
     )
 
 
-def test_the_gradient_of_the_likelihood_is_that_of_differences(world):
+def test_leaving_one_out_in_closed_form_is_leaving_one_out():
     random = np.random.default_rng(0)
-    x = random.normal(size=(2, 30, 1))
-    parts = np.exp(-((x - x.transpose(0, 2, 1)) ** 2))
-    theta, y, per_visit = np.log([0.4, 0.2, 0.3, 1.5]), random.normal(size=30), 1 / random.integers(5, 40, 30)
-    arguments = (y, parts, theta + 0.1, per_visit, 0.5)
-    _, gradient = _objective(theta, *arguments)
-    step = 1e-6
-    for place in range(4):
-        aside = np.eye(4)[place] * step
-        slope = (_objective(theta + aside, *arguments)[0] - _objective(theta - aside, *arguments)[0]) / (2 * step)
-        assert gradient[place] == pytest.approx(slope, rel=1e-4)
+    x = random.normal(size=(12, 1))
+    covariance = np.exp(-((x - x.T) ** 2)) + 0.1 * np.eye(12)
+    y = random.normal(size=12)
+    inverse = np.linalg.inv(covariance)
+    closed = y - inverse @ y / inverse.diagonal()
+    rest = np.arange(1, 12)
+    by_hand = covariance[0, rest] @ np.linalg.solve(covariance[np.ix_(rest, rest)], y[rest])
+    assert closed[0] == pytest.approx(by_hand)
+
+
+def test_calibration_undoes_a_line():
+    random = np.random.default_rng(0)
+    rates = random.uniform(0.2, 0.6, size=(500, 2))
+    level, slope = _calibration((rates - 0.1) / np.array([1.3, 0.8]), rates)
+    np.testing.assert_allclose(slope, [1.3, 0.8], atol=0.03)
+    np.testing.assert_allclose(level, 0.1, atol=0.02)
+
+
+def test_the_kernel_is_symmetric_and_positive():
+    random = np.random.default_rng(0)
+    position, features = random.normal(size=(40, 2)), [random.normal(size=(40, size)) for size in (3, 2, 4)]
+    kernel = SharedKernel([3, 2, 4], embedding=True)
+    covariance = kernel.covariance(position, features, position, features)
+    np.testing.assert_allclose(covariance, covariance.T)
+    assert np.linalg.eigvalsh(covariance).min() > 0
 
 
 def test_covariates_that_are_missing_do_not_break_it(world, fitted):
@@ -85,3 +100,11 @@ def test_an_impossible_setting_and_an_absent_embedding_are_refused(world):
         GaussianProcess(components=0)
     with pytest.raises(DataError, match="No covariate begins with 'geoclip_'"):
         GaussianProcess(embedding="geoclip_").fit(world[0], world[0].split.train)
+
+
+def test_what_is_missing_comes_from_the_nearest_place_that_has_it():
+    values = np.array([[np.nan, 1.0], [2.0, np.nan]])
+    known = np.array([[5.0, np.nan], [np.nan, np.nan], [7.0, np.nan]])
+    at = np.array([[3.0, 0.0], [0.1, 0.0], [9.0, 0.0]])
+    filled = fill_from_nearest(values, np.zeros((2, 2)), known, at)
+    np.testing.assert_allclose(filled, [[5.0, 1.0], [2.0, 0.0]])

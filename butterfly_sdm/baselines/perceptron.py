@@ -1,0 +1,141 @@
+"""Small networks on covariates and position, all species at once, averaged over first values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from butterfly_sdm.baselines.grouped_inputs import GroupedInputs
+from butterfly_sdm.baselines.site_features import position_km
+from butterfly_sdm.baselines.storage import labels
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.errors import ModelError
+
+EMBEDDING_WEIGHT = 2.5  # of the embedding's components among standardised covariates
+BATCH = 64
+
+
+@dataclass
+class Perceptron(GroupedInputs):
+    """
+    Two hidden layers with heavy dropout and the binomial likelihood; several networks from different seeds vote.
+
+    Parameters
+    ----------
+    groups, embedding, components
+        As in :class:`~butterfly_sdm.baselines.gaussian_process.GaussianProcess`.
+    networks
+        How many are averaged; they are trained side by side.
+    width
+        Units of each hidden layer.
+    epochs
+        Passes over the training sites.
+    learning_rate, weight_decay
+        Of AdamW, the rate rising and falling once.
+    dropout, input_dropout
+        Share of the hidden units and of the inputs left out at each step.
+    regulariser
+        Weight of the soft supervised contrastive term (van der Plas et al. 2025) on the second hidden layer; 0: none.
+    seed
+        Of first values, batches and dropout.
+    """
+
+    networks: int = 8
+    width: int = 256
+    epochs: int = 60
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.02
+    dropout: float = 0.6
+    input_dropout: float = 0.2
+    regulariser: float = 0.0
+    seed: int = 0
+    kind: ClassVar[str] = "perceptron"
+    needed: ClassVar[tuple[str, ...]] = ("features", "position", "place_scale", *(f"w{i}" for i in range(3)), "b2")
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("components", 1, np.inf), ("networks", 1, np.inf), ("width", 1, np.inf), ("epochs", 1, np.inf),
+            ("dropout", 0, 0.99), ("input_dropout", 0, 0.99), ("regulariser", 0, np.inf),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                raise ModelError(f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}.")
+
+    def _table(self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray) -> np.ndarray:
+        """Return (sites, inputs) of the networks."""
+        east, north = position.T
+        place = (np.column_stack([east, north, east + north, east - north]) - state["place_scale"][0]) / state["place_scale"][1]
+        parts = list(features)
+        if "axes" in state:
+            parts[-1] = parts[-1] * EMBEDDING_WEIGHT
+        return np.concatenate([place, *parts], axis=1).astype(np.float32)
+
+    def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
+        state, features = self._fit_inputs(dataset, sites)
+        position = position_km(dataset, sites)
+        east, north = position.T
+        place = np.column_stack([east, north, east + north, east - north])
+        state["place_scale"] = np.stack([place.mean(axis=0), np.maximum(place.std(axis=0), 1e-9)])
+        state["features"] = np.concatenate([*features, np.empty((len(position), 0))], axis=1)
+        state["position"] = position
+        state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
+        k, n = labels(dataset, sites)
+        return state | self._train(self._table(state, features, position), k, n)
+
+    def _train(self, table: np.ndarray, k: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:
+        import torch
+        from torch.nn.functional import dropout, normalize, silu
+
+        from butterfly_sdm.losses.contrastive import ContrastiveLoss
+        from butterfly_sdm.losses.pairs import cosine, nearest
+        from butterfly_sdm.losses.presence import binomial
+
+        x, detections = torch.as_tensor(table), torch.as_tensor(k, dtype=torch.float32)
+        visits = torch.as_tensor(n, dtype=torch.float32)[:, None]
+        rates = (detections / visits).mean(dim=0).clamp(1e-4, 1 - 1e-4)
+        contrast = ContrastiveLoss(0.5, denominator="bottom", bottom=32, without_positives="zero")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            sizes = [x.shape[1], self.width, self.width, k.shape[1]]
+            weights = [
+                (torch.rand(self.networks, a, b) * 2 - 1) / a**0.5 * (0.1 if last else 1.0)
+                for a, b, last in zip(sizes[:-1], sizes[1:], (False, False, True), strict=True)
+            ]
+            biases = [torch.zeros(self.networks, 1, b) for b in sizes[1:]]
+            biases[-1] += torch.logit(rates)
+            values = [value.requires_grad_() for value in (*weights, *biases)]
+            optimiser = torch.optim.AdamW(values, lr=self.learning_rate, weight_decay=self.weight_decay)
+            batches = max(len(x) // BATCH, 1)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, total_steps=self.epochs * batches)
+            for _ in range(self.epochs):
+                order = torch.stack([torch.randperm(len(x)) for _ in range(self.networks)])  # each network its own batches
+                for batch in range(batches):
+                    rows = order[:, batch * BATCH : (batch + 1) * BATCH]  # (networks, batch)
+                    hidden = dropout(x[rows], self.input_dropout)
+                    for layer in range(2):
+                        hidden = silu(torch.baddbmm(biases[layer], hidden, weights[layer]))
+                        hidden = dropout(hidden, self.dropout) if layer == 0 else hidden
+                    logits = torch.baddbmm(biases[2], dropout(hidden, self.dropout), weights[2])
+                    loss = binomial(logits, detections[rows], visits[rows]).mean(dim=(1, 2)).sum() / visits.mean()
+                    if self.regulariser:
+                        for z, row in zip(normalize(hidden, dim=2), rows, strict=True):
+                            alike = cosine(detections[row] / visits[row])
+                            loss = loss + self.regulariser * contrast(z, nearest(alike, 5), similarity=alike)
+                    optimiser.zero_grad()
+                    loss.backward()
+                    optimiser.step()
+                    schedule.step()
+        names = [*(f"w{i}" for i in range(3)), *(f"b{i}" for i in range(3))]
+        return {name: value.detach().numpy() for name, value in zip(names, values, strict=True)}
+
+    def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+        from scipy.special import expit
+
+        state = self.state
+        hidden = self._table(state, self._features(state, dataset, sites), position_km(dataset, sites))[None]
+        for layer in range(2):
+            hidden = hidden @ state[f"w{layer}"] + state[f"b{layer}"]
+            hidden = hidden * expit(hidden)
+        return expit(hidden @ state["w2"] + state["b2"]).mean(axis=0)  # (sites, species)
