@@ -134,6 +134,11 @@ def compare_change(
     seeds
         How many: the config's, and those that follow it.
 
+    Returns
+    -------
+    Ablation
+        Both, beside each other, with the interval of their difference.
+
     Raises
     ------
     ConfigError
@@ -228,6 +233,11 @@ def compare_runs(
         Runs on one data set.
     score
         ``mse``, ``mae``, ``bce`` or ``deviance``.
+
+    Returns
+    -------
+    Comparison
+        The difference with its interval, over all species and for each.
 
     Raises
     ------
