@@ -45,6 +45,28 @@ def audit_positions(
     return differences(dense, again)
 
 
+def audit_engine(surface: Any, *, blocks: int = 4, seed: int = 0) -> dict[str, float]:
+    """
+    Compare whole numbers of 8 bits with PyTorch on random blocks.
+
+    Returns
+    -------
+    dict
+        ``int8_mean_abs``, ``int8_p999_abs`` and ``int8_max_abs`` difference in probability over the windows inside the blocks.
+    """
+    units = surface.all_units()
+    picked = np.random.default_rng(seed).choice(len(units), min(blocks, len(units)), replace=False)
+    apart = [part for number in picked if (part := surface.engine_difference(units[int(number)])) is not None]
+    if not apart:
+        return {}
+    whole = np.concatenate(apart)
+    return {
+        "int8_mean_abs": float(whole.mean()),
+        "int8_p999_abs": float(np.percentile(whole, 99.9)),
+        "int8_max_abs": float(whole.max()),
+    }
+
+
 def differences(dense: np.ndarray, exact: np.ndarray) -> dict[str, float]:
     """Return how far two sets of predictions (positions, species) are apart."""
     apart = np.abs(dense - exact)

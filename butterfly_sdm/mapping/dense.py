@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -244,16 +244,34 @@ class DenseSurface:
 
     def units(self, store: Store) -> list[DenseUnit]:
         """Return what is still to be done; blocks that no wanted window touches are left out."""
+        return [unit for unit in self.all_units() if unit.key not in store.done]
+
+    def all_units(self) -> list[DenseUnit]:
+        """Return all that has to be done, done or not."""
         most = max(1, self.block_px // self.cell_px)
         units = []
         for phase in self.phases:
             needed = self._needed_cells(phase)
-            units += [
-                DenseUnit(self, block)
-                for block in blocks(phase, most)
-                if block.key not in store.done and needed[block.rows, block.cols].any()
-            ]
+            units += [DenseUnit(self, block) for block in blocks(phase, most) if needed[block.rows, block.cols].any()]
         return units
+
+    def engine_difference(self, unit: DenseUnit) -> np.ndarray | None:
+        """Return the differences in probability between the engine and PyTorch in the windows inside a block, if it has any."""
+        side = self.lattice.window_px // self.cell_px
+        exact = replace(self, engine=Engine("torch"))
+        data = unit.read()
+        parts = [DenseUnit(surface, unit.block).compute(data)[1] for surface in (self, exact)]
+        if any(part is None or min(part.shape[:2]) < side for part in parts):
+            return None
+        network = self.handle.predictor.network
+        found = []
+        for part in parts:
+            cells = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)
+            pooled = nn.functional.avg_pool2d(cells, side, 1).flatten(1).T
+            with torch.inference_mode():
+                z = nn.functional.normalize(pooled, dim=-1).to(next(network.parameters()).device)
+                found.append(torch.sigmoid(network.head(z)).cpu().numpy())
+        return np.abs(found[0] - found[1]).ravel()
 
     def _needed_cells(self, phase: Phase) -> np.ndarray:
         needed = np.zeros((phase.height, phase.width), dtype=bool)
@@ -294,12 +312,13 @@ class DenseSurface:
             r, c = np.array([phase.rows[k] for k in inside])[r], np.array(phase.cols)[c]
             with torch.inference_mode():
                 z = nn.functional.normalize(torch.from_numpy(pooled[good]), dim=-1)  # (n, length)
-                found = torch.sigmoid(network.head(z.to(device), *self._beside(r, c, device))).cpu().numpy()  # (n, species)
+                joined = network.fuse(z.to(device), *self._beside(r, c, device))
+                found = torch.sigmoid(network.classifier(joined)).cpu().numpy()  # (n, species)
             if embedding is None:
-                embedding = np.full((count, width, z.shape[1]), np.nan, dtype=np.float32)
+                embedding = np.full((count, width, joined.shape[1]), np.nan, dtype=np.float32)
             r -= rows.start
             probability[:, r, c] = found.T
-            embedding[r, c] = z.numpy()
+            embedding[r, c] = joined.cpu().numpy()
         return Strip(rows, self.species, probability, fraction, self.exact.places, embedding)
 
     def _beside(self, rows: np.ndarray, cols: np.ndarray, device: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -371,7 +390,8 @@ def reach_px(network: Any) -> int:
 
 def _samples(network: Any, scene: Scene, count: int = 8) -> list[np.ndarray]:
     """Return standardised crops from all over the scene, the same each time."""
-    side = CALIBRATION_PX
+    cell_px = int(network.stride)
+    side = max(cell_px, min(CALIBRATION_PX, scene.width // cell_px * cell_px, scene.height // cell_px * cell_px))
     generator = np.random.default_rng(0)
     crops = []
     for _ in range(20 * count):
@@ -382,7 +402,7 @@ def _samples(network: Any, scene: Scene, count: int = 8) -> list[np.ndarray]:
         if len(crops) == count:
             break
     if not crops:
-        raise RasterError("The scene has no crop of 512 px that is half covered, to set the ranges of int8. Use engine auto.")
+        raise RasterError("Nowhere is half of the scene covered well enough to set the ranges of int8. Use engine auto.")
     return crops
 
 

@@ -103,9 +103,9 @@ class Spread:
         ModelError
             The predictor is no ensemble.
         """
-        if strip.members is None:
+        if strip.spread is None:
             raise ModelError("The spread needs an ensemble; this predictor has no members. Leave the layer out.")
-        return strip.members.std(axis=0).mean(axis=0, keepdims=True)
+        return strip.spread.mean(axis=0, keepdims=True)
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,14 @@ from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import DataError, ModelError, RasterError
 from butterfly_sdm.mapping.area import Area
-from butterfly_sdm.mapping.audit import audit_positions
+from butterfly_sdm.mapping.audit import audit_engine, audit_positions
 from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
 from butterfly_sdm.mapping.grid import on_grid
 from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.layers import Layer, named_layers
 from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
 from butterfly_sdm.mapping.positions import CovariateRasters
-from butterfly_sdm.mapping.sight import sight_of
+from butterfly_sdm.mapping.sight import members_of, sight_of
 from butterfly_sdm.mapping.store import Store, work_folder
 from butterfly_sdm.mapping.windows import WindowSurface
 from butterfly_sdm.mapping.writer import Band, open_map
@@ -207,6 +207,8 @@ def predict_map(
             "position_crs": exact.position_crs,
         }
     )
+    if (workers > 1 or dask) and not hasattr(predictor, "save"):
+        raise ModelError("This predictor cannot be saved, so it cannot be sent to other processes. Use workers=1.")
     with work_folder(out, key) as work:
         if workers > 1 or dask:
             if not (work / "model").is_dir():
@@ -216,13 +218,17 @@ def predict_map(
         surface: Any = exact
         if dense:
             from butterfly_sdm.mapping.dense import dense_surface
+            from butterfly_sdm.mapping.ensemble import ensemble_surface
 
-            surface = dense_surface(exact, block_px=block_px, engine=engine, folder=work / "engine")
+            make = ensemble_surface if members_of(predictor) else dense_surface
+            surface = make(exact, block_px=block_px, engine=engine, folder=work / "engine")
         store = surface.open(work / "surface")
         _fill(surface, store, workers, dask, progress)
         found: dict[str, float] = {}
         if dense and audit:
             found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
+            if surface.engine.name == "onnx-int8":
+                found |= audit_engine(surface, seed=seed)
         how = "dense" if dense else "exact"
         tags = {
             "audit": found,
@@ -363,11 +369,16 @@ def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tupl
 
 
 def _known_crs(predictor: Any) -> str | None:
-    return ((getattr(predictor, "card", None) or {}).get("dataset") or {}).get("position_crs")
+    for one in [predictor, *members_of(predictor)]:
+        known = ((getattr(one, "card", None) or {}).get("dataset") or {}).get("position_crs")
+        if known:
+            return str(known)
+    return None
 
 
 def _check_resolution(predictor: Any, scene: Scene) -> None:
-    trained = (getattr(predictor, "card", None) or {}).get("resolution_m")
+    cards = [getattr(one, "card", None) or {} for one in [predictor, *members_of(predictor)]]
+    trained = next((card["resolution_m"] for card in cards if card.get("resolution_m")), None)
     if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
         raise RasterError(
             f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} m. "
@@ -376,21 +387,31 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
 
 
 def _check_covariates(predictor: Any, covariates: Mapping[str, Path]) -> None:
-    missing = [name for name in getattr(predictor, "covariate_names", ()) if name not in covariates]
+    needed = [name for one in [predictor, *members_of(predictor)] for name in getattr(one, "covariate_names", ())]
+    missing = [name for name in dict.fromkeys(needed) if name not in covariates]
     if missing:
         raise DataError(
-            f"The run was trained with {len(predictor.covariate_names)} covariates; no raster is given for {missing[0]!r}"
+            f"The run was trained with {len(dict.fromkeys(needed))} covariates; no raster is given for {missing[0]!r}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. Name one raster per covariate under covariates."
         )
 
 
-def _why_not_dense(predictor: Predictor, lattice: Lattice) -> str:
-    network = getattr(predictor, "network", None)
-    if network is None:
-        return "it is not a network"
+def _why_not_dense(predictor: Any, lattice: Lattice) -> str:
     from butterfly_sdm.mapping.dense import why_not_dense
 
-    return why_not_dense(network, lattice)
+    members = members_of(predictor)
+    if members and getattr(predictor, "kind", "") == "ensemble":
+        for member in members:
+            network = getattr(member, "network", None)
+            if network is None:
+                return "a member of the ensemble is not a network"
+            if network.bands and (network.window_px, network.margin_px) != (lattice.window_px, lattice.margin_px):
+                return "the members of the ensemble have different windows"
+            if why := why_not_dense(network, lattice):
+                return f"of a member of the ensemble: {why}"
+        return ""
+    network = getattr(predictor, "network", None)
+    return "it is not a network" if network is None else why_not_dense(network, lattice)
 
 
 def _save(predictor: Predictor, folder: Path) -> str:

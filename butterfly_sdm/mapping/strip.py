@@ -29,8 +29,8 @@ class Strip:
         Makes a data set of positions from their rows and columns in the map.
     embedding
         (rows, cols, length) what the network made of the window, if it is a network mapped densely.
-    members
-        (members, species, rows, cols) probability of each member of an ensemble, if it is one.
+    spread
+        (species, rows, cols) standard deviation between the members of an ensemble, if it is one.
     """
 
     rows: slice
@@ -39,7 +39,7 @@ class Strip:
     fraction: np.ndarray
     places: Callable[[np.ndarray, np.ndarray], Dataset] | None = field(default=None, repr=False)
     embedding: np.ndarray | None = field(default=None, repr=False)
-    members: np.ndarray | None = field(default=None, repr=False)
+    spread: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def known(self) -> np.ndarray:
@@ -55,8 +55,8 @@ class Strip:
     def take(self, species: tuple[str, ...]) -> Strip:
         """Return the strip with only ``species``."""
         places = [self.species.index(name) for name in species]
-        members = None if self.members is None else self.members[:, places]
-        return replace(self, species=species, probability=self.probability[places], members=members)
+        spread = None if self.spread is None else self.spread[places]
+        return replace(self, species=species, probability=self.probability[places], spread=spread)
 
     def without(self, where: np.ndarray) -> Strip:
         """Return the strip with nothing predicted at the positions marked in ``where`` (rows, cols)."""

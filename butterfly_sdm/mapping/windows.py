@@ -44,15 +44,24 @@ class WindowUnit:
             return fraction, None
         return fraction, job.sites(rows + self.rows.start, cols + self.cols.start)
 
-    def compute(self, data: tuple[np.ndarray, Dataset | None]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the valid fractions (rows, cols) and the probabilities (rows, cols, species), NaN where none."""
+    def compute(self, data: tuple[np.ndarray, Dataset | None]) -> dict[str, np.ndarray]:
+        """Return the valid fractions (rows, cols), and probabilities and spread (rows, cols, species), NaN where none."""
         fraction, sites = data
-        probability = np.full((*fraction.shape, len(self.job.species)), np.nan, dtype=np.float32)
-        if sites is not None:
-            found = self.job.handle.predictor.predict(sites, sites.site_ids).to_numpy(dtype=np.float32)
-            places = np.array([[int(part) for part in site.split("_")] for site in sites.site_ids])
-            probability[places[:, 0] - self.rows.start, places[:, 1] - self.cols.start] = found
-        return fraction, probability
+        result = {"fraction": fraction, "probability": np.full((*fraction.shape, len(self.job.species)), np.nan, np.float32)}
+        if self.job.members > 1:
+            result["spread"] = result["probability"].copy()
+        if sites is None:
+            return result
+        places = np.array([[int(part) for part in site.split("_")] for site in sites.site_ids])
+        where = places[:, 0] - self.rows.start, places[:, 1] - self.cols.start
+        predictor = self.job.handle.predictor
+        if self.job.members > 1:
+            tables = np.stack([table.to_numpy() for table in predictor.predict_members(sites, sites.site_ids)])
+            result["probability"][where] = tables.mean(axis=0)
+            result["spread"][where] = tables.std(axis=0, ddof=1)
+        else:
+            result["probability"][where] = predictor.predict(sites, sites.site_ids).to_numpy()
+        return result
 
 
 def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) -> np.ndarray:
@@ -110,11 +119,17 @@ class WindowSurface:
 
     def open(self, folder: Path) -> Store:
         """Make or continue the arrays of this surface in ``folder``."""
-        height, width = self.lattice.shape
-        return Store(
-            folder,
-            {"probability": ((height, width, len(self.species)), "float32"), "fraction": ((height, width), "float32")},
-        )
+        shape = (*self.lattice.shape, len(self.species))
+        arrays = {"fraction": (self.lattice.shape, "float32"), "probability": (shape, "float32")}
+        if self.members > 1:
+            arrays["spread"] = (shape, "float32")
+        return Store(folder, arrays)
+
+    @property
+    def members(self) -> int:
+        """Members of the ensemble, if the predictor is one that is their mean; else 0."""
+        predictor = self.handle.predictor
+        return len(predictor.members) if getattr(predictor, "kind", "") == "ensemble" else 0
 
     def units(self, store: Store) -> Sequence[Unit]:
         """Return what is still to be done."""
@@ -127,17 +142,17 @@ class WindowSurface:
         ]
         return [unit for unit in units if unit.key not in store.done and self.wanted[unit.rows, unit.cols].any()]
 
-    def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray]) -> None:
+    def keep(self, store: Store, unit: Any, result: dict[str, np.ndarray]) -> None:
         """Write the result of one unit."""
-        fraction, probability = result
-        store.keep(
-            unit.key,
-            {"probability": ((unit.rows, unit.cols), probability), "fraction": ((unit.rows, unit.cols), fraction)},
-        )
+        store.keep(unit.key, {name: ((unit.rows, unit.cols), values) for name, values in result.items()})
 
     def strip(self, store: Store, rows: slice) -> Strip:
         """Return the probabilities of some rows of positions."""
         probability = np.array(store["probability"][rows]).transpose(2, 0, 1)
         fraction = np.array(store["fraction"][rows])
         probability[:, ~self.wanted[rows]] = np.nan
-        return Strip(rows, self.species, probability, fraction, self.places)
+        spread = None
+        if self.members > 1:
+            spread = np.array(store["spread"][rows]).transpose(2, 0, 1)
+            spread[:, ~self.wanted[rows]] = np.nan
+        return Strip(rows, self.species, probability, fraction, self.places, spread=spread)

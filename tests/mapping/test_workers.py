@@ -1,0 +1,163 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from torch import nn
+
+from butterfly_sdm.data.raster import open_scene
+from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.mapping import predict_map
+from butterfly_sdm.models.ensemble import Ensemble
+from butterfly_sdm.models.presence_net import Architecture, PresenceNet
+from butterfly_sdm.models.training import NetworkPredictor
+from tests.mapping.world import BANDS, Position, Windows, write_scene
+
+
+def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
+    """Return a network predictor with random weights."""
+    predictor = NetworkPredictor(window_px=64, margin_px=32, embedding=16, accelerator="cpu", batch_size=16, **modalities)
+    predictor.species = ("Species a", "Species b")
+    predictor.covariate_names = ("warmth",) if modalities.get("covariates") else ()
+    torch.manual_seed(seed)
+    network = PresenceNet(
+        Architecture(
+            species=2, bands=BANDS, embedding=16, window_px=64, margin_px=32,
+            covariates=len(predictor.covariate_names), position=modalities.get("position", False),
+        )
+    )  # fmt: skip
+    network.mean.copy_(torch.tensor([0.07, 0.08, 0.05, 0.32]))
+    network.std.copy_(torch.tensor([0.05, 0.05, 0.05, 0.1]))
+    network.position_mean.copy_(torch.tensor([401_000.0, 299_000.0]))
+    network.position_std.fill_(1000.0)
+    nn.init.normal_(network.classifier[-1].weight, std=1.0)
+    predictor.network = network.eval()
+    return predictor
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    return open_scene(write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", width=256, height=192))
+
+
+def read(result):
+    with rasterio.open(result.path) as source:
+        return source.read(masked=True).filled(np.nan)
+
+
+@pytest.mark.slow
+def test_several_processes_give_the_same_map(scene, tmp_path):
+    predictor = fitted()
+    one = predict_map(predictor, scene, tmp_path / "one.tif", engine="torch", audit=5, block_px=128, beside=())
+    two = predict_map(predictor, scene, tmp_path / "two.tif", engine="torch", audit=5, block_px=128, beside=(), workers=2)
+    np.testing.assert_allclose(read(one), read(two), atol=2e-6)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_dask_cluster_gives_the_same_map(scene, tmp_path):
+    distributed = pytest.importorskip("distributed")
+    predictor = fitted()
+    with (
+        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp") as cluster,
+    ):
+        address = cluster.scheduler_address
+        far = predict_map(
+            predictor, scene, tmp_path / "far.tif", engine="torch", audit=0, block_px=128, dask=address, beside=()
+        )
+    near = predict_map(predictor, scene, tmp_path / "near.tif", engine="torch", audit=0, block_px=128, beside=())
+    np.testing.assert_allclose(read(far), read(near), atol=2e-6)
+
+
+def test_a_predictor_that_cannot_be_saved_stays_in_this_process(scene, tmp_path):
+    with pytest.raises(ModelError, match="workers=1"):
+        predict_map(Position(), scene, tmp_path / "map.tif", workers=2)
+
+
+def test_onnx_gives_the_same_map_and_int8_a_near_one(scene, tmp_path):
+    pytest.importorskip("onnxruntime")
+    predictor = fitted()
+    plain = predict_map(predictor, scene, tmp_path / "torch.tif", engine="torch", audit=0, beside=())
+    onnx = predict_map(predictor, scene, tmp_path / "onnx.tif", engine="onnx", audit=0, beside=())
+    np.testing.assert_allclose(read(onnx), read(plain), atol=2e-5)
+    small = predict_map(predictor, scene, tmp_path / "int8.tif", engine="onnx-int8", audit=5, beside=())
+    apart = np.abs(read(small) - read(plain))
+    assert 1e-6 < apart.max() < 0.1
+    assert small.audit["int8_max_abs"] == pytest.approx(apart.max(), abs=0.02)
+    auto = predict_map(predictor, scene, tmp_path / "auto.tif", engine="auto", audit=0, beside=())
+    np.testing.assert_allclose(read(auto), read(plain), atol=2e-5)
+    with pytest.raises(ModelError, match="no engine 'magic'"):
+        predict_map(predictor, scene, tmp_path / "none.tif", engine="magic")
+
+
+def test_an_ensemble_of_networks_is_mapped_densely_with_its_spread(scene, tmp_path):
+    ensemble = Ensemble([Windows(seed=1), Windows(seed=2)])
+    options = {"engine": "torch", "audit": 0, "beside": (), "layers": ["spread"]}
+    dense = predict_map(ensemble, scene, tmp_path / "dense.tif", **options)
+    assert dense.mode == "dense"
+    one, two = (read(predict_map(member, scene, tmp_path / "m.tif", engine="torch", audit=0)) for member in ensemble.members)
+    np.testing.assert_allclose(read(dense)[:3], (one + two) / 2, atol=2e-6)
+    np.testing.assert_allclose(read(dense)[3], np.std([one, two], axis=0, ddof=1).mean(axis=0), atol=2e-6)
+    exact = predict_map(ensemble, scene, tmp_path / "exact.tif", mode="exact", **options)
+    assert np.nanmax(np.abs(read(exact) - read(dense))) < 0.2
+    assert read(exact)[3].shape == read(dense)[3].shape
+
+
+def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
+    predictor = fitted(covariates=True, position=True)
+    with rasterio.open(scene.paths[0]) as source:
+        profile = source.profile | {"count": 1, "dtype": "float32", "nodata": -1.0}
+    warmth = np.linspace(0, 2, 256 * 192, dtype=np.float32).reshape(192, 256)
+    with rasterio.open(tmp_path / "warmth.tif", "w", **profile) as target:
+        target.write(warmth, 1)
+    options = {"covariates": {"warmth": tmp_path / "warmth.tif"}, "engine": "torch", "beside": ()}
+    dense = predict_map(predictor, scene, tmp_path / "dense.tif", audit=100, **options)
+    exact = predict_map(predictor, scene, tmp_path / "exact.tif", mode="exact", **options)
+    apart = np.abs(read(dense) - read(exact))
+    assert np.nanmax(apart) == pytest.approx(dense.audit["max_abs"], abs=2e-6)
+    assert dense.audit["correlation"] > 0.5
+    with pytest.raises(DataError, match="no raster is given for 'warmth'"):
+        predict_map(predictor, scene, tmp_path / "none.tif")
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from butterfly_sdm.data.raster import open_scene
+from butterfly_sdm.mapping import predict_map
+from tests.mapping.world import Windows
+def slow(task, done, total):
+    print(task, done, flush=True)
+    time.sleep(0.05)
+scene = open_scene(sys.argv[1])
+predict_map(Windows(), scene, Path(sys.argv[2]), block_px=64, audit=5, engine="torch", beside=(), progress=slow)
+"""
+
+
+@pytest.mark.slow
+def test_a_map_killed_at_random_moments_ends_as_the_same_bytes(tmp_path):
+    path = write_scene(tmp_path / "scene.tif")
+    command = [sys.executable, "-c", SCRIPT, str(path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "whole.tif")], check=True, env=environment, capture_output=True)
+    generator = np.random.default_rng(0)
+    kills = 0
+    for _ in range(30):
+        process = subprocess.Popen([*command, str(tmp_path / "map.tif")], env=environment, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        process.stdout.readline()  # it has begun
+        time.sleep(float(generator.uniform(0.0, 1.0)))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if (tmp_path / "map.tif").exists():
+            break
+    else:
+        subprocess.run([*command, str(tmp_path / "map.tif")], check=True, env=environment, capture_output=True)
+    assert kills >= 2
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()
