@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import signal
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
 from butterfly_sdm.losses.contrastive import SoftRegulariser
-from butterfly_sdm.losses.gathering import gather_rows, world_size
+from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Batch, Shuffled, SiteBatches, drop_modalities, predict_batch
@@ -200,6 +201,9 @@ class Journal(Callback):
         self.weights: dict[str, Tensor] = {}
         self.finished = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"progress": silent}  # a listener cannot follow into another process
+
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint keeps."""
         return {name: getattr(self, name) for name in ("rows", "best", "best_epoch", "waited", "weights", "finished")}
@@ -270,6 +274,10 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
         The loss became infinite or not a number, or the device cannot be used.
     """
     s = fitting.settings
+    processes = _processes(s)
+    if processes > 1 and folder is None:
+        with tempfile.TemporaryDirectory() as temporary:  # the result comes back from the other processes in a file
+            return run_fit(fitting, folder=Path(temporary), progress=progress)
     journal = Journal(s, folder, progress)
     callbacks: list[Callback] = [journal]
     last = None
@@ -291,8 +299,9 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
             try:
                 trainer = lightning.Trainer(
                     accelerator=s.accelerator,
-                    devices=1 if s.devices == "auto" and not torch.cuda.is_available() else s.devices,
-                    strategy="auto" if s.devices in ("auto", 1) else "ddp_spawn",
+                    devices=processes,
+                    # Spawned, so that only this process writes the run; a relaunched program would write it once per device.
+                    strategy="ddp_spawn" if processes > 1 else "auto",
                     precision=s.precision,
                     max_epochs=s.epochs,
                     accumulate_grad_batches=s.accumulate,
@@ -312,11 +321,17 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
                     f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision {s.precision!r} cannot be used: {error}"
                 ) from error
             trainer.fit(fitting, ckpt_path=str(last) if state is not None else None, weights_only=True)
-        if world_size() == 1 and last is not None and last.is_file() and not journal.finished:
-            journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])  # other processes did the work
+        if processes > 1 and last is not None:
+            journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])
     fitting.net.load_state_dict(journal.weights)
     fitting.net.cpu().eval()
     return journal
+
+
+def _processes(settings: FitSettings) -> int:
+    if settings.devices != "auto":
+        return settings.devices
+    return max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:

@@ -335,3 +335,17 @@ def test_normalisation_comes_from_the_training_sites_alone(make) -> None:
         assert torch.equal(getattr(first, name), getattr(second, name))
     pixels = dataset.tiles[dataset.tile_rows(dataset.split.train)][:, 3]
     assert float(first.mean[3]) == pytest.approx(pixels[pixels > 0].mean() * 1e-4, rel=1e-3)  # nodata does not count
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> None:
+    dataset = make(24, image=False)
+    settings = TABLE | {"epochs": 3, "regulariser": {"weight": 0.5}}
+    one = NetworkPredictor(**settings | {"batch_size": 8})
+    two = NetworkPredictor(**settings | {"batch_size": 4, "devices": 2})
+    first, second = (
+        network.fit(dataset, dataset.split.train, validation=dataset.split.validation).predict(dataset, dataset.site_ids)
+        for network in (one, two)
+    )
+    pd.testing.assert_frame_equal(first, second, atol=1e-4)
+    assert two.history["validation_loss"].to_numpy() == pytest.approx(one.history["validation_loss"].to_numpy(), rel=1e-4)

@@ -1,0 +1,164 @@
+"""Augmentation acts on the training part and nowhere else, and turns images only in ways that are true from above."""
+
+import numpy as np
+import pytest
+import torch
+
+from butterfly_sdm.models import augment, batches, fitting
+from butterfly_sdm.models.augment import Augmentation, dihedral
+from butterfly_sdm.models.batches import Shuffled, SiteBatches, drop_modalities
+from butterfly_sdm.models.inputs import TileReader, site_inputs
+from butterfly_sdm.models.training import NetworkPredictor
+
+SMALL = {
+    "backbone": "test_resnet", "embedding": 8, "window_px": 32, "margin_px": 0, "batch_size": 8, "epochs": 2,
+    "accelerator": "cpu",
+}  # fmt: skip
+
+
+def test_the_eight_ways_are_the_symmetries_of_a_square() -> None:
+    image = torch.arange(9.0).reshape(1, 1, 3, 3)
+    seen = {tuple(dihedral(image, way).flatten().tolist()) for way in range(8)}
+    assert len(seen) == 8
+    corners = {tuple(sorted(np.asarray(s).reshape(3, 3)[[0, 0, 2, 2], [0, 2, 0, 2]])) for s in seen}
+    assert corners == {(0.0, 2.0, 6.0, 8.0)}  # corners stay corners
+
+
+def test_light_changes_brightness_a_little_and_turns_keep_the_values() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.rand(200, 4, 4, 4, generator=generator)
+    lit = Augmentation().light(values, generator)
+    assert (lit / values).std().item() == pytest.approx((0.05**2 + 0.02**2) ** 0.5, rel=0.2)
+    turned = Augmentation().turned(values, generator)
+    assert not torch.equal(turned, values)
+    torch.testing.assert_close(turned.flatten(2).sort(dim=-1).values, values.flatten(2).sort(dim=-1).values)
+    assert torch.equal(Augmentation(turn=False).turned(values), values)
+
+
+def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatch) -> None:
+    """Every image that reaches the trunk is looked up among the plain ones."""
+    dataset = make(24)
+    seen: dict[str, list[torch.Tensor]] = {"train": [], "other": []}
+    reads: dict[str, int] = {"train": 0, "other": 0}
+    plain = batches.predict_batch
+
+    def spy(net, batch, reader, augmentation=None):
+        part = "train" if net.training else "other"
+        reads[part] += 1
+        assert (augmentation is not None) == (part == "train")
+        seen[part].append(batch["counts"].clone())
+        return plain(net, batch, reader, augmentation)
+
+    monkeypatch.setattr(fitting, "predict_batch", spy)
+    network = NetworkPredictor(**SMALL).fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    assert reads["train"] > 0
+    assert reads["other"] > 0
+    rows = dataset.tile_rows(dataset.split.validation)
+    middle = torch.from_numpy(dataset.tiles[rows][:, :, 16:48, 16:48])
+    for counts in seen["other"]:
+        assert torch.equal(counts, middle)  # the middle of the tile, as it is, in every epoch
+    first = torch.cat(seen["train"])
+    centre = torch.from_numpy(dataset.tiles[dataset.tile_rows(dataset.split.train)][:, :, 16:48, 16:48])
+    assert not any(torch.equal(image, other) for image in first[:4] for other in centre)  # training crops move
+    before = network.predict(dataset, dataset.site_ids)
+    assert network.predict(dataset, dataset.site_ids).equals(before)  # and prediction never does
+
+
+def test_without_augmentation_training_sees_the_middle_of_every_tile(make, monkeypatch) -> None:
+    dataset = make(12)
+    monkeypatch.setattr(augment.Augmentation, "light", lambda *_: pytest.fail("light was changed"))
+    monkeypatch.setattr(augment.Augmentation, "turned", lambda *_: pytest.fail("an image was turned"))
+    NetworkPredictor(**SMALL | {"augment": False, "epochs": 1}).fit(dataset, dataset.split.train)
+
+
+def test_a_part_reads_the_tile_of_each_site(make) -> None:
+    dataset = make(10)
+    reader = TileReader(dataset, dataset.card.tiles.bands, 64)
+    part = SiteBatches(site_inputs(dataset, ["s007", "s002"], image=True, reader=reader), reader)
+    counts = part[[0, 1], 0]["counts"].numpy()
+    np.testing.assert_array_equal(counts, dataset.tiles[dataset.tile_rows(["s007", "s002"])])
+
+
+def test_mapped_tiles_are_opened_again_in_another_process(make, tmp_path) -> None:
+    import pickle
+    from dataclasses import replace
+
+    dataset = make(4)
+    np.save(tmp_path / "tiles.npy", dataset.tiles)
+    mapped = replace(dataset, tiles=np.load(tmp_path / "tiles.npy", mmap_mode="r"))
+    packed = pickle.dumps(TileReader(mapped, ("nir", "red"), 32))
+    assert len(packed) < 5_000  # a path, not the pixels
+    again = pickle.loads(packed)
+    assert torch.equal(again.read(torch.tensor([2])), TileReader(dataset, ("nir", "red"), 32).read(torch.tensor([2])))
+
+
+def test_every_site_comes_once_per_epoch_in_an_order_that_follows_from_seed_and_epoch() -> None:
+    order = Shuffled(10, 4, seed=1)
+    first, again = [[place for places, _ in order for place in places] for _ in range(2)]
+    assert first == again
+    assert sorted(first) == list(range(10))
+    order.set_epoch(1)
+    assert [place for places, _ in order for place in places] != first
+
+
+def test_a_last_batch_of_one_joins_the_one_before_it() -> None:
+    assert [len(places) for places, _ in Shuffled(9, 4, seed=0)] == [4, 5]
+    assert len(Shuffled(9, 4, seed=0)) == 2
+    assert [len(places) for places, _ in Shuffled(1, 4, seed=0)] == [1]
+    assert [len(places) for places, _ in Shuffled(9, 4, seed=0, shuffle=False)] == [4, 4, 1]
+
+
+def test_processes_share_the_sites_and_take_equally_many_steps() -> None:
+    parts = [Shuffled(11, 3, seed=2, rank=rank, processes=2) for rank in range(2)]
+    places = [[place for places, _ in part for place in places] for part in parts]
+    assert [len(part) for part in parts] == [2, 2]
+    assert set(places[0]) | set(places[1]) == set(range(11))
+    whole = [[p for places, _ in Shuffled(11, 3, seed=0, rank=r, processes=2, shuffle=False) for p in places] for r in range(2)]
+    assert sorted(whole[0] + whole[1]) == list(range(11))  # scores count every site once
+
+
+def test_hidden_modalities_are_missing_not_zero() -> None:
+    torch.manual_seed(0)
+    batch = {
+        "covariates": torch.ones(200, 3), "position": torch.ones(200, 2), "has_image": torch.ones(200, dtype=torch.bool),
+        "counts": torch.arange(200)[:, None],
+    }  # fmt: skip
+    out = drop_modalities(batch, 0.3)
+    hidden = out["covariates"].isnan().all(dim=1)
+    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
+    assert out["counts"][:, 0].tolist() == out["has_image"].nonzero().flatten().tolist()
+    assert not batch["covariates"].isnan().any()
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_frozen_trunk_runs_once_over_every_tile(make, monkeypatch, augmented) -> None:
+    dataset = make(24, tile_px=32)
+    settings = SMALL | {"freeze": "trunk", "augment": augmented, "epochs": 4}
+    from butterfly_sdm.models.presence_net import PresenceNet
+
+    looked = []
+    features = PresenceNet.features
+    monkeypatch.setattr(PresenceNet, "features", lambda net, image: looked.append(len(image)) or features(net, image))
+    network = NetworkPredictor(**settings).fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    assert sum(looked) == 16 * (8 if augmented else 1) + 8
+    assert len(network.history) == 4
+
+
+def test_cached_features_give_the_result_of_running_the_trunk_every_epoch(make) -> None:
+    dataset = make(24, tile_px=32)
+    settings = SMALL | {"augment": False, "epochs": 3, "freeze": "trunk"}
+    cached = NetworkPredictor(**settings).fit(dataset, dataset.split.train)
+    run = NetworkPredictor(**settings | {"unfreeze_after": 99}).fit(dataset, dataset.split.train)
+    difference = cached.predict(dataset, dataset.site_ids) - run.predict(dataset, dataset.site_ids)
+    assert difference.abs().max().max() < 1e-4
+
+
+def test_a_trunk_may_be_frozen_for_the_first_epochs_only(make) -> None:
+    dataset = make(16, tile_px=32)
+    settings = SMALL | {"freeze": "trunk", "augment": False, "schedule": "constant"}
+    start, early, late = (
+        NetworkPredictor(**settings | {"unfreeze_after": after, "epochs": epochs}).fit(dataset, dataset.split.train).network
+        for after, epochs in ((9, 1), (2, 2), (2, 3))
+    )
+    assert torch.equal(start.stem.weight, early.stem.weight)
+    assert not torch.equal(start.stem.weight, late.stem.weight)
