@@ -29,6 +29,7 @@ from butterfly_sdm.data.artefact import (
     damage,
     fingerprint,
     is_finished,
+    new_array,
     read_json,
     resumable_folder,
     sealed,
@@ -476,7 +477,7 @@ def _keep_rows(source: Path, target: Path, rows: np.ndarray) -> None:
         del array
         target.hardlink_to(source)
         return
-    out = np.lib.format.open_memmap(target, mode="w+", dtype=np.uint16, shape=(len(rows), *array.shape[1:]))
+    out = new_array(target, (len(rows), *array.shape[1:]), np.uint16)
     for number, row in enumerate(rows):
         out[number] = array[row]
     out.flush()

@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.data.artefact import atomic_path, new_array
 from butterfly_sdm.data.products import Piece
 from butterfly_sdm.data.raster import CLOUDY, Scene
 from butterfly_sdm.errors import RasterError
@@ -128,7 +128,7 @@ def make_composite(
     if array is None:
         journal_path.unlink(missing_ok=True)
         out.parent.mkdir(parents=True, exist_ok=True)
-        array = np.lib.format.open_memmap(work_path, mode="w+", dtype=np.uint16, shape=shape)
+        array = new_array(work_path, shape, np.uint16)
         if scene.nodata:
             array[:] = scene.nodata
     journal = Journal(journal_path, array)

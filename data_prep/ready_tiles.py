@@ -12,6 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
+from butterfly_sdm.data.artefact import new_array
 from butterfly_sdm.data.products import Layer, canonical_band, describe_layer, metres_per_unit
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.progress import Progress, silent
@@ -194,7 +195,7 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
     """
     out = Path(out)
     shape = (len(ready.sites), len(ready.bands), ready.size_px, ready.size_px)
-    np.lib.format.open_memmap(out, mode="w+", dtype=np.uint16, shape=shape).flush()
+    new_array(out, shape, np.uint16).flush()
     work = [
         (str(at), _pack_unit, (ready.layers[at : at + FILES_PER_UNIT], at, ready.bands, ready.size_px, ready.nodata, out))
         for at in range(0, len(ready.sites), FILES_PER_UNIT)

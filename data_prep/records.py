@@ -8,6 +8,7 @@ counted. The table lies in Parquet files, so that another set of rules needs no 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,7 +140,11 @@ class _Coder:
             .alias("event"),
             pl.lit(is_event).alias("is_event"),
         )
-        frame.write_parquet(self.folder / f"rows-{self.parts:05d}.parquet", compression="lz4", statistics=False)
+        path = self.folder / f"rows-{self.parts:05d}.parquet"
+        try:
+            frame.write_parquet(path, compression="lz4", statistics=False)
+        except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
+            raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
         self.parts += 1
 
     def _learn(self, group: str, texts: pl.DataFrame) -> None:

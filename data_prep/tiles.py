@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import read_json, write_json
+from butterfly_sdm.data.artefact import new_array, read_json, write_json
 from butterfly_sdm.data.products import Piece, metres_per_unit
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import ArtefactError, MissingFileError
@@ -116,7 +116,7 @@ def cut_tiles(
     array = reopen(out, shape) if journal_path.is_file() else None
     if array is None:
         journal_path.unlink(missing_ok=True)
-        array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint16, shape=shape)
+        array = new_array(out, shape, np.uint16)
         if scene.nodata:
             array[:] = scene.nodata
     journal = Journal(journal_path, array)
@@ -330,7 +330,7 @@ def _warp_stages(
         if all(name in done for name, _, _ in warps):
             continue
         shape = (len(chosen), len(scene.bands), height, width)
-        array = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.uint16, shape=shape)
+        array = new_array(scratch, shape, np.uint16)
         if scene.nodata:
             array[:] = scene.nodata
         del array

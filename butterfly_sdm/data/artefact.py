@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from butterfly_sdm.errors import ArtefactError, MissingFileError
 
@@ -149,6 +150,30 @@ def exclusive(folder: Path) -> Iterator[None]:
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """
+    Make a ``.npy`` file of zeros, memory-mapped for writing, with its space on the disk reserved.
+
+    Without the reservation a full disk ends the process (SIGBUS) when a page is written, with no error to catch.
+
+    Raises
+    ------
+    OSError
+        The disk is full.
+    """
+    path = Path(path)
+    array: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            del array
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from None
+    return array
 
 
 def _finished_mark(folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import exclusive, write_text
+from butterfly_sdm.data.artefact import exclusive, new_array, write_text
 from butterfly_sdm.errors import ArtefactError
 
 Shape = tuple[int, ...]
@@ -47,7 +47,7 @@ class Store:
             raise ArtefactError(f"{path} is not what this map needs; delete {self.folder} and start again.")
         # Under another name first: a file of that name is always whole.
         fresh = path.with_suffix(".new")
-        np.lib.format.open_memmap(fresh, mode="w+", dtype=np.dtype(dtype), shape=shape).flush()
+        new_array(fresh, shape, dtype).flush()
         fresh.replace(path)
         return np.lib.format.open_memmap(path, mode="r+")
 
