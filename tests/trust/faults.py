@@ -67,9 +67,9 @@ def start(verb: str, config: Path, work: Path, answer: Path) -> multiprocessing.
     return process
 
 
-def run(verb: str, config: Path, work: Path) -> tuple[int, str, float]:
-    """Run a verb to its end: exit code, message, seconds."""
-    answer = work / "answer.txt"
+def run(verb: str, config: Path, work: Path, answer: Path | None = None) -> tuple[int, str, float]:
+    """Run a verb to its end: exit code, message (told through the file ``answer``), seconds."""
+    answer = answer or work / "answer.txt"
     answer.unlink(missing_ok=True)
     began = time.monotonic()
     process = start(verb, config, work, answer)

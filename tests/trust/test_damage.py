@@ -37,7 +37,7 @@ def _flip_everywhere(finished, tmp_path, flips: int) -> None:
             assert _found(copy), f"a flipped bit at {place} of {file.name} was not found"
     for _ in range(flips):
         copy = tmp_path / "map.tif"
-        for path in finished.work.glob("map*"):
+        for path in finished.work.glob("map*.*"):
             shutil.copy(path, tmp_path / path.name)
         place = faults.flip_bit(copy, rng)
         assert _found(copy), f"a flipped bit at {place} of the map was not found"

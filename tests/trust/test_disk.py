@@ -30,7 +30,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("verb", ["build", "train", "map"])
-def test_a_full_disk_is_told_and_leaves_no_half_artefact(finished, small_disk, verb):
+def test_a_full_disk_is_told_and_leaves_no_half_artefact(finished, small_disk, tmp_path, verb):
     work = small_disk / "work"
     work.mkdir()
     for name in NEEDS[verb]:
@@ -38,7 +38,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_artefact(finished, small_disk, v
     filler = small_disk / "filler"
     free = shutil.disk_usage(small_disk).free
     filler.write_bytes(b"\0" * max(0, free - 24 * 1024))
-    code, message, _ = faults.run(verb, finished.config, work)
+    code, message, _ = faults.run(verb, finished.config, work, tmp_path / "answer.txt")
     assert code in (2, 3), f"{verb} ended with {code}: {message}"
     assert "space" in message or "write" in message, message
     assert not (work / faults.RESULTS[verb]).exists()
@@ -56,7 +56,7 @@ def test_a_read_only_folder_is_told(finished, tmp_path):
         pytest.skip("there is no mount command here")
     _mount(disk, "ro,size=1m")
     try:
-        code, message, _ = faults.run("build", finished.config, disk / "work")
+        code, message, _ = faults.run("build", finished.config, disk / "work", tmp_path / "answer.txt")
     finally:
         subprocess.run(["umount", str(disk)], check=False)
     assert code in (2, 3)

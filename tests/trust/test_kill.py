@@ -10,7 +10,8 @@ import pytest
 from tests.trust import faults
 
 NEEDS = {"build": (), "train": ("dataset",), "evaluate": ("dataset", "run"), "map": ("dataset", "run")}
-CHECKPOINTS = ("checkpoints",)  # they serve to resume and are no part of the run
+# Checkpoints only serve to resume; the history holds seconds and the card of a run the place of its data set.
+LEFT_OUT = ("checkpoints", "history.csv", "run.json")
 KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "200"))
 
 
@@ -25,14 +26,14 @@ def _workplace(finished, verb: str, at: Path) -> Path:
 def _kill_and_run_again(finished, verb: str, work: Path, seconds: float) -> None:
     killed = faults.kill_after(verb, finished.config, work, seconds)
     result = work / faults.RESULTS[verb]
-    whole = faults.digest(finished.work / faults.RESULTS[verb], leave_out=CHECKPOINTS)
+    whole = faults.digest(finished.work / faults.RESULTS[verb], leave_out=LEFT_OUT)
     if killed and result.exists() and verb != "evaluate":
-        assert faults.digest(result, leave_out=CHECKPOINTS) == whole, (
+        assert faults.digest(result, leave_out=LEFT_OUT) == whole, (
             f"{verb} killed after {seconds:.2f} s left a half artefact"
         )
     code, message, _ = faults.run(verb, finished.config, work)
     assert code == 0, f"{verb}, killed after {seconds:.2f} s, did not go on: {message}"
-    assert faults.digest(result, leave_out=CHECKPOINTS) == whole, f"{verb}, killed after {seconds:.2f} s, ended differently"
+    assert faults.digest(result, leave_out=LEFT_OUT) == whole, f"{verb}, killed after {seconds:.2f} s, ended differently"
     left = {path.name for path in work.iterdir() if ".partial" in path.name or path.name.endswith(".tmp")}
     assert not left, f"{verb} left {left}"
 
