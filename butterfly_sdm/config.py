@@ -275,7 +275,9 @@ class MapConfig(Section):
     coarsen_m: dict[str, float] = Field(default_factory=dict, description="sensitive species: side of squares told only")
     beside: tuple[Literal["stac", "styles", "picture"], ...] = ("stac", "styles", "picture")
     audit: int = Field(500, ge=0, description="random positions predicted again window by window")
-    engine: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto"
+    engine: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
+        "torch", description="auto: the fastest here, found by a probe; the last digits then depend on the machine"
+    )
     workers: int = Field(1, ge=1, description="processes")
     dask: str | None = Field(None, description="address of a Dask scheduler")
 
