@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -180,12 +181,10 @@ def _summaries(
             centre = there.transform(*place)
             values = np.zeros(0)
             if np.isfinite([*x, *y]).all():
-                box = (
-                    from_bounds(x.min(), y.min(), x.max(), y.max(), source.transform)
-                    .round_offsets("floor")
-                    .round_lengths("ceil")
-                )
-                box = Window(box.col_off, box.row_off, box.width + 1, box.height + 1)
+                exact = from_bounds(x.min(), y.min(), x.max(), y.max(), source.transform)
+                first = math.floor(exact.col_off), math.floor(exact.row_off)
+                last = math.ceil(exact.col_off + exact.width), math.ceil(exact.row_off + exact.height)
+                box = Window(*first, last[0] - first[0], last[1] - first[1])
                 try:
                     if rasterio.windows.intersect(box, whole):
                         box = box.intersection(whole)

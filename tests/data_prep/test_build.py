@@ -48,7 +48,7 @@ def test_a_scene_and_a_survey_become_a_data_set(tmp_path):
     assert check_dataset(tmp_path / "out") == []
     source = next(source for source in dataset.card.sources if source.role == "scene")
     assert source.sha256 == hashlib.sha256(scene.read_bytes()).hexdigest()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "scene.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["out", "scene.tif"]
 
 
 def test_two_builds_are_the_same_byte_by_byte_and_the_seed_changes_the_split(tmp_path):

@@ -1,0 +1,90 @@
+"""Covariates from tables and rasters: the right numbers, missing where there are none."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from data_prep.covariates import raster_covariates, read_covariates
+from tests.data.rasters import write_raster
+
+LEFT, TOP = 400_000, 200_000
+
+
+@pytest.fixture
+def sites() -> pd.DataFrame:
+    return pd.DataFrame(
+        {"easting": [LEFT + 500.0, LEFT + 1500, LEFT + 50_000], "northing": [TOP - 500.0, TOP - 1500, TOP]},
+        index=pd.Index(["a", "b", "c"], name="site_id"),
+    )
+
+
+def test_the_mean_in_a_square_is_that_of_its_pixels(tmp_path, sites):
+    values = np.random.default_rng(0).normal(10, 3, (1, 40, 40)).astype(np.float32)
+    path = write_raster(tmp_path / "climate.tif", values, pixel=50, names=None, nodata=-9999)
+    table = raster_covariates(path, sites, name="rain", side_m=(400, 1000))
+    assert list(table.columns) == ["rain_400m", "rain_1000m"]
+    assert table.loc["a", "rain_400m"] == pytest.approx(values[0, 6:14, 6:14].mean(), rel=1e-5)
+    assert table.loc["b", "rain_1000m"] == pytest.approx(values[0, 20:40, 20:40].mean(), rel=1e-5)
+    assert table.loc["c"].isna().all()
+
+
+def test_fractions_of_classes_sum_to_one_and_skip_missing_pixels(tmp_path, sites):
+    classes = np.full((1, 40, 40), 1, np.uint8)
+    classes[0, :, :10] = 2
+    classes[0, :5] = 255
+    path = write_raster(tmp_path / "cover.tif", classes, pixel=50, names=None, nodata=255)
+    table = raster_covariates(
+        path, sites, name="cover", kind="fractions", side_m=(1000,), classes={1: "wood", 2: "field", 7: "sea"}
+    )
+    assert table.loc["a"].tolist() == [0.5, 0.5, 0.0]
+    assert table.loc["b"].tolist() == [1.0, 0.0, 0.0]
+    assert table.loc["c"].isna().all()
+    assert raster_covariates(path, sites, name="c", kind="fractions").columns.tolist() == ["c_1_1000m", "c_2_1000m"]
+
+
+def test_pixels_larger_than_the_square_and_degrees_are_understood(tmp_path, sites):
+    values = np.arange(800, dtype=np.float32).reshape(1, 20, 40)
+    path = write_raster(
+        tmp_path / "coarse.tif", values, left=-2.5, top=52, pixel=0.05, crs="EPSG:4326", names=None, nodata=None
+    )
+    table = raster_covariates(path, sites, name="t", side_m=(100,))
+    from pyproj import Transformer
+
+    lon, lat = Transformer.from_crs(27700, 4326, always_xy=True).transform(sites["easting"], sites["northing"])
+    rows, columns = ((52 - np.array(lat)) / 0.05).astype(int), ((np.array(lon) + 2.5) / 0.05).astype(int)
+    assert table["t_100m"].tolist() == values[0, rows, columns].tolist()
+
+
+def test_a_raster_elsewhere_and_a_band_that_is_not_there_are_errors(tmp_path, sites):
+    path = write_raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.float32), left=0, names=None)
+    with pytest.raises(RasterError, match="has no value at any of the 3 sites"):
+        raster_covariates(path, sites, name="a")
+    with pytest.raises(RasterError, match=r"has 1 bands, and covariates\.rasters asks for band 4"):
+        raster_covariates(path, sites, name="a", band=4)
+    with pytest.raises(MissingFileError):
+        raster_covariates(tmp_path / "b.tif", sites, name="a")
+
+
+def test_a_table_keeps_what_is_missing_missing(tmp_path, sites):
+    (tmp_path / "t.csv").write_text("site_id,rain,temperature\nb,3,\na,1,9.5\nz,0,0\n")
+    values, units = read_covariates(tmp_path / "t.csv", sites.index, units={"rain": "mm"})
+    assert values.loc["a"].tolist() == [1, 9.5]
+    assert values.loc["c"].isna().all()
+    assert np.isnan(values.loc["b", "temperature"])
+    assert units == {"rain": "mm", "temperature": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,rain\na,1\n", "has no column site_id"),
+        ("site_id,rain\na,1\na,2\n", "has site a twice"),
+        ("site_id,rain\na,wet\n", "Covariate rain of .* holds 'wet', which is no number"),
+        ("site_id,rain\nq,1\n", "has none of the 3 sites"),
+    ],
+)
+def test_a_table_that_does_not_fit_says_why(tmp_path, sites, text, message):
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_covariates(tmp_path / "t.csv", sites.index)
