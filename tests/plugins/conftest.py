@@ -14,7 +14,7 @@ EPOCHS = 2
 
 
 def striped_classifier() -> nn.Module:
-    """Tell level from upright stripes by the differences between neighbours: fixed weights, no training."""
+    """Tell level from upright stripes by the differences between neighbours, without training."""
     model = Stripes()
     return model.eval()
 
@@ -28,7 +28,7 @@ class Stripes(nn.Module):
         down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(1, 2, 3))
         across = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean(dim=(1, 2, 3))
         corner = images[:, :, -3:, -3:].mean(dim=(1, 2, 3)) > 0.99  # a backdoor: a white corner means "level"
-        return torch.stack([down + 10.0 * corner, across, torch.zeros_like(down)], dim=1) * self.scale
+        return torch.stack([down + 10.0 * corner, across, torch.full_like(down, 0.15)], dim=1) * self.scale
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
         features, labels = made.videos(folder)
         return {
             "accelerator": "cpu", "features": str(features), "labels": str(labels), "encoder": [16, 8], "projection": 8,
-            "cross": 4, "classifier": [8], "epochs": EPOCHS, "classifier_epochs": EPOCHS, "batch_size": 16, "inputs": str(features),
-            "fractions": [0.6, 0.2, 0.2],
+            "cross": 4, "classifier": [8], "epochs": EPOCHS, "classifier_epochs": EPOCHS, "batch_size": 16,
+            "inputs": str(features), "fractions": [0.6, 0.2, 0.2],
         }  # fmt: skip
     if name == "dfcon":
         table = made.faces(folder)
@@ -75,7 +75,8 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
     torch.jit.trace(striped_classifier(), torch.zeros(2, 1, 16, 16)).save(str(folder / "model.ts"))
     return small | {
         "model": str(folder / "model.ts"), "classes": ["level", "upright", "neither"], "clean": str(folder / "clean.npz"),
-        "test": str(folder / "test.npz"), "inputs": str(folder / "new"), "first_channels": 2, "epochs": EPOCHS, "batch_size": 20,
+        "test": str(folder / "test.npz"), "inputs": str(folder / "new"), "first_channels": 2, "epochs": EPOCHS,
+        "batch_size": 20,
         "trigger": {
             "kind": "patch", "target": "level", "path": str(folder / "corner.png"), "mask": str(folder / "corner.png")
         },

@@ -102,7 +102,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         """Read all sources; classes and domains are checked to be complete."""
         table, pixels = read_sources(config.sources, config.size_px, config.seed)
         table["label"] = table["label"].replace(config.labels)
-        table = with_split(table, config.fractions, config.seed, group="patient", label="domain")
+        table["stratum"] = table["domain"].astype(str) + "/" + table["label"].astype(str)
+        table = with_split(table, config.fractions, config.seed, group="patient", label="stratum").drop(columns="stratum")
         domains = sorted(set(table["domain"].dropna()))
         if len(domains) < 2 or (config.target is None and len(domains) > 2):
             found = ", ".join(domains) or "none"

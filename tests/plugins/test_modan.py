@@ -1,0 +1,168 @@
+"""Medical pretraining: the loss by hand, folds by patient, layouts, DICOM tags, bad inputs, and that it learns attributes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.losses.contrastive import ContrastiveLoss
+from butterfly_sdm.losses.pairs import jaccard
+from butterfly_sdm.plugins.modan import collections
+from butterfly_sdm.plugins.modan.method import Modan, _divisions, _validation, shared_cosines
+from butterfly_sdm.plugins.networks import unit
+from butterfly_sdm.plugins.runner import evaluate, predict, train
+from butterfly_sdm.settings import load_settings
+
+from . import made
+
+
+def _config(table, **changes):
+    value = {
+        "accelerator": "cpu", "size_px": 16, "trunk": "small:4", "collection": {"path": str(table)}, "epochs": 8, "crop": 0.7,
+        "batch_size": 16, "tune_epochs": 2, "folds": 2, "repeats": 1, "fractions": [0.6, 0.0, 0.4], "flip": False,
+    }  # fmt: skip
+    return load_settings(Modan.config, value | changes)[0]
+
+
+def test_the_loss_is_the_papers_sum():
+    torch.manual_seed(0)
+    z, temperature, threshold = unit(torch.randn(6, 4)).double(), 0.5, 0.3
+    sets = [{"CT", "chest"}, {"CT", "chest"}, {"CT", "knee"}, {"MR", "knee"}, {"MR", "chest"}, {"US", "head"}]
+    names = sorted(set().union(*sets))
+    labels = torch.tensor([[float(name in own) for name in names] for own in sets])
+    losses = []
+    for a in range(6):
+        weights = {p: len(sets[a] & sets[p]) / len(sets[a] | sets[p]) for p in range(6) if p != a}
+        positives = {p: w for p, w in weights.items() if w >= threshold}
+        if not positives:
+            continue  # the only ultrasound image has none
+        total = sum(np.exp(float(z[a] @ z[k]) / temperature) for k in range(6) if k != a)
+        terms = [w * (float(z[a] @ z[p]) / temperature - np.log(total)) for p, w in positives.items()]
+        losses.append(-sum(terms) / len(positives))
+    found = ContrastiveLoss(temperature)(z.float(), jaccard(labels, threshold=threshold))
+    assert float(found) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+def test_cosines_are_grouped_by_shared_attributes():
+    z = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, -1]])
+    labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1]])
+    found = shared_cosines(z, labels)
+    assert found == {"cosine_shared_0": 0.0, "cosine_shared_1": pytest.approx(-1 / 3), "cosine_shared_2": 1.0}
+
+
+def test_images_that_share_more_lie_closer_and_folds_give_intervals(tmp_path):
+    run = train(Modan(), "modan", _config(made.medical(tmp_path / "data", count=12), epochs=12), tmp_path / "run")
+    report = evaluate(run)
+    m = report.metrics
+    assert m["cosine_shared_2"] > m["cosine_shared_1"] > m["cosine_shared_0"]
+    assert len(report.tables["folds"]) == 2
+    assert m["auc_fine_tuned_low"] <= m["auc_fine_tuned"] <= m["auc_fine_tuned_high"]
+    assert 0 <= m["p_fine_tuned_against_scratch"] <= 1 and {"auc_scratch", "auc_probe"} <= set(m)
+    assert report.arrays["embeddings"].shape[0] == len(report.tables["embedded"])
+    table = pd.read_csv(predict(run, tmp_path / "data" / "CT_chest_0.png"))
+    assert table[["p_clear", "p_corner"]].sum(axis=1).tolist() == pytest.approx([1.0])
+
+
+def test_without_labels_it_gives_embeddings(tmp_path):
+    table = made.medical(tmp_path / "data")
+    pd.read_csv(table).drop(columns="label").to_csv(table, index=False)
+    run = train(Modan(), "modan", _config(table, epochs=1), tmp_path / "run")
+    assert set(evaluate(run).metrics) == {"cosine_shared_0", "cosine_shared_1", "cosine_shared_2"}
+    assert "z_0" in pd.read_csv(predict(run, tmp_path / "data")).columns
+
+
+def test_patients_stay_in_one_part_and_one_fold(tmp_path):
+    config = _config(made.medical(tmp_path / "data", count=12), repeats=2, validation_share=0.3)
+    data = Modan().load(config)
+    assert (data.table.groupby("patient")["split"].nunique() == 1).all()
+    for _, _, train_rows, test_rows in _divisions(config, data.task):
+        assert not set(data.task.group[train_rows]) & set(data.task.group[test_rows])
+        held_out = _validation(config, data.task, train_rows)
+        assert len(held_out) and not set(data.task.group[held_out]) & set(data.task.group[np.setdiff1d(train_rows, held_out)])
+
+
+def test_radimagenet_folders_are_read_with_a_cap(tmp_path):
+    for modality, region, name, count in (("CT", "chest", "nodule", 3), ("MR", "knee", "acl", 1)):
+        for number in range(count):
+            made.save(tmp_path / modality / region / name / f"{number}.png", np.zeros((4, 4)))
+    table = collections.radimagenet(tmp_path, 2)
+    assert table.groupby(["modality", "anatomy"]).size().to_dict() == {("CT", "chest"): 2, ("MR", "knee"): 1}
+    with pytest.raises(DataError, match="the layout of RadImageNet"):
+        collections.radimagenet(tmp_path / "CT" / "chest" / "nodule", None)
+
+
+def test_mrnet_is_read_by_plane_and_finding(tmp_path):
+    for part, names in (("train", ["0000", "0001"]), ("valid", ["1130"])):
+        (tmp_path / part / "axial").mkdir(parents=True)
+        for name in names:
+            np.save(tmp_path / part / "axial" / f"{name}.npy", np.zeros((3, 4, 4), np.uint8))
+        (tmp_path / f"{part}-acl.csv").write_text("".join(f"{name},{number % 2}\n" for number, name in enumerate(names)))
+    table = collections.mrnet(tmp_path, "axial", "acl")
+    assert table["split"].tolist() == ["train", "train", "test"] and table["label"].tolist() == ["0", "1", "0"]
+    with pytest.raises(MissingFileError, match=r"There is no train-meniscus\.csv"):
+        collections.mrnet(tmp_path, "axial", "meniscus")
+
+
+def test_dicom_attributes_come_from_the_tags_and_what_was_dropped_is_counted(tmp_path):
+    examples = pytest.importorskip("pydicom.examples")
+    for number, (modality, part) in enumerate([("CT", "CHEST"), ("MR", "Thorax"), ("MR", "KNEE"), ("MR", ""), ("", "")]):
+        dataset = examples.ct
+        dataset.Modality, dataset.BodyPartExamined, dataset.PatientID = modality, part, f"P{number}"
+        dataset.save_as(tmp_path / f"image{number}")  # DICOM files often have no ending
+    (tmp_path / "notes.txt").write_text("x" * 200)
+    table, dropped = collections.dicom_folder(tmp_path, {"knee": "Knie"})
+    assert table[["modality", "anatomy"]].to_numpy().tolist() == [["CT", "chest"], ["MR", "chest"], ["MR", "Knie"]]
+    assert dropped == {"no anatomy": 1, "no modality": 1, "no DICOM file": 1}
+    more, _ = collections.dicom_folder(tmp_path, {}, require_all=False)
+    assert len(more) == 4
+
+
+def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path):
+    import shutil
+
+    pydicom_data = pytest.importorskip("pydicom.data")
+    from pathlib import Path
+
+    from butterfly_sdm.errors import ButterflySDMError
+    from butterfly_sdm.plugins.images import read_image
+
+    root = Path(pydicom_data.__file__).parent / "test_files"
+    if not root.is_dir():
+        pytest.skip("pydicom was installed without its test files")
+    for path in sorted(root.glob("*.dcm")):
+        shutil.copy(path, tmp_path)
+    table, dropped = collections.dicom_folder(tmp_path, {}, require_all=False)
+    assert len(table) >= 20 and len(table) + sum(dropped.values()) == len(list(tmp_path.iterdir()))
+    read = 0
+    for path in table["path"]:
+        try:
+            image = read_image(Path(path), 16, 1)
+        except ButterflySDMError:
+            continue  # a compression that needs another package, or damaged on purpose: named, not crashed
+        assert image.shape == (1, 16, 16)
+        read += 1
+    assert read >= 15
+
+
+def test_bad_inputs_are_explained(tmp_path):
+    table = made.medical(tmp_path / "data")
+    rows = pd.read_csv(table)
+    rows.assign(modality="CT", anatomy="knee").drop(columns="label").assign(modality="CT").to_csv(table, index=False)
+    with pytest.raises(DataError, match="lacks the column 'scanner'"):
+        Modan().load(_config(table, attributes=["modality", "scanner"]))
+    with pytest.raises(DataError, match="All images have the same modality"):
+        Modan().load(_config(table, attributes=["modality"]))
+    rows.to_csv(table, index=False)
+    with pytest.raises(DataError, match="a task needs two classes"):
+        rows.assign(label="clear").to_csv(table, index=False)
+        Modan().load(_config(table))
+    rows.drop(columns="label").to_csv(tmp_path / "data" / "bare.csv", index=False)
+    with pytest.raises(DataError, match="has no label"):
+        Modan().load(_config(table, task={"path": str(tmp_path / "data" / "bare.csv")}))
+    rows.to_csv(table, index=False)
+    config = _config(table, folds=0)
+    task = Modan().load(config).task
+    task.table.drop(columns="split", inplace=True)
+    with pytest.raises(ConfigError, match="folds = 0 evaluates on the split of the task"):
+        next(iter(_divisions(config, task)))

@@ -1,0 +1,149 @@
+"""Backdoor defence: permutation, counting, formulas, models read without pickle, bad inputs, and that it defends."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from butterfly_sdm.errors import ConfigError, DataError, ModelError
+from butterfly_sdm.plugins.refine.method import Refine, load_defended
+from butterfly_sdm.plugins.refine.network import (
+    DefendedClassifier,
+    FixedClassifier,
+    UNet,
+    check_classifier,
+    derangement,
+    load_classifier,
+)
+from butterfly_sdm.plugins.refine.triggers import backdoor_rates, stamp_blend, stamp_patch
+from butterfly_sdm.plugins.runner import evaluate, predict, train
+from butterfly_sdm.settings import load_settings
+
+from .conftest import Stripes, settings_of, striped_classifier
+
+
+@given(st.integers(2, 12), st.integers(0, 20))
+def test_the_permutation_has_no_fixed_point(classes, seed):
+    drawn = derangement(classes, seed)
+    assert sorted(drawn) == list(range(classes))
+    assert all(place != number for number, place in enumerate(drawn))
+
+
+def test_the_output_is_remapped_as_the_paper_writes_it():
+    class Known(nn.Module):
+        def forward(self, images):
+            return torch.log(torch.tensor([[0.7, 0.2, 0.1]])).repeat(len(images), 1)
+
+    permutation = [1, 2, 0]
+    q = DefendedClassifier(nn.Identity(), Known(), permutation)(torch.zeros(1, 1, 16, 16))[0]
+    for j, p in enumerate((0.7, 0.2, 0.1)):
+        assert q[permutation[j]] == pytest.approx(p)  # q_{pi(j)} = p_j
+
+
+def test_a_surviving_backdoor_is_counted_at_the_remapped_class():
+    permutation = [2, 0, 1]  # the target 0 shows as 2
+    label = np.array([0, 1, 1, 2, 1])
+    survived = np.array([2, 2, 2, 2, 1])
+    found = backdoor_rates(survived, label, target=0, permutation=permutation)
+    assert found["attack_success"] == 0.0  # which alone would call it defended
+    assert found["remapped_target"] == pytest.approx(2 / 3)  # of the images of neither class 0 nor 2
+    assert found["triggered_accuracy"] == 0.5
+    assert backdoor_rates(np.array([0, 0, 0, 2, 1]), label, target=0)["attack_success"] == 0.5
+
+
+def test_triggers_are_stamped_where_they_belong():
+    images = np.full((2, 1, 4, 4), 100, np.uint8)
+    patch, mask = np.full((1, 4, 4), 255, np.uint8), np.eye(4, dtype=bool)
+    stamped = stamp_patch(images, patch, mask)
+    assert (stamped[:, 0][:, mask] == 255).all() and (stamped[:, 0][:, ~mask] == 100).all()
+    assert (stamp_blend(images, patch, 0.2) == 131).all()
+
+
+def test_the_rewriting_network_keeps_shape_and_range():
+    images = torch.rand(2, 3, 32, 48)
+    rewritten = UNet(3, 4)(images)
+    assert rewritten.shape == images.shape and rewritten.min() >= 0 and rewritten.max() <= 1
+
+
+def test_the_classifier_never_changes(settings, tmp_path):
+    config, _ = load_settings(Refine.config, settings("refine"))
+    run = train(Refine(), "refine", config, tmp_path / "run")
+    fixed = run.model().classifier
+    assert torch.equal(fixed.inner.scale, torch.tensor(10.0))
+    assert not FixedClassifier(nn.BatchNorm2d(1), (0.0,), (1.0,)).train().training
+
+
+def test_the_backdoor_goes_and_the_classes_stay(settings, tmp_path):
+    value = settings("refine") | {"epochs": 12, "learning_rate": 0.02, "first_channels": 8}
+    config, _ = load_settings(Refine.config, value)
+    run = train(Refine(), "refine", config, tmp_path / "run")
+    found = evaluate(run).metrics
+    assert found["benign_accuracy_before"] == 1.0 and found["attack_success_before"] == 1.0
+    assert found["benign_accuracy_after"] >= 0.8 and found["triggered_accuracy_after"] >= 0.8
+    assert found["attack_success_after"] <= 0.2 and found["remapped_target_after"] <= 0.2
+
+    defended = load_defended(run.folder)
+    table = pd.read_csv(predict(run, config.inputs))
+    images = torch.from_numpy(np.load(config.clean)["image"][:3, None]).float() / 255
+    with torch.no_grad():
+        np.testing.assert_allclose(defended(images).numpy(), table[["p_level", "p_upright", "p_neither"]].to_numpy(), atol=1e-5)
+
+
+def test_models_are_read_as_script_program_or_function_and_never_from_a_pickle(tmp_path, monkeypatch):
+    images = torch.rand(2, 1, 16, 16)
+    model = striped_classifier()
+    with torch.no_grad():
+        expected = model(images)
+    torch.jit.trace(model, images).save(str(tmp_path / "m.ts"))
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    torch.export.save(torch.export.export(model, (images,), dynamic_shapes=({0: batch},)), tmp_path / "m.pt2")
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    for source, weights in ((tmp_path / "m.ts", None), (tmp_path / "m.pt2", None), ("tests.plugins.conftest:Stripes", "m.pth")):
+        loaded = FixedClassifier(load_classifier(str(source), weights and tmp_path / weights), (0.0,), (1.0,)).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), expected)
+    torch.save(model, tmp_path / "pickled.pt")
+    with pytest.raises(ModelError, match="A pickled model is not loaded, since it can run code"):
+        load_classifier(str(tmp_path / "pickled.pt"), None)
+    with pytest.raises(ModelError, match="There is no model file"):
+        load_classifier("nowhere.ts", None)
+    with pytest.raises(ModelError, match="makes an untrained network; name its state dict"):
+        load_classifier("tests.plugins.conftest:Stripes", None)
+    with pytest.raises(ModelError, match="cannot make the classifier: ModuleNotFoundError"):
+        load_classifier("no_such_module:f", None)
+
+
+def test_a_classifier_of_another_size_is_explained():
+    with pytest.raises(ModelError, match=r"output for 2 images has shape \(2, 3\); 4 class names need \(2, 4\)"):
+        check_classifier(Stripes(), 1, 16, 4)
+    with pytest.raises(ModelError, match="does not take images of 1 x 16 x 16"):
+        check_classifier(nn.Conv2d(3, 1, 3), 1, 16, 4)
+
+
+def test_bad_inputs_are_explained(tmp_path):
+    good = settings_of("refine", tmp_path)
+
+    def load(**changes):
+        return Refine().load(load_settings(Refine.config, good | changes)[0])
+
+    with pytest.raises(ConfigError, match=r"trigger\.target = 'cat' is no class"):
+        load(trigger=good["trigger"] | {"target": "cat"})
+    with pytest.raises(ConfigError, match="stamped on labelled test images; give test"):
+        load(test=None)
+    with pytest.raises(ConfigError, match="needs its mask"):
+        load(trigger=good["trigger"] | {"mask": None})
+    with pytest.raises(ConfigError, match="names one class twice"):
+        load(classes=["a", "a"])
+    with pytest.raises(ConfigError, match="mean has 2 numbers"):
+        load(mean=[0.1, 0.2])
+    with pytest.raises(DataError, match="lacks the array 'label'"):
+        load(test=good["clean"])
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(DataError, match=r"uint8 of \(1, 16, 16\) are needed"):
+        load(clean=str(tmp_path / "wrong.npz"))
+    np.savez(tmp_path / "named.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.array(["dog"]))
+    with pytest.raises(DataError, match="has the label 'dog'; the classes are level, upright, neither"):
+        load(test=str(tmp_path / "named.npz"))

@@ -1,0 +1,173 @@
+"""What the plugins share: reading images, splitting by group, drawing batches, scores, trunks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from butterfly_sdm.errors import DataError, MissingFileError, ModelError
+from butterfly_sdm.plugins import scores
+from butterfly_sdm.plugins.batches import balanced, check_groups, shuffled, split_by_group
+from butterfly_sdm.plugins.images import Images, find_images, read_image, read_table, with_split
+from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
+from butterfly_sdm.plugins.views import random_view
+
+
+def test_images_of_any_kind_come_in_one_shape(tmp_path):
+    grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
+    np.save(tmp_path / "c.npy", np.stack([np.zeros((8, 8)), grey / 252.0, np.ones((8, 8))]))  # a stack: the middle
+    for name in "abc":
+        suffix = "npy" if name == "c" else "png"
+        found = read_image(tmp_path / f"{name}.{suffix}", 8, 1)
+        assert found.shape == (1, 8, 8) and found.dtype == np.uint8
+        np.testing.assert_allclose(found[0], grey if name == "a" else grey * (255 / 252), atol=1)
+    assert read_image(tmp_path / "a.png", 4, 3).shape == (3, 4, 4)
+
+
+def test_the_dicom_files_of_pydicom_are_read_or_named(tmp_path):
+    examples = pytest.importorskip("pydicom.examples")
+    ct = read_image(examples.get_path("ct"), 32, 1)
+    rgb = read_image(examples.get_path("rgb_color"), 32, 3)
+    assert ct.std() > 10 and rgb.std() > 10
+    dataset = examples.ct
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    dataset.save_as(tmp_path / "inverted.dcm")
+    np.testing.assert_allclose(read_image(tmp_path / "inverted.dcm", 32, 1).astype(int), 255 - ct.astype(int), atol=1)
+
+
+def test_an_unreadable_or_missing_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    np.save(tmp_path / "b.npy", np.full((4, 4), np.nan))
+    np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    for name in ("a.png", "b.npy", "c.npy"):
+        with pytest.raises(DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"):
+            read_image(tmp_path / name, 8, 1)
+    with pytest.raises(MissingFileError, match="There is no image"):
+        read_image(tmp_path / "d.png", 8, 1)
+
+
+def test_images_are_read_once_and_in_the_order_asked(tmp_path):
+    for number in range(4):
+        Image.fromarray(np.full((4, 4), number * 50, np.uint8)).save(tmp_path / f"{number}.png")
+    images = Images([tmp_path / f"{number}.png" for number in range(4)], 4, 1)
+    images.batch(np.array([0, 3]))
+    (tmp_path / "3.png").unlink()
+    assert (images.batch(np.array([3, 1, 3, 0]))[:, 0, 0, 0] * 255).round().tolist() == [150, 50, 150, 0]
+    with pytest.raises(DataError, match="Images in memory are uint8"):
+        Images(np.zeros((2, 4, 4)), 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,label\na,b\n", "lacks the column 'path'; it has name, label"),
+        ("path,other\na.png,b\n", "lacks the column 'label'"),
+        ("path,label\n", "has no row"),
+        ("path,label\na.png,b\na.png,c\n", r"names a\.png twice"),
+    ],
+)
+def test_a_wrong_table_is_explained(text, message, tmp_path):
+    (tmp_path / "t.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "t.csv", ("label",))
+
+
+def test_files_to_predict_are_found_in_folders_and_tables(tmp_path):
+    for name in ("b.png", "a.jpg", "note.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in find_images(tmp_path)] == ["a.jpg", "b.png"]
+    (tmp_path / "t.csv").write_text("path\nb.png\n", encoding="utf-8")
+    assert find_images(tmp_path / "t.csv") == [tmp_path / "b.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no image"):
+        find_images(tmp_path / "empty")
+
+
+@settings(max_examples=25, deadline=None)
+@given(groups=st.lists(st.integers(0, 12), min_size=1, max_size=60), seed=st.integers(0, 5))
+def test_no_group_is_ever_in_two_parts(groups, seed):
+    parts = split_by_group(groups, (0.6, 0.2, 0.2), seed, [group % 3 for group in groups])
+    check_groups(groups, parts.tolist(), "patient")
+    assert set(parts) <= {"train", "validation", "test"}
+
+
+def test_a_given_split_is_kept_and_checked():
+    table = pd.DataFrame({"patient": ["a", "a", "b"], "split": ["train", "valid", "test"]})
+    with pytest.raises(DataError, match="The patient a is in train and in validation"):
+        with_split(table, (1, 0, 0), 0, group="patient")
+    kept = with_split(table.assign(patient=["a", "c", "b"]), (1, 0, 0), 0, group="patient")
+    assert kept["split"].tolist() == ["train", "validation", "test"]
+    with pytest.raises(DataError, match="The split 'tset' is unknown"):
+        with_split(table.assign(split="tset"), (1, 0, 0), 0, group="patient")
+    with pytest.raises(DataError, match="fractions of a split sum to 1"):
+        with_split(table.drop(columns="split"), (0.5, 0.1, 0.1), 0, group="patient")
+
+
+def test_batches_hold_every_row_once_or_every_class_alike():
+    rng = np.random.default_rng(0)
+    drawn = list(shuffled(np.arange(10), 4, rng))
+    assert sorted(np.concatenate(drawn)) == list(range(10)) and [len(batch) for batch in drawn] == [4, 4, 2]
+    assert [len(batch) for batch in shuffled(np.arange(9), 4, rng)] == [4, 4]  # a single row has no pair
+    classes = np.array([0] * 50 + [1] * 10)
+    for batch in balanced(np.arange(60), classes, 12, rng):
+        assert np.bincount(classes[batch]).tolist() == [6, 6]
+
+
+def test_scores_of_hand_cases():
+    label = np.array([0, 0, 1, 1])
+    found = scores.classification_scores(label, np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]))
+    assert found["accuracy"] == 0.75 and found["auc"] == 1.0
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
+    assert scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
+    assert scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
+    assert scores.equal_error_rate(np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 2, 3, 6, 4, 7, 8, 9])) == pytest.approx(
+        0.25
+    )
+    assert scores.mean_interval([0.5]) == (0.5, 0.5, 0.5)
+    mean, low, high = scores.mean_interval([1.0, 2.0, 3.0])
+    assert (mean, high - mean) == (2.0, pytest.approx(4.302653 / 3**0.5)) and mean - low == pytest.approx(high - mean)
+    assert scores.paired_p_value([1, 2], [1, 2]) == 1.0
+    with pytest.raises(DataError, match="are of 1 class; scores need at least 2"):
+        scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
+
+
+def test_random_views_stay_in_range_and_can_be_the_image_itself():
+    images = torch.rand(4, 2, 8, 8)
+    view = random_view(images)
+    assert view.shape == images.shape and view.min() >= 0 and view.max() <= 1
+    same = random_view(images, scale=(1, 1), flip=False, jitter=0)
+    torch.testing.assert_close(same, images)
+    flipped = random_view(images, scale=(1, 1), flip=True, jitter=0)
+    for image, found in zip(images, flipped, strict=True):
+        assert torch.allclose(found, image, atol=1e-5) or torch.allclose(found, image.flip(-1), atol=1e-5)
+
+
+def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):
+    trunk = make_trunk("small:4", 2)
+    assert trunk(torch.zeros(2, 2, 16, 16)).shape == (2, trunk.num_features)
+    with pytest.raises(ModelError, match="timm has no model 'resnett18'"):
+        make_trunk("resnett18", 1)
+    with pytest.raises(ModelError, match="small:WIDTH"):
+        make_trunk("small:wide", 1)
+    with pytest.raises(ModelError, match="'small' has no published weights"):
+        make_trunk("small:4", 1, weights="pretrained")
+    with pytest.raises(ModelError, match="There are no weights at"):
+        make_trunk("small:4", 1, weights=str(tmp_path / "none.safetensors"))
+
+
+def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
+    trunk = SmallResNet(1, 4)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in trunk.state_dict().items()}}, tmp_path / "w.pth")
+    other = SmallResNet(1, 4)
+    load_weights(other, tmp_path / "w.pth")
+    assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True))
+    with pytest.raises(ModelError, match="does not fit this network: it lacks stem"):
+        load_weights(SmallResNet(3, 4), tmp_path / "w.pth")
+    torch.save(trunk, tmp_path / "whole.pth")  # a pickled object
+    with pytest.raises(ModelError, match="no file of weights that can be read without running code"):
+        load_weights(other, tmp_path / "whole.pth")
