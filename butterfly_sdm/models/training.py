@@ -155,9 +155,11 @@ class NetworkPredictor:
                 raise ModelError(f"The regulariser has weight, temperature, nearest and bottom: {error}.") from error
         if not (self.image or self.covariates or self.position):
             raise ModelError("A network needs something to see: switch on image, covariates or position.")
-        for name in ("epochs", "batch_size", "accumulate"):
+        for name in ("epochs", "batch_size", "accumulate", "embedding", "head_layers"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ModelError(f"learning_rate must be above 0; it is {self.learning_rate}.")
         self.species: tuple[str, ...] = ()
         self.covariate_names: tuple[str, ...] = ()
         self.network: PresenceNet | None = None
