@@ -18,7 +18,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from butterfly_sdm.errors import ArtefactError, MissingFileError
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, MissingFileError, SourceError
 
 
 @contextmanager
@@ -193,7 +193,8 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
     Fill ``folder`` in a way that survives interruption.
 
     Yields ``NAME.partial``, with whatever an earlier, interrupted attempt with the same ``key`` left in it. When the block ends
-    without an error the partial folder takes the place of ``folder``; otherwise it stays, to be continued by the next call.
+    without an error the partial folder takes the place of ``folder``; when it is interrupted the folder stays, to be continued
+    by the next call; after a user's mistake it is removed.
 
     Parameters
     ----------
@@ -212,8 +213,13 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
         write_text(mark, key)
         try:
             yield partial
+        except ButterflySDMError as error:
+            # Mending the mistake changes the key, so there is nothing to continue; a source that fails may answer next time.
+            if not isinstance(error, SourceError):
+                shutil.rmtree(partial)
+            raise
         except BaseException:
-            if {entry.name for entry in partial.iterdir()} == {".key"}:  # nothing worth continuing
+            if {entry.name for entry in partial.iterdir()} == {".key"}:
                 shutil.rmtree(partial)
             raise
         replaced = folder.with_name(f".{folder.name}.replaced")
