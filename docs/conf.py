@@ -38,4 +38,5 @@ html_title = f"butterfly_sdm {release}"
 html_static_path = ["_static"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 # a notebook may begin with a heading of any level; pages of plugins are there only if the plugin is
+# a notebook may begin with a heading of any level; pages of plugins are there only if the plugin is
 suppress_warnings = ["myst.header", "toc.empty_glob"]
