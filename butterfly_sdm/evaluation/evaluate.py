@@ -23,6 +23,8 @@ from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
+REFERENCE = "mean_rate"
+
 
 def evaluate_run(
     predictor: Predictor,
@@ -74,29 +76,60 @@ def evaluate_run(
     split = split if split is not None else dataset.split
     if split is None:
         raise DataError(f"The data set {dataset.card.name!r} has no split; build it with one, so that it can be evaluated.")
-    train, sites = split.part("train"), scorable_sites(dataset, split.part(part), [predictor])
-    kinds = list(dict.fromkeys(["mean_rate", *baselines]))
-    steps = 1 + len(kinds)
-    progress("evaluate", 0, steps)
-    predictions = {name: predictor.predict(dataset, sites)}
-    progress("evaluate", 1, steps)
-    for done, kind in enumerate(kinds, start=2):
-        label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = make_baseline(kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)).fit(dataset, train)
-        predictions[label] = fitted.predict(dataset, sites)
-        progress("evaluate", done, steps)
-    reference = predictions["mean_rate"]
-    all_scores = [
-        score_predictions(dataset, sites, table, reference=reference, name=label) for label, table in predictions.items()
-    ]
-    beside = pd.DataFrame([scores.overall for scores in all_scores], index=pd.Index(list(predictions), name="predictor"))
-    scores = replace(all_scores[0], beside=beside)
+    sites = scorable_sites(dataset, split.part(part), [predictor])
+    predictions = predictions_beside(
+        predictor, dataset, split, sites, baselines=baselines, options=options, name=name, seed=seed, progress=progress
+    )
+    scores = scores_beside(dataset, sites, predictions)
     if folder is not None:
         scores.to_csv(folder)
         with atomic_path(Path(folder) / "predictions.parquet") as temporary:
             predictions[name].to_parquet(temporary)
         plot_scores(scores, folder)
     return scores
+
+
+def predictions_beside(
+    predictor: Predictor,
+    dataset: Dataset,
+    split: Split,
+    sites: Sequence[str],
+    *,
+    baselines: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    name: str = "model",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, pd.DataFrame]:
+    """
+    Predict ``sites`` by a fitted predictor and by baselines fitted to the training part.
+
+    Returns
+    -------
+    dict
+        Predictions by name: the predictor first, then the mean rate, then the other baselines. A baseline that is called like
+        the predictor is named ``KIND (fitted afresh)``.
+    """
+    kinds = list(dict.fromkeys([REFERENCE, *baselines]))
+    steps = 1 + len(kinds)
+    progress("evaluate", 0, steps)
+    predictions = {name: predictor.predict(dataset, sites)}
+    progress("evaluate", 1, steps)
+    train = split.part("train")
+    for done, kind in enumerate(kinds, start=2):
+        label = kind if kind != name else f"{kind} (fitted afresh)"
+        fitted = make_baseline(kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)).fit(dataset, train)
+        predictions[label] = fitted.predict(dataset, sites)
+        progress("evaluate", done, steps)
+    return predictions
+
+
+def scores_beside(dataset: Dataset, sites: Sequence[str], predictions: Mapping[str, pd.DataFrame]) -> Scores:
+    """Score the first of several predictions, with one row per prediction beside it; the second is the reference."""
+    reference = list(predictions.values())[1]
+    scores = [score_predictions(dataset, sites, table, reference=reference, name=name) for name, table in predictions.items()]
+    beside = pd.DataFrame([one.overall for one in scores], index=pd.Index(list(predictions), name="predictor"))
+    return replace(scores[0], beside=beside)
 
 
 def scorable_sites(dataset: Dataset, sites: Sequence[str], predictors: Sequence[Predictor]) -> list[str]:

@@ -26,14 +26,13 @@ from butterfly_sdm.evaluation.compare import (
     rescored,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import seeded_options
+from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
 from butterfly_sdm.evaluation.plots import plot_ladder
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
-REFERENCE = "mean_rate"
 SHOWN = ("mse", "mae", "bce", "deviance", "skill", "top5", "top10", "auc", "tss", "boyce")
 
 
