@@ -37,6 +37,28 @@ html_theme = "furo"
 html_title = f"butterfly_sdm {release}"
 html_static_path = ["_static"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
-# a notebook may begin with a heading of any level; pages of plugins are there only if the plugin is
-# a notebook may begin with a heading of any level; pages of plugins are there only if the plugin is
-suppress_warnings = ["myst.header", "toc.empty_glob"]
+suppress_warnings = ["myst.header"]  # a notebook may begin with a heading of any level
+
+# Pages beside the code of one room; listed if they are there, so that a room can be taken out.
+ROOMS = ("records", "imagery", "models", "regulariser", "baselines", "evaluation", "maps", "best")
+
+
+def list_rooms(app, docname, source):
+    """Fill the place of the rooms' pages in the table of contents."""
+    if docname != "index":
+        return
+    groups = {
+        "In depth": [name for name in ROOMS if (HERE / f"{name}.md").is_file()],
+        "Other domains": sorted(f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
+    }
+    blocks = [
+        "\n".join(["```{toctree}", f":caption: {title}", ":maxdepth: 1", "", *pages, "```"])
+        for title, pages in groups.items()
+        if pages
+    ]
+    source[0] = source[0].replace("<!-- rooms -->", "\n\n".join(blocks))
+
+
+def setup(app):
+    """Register what fills the table of contents."""
+    app.connect("source-read", list_rooms)

@@ -63,6 +63,9 @@ def test_examples_on_pages_are_valid(page: Path):
                 load_config(value)
 
 
+ROOMS = ("records", "imagery", "models", "regulariser", "baselines", "evaluation", "maps", "best")  # as in docs/conf.py
+
+
 def modules() -> list[str]:
     found = [
         module.name
@@ -112,7 +115,10 @@ def test_every_page_is_in_the_table_of_contents():
                     entry = re.sub(r".*<(.*)>", r"\1", line.strip())
                     base = (page.parent / entry).resolve()
                     listed |= {base.with_suffix(".md"), base} | set(page.parent.glob(entry + ".md"))
+    rooms = {*DOCS.glob("plugins/*.md"), *(DOCS / f"{name}.md" for name in ROOMS)}
     missing = [
-        page.name for page in PAGES if page.resolve() not in {Path(p).resolve() for p in listed} and page.stem != "index"
+        page.name
+        for page in PAGES
+        if page.resolve() not in {Path(p).resolve() for p in listed} | rooms and page.stem != "index"
     ]
     assert not missing
