@@ -16,13 +16,13 @@ from butterfly_sdm.settings import load_settings
 
 DIGITS = {
     "size_px": 16,
-    "trunk": "small:8",
+    "trunk": "small:16",
     "balance_domains": True,
     "flip": False,
     "batch_size": 128,
     "learning_rate": 0.05,
     "weight_decay": 5e-4,
-    "epochs": 20,
+    "epochs": 30,
     "head_epochs": 20,
     "head_learning_rate": 0.01,
 }

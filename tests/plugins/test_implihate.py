@@ -22,7 +22,8 @@ def _config(folder, **changes):
     features, labels = made.videos(folder)
     value = {
         "accelerator": "cpu", "features": str(features), "labels": str(labels), "encoder": [16, 8], "projection": 8, "cross": 4,
-        "classifier": [8], "epochs": 5, "classifier_epochs": 15, "batch_size": 8, "fractions": [0.5, 0.25, 0.25], "learning_rate": 0.01, "classifier_learning_rate": 0.01,
+        "classifier": [8], "epochs": 5, "classifier_epochs": 15, "batch_size": 8, "fractions": [0.5, 0.25, 0.25],
+        "learning_rate": 0.01, "classifier_learning_rate": 0.01,
     }  # fmt: skip
     return load_settings(Implihate.config, value | changes)[0]
 
