@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm.baselines.site_inputs import band_statistics
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.models.training import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
@@ -79,25 +81,33 @@ def main() -> None:
         "patience": None, "keep": "last", "learning_rate": 1e-3 if arguments.size == "full" else 3e-3, "regulariser": None,
         "accelerator": "cpu",
     }  # fmt: skip
+    # What a table can know of an image: mean, spread and percentiles of each band.
+    numbers = band_statistics(dataset, [*train, *held])
+    described = replace(
+        dataset, covariates=pd.concat([dataset.covariates, numbers.reindex(dataset.sites.index)], axis=1).astype(float)
+    )
     everything = {"covariates": True, "position": True, "modality_dropout": 0.1}
-    candidates: dict[str, dict[str, Any]] = {
-        "image, binomial": {},
-        "covariates and position, binomial": {"image": False, "covariates": True, "position": True, "dropout": 0.3},
-        "all, binomial": everything,
-        "all, bce": everything | {"loss": "bce"},
-        "all, mse": everything | {"loss": "mse"},
-        "all, beta-binomial": everything | {"loss": "beta_binomial"},
-        "all, binomial, regulariser": everything | {"regulariser": {"weight": 0.1, "bottom": 16}},
-        "all, binomial, no margin": everything | {"window_px": 128, "margin_px": 0},
+    table = {"image": False, "covariates": True, "position": True, "dropout": 0.5, "epochs": 40, "weight_decay": 1e-2}
+    candidates: dict[str, tuple[Dataset, dict[str, Any]]] = {
+        "covariates and position": (dataset, table),
+        **{
+            f"band statistics too, {loss}": (described, table | {"loss": loss})
+            for loss in ("binomial", "beta_binomial", "bce", "mse")
+        },
+        "band statistics too, regulariser": (described, table | {"regulariser": {"weight": 0.1, "bottom": 16}}),
+        "image": (dataset, {}),
+        "all": (dataset, everything),
+        "all, regulariser": (dataset, everything | {"regulariser": {"weight": 0.1, "bottom": 16}}),
+        "image, no margin": (dataset, {"window_px": 128, "margin_px": 0}),
     }
-    for name, change in candidates.items():
+    for name, (data, change) in candidates.items():
         if arguments.only and name not in arguments.only:
             continue
         start = time.perf_counter()
         claims = []
         for seed in range(arguments.seeds):
-            network = NetworkPredictor(**(common | change), seed=seed).fit(dataset, train)
-            claims.append(network.predict(dataset, held).to_numpy())
+            network = NetworkPredictor(**(common | change), seed=seed).fit(data, train)
+            claims.append(network.predict(data, held).to_numpy())
         show(name, claims, time.perf_counter() - start)
         if len(claims) > 1:
             show(f"  the {len(claims)} seeds as one", [np.mean(claims, axis=0)], 0)
