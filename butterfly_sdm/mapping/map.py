@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import fingerprint, sha256
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.artefact import fingerprint, read_json, sha256, write_json
+from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import DataError, ModelError, RasterError
 from butterfly_sdm.mapping.area import Area
@@ -35,6 +35,9 @@ log = logging.getLogger("butterfly_sdm.mapping")
 
 Mode = Literal["auto", "dense", "exact"]
 
+#: Mean difference in probability between the dense way and window by window above which ``auto`` gives the dense map up.
+FAR = 0.03
+
 
 @dataclass(frozen=True)
 class MapResult:
@@ -53,7 +56,7 @@ class MapResult:
         ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``.
     audit
         Difference between the dense way and window by window at random positions; see
-        :func:`~butterfly_sdm.mapping.audit.audit_positions`. Empty where every position was predicted exactly.
+        :func:`~butterfly_sdm.mapping.audit.audit_positions`. Empty where no dense map was tried.
     mode
         ``dense`` or ``exact``.
     files
@@ -111,7 +114,8 @@ def predict_map(
     out
         The GeoTIFF to write.
     mode
-        ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it.
+        ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it and the audit finds a mean
+        difference of at most 0.03, otherwise exact.
     block_px
         Side of the ground the trunk sees at once; more is faster and needs more memory (about 200 bytes per pixel).
     species
@@ -194,6 +198,7 @@ def predict_map(
         position_crs or _known_crs(predictor) or "EPSG:27700",
         tiles=sight is not None,
         covariates=CovariateRasters(dict(covariates)) if covariates else None,
+        embeds=isinstance(predictor, Embedding) and any(getattr(layer, "of", "") == "embedding" for layer in extra),
     )
     key = fingerprint(
         {
@@ -205,6 +210,7 @@ def predict_map(
             "min_valid_fraction": min_valid_fraction,
             "covariates": {name: str(path) for name, path in (covariates or {}).items()},
             "position_crs": exact.position_crs,
+            "embeds": exact.embeds,
         }
     )
     if (workers > 1 or dask) and not hasattr(predictor, "save"):
@@ -216,19 +222,39 @@ def predict_map(
                 (work / "model.new").rename(work / "model")
             exact = replace(exact, handle=Handle(predictor, work / "model"))
         surface: Any = exact
+        store: Any = None
+        found: dict[str, float] = {}
+        far = work / "far.json"  # the audit of a dense map that was given up
+        if dense and far.is_file():
+            found, dense = read_json(far), False
         if dense:
             from butterfly_sdm.mapping.dense import dense_surface
             from butterfly_sdm.mapping.ensemble import ensemble_surface
 
             make = ensemble_surface if members_of(predictor) else dense_surface
             surface = make(exact, block_px=block_px, engine=engine, folder=work / "engine")
-        store = surface.open(work / "surface")
-        _fill(surface, store, workers, dask, progress)
-        found: dict[str, float] = {}
-        if dense and audit:
-            found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
-            if surface.engine.name == "onnx-int8":
-                found |= audit_engine(surface, seed=seed)
+            store = surface.open(work / "surface")
+            _fill(surface, store, workers, dask, progress)
+            if audit:
+                found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
+                if surface.engine.name == "onnx-int8":
+                    found |= audit_engine(surface, seed=seed)
+            if found.get("mean_abs", 0.0) > FAR:
+                log.warning(
+                    "The dense map differs from window by window by %.3f on average (largest %.3f): this network relies on the "
+                    "edges of its tiles. Train with a wider margin (train.model.margin_px).%s",
+                    found["mean_abs"],
+                    found["max_abs"],
+                    " Mapping window by window instead, which takes longer; mode: dense keeps the dense map."
+                    if mode == "auto"
+                    else "",
+                )
+                if mode == "auto":
+                    write_json(far, found)
+                    surface, dense = exact, False
+        if not dense:
+            store = surface.open(work / "windows")
+            _fill(surface, store, workers, dask, progress, task="windows" if found else "map")
         how = "dense" if dense else "exact"
         tags = {
             "audit": found,
@@ -294,18 +320,18 @@ def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
     return {name: writers[name](out) for name in beside}
 
 
-def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: Progress) -> None:
+def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: Progress, *, task: str = "map") -> None:
     units = surface.units(store)
     already = len(store.done)
     total = already + len(units)
     done = already
-    progress("map", done, total)
+    progress(task, done, total)
 
     def keep(unit: Any, result: Any) -> None:
         nonlocal done
         surface.keep(store, unit, result)
         done += 1
-        progress("map", done, total)
+        progress(task, done, total)
 
     if units:
         with open_executor(workers, dask) as (executor, slots):

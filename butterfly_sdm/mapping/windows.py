@@ -55,6 +55,10 @@ class WindowUnit:
         places = np.array([[int(part) for part in site.split("_")] for site in sites.site_ids])
         where = places[:, 0] - self.rows.start, places[:, 1] - self.cols.start
         predictor = self.job.handle.predictor
+        if self.job.embeds:
+            z = predictor.embed(sites, sites.site_ids).to_numpy(dtype=np.float32)
+            result["embedding"] = np.full((*fraction.shape, z.shape[1]), np.nan, np.float32)
+            result["embedding"][where] = z
         if self.job.members > 1:
             tables = np.stack([table.to_numpy() for table in predictor.predict_members(sites, sites.site_ids)])
             result["probability"][where] = tables.mean(axis=0)
@@ -88,6 +92,8 @@ class WindowSurface:
         (height, width) positions that lie in the area of interest.
     tiles
         Whether the predictor looks at images.
+    embeds
+        Whether the embeddings of a network are kept for a layer.
     """
 
     handle: Handle
@@ -99,6 +105,7 @@ class WindowSurface:
     position_crs: str
     tiles: bool
     covariates: CovariateRasters | None = None
+    embeds: bool = False
 
     def places(self, rows: np.ndarray, cols: np.ndarray) -> Dataset:
         """Return positions as the sites of a data set without imagery."""
@@ -123,6 +130,9 @@ class WindowSurface:
         arrays = {"fraction": (self.lattice.shape, "float32"), "probability": (shape, "float32")}
         if self.members > 1:
             arrays["spread"] = (shape, "float32")
+        if self.embeds:
+            length = self.handle.predictor.network.architecture.embedding
+            arrays["embedding"] = ((*self.lattice.shape, length), "float32")
         return Store(folder, arrays)
 
     @property
@@ -155,4 +165,5 @@ class WindowSurface:
         if self.members > 1:
             spread = np.array(store["spread"][rows]).transpose(2, 0, 1)
             spread[:, ~self.wanted[rows]] = np.nan
-        return Strip(rows, self.species, probability, fraction, self.places, spread=spread)
+        embedding = np.array(store["embedding"][rows]) if self.embeds else None
+        return Strip(rows, self.species, probability, fraction, self.places, embedding, spread)

@@ -26,7 +26,7 @@ def network():
 @pytest.fixture(scope="module")
 def dense(scene, network, tmp_path_factory):
     out = tmp_path_factory.mktemp("map") / "map.tif"
-    return predict_map(network, scene, out, engine="torch", audit=20, block_px=2048)
+    return predict_map(network, scene, out, engine="torch", audit=20, block_px=2048, mode="dense")
 
 
 def read(result):
@@ -245,3 +245,30 @@ def test_maps_of_neighbouring_scenes_fit_together_without_a_seam(network, tmp_pa
     one = predict_map(network, whole, tmp_path / "one.map.tif", audit=0, engine="torch")
     two = predict_map(network, mosaic, tmp_path / "two.map.tif", audit=0, engine="torch")
     np.testing.assert_allclose(read(one), read(two), atol=2e-6)
+
+
+def test_a_network_that_relies_on_the_edges_of_its_tiles_is_mapped_window_by_window(
+    network, scene, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", 1e-9)
+    result = predict_map(network, scene, tmp_path / "map.tif", stride_px=64, audit=50, engine="torch", beside=())
+    assert result.mode == "exact"
+    assert result.audit["mean_abs"] > 1e-9
+    assert "wider margin" in caplog.text
+    exact = predict_map(network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=())
+    np.testing.assert_array_equal(read(result), read(exact))
+    kept = predict_map(network, scene, tmp_path / "kept.tif", stride_px=64, mode="dense", audit=50, engine="torch", beside=())
+    assert kept.mode == "dense"
+
+
+def test_a_map_tells_the_probability_of_the_tile_around_its_pixel(network, scene, tmp_path):
+    result = predict_map(network, scene, tmp_path / "map.tif", mode="exact", beside=())
+    row, col = 6, 9
+    with rasterio.open(result.path) as source:
+        (x, y), values = source.xy(row, col), source.read()[:, row, col]
+    left, top = round((x - 400_000) / 10) - 64, round((300_160 - y) / 10) - 64  # a tile of 128 px centred there
+    counts, _ = scene.read(Window(left, top, 128, 128))
+    reflectance = torch.from_numpy(counts.astype(np.float32) * 1e-4)[None]
+    with torch.inference_mode():
+        logits, _ = network.network(network.network.standardise(reflectance))
+    np.testing.assert_allclose(values, torch.sigmoid(logits)[0].numpy(), atol=2e-6)

@@ -115,7 +115,7 @@ def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
     with rasterio.open(tmp_path / "warmth.tif", "w", **profile) as target:
         target.write(warmth, 1)
     options = {"covariates": {"warmth": tmp_path / "warmth.tif"}, "engine": "torch", "beside": ()}
-    dense = predict_map(predictor, scene, tmp_path / "dense.tif", audit=100, **options)
+    dense = predict_map(predictor, scene, tmp_path / "dense.tif", mode="dense", audit=100, **options)
     exact = predict_map(predictor, scene, tmp_path / "exact.tif", mode="exact", **options)
     apart = np.abs(read(dense) - read(exact))
     assert np.nanmax(apart) == pytest.approx(dense.audit["max_abs"], abs=2e-6)
