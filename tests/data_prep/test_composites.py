@@ -88,7 +88,8 @@ def item_of(values: np.ndarray, folder: Path, name: str, *, offset_applied: bool
         write_raster(folder / f"{file}.tif", layer[None], names=None, crs=None, nodata=None, left=0, top=0, pixel=1)
         assets[band] = {
             "href": f"{file}.tif", "eo:bands": [{"name": band, "common_name": band}], "proj:shape": [400, 400],
-            "proj:transform": [10, 0, 500_000, 0, -10, 5_100_000], "raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}],
+            "proj:transform": [10, 0, 500_000, 0, -10, 5_100_000],
+            "raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}],
         }  # fmt: skip
     assets["coastal"] = {"href": "https://example.org/B01.tif", "eo:bands": [{"name": "coastal"}]}
     properties = {
@@ -137,12 +138,12 @@ def test_an_item_whose_file_is_missing_names_it(tmp_path):
 def test_a_safe_product_gives_its_bands_date_and_offset(tmp_path):
     safe = tmp_path / "S2A_MSIL2A_20230815T095031_N0509_R079_T33TWL_20230815T155057.SAFE"
     values = counts(40, 40)
+    images = safe / "GRANULE" / "L2A" / "IMG_DATA"
     for name, band in zip(("B04", "B03", "B02", "B08"), values, strict=True):
-        write_raster(
-            safe / "GRANULE" / "L2A" / "IMG_DATA" / "R10m" / f"T33TWL_20230815T095031_{name}_10m.tif", band[None], names=None
-        )
-    write_raster(safe / "GRANULE" / "L2A" / "IMG_DATA" / "R20m" / "T33TWL_20230815T095031_B04_20m.tif", values[:1, ::2, ::2], names=None, pixel=20)  # fmt: skip
-    write_raster(safe / "GRANULE" / "L2A" / "IMG_DATA" / "R20m" / "T33TWL_20230815T095031_SCL_20m.tif", np.full((1, 20, 20), 4, np.uint8), names=None, pixel=20)  # fmt: skip
+        write_raster(images / "R10m" / f"T33TWL_20230815T095031_{name}_10m.tif", band[None], names=None)
+    write_raster(images / "R20m" / "T33TWL_20230815T095031_B04_20m.tif", values[:1, ::2, ::2], names=None, pixel=20)
+    classes = np.full((1, 20, 20), 4, np.uint8)
+    write_raster(images / "R20m" / "T33TWL_20230815T095031_SCL_20m.tif", classes, names=None, pixel=20)
     (safe / "MTD_MSIL2A.xml").write_text(
         "<r><PRODUCT_START_TIME>2023-08-15T09:50:31Z</PRODUCT_START_TIME><PROCESSING_BASELINE>05.09</PROCESSING_BASELINE>"
         "<BOA_QUANTIFICATION_VALUE>10000</BOA_QUANTIFICATION_VALUE><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET></r>"
@@ -175,17 +176,20 @@ class Stac(http.server.SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path.strip("/") == "":
-            links = [{"rel": "root", "href": self.here}, {"rel": "self", "href": self.here}, {"rel": "data", "href": f"{self.here}/collections"}]  # fmt: skip
-            links += [{"rel": "search", "href": f"{self.here}/search", "type": "application/geo+json", "method": m} for m in ("GET", "POST")]  # fmt: skip
-            conforms = ["https://api.stacspec.org/v1.0.0/core", "https://api.stacspec.org/v1.0.0/item-search"]
-            self.answer({"type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "test", "links": links, "conformsTo": conforms})  # fmt: skip
+            to = {"root": self.here, "self": self.here, "data": f"{self.here}/collections"}
+            links = [{"rel": rel, "href": href} for rel, href in to.items()]
+            search = {"rel": "search", "href": f"{self.here}/search", "type": "application/geo+json"}
+            links += [search | {"method": method} for method in ("GET", "POST")]
+            conforms = [f"https://api.stacspec.org/v1.0.0/{part}" for part in ("core", "item-search")]
+            about = {"type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "test"}
+            self.answer(about | {"links": links, "conformsTo": conforms})
         else:
             super().do_GET()
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         start, end = asked["datetime"].split("/")
-        west, south, east, north = asked["bbox"]
+        west, _, east, _ = asked["bbox"]
         found = []
         for path in sorted(Path(self.directory).glob("*/*.json")):
             item = json.loads(path.read_text())
@@ -227,7 +231,7 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
     assert fetch_products(url, tmp_path / "fetched", **search) == paths
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
-    with pytest.raises(SourceError, match="1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"):
+    with pytest.raises(SourceError, match=r"1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"):
         fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
     with pytest.raises(SourceError, match="did not answer a search"):
         fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
