@@ -69,7 +69,7 @@ class Stacking:
         self.shrinkage, self.seed, self.options = shrinkage, seed, options
         entries = [part.strip() for part in members.split(",") if part.strip()]
         self._kinds = {(entry.partition(":")[2] or entry): entry.partition(":")[0] for entry in entries}
-        if not entries or len(self._kinds) != len(entries):
+        if not entries or len(self._kinds) != len(entries) or not all(map(str.isidentifier, self._kinds)):  # they name folders
             raise ModelError(f"members = {members!r}; it needs names that differ, such as 'gaussian_process,trees:deep'.")
         if folds < 2 or distance_m < 0 or shrinkage < 0:
             raise ModelError(f"folds = {folds}, distance_m = {distance_m}, shrinkage = {shrinkage}; need >= 2, >= 0, >= 0.")

@@ -60,6 +60,8 @@ def test_given_weights_are_used_as_they_are(world):
 def test_wrong_members_weights_and_options_are_refused_before_any_work():
     with pytest.raises(ModelError, match="names that differ"):
         Stacking(members="trees,trees")
+    with pytest.raises(ModelError, match="names that differ"):
+        Stacking(members="trees:../elsewhere")
     with pytest.raises(ModelError, match="as many weights"):
         Stacking(members="trees,mean_rate", weights="1")
     with pytest.raises(TypeError, match=r"'member\.parameter'"):
