@@ -243,7 +243,7 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
     if rules.grid_m is not None:
         _snap(keys, shapes, squares, reason, rules.grid_m)
         rows = np.flatnonzero(points)
-        for row, found in zip(rows, squares_of(lon[rows], lat[rows], rules.grid_m), strict=True):
+        for row, found in zip(rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), strict=True):
             if found is None:
                 reason[row] = REASONS.index("outside the grid")
             elif np.nan_to_num(uncertainty[row]) > rules.grid_m:

@@ -103,9 +103,10 @@ class Verdicts:
     Attributes
     ----------
     rows
-        ``file``, ``row``; ``site`` (row of ``places.footprints``), ``day``, ``event``, ``taxon`` (place in ``taxa``, -1 for
-        none), ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a record); ``reason`` (place in
-        :data:`REASONS`, 0 for a good row); ``rank_reason`` (the same, of rules that come after those about sites).
+        ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``), ``day``, ``event`` where that is a visit,
+        ``taxon`` (place in ``taxa``, -1 for none), ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a
+        record); ``reason`` (place in :data:`REASONS`, 0 for a good row); ``rank_reason`` (the same, of rules that come after
+        those about sites).
     taxa
         Accepted names.
     names
@@ -121,8 +122,10 @@ class Verdicts:
     places: Places
 
     @classmethod
-    def of(cls, occurrences: Occurrences, rules: SurveyRules, sites: gpd.GeoDataFrame | None = None) -> Verdicts:
-        """Judge the rows of ``occurrences`` by all rules that need no other row."""
+    def of(
+        cls, occurrences: Occurrences, rules: SurveyRules, sites: gpd.GeoDataFrame | None = None, *, numbered: bool = True
+    ) -> Verdicts:
+        """Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps ``file`` and ``row``."""
         if not set(GROUPS["place"]) & occurrences.columns:
             raise RecordsError("The records name no places: no file has coordinates, a footprint or a grid reference.")
         texts = occurrences.dictionaries
@@ -140,13 +143,15 @@ class Verdicts:
         for key, table in judged.items():
             query = query.join(table.lazy(), on=key, how="left")
         reasons = [pl.when(pl.col(f"{group}_reason") != 0).then(pl.col(f"{group}_reason")) for group in _FIRST]
+        duplicates = _duplicates(occurrences)
+        numbers = ["file", "row"] if numbered or duplicates else []
+        if duplicates:
+            numbers.append("record")
         rows = query.select(
-            "file",
-            "row",
-            "record",
+            *numbers,
             "site",
             "day",
-            "event",
+            *(["event"] if rules.scheme.visit == "event" else []),
             "taxon",
             pl.col("present") & ~pl.col("is_event"),
             "source_number",
@@ -154,13 +159,18 @@ class Verdicts:
             pl.coalesce(*reasons, pl.lit(0, dtype=pl.UInt8)).alias("reason"),
             pl.when(pl.col("is_event")).then(pl.lit(0, dtype=pl.UInt8)).otherwise(pl.col("name_reason")).alias("rank_reason"),
         ).collect(engine="streaming")
-        return cls(occurrences, _mark_duplicates(rows).drop("record"), taxa, names, places)
+        return cls(occurrences, _mark_duplicates(rows).drop("record") if duplicates else rows, taxa, names, places)
+
+
+def _duplicates(occurrences: Occurrences) -> bool:
+    """Tell whether any row stands twice; they are rare, and looking for them in all rows is dear."""
+    records = occurrences.scan().select("record").collect(engine="streaming").to_series().to_numpy(writable=True)
+    records.sort()
+    return bool((records[1:] == records[:-1]).any())
 
 
 def _mark_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
     """Mark all but the first of equal rows; an event and a record are never equal."""
-    if rows["record"].n_unique() == len(rows):
-        return rows
     rows = rows.sort("file", "row")
     again = ~pl.struct("record", "is_event").is_first_distinct()
     return rows.with_columns(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
+from data_prep.readers.inflate import fast_member
 
 LARGEST_RATIO = 200
 SMALL_BYTES = 100 << 20
@@ -46,10 +46,10 @@ class Container:
                     f"{name} in {self.path.name} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, more than "
                     f"{LARGEST_RATIO} times as much: this is no table of records. If you trust it, unpack it yourself."
                 )
-            stream = cast(io.RawIOBase, archive.open(info))
+            stream = fast_member(self.path, info) or archive.open(info)
         except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
             raise _damaged(self.path, error) from error
-        return cast(BinaryIO, io.BufferedReader(_Guarded(stream, archive, self.path), 1 << 20))
+        return cast(BinaryIO, _Guarded(stream, archive, self.path))
 
     def size(self, name: str) -> int:
         """Return the unpacked size of a file in bytes."""
@@ -67,27 +67,24 @@ class Container:
         return data
 
 
-class _Guarded(io.RawIOBase):
+class _Guarded:
     """A member of a zip archive whose damage is reported in a sentence."""
 
-    def __init__(self, stream: io.RawIOBase, archive: zipfile.ZipFile, path: Path) -> None:
+    def __init__(self, stream: Any, archive: zipfile.ZipFile, path: Path) -> None:
         self._stream, self._archive, self._path = stream, archive, path
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+    def read(self, size: int = -1) -> bytes:
         try:
-            data = self._stream.read(len(buffer)) or b""
+            return self._stream.read(size)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise _damaged(self._path, error) from error
-        buffer[: len(data)] = data
-        return len(data)
 
-    def close(self) -> None:
+    def __enter__(self) -> _Guarded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stream.close()
         self._archive.close()
-        super().close()
 
 
 def _damaged(path: Path, error: Exception) -> RecordsError:

@@ -19,7 +19,8 @@ import polars as pl
 from butterfly_sdm.errors import RecordsError
 from data_prep.readers.reader import Block
 
-BLOCK_BYTES = 32 << 20
+BLOCK_BYTES = 16 << 20
+PIECE_BYTES = 1 << 20
 LONGEST_ROW = 16 << 20
 _LONGEST_FIELD_LINES = 200
 
@@ -83,11 +84,10 @@ class DelimitedText:
     def blocks(self) -> Iterator[tuple[Block, int]]:
         """Yield blocks of rows, each with the bytes read so far."""
         number, whole, first = 0, 0, ""
-        for raw, position in row_blocks(self.name, self.open, self.layout, self.block_bytes):
-            text, damaged = utf8(raw)
+        for data, position in row_blocks(self.name, self.open, self.layout, self.block_bytes):
+            block, damaged = _parse(data, self.layout, self.wanted, number)
             if damaged and not self.notes:
                 self.notes.append(f"{self.name} has text that is not UTF-8; it was read as Windows-1252.")
-            block = _parse(text, self.layout, self.wanted, number)
             number = block_end(block, number)
             whole += len(block.rows)
             first = first or (str(block.malformed["text"][0]) if len(block.malformed) else "")
@@ -126,42 +126,57 @@ def row_blocks(
     """
     skip = layout.header_rows
     with open_bytes() as file:
-        decode = _decoder(layout.encoding, name)
-        rest = b""
-        position = 0
-        started = False
-        while True:
-            piece = file.read(block_bytes)
-            position += len(piece)
-            last = len(piece) < block_bytes
-            if last:
-                # A stream may return less than asked for; only an empty read is the end.
-                more = file.read(block_bytes - len(piece))
-                position += len(more)
-                piece, last = piece + more, not more
-            data = rest + decode(piece, last)
-            if not started:
-                data = data.removeprefix(b"\xef\xbb\xbf")
-                started = True
-            if b"\r" in data:
-                if last or not data.endswith(b"\r"):
-                    data, tail = data, b""
-                else:
-                    data, tail = data[:-1], b"\r"
-                data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n") + tail
-            cut = len(data) if last else _last_row_end(data, layout)
-            rest = data[cut:]
-            data = data[:cut]
-            if not cut and len(rest) > max(LONGEST_ROW, block_bytes):
+        held: list[bytes] = []
+        size = position = row = 0
+        for piece, read in _pieces(file, layout.encoding, name):
+            position += read
+            held.append(piece)
+            size += len(piece)
+            row = len(piece) - piece.rindex(b"\n") - 1 if b"\n" in piece else row + len(piece)
+            if row > LONGEST_ROW:
                 raise RecordsError(f"{name} has a row longer than {LONGEST_ROW >> 20} MiB: it is not a table of records.")
+            if size < block_bytes or (layout.quote is None and b"\n" not in piece):
+                continue
+            if layout.quote is None:
+                cut = piece.rindex(b"\n") + 1
+                held[-1], rest = piece[:cut], piece[cut:]
+                data = b"".join(held)
+            else:
+                data = b"".join(held)
+                cut = _last_row_end(data, layout)
+                data, rest = data[:cut], data[cut:]
+            held, size = [rest], len(rest)
             while skip and data:
-                end = _first_row_end(data, layout)
-                data = data[end:]
+                data = data[_first_row_end(data, layout) :]
                 skip -= 1
             if data:
                 yield data, position
-            if last:
-                return
+        data = b"".join(held)
+        while skip and data:
+            data = data[_first_row_end(data, layout) :]
+            skip -= 1
+        if data:
+            yield data, position
+
+
+def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
+    r"""Yield the text piece by piece as UTF-8 with ``\n`` as line end and no mark at its start, each with the bytes read."""
+    decode = _decoder(encoding, name)
+    first, hanging = True, b""
+    while True:
+        raw = file.read(PIECE_BYTES)
+        piece = hanging + decode(raw, not raw)
+        if first:
+            piece, first = piece.removeprefix(b"\xef\xbb\xbf"), False
+        hanging = b""
+        if raw and piece.endswith(b"\r"):
+            piece, hanging = piece[:-1], b"\r"  # the other half of the line end may follow
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece, len(raw)
+        if not raw:
+            return
 
 
 def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
@@ -225,7 +240,8 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
         return b"\n".join(rows), True
 
 
-def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:
+def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> tuple[Block, bool]:
+    """Cut a block into columns; also tell whether some of its text was not UTF-8."""
     names = [f"c{index}" for index in range(len(layout.columns) + 1)]
     of_file = {column: names[index] for index, column in reversed(list(enumerate(layout.columns)))}
     used = {of_file[column]: term for column, term in wanted.items()}
@@ -245,9 +261,10 @@ def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> 
             .collect()
         )
     if table is None or not _rectangular(data, table, names, layout.separator, quote):
-        return _cut_rows(data, layout, wanted, before)
+        text, damaged = utf8(data)
+        return _cut_rows(text, layout, wanted, before), damaged
     numbers = pl.Series("row", np.arange(before + 1, before + 1 + len(table), dtype=np.uint32))
-    return Block(table.select([pl.col(column).alias(term) for column, term in used.items()]), numbers)
+    return Block(table.select([pl.col(column).alias(term) for column, term in used.items()]), numbers), False
 
 
 def _rectangular(data: bytes, table: pl.DataFrame, names: Sequence[str], separator: str, quote: str | None) -> bool:

@@ -228,7 +228,7 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
 
 def test_one_endless_row_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.readers.delimited.LONGEST_ROW", 1 << 16)
-    monkeypatch.setattr("data_prep.readers.delimited.BLOCK_BYTES", 1 << 14)
+    monkeypatch.setattr("data_prep.readers.delimited.PIECE_BYTES", 1 << 12)
     from data_prep.readers.delimited import Layout, row_blocks
 
     with pytest.raises(RecordsError, match="it is not a table of records"):
