@@ -320,7 +320,10 @@ def _data_of_maps(findings: Findings, withheld: Sequence[str]) -> str:
     sites = findings.scores.per_site.iloc[:: max(1, -(-len(findings.scores.per_site) // MOST_SITES))].index
     species = [name for name in findings.dataset.species if name not in set(withheld)]
     rates = findings.dataset.rates.loc[sites, species]
-    factor = findings.scores.per_species.loc[species, "factor"].fillna(0) if species else pd.Series(dtype=float)
+    # Shown first: the best of those recorded at a good part of the sites.
+    table = findings.scores.per_species.loc[species]
+    common = table["recorded_at"] >= min(0.1 * len(sites), table["recorded_at"].max() if species else 0)
+    factor = table["factor"].fillna(0).where(common, -1)
     value = {
         "sites": list(map(str, sites)),
         "species": species,
