@@ -37,7 +37,9 @@ def test_it_is_a_predictor_that_can_be_saved() -> None:
 
 def test_an_image_network_learns_what_the_image_shows_and_nothing_else(make) -> None:
     dataset = make(90, seed=1, tile_px=32)
-    network = NetworkPredictor(**SMALL | {"epochs": 20, "patience": None, "learning_rate": 1e-2}, regulariser=None)
+    network = NetworkPredictor(
+        **SMALL | {"epochs": 12, "patience": None, "learning_rate": 1e-2, "batch_size": 12}, regulariser=None
+    )
     network.fit(dataset, dataset.split.train, validation=dataset.split.validation)
     gain = 1 - mse(network, dataset, dataset.split.validation) / mean_rate_mse(dataset)
     assert (gain[:2] > 0.5).all()  # the two species of the image
@@ -349,3 +351,52 @@ def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> No
     )
     pd.testing.assert_frame_equal(first, second, atol=1e-4)
     assert two.history["validation_loss"].to_numpy() == pytest.approx(one.history["validation_loss"].to_numpy(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16-mixed"},
+        {"accumulate": 2},
+        {"deterministic": True},
+        {"schedule": "constant"},
+        {"species_weights": [1.0, 0.0, 2.0, 1.0]},
+        {"fusion": "gate"},
+        {"loss": "beta_binomial"},
+        {"loss": "focal"},
+        {"loss": "asymmetric"},
+        {"loss": "mae"},
+        {"batch_size": 15},  # a last batch of one site
+        {"covariates": False},
+    ],
+)
+def test_every_setting_fits_and_predicts(make, change) -> None:
+    dataset = make(24, image=False)
+    network = NetworkPredictor(**TABLE | {"epochs": 2} | change).fit(dataset, dataset.split.train)
+    assert network.history["train_loss"].notna().all()
+    assert np.isfinite(network.predict(dataset, dataset.site_ids).to_numpy()).all()
+
+
+def test_a_species_without_weight_is_left_at_its_mean_rate(make) -> None:
+    dataset = make(60, image=False)
+    settings = TABLE | {"species_weights": [1.0, 1.0, 0.0, 1.0], "regulariser": None, "learning_rate": 1e-2, "epochs": 15}
+    network = NetworkPredictor(**settings).fit(dataset, dataset.split.train)
+    claims = network.predict(dataset, dataset.site_ids).std()
+    assert claims.iloc[2] < 0.5 * claims.iloc[3]
+
+
+def test_sites_without_visits_or_tiles_are_passed_over(make, caplog) -> None:
+    from dataclasses import replace
+
+    dataset = make(12)
+    sites, detections = dataset.sites.copy(), dataset.detections.copy()
+    sites.loc["s005", "visits"] = 0
+    detections.loc["s005"] = 0
+    sites.loc["s006", "tile_row"] = -1
+    thin = replace(dataset, sites=sites, detections=detections)
+    with caplog.at_level("WARNING"):
+        network = NetworkPredictor(**SMALL | {"epochs": 1}).fit(thin, thin.split.train)
+    assert "2 of 8 training sites have no visit or no tile" in caplog.text
+    assert network.card["training"]["sites"] == 6
+    with pytest.raises(DataError, match="None of the 1 training sites"):
+        NetworkPredictor(**SMALL).fit(thin, ["s005"])
