@@ -49,7 +49,10 @@ def list_rooms(app, docname, source):
         return
     groups = {
         "In depth": [name for name in ROOMS if (HERE / f"{name}.md").is_file()],
-        "Other domains": sorted(f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
+        "Other domains": sorted(
+            (f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
+            key=lambda name: (name != "plugins/index", name),
+        ),
     }
     blocks = [
         "\n".join(["```{toctree}", f":caption: {title}", ":maxdepth: 1", "", *pages, "```"])
