@@ -313,7 +313,7 @@ class DenseSurface:
             with torch.inference_mode():
                 z = nn.functional.normalize(torch.from_numpy(pooled[good]), dim=-1)  # (n, length)
                 joined = network.fuse(z.to(device), *self._beside(r, c, device))
-                found = torch.sigmoid(network.classifier(joined)).cpu().numpy()  # (n, species)
+                found = torch.sigmoid(network.classify(joined)).cpu().numpy()  # (n, species)
             if embedding is None:
                 embedding = np.full((count, width, joined.shape[1]), np.nan, dtype=np.float32)
             r -= rows.start

@@ -249,9 +249,10 @@ class PresenceNet(nn.Module):
 
         A modality that is not given counts as missing.
         """
-        return self._classify(self.fuse(z, covariates, position))
+        return self.classify(self.fuse(z, covariates, position))
 
-    def _classify(self, z: Tensor) -> Tensor:
+    def classify(self, z: Tensor) -> Tensor:
+        """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of size 1.
         return self.classifier(z * z.shape[-1] ** 0.5)
 
@@ -293,7 +294,7 @@ class PresenceNet(nn.Module):
                 whole = z.new_zeros(len(has_image), z.shape[1])
                 z = whole.index_put((has_image.nonzero().flatten(),), z)
         joined = self.fuse(z, covariates, position, has_image=has_image)
-        return self._classify(joined), joined
+        return self.classify(joined), joined
 
     def freeze(self, what: Freeze) -> None:
         """
