@@ -314,3 +314,37 @@ def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
         assert any("red and blue look swapped" in text for text in dataset.card.warnings) == warned
     near_infrared = dataset.tiles[:, 3].astype(float).mean()
     assert near_infrared > 2 * dataset.tiles[:, 1].mean()
+
+
+def test_what_was_built_from_the_same_inputs_is_not_built_again(tmp_path):
+    config = make_config(make_scene(tmp_path / "scene.tif"))
+    survey = make_survey(grid_of_places())
+    build(config, tmp_path / "out", survey)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    build(config, tmp_path / "out", survey)
+    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    build(config, tmp_path / "out", survey, seed=1)
+    assert stamps != {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+
+
+def test_a_composite_and_rasters_of_covariates_come_from_the_config(tmp_path):
+    for day in range(3):
+        folder = tmp_path / "scenes" / f"S2A_2023081{day}"
+        values = land(300, 400)
+        values[:, day * 50 : day * 50 + 40] = 9000  # a cloud over everything
+        for name, band in zip(("B04", "B03", "B02", "B08"), values, strict=True):
+            write_raster(folder / f"{name}.tif", band[None], names=None)
+        classes = np.where(values[0] == 9000, 9, 4).astype(np.uint8)
+        write_raster(folder / "SCL.tif", classes[None], names=None, nodata=None)
+    cover = write_raster(tmp_path / "cover.tif", np.full((1, 30, 40), 3, np.uint8), pixel=100, names=None, nodata=0)
+    config = make_config(
+        tmp_path / "scenes", scenes={"composite": {"method": "median", "months": [6, 9]}},
+        covariates={"rasters": [{"path": str(cover), "name": "cover", "kind": "fractions"}]},
+    )  # fmt: skip
+    build(config, tmp_path / "out", make_survey(grid_of_places()))
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.tiles.max() < 9000
+    assert dataset.sites["valid_fraction"].eq(1).all()
+    assert dataset.covariates["cover_3_1000m"].eq(1).all()
+    assert any("median of 2023-08-10 (13% cloudy)" in note for note in dataset.card.notes)
+    assert check_dataset(tmp_path / "out") == []
