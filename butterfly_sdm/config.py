@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field
 
-from butterfly_sdm.settings import Fraction, InputPath, Section, commented, load_settings
+from butterfly_sdm.settings import Fraction, InputPath, Options, Section, commented, load_settings
 
 Month = Annotated[int, Field(ge=1, le=12)]
 
@@ -191,7 +191,7 @@ class ModelConfig(Section):
     waves: int = Field(32, ge=1, description="Fourier features of the position")
     wave_scale: float = Field(0.5, gt=0, description="their spread, cycles per standard deviation of the positions")
     members: int = Field(1, ge=1, description="networks with seeds seed, seed + 1, ...; more than one: an ensemble")
-    options: dict[str, float | int | str | bool] = Field(default_factory=dict, description="of a baseline")
+    options: Options = Field(default_factory=dict, description="of a baseline")
 
 
 class RegulariserConfig(Section):
@@ -238,7 +238,7 @@ class LadderStepConfig(Section):
 
     kind: str = Field(description="name of a baseline, such as nearest_sites")
     name: str | None = Field(None, description="what tables call it; None: its kind")
-    options: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
 
 
 class EvaluateConfig(Section):

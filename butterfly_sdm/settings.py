@@ -35,6 +35,14 @@ InputPath = Annotated[Path, AfterValidator(_resolve)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _resolve_option(text: str, info: ValidationInfo) -> str:
+    return str(_resolve(Path(text), info)) if "${" in text else text
+
+
+# Of a baseline: text with ${NAME} in it is a path.
+Options = dict[str, float | int | bool | Annotated[str, AfterValidator(_resolve_option)]]
+
+
 class Section(BaseModel):
     """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
 

@@ -163,3 +163,12 @@ def test_the_ladder_of_the_real_sites(shared):
     assert ladder.table.loc["nearest_sites", "mse"] <= 1.14e-2
     assert ladder.table.loc["trees", "mse"] <= 1.03e-2
     assert ladder.table.loc["trees", "difference_high"] < 0
+
+
+def test_a_path_among_the_options_of_a_step_may_name_an_environment_variable(monkeypatch):
+    from butterfly_sdm.config import load_config
+
+    monkeypatch.setenv("SOMEWHERE", "/data")
+    step = {"kind": "probe", "options": {"embeddings": "${SOMEWHERE}/table.npz", "components": 8}}
+    config = load_config({"name": "trial", "evaluate": {"ladder": [step]}})
+    assert config.evaluate.ladder[0].options == {"embeddings": "/data/table.npz", "components": 8}
