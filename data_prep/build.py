@@ -263,6 +263,7 @@ def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: _F
 
     survey = read_survey(config.records, scratch=scratch, progress=progress)
     findings.sources.extend(record_sources(config.records))
+    findings.notes.extend(survey.notes)
     return survey
 
 
