@@ -221,7 +221,7 @@ def _key(config: BuildConfig, name: str, seed: int, survey: SurveyTable | None) 
 
 def _input_files(config: BuildConfig) -> Iterable[Path]:
     paths: list[Path] = []
-    for path in (config.records.path, config.records.sites, config.records.species):
+    for path in (config.records.path, config.records.sites, config.records.species, config.records.synonyms):
         paths += [path] if isinstance(path, Path) else [part for part in path or () if isinstance(part, Path)]
     if config.scenes is not None:
         paths += config.scenes.paths
