@@ -38,8 +38,10 @@ class Region:
         Two overlapping GeoTIFFs: bands red, green, blue, nir; 10 m; reflectance x 10,000; 0 is nodata.
     records
         Darwin Core Archive, laid out as a GBIF download.
-    sites, covariates
-        CSV with ``site_id, lon, lat, footprint_wkt``; CSV with ``site_id`` and climate.
+    sites
+        CSV with ``site_id, lon, lat, footprint_wkt``.
+    covariates
+        CSV with ``site_id`` and climate.
     truth_map
         GeoTIFF with one band per species: the true detection probability per visit, float32, one pixel per 320 m.
     truth_table
