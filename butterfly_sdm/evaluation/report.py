@@ -438,7 +438,7 @@ def _odmap(protocol: pd.DataFrame) -> str:
 
 def _data(findings: Findings) -> str:
     card = findings.dataset.card
-    entries = [(source.role, f"{source.name}{'. ' + source.citation if source.citation else ''}{'. Licence: ' + source.licence if source.licence else ''}"
+    entries: list[tuple[str, str]] = [(source.role, f"{source.name}{'. ' + source.citation if source.citation else ''}{'. Licence: ' + source.licence if source.licence else ''}"
                 f"{'. SHA-256 ' + source.sha256[:16] + '…' if source.sha256 else ''}") for source in card.sources]  # fmt: skip
     entries += [("data set", f"{card.name}, fingerprint {findings.dataset.fingerprint}")]
     entries += [("note", note) for note in card.notes] + [("warning", warning) for warning in card.warnings]

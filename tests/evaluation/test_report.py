@@ -1,6 +1,8 @@
 """The report says what was found, holds no link to the network and no script of others."""
 
 import re
+import shutil
+import subprocess
 from dataclasses import replace
 
 import pandas as pd
@@ -105,3 +107,19 @@ def test_ticks_are_round_and_colours_diverge():
     assert ticks(-0.1, 0.1)[0] >= -0.1 and 0.0 in ticks(-0.1, 0.1)
     assert ticks(3, 3) == [3]
     assert len({diverging_colour(value) for value in (-9, 0, 9)}) == 3 and diverging_colour(9) == diverging_colour(2)
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_the_page_works_in_a_browser_and_fits_a_phone(findings, tmp_path):
+    path = write_report(findings, tmp_path / "report.html")
+    # The page is asked for its own width after its script has run.
+    probe = "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`;</script></body>"
+    path.write_text(path.read_text().replace("</body>", probe))
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=360,800", "--dump-dom", path.as_uri()]
+    page = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
+    options = page.split('id="pick"')[1].split("</select>")[0]
+    assert options.count("<option") == len(findings.dataset.species)
+    assert f"{len(findings.dataset.species)} of {len(findings.dataset.species)} species" in page
+    assert "Recorded at" in page.split('id="picked"')[1].split("</p>")[0]
+    width, window = re.search(r"<title>(\d+) of (\d+)</title>", page).groups()
+    assert int(width) <= int(window)
