@@ -17,7 +17,7 @@ from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.readers.containers import Container, is_zip, open_container
 from data_prep.readers.delimited import DelimitedText, Layout, sniff
 from data_prep.readers.reader import Block
-from data_prep.readers.terms import match_columns, require
+from data_prep.readers.terms import key, match_columns, require
 
 PARQUET_ROWS = 200_000
 _TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
@@ -105,7 +105,10 @@ class TableReader:
     def recognises(self, path: Path) -> bool:
         """Tell whether it is a text or Parquet file, or a zip archive that holds one text file."""
         if is_zip(path):
-            return len(_text_names(open_container(path))) == 1
+            # A lone readme is no table.
+            return len(_text_names(open_container(path))) == 1 and bool(
+                match_columns(sorted(_header(self, path, raw=True)), {}, "")
+            )
         return path.is_file() and _suffix(path) in (*_TEXT_SUFFIXES, ".parquet")
 
     def open(self, path: Path, columns: Mapping[str, str]) -> TextTable | ParquetTable:
@@ -209,12 +212,11 @@ def _open_text(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
-def _header(reader: TableReader, path: Path) -> set[str]:
-    from data_prep.readers.terms import key
-
+def _header(reader: TableReader, path: Path, *, raw: bool = False) -> set[str]:
+    """Return the names of the columns, simplified unless ``raw``; none where they cannot be read."""
     if path.suffix.lower() == ".parquet":
         try:
-            return {key(name) for name in pq.read_schema(path).names}
+            return {name if raw else key(name) for name in pq.read_schema(path).names}
         except (pa.ArrowInvalid, OSError):
             return set()
     try:
@@ -225,6 +227,6 @@ def _header(reader: TableReader, path: Path) -> set[str]:
         else:
             with _open_text(path) as file:
                 sample = file.read(1 << 16)
-        return {key(name) for name in sniff(sample).columns}
+        return {name if raw else key(name) for name in sniff(sample).columns}
     except (RecordsError, OSError, EOFError):
         return set()

@@ -162,10 +162,12 @@ def test_columns_with_one_value_throughout_stand_in_meta_xml(tmp_path):
 
 
 def test_a_zip_without_occurrences_says_what_it_holds(tmp_path):
-    path = zipped(tmp_path / "a.zip", {"notes.md": "hello"})
-    for format in ("auto", "dwca"):
-        with pytest.raises(RecordsError, match=r"holds notes.md|but notes.md"):
-            read_occurrences([path], scratch=tmp_path, format=format)
+    for name in ("notes.md", "readme.txt"):
+        path = zipped(tmp_path / f"{name}.zip", {name: "hello, world"})
+        for format in ("auto", "dwca"):
+            with pytest.raises(RecordsError, match=rf"(holds|but) {name}.*") as caught:
+                read_occurrences([path], scratch=tmp_path, format=format)
+            assert "neither meta.xml nor occurrence.txt" in str(caught.value)
 
 
 def test_a_core_file_that_is_not_there_is_named(tmp_path):
