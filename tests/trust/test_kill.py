@@ -28,9 +28,7 @@ def _kill_and_run_again(finished, verb: str, work: Path, seconds: float) -> None
     result = work / faults.RESULTS[verb]
     whole = faults.digest(finished.work / faults.RESULTS[verb], leave_out=LEFT_OUT)
     if killed and result.exists() and verb != "evaluate":
-        assert faults.digest(result, leave_out=LEFT_OUT) == whole, (
-            f"{verb} killed after {seconds:.2f} s left a half artefact"
-        )
+        assert faults.digest(result, leave_out=LEFT_OUT) == whole, f"{verb} killed after {seconds:.2f} s left a half artefact"
     code, message, _ = faults.run(verb, finished.config, work)
     assert code == 0, f"{verb}, killed after {seconds:.2f} s, did not go on: {message}"
     assert faults.digest(result, leave_out=LEFT_OUT) == whole, f"{verb}, killed after {seconds:.2f} s, ended differently"
