@@ -97,6 +97,8 @@ def main() -> None:
         "band statistics too, regulariser": (described, table | {"regulariser": {"weight": 0.1, "bottom": 16}}),
         "image": (dataset, {}),
         "all": (dataset, everything),
+        "all, dropout and slow waves": (dataset, everything | {"dropout": 0.5, "modality_dropout": 0.3, "wave_scale": 0.1}),
+        "image and covariates": (dataset, {"covariates": True, "modality_dropout": 0.3, "dropout": 0.5}),
         "all, regulariser": (dataset, everything | {"regulariser": {"weight": 0.1, "bottom": 16}}),
         "image, no margin": (dataset, {"window_px": 128, "margin_px": 0}),
     }
