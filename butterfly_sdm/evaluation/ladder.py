@@ -15,7 +15,7 @@ from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.artefact import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.splits import Split, spatial_folds
+from butterfly_sdm.data.splits import PARTS, Split, spatial_folds
 from butterfly_sdm.errors import ButterflySDMError, DataError
 from butterfly_sdm.evaluation.compare import (
     Comparison,
@@ -26,7 +26,7 @@ from butterfly_sdm.evaluation.compare import (
     rescored,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
+from butterfly_sdm.evaluation.evaluate import REFERENCE, needs_tiles, seeded_options
 from butterfly_sdm.evaluation.plots import plot_ladder
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
@@ -141,7 +141,8 @@ def run_ladder(
     ----------
     steps
         Kinds of baselines, mappings with ``kind``, ``name`` and ``options``, or factories by name. The mean rate is always
-        there. A predictor the data set does not serve (no tiles, no covariates) is noted and left out.
+        there. A predictor the data set does not serve (no tiles, no covariates) is noted and left out. If only some sites have
+        tiles and a predictor needs them, all predictors are fitted and scored on those sites.
     part, split
         Where each is scored after fitting to the training part; ``split`` None: that of the data set.
     n_folds, distance_m, folds
@@ -166,6 +167,7 @@ def run_ladder(
     if REFERENCE not in factories:
         factories = {REFERENCE: lambda: make_baseline(REFERENCE), **factories}
     factories = {REFERENCE: factories.pop(REFERENCE), **factories}  # first: the others are compared with it
+    split = _with_tiles(dataset, split, factories)
     sites = [site for site in split.part(part) if dataset.visits[site] > 0]
     known = dataset.sites.loc[[*split.part("train"), *(sites if part != "train" else ())]]
     if folds is None:
@@ -218,6 +220,20 @@ def run_ladder(
     if folder is not None:
         _write(ladder, predictions, Path(folder))
     return ladder
+
+
+def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]) -> Split:
+    """Return the split without sites that have no tile, if a predictor needs tiles and there are some."""
+    have = set(dataset.sites_with_tiles)
+    if not have or not any(needs_tiles(make()) for make in factories.values()):
+        return split
+    parts = {part: tuple(site for site in getattr(split, part) if site in have) for part in PARTS}
+    lost = sum(len(getattr(split, part)) - len(sites) for part, sites in parts.items())
+    if lost:
+        log.warning(
+            "%d sites have no tile and are left out of the whole ladder, since one of its predictors needs tiles.", lost
+        )
+    return Split(**parts, method=split.method)
 
 
 def _fitted(make: Factory, dataset: Dataset, split: Split) -> Predictor:

@@ -1,10 +1,13 @@
 """Cross-validation, the paired block bootstrap and the ladder."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.data.splits import Split, spatial_folds
 from butterfly_sdm.errors import DataError, ModelError
 from butterfly_sdm.evaluation import compare, cross_validate, run_ladder, score_predictions
@@ -136,6 +139,17 @@ def test_a_step_the_data_do_not_serve_is_noted_and_left_out(world):
     ladder = run_ladder(world, [{"kind": "trees", "options": {"bands": True}}], n_folds=0, repeats=100)
     assert "has no tiles" in ladder.table.loc["trees", "note"] and "left out" in ladder.summary()["trees"]
     assert "cv_mse" not in ladder.table
+
+
+def test_if_one_step_needs_tiles_all_are_scored_on_the_sites_that_have_one(world):
+    sites = world.sites.copy()
+    sites["tile_row"] = np.where(np.arange(len(sites)) % 4 == 0, -1, np.cumsum(np.arange(len(sites)) % 4 != 0) - 1)
+    tiles = np.random.default_rng(0).integers(1, 3000, (sites["tile_row"].max() + 1, 1, 8, 8)).astype(np.uint16)
+    card = world.card.model_copy(update={"tiles": TileCard(bands=("nir",), size_px=8, resolution_m=10)})
+    pictured = replace(world, card=card, sites=sites, tiles=tiles)
+    ladder = run_ladder(pictured, [{"kind": "trees", "options": {"bands": True, "trees": 5}}], n_folds=0, repeats=100)
+    assert not ladder.table["note"].any()
+    assert {scores["sites"] for scores in ladder.scores.values()} == {51}  # of 67 validation sites
 
 
 def test_a_ladder_takes_any_predictor_by_its_factory(world):
