@@ -48,6 +48,9 @@ class TileBatches:
         With the epoch, what order and crops depend on.
     pin
         Whether batches lie in page-locked memory, from which a GPU fetches them while it computes.
+    recycle
+        Batches that may be in use at once; the memory of older ones is written over, which spares fresh pages (they cost more
+        than the copy). 0: every batch has its own memory, so batches can be kept.
 
     Raises
     ------
@@ -66,7 +69,10 @@ class TileBatches:
         shuffle: bool = True,
         seed: int = 0,
         pin: bool = False,
+        recycle: int = 0,
     ) -> None:
+        self.recycle = recycle
+        self._used: list[Tensor] = []
         self.tiles, self.rows = tiles, np.asarray(rows, dtype=np.int64)
         if len(self.rows) and not (self.rows.min() >= 0 and self.rows.max() < len(tiles)):
             raise DataError(f"Rows {self.rows.min()} to {self.rows.max()} are asked for; there are {len(tiles)} tiles.")
@@ -108,7 +114,14 @@ class TileBatches:
         """
         bands = self.tiles.shape[1] if self.bands is None else len(self.bands)
         size = self.crop_px
-        batch = torch.empty((len(places), bands, size, size), dtype=torch.uint16, pin_memory=self.pin)
+        shape = (self.batch_size if self.recycle else len(places), bands, size, size)
+        if len(self._used) < self.recycle or not self.recycle:
+            batch = torch.empty(shape, dtype=torch.uint16, pin_memory=self.pin)
+        else:
+            batch = self._used.pop(0)
+        if self.recycle:
+            self._used.append(batch)
+            batch = batch[: len(places)]
         out = batch.numpy()
         for number, (row, (top, left)) in enumerate(zip(self.rows[places].tolist(), corners.tolist(), strict=True)):
             crop = self.tiles[row, :, top : top + size, left : left + size]

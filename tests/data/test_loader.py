@@ -48,6 +48,14 @@ def test_bands_are_taken_by_place(tiles):
     np.testing.assert_array_equal(counts.numpy()[0], tiles[4][[3, 0]])
 
 
+def test_recycled_memory_gives_the_same_batches_while_they_are_in_use(tiles):
+    own = [counts for _, counts in TileBatches(tiles, range(10), batch_size=4, crop_px=6)]
+    recycled = TileBatches(tiles, range(10), batch_size=4, crop_px=6, recycle=4)
+    for _ in range(3):
+        for expected, (_, counts) in zip(own, ReadAhead(recycled), strict=True):
+            assert torch.equal(expected, counts)
+
+
 def test_reading_ahead_gives_the_same_items_in_order(tiles):
     batches = TileBatches(tiles, range(10), batch_size=3)
     direct = [counts for _, counts in batches]
