@@ -39,16 +39,13 @@ html_static_path = ["_static"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
 suppress_warnings = ["myst.header"]  # a notebook may begin with a heading of any level
 
-# Pages beside the code of one room; listed if they are there, so that a room can be taken out.
-ROOMS = ("records", "imagery", "models", "regulariser", "baselines", "evaluation", "maps", "best")
-
 
 def list_rooms(app, docname, source):
-    """Fill the place of the rooms' pages in the table of contents."""
+    """List the pages that lie beside the code of one room, which come and go with it."""
     if docname != "index":
         return
     groups = {
-        "In depth": [name for name in ROOMS if (HERE / f"{name}.md").is_file()],
+        "In depth": sorted({path.stem for path in HERE.glob("*.md")} - {"index", *source[0].split()}),
         "Other domains": sorted(
             (f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
             key=lambda name: (name != "plugins/index", name),

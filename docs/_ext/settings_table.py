@@ -87,7 +87,7 @@ class Settings(Directive):
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
     """Return a docutils table; the first column and the defaults are code."""
     group = nodes.tgroup(cols=len(head))
-    for width in ((20, 25, 20, 45) if len(head) == 4 else (25, 85)):
+    for width in (20, 25, 20, 45) if len(head) == 4 else (25, 85):
         group += nodes.colspec(colwidth=width)
     top, body = nodes.thead(), nodes.tbody()
     group += [top, body]
