@@ -313,9 +313,7 @@ def report(
             )
         )
     target = Path(out) if out is not None else open_run(runs[0], ())[0].folder / "report.html"
-    withheld = [name for name, policy in _sensitive(load_config(open_run(runs[0], ())[1])) if policy == "withhold"]
+    # The page places sites exactly, so a species that may only be told coarsely is left out of it too.
+    settings = open_run(runs[0], ())[1]
+    withheld = tuple(settings.build.records.sensitive) if settings.build is not None else ()
     return write_report(findings, target, withheld=withheld)
-
-
-def _sensitive(settings: Config) -> list[tuple[str, str]]:
-    return list(settings.build.records.sensitive.items()) if settings.build is not None else []
