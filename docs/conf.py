@@ -45,7 +45,7 @@ def list_rooms(app, docname, source):
     if docname != "index":
         return
     groups = {
-        "In depth": sorted({path.stem for path in HERE.glob("*.md")} - {"index", *source[0].split()}),
+        "In depth": sorted({path.stem for path in HERE.glob("*.md")} - {"index", *source[0].splitlines()}),
         "Other domains": sorted(
             (f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
             key=lambda name: (name != "plugins/index", name),
