@@ -253,20 +253,19 @@ def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, mon
     )
     whole = CutReport()
     cut_tiles(scene, grid, tmp_path / "whole.npy", executor=Serial(), report=whole)
-    attempts, found = 0, 0
+    attempts = 0
     while True:
         attempts += 1
         report = CutReport()
         try:
-            cut_tiles(scene, grid, tmp_path / "tiles.npy", executor=Serial(6 if crs is None else 14), report=report)
+            cut_tiles(scene, grid, tmp_path / "tiles.npy", executor=Serial(6 if crs is None else 21), report=report)
         except KeyboardInterrupt:
             continue
         finally:
-            found += report.units_found
             assert attempts < 60
         break
     assert attempts >= 2
-    assert found > 0
+    assert report.units_done < whole.units_done  # what an earlier attempt did is not done again
     assert (tmp_path / "tiles.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif", "tiles.npy", "whole.npy"]
 
