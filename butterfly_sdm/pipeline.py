@@ -9,6 +9,8 @@ lies. Work that was interrupted continues; work that is done is not done again.
 from __future__ import annotations
 
 import inspect
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +93,7 @@ class Run:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set the run was trained on, if it still lies where it was."""
-        return Dataset.open(self.card["dataset"])
+        return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
 
 
 def build(
@@ -194,28 +196,25 @@ def train(
         taken = inspect.signature(predictor.fit).parameters.keys() & offered
         predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
         predictor.save(partial)  # type: ignore[attr-defined]
+        for checkpoints in list(partial.rglob("checkpoints")):  # they serve to resume, and are several times the model
+            shutil.rmtree(checkpoints)
         card = {
             "format": "butterfly_sdm run",
             "format_version": RUN_VERSION,
             "key": key,
             "name": settings.name,
-            "dataset": str(data.folder.resolve()) if data.folder else None,
+            # Relative, so that run and data set can move together.
+            "dataset": os.path.relpath(data.folder.resolve(), folder.resolve()) if data.folder else None,
             "dataset_fingerprint": data.fingerprint,
             "software": {name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")},
-            # Checkpoints only serve to resume; the rest is the run.
             "files": {
-                path.name: sha256(path)
-                for path in sorted(partial.iterdir())
+                path.relative_to(partial).as_posix(): sha256(path)
+                for path in sorted(partial.rglob("*"))
                 if path.is_file() and not path.name.startswith(".")
             },
         }
         write_json(partial / "run.json", sealed(card))
     return Run.open(folder)
-
-
-def _files_of_run(folder: Path) -> list[Path]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith("."))
-    return [path for path in files if "checkpoints" not in path.relative_to(folder).parts]
 
 
 def evaluate(
@@ -458,7 +457,7 @@ def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
     if dataset is not None:
         return Dataset.open(dataset)
     if not run.card.get("dataset"):
-        raise DataError(f"The run {run.folder} does not say where its data set lies. Name it: --set train.dataset=DIR")
+        raise DataError(f"The run {run.folder} does not say where its data set lies. Name it: --dataset DIR")
     return run.dataset
 
 
