@@ -79,8 +79,9 @@ def _root(
 
     handler = RichHandler(console=terminal.err, show_time=False, show_path=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-    logging.getLogger("butterfly_sdm").setLevel(logging.INFO if verbose else logging.WARNING)
-    logging.getLogger("data_prep").setLevel(logging.INFO if verbose else logging.WARNING)
+    if verbose:
+        logging.getLogger("butterfly_sdm").setLevel(logging.INFO)
+        logging.getLogger("data_prep").setLevel(logging.INFO)
 
 
 @app.command(epilog=_example("butterfly-sdm demo --out butterfly_demo"))
