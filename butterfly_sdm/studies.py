@@ -16,7 +16,7 @@ import pandas as pd
 from butterfly_sdm.config import Config, load_config
 from butterfly_sdm.data.artefact import atomic_path, fingerprint
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.pipeline import (
     ConfigLike,
@@ -308,6 +308,7 @@ def report(
                 baselines=kinds,
                 config=settings.model_dump(mode="json"),
                 folder=opened.folder,
+                importance_repeats=1 if isinstance(opened.predictor, Embedding) else 3,  # a network predicts slowly
                 seed=settings.seed,
                 progress=progress,
             )
