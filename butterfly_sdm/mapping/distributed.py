@@ -7,13 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
-from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from butterfly_sdm.data.artefact import read_json
-from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError
+from butterfly_sdm.errors import MissingPackageError, ModelError
 
 
 class Unit(Protocol):
@@ -53,29 +51,15 @@ class Handle:
         """The predictor; read from its folder, once per process, where it is not at hand."""
         if self._predictor is None:
             assert self.folder is not None
-            self._predictor = load_predictor(self.folder)
+            self._predictor = _load_once(self.folder)
         return self._predictor
 
 
 @lru_cache(maxsize=2)
-def load_predictor(folder: Path) -> Any:
-    """
-    Load the predictor saved in ``folder`` by the kind in its ``model.json``.
+def _load_once(folder: Path) -> Any:
+    from butterfly_sdm.predictors import load_predictor
 
-    Raises
-    ------
-    ArtefactError
-        The kind is unknown.
-    """
-    from butterfly_sdm.baselines import BASELINES
-    from butterfly_sdm.models import MODELS
-
-    kinds = {**BASELINES, **MODELS}
-    kind = read_json(Path(folder) / "model.json").get("kind")
-    if kind not in kinds:
-        raise ArtefactError(f"{folder} holds a model of kind {kind!r}; known are {', '.join(kinds)}.")
-    module, _, name = kinds[kind].partition(":")
-    return getattr(import_module(module), name).load(Path(folder))
+    return load_predictor(folder)
 
 
 def run_unit(unit: Unit) -> Any:
