@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,5 +165,5 @@ def needs_tiles(predictor: Predictor) -> bool:
 
 def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
     """Give ``seed`` to those baselines that take one."""
-    takes_seed = kind in BASELINES and any(entry.name == "seed" for entry in fields(load_class(BASELINES[kind])))
+    takes_seed = kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
     return {"seed": seed, **options} if takes_seed else options

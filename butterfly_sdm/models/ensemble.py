@@ -72,6 +72,11 @@ class Ensemble:
         return tuple(self.members[0].species)
 
     @property
+    def needs_tiles(self) -> bool:
+        """Whether a member cannot predict a site without a tile."""
+        return any(getattr(member, "needs_tiles", True) for member in self.members)
+
+    @property
     def history(self) -> pd.DataFrame:
         """One row per member and epoch."""
         tables = [getattr(member, "history", pd.DataFrame()) for member in self.members]

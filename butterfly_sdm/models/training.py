@@ -166,6 +166,11 @@ class NetworkPredictor:
         self.history = pd.DataFrame()
         self.card: dict[str, Any] = {}
 
+    @property
+    def needs_tiles(self) -> bool:
+        """Whether a site without a tile cannot be predicted: the image is all the network sees."""
+        return self.image and not (self.covariates or self.position)
+
     def settings(self) -> dict[str, Any]:
         """Return the hyper-parameters by name, as plain values."""
         value = {entry.name: getattr(self, entry.name) for entry in fields(self)}

@@ -97,3 +97,9 @@ def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
     other.species = ("Vanessa atalanta",)
     with pytest.raises(DataError, match="no mean"):
         Ensemble.of_runs(["a", "b"], load_member=lambda folder: other if folder.name == "a" else ensemble.members[0])
+
+
+def test_only_members_that_see_nothing_but_the_image_need_tiles():
+    assert Ensemble.of_networks(2).needs_tiles
+    assert not Ensemble.of_networks(2, covariates=True).needs_tiles
+    assert not Ensemble.of_networks(2, image=False, position=True).needs_tiles
