@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rasterio.shutil import copy as copy_raster
 from rasterio.windows import Window
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.data.artefact import atomic_path, read_json, sha256
 from butterfly_sdm.errors import MissingFileError, RasterError
 
 TILE_PX = 256
@@ -220,6 +220,9 @@ def check_map(path: Path) -> list[str]:
     expected = read_tags(path)["sha256"]
     digest = hashlib.sha256()
     problems = []
+    stated = _stated_checksum(path)
+    if stated is not None and stated != "1220" + sha256(path):  # 1220: the multihash of 32 bytes of SHA-256
+        problems.append(f"{path} was changed after it was written: its bytes no longer have the checksum in its STAC item.")
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as source:
             for row in range(0, source.height, TILE_PX):
@@ -232,3 +235,16 @@ def check_map(path: Path) -> list[str]:
     _, errors, _ = cog_validate(path)
     problems += [f"{path} is no longer cloud-optimised: {error}" for error in errors]
     return problems
+
+
+def _stated_checksum(path: Path) -> str | None:
+    """Return the checksum of the whole file in the STAC item beside a map, if there is one."""
+    item = path.with_suffix(".json")
+    if not item.is_file():
+        return None
+    value = read_json(item)
+    assets = value.get("assets") if isinstance(value, dict) else None
+    for asset in assets.values() if isinstance(assets, dict) else ():
+        if isinstance(asset, dict) and Path(str(asset.get("href"))).name == path.name and "file:checksum" in asset:
+            return str(asset["file:checksum"])
+    return None
