@@ -195,7 +195,10 @@ def read_tags(path: Path) -> dict[str, Any]:
             tags = source.tags()
     except RasterioError as error:
         raise RasterError(f"{path} is not a GeoTIFF: {error}. Name a map that butterfly-sdm map wrote.") from error
-    found = {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
+    try:
+        found = {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
+    except ValueError as error:
+        raise RasterError(f"{path} is damaged: its metadata cannot be read ({error}). Make the map again.") from error
     if "sha256" not in found:
         raise RasterError(f"{path} is not a map of butterfly_sdm: its metadata lacks {TAG}_SHA256. Name another file.")
     return found
@@ -217,12 +220,12 @@ def check_map(path: Path) -> list[str]:
     """
     from rio_cogeo.cogeo import cog_validate
 
+    stated = _stated_checksum(path)
+    if stated is not None and stated != "1220" + sha256(path):  # 1220: the multihash of 32 bytes of SHA-256
+        return [f"{path} was changed after it was written: its bytes no longer have the checksum in its STAC item."]
     expected = read_tags(path)["sha256"]
     digest = hashlib.sha256()
     problems = []
-    stated = _stated_checksum(path)
-    if stated is not None and stated != "1220" + sha256(path):  # 1220: the multihash of 32 bytes of SHA-256
-        problems.append(f"{path} was changed after it was written: its bytes no longer have the checksum in its STAC item.")
     try:
         with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as source:
             for row in range(0, source.height, TILE_PX):
