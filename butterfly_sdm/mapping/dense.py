@@ -22,12 +22,11 @@ from torch import nn
 
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.mapping.distributed import Handle
 from butterfly_sdm.mapping.engines import CALIBRATION_PX, Engine, choose_engine
 from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
-from butterfly_sdm.mapping.windows import WindowSurface
+from butterfly_sdm.mapping.windows import BesideExact, WindowSurface
 from butterfly_sdm.models.inputs import site_inputs
 
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
@@ -172,7 +171,7 @@ class DenseUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class DenseSurface:
+class DenseSurface(BesideExact):
     """
     Probabilities of a network whose trunk sees all windows at once.
 
@@ -193,36 +192,6 @@ class DenseSurface:
     engine: Engine
     block_px: int
     halo_px: int
-
-    @property
-    def handle(self) -> Handle:
-        """The predictor."""
-        return self.exact.handle
-
-    @property
-    def species(self) -> tuple[str, ...]:
-        """Names of the species."""
-        return self.exact.species
-
-    @property
-    def scene(self) -> Scene:
-        """Where the pixels are read."""
-        return self.exact.scene
-
-    @property
-    def lattice(self) -> Lattice:
-        """The positions."""
-        return self.exact.lattice
-
-    @property
-    def wanted(self) -> np.ndarray:
-        """(height, width) positions that lie in the area of interest."""
-        return self.exact.wanted
-
-    @property
-    def min_valid_fraction(self) -> float:
-        """Smallest share of measured pixels in the window of a position with a value."""
-        return self.exact.min_valid_fraction
 
     @property
     def cell_px(self) -> int:

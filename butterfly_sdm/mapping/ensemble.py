@@ -9,13 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.mapping.dense import DenseSurface, dense_surface
 from butterfly_sdm.mapping.distributed import Handle, Unit
-from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
-from butterfly_sdm.mapping.windows import WindowSurface
+from butterfly_sdm.mapping.windows import BesideExact, WindowSurface
 
 
 class MemberStores:
@@ -52,36 +50,11 @@ class MemberUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class EnsembleSurface:
+class EnsembleSurface(BesideExact):
     """Mean and spread of the probabilities of networks that share window and margin."""
 
     exact: WindowSurface
     parts: tuple[DenseSurface, ...]
-
-    @property
-    def species(self) -> tuple[str, ...]:
-        """Names of the species."""
-        return self.exact.species
-
-    @property
-    def scene(self) -> Scene:
-        """Where the pixels are read."""
-        return self.exact.scene
-
-    @property
-    def lattice(self) -> Lattice:
-        """The positions."""
-        return self.exact.lattice
-
-    @property
-    def wanted(self) -> np.ndarray:
-        """(height, width) positions that lie in the area of interest."""
-        return self.exact.wanted
-
-    @property
-    def min_valid_fraction(self) -> float:
-        """Smallest share of measured pixels in the window of a position with a value."""
-        return self.exact.min_valid_fraction
 
     @property
     def engine(self) -> Any:

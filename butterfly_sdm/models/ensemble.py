@@ -16,10 +16,8 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models import MODELS
+from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.progress import Progress, silent
-
-FORMAT = "butterfly_sdm model"
-FORMAT_VERSION = 1
 
 
 @dataclass(eq=False)
@@ -169,11 +167,7 @@ class Ensemble:
             A file is absent or damaged, or the members do not belong together.
         """
         folder = Path(folder)
-        value = read_json(folder / "model.json")
-        if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("kind") != cls.kind:
-            raise ModelError(f"{folder / 'model.json'} does not describe an ensemble of butterfly_sdm.")
-        if value.get("format_version") != FORMAT_VERSION:
-            raise ModelError(f"{folder} has model format {value.get('format_version')!r}; this release reads {FORMAT_VERSION}.")
+        value = read_model_card(folder, cls.kind)
         names = value.get("members")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             raise ArtefactError(f"{folder / 'model.json'} is damaged: it does not list its members. Train again.")

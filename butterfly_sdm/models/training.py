@@ -14,10 +14,11 @@ import pandas as pd
 import torch
 from scipy.special import expit
 
-from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
+from butterfly_sdm.data.artefact import atomic_path, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.presence import PresenceName
+from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.models.fusion import FusionRule
 from butterfly_sdm.models.inputs import SiteInputs, TileReader, band_statistics, site_inputs
 from butterfly_sdm.models.presence_net import Architecture, Freeze, PresenceNet, start_at_rates
@@ -25,9 +26,6 @@ from butterfly_sdm.models.stem import StemRule
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.training")
-
-FORMAT = "butterfly_sdm model"
-FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -356,11 +354,7 @@ class NetworkPredictor:
         from safetensors.torch import load_file
 
         folder = Path(folder)
-        value = read_json(folder / "model.json")
-        if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("kind") != cls.kind:
-            raise ModelError(f"{folder / 'model.json'} does not describe a network of butterfly_sdm.")
-        if value.get("format_version") != FORMAT_VERSION:
-            raise ModelError(f"{folder} has model format {value.get('format_version')!r}; this release reads {FORMAT_VERSION}.")
+        value = read_model_card(folder, cls.kind)
         try:
             settings, species, covariates = value["settings"], tuple(value["species"]), tuple(value["covariates"])
             architecture = Architecture.from_dict(value["architecture"])
