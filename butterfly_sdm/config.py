@@ -27,6 +27,9 @@ class RecordsConfig(Section):
     format: str = Field("auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader")
     columns: dict[str, str] = Field(default_factory=dict, description="our name of a column: its name in the file")
     sites: InputPath | None = Field(None, description="table of site_id and footprint_wkt that names the sites")
+    unrecorded: Literal["drop", "keep"] = Field(
+        "drop", description="listed sites without a counted record; keep: with 0 visits, to predict but not to learn from"
+    )
     species: InputPath | tuple[str, ...] | None = Field(None, description="species to keep, in order; None: all")
     institutions: tuple[str, ...] = ()
     years: tuple[int, int] | None = Field(None, description="first and last year")
@@ -118,6 +121,11 @@ class ReadyTilesConfig(Section):
     scale: float = Field(1e-4, gt=0)
     offset: float = 0.0
 
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """All folders."""
+        return (self.folder,) if isinstance(self.folder, Path) else self.folder
+
 
 class CovariateRasterConfig(Section):
     """A raster that gives numbers per site: its mean, or the share of each class."""
@@ -134,9 +142,16 @@ class CovariateRasterConfig(Section):
 class CovariatesConfig(Section):
     """Numbers per site."""
 
-    table: InputPath | None = Field(None, description="CSV or Parquet with site_id and one column per covariate")
+    table: InputPath | tuple[InputPath, ...] | None = Field(
+        None, description="CSV or Parquet with site_id and one column per covariate, NPZ with site_id and an array, or several"
+    )
     rasters: tuple[CovariateRasterConfig, ...] = ()
     units: dict[str, str] = Field(default_factory=dict)
+
+    @property
+    def tables(self) -> tuple[Path, ...]:
+        """All tables."""
+        return self.table if isinstance(self.table, tuple) else () if self.table is None else (self.table,)
 
 
 class SplitConfig(Section):

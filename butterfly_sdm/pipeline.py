@@ -375,7 +375,7 @@ def check(artefact: str | Path) -> list[str]:
     if not path.exists():
         raise MissingFileError(f"{path} does not exist. Name a data set folder, a run folder or a map.")
     if (path / "dataset.json").is_file():
-        from data_prep.build import check_dataset
+        from data_prep.checking import check_dataset
 
         return check_dataset(path)
     if (path / "run.json").is_file():

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.features import geometry_mask
 from rasterio.windows import Window, from_bounds
 
+from butterfly_sdm.config import CovariatesConfig
 from butterfly_sdm.data.products import metres_per_unit
 from butterfly_sdm.data.raster import open_raster
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
@@ -25,26 +27,75 @@ from data_prep.tiles import run_units, threads
 log = logging.getLogger("data_prep.covariates")
 
 
-def read_covariates(
-    path: str | Path, site_ids: pd.Index, *, units: Mapping[str, str] | None = None
-) -> tuple[pd.DataFrame, dict[str, str]]:
+def site_covariates(
+    config: CovariatesConfig, sites: pd.DataFrame, *, position_crs: str, executor: Executor | None = None
+) -> tuple[pd.DataFrame | None, dict[str, str], list[str]]:
+    """
+    Return all covariates a config names, side by side.
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+
+    Returns
+    -------
+    covariates : DataFrame of float, shape (sites, covariates), or None where the config names none
+    units : dict
+        Unit of every covariate, empty where none was stated.
+    notes : list of str
+        Which tables lack sites.
+
+    Raises
+    ------
+    MissingFileError, DataError, RasterError
+        A table or raster is missing, damaged or does not fit, or two of them give one covariate.
+    """
+    parts: list[pd.DataFrame] = []
+    units: dict[str, str] = {}
+    notes: list[str] = []
+    for path in config.tables:
+        values = read_covariates(path, sites.index)
+        empty = int(values.isna().all(axis=1).sum())
+        if empty:
+            notes.append(f"{empty} sites have no covariates of {path.name}: the table does not name them.")
+        units |= {name: config.units.get(name, "") for name in values.columns}
+        parts.append(values)
+    unknown = sorted(set(config.units) - set(units))
+    if unknown:
+        raise DataError(f"covariates.units names {unknown[0]!r}, which no table of covariates has.")
+    for raster in config.rasters:
+        values = raster_covariates(
+            raster.path, sites, name=raster.name, kind=raster.kind, side_m=raster.side_m, classes=raster.classes,
+            band=raster.band, position_crs=position_crs, executor=executor,
+        )  # fmt: skip
+        units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
+        parts.append(values)
+    if not parts:
+        return None, {}, []
+    table = pd.concat(parts, axis=1)
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise DataError(f"The covariate {twice[0]} comes from two sources. Rename it in one of the tables or rasters.")
+    return table, units, notes
+
+
+def read_covariates(path: str | Path, site_ids: pd.Index) -> pd.DataFrame:
     """
     Read a table of covariates, one row per site.
 
     Parameters
     ----------
     path
-        CSV or Parquet with ``site_id`` and one column of numbers per covariate.
+        CSV or Parquet with ``site_id`` and one column of numbers per covariate; or an NPZ file of arrays, such as embeddings:
+        ``site_id`` (sites,) and others of shape (sites,) or (sites, d). The columns of the only (sites, d) array are called
+        ``FILE_000``, ``FILE_001`` ... after the file; those of several ``ARRAY_000`` ... after the arrays.
     site_ids
         Sites to take, in order. Sites the table lacks get missing values (NaN).
-    units
-        Unit of covariates, by name.
 
     Returns
     -------
-    covariates : DataFrame of float, shape (sites, covariates)
-    units : dict
-        Unit of every covariate, empty where none was stated.
+    DataFrame of float, shape (sites, covariates)
 
     Raises
     ------
@@ -57,9 +108,12 @@ def read_covariates(
     if not path.is_file():
         raise MissingFileError(f"There is no table of covariates {path}. Check covariates.table.")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"site_id": str})
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}. Give a CSV or Parquet file.") from error
+        if path.suffix == ".npz":
+            table = _read_arrays(path)
+        else:
+            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"site_id": str})
+    except (ValueError, OSError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as a table: {error}. Give a CSV, Parquet or NPZ file.") from error
     if "site_id" not in table.columns:
         table = table.reset_index()
     if "site_id" not in table.columns:
@@ -77,9 +131,6 @@ def read_covariates(
             raise DataError(
                 f"Covariate {column} of {path} holds {text.iloc[0]!r}, which is no number. Remove or encode the column."
             )
-    unknown = sorted(set(units or {}) - set(table.columns))
-    if unknown:
-        raise DataError(f"covariates.units names {unknown[0]!r}, which {path} does not have.")
     known = site_ids.isin(table.index)
     if not known.any():
         raise DataError(f"{path} has none of the {len(site_ids)} sites (such as {site_ids[0]}). Do the site ids agree?")
@@ -87,7 +138,27 @@ def read_covariates(
     values[np.isinf(values)] = np.nan
     if not known.all():
         log.info("%s lacks %d of %d sites: their covariates are missing", path.name, int((~known).sum()), len(known))
-    return values, {str(column): (units or {}).get(str(column), "") for column in values.columns}
+    values.columns = values.columns.astype(str)
+    return values
+
+
+def _read_arrays(path: Path) -> pd.DataFrame:
+    with np.load(path, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    if "site_id" not in arrays:
+        raise DataError(f"{path} has no array site_id; it has {', '.join(arrays)}. Store the ids beside the numbers.")
+    ids = arrays.pop("site_id").astype(str)
+    matrices = [name for name, values in arrays.items() if values.ndim == 2]
+    columns: dict[str, np.ndarray] = {"site_id": ids}
+    for name, values in arrays.items():
+        if values.ndim not in (1, 2) or values.shape[0] != len(ids):
+            raise DataError(f"{path}: {name} has the shape {values.shape}; it needs one row for each of the {len(ids)} sites.")
+        if values.ndim == 1:
+            columns[name] = values
+            continue
+        begin, digits = path.stem if len(matrices) == 1 else name, max(3, len(str(values.shape[1] - 1)))
+        columns |= {f"{begin}_{number:0{digits}d}": values[:, number] for number in range(values.shape[1])}
+    return pd.DataFrame(columns)
 
 
 def raster_covariates(

@@ -120,10 +120,9 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
         (by_name[name] for name in ("grid_reference", "gridreference", "gridref", "grid_ref") if name in by_name), None
     )
     if wkt is not None:
-        geometry = shapely.from_wkt(
-            table[wkt].fillna("").astype(str).where(lambda text: text.str.strip() != "", None), on_invalid="ignore"
-        )
-        bad = pd.isna(geometry) & (table[wkt].fillna("").astype(str).str.strip() != "").to_numpy()
+        texts = [text if text.strip() else None for text in table[wkt].fillna("").astype(str)]
+        geometry = shapely.from_wkt(texts, on_invalid="ignore")
+        bad = pd.isna(geometry) & np.array([text is not None for text in texts])
         if bad.any():
             raise RecordsError(f"{path}: the footprint of {ids[bad].iloc[0]} is no WKT polygon. Correct it.")
     elif reference is not None:

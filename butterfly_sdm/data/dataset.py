@@ -84,9 +84,10 @@ class Dataset:
         Where the data come from and what they mean.
     sites
         Index ``site_id``. Columns ``easting``, ``northing`` (metres in ``card.position_crs``), ``lon``, ``lat`` (degrees),
-        ``visits`` (whole number n), ``geometry`` (footprint, EPSG:4326); with tiles also ``tile_row`` (row in ``tiles``, -1 for
-        none), ``valid_fraction`` (share of pixels that are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner
-        of the tile in its own CRS). Optional: ``block``.
+        ``visits`` (whole number n; 0 for a site of which nothing is known, there to be predicted), ``geometry`` (footprint,
+        EPSG:4326); with tiles also ``tile_row`` (row in ``tiles``, -1 for none), ``valid_fraction`` (share of pixels that
+        are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner of the tile in its own CRS). Optional: ``block``
+        (group of neighbours that the split keeps together, -1 for none).
     detections
         (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same index as ``sites``.
     tiles

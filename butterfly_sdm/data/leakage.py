@@ -124,7 +124,7 @@ def report_leakage(
     Parameters
     ----------
     sites
-        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres. Training sites with 0 ``visits`` do not count.
     rates
         (site, species) detection rates.
     """
@@ -132,8 +132,10 @@ def report_leakage(
 
     known = set(sites.index)
     parts = {part: [site for site in getattr(split, part) if site in known] for part in PARTS}
+    if "visits" in sites.columns:  # a site without a visit teaches nothing, so it gives nothing away
+        parts["train"] = [site for site, n in zip(parts["train"], sites.loc[parts["train"], "visits"], strict=True) if n > 0]
     if not parts["train"]:
-        raise DataError("The split has no training site in the data set.")
+        raise DataError("The split has no training site with a visit in the data set.")
     place = {part: sites.loc[ids, ["easting", "northing"]].to_numpy(float).reshape(-1, 2) for part, ids in parts.items()}
     trees = {part: KDTree(points) for part, points in place.items() if len(points)}
     rows = []

@@ -17,7 +17,8 @@ from rasterio.windows import Window
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, RasterError
-from data_prep.build import build_dataset, check_dataset
+from data_prep.build import build_dataset
+from data_prep.checking import check_dataset
 from data_prep.export import export_tiles
 from tests.data.rasters import write_raster
 from tests.data_prep.surveys import LEFT, TOP, grid_of_places, land, make_config, make_scene, make_survey

@@ -1,11 +1,14 @@
 """Covariates from tables and rasters: the right numbers, missing where there are none."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from butterfly_sdm.config import CovariatesConfig
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from data_prep.covariates import raster_covariates, read_covariates
+from data_prep.covariates import raster_covariates, read_covariates, site_covariates
 from tests.data.rasters import write_raster
 
 LEFT, TOP = 400_000, 200_000
@@ -68,11 +71,10 @@ def test_a_raster_elsewhere_and_a_band_that_is_not_there_are_errors(tmp_path, si
 
 def test_a_table_keeps_what_is_missing_missing(tmp_path, sites):
     (tmp_path / "t.csv").write_text("site_id,rain,temperature\nb,3,\na,1,9.5\nz,0,0\n")
-    values, units = read_covariates(tmp_path / "t.csv", sites.index, units={"rain": "mm"})
+    values = read_covariates(tmp_path / "t.csv", sites.index)
     assert values.loc["a"].tolist() == [1, 9.5]
     assert values.loc["c"].isna().all()
     assert np.isnan(values.loc["b", "temperature"])
-    assert units == {"rain": "mm", "temperature": ""}
 
 
 @pytest.mark.parametrize(
@@ -88,3 +90,63 @@ def test_a_table_that_does_not_fit_says_why(tmp_path, sites, text, message):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(DataError, match=message):
         read_covariates(tmp_path / "t.csv", sites.index)
+
+
+def named(**sections) -> CovariatesConfig:
+    return CovariatesConfig.model_validate_json(json.dumps(sections, default=str))
+
+
+def test_several_tables_and_an_embedding_lie_side_by_side(tmp_path, sites):
+    (tmp_path / "t.csv").write_text("site_id,rain\nb,3\na,1\n")
+    embedding = np.arange(12, dtype=np.float32).reshape(4, 3)
+    np.savez(tmp_path / "place.npz", site_id=np.array(["q", "c", "b", "a"]), embedding=embedding, height=np.array([0, 1, 2, 3]))
+    config = named(table=[tmp_path / "t.csv", tmp_path / "place.npz"], units={"rain": "mm", "height": "m"})
+    table, units, notes = site_covariates(config, sites, position_crs="EPSG:27700")
+    assert table.columns.tolist() == ["rain", "place_000", "place_001", "place_002", "height"]
+    assert table.loc["a"].tolist() == [1, 9, 10, 11, 3]
+    assert table.loc["c", ["place_000", "height"]].tolist() == [3, 1]
+    assert np.isnan(table.loc["c", "rain"])
+    assert units == {"rain": "mm", "place_000": "", "place_001": "", "place_002": "", "height": "m"}
+    assert notes == ["1 sites have no covariates of t.csv: the table does not name them."]
+
+
+def test_two_embeddings_of_one_file_go_by_their_own_names(tmp_path, sites):
+    np.savez(tmp_path / "both.npz", site_id=sites.index.to_numpy(str), near=np.ones((3, 1)), far=np.zeros((3, 2)))
+    assert read_covariates(tmp_path / "both.npz", sites.index).columns.tolist() == ["near_000", "far_000", "far_001"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"embedding": np.ones((3, 2))}, "has no array site_id; it has embedding"),
+        (
+            {"site_id": np.array(["a", "b"]), "embedding": np.ones((3, 2))},
+            r"embedding has the shape \(3, 2\); it needs one row",
+        ),
+        ({"site_id": np.array(["a"]), "embedding": np.array([{}])}, "cannot be read as a table"),
+        ({"site_id": np.array(["a", "a"]), "embedding": np.ones((2, 2))}, "has site a twice"),
+    ],
+)
+def test_arrays_that_do_not_fit_say_why(tmp_path, sites, arrays, message):
+    np.savez(tmp_path / "t.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_covariates(tmp_path / "t.npz", sites.index)
+
+
+def test_a_damaged_npz_and_a_unit_of_nothing_say_why(tmp_path, sites):
+    (tmp_path / "t.npz").write_bytes(b"PK\x03\x04 and then nothing")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        read_covariates(tmp_path / "t.npz", sites.index)
+    (tmp_path / "t.csv").write_text("site_id,rain\na,1\n")
+    with pytest.raises(DataError, match=r"covariates\.units names 'rian', which no table"):
+        site_covariates(
+            named(table=tmp_path / "t.csv", units={"rian": "mm"}),
+            sites,
+            position_crs="EPSG:27700",
+        )
+    with pytest.raises(DataError, match="The covariate rain comes from two sources"):
+        site_covariates(
+            named(table=[tmp_path / "t.csv", tmp_path / "t.csv"]),
+            sites,
+            position_crs="EPSG:27700",
+        )

@@ -1,0 +1,99 @@
+"""The tables of sites and detections of a data set, with the position of every site."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from butterfly_sdm.errors import ConfigError, DataError
+from data_prep.visits import SurveyTable
+
+
+def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTable:
+    """
+    Add the listed sites that no counted record names, with 0 visits: a rate of 0 of 0 is unknown, not 0.
+
+    Parameters
+    ----------
+    listed
+        See :func:`data_prep.places.read_sites`; those without a footprint cannot be added.
+
+    """
+    new = listed[~listed.geometry.isna() & ~listed.geometry.is_empty]
+    new = new[~new.index.isin(survey.sites.index)].to_crs(survey.sites.crs or 4326)
+    lost = int((listed.geometry.isna() | listed.geometry.is_empty).sum())
+    notes = [f"{len(new)} listed sites without a counted record are kept with 0 visits."]
+    if lost:
+        notes.append(f"{lost} listed sites are left out because the table of sites does not say where they lie.")
+    species = survey.detections.columns
+    detections = pd.concat([survey.detections, pd.DataFrame(0, index=new.index, columns=species)]).sort_index()
+    centres = shapely.centroid(new.geometry.to_numpy())
+    columns = {"lon": shapely.get_x(centres), "lat": shapely.get_y(centres), "records": 0}
+    added = gpd.GeoDataFrame(columns, index=new.index, geometry=new.geometry)
+    sites = pd.concat([survey.sites, added])
+    visits = pd.concat([survey.visits, pd.Series(0, index=new.index, name=survey.visits.name)])
+    return replace(
+        survey,
+        detections=detections,
+        visits=visits.loc[detections.index],
+        sites=gpd.GeoDataFrame(sites.loc[detections.index], geometry="geometry", crs=survey.sites.crs),
+        notes=(*survey.notes, *notes),
+    )
+
+
+def site_table(survey: SurveyTable, *, position_crs: str) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+    """
+    Return the sites of a survey with positions, and their detections, both in the order of the survey's detections.
+
+    Parameters
+    ----------
+    position_crs
+        Projected CRS of easting and northing.
+
+    Returns
+    -------
+    sites : GeoDataFrame
+        Index ``site_id``; ``easting`` and ``northing`` in metres, ``lon`` and ``lat`` in degrees, ``visits``, ``geometry``.
+    detections : DataFrame of int, shape (sites, species)
+
+    Raises
+    ------
+    ConfigError, DataError
+        There is no site, the CRS is unknown or in degrees, or a site has no place in it.
+    """
+    if not len(survey.sites):
+        raise DataError("No site is left. Lower records.min_records or widen the years.")
+    detections = survey.detections.copy()
+    detections.index = detections.index.astype(str).rename("site_id")
+    sites = survey.sites.copy()
+    sites.index = sites.index.astype(str).rename("site_id")
+    sites = sites.loc[detections.index, [column for column in ("geometry", "lon", "lat") if column in sites.columns]]
+    visits = survey.visits.copy()
+    visits.index = visits.index.astype(str)
+    shapes = sites.geometry if sites.crs is None or sites.crs == "EPSG:4326" else sites.geometry.to_crs(4326)
+    centre = shapely.centroid(shapes.to_numpy())  # in degrees: right to centimetres for a square of a kilometre
+    for axis, values in (("lon", shapely.get_x(centre)), ("lat", shapely.get_y(centre))):
+        if axis not in sites.columns:
+            sites[axis] = values
+    try:
+        position = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326).to_crs(position_crs)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as EPSG:27700."
+        ) from error
+    if not position.crs.is_projected:
+        raise ConfigError(f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as EPSG:27700.")
+    factor = position.crs.axis_info[0].unit_conversion_factor
+    sites["easting"], sites["northing"] = position.x.to_numpy() * factor, position.y.to_numpy() * factor
+    outside = ~np.isfinite(sites[["easting", "northing"]]).all(axis=1)
+    if outside.any():
+        raise DataError(f"Site {sites.index[outside][0]} has no position in {position_crs}. Choose another build.position_crs.")
+    sites["visits"] = visits.loc[detections.index].astype("int64")
+    detections = detections.astype("int64")
+    detections.columns = detections.columns.astype(str).rename(None)
+    order = ["easting", "northing", "lon", "lat", "visits", "geometry"]
+    return gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326), detections
