@@ -218,7 +218,7 @@ def _split(
         findings.notes.append(f"{without} sites are in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
-        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m)
+        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=config.position_crs)
         for message in report.warnings():
             findings.warn(message)
     return split, None if block is None else pd.Series(block, visited.index).reindex(sites.index, fill_value=-1)

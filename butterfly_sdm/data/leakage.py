@@ -1,8 +1,8 @@
 """
 Leakage between the parts of a split: ground shown by tiles of two parts, distances, and prevalence.
 
-A model that saw the ground of a test site while it was trained is scored too well. Tiles overlap when their centres are less
-than a tile apart along both axes, whatever the split was made by.
+A model that saw the ground of a test site while it was trained is scored too well. What counts is the ground that tiles show:
+two tiles 2.8 km apart share a corner when their centres are 2 km apart along both axes, whatever the split was made by.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+import shapely
+from pyproj import CRS, Transformer
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.splits import PARTS, Split
@@ -59,9 +61,10 @@ class LeakageReport:
             held = set(self.distances["site"])
             touched = [site for site in leaking if site in held]
             first = self.overlaps.iloc[0]
+            share = f"{len(touched) / len(held):.0%}" if len(touched) >= 0.01 * len(held) else "less than 1%"
             named = ", ".join(touched[:8]) + (", ..." if len(touched) > 8 else "")
             found.append(
-                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({len(touched) / len(held):.0%}) "
+                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({share}) "
                 f"overlap tiles of another part, such as {first['site']} ({first['part']}) and {first['other']} "
                 f"({first['other_part']}), which share {first['shared']:.0%} of their ground. Sites: {named}. "
                 "Split by clusters (split.method), or leave sites out near others (split.buffer_m)."
@@ -98,7 +101,8 @@ def leakage_report(
     split
         By default that of the data set.
     tile_m
-        Side of the ground a tile shows; by default that of the tiles of the data set, or of the published ones (2,560 m).
+        Side of the ground around each site that counts, such as that of the window a model sees; by default the ground of the
+        tiles of the data set, or of the published ones (2,560 m).
     area
         Places of the area that shall be mapped: columns ``easting`` and ``northing`` in metres.
 
@@ -112,11 +116,18 @@ def leakage_report(
         raise DataError("There is no split to report on. Give one, or build the data set with split.")
     card = dataset.card.tiles
     side = tile_m or (card.size_px * card.resolution_m if card is not None else PUBLISHED_TILE_M)
-    return report_leakage(dataset.sites, split, tile_m=side, rates=dataset.rates, area=area)
+    sites = dataset.sites if tile_m is None else dataset.sites.drop(columns="tile_row", errors="ignore")
+    return report_leakage(sites, split, tile_m=side, position_crs=dataset.card.position_crs, rates=dataset.rates, area=area)
 
 
 def report_leakage(
-    sites: pd.DataFrame, split: Split, *, tile_m: float, rates: pd.DataFrame | None = None, area: pd.DataFrame | None = None
+    sites: pd.DataFrame,
+    split: Split,
+    *,
+    tile_m: float,
+    position_crs: str = "EPSG:27700",
+    rates: pd.DataFrame | None = None,
+    area: pd.DataFrame | None = None,
 ) -> LeakageReport:
     """
     Look for leakage between the parts of a split of sites; see :func:`leakage_report`.
@@ -124,7 +135,11 @@ def report_leakage(
     Parameters
     ----------
     sites
-        Index ``site_id``; columns ``easting`` and ``northing`` in metres. Training sites with 0 ``visits`` do not count.
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres. Training sites with 0 ``visits`` do not count. Where
+        it has the columns of tiles (``tile_row``, ``tile_crs``, ``tile_left``, ``tile_top``), the ground of those tiles
+        counts, and sites without a tile show none; else the squares of side ``tile_m`` around the sites.
+    position_crs
+        CRS of ``easting`` and ``northing``.
     rates
         (site, species) detection rates.
     """
@@ -138,15 +153,15 @@ def report_leakage(
         raise DataError("The split has no training site with a visit in the data set.")
     place = {part: sites.loc[ids, ["easting", "northing"]].to_numpy(float).reshape(-1, 2) for part, ids in parts.items()}
     trees = {part: KDTree(points) for part, points in place.items() if len(points)}
+    squares = _squares(sites, tile_m=tile_m, position_crs=position_crs)
+    ground = {part: squares.reindex(ids).dropna() for part, ids in parts.items()}
     rows = []
-    for one, two in combinations(trees, 2):
-        # The largest distance along either axis: tiles are squares.
-        for number, near in enumerate(trees[one].query_ball_tree(trees[two], tile_m, p=np.inf)):
-            for other in near:
-                apart = np.abs(place[one][number] - place[two][other])
-                shared = float(np.prod(np.maximum(tile_m - apart, 0)) / tile_m**2)
-                if shared > 0:
-                    rows.append((parts[two][other], two, parts[one][number], one, shared))
+    for one, two in combinations(PARTS, 2):
+        theirs, ours = shapely.STRtree(ground[one].to_numpy()).query(ground[two].to_numpy())[::-1]
+        shared = shapely.area(shapely.intersection(ground[one].to_numpy()[theirs], ground[two].to_numpy()[ours]))
+        shared = shared / shapely.area(ground[two].to_numpy()[ours])
+        names = ground[two].index[ours], ground[one].index[theirs]
+        rows += [(site, two, other, one, part) for site, other, part in zip(*names, shared, strict=True) if part > 1e-9]
     overlaps = pd.DataFrame(rows, columns=["site", "part", "other", "other_part", "shared"])
     overlaps = overlaps.sort_values(["shared", "site", "other"], ascending=[False, True, True], ignore_index=True)
     distances = pd.concat(
@@ -163,3 +178,23 @@ def report_leakage(
     if rates is not None:
         prevalence = pd.DataFrame({part: rates.loc[ids].mean() for part, ids in parts.items() if ids})
     return LeakageReport(tile_m, overlaps, distances, area_m, prevalence)
+
+
+def _squares(sites: pd.DataFrame, *, tile_m: float, position_crs: str) -> pd.Series:
+    """Return the ground of each tile as a polygon in metres of the CRS of positions."""
+    corners = np.array([(0, 0), (1, 0), (1, -1), (0, -1)], float)
+    if not {"tile_row", "tile_crs", "tile_left", "tile_top"} <= set(sites.columns):
+        middle = sites[["easting", "northing"]].to_numpy(float)
+        return pd.Series(
+            shapely.polygons(middle[:, None] + tile_m * (corners + np.array([-0.5, 0.5]))), sites.index, dtype=object
+        )
+    found = []
+    for crs, group in sites[sites["tile_row"] >= 0].groupby("tile_crs"):
+        own, theirs = CRS.from_user_input(crs), CRS.from_user_input(position_crs)
+        side = tile_m / own.axis_info[0].unit_conversion_factor
+        x, y = (group[["tile_left", "tile_top"]].to_numpy(float)[:, None] + side * corners).transpose(2, 0, 1)
+        if own != theirs:
+            x, y = Transformer.from_crs(own, theirs, always_xy=True).transform(x, y)
+        metres = np.stack([x, y], axis=-1) * theirs.axis_info[0].unit_conversion_factor
+        found.append(pd.Series(shapely.polygons(metres), group.index, dtype=object))
+    return pd.concat(found) if found else pd.Series(dtype=object)

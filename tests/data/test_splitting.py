@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
+from pyproj import Transformer
 
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
@@ -121,6 +122,26 @@ def test_overlapping_tiles_of_two_parts_are_found_with_the_share_they_have_in_co
     assert "2 of 3 held-out sites (67%)" in report.warnings()[0]
 
 
+def test_the_ground_of_the_tiles_themselves_counts_in_whatever_crs_they_are():
+    at = {
+        name: np.array(Transformer.from_crs(27700, name, always_xy=True).transform(400_000, 300_000)) for name in (32630, 32631)
+    }
+    sites = pd.DataFrame(
+        {
+            "easting": 400_000.0, "northing": 300_000.0, "tile_row": [0, 1, 2, -1],
+            "tile_crs": ["EPSG:27700", "EPSG:32630", "EPSG:32631", "EPSG:27700"],
+            "tile_left": [399_000, at[32630][0] - 1000, at[32631][0] + 4000, 399_000],
+            "tile_top": [301_000, at[32630][1] + 1000, at[32631][1] + 1000, 301_000],
+        },
+        index=list("abcd"),
+    )  # fmt: skip
+    report = report_leakage(sites, Split(("a",), ("b", "c"), ("d",)), tile_m=2000)
+    (only,) = report.overlaps.itertuples()
+    assert (only.site, only.other) == ("b", "a")  # c lies 4 km away, and d has no tile
+    angle = np.deg2rad(0.79)  # between the grids at 2 degrees west: a square turned in a square
+    assert only.shared == pytest.approx(1 - np.tan(angle) / 2, abs=0.01)
+
+
 def test_held_out_sites_that_are_nearer_than_the_area_to_be_mapped_are_a_warning():
     sites = pd.DataFrame({"easting": [0, 5000], "northing": [0, 0]}, index=list("ab"))
     area = pd.DataFrame({"easting": [50_000, 80_000], "northing": [0, 0]})
@@ -128,7 +149,7 @@ def test_held_out_sites_that_are_nearer_than_the_area_to_be_mapped_are_a_warning
     assert "the map extrapolates" in report.warnings()[0]
 
 
-def test_the_published_split_does_not_leak_and_a_random_one_does(shared):
+def test_the_published_split_leaks_by_one_pair_and_a_random_one_by_half_of_the_sites(shared):
     table = pd.read_csv(shared / "data" / "s2bms" / "sites.csv").set_index("site_id")
     place = gpd.GeoSeries(gpd.points_from_xy(table["lon"], table["lat"]), crs=4326).to_crs(27700)
     sites = table.assign(easting=place.x.to_numpy(), northing=place.y.to_numpy())
@@ -139,6 +160,13 @@ def test_the_published_split_does_not_leak_and_a_random_one_does(shared):
     overlaps = report_leakage(sites, split, tile_m=2560).overlaps
     assert overlaps[["site", "other"]].to_numpy().tolist() == [["UKBMS_loc-1432", "UKBMS_loc-0977"]]
     assert overlaps["shared"].item() == pytest.approx(0.048, abs=0.001)
-    report = report_leakage(sites, make_split(sites, method="random")[0], tile_m=2560)
-    held = set(report.distances["site"])
-    assert 0.4 < len(held & set(report.leaking_sites)) / len(held) < 0.6
+    x, y = sites[["easting", "northing"]].to_numpy().T
+    near = (np.abs(x[:, None] - x) < 2560) & (np.abs(y[:, None] - y) < 2560)
+    for seed in range(3):
+        random, _ = make_split(sites, method="random", seed=seed)
+        report = report_leakage(sites, random, tile_m=2560)
+        part = sites.index.map(random.part_of())
+        held = part != "train"
+        expected = held & (near & (part.to_numpy()[:, None] != part.to_numpy())).any(axis=1)
+        assert set(report.leaking_sites) & set(sites.index[held]) == set(sites.index[expected])
+        assert 0.4 < expected.sum() / held.sum() < 0.6
