@@ -1,8 +1,10 @@
 """
 Plausibility of reflectances: band order, offset, scale, saturation and constant bands, said in plain words.
 
-Over vegetated land the near infrared is far above the visible bands and green is above red and blue; where vegetation is
-sparse red is above blue. Clouds, water and top-of-atmosphere products differ, so what is found is a warning, never an error.
+Over vegetated land the near infrared is far above the visible bands. Which visible band is which is told by how they vary, not
+by how bright they are, because haze adds to blue and green until they are above red: where leaves are denser the near infrared
+rises, chlorophyll darkens red most and green least, so green follows the near infrared best; and from leaves to soil red
+changes more than blue. What is found is a warning, never an error.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 SAMPLE_PIXELS = 400_000
+GROUPS = 50
 VISIBLE = ("red", "green", "blue")
 
 
@@ -29,12 +32,15 @@ class SpectralSample:
         (bands, pixels) stored whole numbers.
     scale, offset
         ``reflectance = (value - offset) * scale``.
+    group
+        (pixels,) number of the tile, or group of tiles, that a pixel is from.
     """
 
     bands: tuple[str, ...]
     counts: np.ndarray
     scale: float
     offset: float
+    group: np.ndarray
 
     @property
     def reflectance(self) -> dict[str, np.ndarray]:
@@ -53,13 +59,16 @@ def sample_pixels(
     """
     step = max(1, int(np.ceil(np.sqrt(tiles.shape[0] * tiles.shape[2] * tiles.shape[3] / SAMPLE_PIXELS))))
     every = max(1, tiles.shape[0] // 4000)
-    parts = []
+    together = -(-tiles.shape[0] // (every * GROUPS))  # tiles in one group
+    parts, group = [], []
     for number, tile in enumerate(tiles[::every]):
         start = number % step  # not the same columns of every tile
         part = np.asarray(tile[:, start::step, start::step]).reshape(len(bands), -1)
         parts.append(part[:, (part != nodata).all(axis=0)])
-    counts = np.concatenate(parts, axis=1) if parts else np.zeros((len(bands), 0), np.uint16)
-    return SpectralSample(tuple(bands), counts, scale, offset)
+        group.append(np.full(parts[-1].shape[1], number // together))
+    if not parts:
+        return SpectralSample(tuple(bands), np.zeros((len(bands), 0), np.uint16), scale, offset, np.zeros(0, int))
+    return SpectralSample(tuple(bands), np.concatenate(parts, axis=1), scale, offset, np.concatenate(group))
 
 
 def implausible(sample: SpectralSample) -> list[str]:
@@ -153,36 +162,50 @@ def _order(sample: SpectralSample) -> list[str]:
             f"Over vegetation the near infrared is far above all other bands, but here it is band {best} in {share[best]:.0%} "
             f"of such pixels and nir in {share['nir']:.0%}: nir and {best} look swapped. Check the order of the bands."
         ]
-    if len(names) < 4:
+    return _visible_order(sample, stack, ordered) if len(names) == 4 else []
+
+
+def _visible_order(sample: SpectralSample, stack: np.ndarray, ordered: np.ndarray) -> list[str]:
+    """Compare the visible bands: ``stack`` holds (nir, red, green, blue) reflectances, ``ordered`` the same sorted."""
+    vegetated = (stack[0] > 1.3 * ordered[-2]) & (stack[0] > 0.1) & (ordered[0] < 0.15)  # whatever the order; clouds left out
+    follows, varies = [], []
+    for number in np.unique(sample.group[vegetated]):
+        chosen = stack[:, vegetated & (sample.group == number)]
+        if chosen.shape[1] < 200 or (chosen.min(axis=1) == chosen.max(axis=1)).any():
+            continue
+        follows.append(np.corrcoef(chosen)[0, 1:])
+        q05, q25, q75, q95 = np.percentile(chosen[1:], [5, 25, 75, 95], axis=1)
+        varies.append(np.log(np.maximum((q75 - q25) * (q95 - q05), 1e-12)) / 2)
+    if not follows:
         return []
-    dense = towering & (stack[0] > 4 * ordered[-2])
-    median = {band: float(np.median(reflectance[band][dense])) for band in VISIBLE} if dense.sum() >= 100 else {}
-    figures = ", ".join(f"{band} {value:.3f}" for band, value in median.items())
-    if median and median["red"] > 1.15 * median["green"] and median["green"] > 0.8 * median["blue"]:
-        return [
-            f"Over dense vegetation green is above red, but here the medians are {figures}: "
-            "red and green look swapped. Check the order of the bands."
-        ]
-    if median and median["green"] < 0.97 * median["red"] and median["green"] < 0.8 * median["blue"]:
-        return [
-            f"Over dense vegetation green is above red and blue, but here the medians are {figures}: "
-            "green and blue look swapped. Check the order of the bands."
-        ]
-    # Sparse vegetation and soil: dry and bright enough to have a colour, but no cloud, whose bands are all alike.
-    index = (stack[0] - reflectance["red"]) / np.maximum(stack[0] + reflectance["red"], 1e-4)
-    brightest = np.maximum(reflectance["red"], reflectance["blue"])
-    sparse = (index > 0.15) & (index < 0.6) & (brightest < 0.25) & (brightest > 0.05)
-    if sparse.sum() < 100:
+    correlation, spread = np.array(follows), np.array(varies)  # (groups, visible bands)
+    follow = np.median(correlation, axis=0)
+    dense = vegetated & (stack[0] > 4 * ordered[-2])
+    level = np.median(stack[1:, dense if dense.sum() >= 100 else vegetated], axis=1)
+    # As haze does not change how a band varies, brightness decides only where that says nothing.
+    green = int(follow.argmax() if np.diff(np.sort(follow)[-2:]) > 0.05 else level.argmax())
+    if follow[green] - follow[1] < 0.05 and level[green] < 1.15 * level[1]:
+        green = 1
+    one, two = (band for band in range(3) if band != green)
+    redder = spread[:, one] - spread[:, two] + 2 * (correlation[:, two] - correlation[:, one])
+    score = float(np.median(redder))
+    if green == 1 and score > -0.1:
         return []
-    redder = float((reflectance["red"][sparse] > reflectance["blue"][sparse]).mean())
-    if redder >= 0.25:
-        return []
-    if median and median["blue"] > median["green"]:
+    if green == 1:
+        ratio = float(np.exp(np.median(spread[:, 0] - spread[:, 2])))
+        agree = f"{int((redder < 0).sum())} of {len(redder)} tiles or groups of tiles"
         return [
-            f"Blue is the brightest visible band over dense vegetation ({figures}), and red is above blue in {redder:.0%} of "
-            "sparsely vegetated pixels only: top-of-atmosphere (Level-1C) or hazy values, or blue and another band are swapped."
+            "From leaves to soil red changes more than blue and falls more clearly where the near infrared rises, but here red "
+            f"changes {ratio:.2f} times as much as blue, and {agree} look the wrong way round: red and blue look swapped. "
+            "Check the order of the bands."
         ]
+    red = one if score > 0 else two
+    figures = ", ".join(f"{VISIBLE[band]} {follow[band]:+.2f} and {level[band]:.3f}" for band in range(3))
+    found = f"Over vegetation green follows the near infrared best, but here the correlations and medians are {figures}: "
+    other = 2 - green  # neither the band called green nor the one that looks green
+    if (red == other) == (VISIBLE[other] == "red"):
+        return [f"{found}green and {VISIBLE[green]} look swapped. Check the order of the bands."]
     return [
-        f"Over sparse vegetation and soil red is above blue, but here in only {redder:.0%} of {int(sparse.sum()):,} such "
-        "pixels: red and blue look swapped. Check the order of the bands."
+        f"{found}the bands look swapped in a circle; what is called {VISIBLE[green]} is green, {VISIBLE[red]} is red and "
+        f"{VISIBLE[one + two - red]} is blue. Check the order of the bands."
     ]
