@@ -73,7 +73,9 @@ def main() -> None:
     final = makers[settings.name]().fit(dataset, train + validation)
     pd.concat([predicted, final.predict(dataset, test)]).to_csv(arguments.out, float_format="%.6f")
     seconds, memory = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{arguments.out}: {len(validation)} validation, {len(test)} test sites; {seconds:.0f} s, {memory:.1f} GiB", flush=True)
+    print(
+        f"{arguments.out}: {len(validation)} validation, {len(test)} test sites; {seconds:.0f} s, {memory:.1f} GiB", flush=True
+    )
 
 
 if __name__ == "__main__":
