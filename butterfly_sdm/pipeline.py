@@ -11,7 +11,6 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -136,12 +135,8 @@ def build(
     if settings.build is None:
         raise ConfigError("The config has no section build. It needs build.records and where the imagery lies.")
     folder = Path(out) if out is not None else out_folder(settings) / "dataset"
-    build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress)
-    if explain is not None:
-        from data_prep.visits import read_survey
-
-        with tempfile.TemporaryDirectory() as scratch:
-            read_survey(settings.build.records, scratch=Path(scratch), progress=progress, explain=Path(explain))
+    left_out = None if explain is None else Path(explain)
+    build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress, explain=left_out)
     return Dataset.open(folder)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -58,6 +59,7 @@ def build_dataset(
     progress: Progress = silent,
     executor: Executor | None = None,
     survey: SurveyTable | None = None,
+    explain: Path | None = None,
 ) -> Path:
     """
     Turn records, scenes and covariates into a data set folder.
@@ -76,6 +78,8 @@ def build_dataset(
         Runs units of work, such as a Dask client's; None for ``config.workers`` threads or the cluster at ``config.dask``.
     survey
         Detections and visits made elsewhere, instead of ``config.records``.
+    explain
+        A ``.parquet`` or ``.csv`` file in which to write every record that was left out, with its reason.
 
     Returns
     -------
@@ -93,12 +97,15 @@ def build_dataset(
     key = _key(config, name, seed, survey)
     if is_finished(folder, key):
         log.info("%s is there already, made from the same settings and files.", folder)
+        if explain is not None and survey is None:
+            with tempfile.TemporaryDirectory() as scratch:
+                _survey(config, Path(scratch), progress, Findings(), explain)
         return folder
     with resumable_folder(folder, key) as partial:
         scratch = partial / ".scratch"
         scratch.mkdir(exist_ok=True)
         findings = Findings()
-        table = survey if survey is not None else _survey(config, scratch, progress, findings)
+        table = survey if survey is not None else _survey(config, scratch, progress, findings, explain)
         sites, detections = site_table(table, position_crs=config.position_crs)
         covariates: pd.DataFrame | None = None
         units: dict[str, str] = {}
@@ -127,9 +134,9 @@ def build_dataset(
             software=_software(),
         )
         # Says now, not when it is opened, that the parts do not fit together.
-        Dataset(card, sites.set_geometry("geometry"), detections, None, covariates, split)
+        Dataset(card, sites.set_geometry("geometry"), detections, None, covariates, split, coarse=table.coarse)
         progress("writing the data set", 0, 1)
-        _write(partial, card, sites, detections, covariates, split)
+        _write(partial, card, sites, detections, covariates, split, table.coarse)
         shutil.rmtree(scratch)
         progress("writing the data set", 1, 1)
     return folder
@@ -172,8 +179,8 @@ def _executor(config: BuildConfig, executor: Executor | None) -> Iterator[Execut
         yield client.get_executor()
 
 
-def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Findings) -> SurveyTable:
-    survey = read_survey(config.records, scratch=scratch, progress=progress)
+def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Findings, explain: Path | None) -> SurveyTable:
+    survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(
@@ -236,11 +243,14 @@ def _write(
     detections: pd.DataFrame,
     covariates: pd.DataFrame | None,
     split: Split,
+    coarse: pd.DataFrame | None,
 ) -> None:
     sites.reset_index().to_parquet(partial / "sites.parquet", index=False)
     detections.reset_index().to_parquet(partial / "detections.parquet", index=False)
     if covariates is not None:
         covariates.rename_axis("site_id").reset_index().to_parquet(partial / "covariates.parquet", index=False)
+    if coarse is not None:
+        coarse.to_parquet(partial / "coarse.parquet", index=False)
     split.to_json(partial / "split.json")
     files = {path.name: sha256(path) for path in sorted(partial.iterdir()) if path.is_file() and not path.name.startswith(".")}
     files.pop("dataset.json", None)

@@ -68,7 +68,8 @@ class SensitiveSpecies:
         DataFrame
             (site, species) of the other species.
         DataFrame
-            ``species``, ``square``, ``size_m``, ``detections``, ``visits``: the coarsened species, summed over squares.
+            ``species``, ``square``, ``size_m``, ``detections``, ``visits``: the coarsened species, summed over squares. A
+            square with one site alone is left out, whatever was seen there: its sum would tell the site.
         tuple of str
             What was done, in sentences.
         """
@@ -77,16 +78,15 @@ class SensitiveSpecies:
         parts = []
         for species in held:
             size = self.size_m(species)
-            if size is None:
-                continue
-            parts.append(_sums(species, size, detections[species], visits, _squares(sites, size)))
+            if size is not None:
+                parts.append(_sums(species, size, detections[species], visits, _squares(sites, size)))
         withheld = [species for species in held if self.size_m(species) is None]
         if withheld:
             notes.append(f"Withheld as sensitive: {len(withheld)} species.")
         for action in ACTIONS[1:]:
             of_action = [species for species in held if self.actions[species] == action]
             if of_action:
-                notes.append(f"Told only as sums over squares of {action}: {', '.join(of_action)}.")
+                notes.append(f"Told only as sums over squares of {action} with several sites: {', '.join(of_action)}.")
         columns = ["species", "square", "size_m", "detections", "visits"]
         coarse = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
         return detections.drop(columns=held), coarse, tuple(notes)
@@ -125,7 +125,8 @@ def _squares(sites: gpd.GeoDataFrame, size_m: int) -> list[str]:
 
 def _sums(species: str, size_m: int, k: pd.Series, n: pd.Series, squares: list[str]) -> pd.DataFrame:
     frame = pd.DataFrame({"square": squares, "detections": k.to_numpy(), "visits": n.to_numpy()})
-    summed = frame[frame["square"] != ""].groupby("square", as_index=False).sum()  # nowhere is no square to tell
+    frame = frame[(frame["square"] != "") & frame["square"].duplicated(keep=False)]  # nowhere is no square to tell
+    summed = frame.groupby("square", as_index=False).sum()
     summed.insert(0, "species", species)
     summed.insert(2, "size_m", size_m)
     return summed

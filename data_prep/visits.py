@@ -303,9 +303,17 @@ class _Count:
         detections = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
         n = pd.Series(visits["visits"].to_numpy()[order].astype(np.int64), index=index, name="visits")
         held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
-        detections, coarse, told = self.rules.sensitive.split(detections, n, held)
-        if detections.empty:
+        every = detections
+        detections, coarse, told = self.rules.sensitive.split(every, n, held)
+        if not len(detections.columns):
             raise RecordsError("All species are sensitive: none is left to count. Remove one from records.sensitive.")
+        # A site where nothing else was ever seen would say by itself that the sensitive species was seen there.
+        hidden = every.any(axis=1) & ~detections.any(axis=1)
+        if hidden.any():
+            detections, n, held = detections[~hidden], n[~hidden], held[~hidden]
+            told = (*told, f"Left out, because nothing but sensitive species was seen there: {int(hidden.sum())} sites.")
+        if detections.empty:
+            raise RecordsError("No site is left: nothing but sensitive species was seen. Remove one from records.sensitive.")
         years = self.rows["day"].dt.year().unique().sort().to_list()
         return SurveyTable(
             detections=detections,

@@ -98,6 +98,9 @@ class Dataset:
         The parts the data set was divided into.
     folder
         Where it was read from; None if made in memory.
+    coarse
+        ``species``, ``square`` (grid reference), ``size_m``, ``detections``, ``visits``: sensitive species, told only as sums
+        over squares that hold several sites. They are no columns of ``detections``.
     """
 
     card: DatasetCard
@@ -107,6 +110,7 @@ class Dataset:
     covariates: pd.DataFrame | None = None
     split: Split | None = None
     folder: Path | None = field(default=None, compare=False)
+    coarse: pd.DataFrame | None = None
 
     def __post_init__(self) -> None:
         missing = {"easting", "northing", "visits"} - set(self.sites.columns)
@@ -136,6 +140,8 @@ class Dataset:
             raise DataError(f"The tiles have {self.tiles.shape[1]} bands, the card names {', '.join(self.card.tiles.bands)}.")
         if self.covariates is not None and not self.covariates.index.equals(self.sites.index):
             raise DataError("The covariates and the sites do not list the same sites in the same order.")
+        if self.coarse is not None:
+            _check_coarse(self.coarse, self.species)
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -231,6 +237,7 @@ class Dataset:
             covariates = None
             if (folder / "covariates.parquet").is_file():
                 covariates = pd.read_parquet(folder / "covariates.parquet").set_index("site_id")
+            coarse = pd.read_parquet(folder / "coarse.parquet") if (folder / "coarse.parquet").is_file() else None
             tiles = None
             if (folder / "tiles.npy").is_file():
                 tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
@@ -239,7 +246,7 @@ class Dataset:
         except (OSError, ValueError, KeyError) as error:
             raise ArtefactError(f"The data set {folder} is damaged: {error}. Build it again.") from error
         split = Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
-        return cls(card, sites, detections, tiles, covariates, split, folder)
+        return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
 
     def _repr_html_(self) -> str:
         rows: Mapping[str, object] = {
@@ -255,6 +262,17 @@ class Dataset:
         }
         body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
         return f"<table><caption>Data set <b>{self.card.name}</b></caption>{body}</table>"
+
+
+def _check_coarse(coarse: pd.DataFrame, species: Sequence[str]) -> None:
+    wanted = ["species", "square", "size_m", "detections", "visits"]
+    if list(coarse.columns) != wanted:
+        raise DataError(f"The table of coarsened species has the columns {list(coarse.columns)}; it needs {wanted}.")
+    told = sorted(set(coarse["species"]) & set(species))
+    if told:
+        raise DataError(f"{told[0]} is told only as sums over squares, and per site as well. It may be only one of them.")
+    if ((coarse["detections"] < 0) | (coarse["detections"] > coarse["visits"])).any():
+        raise DataError("A coarsened species was detected on more visits of a square than there were, or on fewer than none.")
 
 
 def read_card(folder: Path) -> DatasetCard:

@@ -1,8 +1,8 @@
 """
 Read delimited text in blocks of whole rows, however large the file and however broken the rows.
 
-Polars parses each block; a block it cannot parse, or in which a row has too few columns, is cut row by row. Only wanted
-columns are kept.
+A block without quotes is cut at its separators; Polars parses one with quotes, and a block it cannot parse, or in which a row
+may have too few columns, is cut row by row. Only wanted columns are kept. The next block is read meanwhile.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
@@ -17,6 +18,7 @@ import numpy as np
 import polars as pl
 
 from butterfly_sdm.errors import RecordsError
+from data_prep.readers.cells import cut_cells
 from data_prep.readers.reader import Block
 
 BLOCK_BYTES = 16 << 20
@@ -84,7 +86,7 @@ class DelimitedText:
     def blocks(self) -> Iterator[tuple[Block, int]]:
         """Yield blocks of rows, each with the bytes read so far."""
         number, whole, first = 0, 0, ""
-        for data, position in row_blocks(self.name, self.open, self.layout, self.block_bytes):
+        for data, position in _ahead(row_blocks(self.name, self.open, self.layout, self.block_bytes)):
             block, damaged = _parse(data, self.layout, self.wanted, number)
             if damaged and not self.notes:
                 self.notes.append(f"{self.name} has text that is not UTF-8; it was read as Windows-1252.")
@@ -96,6 +98,15 @@ class DelimitedText:
             yield block, position
         if number and not whole:
             raise _wrong_layout(self.name, number, self.layout, first)
+
+
+def _ahead(items: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """Yield the items, the next one being made meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, items, None)
+            yield item
 
 
 def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
@@ -242,10 +253,13 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
 
 def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
+    if layout.quote is None or layout.quote.encode() not in data:
+        text, damaged = utf8(data)
+        return cut_cells(text, layout.separator, layout.columns, wanted, before), damaged
+    quote = layout.quote
     names = [f"c{index}" for index in range(len(layout.columns) + 1)]
     of_file = {column: names[index] for index, column in reversed(list(enumerate(layout.columns)))}
     used = {of_file[column]: term for column, term in wanted.items()}
-    quote = layout.quote if layout.quote is not None and layout.quote.encode() in data else None
     table = None
     with contextlib.suppress(pl.exceptions.PolarsError):
         table = (
@@ -260,33 +274,16 @@ def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> 
             .select([*dict.fromkeys([*used, names[-2], names[-1]])])
             .collect()
         )
-    if table is None or not _rectangular(data, table, names, layout.separator, quote):
+    if table is None or not _rectangular(table, names):
         text, damaged = utf8(data)
         return _cut_rows(text, layout, wanted, before), damaged
     numbers = pl.Series("row", np.arange(before + 1, before + 1 + len(table), dtype=np.uint32))
     return Block(table.select([pl.col(column).alias(term) for column, term in used.items()]), numbers), False
 
 
-def _rectangular(data: bytes, table: pl.DataFrame, names: Sequence[str], separator: str, quote: str | None) -> bool:
-    """Tell whether every row has all columns; a missing last column and an empty one look alike to Polars."""
-    if table.is_empty() or (table[names[-1]] != "").any():
-        return False
-    full = len(names) - 2  # separators of a whole row
-    if (table[names[-2]] != "").all():
-        return True
-    if quote is not None:
-        return False
-    codes = np.frombuffer(data, dtype=np.uint8)
-    ends = np.flatnonzero(codes == 10)
-    if not len(ends) or ends[-1] != len(codes) - 1:
-        ends = np.append(ends, len(codes))
-    if full == 0:
-        return len(ends) == len(table)
-    found = np.flatnonzero(codes == ord(separator))
-    if len(found) != full * len(ends) or len(ends) != len(table):
-        return False
-    of_row = found.reshape(len(ends), full)
-    return bool((of_row[:, -1] < ends).all() and (of_row[1:, 0] > ends[:-1]).all())
+def _rectangular(table: pl.DataFrame, names: Sequence[str]) -> bool:
+    """Tell whether every row surely has all columns; a missing last column and an empty one look alike to Polars."""
+    return not table.is_empty() and not (table[names[-1]] != "").any() and bool((table[names[-2]] != "").all())
 
 
 def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:

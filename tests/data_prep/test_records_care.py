@@ -10,8 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import butterfly_sdm
 from butterfly_sdm.config import RecordsConfig
-from butterfly_sdm.errors import PluginError, RecordsError
+from butterfly_sdm.errors import DataError, PluginError, RecordsError
+from data_prep import visits
+from data_prep.build import check_dataset
 from data_prep.readers import registry
 from data_prep.records import read_occurrences
 from data_prep.sensitive import SensitiveSpecies
@@ -199,3 +202,49 @@ def test_two_readers_with_one_name_are_an_error(monkeypatch):
 def test_all_built_in_readers_are_listed():
     assert list(registry.readers())[:5] == ["dwca", "gbif", "nbn", "ukbms", "table"]
     assert not any("cannot be loaded" in line for line in registry.readers().values())
+
+
+def rare_places():
+    """Return rows of two sites in the square TL33, of one alone in SU12, and of one where nothing else was seen."""
+    more = [row(2, "2018-06-03", s, ident=i, footprintWKT=square(-1.8, 50.95)) for i, s in ((6, ARION), (7, NAPI))]
+    return [*sensitive_rows(), *more, row(3, "2018-06-03", ARION, ident=8, footprintWKT=square(0.03, 52.02))]
+
+
+def test_no_table_tells_a_coarsened_species_finer_than_its_squares(tmp_path):
+    records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0, "sensitive": {ARION: "10km"}}
+    config = {"name": "rare", "build": {"records": records, "split": {"method": "random"}}}
+    dataset = butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")
+    assert dataset.coarse.to_dict("records") == [
+        {"species": ARION, "square": "TL33", "size_m": 10_000, "detections": 3, "visits": 4}
+    ]
+    assert len(dataset.sites) == 3  # two around TL33 and the one alone, of which only the other species is told
+    assert dataset.species == (IO, NAPI) and dataset.detections.to_numpy().sum() == 3
+    assert "Left out, because nothing but sensitive species was seen there: 1 sites." in dataset.card.notes
+    assert f"Told only as sums over squares of 10km with several sites: {ARION}." in dataset.card.notes
+    assert "coarse.parquet" in dataset.card.files and check_dataset(tmp_path / "dataset") == []
+    for path in (tmp_path / "dataset").iterdir():  # compressed pages would hide the name: read the tables
+        if path.suffix == ".parquet" and path.stem != "coarse":
+            assert ARION not in str(pl.read_parquet(path).to_dict())
+    again = (tmp_path / "left_out.csv").read_text()
+    butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")  # the finished one stays
+    assert (tmp_path / "left_out.csv").read_text() == again
+
+
+def test_a_table_of_coarsened_species_that_tells_too_much_is_refused(tmp_path):
+    records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0, "sensitive": {ARION: "10km"}}
+    dataset = butterfly_sdm.build({"build": {"records": records, "split": {"method": "random"}}}, tmp_path / "dataset")
+    with pytest.raises(DataError, match="Pieris napi is told only as sums over squares, and per site as well"):
+        replace(dataset, coarse=dataset.coarse.assign(species=NAPI))
+    with pytest.raises(DataError, match="more visits of a square than there were"):
+        replace(dataset, coarse=dataset.coarse.assign(detections=5))
+    with pytest.raises(DataError, match="has the columns"):
+        replace(dataset, coarse=dataset.coarse.drop(columns="size_m"))
+
+
+def test_explaining_reads_the_records_once(tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr(visits, "read_occurrences", lambda *a, **k: opened.append(a) or read_occurrences(*a, **k))
+    records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0}
+    config = {"build": {"records": records, "split": {"method": "random"}}}
+    butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")
+    assert len(opened) == 1 and "unreadable date" in (tmp_path / "left_out.csv").read_text()

@@ -1,0 +1,160 @@
+"""
+Cut delimited text in which no cell is quoted into columns.
+
+All separators of a piece of text are found at once, and a cell is a place in the text: columns are made of Arrow's string views,
+which point into the text, so that no byte of a column is copied and none of an unwanted column is looked at twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data_prep.readers.reader import Block
+
+PIECE_BYTES = 1 << 20  # its separators stay in the processor's cache
+_PAD = 16
+_SHORT = 12  # bytes of a text that a view holds itself
+_MASKS = np.zeros((_SHORT + 2, 16), dtype=np.uint8)
+for _length in range(_SHORT + 1):
+    _MASKS[_length, 4 : 4 + _length] = 255
+_MASKS[_SHORT + 1, 4:8] = 255  # of a longer text only the first four bytes
+_MASKS = _MASKS.reshape(-1).view("V16")
+
+
+def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], before: int) -> Block:
+    r"""
+    Cut rows into columns.
+
+    Parameters
+    ----------
+    text
+        Whole rows, valid UTF-8, with ``\n`` as line end. Blank lines are no rows.
+    separator
+        One character.
+    columns
+        Names of the columns in file order.
+    wanted
+        Column of the file: its term.
+    before
+        Number of the last row before the text.
+
+    Returns
+    -------
+    Block
+        A row with too few cells, or with text in more cells than there are columns, is malformed.
+    """
+    size = len(text) + (not text.endswith(b"\n"))
+    held = np.empty(size + 2 * _PAD, dtype=np.uint8)
+    held[_PAD : _PAD + len(text)] = np.frombuffer(text, dtype=np.uint8)
+    held[_PAD + len(text) :] = 10
+    place = {column: index for index, column in reversed(list(enumerate(columns)))}
+    chosen = np.array([place[column] for column in wanted], dtype=np.int64)
+    views = np.zeros((len(chosen), text.count(b"\n") + 1, 4), dtype=np.uint32)
+    windows = np.ndarray((len(held) - 15,), dtype="V16", buffer=held, strides=(1,))
+    numbers: list[np.ndarray] = []
+    malformed: list[tuple[int, str]] = []
+    done, number = 0, before
+    for start, end in _pieces(text, size):
+        piece = held[_PAD + start : _PAD + end]
+        found = piece == ord(separator)
+        found |= piece == 10
+        places = np.flatnonzero(found)
+        ends, starts, row_numbers, bad, number = _rows(piece, places, len(columns), chosen, number)
+        numbers.append(row_numbers)
+        malformed += bad
+        rows = slice(done, done + len(row_numbers))
+        done = rows.stop
+        lengths = ends - starts
+        some = np.flatnonzero(lengths.any(axis=1))
+        if len(some):
+            views[some, rows] = _views(windows, starts[some] + (_PAD + start), lengths[some])
+    buffer = pa.py_buffer(held)
+    series = [_series(view[:done], buffer, term) for view, term in zip(views, wanted.values(), strict=True)]
+    return Block(
+        pl.DataFrame(series),
+        pl.Series("row", np.concatenate(numbers) if numbers else np.empty(0), dtype=pl.UInt32),
+        pl.DataFrame(malformed, schema={"row": pl.UInt32, "text": pl.String}, orient="row"),
+    )
+
+
+def _pieces(text: bytes, size: int) -> Iterator[tuple[int, int]]:
+    """Yield begin and end of pieces of whole rows."""
+    start = 0
+    while start < size:
+        end = text.rfind(b"\n", start, start + PIECE_BYTES) + 1
+        end = end or text.find(b"\n", start + PIECE_BYTES) + 1 or size
+        if len(text) - start <= PIECE_BYTES:
+            end = size
+        yield start, end
+        start = end
+
+
+def _rows(
+    piece: np.ndarray, places: np.ndarray, width: int, chosen: np.ndarray, before: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]], int]:
+    """
+    Find the wanted cells of the good rows of a piece.
+
+    Returns
+    -------
+    ends, starts : (columns, rows) places in the piece
+    numbers : (rows,) number of each row
+    malformed : number and text of the other rows
+    last : number of the last row
+    """
+    malformed: list[tuple[int, str]] = []
+    cells = places.reshape(-1, width) if len(places) % width == 0 else None
+    if cells is not None and (piece[cells[:, -1]] == 10).all() and _line_ends(piece) == len(cells) and not _blank(cells):
+        begin = np.append(0, cells[:-1, -1] + 1)
+        numbers = np.arange(before + 1, before + 1 + len(cells), dtype=np.uint32)
+        last = before + len(cells)
+    else:
+        line_end = np.flatnonzero(piece[places] == 10)
+        first = np.append(0, line_end[:-1] + 1)
+        held = line_end - first + 1
+        begin, end = np.append(0, places[line_end[:-1]] + 1), places[line_end]
+        blank = begin == end
+        every = before + np.cumsum(~blank)
+        last = int(every[-1]) if len(every) else before
+        good = (held == width) & ~blank
+        more = np.flatnonzero(held > width)
+        good[more] = end[more] - places[first[more] + width - 1] == held[more] - width  # the cells beyond are empty
+        malformed += [
+            (int(every[row]), piece[begin[row] : end[row]].tobytes().decode("utf-8", errors="replace")[:500])
+            for row in np.flatnonzero(~good & ~blank).tolist()
+        ]
+        cells = places[first[good][:, None] + np.arange(width)]
+        begin, numbers = begin[good], every[good].astype(np.uint32)
+    ends = cells[:, chosen].T
+    starts = cells[:, np.maximum(chosen - 1, 0)].T + 1
+    starts[chosen == 0] = begin
+    return ends, starts, numbers, malformed, last
+
+
+def _line_ends(piece: np.ndarray) -> int:
+    return int(np.count_nonzero(piece == 10))
+
+
+def _blank(cells: np.ndarray) -> bool:
+    """Tell whether some row of a table with one column is empty."""
+    return cells.shape[1] == 1 and bool((np.diff(cells[:, 0], prepend=-1) == 1).any())
+
+
+def _views(windows: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return Arrow's string views: (columns, rows, 4) words; ``starts`` are places in the buffer."""
+    made = windows[starts - 4]  # four bytes for the length, then the first twelve of the text
+    pairs = made.view(np.uint64)
+    pairs &= np.take(_MASKS, np.minimum(lengths, _SHORT + 1)).view(np.uint64)
+    words = made.view(np.uint32).reshape(*starts.shape, 4)
+    words[..., 0] = lengths
+    np.copyto(words[..., 3], starts, where=lengths > _SHORT, casting="unsafe")
+    return words
+
+
+def _series(views: np.ndarray, buffer: pa.Buffer, term: str) -> pl.Series:
+    array = pa.Array.from_buffers(pa.string_view(), len(views), [None, pa.py_buffer(np.ascontiguousarray(views)), buffer])
+    return pl.Series(term, array)
