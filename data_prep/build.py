@@ -98,8 +98,8 @@ def build_dataset(
     if is_finished(folder, key):
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
-            with tempfile.TemporaryDirectory() as scratch:
-                _survey(config, Path(scratch), progress, Findings(), explain)
+            with tempfile.TemporaryDirectory() as place:
+                _survey(config, Path(place), progress, Findings(), explain)
         return folder
     with resumable_folder(folder, key) as partial:
         scratch = partial / ".scratch"

@@ -47,8 +47,10 @@ def dropped_rows(
         ``file`` (name), ``row`` (number in the file, the first row of data being 1), ``reason``, the texts of the row as far as
         the package understands them, ``text`` (the whole row, of a malformed one; the first 10,000 of each file).
     """
-    codes = occurrences.scan().filter(~pl.col("is_event")).select("file", "row", *GROUPS)
-    held = reasons.lazy().join(codes, on=["file", "row"], how="left").collect(engine="streaming")
+    parts = occurrences.parts(["file", "row", *GROUPS, "is_event"])
+    held = pl.concat(
+        part.filter(~pl.col("is_event")).drop("is_event").join(reasons, on=["file", "row"], how="inner") for part in parts
+    )
     for group, texts in occurrences.dictionaries.items():
         held = held.join(texts.rename({"code": group}), on=group, how="left").drop(group)
     malformed = occurrences.malformed_rows().with_columns(

@@ -1,9 +1,9 @@
 """
 Bring any recorder's files into one compact table of occurrences.
 
-Texts repeat: a million records have some thousand places, dates and names. Each distinct text is kept once, in a dictionary
-under a 64-bit hash, and a record is a row of hashes. Rules are then applied to the dictionaries, and only whole numbers are
-counted. The table lies in Parquet files, so that another set of rules needs no second reading.
+Texts repeat: a million records have some thousand places, dates and names. Each distinct text is kept once, in a dictionary,
+and a record is a row of numbers of such texts. Rules are then applied to the dictionaries, and only whole numbers are counted.
+The table lies in Parquet files, so that another set of rules needs no second reading.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from butterfly_sdm.data.artefact import fingerprint, read_json, resumable_folder, write_json
@@ -41,8 +42,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MALFORMED_KEPT = 10_000
+_PART_ROWS = 500_000
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,9 @@ class Occurrences:
     folder
         Where the Parquet files lie.
     dictionaries
-        Per group of :data:`GROUPS` the distinct texts, with their ``code``.
+        Per group of :data:`GROUPS` the distinct texts, with their number ``code``.
+    again
+        Places of rows that repeat one before them, counting all rows in the order of :meth:`parts`.
     files
         Names of the files, in the order of their numbers.
     columns
@@ -74,6 +78,7 @@ class Occurrences:
 
     folder: Path
     dictionaries: Mapping[str, pl.DataFrame]
+    again: np.ndarray
     files: tuple[str, ...]
     columns: frozenset[str]
     read: int
@@ -82,32 +87,112 @@ class Occurrences:
     notes: tuple[str, ...] = ()
     day_first: bool | None = None
 
-    def scan(self) -> pl.LazyFrame:
+    def parts(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """
-        Return the coded rows lazily.
+        Yield the coded rows, part by part.
 
-        Columns: ``file``, ``row`` (numbers), ``record`` (hash of the whole row), one hash per group, ``event`` (hash of the
-        event's id, 0 for none), ``is_event`` (a survey, not a record).
+        Parameters
+        ----------
+        columns
+            Of ``file``, ``row`` (numbers), one per group (number of its texts), ``event`` (hash of the event's id, 0 for none),
+            ``is_event`` (a survey, not a record).
         """
-        return pl.scan_parquet(self.folder / "rows-*.parquet")
+        for path in sorted(self.folder.glob("rows-*.parquet")):
+            yield pl.read_parquet(path, columns=list(columns))
 
     def malformed_rows(self) -> pl.DataFrame:
         """Return file, row and text of the malformed rows, the first 10,000 of each file."""
         return pl.read_parquet(self.folder / "malformed.parquet")
 
 
+class _Dictionary:
+    """
+    The distinct texts of a group, numbered in the order in which they came.
+
+    A table of hashes with open addressing, so that a block is looked up at once: most rows find their text at the first place.
+    """
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self.terms = terms
+        self.entries: list[pl.DataFrame] = []
+        self.size = 0
+        self._hashes = np.zeros(1 << 12, dtype=np.uint64)  # 0: free
+        self._numbers = np.zeros(1 << 12, dtype=np.uint32)
+
+    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept."""
+        hashes = texts.hash_rows(seed=len(self.terms)).to_numpy(writable=True)
+        hashes[hashes == 0] = 1
+        slots, new = self._find(hashes)
+        if len(new):
+            unique, first = np.unique(hashes[new], return_index=True)
+            while (self.size + len(unique)) * 4 > len(self._hashes):
+                self._grow()
+            self._put(unique, np.arange(self.size, self.size + len(unique), dtype=np.uint32))
+            self.size += len(unique)
+            self.entries.append(_own(texts[new[first]]))
+            slots, _ = self._find(hashes)
+        return self._numbers[slots], hashes
+
+    def _find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slot of each hash, and the rows of those that have none."""
+        last = len(self._hashes) - 1
+        slots = (hashes & np.uint64(last)).astype(np.int64)
+        held = self._hashes[slots]
+        elsewhere = np.flatnonzero(held != hashes)
+        new = [elsewhere[:0]]
+        while len(elsewhere):
+            free = held[elsewhere] == 0
+            new.append(elsewhere[free])
+            elsewhere = elsewhere[~free]
+            slots[elsewhere] = (slots[elsewhere] + 1) & last
+            held[elsewhere] = self._hashes[slots[elsewhere]]
+            elsewhere = elsewhere[held[elsewhere] != hashes[elsewhere]]
+        return slots, np.concatenate(new)
+
+    def _put(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
+        """Enter hashes that are not in the table; where two want one slot, one of them goes on to the next."""
+        while len(hashes):
+            slots, _ = self._find(hashes)
+            self._hashes[slots] = hashes
+            mine = self._hashes[slots] == hashes
+            self._numbers[slots[mine]] = numbers[mine]
+            hashes, numbers = hashes[~mine], numbers[~mine]
+
+    def _grow(self) -> None:
+        used = self._hashes != 0
+        hashes, numbers = self._hashes[used], self._numbers[used]
+        self._hashes = np.zeros(len(self._hashes) * 2, dtype=np.uint64)
+        self._numbers = np.zeros(len(self._hashes), dtype=np.uint32)
+        self._put(hashes, numbers)
+
+    def table(self) -> pl.DataFrame:
+        """Return the texts with their number, ``code``, in an order that does not depend on that of the rows."""
+        schema = dict.fromkeys(self.terms, pl.String)
+        held = pl.concat(self.entries) if self.entries else pl.DataFrame(schema=schema)
+        return held.with_row_index("code").sort(*self.terms)
+
+
+def _own(texts: pl.DataFrame) -> pl.DataFrame:
+    """Copy texts, so that they do not keep the whole block in memory."""
+    return pl.DataFrame(
+        {term: series.to_arrow(compat_level=pl.CompatLevel.oldest()) for term, series in zip(texts.columns, texts, strict=True)}
+    )
+
+
 @dataclass
 class _Coder:
-    """Turns blocks into rows of hashes and collects the dictionaries."""
+    """Turns blocks into rows of numbers and collects the dictionaries."""
 
     folder: Path
     parts: int = 0
     read: int = 0
     malformed: int = 0
     columns: set[str] = field(default_factory=set)
-    dictionaries: dict[str, list[pl.DataFrame]] = field(default_factory=lambda: {group: [] for group in GROUPS})
-    known: dict[str, pl.Series] = field(default_factory=lambda: {group: pl.Series([], dtype=pl.UInt64) for group in GROUPS})
+    dictionaries: dict[str, _Dictionary] = field(default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()})
     bad: list[pl.DataFrame] = field(default_factory=list)
+    records: list[np.ndarray] = field(default_factory=list)
+    waiting: list[pl.DataFrame] = field(default_factory=list)
 
     def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
         """Code one block."""
@@ -122,43 +207,43 @@ class _Coder:
         if block.rows.is_empty():
             return
         rows = block.rows.with_columns(pl.lit("").alias(term) for term in TERMS if term not in block.rows.columns)
-        coded = {"row": block.numbers.cast(pl.UInt32)}
+        numbers, hashes = {}, []
         for group, terms in GROUPS.items():
-            texts = rows.select(terms)
-            code = texts.hash_rows(seed=len(group)).alias("code")
-            coded[group] = code.alias(group)
-            self._learn(group, texts.with_columns(code))
+            numbers[group], of_group = self.dictionaries[group].number(rows.select(terms))
+            hashes.append(pl.Series(group, of_group))
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it stands.
-        identity = pl.DataFrame([coded[group] for group in GROUPS]).with_columns(rows["recordID"], rows["eventID"])
-        coded["record"] = identity.hash_rows(seed=1).alias("record")
-        event = rows.select("eventID")
-        frame = pl.DataFrame(list(coded.values())).with_columns(
+        identity = pl.DataFrame([*hashes, rows["recordID"], rows["eventID"]])
+        self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
+        event = pl.when(pl.col("eventID") == "").then(0).otherwise(pl.col("eventID").hash(seed=2)).cast(pl.UInt64)
+        frame = pl.DataFrame({"row": block.numbers.cast(pl.UInt32), **numbers}).with_columns(
             pl.lit(file, dtype=pl.UInt16).alias("file"),
-            event.select(pl.when(pl.col("eventID") == "").then(0).otherwise(pl.col("eventID").hash(seed=2)))
-            .to_series()
-            .cast(pl.UInt64)
-            .alias("event"),
+            rows.select(event.alias("event")).to_series(),
             pl.lit(is_event).alias("is_event"),
         )
+        self.waiting.append(frame)
+        if sum(map(len, self.waiting)) >= _PART_ROWS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the rows that wait."""
+        if not self.waiting:
+            return
         path = self.folder / f"rows-{self.parts:05d}.parquet"
         try:
-            frame.write_parquet(path, compression="lz4", statistics=False)
+            pl.concat(self.waiting).write_parquet(path, compression="lz4", statistics=False)
         except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
             raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
         self.parts += 1
+        self.waiting = []
 
-    def _learn(self, group: str, texts: pl.DataFrame) -> None:
-        new = texts.unique(subset="code", maintain_order=False)
-        new = new.filter(~pl.col("code").is_in(self.known[group].implode()))
-        if len(new):
-            self.dictionaries[group].append(new)
-            self.known[group] = pl.concat([self.known[group], new["code"]])
-
-    def dictionary(self, group: str) -> pl.DataFrame:
-        """Return a dictionary, its entries in an order that does not depend on that of the rows."""
-        schema = {**dict.fromkeys(GROUPS[group], pl.String), "code": pl.UInt64}
-        frames = self.dictionaries[group]
-        return (pl.concat(frames) if frames else pl.DataFrame(schema=schema)).sort(*GROUPS[group])
+    def again(self) -> np.ndarray:
+        """Return the places of rows that stood before, counting all rows in the order in which they were read."""
+        records = np.concatenate(self.records) if self.records else np.empty(0, dtype=np.uint64)
+        ordered = np.sort(records)
+        if not (ordered[1:] == ordered[:-1]).any():  # the usual case
+            return np.empty(0, dtype=np.int64)
+        first = pl.Series(records).is_first_distinct().to_numpy()
+        return np.flatnonzero(~first)
 
 
 def read_occurrences(
@@ -225,8 +310,10 @@ def read_occurrences(
                 raise RecordsError(f"{file.path} holds a header but no records. Download or export it again.")
             before += file.bytes
         progress("reading records", total, total)
-        for group in GROUPS:
-            coder.dictionary(group).write_parquet(partial / f"{group}.parquet")
+        coder.write()
+        for group, dictionary in coder.dictionaries.items():
+            dictionary.table().write_parquet(partial / f"{group}.parquet")
+        pl.DataFrame({"place": coder.again()}).write_parquet(partial / "again.parquet")
         bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
         (pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema)).write_parquet(partial / "malformed.parquet")
         layouts = {file.day_first for file in opened}
@@ -251,6 +338,7 @@ def _stored(folder: Path, key: str) -> Occurrences:
     return Occurrences(
         folder=folder,
         dictionaries={group: pl.read_parquet(folder / f"{group}.parquet") for group in GROUPS},
+        again=pl.read_parquet(folder / "again.parquet")["place"].to_numpy(),
         files=tuple(card["files"]),
         columns=frozenset(card["columns"]),
         read=card["read"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import geopandas as gpd
+import numpy as np
 import polars as pl
 
 from butterfly_sdm.errors import RecordsError
@@ -103,10 +104,13 @@ class Verdicts:
     Attributes
     ----------
     rows
-        ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``), ``day``, ``event`` where that is a visit,
-        ``taxon`` (place in ``taxa``, -1 for none), ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a
-        record); ``reason`` (place in :data:`REASONS`, 0 for a good row); ``rank_reason`` (the same, of rules that come after
-        those about sites).
+        The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``), ``day``, ``event`` where that is
+        a visit, ``taxon`` (place in ``taxa``, -1 for none), ``present``, ``source_number`` (scheme); ``is_event`` (a survey,
+        not a record); ``rank_reason`` (place in :data:`REASONS`, of rules that come after those about sites, 0 for none).
+    dropped
+        How many other records there are, by reason.
+    dropped_rows
+        ``file``, ``row``, ``reason`` (place in :data:`REASONS`) of the other records, where wanted.
     taxa
         Accepted names.
     names
@@ -117,6 +121,8 @@ class Verdicts:
 
     occurrences: Occurrences
     rows: pl.DataFrame
+    dropped: np.ndarray
+    dropped_rows: pl.DataFrame | None
     taxa: tuple[str, ...]
     names: pl.DataFrame
     places: Places
@@ -133,52 +139,58 @@ class Verdicts:
         day_first = rules.day_first if rules.day_first is not None else occurrences.day_first
         names, taxa = _judge_names(texts["name"], rules)
         judged = {
-            "place": places.codes.rename({"code": "place"}).with_columns(_offset("place_reason", _PLACE_OFFSET)),
-            "date": _judge_dates(texts["date"], rules, day_first),
-            "name": names.drop("accepted", "recorded"),
             "source": _judge_sources(texts["source"], rules),
+            "place": places.codes.with_columns(_offset("place_reason", _PLACE_OFFSET)),
+            "date": _judge_dates(texts["date"], rules, day_first),
             "state": _judge_states(texts["state"], rules.scheme),
+            "name": names.drop("accepted", "recorded"),
         }
-        query = occurrences.scan()
-        for key, table in judged.items():
-            query = query.join(table.lazy(), on=key, how="left")
-        reasons = [pl.when(pl.col(f"{group}_reason") != 0).then(pl.col(f"{group}_reason")) for group in _FIRST]
-        duplicates = _duplicates(occurrences)
-        numbers = ["file", "row"] if numbered or duplicates else []
-        if duplicates:
-            numbers.append("record")
-        rows = query.select(
-            *numbers,
-            "site",
-            "day",
-            *(["event"] if rules.scheme.visit == "event" else []),
-            "taxon",
-            pl.col("present") & ~pl.col("is_event"),
-            "source_number",
-            "is_event",
-            pl.coalesce(*reasons, pl.lit(0, dtype=pl.UInt8)).alias("reason"),
-            pl.when(pl.col("is_event")).then(pl.lit(0, dtype=pl.UInt8)).otherwise(pl.col("name_reason")).alias("rank_reason"),
-        ).collect(engine="streaming")
-        return cls(occurrences, _mark_duplicates(rows).drop("record") if duplicates else rows, taxa, names, places)
+        told = {group: _by_code(table) for group, table in judged.items()}
+        has_events = occurrences.core == "event"
+        kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.scheme.visit == "event" else [])]
+        columns = [*kept, *GROUPS, *(["is_event"] if has_events else [])]
+        counts = np.zeros(len(REASONS), dtype=np.int64)
+        good_parts, bad_parts, before = [], [], 0
+        for part in occurrences.parts(columns):
+            codes = {group: part[group].to_numpy() for group in GROUPS}
+            is_event = part["is_event"].to_numpy() if has_events else np.zeros(len(part), dtype=bool)
+            reason = np.zeros(len(part), dtype=np.uint8)
+            for group in _FIRST:
+                of_text = told[group][f"{group}_reason"]
+                if of_text.any():
+                    np.copyto(reason, of_text[codes[group]], where=reason == 0)
+            first, last = np.searchsorted(occurrences.again, (before, before + len(part)))
+            reason[occurrences.again[first:last] - before] = REASONS.index("duplicate record")
+            before += len(part)
+            bad = (reason != 0) & ~is_event
+            counts += np.bincount(reason[bad], minlength=len(REASONS))
+            if numbered:
+                bad_parts.append(part.select("file", "row").with_columns(pl.Series("reason", reason)).filter(pl.Series(bad)))
+            good = np.flatnonzero(reason == 0)
+            place, date, state, name, source = (codes[group][good] for group in ("place", "date", "state", "name", "source"))
+            is_event = is_event[good]
+            good_parts.append(
+                pl.DataFrame(
+                    {column: part[column].gather(good) for column in kept}
+                    | {
+                        "site": told["place"]["site"][place],
+                        "day": told["date"]["day"][date],
+                        "taxon": told["name"]["taxon"][name],
+                        "present": told["state"]["present"][state] & ~is_event,
+                        "source_number": told["source"]["source_number"][source],
+                        "is_event": is_event,
+                        "rank_reason": told["name"]["name_reason"][name] * ~is_event,
+                    }
+                )
+            )
+        rows = pl.concat(good_parts).with_columns(pl.col("day").cast(pl.Date))
+        return cls(occurrences, rows, counts, pl.concat(bad_parts) if numbered else None, taxa, names, places)
 
 
-def _duplicates(occurrences: Occurrences) -> bool:
-    """Tell whether any row stands twice; they are rare, and looking for them in all rows is dear."""
-    records = occurrences.scan().select("record").collect(engine="streaming").to_series().to_numpy(writable=True)
-    records.sort()
-    return bool((records[1:] == records[:-1]).any())
-
-
-def _mark_duplicates(rows: pl.DataFrame) -> pl.DataFrame:
-    """Mark all but the first of equal rows; an event and a record are never equal."""
-    rows = rows.sort("file", "row")
-    again = ~pl.struct("record", "is_event").is_first_distinct()
-    return rows.with_columns(
-        pl.when(again)
-        .then(pl.lit(REASONS.index("duplicate record"), dtype=pl.UInt8))
-        .otherwise(pl.col("reason"))
-        .alias("reason")
-    )
+def _by_code(table: pl.DataFrame) -> dict[str, np.ndarray]:
+    """Return the columns of a judged dictionary, each in the order of the codes; where there is nothing, there is 0."""
+    ordered = table.sort("code").drop("code")
+    return {s.name: s.to_physical().fill_null(False if s.dtype == pl.Boolean else 0).to_numpy() for s in ordered}
 
 
 def _offset(column: str, offset: int) -> pl.Expr:
@@ -196,7 +208,7 @@ def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None
         month = pl.col("day").dt.month()
         off = ~month.is_between(first, last) if first <= last else month.is_between(last + 1, first - 1)
     return days.select(
-        pl.col("code").alias("date"),
+        "code",
         "day",
         pl.when(pl.col("date_reason") != 0)
         .then(pl.col("date_reason"))
@@ -227,7 +239,7 @@ def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame,
 
     frame = pl.DataFrame(
         {
-            "name": names["code"],
+            "code": names["code"],
             "taxon": pl.Series([number.get(n.accepted, -1) if n.kind in detecting else -1 for n in read], dtype=pl.Int32),
             "name_reason": pl.Series([reason(n) for n in read], dtype=pl.UInt8),
             "accepted": pl.Series([n.accepted for n in read], dtype=pl.String),
@@ -243,9 +255,7 @@ def _judge_sources(sources: pl.DataFrame, rules: SurveyRules) -> pl.DataFrame:
     )
     reason = pl.when(other).then(REASONS.index("another institution")).otherwise(0).cast(pl.UInt8)
     schemes = pl.concat_str("institutionCode", "collectionCode", "datasetName", separator="|").rank("dense")
-    return sources.select(
-        pl.col("code").alias("source"), schemes.cast(pl.UInt32).alias("source_number"), reason.alias("source_reason")
-    )
+    return sources.select("code", schemes.cast(pl.UInt32).alias("source_number"), reason.alias("source_reason"))
 
 
 def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame:
@@ -260,7 +270,7 @@ def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame
     dropped = (absent & pl.lit(scheme.absent == "drop")) | (zero & pl.lit(scheme.zero_count == "drop"))
     dropped |= zero & pl.lit(scheme.zero_count == "absent" and scheme.absent == "drop")
     return states.select(
-        pl.col("code").alias("state"),
+        "code",
         (~absent & ~(zero & pl.lit(scheme.zero_count == "absent"))).alias("present"),
         pl.when(dropped)
         .then(REASONS.index("absence not counted"))

@@ -207,10 +207,9 @@ class _Count:
 
     def __init__(self, verdicts: Verdicts, rules: SurveyRules) -> None:
         self.verdicts, self.rules = verdicts, rules
-        good = pl.col("reason") == 0
-        self.rows = verdicts.rows.filter(good)
-        self.numbers = [column for column in ("file", "row") if column in verdicts.rows.columns]
-        self.dropped = [verdicts.rows.filter(~good & ~pl.col("is_event")).select(*self.numbers, "reason")]
+        self.rows = verdicts.rows
+        self.dropped = verdicts.dropped.copy()
+        self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
         self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
         if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
@@ -224,8 +223,12 @@ class _Count:
         marked = self.rows.select(bad.fill_null(False).alias("bad")).to_series()
         if not marked.any():
             return
-        code = pl.repeat(REASONS.index(reason), pl.len(), dtype=pl.UInt8).alias("reason")
-        self.dropped.append(self.rows.filter(marked & ~self.rows["is_event"]).select(*self.numbers, code))
+        code = REASONS.index(reason)
+        records = marked & ~self.rows["is_event"]
+        self.dropped[code] += int(records.sum())
+        if self.dropped_rows is not None:
+            told = self.rows.filter(records).select("file", "row", pl.lit(code, dtype=pl.UInt8).alias("reason"))
+            self.dropped_rows.append(told)
         self.rows = self.rows.filter(~marked)
 
     def apply_rules_of_sites(self, *, listed_only: bool) -> None:
@@ -268,13 +271,13 @@ class _Count:
 
     def reasons(self) -> pl.DataFrame:
         """Return ``file``, ``row`` and ``reason`` of every row that was left out."""
-        return pl.concat(self.dropped).sort("file", "row")
+        return pl.concat(self.dropped_rows or []).sort("file", "row")
 
     def account(self) -> dict[str, int]:
         """Return how many rows were read, left out for each reason, and kept."""
-        dropped = dict(pl.concat(self.dropped).group_by("reason").len().iter_rows())
+        dropped = self.dropped.tolist()
         dropped[REASONS.index("malformed row")] = self.verdicts.occurrences.malformed
-        told = {f"dropped: {reason}": dropped[code] for code, reason in enumerate(REASONS) if dropped.get(code)}
+        told = {f"dropped: {reason}": dropped[code] for code, reason in enumerate(REASONS) if dropped[code]}
         kept = len(self.rows) - int(self.rows["is_event"].sum())
         return {"read": self.verdicts.occurrences.read, **told, "kept": kept}
 

@@ -1,8 +1,8 @@
 """
 Cut delimited text in which no cell is quoted into columns.
 
-All separators of a piece of text are found at once, and a cell is a place in the text: columns are made of Arrow's string views,
-which point into the text, so that no byte of a column is copied and none of an unwanted column is looked at twice.
+All separators of a piece of text are found at once, and a cell is a place in the text: columns are made of Arrow's string
+views, which point into the text, so that nothing is copied and unwanted columns cost no more than their separators.
 """
 
 from __future__ import annotations
@@ -18,11 +18,18 @@ from data_prep.readers.reader import Block
 PIECE_BYTES = 1 << 20  # its separators stay in the processor's cache
 _PAD = 16
 _SHORT = 12  # bytes of a text that a view holds itself
-_MASKS = np.zeros((_SHORT + 2, 16), dtype=np.uint8)
-for _length in range(_SHORT + 1):
-    _MASKS[_length, 4 : 4 + _length] = 255
-_MASKS[_SHORT + 1, 4:8] = 255  # of a longer text only the first four bytes
-_MASKS = _MASKS.reshape(-1).view("V16")
+
+
+def _masks() -> np.ndarray:
+    """Return which bytes of a view a text of 0 to 12 bytes fills, and at last those of a longer one: its first four."""
+    masks = np.zeros((_SHORT + 2, 16), dtype=np.uint8)
+    for length in range(_SHORT + 1):
+        masks[length, 4 : 4 + length] = 255
+    masks[_SHORT + 1, 4:8] = 255
+    return masks.reshape(-1).view("V16")
+
+
+_MASKS = _masks()
 
 
 def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], before: int) -> Block:
@@ -53,17 +60,18 @@ def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mappi
     held[_PAD + len(text) :] = 10
     place = {column: index for index, column in reversed(list(enumerate(columns)))}
     chosen = np.array([place[column] for column in wanted], dtype=np.int64)
-    views = np.zeros((len(chosen), text.count(b"\n") + 1, 4), dtype=np.uint32)
+    views = np.zeros((len(chosen), size // len(columns), 4), dtype=np.uint32)  # memory is taken where it is written
     windows = np.ndarray((len(held) - 15,), dtype="V16", buffer=held, strides=(1,))
     numbers: list[np.ndarray] = []
     malformed: list[tuple[int, str]] = []
     done, number = 0, before
     for start, end in _pieces(text, size):
         piece = held[_PAD + start : _PAD + end]
-        found = piece == ord(separator)
-        found |= piece == 10
-        places = np.flatnonzero(found)
-        ends, starts, row_numbers, bad, number = _rows(piece, places, len(columns), chosen, number)
+        line_end = piece == 10
+        lines = np.count_nonzero(line_end)
+        line_end |= piece == ord(separator)
+        places = np.flatnonzero(line_end)
+        ends, starts, row_numbers, bad, number = _rows(piece, places, int(lines), len(columns), chosen, number)
         numbers.append(row_numbers)
         malformed += bad
         rows = slice(done, done + len(row_numbers))
@@ -94,7 +102,7 @@ def _pieces(text: bytes, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _rows(
-    piece: np.ndarray, places: np.ndarray, width: int, chosen: np.ndarray, before: int
+    piece: np.ndarray, places: np.ndarray, lines: int, width: int, chosen: np.ndarray, before: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[tuple[int, str]], int]:
     """
     Find the wanted cells of the good rows of a piece.
@@ -107,8 +115,8 @@ def _rows(
     last : number of the last row
     """
     malformed: list[tuple[int, str]] = []
-    cells = places.reshape(-1, width) if len(places) % width == 0 else None
-    if cells is not None and (piece[cells[:, -1]] == 10).all() and _line_ends(piece) == len(cells) and not _blank(cells):
+    cells = places.reshape(lines, width) if len(places) == lines * width else None
+    if cells is not None and (piece[cells[:, -1]] == 10).all() and not _blank(cells):
         begin = np.append(0, cells[:-1, -1] + 1)
         numbers = np.arange(before + 1, before + 1 + len(cells), dtype=np.uint32)
         last = before + len(cells)
@@ -133,10 +141,6 @@ def _rows(
     starts = cells[:, np.maximum(chosen - 1, 0)].T + 1
     starts[chosen == 0] = begin
     return ends, starts, numbers, malformed, last
-
-
-def _line_ends(piece: np.ndarray) -> int:
-    return int(np.count_nonzero(piece == 10))
 
 
 def _blank(cells: np.ndarray) -> bool:
