@@ -14,7 +14,7 @@ import butterfly_sdm
 from butterfly_sdm.config import RecordsConfig
 from butterfly_sdm.errors import DataError, PluginError, RecordsError
 from data_prep import visits
-from data_prep.build import check_dataset
+from data_prep.checking import check_dataset
 from data_prep.readers import registry
 from data_prep.records import read_occurrences
 from data_prep.sensitive import SensitiveSpecies
