@@ -1,18 +1,23 @@
 """
 Training throughput: our fit, through Lightning and from packed tiles, next to a bare PyTorch loop with the same model and data.
 
-    python benchmarks/training.py [--size small|full] [--threads N] [--device cpu|cuda]
+    python benchmarks/training.py [--size small|full] [--threads N]         # on the CPU
+    python benchmarks/training.py --size full --device cuda --threads 8     # on a GPU: float32 and bf16, and checks
 
-Also the step with channels_last next to the plain layout, and the share of an epoch that waits for data.
+Printed are images per second, their ratio to the bare loop (channels_last, the same batches in the same order, nothing
+augmented), the share of an epoch that waits for tiles, and memory. On the CPU the seconds are CPU time, which a busy machine
+changes little. On a GPU the values of the regulariser under bf16 and the repeatability of a fit are checked as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import os
 import resource
 import statistics
 import time
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -20,11 +25,15 @@ import pandas as pd
 import torch
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.presence import PresenceLoss
+from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Shuffled, SiteBatches, predict_batch
 from butterfly_sdm.models.fitting import FitSettings, Fitting, run_fit
-from butterfly_sdm.models.inputs import TileReader, site_inputs
+from butterfly_sdm.models.inputs import site_inputs
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
+from butterfly_sdm.models.training import NetworkPredictor
 
 BANDS = ("red", "green", "blue", "nir")
 
@@ -40,80 +49,140 @@ def make(sites: int, tile_px: int, species: int = 62) -> Dataset:
     return Dataset(card, gpd.GeoDataFrame(table), detections, tiles)
 
 
+def clock(device: str) -> float:
+    return time.process_time() if device == "cpu" else time.perf_counter()
+
+
 def bare(
-    net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str, layout: torch.memory_format
+    net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str, layout: torch.memory_format, bf16: bool = False
 ) -> tuple[float, float]:
-    """Return sites per second of a plain loop, and the share of it that reads data."""
+    """Return images per second of a plain loop after its first epoch, and the share of it that reads data."""
+    assert part.reader is not None
     net = net.to(device, memory_format=layout).train()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
     loss = PresenceLoss("binomial", species=62, mean_visits=20)
     order = Shuffled(len(part), batch, seed=0)
-    waited = 0.0
-    start = time.perf_counter()
-    for epoch in range(epochs):
+    seconds, shares = [], []
+    for epoch in range(epochs + 1):
         order.set_epoch(epoch)
+        start, begun, waited = time.perf_counter(), clock(device), 0.0
         for draw in order:
             before = time.perf_counter()
             sample = {name: value.to(device) for name, value in part[draw].items()}
             waited += time.perf_counter() - before
-            values, valid = part.reader.reflectance(sample["counts"])  # type: ignore[union-attr]
-            logits, _ = net(net.standardise(values, valid).contiguous(memory_format=layout))
+            values, valid = part.reader.reflectance(sample["counts"])
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+                logits, _ = net(net.standardise(values, valid).contiguous(memory_format=layout))
             value = loss(logits, sample["detections"], sample["visits"])
             optimiser.zero_grad()
             value.backward()
             torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
             optimiser.step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    return epochs * len(part) / seconds, waited / seconds
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(clock(device) - begun)
+        shares.append(waited / (time.perf_counter() - start))
+    return len(part) / statistics.median(seconds[1:]), statistics.median(shares[1:])
 
 
-def ours(net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str) -> float:
-    net = net.to(memory_format=torch.channels_last)
+def ours(
+    net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str, precision: str = "32-true"
+) -> tuple[float, float]:
+    """Return images per second of our fit after its first epoch, and the share of it that waits for data."""
+    assert net.trunk is not None
+    net.trunk.to(memory_format=torch.channels_last)
     net.freeze("nothing")
-    settings = FitSettings(epochs=epochs, batch_size=batch, learning_rate=1e-4, patience=None, schedule="constant",
-                           accelerator="cpu" if device == "cpu" else "gpu", devices=1)  # fmt: skip
+    settings = FitSettings(
+        epochs=epochs + 1, batch_size=batch, learning_rate=1e-4, patience=None, schedule="constant", precision=precision,
+        accelerator="cpu" if device == "cpu" else "gpu", devices=1,
+    )  # fmt: skip
     fitting = Fitting(net, PresenceLoss("binomial", species=62, mean_visits=20), settings, part, None)
-    rows = run_fit(fitting).table()
-    return float(epochs * len(part) / rows["seconds"].sum())
+    ends: list[float] = []
+    rows = run_fit(fitting, progress=lambda *_: ends.append(clock(device))).table().iloc[1:]
+    return len(part) / statistics.median(np.diff(ends)), float(rows["waiting"].median())
+
+
+def check_cuda(dataset: Dataset) -> None:
+    """Compare what a GPU computes with the CPU, and with itself."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(64, 256, generator=generator), dim=1)
+    rates = torch.rand(64, 62, generator=generator) ** 3
+    loss = SoftRegulariser(temperature=0.5, nearest=5, bottom=32)
+    expected = loss(z, rates)
+    with torch.autocast("cuda", dtype=torch.bfloat16):
+        value = loss(z.cuda(), rates.cuda())
+        rounded = loss(z.cuda().bfloat16(), rates.cuda())
+    torch.testing.assert_close(value.cpu(), expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(rounded.cpu(), expected, rtol=2e-2, atol=0)
+    print(f"regulariser {expected:.6f} on the CPU, {value:.6f} on the GPU under bf16, {rounded:.6f} with embeddings in bf16")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    few = dataset.site_ids[:64]
+    settings: dict[str, Any] = {
+        "backbone": "resnet18", "window_px": 64, "margin_px": 32, "epochs": 2, "batch_size": 16, "accelerator": "gpu",
+        "devices": 1, "deterministic": True, "dropout": 0.1,
+    }  # fmt: skip
+    first, second = (NetworkPredictor(**settings).fit(dataset, few).predict(dataset, few) for _ in range(2))
+    torch.use_deterministic_algorithms(False)
+    assert first.equals(second), f"the same seed gives another network: {(first - second).abs().to_numpy().max():.1e}"
+    print("the same seed gives the same network on the GPU, to the last bit")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("There is no GPU that PyTorch can use here. Leave --device out.")
     torch.set_num_threads(arguments.threads)
-    sites, window, batch = (32, 64, 16) if arguments.size == "small" else (256, 192, 32)
+    device = arguments.device
+    gpu = device == "cuda"
+    sites, window, batch = (32, 64, 16) if arguments.size == "small" else (1024 if gpu else 128, 192, 64 if gpu else 32)
+    epochs = 3 if gpu else 1
     dataset = make(sites, window + 64)
+    torch.manual_seed(0)
     net = PresenceNet(Architecture(species=62, bands=BANDS, window_px=window, margin_px=32))
     reader = TileReader(dataset, BANDS, net.tile_px)
-    part = SiteBatches(site_inputs(dataset, dataset.site_ids, image=True, reader=reader), reader)
+    inputs = site_inputs(dataset, dataset.site_ids, image=True, reader=reader)
+    part = SiteBatches(inputs, reader)
+    augmented = SiteBatches(inputs, reader, augmentation=Augmentation())
 
     with torch.inference_mode():  # the same function before it is timed
         sample = part[range(4), 0]
         values, valid = reader.reflectance(sample["counts"])
         expected = net.eval()(net.standardise(values, valid))[0]
         torch.testing.assert_close(predict_batch(net, sample, reader)[0], expected, rtol=1e-3, atol=1e-4)
+    where = torch.cuda.get_device_name() if gpu else f"CPU, {arguments.threads} thread"
+    print(f"ResNet-18, {net.tile_px} px, batch {batch}, {where}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
 
-    rates: dict[str, list[float]] = {"plain layout": [], "bare loop": [], "fit": []}
-    shares = []
-    for _ in range(3):
-        plain, _ = bare(copy.deepcopy(net), part, batch, 1, arguments.device, torch.contiguous_format)
-        loop, share = bare(copy.deepcopy(net), part, batch, 1, arguments.device, torch.channels_last)
-        rates["plain layout"].append(plain)
-        rates["bare loop"].append(loop)
-        rates["fit"].append(ours(copy.deepcopy(net), part, batch, 1, arguments.device))
-        shares.append(share)
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    print(f"ResNet-18, {net.tile_px} px, batch {batch}, {arguments.threads} thread, {arguments.device}; medians of 3 epochs")
-    for name, rate in median.items():
-        print(f"{name:14s} {rate:8.1f} sites/s   {rate / median['bare loop']:.2f} of the bare loop")
-    print(f"channels_last is {median['bare loop'] / median['plain layout']:.2f} times the plain layout")
-    print(f"waiting for data: {100 * statistics.median(shares):.1f} % of the bare loop")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+    def run(name: str, bf16: bool) -> tuple[float, float]:
+        own = copy.deepcopy(net)
+        if name == "plain layout":
+            return bare(own, part, batch, epochs, device, torch.contiguous_format, bf16)
+        if name == "bare loop":
+            return bare(own, part, batch, epochs, device, torch.channels_last, bf16)
+        chosen = augmented if name == "fit, augmented" else part
+        return ours(own, chosen, batch, epochs, device, "bf16-mixed" if bf16 else "32-true")
+
+    names = ("plain layout", "bare loop", "fit", "fit, augmented")
+    for bf16 in (False, True) if gpu else (False,):
+        found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in names}
+        for _ in range(arguments.rounds):
+            for name in names:
+                if gpu:
+                    torch.cuda.reset_peak_memory_stats()
+                found[name].append((*run(name, bf16), torch.cuda.max_memory_allocated() / 2**30 if gpu else 0.0))
+        print("bf16" if bf16 else "float32")
+        for name, rows in found.items():
+            rate, waited, memory = (statistics.median(column) for column in zip(*rows, strict=True))
+            ratio = statistics.median(a[0] / b[0] for a, b in zip(rows, found["bare loop"], strict=True))
+            used = f"   {memory:5.1f} GiB" if gpu else ""
+            print(f"  {name:14s} {rate:8.1f} images/s   {ratio:.3f} of the bare loop   {100 * waited:4.1f} % waiting{used}")
+    print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+    if gpu:
+        check_cuda(dataset)
 
 
 if __name__ == "__main__":

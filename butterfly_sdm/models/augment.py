@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,24 +28,35 @@ class Augmentation:
     gain: float = 0.05
     band_gain: float = 0.02
 
-    def light(self, reflectance: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return reflectance (n, bands, height, width) under slightly other light."""
-        n, bands = reflectance.shape[:2]
-        factor = (
-            1 + self.gain * torch.randn(n, 1, generator=generator) + self.band_gain * torch.randn(n, bands, generator=generator)
-        )
-        return reflectance * factor.to(reflectance.device)[:, :, None, None]
+    def draw(self, count: int, bands: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """
+        Draw what happens to ``count`` images.
 
-    def turned(self, image: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return each image (n, bands, side, side) turned in one of eight ways."""
-        if not self.turn:
-            return image
-        ways = torch.randint(8, (len(image),), generator=generator)
-        out = torch.empty_like(image)
-        for way in ways.unique().tolist():
-            rows = (ways == way).nonzero().flatten().to(image.device)
-            out[rows] = dihedral(image[rows], way)
-        return out
+        Returns
+        -------
+        ways : Tensor of shape (count,), int64
+            How each image is turned, see :func:`dihedral`.
+        light : Tensor of shape (count, bands)
+            Factors on the reflectance.
+        """
+        haze = self.gain * torch.randn(count, 1, generator=generator)
+        light = 1 + haze + self.band_gain * torch.randn(count, bands, generator=generator)
+        ways = torch.randint(8, (count,), generator=generator) if self.turn else torch.zeros(count, dtype=torch.int64)
+        return ways, light
+
+
+def turned(images: Tensor, counts: Sequence[int]) -> Tensor:
+    """
+    Return images (n, bands, side, side) turned: the first ``counts[0]`` in way 0 of :func:`dihedral`, the next in way 1.
+
+    Images of one way lie together, so that turning a batch is one copy and a GPU is never waited for.
+    """
+    if counts[0] == len(images):
+        return images
+    # Turning moves bytes: not every device turns unsigned numbers.
+    bytes_of = images.view(torch.int16) if images.dtype == torch.uint16 else images
+    parts = bytes_of.split(list(counts))
+    return torch.cat([dihedral(part, way) for way, part in enumerate(parts) if len(part)]).view(images.dtype)
 
 
 def dihedral(image: Tensor, way: int) -> Tensor:

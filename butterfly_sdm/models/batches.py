@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -12,11 +12,13 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from butterfly_sdm.models.augment import Augmentation, dihedral
-from butterfly_sdm.models.inputs import SiteInputs, TileReader
+from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.models.augment import Augmentation, dihedral, turned
+from butterfly_sdm.models.inputs import SiteInputs
 from butterfly_sdm.models.presence_net import PresenceNet
 
-Batch = dict[str, Tensor]
+# Tensors by name, and under ``turns`` how many of the images are turned in each way.
+Batch = dict[str, Any]
 
 
 class SiteBatches(TorchDataset[Batch]):
@@ -31,46 +33,122 @@ class SiteBatches(TorchDataset[Batch]):
         Cuts tiles; None without imagery.
     pooled
         (views, n, channels) features of a frozen trunk, computed once; then no tile is read.
-    crop
-        Whether the cut may lie anywhere in a larger tile; else in its middle.
+    augmentation
+        What is done to images: beside its turns and lights the cut may lie anywhere in a larger tile. None: nothing, the cut is
+        the middle.
+    hide
+        Share of sites from which each modality is hidden, so that the network learns to do without.
     """
 
     def __init__(
-        self, inputs: SiteInputs, reader: TileReader | None, *, pooled: Tensor | None = None, crop: bool = False
+        self,
+        inputs: SiteInputs,
+        reader: TileReader | None,
+        *,
+        pooled: Tensor | None = None,
+        augmentation: Augmentation | None = None,
+        hide: float = 0.0,
     ) -> None:
-        self.inputs, self.reader, self.pooled, self.crop = inputs, reader, pooled, crop
+        self.inputs, self.reader, self.pooled = inputs, reader, pooled
+        self.augmentation, self.hide = augmentation, hide
 
     def __len__(self) -> int:
         return len(self.inputs)
 
-    def __getitem__(self, draw: Any) -> Batch:
-        """Return the batch of ``(places, seed)``; crops follow from the seed, whenever the batch is fetched."""
+    @property
+    def reads_tiles(self) -> bool:
+        """Whether a batch holds pixels."""
+        return self.inputs.tile_rows is not None and self.pooled is None and self.reader is not None
+
+    def __getitem__(self, draw: tuple[Sequence[int], int]) -> Batch:
+        """Return the batch of some places; what is drawn at random follows from the number beside them."""
+        return self.load(draw)
+
+    def load(self, draw: tuple[Sequence[int], int], *, into: Tensor | None = None) -> Batch:
+        """
+        Return the batch of some places; what is drawn at random follows from the number beside them, whenever it is loaded.
+
+        Parameters
+        ----------
+        into
+            Memory for the tiles, see :meth:`butterfly_sdm.data.loader.TileReader.read`.
+        """
         places, generator = torch.as_tensor(draw[0], dtype=torch.int64), torch.Generator().manual_seed(draw[1])
-        inputs = self.inputs
-        batch = {"place": places, "detections": inputs.detections[places], "visits": inputs.visits[places]}
-        if inputs.covariates is not None:
-            batch["covariates"] = inputs.covariates[places]
-        if inputs.position is not None:
-            batch["position"] = inputs.position[places]
+        inputs, reader, augmentation = self.inputs, self.reader, self.augmentation
+        ways = light = None
+        if reader is not None and self.reads_tiles and augmentation is not None:
+            ways, light = augmentation.draw(len(places), len(reader.places), generator)
+            order = ways.argsort(stable=True)  # images turned alike lie together
+            places, ways, light = places[order], ways[order], light[order]
+
+        def hidden() -> Tensor:
+            return torch.rand(len(places), generator=generator) < self.hide
+
+        batch: Batch = {"place": places, "detections": inputs.detections[places], "visits": inputs.visits[places]}
+        for name, table in (("covariates", inputs.covariates), ("position", inputs.position)):
+            if table is not None:
+                batch[name] = table[places]
+                if self.hide > 0:
+                    batch[name] = batch[name].masked_fill(hidden()[:, None], torch.nan)
         if inputs.tile_rows is None:
             return batch
         rows = inputs.tile_rows[places]
-        batch["has_image"] = rows >= 0
-        rows = rows[rows >= 0]
+        seen = rows >= 0
+        if self.hide > 0 and ("covariates" in batch or "position" in batch):
+            seen = seen & ~hidden()
+        if not bool(seen.all()):
+            batch["has_image"] = seen
+        rows = rows[seen]
         if self.pooled is not None:
-            views = (
-                torch.randint(len(self.pooled), (len(rows),), generator=generator)
-                if self.crop
-                else torch.zeros(len(rows), dtype=torch.int64)
-            )
-            batch["pooled"] = self.pooled[views, places[batch["has_image"]]]
-        elif self.reader is not None:
+            views = torch.zeros(len(rows), dtype=torch.int64)
+            if augmentation is not None:
+                views = torch.randint(len(self.pooled), (len(rows),), generator=generator)
+            batch["pooled"] = self.pooled[views, places[seen]]
+        elif reader is not None:
             corners = None
-            if self.crop and max(self.reader.slack) > 0:
-                most = torch.tensor(self.reader.slack)
-                corners = (torch.rand(len(rows), 2, generator=generator) * (most + 1)).long()
-            batch["counts"] = self.reader.read(rows, corners)
+            if augmentation is not None and max(reader.slack) > 0:
+                corners = (torch.rand(len(rows), 2, generator=generator) * (torch.tensor(reader.slack) + 1)).long()
+            batch["counts"] = reader.read(rows, corners, into=into)
+            if ways is not None and light is not None:
+                batch["light"] = light[seen]
+                batch["turns"] = torch.bincount(ways[seen], minlength=8).tolist()
         return batch
+
+
+class Feed:
+    """
+    The batches of one part, epoch after epoch in the order of a sampler.
+
+    Parameters
+    ----------
+    part, order
+        What is read, and in which order.
+    pin
+        Whether batches lie in page-locked memory, from which a GPU fetches them while it computes.
+    keep
+        Batches that may be in use at once; the tiles of older ones are written over.
+    """
+
+    def __init__(self, part: SiteBatches, order: Shuffled, *, pin: bool = False, keep: int = 1) -> None:
+        self.part, self.order, self.pin, self.keep = part, order, pin, keep
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        reader = self.part.reader if self.part.reads_tiles else None
+        if self.pin:
+            # Each batch has memory of its own: PyTorch gives it out again only after the device has fetched it.
+            for draw in self.order:
+                batch = self.part.load(draw, into=None if reader is None else reader.memory(len(draw[0]), pin=True))
+                yield {
+                    name: value.pin_memory() if isinstance(value, Tensor) and not value.is_pinned() else value
+                    for name, value in batch.items()
+                }
+            return
+        memory = [reader.memory(self.order.largest) for _ in range(self.keep)] if reader is not None else [None]
+        for number, draw in enumerate(self.order):
+            yield self.part.load(draw, into=memory[number % len(memory)])
 
 
 class Shuffled(Sampler[tuple[list[int], int]]):
@@ -98,6 +176,11 @@ class Shuffled(Sampler[tuple[list[int], int]]):
             del edges[-2]
         return edges
 
+    @property
+    def largest(self) -> int:
+        """Sites of the largest batch."""
+        return max((end - start for start, end in pairwise(self._edges())), default=0)
+
     def __len__(self) -> int:
         return len(self._edges()) - 1
 
@@ -113,44 +196,47 @@ class Shuffled(Sampler[tuple[list[int], int]]):
         return iter([(own[start:end], first + 7_919 * start) for start, end in pairwise(edges)])
 
 
-def predict_batch(
-    net: PresenceNet, batch: Batch, reader: TileReader | None, augmentation: Augmentation | None = None
-) -> tuple[Tensor, Tensor]:
+def predict_batch(net: PresenceNet, batch: Batch, reader: TileReader | None) -> tuple[Tensor, Tensor]:
     """Return logits and embeddings of one batch of :class:`SiteBatches`, on the device of the batch."""
     image = None
     if "counts" in batch and reader is not None:
-        values, valid = reader.reflectance(batch["counts"])
-        if augmentation is not None:
-            values = augmentation.light(values)
-        image = net.standardise(values, valid)
-        if augmentation is not None:
-            image = augmentation.turned(image)
-        image = image.contiguous(memory_format=torch.channels_last)
-    position = batch.get("position")
+        image = image_of(net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns"))
     return net(
-        image, batch.get("covariates"), position, pooled=batch.get("pooled"), has_image=_unless_all(batch.get("has_image"))
+        image,
+        batch.get("covariates"),
+        batch.get("position"),
+        pooled=batch.get("pooled"),
+        has_image=batch.get("has_image"),
     )
 
 
-def _unless_all(mask: Tensor | None) -> Tensor | None:
-    return None if mask is None or bool(mask.all()) else mask
+def image_of(
+    net: PresenceNet, counts: Tensor, reader: TileReader, *, light: Tensor | None = None, turns: Sequence[int] | None = None
+) -> Tensor:
+    """
+    Return the input of the trunk for counts, in few passes over the pixels.
 
+    Parameters
+    ----------
+    counts
+        (n, bands, side, side) whole numbers.
+    light
+        (n, bands) factors on the reflectance; None: 1.
+    turns
+        How many images are turned in each way, see :func:`butterfly_sdm.models.augment.turned`; None: none.
 
-def drop_modalities(batch: Batch, share: float) -> Batch:
-    """Hide each modality of a random share of the sites, so that the network learns to do without."""
-    out = dict(batch)
-    for name in ("covariates", "position"):
-        if name in batch:
-            hidden = torch.rand(len(batch[name])) < share
-            out[name] = batch[name].masked_fill(hidden.to(batch[name].device)[:, None], torch.nan)
-    if "has_image" in batch and ("covariates" in batch or "position" in batch):
-        hidden = (torch.rand(len(batch["has_image"])) < share).to(batch["has_image"].device)
-        kept = batch["has_image"] & ~hidden
-        for name in ("counts", "pooled"):
-            if name in batch:
-                out[name] = batch[name][kept[batch["has_image"]]]
-        out["has_image"] = kept
-    return out
+    Returns
+    -------
+    Tensor of shape (n, bands, side, side), float32, channels last
+        What :meth:`PresenceNet.standardise` makes of the reflectance.
+    """
+    if turns is not None:
+        counts = turned(counts, turns)
+    image = counts.to(torch.float32, memory_format=torch.channels_last)
+    valid = (image != reader.card.nodata).all(dim=1, keepdim=True)
+    factor = reader.card.scale / net.std if light is None else reader.card.scale / net.std * light  # (bands,) or (n, bands)
+    shift = -reader.card.offset * factor - net.mean / net.std
+    return image.mul_(factor[..., None, None]).add_(shift[..., None, None]).masked_fill_(~valid, 0.0)
 
 
 def trunk_features(
@@ -169,8 +255,7 @@ def trunk_features(
     out = torch.zeros(views, len(inputs), net.trunk.channels)
     with torch.inference_mode():
         for places in (inputs.tile_rows >= 0).nonzero().flatten().split(32):
-            values, valid = reader.reflectance(reader.read(inputs.tile_rows[places]).to(device))
-            image = net.standardise(values, valid)
+            image = image_of(net, reader.read(inputs.tile_rows[places]).to(device), reader)
             for way in range(views):
                 turned = dihedral(image, way).contiguous(memory_format=torch.channels_last)
                 out[way, places] = net.pool(net.features(turned)).float().cpu()

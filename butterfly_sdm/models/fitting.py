@@ -19,15 +19,14 @@ import pandas as pd
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.data.loader import ReadAhead
 from butterfly_sdm.errors import ArtefactError, ModelError
 from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
-from butterfly_sdm.models.augment import Augmentation
-from butterfly_sdm.models.batches import Batch, Shuffled, SiteBatches, drop_modalities, predict_batch
+from butterfly_sdm.models.batches import Batch, Feed, Shuffled, SiteBatches, predict_batch
 from butterfly_sdm.models.presence_net import Freeze, PresenceNet
 from butterfly_sdm.progress import Progress, silent
 
@@ -35,6 +34,7 @@ log = logging.getLogger("butterfly_sdm.models.fitting")
 
 Schedule = Literal["constant", "cosine"]
 Score = Literal["loss", "mse"]
+AHEAD = 2  # batches of tiles that wait for the step
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,6 @@ class FitSettings:
     freeze: Freeze = "nothing"
     unfreeze_after: int | None = None
     accumulate: int = 1
-    modality_dropout: float = 0.0
     precision: Any = "32-true"
     accelerator: str = "auto"
     devices: int | Literal["auto"] = "auto"
@@ -74,12 +73,11 @@ class Fitting(lightning.LightningModule):
         *,
         regulariser: SoftRegulariser | None = None,
         weight: float = 0.0,
-        augmentation: Augmentation | None = None,
     ) -> None:
         super().__init__()
         self.net, self.loss, self.settings = net, loss, settings
         self.parts = (train, validation)
-        self.regulariser, self.weight, self.augmentation = regulariser, weight, augmentation
+        self.regulariser, self.weight = regulariser, weight
         self.sums: dict[str, float] = {}
         self.held: list[tuple[Tensor, ...]] = []
         self.scores: dict[str, float] = {}
@@ -94,19 +92,25 @@ class Fitting(lightning.LightningModule):
         # Lightning draws the order of the first epoch before it says which one that is.
         self.order.set_epoch(self.first_epoch)
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> Feed | ReadAhead[Batch]:
         """Batches of the training part, of this process."""
-        return DataLoader(self.parts[0], sampler=self.order, batch_size=None)
+        self.feed = self._feed(self.parts[0], self.order)
+        return self.feed
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+    def val_dataloader(self) -> Feed | ReadAhead[Batch] | list[Any]:
         """Batches of the validation part, of this process."""
         if self.parts[1] is None:
             return []
-        sampler = Shuffled(
+        order = Shuffled(
             len(self.parts[1]), 2 * self.settings.batch_size, seed=0, rank=self.trainer.global_rank,
             processes=self.trainer.world_size, shuffle=False,
         )  # fmt: skip
-        return DataLoader(self.parts[1], sampler=sampler, batch_size=None)
+        return self._feed(self.parts[1], order)
+
+    def _feed(self, part: SiteBatches, order: Shuffled) -> Feed | ReadAhead[Batch]:
+        # One batch with the reader, AHEAD waiting, one in the step, one that the loop has not let go of.
+        feed = Feed(part, order, pin=self.trainer.strategy.root_device.type == "cuda", keep=AHEAD + 3)
+        return ReadAhead(feed, AHEAD) if part.reads_tiles else feed
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on biases and norms, with a learning rate that warms up and falls."""
@@ -118,7 +122,8 @@ class Fitting(lightning.LightningModule):
             if parameter.requires_grad or will_learn:
                 (decayed if parameter.ndim > 1 else plain).append(parameter)
         groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        optimiser = torch.optim.AdamW(groups, lr=s.learning_rate)
+        # One pass over the weights; but 16-mixed scales gradients, and the fused step would undo that too late to clip them.
+        optimiser = torch.optim.AdamW(groups, lr=s.learning_rate, fused=s.precision != "16-mixed")
         if s.schedule == "constant":
             return optimiser
         steps = max(1, math.ceil(len(self.order) / s.accumulate) * s.epochs)
@@ -132,6 +137,13 @@ class Fitting(lightning.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Shorten long gradients. Lightning itself refuses a fused optimiser under bf16, though nothing is scaled there."""
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
     def on_train_epoch_start(self) -> None:
         """Order the sites for this epoch, and unfreeze when it is time."""
         s = self.settings
@@ -143,15 +155,13 @@ class Fitting(lightning.LightningModule):
         self.started = time.perf_counter()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits and embeddings of a batch; augmented while training only."""
-        return predict_batch(self.net, batch, self.parts[0].reader, self.augmentation if self.training else None)
+        """Return logits and embeddings of a batch."""
+        return predict_batch(self.net, batch, self.parts[0].reader)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch, step and process."""
         epoch = self.settings.seed * 100_003 + self.current_epoch
         torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
-        if self.settings.modality_dropout > 0:
-            batch = drop_modalities(batch, self.settings.modality_dropout)
         logits, z = self.forward(batch)
         total = loss = self.loss(logits, batch["detections"], batch["visits"])
         self._add("loss", loss, len(logits))
@@ -217,15 +227,17 @@ class Journal(Callback):
         """Write the row of this epoch and keep the weights if they are the best so far."""
         assert isinstance(pl_module, Fitting)
         sites = max(pl_module.sums["sites"], 1.0)
-        seconds = time.perf_counter() - pl_module.started
+        loss, term = (float(pl_module.sums[name]) / sites for name in ("loss", "regulariser"))  # waits for the device
+        seconds = max(time.perf_counter() - pl_module.started, 1e-9)
         row = {
             "epoch": float(trainer.current_epoch),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-            "train_loss": float(pl_module.sums["loss"]) / sites,
-            "train_regulariser": float(pl_module.sums["regulariser"]) / sites,
+            "train_loss": loss,
+            "train_regulariser": term,
             **pl_module.scores,
             "seconds": seconds,
-            "sites_per_second": sites * trainer.world_size / max(seconds, 1e-9),
+            "sites_per_second": sites * trainer.world_size / seconds,
+            "waiting": getattr(pl_module.feed, "waited_s", 0.0) / seconds,  # share of the epoch that waited for tiles
         }
         if not math.isfinite(row["train_loss"]):
             raise ModelError(

@@ -5,93 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.errors import DataError
 
 log = logging.getLogger("butterfly_sdm.models.inputs")
-
-
-class TileReader:
-    """
-    Cut the image a network sees out of the packed tiles, bands by name.
-
-    Parameters
-    ----------
-    dataset
-        Has tiles.
-    bands
-        Names of the bands, in the order of the network.
-    tile_px
-        Side of the image; the middle of the tile is cut unless told otherwise.
-
-    Raises
-    ------
-    ModelError
-        The tiles lack a band or are too small.
-    """
-
-    def __init__(self, dataset: Dataset, bands: Sequence[str], tile_px: int) -> None:
-        if dataset.tiles is None or dataset.card.tiles is None:
-            raise DataError(f"The data set {dataset.card.name!r} has no tiles. Name scenes or a folder of tiles in build.")
-        card = dataset.card.tiles
-        absent = [band for band in bands if band not in card.bands]
-        if absent:
-            raise ModelError(f"The network needs the band {absent[0]}; the tiles have {', '.join(card.bands)}.")
-        side = min(dataset.tiles.shape[-2:])
-        if side < tile_px:
-            raise ModelError(
-                f"The tiles are {side} px wide; the network looks at {tile_px} px (window_px + 2 * margin_px). "
-                "Build larger tiles (build.tiles.size_px), or choose a smaller window_px or margin_px."
-            )
-        self.card, self.tile_px = card, tile_px
-        self.places = [card.bands.index(band) for band in bands]
-        self.slack = (dataset.tiles.shape[-2] - tile_px, dataset.tiles.shape[-1] - tile_px)
-        self.tiles: np.ndarray = dataset.tiles
-
-    def read(self, rows: Tensor, corners: Tensor | None = None) -> Tensor:
-        """
-        Return counts (n, bands, tile_px, tile_px) as uint16.
-
-        Parameters
-        ----------
-        rows
-            (n,) rows of the packed tiles.
-        corners
-            (n, 2) top and left of the cut within the tile; None: the middle.
-        """
-        out = np.empty((len(rows), len(self.places), self.tile_px, self.tile_px), dtype=np.uint16)
-        middle = (self.slack[0] // 2, self.slack[1] // 2)
-        whole = self.places == list(range(self.tiles.shape[1]))
-        for number, row in enumerate(rows.tolist()):
-            top, left = middle if corners is None else corners[number].tolist()
-            cut = self.tiles[row, :, top : top + self.tile_px, left : left + self.tile_px]
-            np.copyto(out[number], cut if whole else cut[self.places], casting="same_kind")
-        return torch.from_numpy(out)
-
-    def reflectance(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 reflectance of counts, and where (n, 1, height, width) every band was measured."""
-        values = counts.to(torch.float32)
-        valid = (values != self.card.nodata).all(dim=1, keepdim=True)
-        return (values - self.card.offset) * self.card.scale, valid
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        if isinstance(self.tiles, np.memmap) and self.tiles.filename is not None:
-            # A mapped file is opened again where the reader is unpickled instead of being copied there.
-            state["tiles"] = Path(self.tiles.filename)
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        if isinstance(self.tiles, Path):
-            self.tiles = np.load(self.tiles, mmap_mode="r", allow_pickle=False)
 
 
 @dataclass(frozen=True)

@@ -292,7 +292,7 @@ class PresenceNet(nn.Module):
             z = self.project(pooled)
             if has_image is not None and len(z) != len(has_image):
                 whole = z.new_zeros(len(has_image), z.shape[1])
-                z = whole.index_put((has_image.nonzero().flatten(),), z)
+                z = whole.masked_scatter(has_image[:, None], z)  # places are not counted: a GPU would have to be waited for
         joined = self.fuse(z, covariates, position, has_image=has_image)
         return self.classify(joined), joined
 

@@ -16,11 +16,12 @@ from scipy.special import expit
 
 from butterfly_sdm.data.artefact import atomic_path, write_json
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.loader import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.presence import PresenceName
 from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.models.fusion import FusionRule
-from butterfly_sdm.models.inputs import SiteInputs, TileReader, band_statistics, site_inputs
+from butterfly_sdm.models.inputs import SiteInputs, band_statistics, site_inputs
 from butterfly_sdm.models.presence_net import Architecture, Freeze, PresenceNet, start_at_rates
 from butterfly_sdm.models.stem import StemRule
 from butterfly_sdm.progress import Progress, silent
@@ -252,7 +253,13 @@ class NetworkPredictor:
                     self.loss, species=len(self.species), mean_visits=float(train.visits.mean()), species_weights=weights
                 ),
                 FitSettings(**{entry.name: getattr(self, entry.name) for entry in fields(FitSettings)}),
-                SiteBatches(train, reader, pooled=pooled[0], crop=self.augment),
+                SiteBatches(
+                    train,
+                    reader,
+                    pooled=pooled[0],
+                    augmentation=Augmentation() if self.augment and reader is not None else None,
+                    hide=self.modality_dropout,
+                ),
                 SiteBatches(held, reader, pooled=pooled[1]) if held is not None else None,
                 regulariser=None
                 if regulariser is None
@@ -260,7 +267,6 @@ class NetworkPredictor:
                     temperature=regulariser.temperature, nearest=regulariser.nearest, bottom=regulariser.bottom
                 ),
                 weight=0.0 if regulariser is None else regulariser.weight,
-                augmentation=Augmentation() if self.augment and reader is not None else None,
             )
             journal = run_fit(fitting, folder=folder, progress=progress)
         self.network = net

@@ -1,67 +1,54 @@
-"""Batches of packed tiles."""
+"""Packed tiles are read by the name of their bands, cropped, and ahead of the loop."""
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from butterfly_sdm.data.loader import ReadAhead, TileBatches
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.loader import ReadAhead, TileReader
+from butterfly_sdm.errors import DataError, ModelError
+from tests.models.conftest import BANDS, make_dataset
 
 
-@pytest.fixture
-def tiles() -> np.ndarray:
-    return np.random.default_rng(0).integers(1, 60_000, (10, 4, 12, 12), dtype=np.uint16)
+@pytest.fixture(scope="module")
+def dataset() -> Dataset:
+    made = make_dataset(10, tile_px=32)
+    return replace(made, tiles=np.random.default_rng(0).integers(1, 60_000, made.tiles.shape, dtype=np.uint16))
 
 
-def test_the_middle_of_every_tile_comes_in_stored_order_without_shuffling(tiles):
-    batches = list(TileBatches(tiles, [7, 2, 3], batch_size=2, crop_px=8, shuffle=False))
-    assert [places.tolist() for places, _ in batches] == [[0, 1], [2]]
-    counts = torch.cat([counts for _, counts in batches]).numpy()
-    np.testing.assert_array_equal(counts, tiles[[7, 2, 3], :, 2:10, 2:10])
+def test_the_middle_of_a_tile_or_a_cut_at_a_corner(dataset):
+    reader = TileReader(dataset, BANDS, 20)
+    rows = torch.tensor([7, 2, 3])
+    assert reader.slack == (12, 12)
+    np.testing.assert_array_equal(reader.read(rows).numpy(), dataset.tiles[[7, 2, 3], :, 6:26, 6:26])
+    cut = reader.read(rows, torch.tensor([[0, 12], [5, 1], [12, 12]])).numpy()
+    np.testing.assert_array_equal(cut[0], dataset.tiles[7, :, :20, 12:])
+    np.testing.assert_array_equal(cut[1], dataset.tiles[2, :, 5:25, 1:21])
+    assert reader.read(rows[:0]).shape == (0, 4, 20, 20)
 
 
-def test_shuffled_crops_are_parts_of_their_tiles_and_each_site_comes_once(tiles):
-    batches = TileBatches(tiles, range(10), batch_size=3, crop_px=5, seed=3)
-    seen = []
-    corners = set()
-    for places, counts in batches:
-        for place, crop in zip(places.tolist(), counts.numpy(), strict=True):
-            views = np.lib.stride_tricks.sliding_window_view(tiles[place], (4, 5, 5))[0]
-            found = np.argwhere((views == crop).all(axis=(2, 3, 4)))
-            assert len(found) == 1
-            corners.add(tuple(found[0]))
-            seen.append(place)
-    assert sorted(seen) == list(range(10))
-    assert len(corners) > 4
+def test_bands_are_taken_by_name(dataset):
+    counts = TileReader(dataset, ("nir", "red"), 32).read(torch.tensor([4])).numpy()
+    np.testing.assert_array_equal(counts[0], dataset.tiles[4][[3, 0]])
 
 
-def test_an_epoch_repeats_itself_and_the_next_differs(tiles):
-    batches = TileBatches(tiles, range(10), batch_size=10, crop_px=5)
-    first, again = next(iter(batches))[1], next(iter(batches))[1]
-    assert torch.equal(first, again)
-    batches.set_epoch(1)
-    assert not torch.equal(first, next(iter(batches))[1])
+def test_memory_that_is_used_again_gives_the_same_counts(dataset):
+    reader = TileReader(dataset, BANDS, 16)
+    memory = reader.memory(6)
+    for rows in (torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([9, 0])):
+        counts = reader.read(rows, into=memory)
+        assert counts.data_ptr() == memory.data_ptr()
+        assert torch.equal(counts.int(), reader.read(rows).int())
 
 
-def test_bands_are_taken_by_place(tiles):
-    _, counts = next(iter(TileBatches(tiles, [4], bands=[3, 0], shuffle=False)))
-    np.testing.assert_array_equal(counts.numpy()[0], tiles[4][[3, 0]])
-
-
-def test_recycled_memory_gives_the_same_batches_while_they_are_in_use(tiles):
-    own = [counts for _, counts in TileBatches(tiles, range(10), batch_size=4, crop_px=6)]
-    recycled = TileBatches(tiles, range(10), batch_size=4, crop_px=6, recycle=4)
-    for _ in range(3):
-        for expected, (_, counts) in zip(own, ReadAhead(recycled), strict=True):
-            assert torch.equal(expected, counts)
-
-
-def test_reading_ahead_gives_the_same_items_in_order(tiles):
-    batches = TileBatches(tiles, range(10), batch_size=3)
-    direct = [counts for _, counts in batches]
-    ahead = [counts for _, counts in ReadAhead(batches)]
-    assert len(ReadAhead(batches)) == 4
-    assert all(torch.equal(a, b) for a, b in zip(direct, ahead, strict=True))
+def test_reading_ahead_gives_the_same_items_in_order(dataset):
+    reader = TileReader(dataset, BANDS, 32)
+    source = [torch.tensor([row, 9 - row]) for row in range(10)]
+    ahead = list(ReadAhead([reader.read(rows) for rows in source]))
+    assert len(ReadAhead(source)) == 10
+    assert all(torch.equal(a.int(), reader.read(rows).int()) for a, rows in zip(ahead, source, strict=True))
 
 
 def test_an_error_while_reading_ahead_reaches_the_loop():
@@ -83,8 +70,12 @@ def test_a_loop_left_early_leaves_no_thread_behind():
     assert threading.active_count() == before
 
 
-def test_a_crop_larger_than_the_tiles_is_refused(tiles):
-    with pytest.raises(DataError, match="13 px are larger than the tiles of 12 px"):
-        TileBatches(tiles, [0], crop_px=13)
-    with pytest.raises(DataError, match="there are 10 tiles"):
-        TileBatches(tiles, [10])
+def test_what_is_not_there_is_said(dataset):
+    with pytest.raises(ModelError, match="32 px wide; the network looks at 33 px"):
+        TileReader(dataset, BANDS, 33)
+    with pytest.raises(ModelError, match="needs the band swir16; the tiles have red, green, blue, nir"):
+        TileReader(dataset, ("red", "swir16"), 32)
+    with pytest.raises(DataError, match="has no tiles"):
+        TileReader(make_dataset(6, image=False), BANDS, 32)
+    with pytest.raises(DataError, match="Tiles 3 to 10 are asked for; there are 10"):
+        TileReader(dataset, BANDS, 32).read(torch.tensor([3, 10]))

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from butterfly_sdm.models import augment, batches, fitting
-from butterfly_sdm.models.augment import Augmentation, dihedral
-from butterfly_sdm.models.batches import Shuffled, SiteBatches, drop_modalities
-from butterfly_sdm.models.inputs import TileReader, site_inputs
+from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.models import batches, fitting
+from butterfly_sdm.models.augment import Augmentation, dihedral, turned
+from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches, image_of
+from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 from butterfly_sdm.models.training import NetworkPredictor
 
 SMALL = {
@@ -26,13 +28,41 @@ def test_the_eight_ways_are_the_symmetries_of_a_square() -> None:
 
 def test_light_changes_brightness_a_little_and_turns_keep_the_values() -> None:
     generator = torch.Generator().manual_seed(0)
-    values = torch.rand(200, 4, 4, 4, generator=generator)
-    lit = Augmentation().light(values, generator)
-    assert (lit / values).std().item() == pytest.approx((0.05**2 + 0.02**2) ** 0.5, rel=0.2)
-    turned = Augmentation().turned(values, generator)
-    assert not torch.equal(turned, values)
-    torch.testing.assert_close(turned.flatten(2).sort(dim=-1).values, values.flatten(2).sort(dim=-1).values)
-    assert torch.equal(Augmentation(turn=False).turned(values), values)
+    ways, light = Augmentation().draw(2000, 4, generator)
+    assert light.mean().item() == pytest.approx(1, abs=0.01)
+    assert light.std().item() == pytest.approx((0.05**2 + 0.02**2) ** 0.5, rel=0.1)
+    assert (light - light.mean(dim=1, keepdim=True)).std().item() == pytest.approx(0.02, rel=0.2)  # most of it in all bands
+    assert torch.bincount(ways, minlength=8).min() > 200
+    assert not Augmentation(turn=False).draw(9, 4)[0].any()
+    values = torch.randint(1, 60_000, (16, 4, 4, 4), generator=generator).to(torch.uint16)
+    out = turned(values, [2] * 8)
+    for place in range(16):
+        assert torch.equal(out[place].long(), dihedral(values[place : place + 1].long(), place // 2)[0])
+    assert torch.equal(turned(values, [16, 0, 0, 0, 0, 0, 0, 0]).long(), values.long())
+
+
+def test_the_image_is_standardised_reflectance_whatever_was_drawn(make) -> None:
+    """Few passes over the pixels, yet what the parts give: turn, light, standardise, nothing where nothing was measured."""
+    from dataclasses import replace
+
+    dataset = make(5)
+    card = dataset.card.model_copy(update={"tiles": dataset.card.tiles.model_copy(update={"offset": 100.0, "nodata": 7})})
+    tiles = dataset.tiles.copy()
+    tiles[:, 1, 10:20, 30:50] = 7
+    reader = TileReader(replace(dataset, card=card, tiles=tiles), dataset.card.tiles.bands, 64)
+    net = PresenceNet(
+        Architecture(species=1, bands=dataset.card.tiles.bands, backbone="test_resnet", window_px=64, margin_px=0)
+    )
+    net.mean.copy_(torch.tensor([0.05, 0.06, 0.07, 0.3]))
+    net.std.copy_(torch.tensor([0.01, 0.02, 0.03, 0.1]))
+    counts, turns = reader.read(torch.arange(5)), [2, 0, 0, 1, 0, 0, 0, 2]
+    light = Augmentation().draw(5, 4, torch.Generator().manual_seed(0))[1]
+    values, valid = reader.reflectance(turned(counts, turns))
+    assert not bool(valid.all())
+    expected = net.standardise(values * light[:, :, None, None], valid)
+    image = image_of(net, counts, reader, light=light, turns=turns)
+    torch.testing.assert_close(image, expected, rtol=1e-4, atol=1e-4)
+    assert image.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatch) -> None:
@@ -42,12 +72,12 @@ def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatc
     reads: dict[str, int] = {"train": 0, "other": 0}
     plain = batches.predict_batch
 
-    def spy(net, batch, reader, augmentation=None):
+    def spy(net, batch, reader):
         part = "train" if net.training else "other"
         reads[part] += 1
-        assert (augmentation is not None) == (part == "train")
+        assert ("light" in batch) == ("turns" in batch) == (part == "train")
         seen[part].append(batch["counts"].clone())
-        return plain(net, batch, reader, augmentation)
+        return plain(net, batch, reader)
 
     monkeypatch.setattr(fitting, "predict_batch", spy)
     network = NetworkPredictor(**SMALL).fit(dataset, dataset.split.train, validation=dataset.split.validation)
@@ -66,8 +96,8 @@ def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatc
 
 def test_without_augmentation_training_sees_the_middle_of_every_tile(make, monkeypatch) -> None:
     dataset = make(12)
-    monkeypatch.setattr(augment.Augmentation, "light", lambda *_: pytest.fail("light was changed"))
-    monkeypatch.setattr(augment.Augmentation, "turned", lambda *_: pytest.fail("an image was turned"))
+    monkeypatch.setattr(Augmentation, "draw", lambda *_: pytest.fail("something was drawn"))
+    monkeypatch.setattr(batches, "turned", lambda *_: pytest.fail("an image was turned"))
     NetworkPredictor(**SMALL | {"augment": False, "epochs": 1}).fit(dataset, dataset.split.train)
 
 
@@ -117,17 +147,36 @@ def test_processes_share_the_sites_and_take_equally_many_steps() -> None:
     assert sorted(whole[0] + whole[1]) == list(range(11))  # scores count every site once
 
 
-def test_hidden_modalities_are_missing_not_zero() -> None:
-    torch.manual_seed(0)
-    batch = {
-        "covariates": torch.ones(200, 3), "position": torch.ones(200, 2), "has_image": torch.ones(200, dtype=torch.bool),
-        "counts": torch.arange(200)[:, None],
-    }  # fmt: skip
-    out = drop_modalities(batch, 0.3)
-    hidden = out["covariates"].isnan().all(dim=1)
-    assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
-    assert out["counts"][:, 0].tolist() == out["has_image"].nonzero().flatten().tolist()
-    assert not batch["covariates"].isnan().any()
+def test_hidden_modalities_are_missing_not_zero(make) -> None:
+    dataset = make(200, tile_px=32)
+    reader = TileReader(dataset, dataset.card.tiles.bands, 32)
+    inputs = site_inputs(dataset, dataset.site_ids, image=True, covariates=("warmth", "rain"), position=True, reader=reader)
+    part = SiteBatches(inputs, reader, augmentation=Augmentation(), hide=0.3)
+    batch = part[range(200), 5]
+    for hidden in (batch["covariates"].isnan().all(dim=1), batch["position"].isnan().all(dim=1), ~batch["has_image"]):
+        assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
+    rows = inputs.tile_rows[batch["place"]][batch["has_image"]]
+    assert torch.equal(batch["counts"].int(), torch.from_numpy(dataset.tiles[rows.numpy()]).int())  # no tile is read in vain
+    assert sum(batch["turns"]) == len(batch["light"]) == len(rows)
+    assert not inputs.covariates.isnan().all(dim=1).any()
+    assert torch.equal(part[range(200), 5]["place"], batch["place"])
+    assert not torch.equal(part[range(200), 6]["has_image"], batch["has_image"])
+
+
+def test_a_feed_gives_the_batches_of_its_order_in_memory_that_is_used_again(make) -> None:
+    dataset = make(10)
+    reader = TileReader(dataset, dataset.card.tiles.bands, 32)
+    part = SiteBatches(site_inputs(dataset, dataset.site_ids, image=True, reader=reader), reader, augmentation=Augmentation())
+    order = Shuffled(10, 3, seed=1)
+    feed = Feed(part, order, keep=2)
+    assert len(feed) == len(order) == 3
+    for _ in range(2):
+        places = set()
+        for batch, draw in zip(feed, order, strict=True):
+            own = part[draw]
+            assert all(torch.equal(batch[name].int(), own[name].int()) for name in ("place", "counts", "detections"))
+            places.add(batch["counts"].data_ptr())
+        assert len(places) == 2
 
 
 @pytest.mark.parametrize("augmented", [False, True])
