@@ -1,14 +1,16 @@
 """
 Adapt from one scanner to another: MNIST to USPS digits, and mammograms by breast density.
 
-python benchmarks/plugins/cmmd.py [--seeds 5] [--only digits|mammograms]
+python benchmarks/plugins/cmmd.py [--seeds 5] [--only cmmd_digits|cmmd_mammograms]
 """
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from experiment import arguments, repeat, report, shared, write_images
+from experiment import Experiment, Measures, Target, main, shared, write_images
 
 from butterfly_sdm.plugins.cmmd.method import Cmmd
 from butterfly_sdm.plugins.runner import evaluate, train
@@ -25,6 +27,14 @@ DIGITS = {
     "epochs": 30,
     "head_epochs": 20,
     "head_learning_rate": 0.01,
+}
+MAMMOGRAMS = DIGITS | {
+    "size_px": 64,
+    "flip": True,
+    "batch_size": 64,
+    "learning_rate": 0.02,
+    "epochs": 20,
+    "fractions": (0.6, 0.2, 0.2),
 }
 METHODS = {
     "supcon": {},
@@ -52,7 +62,7 @@ def digits(folder: Path, seed: int) -> Path:
                 own = order[labels[order] == digit]
                 split[own[:5]], split[own[5:20]] = "train", "validation"
         rows.append(pd.DataFrame({"path": names, "label": labels, "domain": domain, "split": split}))
-    table = folder / f"table_{seed}.csv"
+    table = folder / "table.csv"
     pd.concat(rows).to_csv(table, index=False)
     return table
 
@@ -78,60 +88,45 @@ def mammograms(folder: Path, seed: int) -> Path:
     return path
 
 
-def once(table: Path, settings: dict, out: Path, seed: int) -> dict[str, float]:
+def compare(folder: Path, seed: int, *, write: Callable[[Path, int], Path], settings: dict) -> Iterator[Measures]:
     """Train and score every method on one table."""
-    found: dict[str, float] = {}
+    table = write(folder, seed)
     for method, changes in METHODS.items():
-        value = settings | changes | {"seed": seed, "sources": [{"path": str(table.resolve())}]}
-        config, _ = load_settings(Cmmd.config, value)
-        run = train(Cmmd(), "cmmd", config, out / f"{method}_{seed}")
-        metrics = evaluate(run).metrics
-        for key in ("target_accuracy", "target_auc", "source_accuracy", "cmmd", "dcmmd", "cmmd_ratio"):
-            found[f"{method}_{key}"] = metrics[key]
-        found[f"{method}_squared_ratio"] = metrics["cmmd_ratio"] ** 2
-    return found
+        config, _ = load_settings(Cmmd.config, settings | changes | {"seed": seed, "sources": [{"path": str(table)}]})
+        metrics = evaluate(train(Cmmd(), "cmmd", config, folder / method)).metrics
+        keys = ("target_accuracy", "target_auc", "source_accuracy", "cmmd", "dcmmd", "cmmd_ratio")
+        yield {f"{method}_{key}": metrics[key] for key in keys}
 
+
+def ratio(other: str, power: int) -> str:
+    return f"(supcon_cmmd_ratio / {other}_cmmd_ratio) ** {power}"
+
+
+EXPERIMENTS = {
+    "cmmd_digits": Experiment(
+        "MNIST to USPS, 5 labelled target digits per class",
+        partial(compare, write=digits, settings=DIGITS),
+        (
+            Target(
+                "target accuracy: SupCon - joint cross-entropy",
+                "supcon_target_accuracy - joint_ce_target_accuracy",
+                ">=",
+                0.01,
+            ),
+            Target("target accuracy: SupCon - source only", "supcon_target_accuracy - source_only_target_accuracy", ">=", 0.3),
+            Target("CMMD/DCMMD: SupCon / joint cross-entropy", ratio("joint_ce", 1), "<=", 0.5),
+            Target("CMMD/DCMMD: SupCon / source only", ratio("source_only", 1), "<=", 0.1),
+            Target("the same of the squares: SupCon / joint cross-entropy", ratio("joint_ce", 2), "<=", 0.5),
+            Target("the same of the squares: SupCon / source only", ratio("source_only", 2), "<=", 0.1),
+        ),
+        seconds=150,
+    ),
+    "cmmd_mammograms": Experiment(
+        "Mammograms: normal or finding, dense breasts as target",
+        partial(compare, write=mammograms, settings=MAMMOGRAMS),
+        seconds=150,
+    ),
+}
 
 if __name__ == "__main__":
-    options = arguments(__doc__)
-    if options.only in (None, "digits"):
-        folder = options.out / "cmmd_digits"
-        table = repeat("cmmd_digits", options.seeds, lambda s: once(digits(folder, s), DIGITS, folder, s), options.out)
-        report(
-            "MNIST to USPS, 5 labelled target digits per class",
-            table,
-            {
-                "target accuracy: SupCon - joint cross-entropy >= 0.01": (
-                    "supcon_target_accuracy - joint_ce_target_accuracy",
-                    lambda t: (t.supcon_target_accuracy - t.joint_ce_target_accuracy).mean() >= 0.01,
-                ),
-                "target accuracy: SupCon - source only >= 0.3": (
-                    "supcon_target_accuracy - source_only_target_accuracy",
-                    lambda t: (t.supcon_target_accuracy - t.source_only_target_accuracy).mean() >= 0.3,
-                ),
-                "CMMD/DCMMD: SupCon / joint cross-entropy <= 0.5": (
-                    "supcon_cmmd_ratio / joint_ce_cmmd_ratio",
-                    lambda t: (t.supcon_cmmd_ratio / t.joint_ce_cmmd_ratio).mean() <= 0.5,
-                ),
-                "CMMD2/DCMMD2: SupCon / joint cross-entropy <= 0.5": (
-                    "supcon_squared_ratio / joint_ce_squared_ratio",
-                    lambda t: (t.supcon_squared_ratio / t.joint_ce_squared_ratio).mean() <= 0.5,
-                ),
-                "CMMD2/DCMMD2: SupCon / source only <= 0.1": (
-                    "supcon_squared_ratio / source_only_squared_ratio",
-                    lambda t: (t.supcon_squared_ratio / t.source_only_squared_ratio).mean() <= 0.1,
-                ),
-                "CMMD/DCMMD: SupCon / source only <= 0.1": (
-                    "supcon_cmmd_ratio / source_only_cmmd_ratio",
-                    lambda t: (t.supcon_cmmd_ratio / t.source_only_cmmd_ratio).mean() <= 0.1,
-                ),
-            },
-        )
-    if options.only in (None, "mammograms"):
-        folder = options.out / "cmmd_mammograms"
-        settings = DIGITS | {"size_px": 64, "flip": True, "batch_size": 64, "learning_rate": 0.02, "epochs": 20}
-        settings["fractions"] = (0.6, 0.2, 0.2)
-        table = repeat(
-            "cmmd_mammograms", options.seeds, lambda s: once(mammograms(folder, s), settings, folder, s), options.out
-        )
-        report("Mammograms: normal or finding, dense breasts as target", table, {})
+    main(EXPERIMENTS, __doc__)

@@ -1,14 +1,16 @@
 """
 Tell real faces from self-blended fakes: three small backbones, their votes, and cross-entropy beside.
 
-python benchmarks/plugins/dfcon.py [--seeds 5] [--only faces|unbalanced]
+python benchmarks/plugins/dfcon.py [--seeds 5] [--only dfcon_faces|dfcon_unbalanced]
 """
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from experiment import arguments, repeat, report, shared, write_images
+from experiment import Experiment, Measures, Target, main, shared, write_images
 
 from butterfly_sdm.plugins.dfcon.blending import self_blend
 from butterfly_sdm.plugins.dfcon.method import Dfcon
@@ -28,90 +30,87 @@ def faces(folder: Path, seed: int, ratio: int = 1) -> Path:
     rng = np.random.default_rng(seed)
     people = rng.permutation(np.unique(data["person"]))
     part_of = {person: "train" if place < 28 else "test" for place, person in enumerate(people)}
-    rows = []
+    rows, pixels = [], []
     for row, (image, person) in enumerate(zip(data["image"], data["person"], strict=True)):
         part = part_of[person]
-        made = [("real", image)] + [("fake", self_blend(image, rng)) for _ in range(ratio if part == "train" else 1)]
-        for number, (label, pixels) in enumerate(made):
-            name = f"{seed}_{ratio}/{row:03d}_{number}.png"
-            write_images(folder, pixels[None], [name])
-            rows.append({"path": name, "label": label, "group": str(person), "split": part})
-    path = folder / f"faces_{seed}_{ratio}.csv"
-    pd.DataFrame(rows).to_csv(path, index=False)
-    return path
+        fakes = ratio if part == "train" else 1
+        pixels += [image, *(self_blend(image, rng) for _ in range(fakes))]
+        rows += [
+            {"path": f"{row:03d}_{number}.png", "label": label, "group": str(person), "split": part}
+            for number, label in enumerate(["real"] + ["fake"] * fakes)
+        ]
+    table = pd.DataFrame(rows)
+    write_images(folder, np.stack(pixels), table["path"].tolist())
+    table.to_csv(folder / "faces.csv", index=False)
+    return folder / "faces.csv"
 
 
-def settings(table: Path, seed: int) -> dict:
-    backbones = {name: {"model": model, "weights": None} for name, model in BACKBONES.items()}
+def settings(table: Path, seed: int) -> dict[str, Any]:
     return {
-        "data": str(table.resolve()),
+        "data": str(table),
         "size_px": 64,
         "channels": 1,
-        "backbones": backbones,
-        "epochs": 40,
+        "backbones": {name: {"model": model, "weights": None} for name, model in BACKBONES.items()},
+        "epochs": 100,
         "batch_size": 64,
         "learning_rate": 3e-4,
         "seed": seed,
     }
 
 
-def once(folder: Path, seed: int) -> dict[str, float]:
-    """Compare the members, the votes and cross-entropy."""
-    found = {}
-    for name, changes in {"": {}, "ce_": {"objective": "cross_entropy"}}.items():
-        config, _ = load_settings(Dfcon.config, settings(faces(folder, seed), seed) | changes)
-        metrics = evaluate(train(Dfcon(), "dfcon", config, folder / f"run_{name}{seed}")).metrics
-        found |= {f"{name}{key}": value for key, value in metrics.items() if key.endswith(("accuracy", "auc"))}
-    accuracy = [found[f"{name}_accuracy"] for name in BACKBONES]
-    found |= {"best_accuracy": max(accuracy), "median_accuracy": float(np.median(accuracy))}
-    found["least_auc"] = min(found[f"{name}_auc"] for name in BACKBONES)
-    found["contrastive_gain"] = float(np.mean([found[f"{n}_accuracy"] - found[f"ce_{n}_accuracy"] for n in BACKBONES]))
-    return found
+def score(value: dict[str, Any], folder: Path) -> Measures:
+    """Train and measure."""
+    config, _ = load_settings(Dfcon.config, value)
+    return evaluate(train(Dfcon(), "dfcon", config, folder)).metrics
 
 
-def unbalanced(folder: Path, seed: int) -> dict[str, float]:
-    """Train one backbone with 5 fakes per real face, with and without balanced batches."""
+def members(folder: Path, seed: int) -> Iterator[Measures]:
+    """Compare the members, the votes and cross-entropy; cross-entropy needs fewer epochs."""
+    value = settings(faces(folder / "faces", seed), seed)
     found = {}
-    for name, ratio in (("balanced", 1), ("five_to_one", 5)):
-        value = settings(faces(folder, seed, ratio), seed) | {"epochs": 40 if ratio == 1 else 13}  # as many steps
+    for name, changes in {"": {}, "ce_": {"objective": "cross_entropy", "epochs": 40}}.items():
+        metrics = score(value | changes, folder / f"run_{name}")
+        found |= {f"{name}{key}": number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))}
+        if not name:
+            accuracy = [found[f"{member}_accuracy"] for member in BACKBONES]
+            found |= {"best_accuracy": max(accuracy), "median_accuracy": float(np.median(accuracy))}
+            found["least_auc"] = min(found[f"{member}_auc"] for member in BACKBONES)
+        yield found
+    gains = [found[f"{member}_accuracy"] - found[f"ce_{member}_accuracy"] for member in BACKBONES]
+    yield {"contrastive_gain": float(np.mean(gains))}
+
+
+def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
+    """Train one backbone with as many fakes as real faces, then with five times as many, with and without balance."""
+    for name, ratio, balance in (("equal", 1, True), ("five_to_one", 5, True), ("five_to_one_as_drawn", 5, False)):
+        value = settings(faces(folder / name, seed, ratio), seed)
+        # Three times the rows: a third of the epochs are as many steps.
+        value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
         value["backbones"] = {"coatnet": value["backbones"]["coatnet"]}
-        config, _ = load_settings(Dfcon.config, value)
-        metrics = evaluate(train(Dfcon(), "dfcon", config, folder / f"ratio_{ratio}_{seed}")).metrics
-        found[name] = metrics["coatnet_balanced_accuracy"]
-    return found
+        yield {name: score(value, folder / f"run_{name}")["coatnet_balanced_accuracy"]}
 
+
+EXPERIMENTS = {
+    "dfcon_faces": Experiment(
+        "Self-blended faces of unseen people",
+        members,
+        (
+            Target("AUC of the weakest backbone", "least_auc", ">=", 0.8, every=True),
+            Target("accuracy: mean probability - best single", "soft_vote_accuracy - best_accuracy", ">=", -0.01),
+            Target("accuracy: mean probability - median single", "soft_vote_accuracy - median_accuracy", ">=", 0),
+            Target("accuracy: contrastive and frozen head - cross-entropy", "contrastive_gain", ">=", -0.01),
+        ),
+        seconds=300,
+        gpu=True,
+    ),
+    "dfcon_unbalanced": Experiment(
+        "Five fakes per real face, balanced accuracy",
+        unbalanced,
+        (Target("balanced batches: five to one - equal", "five_to_one - equal", ">=", -0.03),),
+        seconds=160,
+        gpu=True,
+    ),
+}
 
 if __name__ == "__main__":
-    options = arguments(__doc__)
-    folder = options.out / "dfcon"
-    if options.only in (None, "faces"):
-        report(
-            "Self-blended faces of unseen people",
-            repeat("dfcon_faces", options.seeds, lambda seed: once(folder, seed), options.out),
-            {
-                "AUC of every backbone >= 0.80": ("least_auc", lambda t: (t.least_auc >= 0.8).all()),
-                "mean probability - best single >= -0.01": (
-                    "soft_vote_accuracy - best_accuracy",
-                    lambda t: (t.soft_vote_accuracy - t.best_accuracy).mean() >= -0.01,
-                ),
-                "mean probability - median single >= 0": (
-                    "soft_vote_accuracy - median_accuracy",
-                    lambda t: (t.soft_vote_accuracy - t.median_accuracy).mean() >= 0,
-                ),
-                "contrastive and frozen head - cross-entropy >= -0.01": (
-                    "contrastive_gain",
-                    lambda t: t.contrastive_gain.mean() >= -0.01,
-                ),
-            },
-        )
-    if options.only in (None, "unbalanced"):
-        report(
-            "Five fakes per real face",
-            repeat("dfcon_unbalanced", options.seeds, lambda seed: unbalanced(folder, seed), options.out),
-            {
-                "balanced accuracy within 0.03": (
-                    "five_to_one - balanced",
-                    lambda t: (t.five_to_one - t.balanced).mean() >= -0.03,
-                )
-            },
-        )
+    main(EXPERIMENTS, __doc__)

@@ -1,30 +1,158 @@
-"""What the experiments share: arguments, seeds, files of images, and the table of targets."""
+"""What the experiments share: seeds and their result files, targets, tables, and files of images."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
 
+Measures = dict[str, float]
 
-def arguments(description: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/plugins"), help="folder of the runs and results")
-    parser.add_argument("--size", choices=("small", "full"), default="full", help="small: one seed, to see that it runs")
-    parser.add_argument("--only", default=None, help="one part of the experiment")
+
+@dataclass(frozen=True)
+class Target:
+    """
+    What an experiment shall show: an expression of its measures against a bound.
+
+    Attributes
+    ----------
+    name
+        In words.
+    expression
+        Of measures, evaluated per seed.
+    relation, bound
+        ``>=``, ``<=`` or ``>``, and the number.
+    every
+        Each seed must meet it; else their mean.
+    """
+
+    name: str
+    expression: str
+    relation: str
+    bound: float
+    every: bool = False
+
+    def row(self, table: pd.DataFrame) -> str:
+        """Return the line of a Markdown table: target, mean, spread over seeds, met or not."""
+        try:
+            values = table.eval(self.expression).dropna()
+        except (pd.errors.UndefinedVariableError, KeyError):
+            values = pd.Series(dtype=float)
+        wanted = f"{self.name} {self.relation} {self.bound:g}" + (" (every seed)" if self.every else "")
+        if values.empty:
+            return f"| {wanted} | not run | | |"
+        judged = values if self.every else pd.Series([values.mean()])
+        met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[self.relation].all()
+        spread = f"{values.std():.3f}" if len(values) > 1 else "-"
+        seeds = "" if len(values) == len(table) else f", {len(values)} seeds"
+        return f"| {wanted} | {values.mean():.3f} | {spread} | {'yes' if met else '**no**'}{seeds} |"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """
+    One experiment, run once per seed.
+
+    Attributes
+    ----------
+    title
+        Of its table.
+    once
+        (folder for files, seed) -> measures, yielded as they are found, so that a run that is cut short loses little.
+    targets
+        What it shall show.
+    seconds
+        One seed takes about so long on the machine it is meant for; the longest are started first.
+    gpu
+        Wants a GPU where there is one; without it runs on the CPU.
+    """
+
+    title: str
+    once: Callable[[Path, int], Iterator[Measures]]
+    targets: tuple[Target, ...] = ()
+    seconds: float = 60.0
+    gpu: bool = False
+
+
+def main(experiments: Mapping[str, Experiment], description: str | None) -> None:
+    """Run the experiments of a script for all seeds, one after the other, and print their tables."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted(experiments), help="one experiment")
+    parser.add_argument("--seeds", type=int, default=5, help="run the seeds 0 to SEEDS - 1")
+    parser.add_argument("--seed", type=int, help="run this seed only")
+    parser.add_argument("--out", type=Path, default=Path("runs/plugins"), help="folder of the results")
+    parser.add_argument("--work", type=Path, help="folder for files on the way; OUT/work if not given")
     options = parser.parse_args()
-    if options.size == "small":
-        options.seeds = 1
-    return options
+    chosen = [options.only] if options.only else list(experiments)
+    for name in chosen:
+        for seed in range(options.seeds) if options.seed is None else [options.seed]:
+            if not finished(options.out, name, seed):
+                run(name, experiments[name], seed, options.out, options.work or options.out / "work")
+        if options.seed is None:
+            print(report(experiments[name], results(options.out, name)), flush=True)
+
+
+def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> None:
+    """Run one seed; its result file is rewritten whenever measures are found."""
+    folder = work.resolve() / name / f"seed_{seed}"
+    began = time.monotonic()
+    result: dict[str, object] = {
+        "experiment": name,
+        "seed": seed,
+        "finished": False,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "torch": torch.__version__,
+        "measures": {},
+    }
+    measures: Measures = {}
+    for found in experiment.once(folder, seed):
+        measures |= {key: float(value) for key, value in found.items()}
+        _write(out, name, seed, result | {"measures": measures, "seconds": round(time.monotonic() - began, 1)})
+    result |= {"measures": measures, "finished": True, "seconds": round(time.monotonic() - began, 1)}
+    _write(out, name, seed, result)
+    shutil.rmtree(folder, ignore_errors=True)
+    print(f"{name} seed {seed}: {result['seconds']} s", flush=True)
+
+
+def finished(out: Path, name: str, seed: int) -> bool:
+    """Say whether a seed has run to its end."""
+    path = _place(out, name, seed)
+    return path.is_file() and bool(json.loads(path.read_text())["finished"])
+
+
+def results(out: Path, name: str) -> pd.DataFrame:
+    """Return the measures of all seeds that have any, one row each, with ``seconds``."""
+    read = [json.loads(path.read_text()) for path in sorted(_place(out, name, 0).parent.glob(f"{name}_seed_*.json"))]
+    rows = [value["measures"] | {"seconds": value["seconds"]} for value in read if value["measures"]]
+    return pd.DataFrame(rows, index=[value["seed"] for value in read if value["measures"]])
+
+
+def report(experiment: Experiment, table: pd.DataFrame) -> str:
+    """Return mean and spread of every measure and every target, met or not, as Markdown."""
+    if table.empty:
+        return f"\n### {experiment.title}\n\nNot run.\n"
+    lines = [f"\n### {experiment.title} ({len(table)} seeds)\n", "| target | mean | sd | met |", "|---|---|---|---|"]
+    lines += [target.row(table) for target in experiment.targets]
+    if not experiment.targets:
+        lines = lines[:1]
+    lines += ["", "| measure | mean | sd | least | greatest |", "|---|---|---|---|---|"]
+    for column in table.columns:
+        values = table[column].dropna()
+        digits = 0 if column == "seconds" or values.abs().max() >= 100 else 3
+        numbers = (values.mean(), values.std(), values.min(), values.max())
+        lines.append(f"| {column} | " + " | ".join("-" if np.isnan(x) else f"{x:.{digits}f}" for x in numbers) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def shared() -> Path:
@@ -37,36 +165,20 @@ def shared() -> Path:
 
 def write_images(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
     """Write (n, h, w[, 3]) images in [0, 1] or uint8 as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
     pixels = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    for parent in {(folder / name).parent for name in names}:
+        parent.mkdir(parents=True, exist_ok=True)
     for image, name in zip(pixels, names, strict=True):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            Image.fromarray(image).save(path)
+        Image.fromarray(image).save(folder / name)
 
 
-def repeat(title: str, seeds: int, once: Callable[[int], dict[str, float]], out: Path) -> pd.DataFrame:
-    """Run ``once`` for every seed, keeping each result, and print mean and spread."""
-    path = out / f"{title}.jsonl"
+def _place(out: Path, name: str, seed: int) -> Path:
+    return out / "results" / f"{name}_seed_{seed}.json"
+
+
+def _write(out: Path, name: str, seed: int, value: object) -> None:
+    path = _place(out, name, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    for seed in range(len(rows), seeds):
-        began = time.monotonic()
-        rows.append({"seed": seed} | once(seed) | {"seconds": round(time.monotonic() - began)})
-        with path.open("a") as file:
-            file.write(json.dumps(rows[-1]) + "\n")
-        print(title, rows[-1], flush=True)
-    return pd.DataFrame(rows[:seeds])
-
-
-def report(title: str, table: pd.DataFrame, targets: dict[str, tuple[str, Callable[[pd.DataFrame], bool]]]) -> None:
-    """Print mean and spread of every measure, then every target with met or not."""
-    print(f"\n### {title} ({len(table)} seeds)\n\n| measure | mean | sd | least | greatest |\n|---|---|---|---|---|")
-    for column in table.columns.drop(["seed", "seconds"], errors="ignore"):
-        values = table[column]
-        sd = values.std() if len(values) > 1 else float("nan")
-        print(f"| {column} | {values.mean():.3f} | {sd:.3f} | {values.min():.3f} | {values.max():.3f} |")
-    print("\n| target | found | met |\n|---|---|---|")
-    for name, (expression, test) in targets.items():
-        print(f"| {name} | {table.eval(expression).mean():.3f} | {'yes' if test(table) else 'NO'} |")
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(value, indent=1))
+    temporary.replace(path)

@@ -1,22 +1,23 @@
 """
-Pretrain by shared attributes: digits of three scanners, six labels per task; chest X-rays and breast ultrasound.
+Pretrain by shared attributes: digits of three scanners, six labels per task; X-rays, ultrasound and mammograms.
 
-python benchmarks/plugins/modan.py [--seeds 5] [--only digits|medical]
+python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_medical]
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from experiment import arguments, repeat, report, shared, write_images
+from experiment import Experiment, Measures, Target, main, shared, write_images
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.modan.method import Modan, Task, fine_tune, linear_probe, shared_cosines
-from butterfly_sdm.plugins.networks import over_images, unit
-from butterfly_sdm.plugins.runner import build, train
+from butterfly_sdm.plugins.modan.method import Modan, ModanConfig, Task, fine_tune, linear_probe, shared_cosines
+from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, over_images, unit
+from butterfly_sdm.plugins.runner import PluginRun, build, train
 from butterfly_sdm.settings import load_settings
 
 SETTINGS = {
@@ -51,7 +52,8 @@ def scanners(folder: Path) -> tuple[list[str], pd.DataFrame]:
     return table["path"].tolist(), table
 
 
-def pretrained(table: pd.DataFrame, folder: Path, objective: str, seed: int, settings: dict) -> tuple:
+def pretrained(table: pd.DataFrame, folder: Path, objective: str, seed: int, settings: dict) -> tuple[ModanConfig, PluginRun]:
+    """Pretrain by one objective."""
     path = folder / f"table_{seed}.csv"
     table.drop(columns="which").to_csv(path, index=False)
     value = settings | {"collection": {"path": str(path.resolve())}, "objective": objective, "seed": seed}
@@ -60,108 +62,99 @@ def pretrained(table: pd.DataFrame, folder: Path, objective: str, seed: int, set
     return config, run
 
 
-def digits(folder: Path, seed: int) -> dict[str, float]:
-    """Fine-tune 15 tasks from six labelled images each: from scratch, after SimCLR, after Jaccard pretraining."""
-    names, table = scanners(folder)
-    rng = np.random.default_rng(seed)
-    split = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    table["split"] = split
-    runs = {objective: pretrained(table, folder, objective, seed, SETTINGS) for objective in ("jaccard", "simclr")}
-    config = runs["jaccard"][0]
-    images = Images([folder / name for name in names], 16, 1)
-    encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
-    scores: dict[str, list[float]] = {}
-    for (modality, anatomy), rows in table.groupby(["modality", "anatomy"]).groups.items():
-        rows = np.asarray(rows)
-        which = table["which"].to_numpy()
-        inside = rows[split[rows] == "train"]
-        chosen = np.concatenate([rng.permutation(inside[which[inside] == value])[:3] for value in (0, 1)])
-        test = rows[split[rows] == "test"]
-        task = Task(images, table, which.astype(np.int64), np.arange(len(table)).astype(str))
-        fresh = build(Modan(), config, {"classes": ["0", "1"]}, f"task {modality} {anatomy}").task
-        for kind, encoder in (("scratch", None), *encoders.items()):
-            probability = fine_tune(config, task, chosen, test, fresh, encoder, part=f"{modality} {anatomy}")
-            scores.setdefault(f"{kind}_tuned", []).append(roc_auc_score(which[test], probability[:, 1]))
-            if encoder is not None:
-                probe = linear_probe(task, chosen, test, encoder)
-                scores.setdefault(f"{kind}_probe", []).append(roc_auc_score(which[test], probe[:, 1]))
-    task = Task(images, table, which.astype(np.int64), np.arange(len(table)).astype(str))
-    held_out = np.flatnonzero(split == "test")
-    z = unit(over_images(encoders["jaccard"].features, images, held_out, torch.device("cpu")))
-    columns = [*pd.get_dummies(table["modality"]).to_numpy().T, *pd.get_dummies(table["anatomy"]).to_numpy().T]
-    labels = torch.from_numpy(np.stack(columns, axis=1)[held_out].astype(np.float32))
-    return {name: float(np.mean(values)) for name, values in scores.items()} | shared_cosines(z, labels)
-
-
-def medical(folder: Path, seed: int) -> dict[str, float]:
-    """Pretrain on chest X-rays and breast ultrasound together; fine-tune each from 20 labelled images per class."""
-    xray = np.load(shared() / "pneumonia_xray_28px.npz", allow_pickle=False)
-    sound = np.load(shared() / "breast_ultrasound_128px.npz", allow_pickle=False)
-    keep = sound["label"] != "normal"
-    rng = np.random.default_rng(0)
-    first = rng.permutation(len(xray["train_images"]))[:1200]
-    sets = {
-        "XR": (xray["train_images"][first], xray["train_labels"][first, 0] > 0, "chest"),
-        "US": (sound["image"][keep], sound["label"][keep] == "malignant", "breast"),
-    }
-    rows = []
-    for modality, (images, positive, anatomy) in sets.items():
-        names = [f"{modality}/{row:04d}.png" for row in range(len(images))]
-        write_images(folder, images, names)
-        table = pd.DataFrame({"path": names, "modality": modality, "anatomy": anatomy, "which": positive.astype(int)})
-        rows.append(table)
-    table = pd.concat(rows, ignore_index=True)
-    rng = np.random.default_rng(seed)
-    split = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    table["split"] = split
-    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
-    config, run = pretrained(table, folder, "jaccard", seed, settings)
-    encoder = run.model().encoder
-    images = Images([folder / name for name in table["path"]], 32, 1)
-    which = table["which"].to_numpy(dtype=np.int64)
+def compare(
+    table: pd.DataFrame,
+    rows: np.ndarray,
+    per_class: int,
+    images: Images,
+    encoders: dict[str, TrunkAndHead],
+    config: ModanConfig,
+    part: str,
+    rng: np.random.Generator,
+) -> Measures:
+    """Return the AUC of one task from ``per_class`` labels per class: fine-tuned and probed, of every encoder and of none."""
+    which, train = table["which"].to_numpy(dtype=np.int64), (table["split"] == "train").to_numpy()
+    chosen = np.concatenate([rng.permutation(rows[train[rows] & (which[rows] == value)])[:per_class] for value in (0, 1)])
+    test = rows[~train[rows]]
     task = Task(images, table, which, np.arange(len(table)).astype(str))
+    fresh = build(Modan(), config, {"classes": ["0", "1"]}, f"task {part}").task
     found = {}
-    for modality in ("XR", "US"):
-        rows = np.flatnonzero(table["modality"] == modality)
-        inside, test = rows[split[rows] == "train"], rows[split[rows] == "test"]
-        chosen = np.concatenate([rng.permutation(inside[which[inside] == value])[:20] for value in (0, 1)])
-        fresh = build(Modan(), config, {"classes": ["0", "1"]}, f"task {modality}").task
-        for kind, start in (("scratch", None), ("jaccard", encoder)):
-            probability = fine_tune(config, task, chosen, test, fresh, start, part=modality)
-            found[f"{modality}_{kind}"] = float(roc_auc_score(which[test], probability[:, 1]))
+    for kind, encoder in {"scratch": None, **encoders}.items():
+        tuned = fine_tune(config, task, chosen, test, fresh, encoder, part=part)
+        probe = linear_probe(task, chosen, test, fresh.eval() if encoder is None else encoder)
+        found[f"{kind}_tuned"] = float(roc_auc_score(which[test], tuned[:, 1]))
+        found[f"{kind}_probe"] = float(roc_auc_score(which[test], probe[:, 1]))
     return found
 
 
+def digits(folder: Path, seed: int) -> Iterator[Measures]:
+    """Fine-tune 15 tasks from six labelled images each: from scratch, after SimCLR, after Jaccard pretraining."""
+    names, table = scanners(folder)
+    rng = np.random.default_rng(seed)
+    table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
+    runs = {objective: pretrained(table, folder, objective, seed, SETTINGS) for objective in ("jaccard", "simclr")}
+    images = Images([folder / name for name in names], 16, 1)
+    encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
+    held_out = np.flatnonzero(table["split"] == "test")
+    columns = [*pd.get_dummies(table["modality"]).to_numpy().T, *pd.get_dummies(table["anatomy"]).to_numpy().T]
+    labels = torch.from_numpy(np.stack(columns, axis=1)[held_out].astype(np.float32))
+    z = unit(over_images(encoders["jaccard"].features, images, held_out, device_of(encoders["jaccard"])))
+    yield shared_cosines(z, labels)
+    tasks = [
+        compare(table, np.asarray(rows), 3, images, encoders, runs["jaccard"][0], f"{modality} {anatomy}", rng)
+        for (modality, anatomy), rows in table.groupby(["modality", "anatomy"]).groups.items()
+    ]
+    yield pd.DataFrame(tasks).mean().to_dict()
+
+
+def medical(folder: Path, seed: int) -> Iterator[Measures]:
+    """Pretrain on X-rays, ultrasound and mammograms together; fine-tune the first two from 20 labels per class."""
+    xray = np.load(shared() / "pneumonia_xray_28px.npz", allow_pickle=False)
+    sound = np.load(shared() / "breast_ultrasound_128px.npz", allow_pickle=False)
+    mammograms = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)["image"]
+    keep = sound["label"] != "normal"
+    first = np.random.default_rng(0).permutation(len(xray["train_images"]))[:1200]
+    sets = {
+        "XR": (xray["train_images"][first], xray["train_labels"][first, 0] > 0, "chest"),
+        "US": (sound["image"][keep], sound["label"][keep] == "malignant", "breast"),
+        # Without labels here; they share the anatomy of the ultrasound.
+        "MG": (mammograms, np.zeros(len(mammograms)), "breast"),
+    }
+    tables = []
+    for modality, (images, positive, anatomy) in sets.items():
+        names = [f"{modality}/{row:04d}.png" for row in range(len(images))]
+        write_images(folder, images, names)
+        columns = {"path": names, "modality": modality, "anatomy": anatomy, "which": np.asarray(positive).astype(int)}
+        tables.append(pd.DataFrame(columns))
+    table = pd.concat(tables, ignore_index=True)
+    rng = np.random.default_rng(seed)
+    table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
+    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
+    runs = {objective: pretrained(table, folder, objective, seed, settings) for objective in ("jaccard", "simclr")}
+    encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
+    images = Images([folder / name for name in table["path"]], 32, 1)
+    for modality in ("XR", "US"):
+        rows = np.flatnonzero(table["modality"] == modality)
+        found = compare(table, rows, 20, images, encoders, runs["jaccard"][0], modality, rng)
+        yield {f"{modality}_{key}": value for key, value in found.items()}
+
+
+EXPERIMENTS = {
+    "modan_digits": Experiment(
+        "Digits of three scanners, 15 tasks of six labels (AUC)",
+        digits,
+        (
+            Target("fine-tuned: Jaccard - scratch", "jaccard_tuned - scratch_tuned", ">=", 0.02),
+            Target("fine-tuned: Jaccard - SimCLR", "jaccard_tuned - simclr_tuned", ">", 0),
+            Target("mean cosine: both shared - one", "cosine_shared_2 - cosine_shared_1", ">=", 0.1),
+            Target("mean cosine: one shared - none", "cosine_shared_1 - cosine_shared_0", ">=", 0.1),
+        ),
+        seconds=120,
+    ),
+    "modan_medical": Experiment(
+        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)", medical, seconds=120
+    ),
+}
+
 if __name__ == "__main__":
-    options = arguments(__doc__)
-    if options.only in (None, "digits"):
-        folder = options.out / "modan_digits"
-        report(
-            "Digits of three scanners, 15 tasks of six labels (AUC)",
-            repeat("modan_digits", options.seeds, lambda s: digits(folder, s), options.out),
-            {
-                "fine-tuned: Jaccard - scratch >= 0.02": (
-                    "jaccard_tuned - scratch_tuned",
-                    lambda t: (t.jaccard_tuned - t.scratch_tuned).mean() >= 0.02,
-                ),
-                "fine-tuned: Jaccard - SimCLR > 0": (
-                    "jaccard_tuned - simclr_tuned",
-                    lambda t: (t.jaccard_tuned - t.simclr_tuned).mean() > 0,
-                ),
-                "cosine: both shared - one >= 0.1": (
-                    "cosine_shared_2 - cosine_shared_1",
-                    lambda t: (t.cosine_shared_2 - t.cosine_shared_1).mean() >= 0.1,
-                ),
-                "cosine: one shared - none >= 0.1": (
-                    "cosine_shared_1 - cosine_shared_0",
-                    lambda t: (t.cosine_shared_1 - t.cosine_shared_0).mean() >= 0.1,
-                ),
-            },
-        )
-    if options.only in (None, "medical"):
-        folder = options.out / "modan_medical"
-        report(
-            "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)",
-            repeat("modan_medical", options.seeds, lambda s: medical(folder, s), options.out),
-            {},
-        )
+    main(EXPERIMENTS, __doc__)

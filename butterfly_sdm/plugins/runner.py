@@ -195,7 +195,7 @@ def train(
             "plugin": name,
             "settings": settings,
             "facts": facts,
-            "software": {package: importlib.metadata.version(package) for package in ("butterfly-sdm", "torch", "timm")},
+            "software": {package: _version(package) for package in ("butterfly-sdm", "torch", "timm")},
         }
         write_json(partial / "model.json", card)
     return PluginRun(plugin, folder, config, facts)
@@ -243,6 +243,13 @@ def build(plugin: Plugin[Any, Any], config: PluginConfig, facts: dict[str, Any],
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, part, "build"))
         return plugin.build(config, facts, part)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _jsonlike(facts: dict[str, Any]) -> dict[str, Any]:

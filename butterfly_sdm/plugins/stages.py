@@ -257,26 +257,28 @@ def _epoch(
     limits: Limits,
 ) -> float:
     torch.manual_seed(seed)
-    total, steps = 0.0, 0
+    losses: list[Tensor] = []
     for batch in stage.batches(module, np.random.default_rng(seed)):
-        if limits.steps is not None and steps >= limits.steps:
+        if limits.steps is not None and len(losses) >= limits.steps:
             break
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
             loss = stage.loss(module, batch)
-        if not torch.isfinite(loss.detach()):
-            raise ModelError(
-                f"The loss of stage {stage.name!r} became {loss.item()} in step {steps + 1}. Lower the learning rate, "
-                "or look for values that are not finite in the data."
-            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        total += float(loss.detach())
-        steps += 1
-    if not steps:
+        losses.append(loss.detach())
+    if not losses:
         raise ModelError(f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller batch_size.")
-    return total / steps
+    values = torch.stack(losses).double().cpu()  # once per epoch: each look at a value makes a GPU wait
+    wrong = (~torch.isfinite(values)).nonzero()
+    if len(wrong):
+        step = int(wrong[0])
+        raise ModelError(
+            f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}. Lower the learning rate, "
+            "or look for values that are not finite in the data."
+        )
+    return float(values.mean())
 
 
 def _write(path: Path, module: nn.Module, optimizer: Any, state: _State, *, advance: bool) -> None:
