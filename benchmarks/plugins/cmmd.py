@@ -119,12 +119,14 @@ EXPERIMENTS = {
             Target("the same of the squares: SupCon / joint cross-entropy", ratio("joint_ce", 2), "<=", 0.5),
             Target("the same of the squares: SupCon / source only", ratio("source_only", 2), "<=", 0.1),
         ),
-        seconds=150,
+        seconds=70,
+        gpu=True,
     ),
     "cmmd_mammograms": Experiment(
         "Mammograms: normal or finding, dense breasts as target",
         partial(compare, write=mammograms, settings=MAMMOGRAMS),
-        seconds=150,
+        seconds=70,
+        gpu=True,
     ),
 }
 

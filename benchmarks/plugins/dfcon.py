@@ -17,10 +17,10 @@ from butterfly_sdm.plugins.dfcon.method import Dfcon
 from butterfly_sdm.plugins.runner import evaluate, train
 from butterfly_sdm.settings import load_settings
 
-BACKBONES = {
-    "maxvit": "maxvit_rmlp_pico_rw_256",
-    "coatnet": "coatnet_pico_rw_224",
-    "eva02": "eva02_tiny_patch14_224",
+BACKBONES: dict[str, dict[str, Any]] = {
+    "maxvit": {"model": "maxvit_rmlp_pico_rw_256", "weights": None},
+    "coatnet": {"model": "coatnet_pico_rw_224", "weights": None},
+    "eva02": {"model": "eva02_tiny_patch14_224", "weights": None, "patch_px": 8},
 }
 
 
@@ -50,7 +50,7 @@ def settings(table: Path, seed: int) -> dict[str, Any]:
         "data": str(table),
         "size_px": 64,
         "channels": 1,
-        "backbones": {name: {"model": model, "weights": None} for name, model in BACKBONES.items()},
+        "backbones": BACKBONES,
         "epochs": 100,
         "batch_size": 64,
         "learning_rate": 3e-4,
@@ -85,8 +85,8 @@ def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
     for name, ratio, balance in (("equal", 1, True), ("five_to_one", 5, True), ("five_to_one_as_drawn", 5, False)):
         value = settings(faces(folder / name, seed, ratio), seed)
         # Three times the rows: a third of the epochs are as many steps.
-        value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
-        value["backbones"] = {"coatnet": value["backbones"]["coatnet"]}
+        value |= {"epochs": 60 // (3 if ratio == 5 else 1), "balance": balance}
+        value["backbones"] = {"coatnet": BACKBONES["coatnet"]}
         yield {name: score(value, folder / f"run_{name}")["coatnet_balanced_accuracy"]}
 
 

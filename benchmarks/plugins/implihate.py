@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared
 
-from butterfly_sdm.plugins.implihate.extractors import extract_all, make_extractors
+from butterfly_sdm.plugins.implihate.extractors import make_extractors
 from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
 from butterfly_sdm.plugins.plugin import Report
 from butterfly_sdm.plugins.runner import PluginRun, build, evaluate, train
@@ -22,7 +22,10 @@ from butterfly_sdm.settings import load_settings
 
 # The sizes are the paper's. Rates and epochs were chosen on the digits of DEVELOPMENT, which no reported run sees: with the
 # encoders kept as stage 1 leaves them, the classifier does better than when it moves them too (tune: true).
-SETTINGS: dict[str, Any] = {"epochs": 50, "classifier_epochs": 50, "learning_rate": 3e-4, "tune": False}
+SETTINGS: dict[str, Any] = {"epochs": 50, "classifier_epochs": 50, "learning_rate": 1e-4, "tune": False}
+# The classifier alone, with the same last stage and with the rate and epochs that suit it best there.
+ALONE = {"contrastive": "none"}
+ALONE_CHOSEN = ALONE | {"classifier_epochs": 150, "classifier_learning_rate": 1e-4}
 VIEWS = {"image": "fou", "text": "zer", "audio": "mor"}
 DEVELOPMENT = np.arange(2000) % 4 == 0
 
@@ -52,7 +55,8 @@ def views(folder: Path, seed: int, *, per_class: int) -> Iterator[Measures]:
     base = view_settings(folder, per_class, seed)
     single = {}
     for name, changes in {
-        "classifier": {"contrastive": "none"},
+        "classifier": ALONE,
+        "classifier_chosen": ALONE_CHOSEN,
         "one_stage": {"contrastive": "one_stage"},
         "two_stages": {},
         **{f"only_{key}": {"contrastive": "one_stage", "modalities": [key]} for key in VIEWS},
@@ -87,7 +91,7 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     (folder / "media").mkdir(parents=True, exist_ok=True)
     for name, end, length in zip(names, ends, data["length"], strict=True):
         wavfile.write(folder / "media" / f"{name}.wav", 8000, data["samples"][end - length : end])
-    extract_all(folder / "media", folder / "audio", make_extractors(["log_mel"]))
+    listen = make_extractors(["log_mel"])[0]
     rng = np.random.default_rng(seed)
     speakers = sorted({name.split("_")[1] for name in names})
     held_out = set(rng.permutation(speakers)[:2])
@@ -99,7 +103,7 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     halves = {"train": order[:100], "test": order[100:]}
     for row, (digit, part) in enumerate(zip(label, split, strict=True)):
         image[row] = pixels[digit * 200 + rng.choice(halves[part])] + rng.normal(0, 4, pixels.shape[1])
-    audio = np.stack([np.load(folder / "audio" / f"{name}.npz")["audio"] for name in names])
+    audio = np.stack([listen.extract(folder / "media" / f"{name}.wav")["audio"] for name in names])
     np.savez(folder / "both.npz", video_id=np.array(names), image=image, audio=audio)
     pd.DataFrame({"video_id": names, "label": label, "split": split}).to_csv(folder / "labels.csv", index=False)
     base = SETTINGS | {
@@ -142,6 +146,7 @@ def views_targets() -> tuple[Target, ...]:
     lost = "(one_stage_without_image + one_stage_without_text + one_stage_without_audio) / 3"
     return (
         Target("macro-F1: stage 1 - classifier only", "one_stage - classifier", ">=", 0.01),
+        Target("the same, classifier with its own rate and epochs", "one_stage - classifier_chosen", ">=", 0.01),
         Target("two stages - classifier only", "two_stages - classifier", ">=", 0),
         Target("three modalities - best single", "one_stage - best_single", ">=", 0.05),
         Target("what losing one modality costs, mean", f"one_stage - {lost}", "<=", 0.3),

@@ -22,8 +22,8 @@ from butterfly_sdm.settings import load_settings
 
 SETTINGS = {
     "size_px": 16,
-    "trunk": "small:8",
-    "epochs": 20,
+    "trunk": "small:16",
+    "epochs": 100,
     "flip": False,
     "crop": 0.5,
     "tune_epochs": 20,
@@ -77,6 +77,7 @@ def compare(
     chosen = np.concatenate([rng.permutation(rows[train[rows] & (which[rows] == value)])[:per_class] for value in (0, 1)])
     test = rows[~train[rows]]
     task = Task(images, table, which, np.arange(len(table)).astype(str))
+    config = config.model_copy(update={"accelerator": "cpu"})  # six images at a time
     fresh = build(Modan(), config, {"classes": ["0", "1"]}, f"task {part}").task
     found = {}
     for kind, encoder in {"scratch": None, **encoders}.items():
@@ -129,7 +130,7 @@ def medical(folder: Path, seed: int) -> Iterator[Measures]:
     table = pd.concat(tables, ignore_index=True)
     rng = np.random.default_rng(seed)
     table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
+    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 60}
     runs = {objective: pretrained(table, folder, objective, seed, settings) for objective in ("jaccard", "simclr")}
     encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
     images = Images([folder / name for name in table["path"]], 32, 1)
@@ -149,10 +150,11 @@ EXPERIMENTS = {
             Target("mean cosine: both shared - one", "cosine_shared_2 - cosine_shared_1", ">=", 0.1),
             Target("mean cosine: one shared - none", "cosine_shared_1 - cosine_shared_0", ">=", 0.1),
         ),
-        seconds=120,
+        seconds=80,
+        gpu=True,
     ),
     "modan_medical": Experiment(
-        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)", medical, seconds=120
+        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)", medical, seconds=80, gpu=True
     ),
 }
 

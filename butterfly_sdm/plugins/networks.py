@@ -59,7 +59,9 @@ class _Residual(nn.Module):
         return nn.functional.relu(self.body(x) + self.skip(x))
 
 
-def make_trunk(name: str, channels: int, *, size_px: int | None = None, weights: str | None = None) -> nn.Module:
+def make_trunk(
+    name: str, channels: int, *, size_px: int | None = None, weights: str | None = None, patch_px: int | None = None
+) -> nn.Module:
     """
     Make a trunk that turns images into feature vectors.
 
@@ -73,6 +75,8 @@ def make_trunk(name: str, channels: int, *, size_px: int | None = None, weights:
         Side of the image, for trunks that are built for one size.
     weights
         None: random. ``pretrained``: those timm names, fetched by timm. Otherwise a local file.
+    patch_px
+        Side of the patches of a vision transformer, smaller than its own for small images.
 
     Returns
     -------
@@ -98,6 +102,7 @@ def make_trunk(name: str, channels: int, *, size_px: int | None = None, weights:
             near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
             raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
         size: dict[str, Any] = {} if size_px is None or not _has_size(name) else {"img_size": size_px}
+        size |= {} if patch_px is None else {"patch_size": patch_px}
         try:
             trunk = timm.create_model(name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size)
         except Exception as error:

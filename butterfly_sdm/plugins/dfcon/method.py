@@ -40,6 +40,7 @@ class BackboneConfig(Section):
 
     model: str = Field(description="of timm, or small:WIDTH")
     weights: str | None = Field("pretrained", description="pretrained, a local file, or null")
+    patch_px: int | None = Field(None, ge=1, description="side of a patch of a vision transformer, for small images")
 
 
 class DfconConfig(PluginConfig):
@@ -139,7 +140,9 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
     def build(self, config: DfconConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make one backbone with its projection and head."""
         member = config.backbones[part]
-        trunk = make_trunk(member.model, config.channels, size_px=config.size_px, weights=member.weights)
+        trunk = make_trunk(
+            member.model, config.channels, size_px=config.size_px, weights=member.weights, patch_px=member.patch_px
+        )
         return FaceNet(trunk, config.projection, published=member.weights == "pretrained")
 
     def stages(self, config: DfconConfig, data: FaceData, model: nn.Module, part: str) -> Sequence[Stage]:
