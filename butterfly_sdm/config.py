@@ -10,20 +10,50 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from butterfly_sdm.settings import Fraction, InputPath, Options, Section, commented, load_settings
 
 Month = Annotated[int, Field(ge=1, le=12)]
 
 
+class GbifConfig(Section):
+    """Records from GBIF: a download by its key, or a query (account in GBIF_USER, GBIF_PWD, GBIF_EMAIL)."""
+
+    key: str | None = Field(None, description="of a download that exists, such as 0001234-240101000000000; else a query:")
+    taxon_keys: tuple[int, ...] = Field((), description="taxa of GBIF's backbone, with all below them; 797: Lepidoptera")
+    dataset_keys: tuple[str, ...] = ()
+    countries: tuple[str, ...] = Field((), description="ISO codes of two letters")
+    years: tuple[int, int] | None = Field(None, description="first and last year")
+    geometry_wkt: str | None = Field(None, description="area in degrees, corners anticlockwise")
+    api: str = Field("https://api.gbif.org/v1", description="address of GBIF")
+
+    @model_validator(mode="after")
+    def _key_or_query(self) -> Self:
+        query = self.taxon_keys or self.dataset_keys or self.countries or self.years or self.geometry_wkt
+        if (self.key is None) == (not query):
+            raise ValueError("state either the key of a download, or a query (taxon_keys, countries, years, ...)")
+        return self
+
+
+class S2bmsConfig(Section):
+    """Records from the published S2BMS release, by its DOI."""
+
+    files: tuple[str, ...] = Field(min_length=1, description="names of the files with records, * for any text")
+    doi: str | None = Field(None, description="None: the published release")
+    api: str = Field("https://zenodo.org/api", description="address of Zenodo")
+
+
 class RecordsConfig(Section):
     """Which records count, and what a visit is."""
 
-    path: InputPath | tuple[InputPath, ...] = Field(description="archive or table of records, or several")
+    path: InputPath | tuple[InputPath, ...] = Field((), description="archive or table of records, or several")
+    gbif: GbifConfig | None = Field(None, description="fetch records from GBIF as well: {key: ...} or a query")
+    s2bms: S2bmsConfig | None = Field(None, description="fetch records of the published release as well: {files: [...]}")
+    downloads: InputPath | None = Field(None, description="folder of fetched records; None: downloads beside the data set")
     format: str = Field("auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader")
     columns: dict[str, str] = Field(default_factory=dict, description="our name of a column: its name in the file")
     sites: InputPath | None = Field(None, description="table of site_id and footprint_wkt that names the sites")
@@ -57,6 +87,12 @@ class RecordsConfig(Section):
     sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
         default_factory=dict, description="species: in no table, or only as sums over squares of that size"
     )
+
+    @model_validator(mode="after")
+    def _some_records(self) -> Self:
+        if self.path == () and self.gbif is None and self.s2bms is None:
+            raise ValueError("there are no records: state path (archives or tables), gbif or s2bms")
+        return self
 
 
 class CompositeConfig(Section):

@@ -44,6 +44,7 @@ from data_prep.input_files import file_sources, input_files
 from data_prep.places import read_sites
 from data_prep.site_table import site_table, with_unrecorded
 from data_prep.site_tiles import fill_tiles
+from data_prep.sources.fetching import fetch_records
 from data_prep.tiles import threads
 from data_prep.visits import SurveyTable, read_survey, record_sources
 
@@ -95,7 +96,11 @@ def build_dataset(
     if config.scenes is not None and config.ready_tiles is not None:
         raise ConfigError("build.scenes and build.ready_tiles are both given. Tiles come from one of them: remove the other.")
     key = _key(config, name, seed, survey)
-    if is_finished(folder, key):
+    finished = is_finished(folder, key)
+    if survey is None and (explain is not None or not finished):
+        records = fetch_records(config.records, folder.parent / "downloads", progress=progress)
+        config = config.model_copy(update={"records": records})
+    if finished:
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:

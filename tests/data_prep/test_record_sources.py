@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from butterfly_sdm.config import RecordsConfig
-from butterfly_sdm.errors import ArtefactError, SourceError
+import butterfly_sdm
+from butterfly_sdm.config import RecordsConfig, load_config
+from butterfly_sdm.errors import ArtefactError, ConfigError, SourceError
 from data_prep.sources import gbif, s2bms
+from data_prep.sources.fetching import fetch_records
 from data_prep.sources.provenance import read_provenance, side_file
 from data_prep.sources.transfer import Service
 from data_prep.visits import record_sources
@@ -322,3 +324,71 @@ def test_provenance_of_another_file_is_refused(server, tmp_path, service):
     with pytest.raises(ArtefactError, match="not a provenance"):
         read_provenance(path)
     assert read_provenance(tmp_path / "unknown.zip") is None
+
+
+def config_of(server: Server, folder: Path, **source: object) -> dict[str, object]:
+    """Return a config that names its records by their source."""
+    api = {"gbif": f"{server.url}/v1", "s2bms": f"{server.url}/api"}
+    records = {name: {**value, "api": api[name]} for name, value in source.items()}  # type: ignore[dict-item]
+    build = {"records": {**records, "min_records": 0}, "split": {"method": "random"}}
+    return {"name": "fetched", "out": str(folder), "build": build}
+
+
+def times_fetched(server: Server) -> int:
+    return len([path for path, *_ in server.asked if path == "/file"])
+
+
+def test_build_fetches_a_download_by_its_key_and_the_card_cites_it(server, tmp_path):
+    server.states = ("SUCCEEDED",)
+    config = config_of(server, tmp_path, gbif={"key": KEY})
+    dataset = butterfly_sdm.build(config)
+    assert dataset.visits.sum() == 5
+    (source,) = [source for source in dataset.card.sources if source.role == "records"]
+    assert source.name == f"{KEY}.zip" and source.licence == "CC BY-NC 4.0"
+    assert source.citation == "GBIF.org (5 March 2024) GBIF Occurrence Download https://doi.org/10.15468/dl.abc"
+    assert (tmp_path / "downloads" / f"{KEY}.zip").is_file()
+    asked = len(server.asked)
+    butterfly_sdm.build(config, tmp_path / "again")  # another data set from the same file
+    assert len(server.asked) == asked
+
+
+def test_a_query_is_asked_once_and_an_interrupted_build_goes_on(server, tmp_path, monkeypatch, service):
+    for name, value in ACCOUNT.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(config_of(server, tmp_path, gbif={"countries": ["GB"], "years": [2018, 2019]})).build.records
+    server.content, server.break_after, server.states = LARGE, [70_000] * 3, ("SUCCEEDED",)
+    with pytest.raises(SourceError, match="it goes on after the 196,608 bytes"):
+        fetch_records(config, tmp_path / "held", service=service)
+    monkeypatch.delenv("GBIF_PWD")  # the key is known now
+    fetched = fetch_records(config, tmp_path / "held", service=service)
+    assert fetched.path == (tmp_path / "held" / f"{KEY}.zip",) and fetched.path[0].read_bytes() == LARGE
+    assert server.asked[-1][1] == "bytes=196608-" and len(server.posted) == 1
+    asked = len(server.asked)
+    assert fetch_records(config, tmp_path / "held", service=service) == fetched and len(server.asked) == asked
+
+
+def test_records_of_the_published_release_are_fetched_once_by_doi(server, tmp_path, service):
+    config = load_config(config_of(server, tmp_path, s2bms={"files": ["data*.zip"]})).build.records
+    config = config.model_copy(update={"path": tmp_path / "own.csv", "downloads": tmp_path / "kept"})
+    fetched = fetch_records(config, tmp_path / "unused", service=service)
+    assert fetched.path == (tmp_path / "own.csv", tmp_path / "kept" / "data set.zip")
+    assert read_provenance(fetched.path[1]).doi == s2bms.DOI
+    asked = len(server.asked)
+    assert fetch_records(config, tmp_path, service=service) == fetched and len(server.asked) == asked
+    fetched.path[1].unlink()
+    fetch_records(config, tmp_path, service=service)
+    assert times_fetched(server) == 2
+
+
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ({}, "there are no records: state path .*, gbif or s2bms"),
+        ({"gbif": {}}, "state either the key of a download, or a query"),
+        ({"gbif": {"key": KEY, "countries": ["GB"]}}, "state either the key of a download, or a query"),
+        ({"s2bms": {}}, "build.records.s2bms.files is missing"),
+    ],
+)
+def test_a_config_without_records_or_with_half_a_source_is_refused(records, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config({"build": {"records": records}})
