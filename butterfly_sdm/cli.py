@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,6 +62,29 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for scripts.")]
+
+
+@contextmanager
+def _told_at_the_end(logger: str) -> Iterator[None]:
+    """Keep warnings of a logger back: a command says them in its closing lines, finished before or not."""
+    quiet = logging.getLogger(logger)
+
+    def below_warning(record: logging.LogRecord) -> bool:
+        return record.levelno < logging.WARNING
+
+    quiet.addFilter(below_warning)
+    try:
+        yield
+    finally:
+        quiet.removeFilter(below_warning)
+
+
+def _command(verb: str, what: Path, *, dataset: Path | None = None, overrides: list[str] | None = None) -> str:
+    """Return the command that goes on from here, as it would be typed."""
+    words = ["butterfly-sdm", verb, str(what), *(["--dataset", str(dataset)] if dataset is not None else [])]
+    for override in overrides or ():
+        words += ["--set", override]
+    return " ".join(shlex.quote(word) for word in words)
 
 
 def _example(*lines: str) -> str:
@@ -128,7 +154,7 @@ def build(
     """Turn scenes and records into a data set."""
     from butterfly_sdm import pipeline
 
-    with terminal.progress_bars() as progress:
+    with terminal.progress_bars() as progress, _told_at_the_end("data_prep.build"):
         dataset = pipeline.build(config, out, explain=explain, overrides=overrides or (), progress=progress)
     card = dataset.card
     for text in card.warnings:
@@ -146,7 +172,9 @@ def build(
     if explain is not None:
         rows["records left out"] = explain
     rows["data set"] = dataset.folder
-    terminal.summary("Data set built", rows, next_commands=[f"butterfly-sdm train {config}"], as_json=as_json)
+    terminal.summary(
+        "Data set built", rows, next_commands=[_command("train", config, dataset=out, overrides=overrides)], as_json=as_json
+    )
 
 
 @app.command(epilog=_example("butterfly-sdm train experiment.yaml --set train.fit.epochs=3"))
@@ -162,10 +190,11 @@ def train(
 
     with terminal.progress_bars() as progress:
         run = pipeline.train(config, out, dataset=dataset, overrides=overrides or (), progress=progress)
+    what = config if out is None and not overrides else run.folder
     terminal.summary(
         "Model trained",
         {"kind": run.config.train.model.kind, "species": len(run.predictor.species), "run": run.folder},
-        next_commands=[f"butterfly-sdm evaluate {run.folder}", f"butterfly-sdm map {run.folder} SCENE.tif --out map.tif"],
+        next_commands=[_command("evaluate", what), _command("map", what)],
         as_json=as_json,
     )
 
@@ -196,7 +225,7 @@ def evaluate(
     terminal.summary(
         "Scores",
         _score_rows(scores) | {"tables and plots": folder},
-        next_commands=[f"butterfly-sdm report {run}"],
+        next_commands=[_command("report", folder if out is None else run), _command("map", run)],
         as_json=as_json,
     )
 
@@ -359,6 +388,7 @@ def plugin(
 @app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
 def init(
     path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("experiment.yaml"),
+    everything: Annotated[bool, typer.Option("--all", help="Every setting with its default and meaning.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented starter YAML for your own records and rasters."""
@@ -368,7 +398,7 @@ def init(
 
     if path.exists() and not force:
         raise ConfigError(f"{path} exists already. Choose another name, or replace it with --force.")
-    write_text(path, starter_yaml(name=path.stem))
+    write_text(path, starter_yaml(path.stem, everything=everything))
     terminal.summary("Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"])
 
 

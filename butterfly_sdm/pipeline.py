@@ -137,6 +137,7 @@ def build(
     folder = Path(out) if out is not None else out_folder(settings) / "dataset"
     left_out = None if explain is None else Path(explain)
     build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress, explain=left_out)
+    write_text(_settings_mark(folder), _settings_key(settings))
     return Dataset.open(folder)
 
 
@@ -438,11 +439,36 @@ def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Conf
 
 
 def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
-    """Open the data set a config speaks of; build it if it is not there and the config says how."""
-    folder = Path(dataset or settings.train.dataset or out_folder(settings) / "dataset")
-    if not folder.exists() and dataset is None and settings.train.dataset is None and settings.build is not None:
-        return build(settings, folder, progress=progress)
+    """
+    Open the data set a config speaks of; build it if it is not there and the config says how.
+
+    Raises
+    ------
+    ConfigError
+        It was built here from another section ``build`` than the config has now.
+    """
+    named = dataset or settings.train.dataset
+    folder = Path(named or out_folder(settings) / "dataset")
+    if named is None and settings.build is not None:
+        if not folder.exists():
+            return build(settings, folder, progress=progress)
+        mark = _settings_mark(folder)
+        if mark.is_file() and mark.read_text(encoding="utf-8") != _settings_key(settings):
+            raise ConfigError(
+                f"The data set {folder} was built before the section build of the config was changed. Build it again: "
+                f"butterfly-sdm build CONFIG. Or use it as it is: --dataset {folder}"
+            )
     return Dataset.open(folder)
+
+
+def _settings_mark(folder: Path) -> Path:
+    # Beside the folder, not in it: paths of this machine are in the settings.
+    return folder.with_name(f".{folder.name}.settings")
+
+
+def _settings_key(settings: Config) -> str:
+    assert settings.build is not None
+    return fingerprint(settings.build.model_dump(mode="json", exclude={"workers", "dask"}))
 
 
 def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:

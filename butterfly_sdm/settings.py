@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
@@ -108,9 +108,15 @@ def commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> 
         if key in skip or isinstance(default, BaseModel):
             continue
         value = json.dumps(default, default=str, ensure_ascii=False)
-        note = f"    # {field.description}" if field.description else ""
-        lines.append(f"{' ' * indent}# {key}: {value}{note}")
+        notes = [note for note in (_choices(field.annotation), field.description) if note]
+        lines.append(f"{' ' * indent}# {key}: {value}{'    # ' if notes else ''}{'; '.join(notes)}")
     return lines
+
+
+def _choices(annotation: Any) -> str:
+    """Return the values a setting may have, if they can be listed."""
+    choices = [value for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for value in get_args(part)]
+    return "one of " + ", ".join(map(str, choices)) if len(choices) > 1 else ""
 
 
 def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,18 +18,41 @@ err = Console(stderr=True, soft_wrap=True)
 
 
 class _Lines:
-    """Progress where no bar can be drawn (a log file): one line when a task starts, one when it ends."""
+    """Progress where no bar can be drawn (a log file): a line when a task starts, when it ends, and now and then between."""
+
+    every_s = 20.0
 
     def __init__(self) -> None:
         self.started: dict[str, float] = {}
+        self.said: dict[str, float] = {}
 
     def __call__(self, task: str, done: int, total: int) -> None:
-        if task not in self.started:
-            self.started[task] = time.monotonic()
-            err.print(f"{task} ...", markup=False, highlight=False)
+        now = time.monotonic()
         if total and done >= total:
-            seconds = time.monotonic() - self.started.pop(task)
-            err.print(f"{task}: {total:,} in {seconds:.1f} s", markup=False, highlight=False)
+            if task in self.started:  # told once, however often the end is reported
+                self._say(f"{task}: done in {now - self.started.pop(task):.1f} s")
+        elif task not in self.started:
+            self.started[task] = self.said[task] = now
+            self._say(f"{task} ...")
+        elif total and now - self.said[task] >= self.every_s:
+            self.said[task] = now
+            self._say(f"{task}: {_share(done, total)}")
+
+    def _say(self, text: str) -> None:
+        err.print(text, markup=False, highlight=False)
+
+
+def _share(done: int, total: int) -> str:
+    """Return how far work is: counted where a person can count, such as epochs, else in per cent, such as of bytes."""
+    return f"{done} of {total}" if total <= 1000 else f"{done / total:.0%}"
+
+
+class _Share(ProgressColumn):
+    """How far a task is."""
+
+    def render(self, task: Task) -> Text:
+        """Return it as text."""
+        return Text(_share(int(task.completed), int(task.total)) if task.total else "", style="progress.percentage")
 
 
 class _Bars:
@@ -55,7 +78,7 @@ def progress_bars() -> Iterator[Any]:
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        _Share(),
         TimeRemainingColumn(elapsed_when_finished=True),
     )
     with Progress(*columns, console=err) as bars:

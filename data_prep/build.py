@@ -39,7 +39,7 @@ from butterfly_sdm.data.splitting import (
 from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
-from data_prep.findings import Findings
+from data_prep.findings import Findings, thin_data
 from data_prep.input_files import file_sources, input_files
 from data_prep.places import read_sites
 from data_prep.site_table import site_table, with_unrecorded
@@ -125,6 +125,8 @@ def build_dataset(
         split, block = _split(config, sites, seed, tiles, findings)
         if block is not None:
             sites["block"] = block
+        for message in thin_data(table.rows, detections, split):
+            findings.warn(message)
         card = DatasetCard(
             name=name,
             species=tuple(detections.columns),

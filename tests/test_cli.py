@@ -1,13 +1,18 @@
 """The command line speaks in one sentence, ends with the right code and shows no traceback."""
 
 import json
+import logging
 import subprocess
 import sys
 
 import pytest
+import yaml
+from rich.console import Console
 from typer.testing import CliRunner
 
-from butterfly_sdm.cli import app
+from butterfly_sdm import terminal
+from butterfly_sdm.cli import _told_at_the_end, app
+from butterfly_sdm.simulate import simulate_region
 
 runner = CliRunner()
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -88,3 +93,46 @@ def test_an_interruption_says_how_to_continue(monkeypatch, tmp_path):
     result = runner.invoke(app, ["init", str(tmp_path / "x.yaml")])
     assert result.exit_code == 130
     assert "continues where it was" in result.output
+
+
+def test_init_can_write_every_setting(tmp_path):
+    path = tmp_path / "all.yaml"
+    assert runner.invoke(app, ["init", str(path), "--all"]).exit_code == 0
+    assert "# weight_decay: 0.0001" in path.read_text()
+
+
+def test_progress_without_a_terminal_is_told_once_and_now_and_then(monkeypatch, capsys):
+    clock = iter([0.0, 5.0, 21.0, 30.0, 31.0, 31.5])
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(terminal, "err", Console(stderr=True, soft_wrap=True))
+    lines = terminal._Lines()
+    for done in (0, 1, 2, 9, 9):  # the end is reported twice
+        lines("fit", done, 9)
+    lines("cut", 7, 7)  # done before
+    assert capsys.readouterr().err.splitlines() == ["fit ...", "fit: 2 of 9", "fit: done in 30.0 s"]
+
+
+def test_warnings_kept_for_the_end_are_not_lost_afterwards(caplog):
+    logger = logging.getLogger("data_prep.build")
+    with _told_at_the_end("data_prep.build"):
+        logger.warning("within")
+    logger.warning("after")
+    assert [record.message for record in caplog.records] == ["after"]
+
+
+def test_a_data_set_built_from_other_settings_is_not_trained_on_unasked(tmp_path):
+    region = simulate_region(tmp_path / "region", size_px=512, n_sites=12, n_species=3)
+    changed = yaml.safe_load(region.config.read_text())
+    changed["train"] = {"model": {"kind": "mean_rate"}}
+    changed["build"]["split"] = {"method": "random"}
+    changed["build"].pop("scenes")
+    config = tmp_path / "region" / "changed.yaml"
+    config.write_text(yaml.safe_dump(changed))
+    assert runner.invoke(app, ["build", str(config)]).exit_code == 0
+    assert runner.invoke(app, ["train", str(config), "--set", "seed=1"]).exit_code == 0
+    edited = ["train", str(config), "--set", "build.records.min_visits=4"]
+    result = runner.invoke(app, edited)
+    assert result.exit_code == 2
+    assert "was built before the section build of the config was changed" in result.output
+    dataset = tmp_path / "region" / "runs" / "simulated" / "dataset"
+    assert runner.invoke(app, [*edited, "--dataset", str(dataset), "--out", str(tmp_path / "run")]).exit_code == 0

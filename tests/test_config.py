@@ -1,5 +1,6 @@
 """The config says which key, which value and which rule, and never guesses."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import butterfly_sdm.config as config_module
 from butterfly_sdm.config import Config, dump_config, load_config, starter_yaml
 from butterfly_sdm.errors import ButterflySDMError, ConfigError, MissingFileError
+from butterfly_sdm.settings import Section
 
 RECORDS = {"build": {"records": {"path": "records.zip"}}}
 
@@ -82,8 +85,39 @@ def test_the_dumped_config_reads_back_as_itself(tmp_path):
     assert again.model_dump(exclude={"build", "out"}) == config.model_dump(exclude={"build", "out"})
 
 
-def test_the_starter_reads_as_a_config_also_with_every_setting_uncommented(tmp_path):
+def test_the_starter_is_short_and_reads_also_with_its_examples_uncommented(tmp_path):
     text = starter_yaml("My region!")
+    assert len(text.splitlines()) < 80
+    (tmp_path / "plain.yaml").write_text(text)
+    plain = load_config(tmp_path / "plain.yaml")
+    assert plain.name == "My_region_"
+    tiles, model = plain.build.tiles, plain.train.model
+    assert tiles.size_px >= model.window_px + 2 * model.margin_px
+    assert plain.build.split.buffer_m >= tiles.size_px * tiles.resolution_m
+    examples = re.sub(r"^( *)# (?=( *- |columns|grid_m|bands|covariates:|  rasters|layers))", r"\1", text, flags=re.MULTILINE)
+    examples = examples.replace("    columns: {species: Taxon, date: Survey date, latitude: Lat, longitude: Lon}\n", "")
+    (tmp_path / "examples.yaml").write_text(examples)
+    told = load_config(tmp_path / "examples.yaml")
+    assert told.build.records.columns["grid_reference"] == "Grid ref"
+    assert told.build.records.grid_m == 1000
+    assert told.build.scenes.bands == ("red", "green", "blue", "nir")
+    assert told.build.covariates.rasters[0].name == "elevation"
+    assert told.map.layers == ("richness", "applicability")
+
+
+def test_every_setting_says_what_it_means():
+    sections = [value for value in vars(config_module).values() if isinstance(value, type) and issubclass(value, Section)]
+    silent = [
+        f"{section.__name__}.{name}"
+        for section in sections
+        for name, field in section.model_fields.items()
+        if not field.description and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+    ]
+    assert silent == []
+
+
+def test_the_whole_starter_reads_as_a_config_also_with_every_setting_uncommented(tmp_path):
+    text = starter_yaml("My region!", everything=True)
     (tmp_path / "plain.yaml").write_text(text)
     assert load_config(tmp_path / "plain.yaml").name == "My_region_"
     head, body = text.split("build:", 1)

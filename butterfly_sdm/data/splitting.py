@@ -100,7 +100,8 @@ def make_split(
     if part_of_block is None:
         raise DataError(
             f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the parts {_words(fractions)}. "
-            "Lower split.distance_m, or ask for fewer parts."
+            f"{'' if method == 'blocks' else 'Sites this dense need split.method: blocks. Or '}"
+            f"{'Lower' if method == 'blocks' else 'lower'} split.distance_m, or ask for fewer parts."
         )
     ids = sites.index.to_numpy()
     part = part_of_block[block]

@@ -50,7 +50,9 @@ def plot_scores(scores: Scores, folder: Path) -> list[Path]:
         paths += [folder / "species_factor.png", folder / "site_factor.png"]
         height = 1.2 + 0.16 * len(scores.per_species)
         save_plot(paths[1], lambda axes: _species_factor(axes, scores.per_species), size=(6.4, max(3.0, height)))
-        save_plot(paths[2], lambda axes: _site_factor(axes, scores.per_site), size=(5.6, 6.4))
+        wide, high = (float(np.ptp(scores.per_site[axis])) + 1000 for axis in ("easting", "northing"))
+        height = float(np.clip(4.2 * high / wide, 2.0, 7.0)) + 1.0
+        save_plot(paths[2], lambda axes: _site_factor(axes, scores.per_site), size=(6.4, height))
     if scores.beside is not None and len(scores.beside) > 1:
         paths.append(folder / "ladder.png")
         save_plot(paths[-1], lambda axes: _ladder(axes, scores.beside), size=(6.4, 1.2 + 0.4 * len(scores.beside)))
@@ -62,9 +64,14 @@ def _species_rates(axes: Axes, table: pd.DataFrame) -> None:
     axes.plot([0, top], [0, top], color=OTHER, lw=1)
     axes.scatter(table["rate"], table["predicted"], s=18, color=MODEL, alpha=0.8, lw=0)
     far = (table["predicted"] - table["rate"]).abs().nlargest(min(5, len(table))).index
-    for species in far:
-        axes.annotate(species, table.loc[species, ["rate", "predicted"]].to_numpy(float), fontsize=7, style="italic",
-                      xytext=(3, 3), textcoords="offset points", color=INK)  # fmt: skip
+    named = table.loc[far, ["rate", "predicted"]].sort_values("predicted")
+    heights = named["predicted"].to_numpy(float) + 0.01 * top
+    for row in range(1, len(heights)):  # one below the other would be unreadable
+        heights[row] = max(heights[row], heights[row - 1] + 0.035 * top)
+    for species, (rate, predicted), height in zip(named.index, named.to_numpy(float), heights, strict=True):
+        right = rate > 0.75 * top  # no room for a name to the right
+        axes.annotate(species, (rate, predicted), xytext=(rate + (-0.012 if right else 0.012) * top, height), fontsize=7,
+                      style="italic", ha="right" if right else "left", va="bottom", color=INK)  # fmt: skip
     axes.set(
         xlim=(0, top), ylim=(0, top), xlabel="mean detection rate", ylabel="mean prediction", title="Species: said and seen"
     )

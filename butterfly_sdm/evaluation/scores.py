@@ -74,11 +74,24 @@ class Scores:
             for name, mse in self.beside["mse"].iloc[1:].items():
                 rows[f"  of {name}"] = f"{mse:.5f}"
         rows["noise floor"] = f"{self['noise_floor']:.5f} (no model can do better)"
+        if np.isfinite(self["skill"]):
+            meaning = (
+                "0: as good as the mean rate; 1: perfect"
+                if self["skill"] > 0
+                else "worse than the mean rate: do not trust the map"
+            )
+            rows["skill"] = f"{self['skill']:.2f} ({meaning})"
         factor = self.per_species["factor"].dropna()
         if len(factor):
             rows["species predicted better than by the mean rate"] = f"{int((factor > 1).sum())} of {len(factor)}"
-        rows["top-10 agreement"] = f"{self['top10']:.1%}"
+        if self.top_k:
+            rows[f"top-{self.top_k} agreement"] = f"{self[f'top{self.top_k}']:.1%}"
         return rows
+
+    @property
+    def top_k(self) -> int:
+        """The largest k, 10 or 5, of at most half the species (0: none): any ten of twelve species agree with any other ten."""
+        return next((k for k in (10, 5) if 2 * k <= len(self.per_species)), 0)
 
     def __getitem__(self, score: str) -> float:
         return float(self.overall[score])

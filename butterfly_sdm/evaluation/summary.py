@@ -18,8 +18,11 @@ def headline(findings: Findings) -> list[tuple[str, str]]:
         ),
         (f"{scores['skill']:.0%}", "of the way from the mean rate to a perfect model"),
         (f"{better} of {len(factor)}", "species predicted better than by their mean rate"),
-        (f"{scores['top10']:.0%}", "of the ten most frequent species of a site named right"),
     ]
+    if scores.top_k:
+        rows.append(
+            (f"{scores[f'top{scores.top_k}']:.0%}", f"of the {scores.top_k} most frequent species of a site named right")
+        )
     if findings.coverage is not None:
         rows.append((f"{findings.coverage.loc['all', 'coverage']:.0%}", "of held-out rates inside their 90 % interval"))
     return rows

@@ -418,7 +418,8 @@ def _check_covariates(predictor: Any, covariates: Mapping[str, Path]) -> None:
     if missing:
         raise DataError(
             f"The run was trained with {len(dict.fromkeys(needed))} covariates; no raster is given for {missing[0]!r}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. Name one raster per covariate under covariates."
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. "
+            f"Name one raster per covariate: map.covariates: {{{missing[0]}: FILE.tif}}."
         )
 
 

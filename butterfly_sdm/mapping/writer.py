@@ -194,7 +194,9 @@ def read_tags(path: Path) -> dict[str, Any]:
         with rasterio.open(path) as source:
             tags = source.tags()
     except RasterioError as error:
-        raise RasterError(f"{path} is not a GeoTIFF: {error}. Name a map that butterfly-sdm map wrote.") from error
+        raise RasterError(
+            f"{path} is not a map: it cannot be read as a GeoTIFF. Name a map that butterfly-sdm map wrote."
+        ) from error
     try:
         found = {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
     except ValueError as error:

@@ -118,7 +118,11 @@ class PresenceNet(nn.Module):
             self.stride, self.dense = self.trunk.stride, self.trunk.dense
             for name, value in (("window_px", a.window_px), ("margin_px", a.margin_px)):
                 if value % self.stride:
-                    raise ModelError(f"{name} is {value}; {a.backbone} needs a multiple of its stride, {self.stride} px.")
+                    below = value - value % self.stride
+                    raise ModelError(
+                        f"{name} is {value}; {a.backbone} needs a multiple of its stride, {self.stride} px: "
+                        f"{below} or {below + self.stride}."
+                    )
             self.projection = nn.Linear(self.trunk.channels, a.embedding)
         self.register_buffer("mean", torch.zeros(len(a.bands)))
         self.register_buffer("std", torch.ones(len(a.bands)))

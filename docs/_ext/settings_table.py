@@ -47,7 +47,7 @@ def default_text(value: object) -> str:
     if value is PydanticUndefined:
         return "(needed)"
     if value is None:
-        return "none"
+        return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple | list):
