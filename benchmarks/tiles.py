@@ -19,6 +19,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -197,30 +198,45 @@ WAYS = {
 def one(way: str, scene: Path, sites: int, size: int, out: Path) -> None:
     """Run one way in this process and print its figures; importing is not counted."""
     import rasterio
+    import torch
 
     import data_prep.tiles
 
-    assert data_prep.tiles and rasterio
+    assert data_prep.tiles and rasterio and torch
     if way == "torchgeo":
         import torchgeo.datasets
 
         assert torchgeo.datasets
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    watch = Memory()
+    watch.start()
     start, cpu = time.perf_counter(), time.process_time()
     WAYS[way](scene, sites, size, out)
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    peak = _peak_anonymous() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": (peak - base) / 1024, "base_mb": base / 1024}))
+    watch.ended.set()
+    watch.join()
+    peak = (watch.peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) / 1024
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak_mb": peak, "base_mb": base / 1024}))
 
 
-def _peak_anonymous() -> int:
-    """Return the peak of resident memory in kB less what is mapped from files now, where the system says so."""
-    try:
-        text = Path("/proc/self/status").read_text()
-    except OSError:
-        return 0
-    fields = {line.split(":")[0]: line.split()[1] for line in text.splitlines() if line.startswith(("VmHWM", "RssFile"))}
-    return int(fields["VmHWM"]) - int(fields["RssFile"])
+class Memory(threading.Thread):
+    """Watch the memory that is not mapped from files, in kB above that at the start, where the system tells it."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.ended, self.start_kb, self.peak = threading.Event(), self.now(), 0
+
+    @staticmethod
+    def now() -> int:
+        try:
+            text = Path("/proc/self/status").read_text()
+        except OSError:
+            return 0
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon")), 0)
+
+    def run(self) -> None:
+        while not self.ended.wait(0.005):
+            self.peak = max(self.peak, self.now() - self.start_kb)
 
 
 def checksum(out: Path) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.data.artefact import atomic_path, new_array
+from butterfly_sdm.data.artefact import atomic_path, new_array, open_array
 from butterfly_sdm.data.products import Piece
 from butterfly_sdm.data.raster import CLOUDY, Scene
 from butterfly_sdm.errors import RasterError
@@ -191,7 +191,7 @@ def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
 
 
 def _compose(parts: Sequence[Scene], window: Window, method: str, out: Path) -> None:
-    array = np.load(out, mmap_mode="r+", allow_pickle=False)
+    array = open_array(out)
     target = array[:, window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width]
     nodata = parts[0].nodata
     if method == "least_cloudy":

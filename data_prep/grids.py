@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from affine import Affine
@@ -73,7 +74,12 @@ class TileGrid:
 
 def transformer(source: CRS, target: CRS) -> Transformer:
     """Return a transformer between two CRSs, coordinates always as easting (or longitude) first."""
-    return Transformer.from_crs(source.to_wkt(), target.to_wkt(), always_xy=True)
+    return _transformer(source.to_wkt(), target.to_wkt())
+
+
+@lru_cache(maxsize=64)  # making one takes as long as transforming ten thousand points
+def _transformer(source: str, target: str) -> Transformer:
+    return Transformer.from_crs(source, target, always_xy=True)
 
 
 def tile_grid(

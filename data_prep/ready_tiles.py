@@ -12,7 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from butterfly_sdm.data.artefact import new_array
+from butterfly_sdm.data.artefact import new_array, open_array
 from butterfly_sdm.data.products import Layer, canonical_band, describe_layer, metres_per_unit
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.progress import Progress, silent
@@ -211,7 +211,7 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
 
 
 def _pack_unit(layers: Sequence[Layer], start: int, bands: Sequence[str], size: int, nodata: int, out: Path) -> np.ndarray:
-    array = np.load(out, mmap_mode="r+", allow_pickle=False)
+    array = open_array(out)
     shares = np.zeros(len(layers))
     for number, layer in enumerate(layers):
         column, row = (layer.width - size) // 2, (layer.height - size) // 2

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import new_array, read_json, write_json
+from butterfly_sdm.data.artefact import new_array, open_array, read_json, write_json
 from butterfly_sdm.data.products import Piece, metres_per_unit
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import ArtefactError, MissingFileError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.blocks import BlockRead, copy_blocks, merge, plan_reads, units
 from data_prep.grids import TileGrid, on_scene_pixels
-from data_prep.warp import between_nodes, gather, source_coordinates, warp_with_gdal
+from data_prep.warp import source_coordinates, warp_patch, warp_with_gdal
 
 SCRATCH_BYTES = 1_000_000_000
 UNIT_PIXELS = 20_000_000
@@ -164,7 +164,7 @@ def _cut(
         if exact and all(scene.offset_of(layer) is not None for layer in piece.layers):
             stages.append(_copy_stages(scene, piece, number, grid, tiles, out, not stages))
         elif _similar(grid, piece):
-            stages.append(_warp_stages(scene, piece, number, grid, tiles, out, resampling, journal.done))
+            stages.append(_warp_stages(scene, piece, number, grid, tiles, out, resampling, journal.done, not stages))
         else:
             stages.append(_gdal_stages(scene, piece, number, grid, tiles, out, resampling))
     for index, stage in enumerate(stage for piece_stages in stages for stage in piece_stages):
@@ -292,7 +292,7 @@ def _copy_unit(
     out: Path,
     fresh: bool,
 ) -> int:
-    array = np.load(out, mmap_mode="r+", allow_pickle=False)
+    array = open_array(out)
     return copy_blocks(scene, piece, reads, rows, columns, array, targets, fresh=fresh)
 
 
@@ -305,6 +305,7 @@ def _warp_stages(
     out: Path,
     resampling: str,
     done: set[str],
+    fresh: bool,
 ) -> Iterator[Stage]:
     """Cut the source pixels of each tile into a scratch array, block by block, then warp them tile by tile."""
     layer = piece.layers[0]
@@ -325,7 +326,7 @@ def _warp_stages(
             across = node_columns[some] - first_column[some, None, None]
             down = node_rows[some] - first_row[some, None, None]
             slots = np.arange(at, at + len(some))
-            arguments = (scratch, slots, out, tiles[some], across, down, scene.nodata, resampling)
+            arguments = (scratch, slots, out, tiles[some], across, down, scene.nodata, resampling, fresh)
             warps.append((f"{number}/{start + at}", _warp_unit, arguments))
         if all(name in done for name, _, _ in warps):
             continue
@@ -351,15 +352,17 @@ def _warp_unit(
     node_rows: np.ndarray,
     nodata: int,
     resampling: str,
+    fresh: bool,
 ) -> int:
     patches = np.load(scratch, mmap_mode="r", allow_pickle=False)
-    array = np.load(out, mmap_mode="r+", allow_pickle=False)
+    array = open_array(out)
     size = array.shape[-1]
     for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
-        values, measured = gather(
-            patches[slot], between_nodes(across, size), between_nodes(down, size), nodata=nodata, resampling=resampling
-        )
-        merge(array[target], values, measured, nodata)
+        values, measured = warp_patch(patches[slot], across, down, size, nodata=nodata, resampling=resampling)
+        if fresh or measured is None:
+            array[target] = values
+        else:
+            merge(array[target], values, measured, nodata)
     return 0
 
 
@@ -374,7 +377,7 @@ def _gdal_stages(
 
 
 def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: Path, targets: np.ndarray, resampling: str) -> int:
-    array = np.load(out, mmap_mode="r+", allow_pickle=False)
+    array = open_array(out)
     for tile, target in enumerate(targets):
         values, measured = warp_with_gdal(scene, piece, grid, tile, resampling=resampling)
         merge(array[target], values, measured, scene.nodata)
@@ -398,7 +401,7 @@ def _count_valid(out: Path, start: int, stop: int, nodata: int) -> np.ndarray:
 def reopen(out: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     """Open the array of an interrupted cut, or None if it is not the one meant."""
     try:
-        array = np.load(out, mmap_mode="r+", allow_pickle=False)
+        array = open_array(out)
     except (OSError, ValueError):
         return None
     return array if array.shape == shape and array.dtype == np.uint16 else None

@@ -2,7 +2,7 @@
 Tiles from pixels on another grid: another CRS, another resolution, or a shifted raster.
 
 The exact projection is computed on a lattice of points of every tile, for all tiles in one call, and interpolated between
-them; the pixels are then gathered directly. Where the source is finer than the tile, or its bands lie on different grids,
+them; the pixels are then resampled directly. Where the source is finer than the tile, or its bands lie on different grids,
 GDAL's warp is used instead.
 """
 
@@ -38,7 +38,71 @@ def source_coordinates(grid: TileGrid, layer: Layer, node_px: int = 16) -> tuple
     return inverse.a * x + inverse.b * y + inverse.c, inverse.d * x + inverse.e * y + inverse.f
 
 
-def between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
+def warp_patch(
+    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, size_px: int, *, nodata: int, resampling: str
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """
+    Resample a patch of a file into a tile.
+
+    A pixel is measured where the source pixel it falls into is; neighbours without a measurement do not count and the
+    weights of the others are scaled up, as GDAL does.
+
+    Parameters
+    ----------
+    patch
+        (bands, H, W) uint16; reaches two pixels beyond all positions.
+    columns, rows
+        (nodes, nodes) positions in the patch of points spread evenly from the first to the last pixel centre of the tile; 0
+        is the edge of the first pixel, 0.5 its centre.
+    size_px
+        Pixels along a side of the tile.
+    resampling
+        nearest, bilinear or cubic.
+
+    Returns
+    -------
+    values : ndarray of uint16, shape (bands, size_px, size_px)
+    measured : ndarray of bool, shape (size_px, size_px), or None where all are
+    """
+    present = (patch != nodata).all(axis=0)
+    whole = bool(present.all())
+    if resampling == "bilinear":
+        values, measured = _bilinear(patch, columns, rows, size_px, None if whole else present)
+    else:
+        across, down = _between_nodes(columns, size_px), _between_nodes(rows, size_px)
+        near = np.floor(down).astype(np.int32) * patch.shape[2] + np.floor(across).astype(np.int32)
+        measured = None if whole else present.ravel().take(near)
+        if resampling == "nearest":
+            values = patch.reshape(len(patch), -1).take(near, axis=1)
+        else:
+            values = _cubic(patch, across, down, None if whole else present)
+    if nodata or resampling == "cubic":
+        values[values == nodata] = nodata + 1 if nodata < 65535 else nodata - 1  # a measured value is never nodata
+    return (values, None) if measured is None else (np.where(measured, values, np.uint16(nodata)), measured)
+
+
+def _bilinear(
+    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, size_px: int, present: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    # PyTorch's sampler is vectorised: ten times as fast here as NumPy's indexing.
+    import torch
+    from torch.nn.functional import grid_sample, interpolate
+
+    height, width = patch.shape[1:]
+    nodes = torch.from_numpy(np.stack([columns * (2 / width) - 1, rows * (2 / height) - 1]).astype(np.float32))
+    places = interpolate(nodes[None], size=(size_px, size_px), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+    counts = torch.from_numpy(patch.astype(np.float32))[None]
+    if present is None:
+        values = grid_sample(counts, places, align_corners=False)[0].numpy()
+        return (values + np.float32(0.5)).astype(np.uint16), None
+    there = torch.from_numpy(present.astype(np.float32))[None, None]
+    weight = grid_sample(there, places, align_corners=False)[0].clamp(min=1e-3).numpy()
+    values = grid_sample(counts * there, places, align_corners=False)[0].numpy() / weight
+    measured = grid_sample(there, places, mode="nearest", align_corners=False)[0, 0].numpy() > 0.5
+    return (values + np.float32(0.5)).clip(0, 65535).astype(np.uint16), measured
+
+
+def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
     """Interpolate (k, k) values at nodes linearly to (size_px, size_px) pixels, of which the outermost are nodes."""
     position = np.linspace(0, len(nodes) - 1, size_px)
     low = np.minimum(position.astype(int), len(nodes) - 2)
@@ -48,67 +112,29 @@ def between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
-def gather(
-    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, *, nodata: int, resampling: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """
-    Take the values of a patch at fractional pixels.
-
-    A pixel is measured where the source pixel it falls into is; neighbours without a measurement do not count and the
-    weights of the others are scaled up, as GDAL does.
-
-    Parameters
-    ----------
-    patch
-        (bands, H, W) uint16.
-    columns, rows
-        (h, w) positions in the patch; 0 is the edge of the first pixel, 0.5 its centre.
-
-    Returns
-    -------
-    values : ndarray of uint16, shape (bands, h, w)
-    measured : ndarray of bool, shape (h, w)
-    """
-    bands, height, width = patch.shape
-    flat = patch.reshape(bands, -1)
-    near_c, near_r = np.floor(columns).astype(np.int32), np.floor(rows).astype(np.int32)
-    inside = (near_c >= 0) & (near_c < width) & (near_r >= 0) & (near_r < height)
-    near = np.clip(near_r, 0, height - 1) * width + np.clip(near_c, 0, width - 1)
-    present = (patch != nodata).all(axis=0).ravel()
-    measured = present.take(near) & inside
-    if resampling == "nearest":
-        values = flat.take(near.ravel(), axis=1).reshape(bands, *columns.shape)
-        return np.where(inside, values, np.uint16(nodata)), measured
-    taps = (0, 1) if resampling == "bilinear" else (-1, 0, 1, 2)
-    c0, r0 = np.floor(columns - 0.5).astype(np.int32), np.floor(rows - 0.5).astype(np.int32)
-    across = _weights((columns - 0.5 - c0).astype(np.float32), resampling)
-    down = _weights((rows - 0.5 - r0).astype(np.float32), resampling)
-    whole = bool(present.all()) and bool(
-        c0.min() + taps[0] >= 0 and r0.min() + taps[0] >= 0
-        and c0.max() + taps[-1] < width and r0.max() + taps[-1] < height
-    )  # fmt: skip
-    counts = flat.astype(np.float32)
-    total = np.zeros((bands, columns.size), dtype=np.float32)
-    weight_sum = None if whole else np.zeros(columns.size, dtype=np.float32)
-    for i, dy in enumerate(taps):
-        row = r0 + dy
-        for j, dx in enumerate(taps):
-            column = c0 + dx
-            weight = (down[i] * across[j]).ravel()
-            if weight_sum is None:
-                index = (row * width + column).ravel()
-            else:
-                within = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-                index = (np.clip(row, 0, height - 1) * width + np.clip(column, 0, width - 1)).ravel()
-                weight = weight * (present.take(index) & within.ravel())
+def _cubic(patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+    """Cubic convolution of Keys (1981) with a = -1/2, as GDAL; PyTorch's has a = -3/4."""
+    bands, _, width = patch.shape
+    left, top = np.floor(columns - 0.5).astype(np.int32), np.floor(rows - 0.5).astype(np.int32)
+    across, down = (
+        _cubic_weights((columns - 0.5 - left).astype(np.float32)),
+        _cubic_weights((rows - 0.5 - top).astype(np.float32)),
+    )
+    counts = patch.reshape(bands, -1).astype(np.float32)
+    total = np.zeros((bands, *columns.shape), dtype=np.float32)
+    weight_sum = np.zeros(columns.shape, dtype=np.float32)
+    for i in range(4):
+        for j in range(4):
+            index = (top + (i - 1)) * width + (left + (j - 1))
+            weight = down[i] * across[j]
+            if present is not None:
+                weight = weight * present.ravel().take(index)
                 weight_sum += weight
             for band in range(bands):
                 total[band] += counts[band].take(index) * weight
-    if weight_sum is not None:
+    if present is not None:
         total /= np.where(np.abs(weight_sum) > 1e-5, weight_sum, 1)
-    values = np.clip(np.rint(total), 0, 65535).astype(np.uint16).reshape(bands, *columns.shape)
-    values[values == nodata] = nodata + 1 if nodata < 65535 else nodata - 1  # a measured value is never nodata
-    return np.where(measured, values, np.uint16(nodata)), measured
+    return np.clip(np.rint(total), 0, 65535).astype(np.uint16)
 
 
 def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, resampling: str) -> tuple[np.ndarray, np.ndarray]:
@@ -158,11 +184,8 @@ def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, res
     return values, measured
 
 
-def _weights(fraction: np.ndarray, resampling: str) -> list[np.ndarray]:
-    """Return the weights of the neighbours: linear, or the cubic convolution of Keys (1981) with a = -1/2."""
+def _cubic_weights(fraction: np.ndarray) -> list[np.ndarray]:
     f = fraction
-    if resampling == "bilinear":
-        return [1 - f, f]
     return [
         ((-0.5 * f + 1) * f - 0.5) * f,
         ((1.5 * f - 2.5) * f) * f + 1,

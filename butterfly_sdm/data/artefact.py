@@ -7,11 +7,12 @@ it is complete, so that interrupted work can be found and continued. A lock file
 
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,20 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
             del array
             path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
+    return _in_large_pages(array)
+
+
+def open_array(path: Path) -> np.memmap:
+    """Open a ``.npy`` file made by :func:`new_array`, memory-mapped for writing."""
+    array: np.memmap = np.load(path, mmap_mode="r+", allow_pickle=False)
+    return _in_large_pages(array)
+
+
+def _in_large_pages(array: np.memmap) -> np.memmap:
+    # Touching a new page of 4 kB costs more than filling it; where the system can, it then maps 2 MB at once.
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):
+            array.base.madvise(mmap.MADV_HUGEPAGE)
     return array
 
 
