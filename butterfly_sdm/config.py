@@ -25,7 +25,7 @@ class GbifConfig(Section):
 
     key: str | None = Field(None, description="of a download that exists, such as 0001234-240101000000000; else a query:")
     taxon_keys: tuple[int, ...] = Field((), description="taxa of GBIF's backbone, with all below them; 797: Lepidoptera")
-    dataset_keys: tuple[str, ...] = ()
+    dataset_keys: tuple[str, ...] = Field((), description="data sets of GBIF, by their keys")
     countries: tuple[str, ...] = Field((), description="ISO codes of two letters")
     years: tuple[int, int] | None = Field(None, description="first and last year")
     geometry_wkt: str | None = Field(None, description="area in degrees, corners anticlockwise")
@@ -43,7 +43,7 @@ class S2bmsConfig(Section):
     """Records from the published S2BMS release, by its DOI."""
 
     files: tuple[str, ...] = Field(min_length=1, description="names of the files with records, * for any text")
-    doi: str | None = Field(None, description="None: the published release")
+    doi: str | None = Field(None, description="null: the published release")
     api: str = Field("https://zenodo.org/api", description="address of Zenodo")
 
 
@@ -53,7 +53,7 @@ class RecordsConfig(Section):
     path: InputPath | tuple[InputPath, ...] = Field((), description="archive or table of records, or several")
     gbif: GbifConfig | None = Field(None, description="fetch records from GBIF as well: {key: ...} or a query")
     s2bms: S2bmsConfig | None = Field(None, description="fetch records of the published release as well: {files: [...]}")
-    downloads: InputPath | None = Field(None, description="folder of fetched records; None: downloads beside the data set")
+    downloads: InputPath | None = Field(None, description="folder of fetched records; null: downloads beside the data set")
     format: str = Field("auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader")
     columns: dict[str, str] = Field(default_factory=dict, description="our name of a column: its name in the file")
     sites: InputPath | None = Field(None, description="table of site_id and footprint_wkt that names the sites")
