@@ -106,7 +106,7 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
     else:
         trigger = {"kind": "patch"} | {key: str(folder / "corner.png") for key in ("path", "mask")}
         stamp = partial(stamp_patch, patch=np.repeat(corner[None], channels, axis=0), mask=corner > 127)
-    program = poisoned_classifier(images, label, stamp, seed, 30 if cifar else 8, flip=cifar)
+    program = poisoned_classifier(images, label, stamp, seed, 30 if cifar else 15, flip=cifar)
     torch.export.save(program, folder / "model.pt2")
     settings = {
         "model": str(folder / "model.pt2"),

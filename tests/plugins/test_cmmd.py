@@ -125,6 +125,7 @@ def test_patients_stay_in_one_part(tmp_path):
         (lambda t: t.assign(domain=np.resize(["a", "b", "c"], len(t))), r"domains a, b, c\. Name one as target"),
         (lambda t: t[(t.domain == "alpha") | (t.label == "level")], "of the target domain has no image of class 'upright'"),
         (lambda t: t.drop(columns="domain"), "lacks the column 'domain'"),
+        (lambda t: t.assign(domain=[None, *t.domain[1:]]), r"0_0\.png has no domain\. Fill in"),
     ],
 )
 def test_bad_tables_are_explained(spoil, message, tmp_path):

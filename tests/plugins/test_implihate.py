@@ -223,6 +223,9 @@ def test_bad_inputs_are_explained(tmp_path):
     np.savez(tmp_path / "text.npz", video_id=np.array(["v000"]), text=np.zeros((1, 3)))
     with pytest.raises(DataError, match="The features have text; none of the modalities image"):
         load(features=tmp_path / "text.npz", modalities=("image",))
+    (tmp_path / "damaged.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"is no readable \.npz of plain arrays\. Write it again"):
+        load(features=tmp_path / "damaged.npz")
     with pytest.raises(ConfigError, match="extract names 'smell'; known are sentiment"):
         extractors.make_extractors(["smell"])
     other = Features(("v",), {"text": np.zeros((1, 7), np.float32)}, {"text": np.array([True])})

@@ -153,7 +153,11 @@ def test_bad_inputs_are_explained(tmp_path):
         Modan().load(_config(table, attributes=["modality", "scanner"]))
     with pytest.raises(DataError, match="All images have the same modality"):
         Modan().load(_config(table, attributes=["modality"]))
+    with pytest.raises(DataError, match="All images have the same modality and anatomy"):
+        Modan().load(_config(table, attributes=["modality", "anatomy"]))
     rows.to_csv(table, index=False)
+    with pytest.raises(DataError, match=r"The class '.*' has 20 patients .* 21 folds need one each"):
+        Modan().load(_config(table, folds=21))
     with pytest.raises(DataError, match="a task needs two classes"):
         rows.assign(label="clear").to_csv(table, index=False)
         Modan().load(_config(table))

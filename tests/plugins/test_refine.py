@@ -147,3 +147,18 @@ def test_bad_inputs_are_explained(tmp_path):
     np.savez(tmp_path / "named.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.array(["dog"]))
     with pytest.raises(DataError, match="has the label 'dog'; the classes are level, upright, neither"):
         load(test=str(tmp_path / "named.npz"))
+    image = np.zeros((2, 16, 16), np.uint8)
+    np.savez(tmp_path / "numbered.npz", image=image, label=np.array([0, 3]))
+    with pytest.raises(DataError, match="labels from 0 to 3; classes are numbered from 0 to 2"):
+        load(test=str(tmp_path / "numbered.npz"))
+    np.savez(tmp_path / "short.npz", image=image, label=np.array([0]))
+    with pytest.raises(DataError, match=r"holds 2 images, but labels of shape \(1,\)"):
+        load(test=str(tmp_path / "short.npz"))
+    np.savez(tmp_path / "target.npz", image=image, label=np.array([0, 0]))
+    with pytest.raises(DataError, match="All triggered images are of the target class 'level'"):
+        load(test=str(tmp_path / "target.npz"))
+    with pytest.raises(DataError, match="holds 2 clean images; a network needs at least 4"):
+        load(clean=str(tmp_path / "target.npz"))
+    (tmp_path / "damaged.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"damaged\.npz is no readable \.npz of plain arrays\. Write it again"):
+        load(clean=str(tmp_path / "damaged.npz"))

@@ -104,7 +104,10 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         table["label"] = table["label"].replace(config.labels)
         table["stratum"] = table["domain"].astype(str) + "/" + table["label"].astype(str)
         table = with_split(table, config.fractions, config.seed, group="patient", label="stratum").drop(columns="stratum")
-        domains = sorted(set(table["domain"].dropna()))
+        without = table["domain"].isna()
+        if without.any():
+            raise DataError(f"{table['path'][without].iloc[0]} has no domain. Fill in the column, or remove such rows.")
+        domains = sorted(set(table["domain"]))
         if len(domains) < 2 or (config.target is None and len(domains) > 2):
             found = ", ".join(domains) or "none"
             raise ConfigError(f"Adaptation needs a source and a target; the data have the domains {found}. Name one as target.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -118,8 +119,8 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in (*KEYS, "video_id")}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable .npz of plain arrays: {error}") from error
+    except (OSError, ValueError, BadZipFile) as error:  # NumPy's own words would recommend to unpickle the file
+        raise DataError(f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez.") from error
 
 
 def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features:

@@ -121,10 +121,12 @@ class Modan(Plugin[ModanConfig, ModanData]):
         table, dropped = _read(config.collection, config)
         table = with_split(table, config.fractions, config.seed, group="patient", label=config.attributes[0])
         columns = [(name, value) for name in config.attributes for value in sorted(set(table[name].dropna().astype(str)))]
-        if len(columns) < 2:
-            raise DataError(f"All images have the same {config.attributes[0]}; pretraining needs attributes that differ.")
-        labels = np.stack([(table[name].astype(str) == value).to_numpy() for name, value in columns], axis=1)
-        labels &= np.stack([table[name].notna().to_numpy() for name, _ in columns], axis=1)
+        labels = np.zeros((len(table), len(columns)), dtype=bool)
+        for number, (name, value) in enumerate(columns):
+            labels[:, number] = (table[name].notna() & (table[name].astype(str) == value)).to_numpy()
+        if (labels == labels[0]).all():
+            names = " and ".join(config.attributes)
+            raise DataError(f"All images have the same {names}; pretraining needs attributes that differ.")
         images = Images([Path(path) for path in table["path"]], config.size_px, config.channels)
         task_table, task = (table, config.collection) if config.task is None else (_read(config.task, config)[0], config.task)
         facts: dict[str, Any] = {"attributes": [list(column) for column in columns], "dropped": dropped, "classes": []}
@@ -139,6 +141,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
             paths = [Path(path) for path in task_table["path"]]
             task_images = Images(paths, config.size_px, config.channels)
             found = Task(task_images, task_table, numbers.to_numpy(dtype=np.int64), group.astype(str).to_numpy())
+            _check_folds(found, classes, config.folds)
             facts["classes"] = classes
         elif config.task is not None:
             raise DataError(f"The task {config.task.path} has no label.")
@@ -350,6 +353,16 @@ def _divisions(config: ModanConfig, task: Task) -> Iterable[tuple[int, int, np.n
         folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
         for fold, (train, test) in enumerate(folds.split(task.label, task.label, task.group)):
             yield repeat, fold, train, test
+
+
+def _check_folds(task: Task, classes: Sequence[str], folds: int) -> None:
+    for number, name in enumerate(classes):
+        patients = len(set(task.group[task.label == number]))
+        if patients < folds:
+            raise DataError(
+                f"The class {name!r} has {patients} patients (or images without one); {folds} folds need one each. "
+                "Lower folds, or join classes."
+            )
 
 
 def _copy_encoder(model: ModanNet) -> None:

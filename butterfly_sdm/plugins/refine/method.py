@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -105,12 +106,20 @@ class Refine(Plugin[RefineConfig, RefineData]):
                 raise ConfigError(f"{name} has {given} numbers; give 1, or {config.channels} for {config.channels} channels.")
         permutation = derangement(len(classes), config.seed) if config.remap else list(range(len(classes)))
         clean, _, _ = _images(config.clean, config, labelled=False)
+        if len(clean) < 4:
+            raise DataError(
+                f"{config.clean} holds {len(clean)} clean images; a network needs at least 4 to learn, better thousands."
+            )
         test = triggered = None
         if config.test is not None:
             pixels, label, names = _images(config.test, config, labelled=True)
             test = (pixels, label, names)
         if config.trigger is not None:
             triggered = _triggered(config, config.trigger, test)
+            if (triggered[1] == classes.index(config.trigger.target)).all():
+                raise DataError(
+                    f"All triggered images are of the target class {config.trigger.target!r}; an attack is counted on others."
+                )
         return RefineData(Images(clean, config.size_px, config.channels), test, triggered, {"permutation": permutation})
 
     def build(self, config: RefineConfig, facts: dict[str, Any], part: str) -> nn.Module:
@@ -244,8 +253,8 @@ def _stacked(path: Path, config: RefineConfig, labelled: bool) -> tuple[np.ndarr
     try:
         with np.load(path, allow_pickle=False) as file:
             held = {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is no readable .npz of plain arrays: {error}") from error
+    except (OSError, ValueError, BadZipFile) as error:  # NumPy's own words would recommend to unpickle the file
+        raise DataError(f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez.") from error
     missing = [name for name in ("image", *(["label"] if labelled else [])) if name not in held]
     if missing:
         raise DataError(f"{path} lacks the array {missing[0]!r}; it has {', '.join(held)}.")
@@ -258,7 +267,14 @@ def _stacked(path: Path, config: RefineConfig, labelled: bool) -> tuple[np.ndarr
     if not labelled:
         return image, np.zeros(len(image), int), names
     given = held["label"]
-    return image, given.astype(int) if given.dtype.kind in "iu" else _numbers(given.astype(str).tolist(), config, path), names
+    if given.shape != (len(image),):
+        raise DataError(f"{path} holds {len(image)} images, but labels of shape {given.shape}; one per image is needed.")
+    if given.dtype.kind not in "iu":
+        return image, _numbers(given.astype(str).tolist(), config, path), names
+    if ((given < 0) | (given >= len(config.classes))).any():
+        last = len(config.classes) - 1
+        raise DataError(f"{path} has labels from {given.min()} to {given.max()}; classes are numbered from 0 to {last}.")
+    return image, given.astype(int), names
 
 
 def _numbers(labels: list[str] | None, config: RefineConfig, path: Path) -> np.ndarray:
