@@ -86,11 +86,12 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
 
     data = np.load(shared() / "spoken_digits_8khz.npz", allow_pickle=False)
     pixels = np.load(shared() / "uci_digits_six_views.npz", allow_pickle=False)["pix"]
-    ends = np.cumsum(data["length"])
+    samples, length = data["samples"], data["length"]
+    ends = np.cumsum(length)
     names = [str(name) for name in data["name"]]
     (folder / "media").mkdir(parents=True, exist_ok=True)
-    for name, end, length in zip(names, ends, data["length"], strict=True):
-        wavfile.write(folder / "media" / f"{name}.wav", 8000, data["samples"][end - length : end])
+    for name, start, end in zip(names, ends - length, ends, strict=True):
+        wavfile.write(folder / "media" / f"{name}.wav", 8000, samples[start:end])
     listen = make_extractors(["log_mel"])[0]
     rng = np.random.default_rng(seed)
     speakers = sorted({name.split("_")[1] for name in names})
