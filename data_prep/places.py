@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -279,36 +280,35 @@ def _footprints(wkt: np.ndarray, srs: np.ndarray, given: np.ndarray) -> tuple[di
     pairs = pd.MultiIndex.from_arrays([wkt[rows], srs[rows]])
     codes, unique = pairs.factorize()
     shapes = shapely.from_wkt([text for text, _ in unique], on_invalid="ignore")
-    found: list[shapely.Geometry | None] = []
-    for shape, (_, system) in zip(shapes, unique, strict=True):
-        found.append(_normal_footprint(shape, str(system)))
-    result = {}
-    for row, code in zip(rows, codes, strict=True):
-        shape = found[code]
-        if shape is None:
-            bad[row] = True
-        else:
-            result[int(row)] = shape
-    return result, bad
+    found = _normal_footprints(shapes, [str(system) for _, system in unique])[codes]
+    bad[rows] = shapely.is_missing(found)
+    return {int(row): shape for row, shape in zip(rows, found, strict=True) if shape is not None}, bad
 
 
-def _normal_footprint(shape: shapely.Geometry | None, srs: str) -> shapely.Geometry | None:
-    if shape is None or shape.is_empty or shape.geom_type not in ("Polygon", "MultiPolygon") or shape.area == 0:
-        return None
-    name = srs.strip().upper().replace("URN:OGC:DEF:CRS:", "").replace("::", ":")
-    if name not in ("", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"):
+def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray:
+    """Return polygons in EPSG:4326 in their normal form, None for each that is no polygon, has no area or lies nowhere."""
+    shapes = shapes.copy()
+    shapes[~(np.isin(shapely.get_type_id(shapes), (3, 6)) & (shapely.area(shapes) > 0))] = None
+    names = np.array([s.strip().upper().replace("URN:OGC:DEF:CRS:", "").replace("::", ":") for s in systems], dtype=object)
+    for name in set(names) - {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}:
+        here = names == name
         try:
             transformer = pyproj.Transformer.from_crs(name, "EPSG:4326", always_xy=True)
         except pyproj.exceptions.CRSError:
-            return None
-        shape = shapely.transform(shape, lambda xy: np.column_stack(transformer.transform(xy[:, 0], xy[:, 1])))
-    bounds = np.array(shape.bounds)
-    if not np.isfinite(bounds).all() or (np.abs(bounds) > (180, 90, 180, 90)).any():
-        return None
-    if shape.geom_type == "MultiPolygon" and len(shape.geoms) == 1:
-        shape = shape.geoms[0]
-    rounded = shapely.transform(shapely.force_2d(shape), lambda xy: np.round(xy, _DIGITS) + 0.0)
-    return shapely.normalize(rounded) if rounded.area else None
+            shapes[here] = None
+            continue
+        shapes[here] = shapely.transform(shapes[here], partial(_project, transformer))
+    bounds = shapely.bounds(shapes)
+    shapes[~(np.isfinite(bounds) & (np.abs(np.nan_to_num(bounds)) <= (180, 90, 180, 90))).all(axis=1)] = None
+    single = (shapely.get_type_id(shapes) == 6) & (shapely.get_num_geometries(shapes) == 1)
+    shapes[single] = shapely.get_geometry(shapes[single], 0)
+    rounded = shapely.transform(shapely.force_2d(shapes), lambda xy: np.round(xy, _DIGITS) + 0.0)
+    rounded[~(shapely.area(rounded) > 0)] = None
+    return shapely.normalize(rounded)
+
+
+def _project(transformer: pyproj.Transformer, xy: np.ndarray) -> np.ndarray:
+    return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
 
 
 def _parse_or_none(text: str) -> GridSquare | None:
@@ -393,13 +393,17 @@ def _number(
     """Number the sites and give listed ones their id, by id or by footprint."""
     by_shape: dict[bytes, str] = {}
     if sites is not None:
-        for name, shape in sites.geometry.items():
-            normal = _normal_footprint(shape, "")
+        normal_sites = _normal_footprints(sites.geometry.to_numpy(), [""] * len(sites))
+        for name, normal in zip(sites.index, normal_sites, strict=True):
             if normal is None:
                 continue
             other = by_shape.setdefault(shapely.to_wkb(normal), str(name))
             if other != name:
                 raise RecordsError(f"The table of sites gives {other} and {name} the same footprint. A site is one footprint.")
+    by_key: dict[object, str] = {}
+    if by_shape:
+        normal_shapes = _normal_footprints(np.array([*shapes.values(), None])[:-1], [""] * len(shapes))
+        by_key = {key: by_shape.get(shapely.to_wkb(n), "") for key, n in zip(shapes, normal_shapes, strict=True) if n}
     numbers: dict[object, int] = {}
     footprints: list[shapely.Geometry] = []
     names: list[str] = []
@@ -414,7 +418,7 @@ def _number(
             shape = sites.geometry[name] if sites is not None else None
         else:
             shape = shapes[key]
-            name = by_shape.get(shapely.to_wkb(_normal_footprint(shape, "") or shape), "")
+            name = by_key.get(key, "")
         identity = ("listed", name) if name else key
         if identity not in numbers:
             numbers[identity] = len(footprints)
@@ -437,12 +441,13 @@ def site_ids(places: Places, rows: Sequence[int]) -> list[str]:
     Two footprints around one centre get some digits of their geometry's hash as well.
     """
     names = []
-    for row in rows:
+    shapes = places.footprints[list(rows)]
+    normal = _normal_footprints(shapes, [""] * len(shapes))
+    for row, shape, settled in zip(rows, shapes, normal, strict=True):
         if places.listed[row] or places.references[row]:
             names.append(places.listed[row] or places.references[row])
             continue
-        shape = places.footprints[row]
         centre = shape.centroid
-        digest = hashlib.sha256(shapely.to_wkb(_normal_footprint(shape, "") or shape)).hexdigest()[:6]
+        digest = hashlib.sha256(shapely.to_wkb(settled or shape)).hexdigest()[:6]
         names.append(f"{abs(centre.y):.5f}{'NS'[int(centre.y < 0)]}_{abs(centre.x):.5f}{'EW'[int(centre.x < 0)]}_{digest}")
     return names

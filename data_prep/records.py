@@ -193,6 +193,7 @@ class _Coder:
     bad: list[pl.DataFrame] = field(default_factory=list)
     records: list[np.ndarray] = field(default_factory=list)
     waiting: list[pl.DataFrame] = field(default_factory=list)
+    waiting_rows: int = 0
 
     def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
         """Code one block."""
@@ -206,22 +207,25 @@ class _Coder:
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
         if block.rows.is_empty():
             return
-        rows = block.rows.with_columns(pl.lit("").alias(term) for term in TERMS if term not in block.rows.columns)
+        held = {series.name: series for series in block.rows}
+        empty = pl.Series([""]).new_from_index(0, len(block.rows))
+        columns = {term: held.get(term, empty.alias(term)) for term in TERMS}
         numbers, hashes = {}, []
         for group, terms in GROUPS.items():
-            numbers[group], of_group = self.dictionaries[group].number(rows.select(terms))
+            numbers[group], of_group = self.dictionaries[group].number(pl.DataFrame([columns[term] for term in terms]))
             hashes.append(pl.Series(group, of_group))
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it stands.
-        identity = pl.DataFrame([*hashes, rows["recordID"], rows["eventID"]])
+        identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
         self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
-        event = pl.when(pl.col("eventID") == "").then(0).otherwise(pl.col("eventID").hash(seed=2)).cast(pl.UInt64)
-        frame = pl.DataFrame({"row": block.numbers.cast(pl.UInt32), **numbers}).with_columns(
-            pl.lit(file, dtype=pl.UInt16).alias("file"),
-            rows.select(event.alias("event")).to_series(),
-            pl.lit(is_event).alias("is_event"),
+        event = np.zeros(len(block.rows), dtype=np.uint64)
+        if "eventID" in held:
+            np.copyto(event, held["eventID"].hash(seed=2).to_numpy(), where=(held["eventID"] != "").to_numpy())
+        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event}).with_columns(
+            pl.lit(file, dtype=pl.UInt16).alias("file"), pl.lit(is_event).alias("is_event")
         )
         self.waiting.append(frame)
-        if sum(map(len, self.waiting)) >= _PART_ROWS:
+        self.waiting_rows += len(frame)
+        if self.waiting_rows >= _PART_ROWS:
             self.write()
 
     def write(self) -> None:
@@ -234,7 +238,7 @@ class _Coder:
         except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
             raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
         self.parts += 1
-        self.waiting = []
+        self.waiting, self.waiting_rows = [], 0
 
     def again(self) -> np.ndarray:
         """Return the places of rows that stood before, counting all rows in the order in which they were read."""
@@ -258,7 +262,7 @@ def read_occurrences(
     Read files of records into one table.
 
     The result lies in a folder of ``scratch`` named after the files, their size and time; it is used again as long as these do
-    not change. Memory in use is a few blocks of 32 MiB and the dictionaries.
+    not change. Memory in use is a few blocks of 8 MiB and the dictionaries.
 
     Parameters
     ----------

@@ -21,7 +21,7 @@ from butterfly_sdm.errors import RecordsError
 from data_prep.readers.cells import cut_cells
 from data_prep.readers.reader import Block
 
-BLOCK_BYTES = 16 << 20
+BLOCK_BYTES = 8 << 20
 PIECE_BYTES = 1 << 20
 LONGEST_ROW = 16 << 20
 _LONGEST_FIELD_LINES = 200

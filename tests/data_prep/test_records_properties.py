@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pandas as pd
 from hypothesis import HealthCheck, given, settings
@@ -159,3 +160,26 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
 
     assert read(size) == read(1 << 20)
     assert read(size)[1] == list(range(1, len(rows) + 1))
+
+
+@quick
+@given(
+    st.lists(st.lists(st.text("ab\u00e9 \U0001f98b,", max_size=30), max_size=6), max_size=30),
+    st.sampled_from(["\t", ";"]),
+    st.integers(1, 4),
+    st.sampled_from([1 << 4, 1 << 20]),
+    st.booleans(),
+)
+def test_cutting_cells_at_once_and_row_by_row_is_the_same(lines, separator, width, piece_bytes, ended):
+    from data_prep.readers import cells, delimited
+
+    body = "\n".join(separator.join(line) for line in lines) + "\n" * ended
+    columns = tuple("abcd"[:width])
+    wanted = {column: f"term {column}" for column in columns if column != "b"}
+    layout = delimited.Layout(separator, None, columns)
+    with mock.patch.object(cells, "PIECE_BYTES", piece_bytes):
+        block = cells.cut_cells(body.encode(), separator, columns, wanted, 7)
+    expected = delimited._cut_rows(body.encode(), layout, wanted, 7)
+    assert block.rows.rows() == expected.rows.rows() and block.rows.columns == expected.rows.columns
+    assert block.numbers.to_list() == expected.numbers.to_list()
+    assert block.malformed.rows() == expected.malformed.rows()
