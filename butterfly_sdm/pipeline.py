@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json, write_text
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
@@ -93,6 +94,21 @@ class Run:
     def dataset(self) -> Dataset:
         """The data set the run was trained on, if it still lies where it was."""
         return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
+
+    def _repr_html_(self) -> str:
+        model, fit = self.config.train.model, self.config.train.fit
+        facts: dict[str, object] = {"model": model.kind, "species": len(self.predictor.species)}
+        if model.kind == "network":
+            inputs = [name for name in ("image", "covariates", "position") if getattr(model, name)]
+            facts["model"] = f"{model.backbone} on {', '.join(inputs)}"
+            facts["window"] = f"{model.window_px} px and a margin of {model.margin_px} px"
+            facts["loss"] = f"{fit.loss}, regulariser {fit.regulariser.weight:g}"
+            history = self.folder / "history.csv"
+            if history.is_file():
+                facts["epochs"] = f"{len(history.read_text(encoding='utf-8').splitlines()) - 1} of at most {fit.epochs}"
+        facts["trained on"] = f"{len(self.split.train):,} sites"
+        facts["folder"] = self.folder
+        return facts_html(f"Run {self.card.get('name', '')}", facts)
 
 
 def build(

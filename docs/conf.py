@@ -14,7 +14,8 @@ author = "The butterfly_sdm developers"
 copyright = "the butterfly_sdm developers"
 release = version = installed("butterfly-sdm")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "settings_table"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml", "settings_table"]
+html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

@@ -63,6 +63,10 @@ def test_ten_lines_of_python_do_the_same(walked):
     assert len(dataset.site_ids) > 100
     assert scores["mse"] < scores.beside.loc["mean_rate", "mse"]
     assert map_.species == dataset.species
+    for thing, word in ((dataset, "blocks"), (run, "resnet18 on image"), (scores, "noise floor"), (map_, "<select")):
+        shown = thing._repr_html_()  # in a notebook
+        assert word in shown
+        assert "object at 0x" not in shown
 
 
 def test_a_run_refuses_a_data_set_with_other_species(walked, tmp_path):

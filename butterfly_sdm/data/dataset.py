@@ -6,7 +6,7 @@ Only ``data_prep`` writes a data set; everything else reads it through :class:`D
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from butterfly_sdm.data.artefact import fingerprint, read_json
+from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
@@ -249,19 +250,28 @@ class Dataset:
         return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
 
     def _repr_html_(self) -> str:
-        rows: Mapping[str, object] = {
+        card = self.card
+        names = ", ".join(self.species[:6]) + (", ..." if len(self.species) > 6 else "")
+        facts: dict[str, object] = {
             "sites": f"{len(self.sites):,}",
-            "species": len(self.species),
+            "species": f"{len(self.species)}: {names}",
             "visits": f"{int(self.visits.sum()):,}",
-            "years": ", ".join(map(str, self.card.years)) or "all",
-            "tiles": "none"
-            if self.card.tiles is None
-            else f"{len(self.sites_with_tiles):,} of {self.card.tiles.size_px} px at {self.card.tiles.resolution_m:g} m: "
-            + ", ".join(self.card.tiles.bands),
-            "covariates": 0 if self.covariates is None else self.covariates.shape[1],
+            "years": ", ".join(map(str, card.years)) or "all",
+            "records": ", ".join(f"{count:,} {reason}" for reason, count in card.rows.items() if reason in ("read", "kept")),
+            "tiles": "none",
+            "covariates": "none" if self.covariates is None else ", ".join(map(str, self.covariates.columns[:6])),
         }
-        body = "".join(f"<tr><th style='text-align:left'>{key}</th><td>{value}</td></tr>" for key, value in rows.items())
-        return f"<table><caption>Data set <b>{self.card.name}</b></caption>{body}</table>"
+        if card.tiles is not None:
+            facts["tiles"] = (
+                f"{len(self.sites_with_tiles):,} of {card.tiles.size_px} px at {card.tiles.resolution_m:g} m: "
+                + ", ".join(card.tiles.bands)
+            )
+        if self.covariates is not None and self.covariates.shape[1] > 6:
+            facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"
+        if self.split is not None:
+            sizes = (f"{len(getattr(self.split, part)):,} {part}" for part in ("train", "validation", "test"))
+            facts["split"] = f"{', '.join(sizes)} ({self.split.method})"
+        return facts_html(f"Data set {card.name}", facts, warnings=card.warnings)
 
 
 def _check_coarse(coarse: pd.DataFrame, species: Sequence[str]) -> None:

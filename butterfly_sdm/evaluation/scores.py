@@ -11,6 +11,7 @@ import pandas as pd
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ranking import auc, average_precision, boyce_index, max_skill_threshold, true_skill
 from butterfly_sdm.evaluation.topk import adaptive_top_k, top_k_overlap
@@ -97,7 +98,11 @@ class Scores:
         return float(self.overall[score])
 
     def _repr_html_(self) -> str:
-        return self.overall.to_frame(self.name).to_html(float_format=lambda value: f"{value:.5g}")
+        shown = facts_html(f"Scores of {self.name}", self.summary())
+        if self.beside is None:
+            return shown
+        columns = ["mse", "mae", "skill", *([f"top{self.top_k}"] if self.top_k else []), "auc", "boyce"]
+        return shown + self.beside[columns].to_html(float_format=lambda value: f"{value:.4g}", na_rep="", border=0)
 
     def to_csv(self, folder: Path) -> None:
         """Write ``scores.csv``, ``per_species.csv``, ``per_site.csv`` and, with blocks, ``per_block.csv``."""

@@ -21,11 +21,12 @@ NOTHING = "#d9dcdd"
 
 @dataclass(frozen=True)
 class Layer:
-    """One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, and metres per pixel."""
+    """One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, metres per pixel, the unit."""
 
     name: str
     values: np.ndarray
     pixel_m: float
+    unit: str = ""
 
 
 def read_layers(path: str | Path, names: Sequence[str] | None = None, *, most_px: int = 512) -> list[Layer]:
@@ -56,7 +57,7 @@ def read_layers(path: str | Path, names: Sequence[str] | None = None, *, most_px
                 index = bands.index(name) + 1
                 values = raster.read(index, out_shape=shape, masked=True, resampling=Resampling.average).astype(np.float32)
                 values = values * raster.scales[index - 1] + raster.offsets[index - 1]
-                layers.append(Layer(name, values.filled(np.nan), abs(raster.transform.a) * thin))
+                layers.append(Layer(name, values.filled(np.nan), abs(raster.transform.a) * thin, raster.units[index - 1] or ""))
             return layers
     except rasterio.errors.RasterioIOError as error:
         raise RasterError(f"{path} cannot be read as a raster: {error}.") from error
@@ -108,6 +109,8 @@ def show_maps(
             axes.set_title(f"{title}\n{layer.name}".strip(), fontsize=8)
             bar = picture.colorbar(shown, ax=axes, shrink=0.75, pad=0.02)
             bar.ax.tick_params(labelsize=6)
+            if column == across - 1 or not several:
+                bar.set_label(layer.unit, fontsize=6)
             if row == 0 and column == 0:
                 scale_bar(axes, layer.pixel_m)
             axes.set_xticks([])
@@ -172,7 +175,7 @@ def _as_png(layer: Layer) -> str:
     axes.set_facecolor(NOTHING)
     shown = axes.imshow(layer.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
     axes.set_title(layer.name, fontsize=10)
-    picture.colorbar(shown, ax=axes, shrink=0.8)
+    picture.colorbar(shown, ax=axes, shrink=0.8, label=layer.unit)
     scale_bar(axes, layer.pixel_m)
     without_ticks(axes)
     buffer = io.BytesIO()

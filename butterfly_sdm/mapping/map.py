@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from butterfly_sdm.data.artefact import fingerprint, read_json, sha256, write_json
+from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import DataError, ModelError, RasterError
@@ -70,6 +71,20 @@ class MapResult:
     audit: Mapping[str, float]
     mode: str
     files: Mapping[str, Path] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        from butterfly_sdm.figures import MapView
+
+        facts: dict[str, object] = {
+            "file": self.path,
+            "bands": f"{len(self.species)} species, {self.crs}",
+            "positions": f"{self.counts['predicted']:,} of {self.counts['positions']:,} predicted",
+        }
+        if "mean_abs" in self.audit:
+            facts["audit"] = (
+                f"{self.audit['mean_abs']:.4f} from window by window on average, {self.audit['max_abs']:.4f} at most"
+            )
+        return facts_html("Map", facts) + MapView(self.path)._repr_html_()
 
 
 def predict_map(

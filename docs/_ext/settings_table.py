@@ -26,6 +26,8 @@ def type_name(annotation: object) -> str:
         return "list of " + " and ".join(dict.fromkeys(type_name(one) for one in kinds))
     if origin is dict:
         return "mapping"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section of its own"
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))  # type: ignore[call-overload]
 
@@ -80,23 +82,25 @@ class Settings(Directive):
                 continue  # a section of its own, with a table of its own
             kind = type_name(field.annotation)
             rule = limits(field)
-            rows.append((name, f"{kind} ({rule})" if rule else kind, default_text(default), field.description or ""))
-        return [table(("setting", "what it is", "default", "meaning"), rows)]
+            rows.append((name, default_text(default), field.description or "", f"{kind} ({rule})" if rule else kind))
+        return [table(("setting", "default", "meaning, and what it may be"), rows)]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
-    """Return a docutils table; the first column and the defaults are code."""
+    """Return a docutils table: code in all columns but the last; texts beyond the columns stand below the last."""
     group = nodes.tgroup(cols=len(head))
-    for width in (20, 25, 20, 45) if len(head) == 4 else (25, 85):
+    for width in (20, 20, 60) if len(head) == 3 else (25, 75):
         group += nodes.colspec(colwidth=width)
     top, body = nodes.thead(), nodes.tbody()
     group += [top, body]
     for part, cells_of, code in ((top, [head], False), (body, rows, True)):
         for cells in cells_of:
             row = nodes.row()
-            for number, text in enumerate(cells):
-                inline = nodes.literal(text, text) if code and number in (0, 2) and text else nodes.Text(text)
+            for number, text in enumerate(cells[: len(head)]):
+                inline = nodes.literal(text, text) if code and number < max(1, len(head) - 1) and text else nodes.Text(text)
                 row += nodes.entry("", nodes.paragraph("", "", inline))
+            for text in cells[len(head) :]:
+                row.children[-1] += nodes.paragraph("", "", nodes.emphasis(text, text))
             part += row
     whole = nodes.table()
     whole += group
