@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from experiment import Experiment, finished, report, results
+from experiment import Experiment, finished, report
 
 SCRIPTS = ("modan", "implihate", "refine", "cmmd", "dfcon")
 
@@ -101,7 +101,7 @@ def print_tables(out: Path) -> None:
     for script in SCRIPTS:
         print(f"\n## {script}")
         for name, experiment in importlib.import_module(script).EXPERIMENTS.items():
-            print(report(experiment, results(out, name)))
+            print(report(out, name, experiment))
 
 
 if __name__ == "__main__":

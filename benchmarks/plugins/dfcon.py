@@ -1,7 +1,7 @@
 """
 Tell real faces from self-blended fakes: three small backbones, their votes, and cross-entropy beside.
 
-python benchmarks/plugins/dfcon.py [--seeds 5] [--only dfcon_faces|dfcon_unbalanced]
+python benchmarks/plugins/dfcon.py [--seeds 5] [--only dfcon_faces|dfcon_cross_entropy|dfcon_unbalanced]
 """
 
 from collections.abc import Iterator
@@ -51,7 +51,7 @@ def settings(table: Path, seed: int) -> dict[str, Any]:
         "size_px": 64,
         "channels": 1,
         "backbones": BACKBONES,
-        "epochs": 100,
+        "epochs": 150,
         "batch_size": 64,
         "learning_rate": 3e-4,
         "seed": seed,
@@ -65,19 +65,23 @@ def score(value: dict[str, Any], folder: Path) -> Measures:
 
 
 def members(folder: Path, seed: int) -> Iterator[Measures]:
-    """Compare the members, the votes and cross-entropy; cross-entropy needs fewer epochs."""
-    value = settings(faces(folder / "faces", seed), seed)
-    found = {}
-    for name, changes in {"": {}, "ce_": {"objective": "cross_entropy", "epochs": 40}}.items():
-        metrics = score(value | changes, folder / f"run_{name}")
-        found |= {f"{name}{key}": number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))}
-        if not name:
-            accuracy = [found[f"{member}_accuracy"] for member in BACKBONES]
-            found |= {"best_accuracy": max(accuracy), "median_accuracy": float(np.median(accuracy))}
-            found["least_auc"] = min(found[f"{member}_auc"] for member in BACKBONES)
-        yield found
-    gains = [found[f"{member}_accuracy"] - found[f"ce_{member}_accuracy"] for member in BACKBONES]
-    yield {"contrastive_gain": float(np.mean(gains))}
+    """Train the members by the contrastive loss; compare them with their votes."""
+    metrics = score(settings(faces(folder / "faces", seed), seed), folder / "run")
+    accuracy = [metrics[f"{member}_accuracy"] for member in BACKBONES]
+    found = {key: number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))}
+    least = min(metrics[f"{member}_auc"] for member in BACKBONES)
+    yield found | {"best_accuracy": max(accuracy), "median_accuracy": float(np.median(accuracy)), "least_auc": least}
+
+
+def cross_entropy(folder: Path, seed: int) -> Iterator[Measures]:
+    """Train the same members by cross-entropy, which needs fewer epochs."""
+    value = settings(faces(folder / "faces", seed), seed) | {"objective": "cross_entropy", "epochs": 60}
+    metrics = score(value, folder / "run")
+    yield {f"ce_{key}": number for key, number in metrics.items() if key.endswith(("_accuracy", "auc"))}
+
+
+def mean_accuracy(prefix: str) -> str:
+    return "(" + " + ".join(f"{prefix}{member}_accuracy" for member in BACKBONES) + f") / {len(BACKBONES)}"
 
 
 def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
@@ -98,16 +102,23 @@ EXPERIMENTS = {
             Target("AUC of the weakest backbone", "least_auc", ">=", 0.8, every=True),
             Target("accuracy: mean probability - best single", "soft_vote_accuracy - best_accuracy", ">=", -0.01),
             Target("accuracy: mean probability - median single", "soft_vote_accuracy - median_accuracy", ">=", 0),
-            Target("accuracy: contrastive and frozen head - cross-entropy", "contrastive_gain", ">=", -0.01),
+            Target(
+                "accuracy, mean of the members: contrastive and frozen head - cross-entropy",
+                f"{mean_accuracy('')} - {mean_accuracy('ce_')}",
+                ">=",
+                -0.01,
+            ),
         ),
         seconds=300,
         gpu=True,
+        beside="dfcon_cross_entropy",
     ),
+    "dfcon_cross_entropy": Experiment("The same faces and members by cross-entropy", cross_entropy, seconds=150, gpu=True),
     "dfcon_unbalanced": Experiment(
         "Five fakes per real face, balanced accuracy",
         unbalanced,
         (Target("balanced batches: five to one - equal", "five_to_one - equal", ">=", -0.03),),
-        seconds=160,
+        seconds=120,
         gpu=True,
     ),
 }

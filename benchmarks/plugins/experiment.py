@@ -76,6 +76,8 @@ class Experiment:
         One seed takes about so long on the machine it is meant for; the longest are started first.
     gpu
         Wants a GPU where there is one; without it runs on the CPU.
+    beside
+        Another experiment whose measures of the same seed the targets compare with.
     """
 
     title: str
@@ -83,6 +85,7 @@ class Experiment:
     targets: tuple[Target, ...] = ()
     seconds: float = 60.0
     gpu: bool = False
+    beside: str | None = None
 
 
 def main(experiments: Mapping[str, Experiment], description: str | None) -> None:
@@ -100,7 +103,7 @@ def main(experiments: Mapping[str, Experiment], description: str | None) -> None
             if not finished(options.out, name, seed):
                 run(name, experiments[name], seed, options.out, options.work or options.out / "work")
         if options.seed is None:
-            print(report(experiments[name], results(options.out, name)), flush=True)
+            print(report(options.out, name, experiments[name]), flush=True)
 
 
 def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> None:
@@ -138,12 +141,14 @@ def results(out: Path, name: str) -> pd.DataFrame:
     return pd.DataFrame(rows, index=[value["seed"] for value in read if value["measures"]])
 
 
-def report(experiment: Experiment, table: pd.DataFrame) -> str:
+def report(out: Path, name: str, experiment: Experiment) -> str:
     """Return mean and spread of every measure and every target, met or not, as Markdown."""
+    table = results(out, name)
+    beside = table if experiment.beside is None else table.join(results(out, experiment.beside), rsuffix="_beside")
     if table.empty:
         return f"\n### {experiment.title}\n\nNot run.\n"
     lines = [f"\n### {experiment.title} ({len(table)} seeds)\n", "| target | mean | sd | met |", "|---|---|---|---|"]
-    lines += [target.row(table) for target in experiment.targets]
+    lines += [target.row(beside) for target in experiment.targets]
     if not experiment.targets:
         lines = lines[:1]
     lines += ["", "| measure | mean | sd | least | greatest |", "|---|---|---|---|---|"]

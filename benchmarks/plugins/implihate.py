@@ -108,8 +108,8 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     np.savez(folder / "both.npz", video_id=np.array(names), image=image, audio=audio)
     pd.DataFrame({"video_id": names, "label": label, "split": split}).to_csv(folder / "labels.csv", index=False)
     base = SETTINGS | {
-        "epochs": 10,
-        "classifier_epochs": 10,
+        "epochs": 30,
+        "classifier_epochs": 20,
         "features": str(folder / "both.npz"),
         "labels": str(folder / "labels.csv"),
         "contrastive": "one_stage",

@@ -47,7 +47,7 @@ def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):
     assert experiment.finished(tmp_path, "made", 0) and not experiment.finished(tmp_path, "made", 1)
     found = experiment.results(tmp_path, "made")
     assert found["first"].tolist() == [1, 1] and found["second"].count() == 1
-    assert "| second | 2.000 | - | 2.000 | 2.000 |" in experiment.report(made, found)
+    assert "| second | 2.000 | - | 2.000 | 2.000 |" in experiment.report(tmp_path, "made", made)
 
 
 def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path):
