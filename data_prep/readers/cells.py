@@ -1,5 +1,5 @@
 """
-Cut delimited text in which no cell is quoted into columns.
+Cut delimited text into columns, all rows at once.
 
 All separators of a piece of text are found at once, and a cell is a place in the text: columns are made of Arrow's string
 views, which point into the text, so that nothing is copied and unwanted columns cost no more than their separators.
@@ -32,7 +32,9 @@ def _masks() -> np.ndarray:
 _MASKS = _masks()
 
 
-def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], before: int) -> Block:
+def cut_cells(
+    text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], before: int, quote: str | None = None
+) -> Block | None:
     r"""
     Cut rows into columns.
 
@@ -48,11 +50,14 @@ def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mappi
         Column of the file: its term.
     before
         Number of the last row before the text.
+    quote
+        Encloses cells in which separators and line ends are text, and is written twice for itself; None: an ordinary character.
 
     Returns
     -------
     Block
-        A row with too few cells, or with text in more cells than there are columns, is malformed.
+        A row with too few cells, or with text in more cells than there are columns, is malformed. None where quotes
+        stand within cells or rows among quotes are malformed, so that only a look at each row can tell what is meant.
     """
     size = len(text) + (not text.endswith(b"\n"))
     held = np.empty(size + 2 * _PAD, dtype=np.uint8)
@@ -65,14 +70,28 @@ def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mappi
     numbers: list[np.ndarray] = []
     malformed: list[tuple[int, str]] = []
     done, number = 0, before
-    for start, end in _pieces(text, size):
+    doubled = False
+    for start, end in _pieces(text, size) if quote is None else [(0, size)]:
         piece = held[_PAD + start : _PAD + end]
         line_end = piece == 10
+        between = piece == ord(separator)
+        if quote is not None:
+            quoted = _quoted(piece, ord(quote), line_end | between)
+            if quoted is None:
+                return None
+            outside, doubled = quoted
+            line_end &= outside
+            between &= outside
         lines = np.count_nonzero(line_end)
-        line_end |= piece == ord(separator)
-        places = np.flatnonzero(line_end)
+        between |= line_end
+        places = np.flatnonzero(between)
         ends, starts, row_numbers, bad, number = _rows(piece, places, int(lines), len(columns), chosen, number)
         numbers.append(row_numbers)
+        if quote is not None:
+            if bad:
+                return None
+            within = (ends > starts) & (piece[starts] == ord(quote))
+            starts, ends = starts + within, ends - within
         malformed += bad
         rows = slice(done, done + len(row_numbers))
         done = rows.stop
@@ -82,6 +101,8 @@ def cut_cells(text: bytes, separator: str, columns: Sequence[str], wanted: Mappi
             views[some, rows] = _views(windows, starts[some] + (_PAD + start), lengths[some])
     buffer = pa.py_buffer(held)
     series = [_series(view[:done], buffer, term) for view, term in zip(views, wanted.values(), strict=True)]
+    if doubled and quote is not None:
+        series = [column.str.replace_all(quote * 2, quote, literal=True) for column in series]
     return Block(
         pl.DataFrame(series),
         pl.Series("row", np.concatenate(numbers) if numbers else np.empty(0), dtype=pl.UInt32),
@@ -99,6 +120,20 @@ def _pieces(text: bytes, size: int) -> Iterator[tuple[int, int]]:
             end = size
         yield start, end
         start = end
+
+
+def _quoted(piece: np.ndarray, quote: int, stops: np.ndarray) -> tuple[np.ndarray, bool] | None:
+    """Return where text is outside of quotes, and whether some are doubled; None if a quote encloses no cell."""
+    marks = piece == quote
+    places = np.flatnonzero(marks)
+    if len(places) % 2:
+        return None
+    opens, closes = places[::2], places[1::2]
+    doubled = np.append(closes[:-1] + 1 == opens[1:], False)[: len(closes)]
+    begins = opens[np.append(True, ~doubled[:-1])[: len(opens)]]  # the others are second halves of a doubled quote
+    if not (stops[begins[begins > 0] - 1].all() and stops[closes[~doubled] + 1].all()):
+        return None
+    return np.cumsum(marks, dtype=np.uint8) % 2 == 0, bool(doubled.any())
 
 
 def _rows(

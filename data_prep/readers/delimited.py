@@ -1,20 +1,18 @@
 """
 Read delimited text in blocks of whole rows, however large the file and however broken the rows.
 
-A block without quotes is cut at its separators; Polars parses one with quotes, and a block it cannot parse, or in which a row
-may have too few columns, is cut row by row. Only wanted columns are kept. The next block is read meanwhile.
+All rows of a block are cut at once; where that is not safe, because quotes are used in no orderly way, they are cut one by one.
+Only wanted columns are kept. The next block is read meanwhile.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
-import numpy as np
 import polars as pl
 
 from butterfly_sdm.errors import RecordsError
@@ -253,37 +251,10 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
 
 def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
-    if layout.quote is None or layout.quote.encode() not in data:
-        text, damaged = utf8(data)
-        return cut_cells(text, layout.separator, layout.columns, wanted, before), damaged
-    quote = layout.quote
-    names = [f"c{index}" for index in range(len(layout.columns) + 1)]
-    of_file = {column: names[index] for index, column in reversed(list(enumerate(layout.columns)))}
-    used = {of_file[column]: term for column, term in wanted.items()}
-    table = None
-    with contextlib.suppress(pl.exceptions.PolarsError):
-        table = (
-            pl.scan_csv(
-                (layout.separator.join(names) + "\n").encode() + data,
-                separator=layout.separator,
-                quote_char=quote,
-                infer_schema=False,
-                truncate_ragged_lines=True,
-                empty_string_is_null=False,
-            )
-            .select([*dict.fromkeys([*used, names[-2], names[-1]])])
-            .collect()
-        )
-    if table is None or not _rectangular(table, names):
-        text, damaged = utf8(data)
-        return _cut_rows(text, layout, wanted, before), damaged
-    numbers = pl.Series("row", np.arange(before + 1, before + 1 + len(table), dtype=np.uint32))
-    return Block(table.select([pl.col(column).alias(term) for column, term in used.items()]), numbers), False
-
-
-def _rectangular(table: pl.DataFrame, names: Sequence[str]) -> bool:
-    """Tell whether every row surely has all columns; a missing last column and an empty one look alike to Polars."""
-    return not table.is_empty() and not (table[names[-1]] != "").any() and bool((table[names[-2]] != "").all())
+    text, damaged = utf8(data)
+    quote = layout.quote if layout.quote is not None and layout.quote.encode() in text else None
+    block = cut_cells(text, layout.separator, layout.columns, wanted, before, quote)
+    return block or _cut_rows(text, layout, wanted, before), damaged
 
 
 def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:

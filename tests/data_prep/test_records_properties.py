@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import tempfile
 from pathlib import Path
 from unittest import mock
@@ -144,8 +146,6 @@ def test_exactly_the_rows_with_a_wrong_number_of_columns_are_malformed(widths):
 @quick
 @given(records, st.integers(40, 2000))
 def test_the_size_of_the_blocks_changes_nothing(rows, size):
-    import io
-
     from data_prep.readers.delimited import DelimitedText, Layout
 
     body = text(rows).encode()
@@ -183,3 +183,26 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(lines, separator, widt
     assert block.rows.rows() == expected.rows.rows() and block.rows.columns == expected.rows.columns
     assert block.numbers.to_list() == expected.numbers.to_list()
     assert block.malformed.rows() == expected.malformed.rows()
+
+
+@quick
+@given(
+    st.lists(st.lists(st.text('ab \u00e9\n;"', max_size=20), min_size=1, max_size=4), max_size=20),
+    st.lists(st.text('ab;\n"', max_size=12), max_size=3),
+    st.integers(2, 3),
+)
+def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray, width):
+    from data_prep.readers import cells, delimited
+
+    held = io.StringIO()
+    csv.writer(held, delimiter=";", lineterminator="\n").writerows(lines)
+    body = (held.getvalue() + "\n".join(stray)).encode()
+    columns = tuple("abc"[:width])
+    wanted = {column: f"term {column}" for column in columns if column != "b"}
+    expected = delimited._cut_rows(body, delimited.Layout(";", '"', columns), wanted, 0)
+    block = cells.cut_cells(body, ";", columns, wanted, 0, '"')
+    if stray == [] and all(len(line) == width for line in lines):
+        assert block is not None
+    if block is not None:
+        assert block.rows.rows() == expected.rows.rows()
+        assert block.numbers.to_list() == expected.numbers.to_list()
