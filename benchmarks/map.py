@@ -1,9 +1,11 @@
 """
-Time per position of the dense map beside window by window, and the goals D1 to D8 of maps.
+Time per position of the dense map beside window by window, and the goals D1 to D9 of maps.
 
     python benchmarks/map.py --size small            a raster of 2048 px, about a minute on an idle machine
-    python benchmarks/map.py --size full             10980 px, 62 species
+    python benchmarks/map.py --size full             10980 px, 62 species: a whole Sentinel-2 tile
     python benchmarks/map.py --size full --scene DIR keeps the raster for the next time
+    python benchmarks/map.py --size full --device cuda --engines torch,torch-fp16
+    python benchmarks/map.py --workers 2             the same map with one process and with two
 
 Every way is checked against the others before any time is printed. CPU seconds count all threads and hold up on a busy machine;
 wall seconds do so only on an idle one.
@@ -19,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -28,50 +31,58 @@ from affine import Affine
 from rasterio.windows import Window
 from torch import nn
 
-SIZES = {"small": (2048, 12, 48), "full": (10980, 62, 96)}  # pixels, species, windows timed
+SIZES = {"small": (2048, 12, 48), "medium": (5490, 62, 48), "full": (10980, 62, 96)}  # pixels, species, windows timed
 BANDS = ("red", "green", "blue", "nir")
+STRIDE_PX = 32
 
 
 def make_scene(path: Path, size: int) -> Path:
     """Write a raster of fields, noise and a nodata corner, block by block, with the same content each time."""
     if path.is_file():
         return path
-    level = np.array([700, 800, 500, 3200])[:, None, None]
+    level = np.array([700, 800, 500, 3200], dtype=np.float32)[:, None, None]
+    noise = level * np.exp(np.random.default_rng(0).normal(0, 0.05, (4, 1024, 1024)).astype(np.float32))
     profile = {
         "driver": "GTiff", "width": size, "height": size, "count": 4, "dtype": "uint16", "crs": "EPSG:32630", "nodata": 0,
         "transform": Affine(10, 0, 600_000, 0, -10, 5_800_000), "tiled": True, "blockxsize": 512, "blockysize": 512,
-        "compress": "deflate", "predictor": 2, "interleave": "band", "num_threads": "all_cpus",
+        "compress": "deflate", "zlevel": 1, "predictor": 2, "interleave": "band", "num_threads": "all_cpus",
     }  # fmt: skip
+
+    def block(row: int, col: int) -> np.ndarray:
+        generator = np.random.default_rng([row, col])
+        top, left = generator.integers(0, 512, 2)
+        part = np.rot90(noise[:, top : top + 512, left : left + 512], generator.integers(4), axes=(1, 2))
+        fields = np.exp(generator.normal(0, 0.4, (4, 16, 1, 16, 1))).astype(np.float32)
+        values = (part.reshape(4, 16, 32, 16, 32) * fields).reshape(4, 512, 512).clip(1, 20_000).astype(np.uint16)
+        if row + col < size // 8:
+            values[:] = 0
+        return values[:, : size - row, : size - col]
+
     temporary = path.with_suffix(".part.tif")
-    with rasterio.open(temporary, "w", **profile) as target:
+    with rasterio.open(temporary, "w", **profile) as target, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         target.descriptions = BANDS
         for row in range(0, size, 512):
-            for col in range(0, size, 512):
-                height, width = min(512, size - row), min(512, size - col)
-                generator = np.random.default_rng([row, col])
-                fields = np.kron(generator.normal(0, 0.4, (4, 16, 16)), np.ones((32, 32)))[:, :height, :width]
-                values = level * np.exp(fields + generator.normal(0, 0.05, (4, height, width)))
-                values = np.clip(values, 1, 20_000).astype(np.uint16)
-                if row + col < size // 8:
-                    values[:] = 0
-                target.write(values, window=Window(col, row, width, height))
+            cols = range(0, size, 512)
+            for col, values in zip(cols, pool.map(block, [row] * len(cols), cols), strict=True):
+                target.write(values, window=Window(col, row, values.shape[2], values.shape[1]))
     temporary.replace(path)
     return path
 
 
-def make_predictor(species: int, window_px: int, margin_px: int):
+def make_predictor(species: int, window_px: int, margin_px: int, device: str = "cpu"):
     """Return a network with the sizes of the default run and random weights: time does not depend on them."""
     from butterfly_sdm.models.presence_net import Architecture, PresenceNet
     from butterfly_sdm.models.training import NetworkPredictor
 
-    predictor = NetworkPredictor(window_px=window_px, margin_px=margin_px, accelerator="cpu", batch_size=32)
+    accelerator = "cpu" if device == "cpu" else "auto"
+    predictor = NetworkPredictor(window_px=window_px, margin_px=margin_px, accelerator=accelerator, batch_size=32)
     predictor.species = tuple(f"species {number:02d}" for number in range(species))
     torch.manual_seed(0)
     network = PresenceNet(Architecture(species=species, bands=BANDS, window_px=window_px, margin_px=margin_px))
     network.mean.copy_(torch.tensor([0.07, 0.08, 0.05, 0.32]))
     network.std.copy_(torch.tensor([0.03, 0.03, 0.02, 0.14]))
-    nn.init.normal_(network.classifier[-1].weight, std=0.4)
-    predictor.network = network.eval()
+    nn.init.normal_(network.classifier[-1].weight, std=0.1)
+    predictor.network = network.to(device).eval()
     return predictor
 
 
@@ -81,15 +92,24 @@ def cost(action) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def window_cost(network, windows: int, batch: int = 32) -> tuple[float, float]:
-    """Return wall and CPU seconds of one forward pass per window, per window, in plain PyTorch (the fastest of rounds)."""
-    side = network.tile_px
-    image = torch.randn(batch, 4, side, side)
+def window_cost(network, windows: int, *, device: str = "cpu", half: bool = False) -> tuple[float, float]:
+    """Return wall and CPU seconds per window of one forward pass per window in plain PyTorch (the fastest of rounds)."""
+    batch = 32 if device == "cpu" else 256
+    image = torch.randn(batch, 4, network.tile_px, network.tile_px, device=device)
     best = (np.inf, np.inf)
+    by = 1 if device == "cpu" else 0  # the CPU only waits for a GPU
+
+    def run() -> None:
+        with torch.autocast(device, torch.float16, enabled=half):
+            network(image)
+        if device != "cpu":
+            torch.cuda.synchronize()
+
     with torch.inference_mode():
         network(image[:4])
-        for _ in range(max(1, windows // batch)):
-            best = min(best, tuple(part / batch for part in cost(lambda: network(image))), key=lambda pair: pair[1])
+        run()
+        for _ in range(max(1, windows // 32)):
+            best = min(best, tuple(part / batch for part in cost(run)), key=lambda pair: pair[by])
     return best
 
 
@@ -98,8 +118,7 @@ def onnx_window_cost(network, folder: Path, windows: int) -> tuple[float, float]
     from butterfly_sdm.mapping.engines import choose_engine
 
     engine = choose_engine(network, "onnx", folder, list)
-    side = network.tile_px
-    image = np.random.default_rng(0).normal(size=(1, 4, side, side)).astype(np.float32)
+    image = torch.randn(1, 4, network.tile_px, network.tile_px, generator=torch.Generator().manual_seed(0))
     engine.run(network, image)
 
     def run() -> None:
@@ -110,18 +129,32 @@ def onnx_window_cost(network, folder: Path, windows: int) -> tuple[float, float]
     return best[0] / 8, best[1] / 8
 
 
-def dense_map(scene_path: Path, out: Path, size: str, engine: str, block_px: int, window_px: int, margin_px: int) -> None:
+def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]:
+    """Return wall and CPU seconds of reading each pixel once in blocks, with as many threads as a map on a GPU reads with."""
+    from butterfly_sdm.data.raster import open_scene
+
+    scene = open_scene(scene_path)
+    corners = [(row, col) for row in range(0, scene.height, side) for col in range(0, scene.width, side)]
+
+    def read() -> None:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(lambda corner: scene.read(Window(corner[1], corner[0], side, side))[1].any(), corners):
+                pass
+
+    return cost(read)
+
+
+def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namespace) -> None:
     """Write the map in this process, which must be fresh, and print what it took as JSON."""
     from butterfly_sdm.data.raster import open_scene
     from butterfly_sdm.mapping import predict_map
 
-    predictor = make_predictor(SIZES[size][1], window_px, margin_px)
-    if engine != "torch":
+    predictor = make_predictor(SIZES[options.size][1], options.window, options.margin, options.device)
+    if engine.startswith("onnx"):
         import onnxruntime  # noqa: F401
         from onnxruntime import quantization  # noqa: F401
-    image = torch.randn(1, 4, 256, 256)
     with torch.inference_mode():
-        predictor.network(image)  # what torch sets up once
+        predictor.network(torch.randn(1, 4, 256, 256, device=options.device))  # what torch sets up once
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     scene = open_scene(scene_path)
     marks: dict[str, tuple[float, float]] = {}
@@ -134,29 +167,27 @@ def dense_map(scene_path: Path, out: Path, size: str, engine: str, block_px: int
 
     def run() -> None:
         results["map"] = predict_map(
-            predictor, scene, out, engine=engine, block_px=block_px, audit=0, beside=(), progress=progress
-        )
+            predictor, scene, out, engine=engine, block_px=options.block, audit=0, beside=(), progress=progress,
+            workers=options.workers,
+        )  # fmt: skip
 
     wall, cpu = cost(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     trunk = [marks["map ends"][k] - marks["map begins"][k] for k in (0, 1)]
-    print(
-        json.dumps(
-            {
-                "wall": wall,
-                "cpu": cpu,
-                "trunk_wall": trunk[0],
-                "trunk_cpu": trunk[1],
-                "positions": results["map"].counts["positions"],
-                "above_base_mb": (peak - base) / 1024,
-                "base_mb": base / 1024,
-            }
-        )
-    )  # fmt: skip
+    found = {
+        "wall": wall, "cpu": cpu, "trunk_wall": trunk[0], "trunk_cpu": trunk[1],
+        "positions": results["map"].counts["positions"], "above_base_mb": (peak - base) / 1024, "base_mb": base / 1024,
+    }  # fmt: skip
+    if options.device != "cpu":
+        found["gpu_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    print(json.dumps(found))
 
 
-def in_fresh_process(*arguments: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, *arguments], check=True, capture_output=True, text=True)
+def in_fresh_process(options: argparse.Namespace, engine: str, scene: Path, out: Path, **changes: int) -> dict[str, float]:
+    values = {name: getattr(options, name) for name in ("size", "device", "threads", "block", "window", "margin", "workers")}
+    arguments = [word for name, value in (values | changes).items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, __file__, *arguments, "--engines", engine, "--one", str(scene), str(out)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
@@ -165,68 +196,115 @@ def read(path: Path) -> np.ndarray:
         return source.read(masked=True).filled(np.nan)
 
 
+def apart(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    difference = np.abs(first - second)
+    return difference[np.isfinite(difference)]
+
+
+def check_blocks(options: argparse.Namespace, folder: Path) -> None:
+    """Print how far a map in small blocks is from one in a single block (D4)."""
+    small = argparse.Namespace(**vars(options) | {"size": "small", "workers": 1})
+    scene = make_scene((options.scene or folder) / "scene_2048.tif", 2048)
+    maps = []
+    for block in (512, 4096):
+        in_fresh_process(small, "torch", scene, folder / f"block_{block}.tif", block=block)
+        maps.append(read(folder / f"block_{block}.tif"))
+    print(f"D4 blocks of 512 px against one block, 2048 px, torch: largest difference {apart(*maps).max():.1e}", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--scene", type=Path, help="folder in which the raster is kept")
-    parser.add_argument("--engines", default="torch,onnx,onnx-int8")
-    parser.add_argument("--block", type=int, default=2048)
-    parser.add_argument("--window", type=int, default=192)
-    parser.add_argument("--margin", type=int, default=32)
-    parser.add_argument("--one", nargs=2, metavar=("SCENE", "OUT"), help=argparse.SUPPRESS)
+    parser.add_argument("--engines", help="comma between; default torch,onnx,onnx-int8, on a GPU torch,torch-fp16")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--workers", type=int, default=1, help="processes; beside it one process is timed")
+    parser.add_argument("--block", type=int, default=2240)
+    parser.add_argument("--window", type=int, default=128)
+    parser.add_argument("--margin", type=int, default=64)
+    parser.add_argument("--one", nargs=2, type=Path, metavar=("SCENE", "OUT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    engines = options.engines.split(",")
+    torch.set_num_threads(options.threads)
+    engines = (options.engines or ("torch,onnx,onnx-int8" if options.device == "cpu" else "torch,torch-fp16")).split(",")
     if options.one:
-        scene, out = map(Path, options.one)
-        dense_map(scene, out, options.size, engines[0], options.block, options.window, options.margin)
+        dense_map(*options.one, engines[0], options)
         return
     size, species, windows = SIZES[options.size]
-    print(
-        f"{size} x {size} px, 4 bands, {species} species; window {options.window} px, margin {options.margin} px, stride 32 px"
-    )
-    print(f"threads {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
+    print(f"{size} x {size} px, 4 bands, {species} species; window {options.window} px, margin {options.margin} px, "
+          f"stride {STRIDE_PX} px")  # fmt: skip
+    where = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    print(f"{where}, threads {options.threads} of {os.cpu_count()}, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        seconds = time.perf_counter()
         scene = make_scene((options.scene or folder) / f"scene_{size}.tif", size)
-        predictor = make_predictor(species, options.window, options.margin)
-        found: dict[str, dict[str, float]] = {}
-        maps: dict[str, np.ndarray] = {}
-        per_window = {"torch": [], "onnx": []}
-        for engine in engines:
-            # in turn with the windows, so that other load on the machine hits both
-            per_window["torch"].append(window_cost(predictor.network, windows))
-            if any(name != "torch" for name in engines):
-                per_window["onnx"].append(onnx_window_cost(predictor.network, folder / "engine", windows))
-            out = folder / f"{engine}.tif"
-            found[engine] = in_fresh_process(
-                "--size", options.size, "--engines", engine, "--block", str(options.block), "--window", str(options.window),
-                "--margin", str(options.margin), "--one", str(scene), str(out),
-            )  # fmt: skip
-            maps[engine] = read(out)
-        reference = maps[engines[0]]
-        for engine, values in maps.items():
-            apart = np.abs(values - reference)
-            apart = apart[np.isfinite(apart)]
-            limit = 0.05 if "int8" in engine else 1e-3
-            print(f"{engine}: difference to {engines[0]} mean {apart.mean():.5f}, p99.9 {np.percentile(apart, 99.9):.5f}, "
-                  f"max {apart.max():.5f}")  # fmt: skip
-            if apart.max() > limit and "int8" not in engine:
-                sys.exit(f"{engine} differs by more than {limit}: no time is printed")
-        torch_window, onnx_window = (
-            min(pairs, key=lambda pair: pair[1]) if pairs else (np.nan, np.nan) for pairs in per_window.values()
-        )
-        print(f"window by window: torch {torch_window[1] * 1000:.1f} ms CPU each ({torch_window[0] * 1000:.1f} wall), "
-              f"onnx {onnx_window[1] * 1000:.1f} ({onnx_window[0] * 1000:.1f})")  # fmt: skip
-        for engine, value in found.items():
-            each = value["cpu"] / value["positions"], value["wall"] / value["positions"]
-            same = torch_window if engine == "torch" else onnx_window
-            print(
-                f"dense, {engine}: {value['wall']:.1f} s wall, {value['cpu']:.1f} s CPU in all "
-                f"({value['trunk_cpu']:.1f} in the trunk), {each[0] * 1000:.3f} ms CPU per position; "
-                f"{torch_window[1] / each[0]:.0f} x torch windows (CPU), {torch_window[0] / each[1]:.0f} x (wall); "
-                f"{same[1] / each[0]:.0f} x the same engine (CPU); "
-                f"memory {value['above_base_mb']:.0f} MB above the {value['base_mb']:.0f} MB of imports"
+        print(f"raster at hand after {time.perf_counter() - seconds:.0f} s", flush=True)
+        if options.workers > 1:
+            scaling(options, engines[0], scene, folder)
+            return
+        if options.device == "cpu":
+            check_blocks(options, folder)
+        on_engines(options, engines, scene, folder, species, windows)
+
+
+def scaling(options: argparse.Namespace, engine: str, scene: Path, folder: Path) -> None:
+    """Print wall seconds of the blocks with one process of one thread and with several."""
+    alone = in_fresh_process(options, engine, scene, folder / "one.tif", workers=1, threads=1)
+    several = in_fresh_process(options, engine, scene, folder / "several.tif")
+    far = apart(read(folder / "one.tif"), read(folder / "several.tif")).max()
+    for name, value in (("1 process", alone), (f"{options.workers} processes", several)):
+        print(f"{engine}, {name}: {value['trunk_wall']:.1f} s wall for the blocks, {value['wall']:.1f} s in all")
+    blocks, whole = (alone[key] / several[key] / options.workers for key in ("trunk_wall", "wall"))
+    print(f"efficiency of {options.workers} processes: {blocks:.2f} for the blocks, {whole:.2f} in all; difference {far:.1e}")
+
+
+def on_engines(options: argparse.Namespace, engines: list[str], scene: Path, folder: Path, species: int, windows: int) -> None:
+    """Print what each engine takes, beside one forward pass per window."""
+    predictor = make_predictor(species, options.window, options.margin, options.device)
+    found: dict[str, dict[str, float]] = {}
+    maps: dict[str, np.ndarray] = {}
+    per_window: dict[str, list[tuple[float, float]]] = {"torch": [], "onnx": [], "torch-fp16": []}
+    for engine in engines:
+        # in turn with the windows, so that other load on the machine hits both
+        per_window["torch"].append(window_cost(predictor.network, windows, device=options.device))
+        if engine == "torch-fp16":
+            per_window[engine].append(window_cost(predictor.network, windows, device=options.device, half=True))
+        if engine.startswith("onnx"):
+            per_window["onnx"].append(onnx_window_cost(predictor.network, folder / "engine", windows))
+        found[engine] = in_fresh_process(options, engine, scene, folder / f"{engine}.tif")
+        maps[engine] = read(folder / f"{engine}.tif")
+    for engine in engines[1:]:
+        far = apart(maps[engine], maps[engines[0]])
+        print(f"{engine}: difference to {engines[0]} mean {far.mean():.5f}, p99.9 {np.percentile(far, 99.9):.5f}, "
+              f"max {far.max():.5f}")  # fmt: skip
+        if far.max() > 1e-3 and engine in ("torch", "onnx"):
+            sys.exit(f"{engine} differs by more than 1e-3: no time is printed")
+    fastest = {name: min(pairs, key=lambda pair: pair[1]) for name, pairs in per_window.items() if pairs}
+    positions = found[engines[0]]["positions"]
+    km2 = (STRIDE_PX * 10 / 1000) ** 2
+    for name, (wall, cpu) in fastest.items():
+        print(f"window by window, {name}: {cpu * 1000:.2f} ms CPU each, {wall * 1000:.3f} wall: {km2 / wall:.1f} km2/s, "
+              f"{positions * wall:.0f} s for this raster")  # fmt: skip
+    if options.device == "cuda":
+        floor = read_floor(scene, options.block, max(1, min(4, (os.cpu_count() or 1) // 2)))
+        print(f"reading the raster once: {floor[0]:.2f} s wall, {floor[1]:.1f} s CPU")
+    plain = fastest["torch"]
+    for engine, value in found.items():
+        wall, cpu = value["wall"] / value["positions"], value["cpu"] / value["positions"]
+        same = fastest["onnx" if engine.startswith("onnx") else engine]
+        print(
+            f"dense, {engine}: {value['wall']:.1f} s wall, {value['cpu']:.1f} s CPU in all ({value['trunk_wall']:.1f} and "
+            f"{value['trunk_cpu']:.1f} for the blocks), {cpu * 1000:.3f} ms CPU per position, {km2 / wall:.0f} km2/s; "
+            f"{plain[0] / wall:.0f} x torch windows (wall), {plain[1] / cpu:.0f} x (CPU); {same[0] / wall:.0f} x the same "
+            f"engine (wall), {same[1] / cpu:.0f} x (CPU); memory {value['above_base_mb']:.0f} MB above the "
+            f"{value['base_mb']:.0f} MB of imports"
+            + (
+                f"; GPU {value['gpu_mb']:.0f} MB; {value['wall'] / floor[0]:.2f} x the reading"
+                if options.device == "cuda"
+                else ""
             )
+        )
 
 
 if __name__ == "__main__":

@@ -242,8 +242,9 @@ class ModelConfig(Section):
     head_layers: int = Field(2, ge=1, le=4, description="layers from the embedding to the species")
     head_width: int = Field(256, ge=1, description="of the hidden layers of the head")
     dropout: Fraction = Field(0.0, description="share of the inputs of each layer of the head that is hidden while training")
-    window_px: int = Field(192, ge=32, description="ground the prediction speaks of; a multiple of 32")
-    margin_px: int = Field(32, ge=0, description="surroundings the trunk sees and pooling leaves out")
+    window_px: int = Field(128, ge=32, description="ground the prediction speaks of; a multiple of 32")
+    margin_px: int = Field(64, ge=0, description="surroundings the trunk sees and pooling leaves out")
+    padding: Literal["replicate", "zeros"] = Field("replicate", description="what the trunk sees beyond the edge of a tile")
     image: bool = Field(True, description="whether the network sees the tile")
     covariates: bool = Field(False, description="whether it sees the covariates")
     position: bool = Field(False, description="whether it sees easting and northing")
@@ -325,7 +326,7 @@ class MapConfig(Section):
         "auto",
         description="dense: the trunk runs once over large blocks; exact: once per window; auto: dense if the audit agrees",
     )
-    block_px: int = Field(2048, ge=64, description="ground the trunk sees at once: more is faster and needs more memory")
+    block_px: int = Field(2240, ge=64, description="ground the trunk sees at once: more is faster and needs more memory")
     species: tuple[str, ...] | None = Field(None, description="null: all")
     min_valid_fraction: Fraction = Field(0.5, description="windows with fewer measured pixels have no value")
     dtype: Literal["float32", "uint16", "uint8"] = Field(
@@ -345,7 +346,7 @@ class MapConfig(Section):
         ("stac", "styles", "picture"), description="files written beside the map"
     )
     audit: int = Field(500, ge=0, description="random positions predicted again window by window")
-    engine: Literal["auto", "torch", "onnx", "onnx-int8"] = Field(
+    engine: Literal["auto", "torch", "torch-fp16", "onnx", "onnx-int8"] = Field(
         "torch", description="auto: the fastest here, found by a probe; the last digits then depend on the machine"
     )
     workers: int = Field(1, ge=1, description="processes")

@@ -47,12 +47,13 @@ def audit_positions(
 
 def audit_engine(surface: Any, *, blocks: int = 4, seed: int = 0) -> dict[str, float]:
     """
-    Compare whole numbers of 8 bits with PyTorch on random blocks.
+    Compare an engine of fewer digits with PyTorch in float32 on random blocks.
 
     Returns
     -------
     dict
-        ``int8_mean_abs``, ``int8_p999_abs`` and ``int8_max_abs`` difference in probability over the windows inside the blocks.
+        For int8 ``int8_mean_abs``, ``int8_p999_abs`` and ``int8_max_abs`` difference in probability over the windows inside the
+        blocks; for fp16 likewise.
     """
     units = surface.all_units()
     picked = np.random.default_rng(seed).choice(len(units), min(blocks, len(units)), replace=False)
@@ -60,10 +61,11 @@ def audit_engine(surface: Any, *, blocks: int = 4, seed: int = 0) -> dict[str, f
     if not apart:
         return {}
     whole = np.concatenate(apart)
+    digits = surface.engine.name.rpartition("-")[2]
     return {
-        "int8_mean_abs": float(whole.mean()),
-        "int8_p999_abs": float(np.percentile(whole, 99.9)),
-        "int8_max_abs": float(whole.max()),
+        f"{digits}_mean_abs": float(whole.mean()),
+        f"{digits}_p999_abs": float(np.percentile(whole, 99.9)),
+        f"{digits}_max_abs": float(whole.max()),
     }
 
 

@@ -77,7 +77,7 @@ class MapReader:
         """Yield windows and their (bands, rows, cols) numbers, NaN where nothing is predicted."""
         indexes = self.indexes(names)
         scales = self.scales[np.array(indexes) - 1]
-        with rasterio.Env(GDAL_CACHEMAX=64), rasterio.open(self.path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=64 * 2**20), rasterio.open(self.path) as source:
             for row in range(0, self.shape[0], TILE_PX):
                 for col in range(0, self.shape[1], TILE_PX):
                     window = Window(col, row, min(TILE_PX, self.shape[1] - col), min(TILE_PX, self.shape[0] - row))

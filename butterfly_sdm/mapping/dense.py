@@ -113,11 +113,13 @@ def _spans(length: int, most: int) -> list[tuple[int, int]]:
     return list(pairwise(edges))
 
 
-def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene) -> np.ndarray:
+def normalised(
+    values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene, device: str | torch.device = "cpu"
+) -> torch.Tensor:
     """
     Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing was measured.
 
-    The same as :meth:`PresenceNet.standardise` of the reflectance, in one pass over the pixels.
+    The same as :meth:`PresenceNet.standardise` of the reflectance, made where the trunk runs: counts travel in half the bytes.
 
     Parameters
     ----------
@@ -126,16 +128,15 @@ def normalised(values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene
 
     Returns
     -------
-    ndarray of shape (1, bands, height, width)
+    Tensor of shape (1, bands, height, width), float32
     """
-    mean, std = (buffer.detach().cpu().double().numpy() for buffer in (network.mean, network.std))
-    gain = (scene.scale / std).astype(np.float32)
-    shift = ((-scene.offset * scene.scale - mean) / std).astype(np.float32)
-    image = values.astype(np.float32)
-    for band in range(len(image)):
-        image[band] *= gain[band]
-        image[band] += shift[band]
-        image[band][~valid] = 0.0
+    mean, std = (buffer.detach().cpu().double() for buffer in (network.mean, network.std))
+    gain = (scene.scale / std).float().to(device)
+    shift = ((-scene.offset * scene.scale - mean) / std).float().to(device)
+    image = torch.from_numpy(values).to(device).to(torch.float32)
+    image.mul_(gain[:, None, None]).add_(shift[:, None, None])
+    if not valid.all():
+        image.masked_fill_(~torch.from_numpy(valid).to(device), 0.0)
     return image[None]
 
 
@@ -165,7 +166,7 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network = job.handle.predictor.network
-        cells = job.engine.run(network, normalised(values, valid, network, job.scene))
+        cells = job.engine.run(network, normalised(values, valid, network, job.scene, job.engine.device))
         skip = halo // job.cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
@@ -227,7 +228,7 @@ class DenseSurface(BesideExact):
     def engine_difference(self, unit: DenseUnit) -> np.ndarray | None:
         """Return the differences in probability between the engine and PyTorch in the windows inside a block, if it has any."""
         side = self.lattice.window_px // self.cell_px
-        exact = replace(self, engine=Engine("torch"))
+        exact = replace(self, engine=Engine("torch", device=self.engine.device))
         data = unit.read()
         parts = [DenseUnit(surface, unit.block).compute(data)[1] for surface in (self, exact)]
         if any(part is None or min(part.shape[:2]) < side for part in parts):
@@ -328,7 +329,7 @@ def dense_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: P
     if torch.cuda.is_available() and getattr(predictor, "accelerator", "auto") != "cpu":
         network.cuda()
     network.eval()
-    chosen = choose_engine(network, engine, folder, lambda: _samples(network, scene))
+    chosen = choose_engine(network, engine, folder, lambda: [image.numpy() for image in _samples(network, scene)])
     length = network.projection.out_features
     return DenseSurface(exact, length, chosen, block_px, halo_px=reach_px(network))
 
@@ -357,7 +358,7 @@ def reach_px(network: Any) -> int:
     return math.ceil(reach / cell_px) * cell_px
 
 
-def _samples(network: Any, scene: Scene, count: int = 8) -> list[np.ndarray]:
+def _samples(network: Any, scene: Scene, count: int = 8) -> list[torch.Tensor]:
     """Return standardised crops from all over the scene, the same each time."""
     cell_px = int(network.stride)
     side = max(cell_px, min(CALIBRATION_PX, scene.width // cell_px * cell_px, scene.height // cell_px * cell_px))

@@ -43,7 +43,7 @@ def map_difference(later: str | Path, earlier: str | Path, out: str | Path) -> d
     total = absolute = largest = 0.0
     count = positions = 0
     with ExitStack() as stack:
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64))
+        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64 * 2**20))
         first, second = stack.enter_context(rasterio.open(later)), stack.enter_context(rasterio.open(earlier))
         if (two.crs, two.transform, two.shape) != (one.crs, one.transform, one.shape):
             second = stack.enter_context(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -68,7 +69,12 @@ def run_unit(unit: Unit) -> Any:
 
 
 def run_units(
-    units: Sequence[Unit], keep: Callable[[Unit, Any], None], *, executor: Executor | None = None, in_flight: int = 4
+    units: Sequence[Unit],
+    keep: Callable[[Unit, Any], None],
+    *,
+    executor: Executor | None = None,
+    in_flight: int = 4,
+    readers: int = 1,
 ) -> None:
     """
     Run all units and hand each result to ``keep`` in this thread.
@@ -76,12 +82,14 @@ def run_units(
     Parameters
     ----------
     executor
-        Where to compute; None: in this thread, while one other reads ahead.
+        Where to compute; None: in this thread, while others read ahead.
     in_flight
         Most units handed to the executor and not yet kept: bounds the memory of waiting results.
+    readers
+        Threads that read ahead, each one unit.
     """
     if executor is None:
-        _run_here(units, keep)
+        _run_here(units, keep, readers)
         return
     waiting: dict[Future[Any], Unit] = {}
     rest = iter(units)
@@ -99,22 +107,25 @@ def run_units(
             future.cancel()
 
 
-def _run_here(units: Sequence[Unit], keep: Callable[[Unit, Any], None]) -> None:
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as reader:
-        ahead = reader.submit(units[0].read) if units else None
+def _run_here(units: Sequence[Unit], keep: Callable[[Unit, Any], None], readers: int) -> None:
+    with ThreadPoolExecutor(readers, thread_name_prefix="read-ahead") as pool:
+        ahead: deque[Future[Any]] = deque(pool.submit(unit.read) for unit in units[:readers])
         for number, unit in enumerate(units):
-            assert ahead is not None
-            data = ahead.result()
-            ahead = reader.submit(units[number + 1].read) if number + 1 < len(units) else None
+            data = ahead.popleft().result()
+            if number + readers < len(units):
+                ahead.append(pool.submit(units[number + readers].read))
             result = unit.compute(data)
             del data
             keep(unit, result)
 
 
-def _one_thread(threads: int) -> None:
+def _share_machine(threads: int) -> None:
+    """Give a worker its share of the cores, and the GPUs in turn."""
     import torch
 
     torch.set_num_threads(threads)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(current_process()._identity[0] % torch.cuda.device_count())
 
 
 @contextmanager
@@ -150,7 +161,7 @@ def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[E
     elif workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
         # spawn: forking a process in which torch has started threads can hang
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread, initargs=(threads,)) as pool:
+        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_machine, initargs=(threads,)) as pool:
             try:
                 yield pool, workers
             except BaseException:

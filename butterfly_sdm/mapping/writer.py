@@ -23,7 +23,7 @@ from butterfly_sdm.data.artefact import atomic_path, read_json, sha256
 from butterfly_sdm.errors import MissingFileError, RasterError
 
 TILE_PX = 256
-CACHE_MB = 64
+CACHE_BYTES = 64 * 2**20  # rasterio takes a number as bytes
 TAG = "BUTTERFLY_SDM"
 
 
@@ -130,7 +130,7 @@ def open_map(
     layout = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "BIGTIFF": "IF_SAFER"}
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB, GDAL_TIFF_INTERNAL_MASK=True):
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
         with rasterio.open(
             rows_file,
             "w",
@@ -229,7 +229,7 @@ def check_map(path: Path) -> list[str]:
     digest = hashlib.sha256()
     problems = []
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), rasterio.open(path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), rasterio.open(path) as source:
             for row in range(0, source.height, TILE_PX):
                 rows = min(TILE_PX, source.height - row)
                 _digest(digest, source.read(window=Window(0, row, source.width, rows)))

@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ log = logging.getLogger("butterfly_sdm.models.backbone")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # Layers of torch and timm whose output depends on the whole image.
 GLOBAL_LAYERS = ("SqueezeExcite", "SEModule", "SqueezeExcitation", "GlobalContext", "AdaptiveAvgPool2d")
+Padding = Literal["replicate", "zeros"]
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -37,9 +38,14 @@ class Trunk(nn.Module):
         Pixels per cell of the feature map.
     dense
         Whether its features far from an edge depend only on the pixels around them, so that large blocks may be shared.
+
+    Notes
+    -----
+    ``padding`` is what its convolutions see beyond the edge of an image: the nearest cell again (``replicate``), or ``zeros``.
+    Zeros are like no ground there is, and a trunk learns to know the edges of its tiles by them.
     """
 
-    def __init__(self, name: str, bands: Sequence[str]) -> None:
+    def __init__(self, name: str, bands: Sequence[str], padding: Padding = "replicate") -> None:
         super().__init__()
         self.name = name
         self.bands = tuple(bands)
@@ -47,6 +53,9 @@ class Trunk(nn.Module):
             self.body, self.channels, self.dense = _torchvision_resnet(name, len(bands)), 0, True
         else:
             self.body, self.channels, self.dense = _timm_body(name, len(bands)), 0, False
+        for module in self.body.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = padding
         self.channels, self.stride = self._measure()
         self.dense = self.dense or _is_local(self.body)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.models.backbone import Trunk
+from butterfly_sdm.models.backbone import Padding, Trunk
 from butterfly_sdm.models.fusion import Branch, Fusion, FusionRule, PositionEncoding
 from butterfly_sdm.models.stem import find_stem
 
@@ -34,6 +34,8 @@ class Architecture:
         Whether the network knows where a site lies.
     window_px, margin_px
         Side of the ground a prediction speaks of, and width of the surroundings the trunk sees beside it.
+    padding
+        What the trunk sees beyond the edge of an image, see :class:`~butterfly_sdm.models.backbone.Trunk`.
     """
 
     species: int
@@ -45,8 +47,9 @@ class Architecture:
     head_layers: int = 2
     head_width: int = 256
     dropout: float = 0.0
-    window_px: int = 192
-    margin_px: int = 32
+    window_px: int = 128
+    margin_px: int = 64
+    padding: Padding = "replicate"
     fusion: FusionRule = "concatenate"
     waves: int = 32
     wave_scale: float = 0.5
@@ -66,7 +69,8 @@ class Architecture:
             A value is missing or unknown.
         """
         try:
-            return cls(**(value | {"bands": tuple(value["bands"])}))
+            # before padding could be chosen it was zeros
+            return cls(**({"padding": "zeros"} | value | {"bands": tuple(value["bands"])}))
         except (TypeError, KeyError) as error:
             raise ModelError(f"The architecture in model.json is not one this release knows: {error}.") from error
 
@@ -114,7 +118,7 @@ class PresenceNet(nn.Module):
         self.trunk: Trunk | None = None
         self.stride, self.dense = 32, False
         if a.bands:
-            self.trunk = Trunk(a.backbone, a.bands)
+            self.trunk = Trunk(a.backbone, a.bands, a.padding)
             self.stride, self.dense = self.trunk.stride, self.trunk.dense
             for name, value in (("window_px", a.window_px), ("margin_px", a.margin_px)):
                 if value % self.stride:

@@ -19,6 +19,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.loader import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.presence import PresenceName
+from butterfly_sdm.models.backbone import Padding
 from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.models.fusion import FusionRule
 from butterfly_sdm.models.inputs import SiteInputs, band_statistics, site_inputs
@@ -65,6 +66,8 @@ class NetworkPredictor:
         Length of the projection; layers of the head, their width and dropout.
     window_px, margin_px
         Side of the ground a prediction speaks of; surroundings the trunk sees and pooling leaves out. Multiples of 32.
+    padding
+        What the trunk sees beyond the edge of a tile: the nearest cell again (``replicate``) or ``zeros``.
     image, covariates, position
         What the network sees. Sites that lack one of several are predicted from the others.
     fusion, modality_dropout
@@ -115,8 +118,9 @@ class NetworkPredictor:
     head_layers: int = 2
     head_width: int = 256
     dropout: float = 0.0
-    window_px: int = 192
-    margin_px: int = 32
+    window_px: int = 128
+    margin_px: int = 64
+    padding: Padding = "replicate"
     image: bool = True
     covariates: bool = False
     position: bool = False
@@ -406,8 +410,8 @@ class NetworkPredictor:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "backbone", "embedding", "head_layers", "head_width", "dropout", "window_px", "margin_px", "fusion",
-                    "waves", "wave_scale",
+                    "backbone", "embedding", "head_layers", "head_width", "dropout", "window_px", "margin_px", "padding",
+                    "fusion", "waves", "wave_scale",
                 )
             },
         )  # fmt: skip

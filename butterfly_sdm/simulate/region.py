@@ -103,7 +103,7 @@ def simulate_region(
     n_species: int = 12,
     mean_visits: float = 30.0,
     window_px: int = 192,
-    tile_px: int = 192,
+    tile_px: int = 224,
     progress: Progress = silent,
 ) -> Region:
     """
@@ -281,7 +281,7 @@ def _config_text(seed: int, tile_px: int, size_px: int) -> str:
     # Blocks large enough to lose few sites to the buffer; in a small landscape a buffer would leave too few.
     block_m = size_px * PIXEL_M * 7 // 30_000 * 1000
     buffer_m = tile_px * PIXEL_M * 6 // 5 if size_px >= 2048 else 0
-    margin_px = LATTICE_PX if tile_px >= 4 * LATTICE_PX else 0
+    margin_px = max(0, min(2 * LATTICE_PX, (tile_px - 2 * LATTICE_PX) // 2 // LATTICE_PX * LATTICE_PX))
     return f"""\
 # A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
 name: simulated

@@ -63,7 +63,7 @@ def test_the_dense_map_is_the_network_seen_with_its_true_surroundings(dense, sce
         left, top = round((x - 400_000) / 10 - side / 2), round((300_160 - y) / 10 - side / 2)
         window = Window(left - halo, top - halo, side + 2 * halo, side + 2 * halo)
         counts, valid = scene.select(network.network.bands).read(window)
-        image = torch.from_numpy(normalised(counts, valid, network.network, scene))
+        image = normalised(counts, valid, network.network, scene)
         with torch.inference_mode():
             features = network.network.features(image)[..., halo // 32 : -halo // 32, halo // 32 : -halo // 32]
             expected = torch.sigmoid(network.network.head(network.network.project(features.mean(dim=(2, 3)))))[0].numpy()
@@ -251,10 +251,12 @@ def test_a_network_that_relies_on_the_edges_of_its_tiles_is_mapped_window_by_win
     network, scene, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", 1e-9)
+    monkeypatch.setattr("butterfly_sdm.mapping.map.NEAR", (1e-9, 1.0))
     result = predict_map(network, scene, tmp_path / "map.tif", stride_px=64, audit=50, engine="torch", beside=())
     assert result.mode == "exact"
     assert result.audit["mean_abs"] > 1e-9
-    assert "wider margin" in caplog.text
+    assert "relies on the edges of its tiles" in caplog.text
+    assert f"by {result.audit['mean_abs']:.4f} on average" in caplog.text
     exact = predict_map(network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=())
     np.testing.assert_array_equal(read(result), read(exact))
     kept = predict_map(network, scene, tmp_path / "kept.tif", stride_px=64, mode="dense", audit=50, engine="torch", beside=())
