@@ -114,7 +114,13 @@ def _spans(length: int, most: int) -> list[tuple[int, int]]:
 
 
 def normalised(
-    values: np.ndarray, valid: np.ndarray, network: Any, scene: Scene, device: str | torch.device = "cpu"
+    values: np.ndarray,
+    valid: np.ndarray,
+    network: Any,
+    scene: Scene,
+    *,
+    device: str | torch.device = "cpu",
+    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     """
     Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing was measured.
@@ -133,11 +139,11 @@ def normalised(
     mean, std = (buffer.detach().cpu().double() for buffer in (network.mean, network.std))
     gain = (scene.scale / std).float().to(device)
     shift = ((-scene.offset * scene.scale - mean) / std).float().to(device)
-    image = torch.from_numpy(values).to(device).to(torch.float32)
+    image = torch.from_numpy(values)[None].to(device).to(torch.float32, memory_format=memory_format)
     image.mul_(gain[:, None, None]).add_(shift[:, None, None])
     if not valid.all():
         image.masked_fill_(~torch.from_numpy(valid).to(device), 0.0)
-    return image[None]
+    return image
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +172,9 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network = job.handle.predictor.network
-        cells = job.engine.run(network, normalised(values, valid, network, job.scene, job.engine.device))
+        engine = job.engine
+        image = normalised(values, valid, network, job.scene, device=engine.device, memory_format=engine.memory_format)
+        cells = engine.run(network, image)
         skip = halo // job.cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 

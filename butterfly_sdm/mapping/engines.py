@@ -65,6 +65,11 @@ class Engine:
     device: str = "cpu"
 
     @property
+    def memory_format(self) -> torch.memory_format:
+        """How the numbers of an image lie in memory where they are not copied once more."""
+        return torch.channels_last if self.file is None else torch.contiguous_format
+
+    @property
     def rounds(self) -> bool:
         """Whether it computes with fewer digits than float32."""
         return self.name in ("torch-fp16", "onnx-int8")
@@ -84,7 +89,7 @@ def _torch_run(network: Any, engine: Engine) -> Run:
     made = _ready.setdefault(network, {})
     if engine not in made:
         dtype = torch.float16 if engine.rounds else torch.float32
-        cells = _fused(Cells(network).eval()).to(engine.device, dtype, memory_format=torch.channels_last)
+        cells = _fused(Cells(network).eval()).to(engine.device, dtype).to(memory_format=torch.channels_last)
 
         def run(image: Tensor) -> np.ndarray:
             with torch.inference_mode():

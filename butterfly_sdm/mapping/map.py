@@ -38,7 +38,7 @@ log = logging.getLogger("butterfly_sdm.mapping")
 
 Mode = Literal["auto", "dense", "exact"]
 
-CACHE_BYTES = 256 * 2**20  # of decoded imagery: neighbouring blocks share their surroundings
+CACHE_BYTES = 128 * 2**20  # of decoded imagery: neighbouring blocks share their surroundings
 #: Mean difference in probability between the dense way and window by window above which ``auto`` gives the dense map up.
 FAR = 0.03
 #: Mean and 99th percentile of that difference above which a map says that its network was not trained for it.

@@ -29,10 +29,18 @@ def test_a_window_of_a_large_block_is_nearly_the_tile_seen_alone() -> None:
         assert features.shape == (1, 512, 12, 12)
         dense = net.project(features[..., 4:6, 4:6].mean(dim=(-2, -1)))  # the window of 2 x 2 cells from pixel 128 on
         with_margin = net.project(net.pool(net.features(block[..., 96:224, 96:224])))
-        plain = network(margin_px=0)
+        plain = network(margin_px=0, padding="zeros")
         plain.load_state_dict(net.state_dict())
         without = plain.project(plain.pool(plain.features(block[..., 128:192, 128:192])))
     assert torch.linalg.norm(dense - with_margin) < 0.5 * torch.linalg.norm(dense - without)
+
+
+def test_a_run_from_before_padding_could_be_chosen_pads_with_zeros() -> None:
+    saved = network(padding="zeros").architecture.to_dict()
+    del saved["padding"]
+    net = PresenceNet(Architecture.from_dict(saved))
+    assert net.stem.padding_mode == "zeros"
+    assert network().stem.padding_mode == "replicate"
 
 
 def test_pooling_leaves_the_margin_out() -> None:
