@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ def make_scene(path: Path, size: int) -> Path:
     """Write a raster of fields, noise and a nodata corner, block by block, with the same content each time."""
     if path.is_file():
         return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     level = np.array([700, 800, 500, 3200], dtype=np.float32)[:, None, None]
     noise = level * np.exp(np.random.default_rng(0).normal(0, 0.05, (4, 1024, 1024)).astype(np.float32))
     profile = {
@@ -227,6 +229,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     engines = (options.engines or ("torch,onnx,onnx-int8" if options.device == "cpu" else "torch,torch-fp16")).split(",")
+    if not (find_spec("onnx") and find_spec("onnxruntime")):
+        engines = [engine for engine in engines if not engine.startswith("onnx")]
     if options.one:
         dense_map(*options.one, engines[0], options)
         return
