@@ -54,17 +54,16 @@ def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path):
     """In an environment without the real data the units stop at once, each with a sentence."""
     if not FOLDER.is_dir():
         pytest.skip("the benchmarks are not installed")
+    (tmp_path / "results").mkdir()
+    value = {"seed": 0, "finished": True, "seconds": 3.0, "measures": {"both": 0.75, "only_image": 0.5}}
+    (tmp_path / "results" / "implihate_spoken_seed_0.json").write_text(json.dumps(value))
     command = [sys.executable, str(FOLDER / "all.py"), "--out", str(tmp_path), "--seeds", "1", "--jobs", "1"]
-    found = subprocess.run(
-        [*command, "--only", "implihate_text"], capture_output=True, text=True, check=True, env=_without_data()
-    )
+    command += ["--only", "implihate_text", "implihate_spoken"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True, env=_without_data())
+    assert "1 units" in found.stdout  # what has run is not run again
     assert "failed: implihate_text 0" in found.stdout
     assert "Set BUTTERFLY_SDM_SHARED" in (tmp_path / "logs" / "implihate_text_0.txt").read_text()
-    (tmp_path / "results").mkdir()
-    value = {"seed": 0, "finished": True, "seconds": 3.0, "measures": {"classifier_auc": 0.75}}
-    (tmp_path / "results" / "implihate_text_seed_0.json").write_text(json.dumps(value))
-    tables = subprocess.run([*command, "--tables"], capture_output=True, text=True, check=True, env=_without_data())
-    assert "| classifier_auc | 0.750 | - | 0.750 | 0.750 |" in tables.stdout and "Not run." in tables.stdout
+    assert "| both - image alone > 0 | 0.250 | - | yes |" in found.stdout and "Not run." in found.stdout
 
 
 def _without_data() -> dict[str, str]:
