@@ -147,6 +147,10 @@ class Images:
     def __init__(self, sources: Sequence[Path] | np.ndarray, size_px: int, channels: int) -> None:
         if isinstance(sources, np.ndarray) and (sources.dtype != np.uint8 or sources.ndim != 4):
             raise DataError(f"Images in memory are uint8 (rows, channels, h, w); these are {sources.dtype} {sources.shape}.")
+        if isinstance(sources, np.ndarray):
+            # images[:, None] of grey images has a channel stride of 1 pixel; torch takes that for another memory format, in
+            # which the gradient of a convolution was seen to crash.
+            sources = sources.reshape(-1).reshape(sources.shape)
         self.sources = sources
         self.size_px = size_px
         self.channels = channels

@@ -51,6 +51,11 @@ def test_an_unreadable_or_missing_image_is_named(tmp_path):
         read_image(tmp_path / "d.png", 8, 1)
 
 
+def test_grey_images_in_memory_come_in_the_usual_memory_format():
+    grey = np.zeros((5, 8, 8), np.uint8)[:, None]
+    assert Images(grey, 8, 1).batch(np.array([0, 3])).stride() == (64, 64, 8, 1)
+
+
 def test_images_are_read_once_and_in_the_order_asked(tmp_path):
     for number in range(4):
         Image.fromarray(np.full((4, 4), number * 50, np.uint8)).save(tmp_path / f"{number}.png")
