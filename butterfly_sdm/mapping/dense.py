@@ -352,7 +352,7 @@ def reach_px(network: Any) -> int:
     cell_px = int(network.stride)
     training = network.training
     network.eval()
-    for cells in (19, 35):
+    for cells in (17, 35):
         image = torch.randn(1, len(network.bands), cells * cell_px, cells * cell_px, generator=torch.Generator().manual_seed(0))
         image = image.to(next(network.parameters()).device).requires_grad_(True)
         with torch.enable_grad():

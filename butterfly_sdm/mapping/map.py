@@ -99,7 +99,7 @@ def predict_map(
     *,
     stride_px: int = 32,
     mode: Mode = "auto",
-    block_px: int = 2240,
+    block_px: int = 1856,
     species: Sequence[str] | None = None,
     min_valid_fraction: float = 0.5,
     dtype: Literal["float32", "uint16", "uint8"] = "float32",
@@ -137,7 +137,7 @@ def predict_map(
         ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it and the audit finds a mean
         difference of at most 0.03, otherwise exact.
     block_px
-        Side of the ground the trunk sees at once; more is faster and needs more memory (about 200 bytes per pixel).
+        Side of the ground the trunk sees at once; more is faster and needs more memory (about 150 bytes per pixel with its surroundings).
     species
         Species to map; None for all.
     min_valid_fraction
