@@ -376,6 +376,11 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Iter
     overrides
         ``key=value`` pairs with dotted keys, values as YAML: ``train.fit.epochs=3``.
 
+    Returns
+    -------
+    Config
+        Checked; ``out`` is filled in.
+
     Raises
     ------
     MissingFileError

@@ -299,6 +299,11 @@ def predict_map(
     -------
     MapResult
         Where the map lies and what it holds.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError, DataError, ModelError
+        No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run cannot be mapped so.
     """
     from butterfly_sdm.mapping import predict_map as write_map
     from butterfly_sdm.mapping.area import Area
@@ -488,7 +493,14 @@ def _settings_key(settings: Config) -> str:
 
 
 def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
-    """Open the data set a run was trained on, or the one given instead."""
+    """
+    Open the data set a run was trained on, or the one given instead.
+
+    Raises
+    ------
+    DataError
+        The run does not say where its data set lies.
+    """
     if isinstance(dataset, Dataset):
         return dataset
     if dataset is not None:
@@ -499,7 +511,14 @@ def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
 
 
 def check_species(predictor: Predictor, dataset: Dataset) -> None:
-    """Refuse a data set with other species than the predictor knows."""
+    """
+    Refuse a data set with other species than the predictor knows.
+
+    Raises
+    ------
+    ModelError
+        The species differ.
+    """
     if tuple(predictor.species) != dataset.species:
         missing = [name for name in predictor.species if name not in dataset.species]
         added = [name for name in dataset.species if name not in predictor.species]

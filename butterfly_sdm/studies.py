@@ -58,6 +58,11 @@ def ladder(
     -------
     Ladder
         One row per predictor, with intervals.
+
+    Raises
+    ------
+    ConfigError, DataError, ModelError
+        The config has no ladder, or a step of it is wrong.
     """
     from butterfly_sdm.evaluation import run_ladder
     from butterfly_sdm.evaluation.bootstrap import grid_blocks
@@ -143,6 +148,8 @@ def compare_change(
     ------
     ConfigError
         Nothing is changed, or a key is wrong.
+    ConfigError, DataError, ModelError
+        A setting is wrong, or the data set does not serve the model.
 
     Examples
     --------
@@ -286,6 +293,11 @@ def report(
     -------
     Path
         The page; Markdown and CSV lie beside it.
+
+    Raises
+    ------
+    DataError, MissingFileError
+        No run is named, or one or its data set is not there.
     """
     from butterfly_sdm.evaluation.findings import collect_findings
     from butterfly_sdm.evaluation.report import write_report

@@ -54,9 +54,11 @@ def thin_data(rows: Mapping[str, int], detections: pd.DataFrame, split: Split) -
             f"({rows.get('kept', 0):,}). Lower records.{setting} to keep more sites."
         )
     if len(split.train) < FEW_TO_LEARN or len(split.validation) < FEW_TO_JUDGE:
+        apart = len(detections) - len(split.part_of())
         found.append(
             f"There are only {len(split.train)} sites to learn from and {len(split.validation)} to judge by: scores will say "
             "little, and the mean rate will be hard to beat. Widen records.years, or lower records.min_records and min_visits."
+            + (f" {apart} sites are in no part of the split: a smaller split.buffer_m leaves out fewer." if apart > 0 else "")
         )
     sites = (detections > 0).sum()
     rare = sites[sites < FEW_OF_A_SPECIES].sort_values()

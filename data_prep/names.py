@@ -176,7 +176,14 @@ def read_species(path: Path) -> tuple[str, ...]:
 
 
 def checked_species(names: list[str] | tuple[str, ...], where: str) -> tuple[str, ...]:
-    """Return the names, none of them twice."""
+    """
+    Return the names, none of them twice.
+
+    Raises
+    ------
+    RecordsError
+        A name stands there twice.
+    """
     for name in names:
         if names.count(name) > 1:
             raise RecordsError(f"{where} names {name!r} twice. Remove one.")

@@ -275,6 +275,11 @@ def read_occurrences(
     columns
         Our name of a column: its name in the files.
 
+    Returns
+    -------
+    Occurrences
+        One table of coded rows, with what the codes mean.
+
     Raises
     ------
     MissingFileError

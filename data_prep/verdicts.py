@@ -131,7 +131,14 @@ class Verdicts:
     def of(
         cls, occurrences: Occurrences, rules: SurveyRules, sites: gpd.GeoDataFrame | None = None, *, numbered: bool = True
     ) -> Verdicts:
-        """Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps ``file`` and ``row``."""
+        """
+        Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps ``file`` and ``row``.
+
+        Raises
+        ------
+        RecordsError
+            The records name no places.
+        """
         if not set(GROUPS["place"]) & occurrences.columns:
             raise RecordsError("The records name no places: no file has coordinates, a footprint or a grid reference.")
         texts = occurrences.dictionaries

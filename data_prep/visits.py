@@ -182,9 +182,14 @@ def survey(
     rules
         Which records and sites count.
     sites
-        Listed sites, see :func:`data_prep.places.read_sites`; records elsewhere are then left out.
+        One row per listed site, see :func:`data_prep.places.read_sites`; records elsewhere are then left out.
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
+
+    Returns
+    -------
+    SurveyTable
+        (site, species) detections *k*, visits *n*, and the account of all rows.
 
     Raises
     ------

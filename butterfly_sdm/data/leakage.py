@@ -106,6 +106,11 @@ def leakage_report(
     area
         Places of the area that shall be mapped: columns ``easting`` and ``northing`` in metres.
 
+    Returns
+    -------
+    LeakageReport
+        Pairs of sites that share ground, distances of held-out sites in metres, prevalence.
+
     Raises
     ------
     DataError
@@ -142,6 +147,11 @@ def report_leakage(
         CRS of ``easting`` and ``northing``.
     rates
         (site, species) detection rates.
+
+    Raises
+    ------
+    DataError
+        The split has no training site with a visit.
     """
     from scipy.spatial import KDTree
 

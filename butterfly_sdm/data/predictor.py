@@ -50,7 +50,14 @@ class Saved(Protocol):
 
     @classmethod
     def load(cls, folder: Path) -> Any:
-        """Read what :meth:`save` wrote."""
+        """
+        Read what :meth:`save` wrote.
+
+        Returns
+        -------
+        Self
+            Fitted, as it was saved.
+        """
         ...
 
 

@@ -325,6 +325,11 @@ def open_scene(
     cloudy
         Classes of the Sentinel-2 scene classification that count as not measured, such as :data:`CLOUDY`.
 
+    Returns
+    -------
+    Scene
+        Named bands of one mosaic; nothing is read yet.
+
     Raises
     ------
     MissingFileError

@@ -134,6 +134,11 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
     seed
         Of the order in which clusters are dealt out.
 
+    Returns
+    -------
+    list of Split
+        One per fold, whose sites are its ``validation``.
+
     Raises
     ------
     DataError

@@ -50,8 +50,17 @@ def reliability(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFram
 
     Parameters
     ----------
+    sites
+        Sites to judge by; those without a visit are left out.
+    predictions
+        (site, species) presence probabilities.
     bins
         How many, with about equal numbers of visits each.
+
+    Returns
+    -------
+    Reliability
+        Curve, calibration error and the parts of the Brier score.
 
     Raises
     ------
@@ -164,6 +173,11 @@ def fit_recalibration(
         function [2]_, for thousands of visits.
     prior_visits
         Beta: how many visits speak for leaving the predictions as they are, so that rare species are not overfitted.
+
+    Returns
+    -------
+    Recalibration
+        A rising function per species.
 
     Raises
     ------

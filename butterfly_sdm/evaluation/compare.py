@@ -131,7 +131,14 @@ def cross_validate(
     folds
         From :func:`~butterfly_sdm.data.splits.spatial_folds`; no site may be held out twice.
     reference
-        Out-of-fold predictions of the mean rate, for skill and factors.
+        (site, species) out-of-fold predictions of the mean rate, for skill and factors.
+    name
+        Of the predictor, for tables.
+
+    Returns
+    -------
+    CrossValidation
+        Out-of-fold predictions and their scores.
 
     Raises
     ------
@@ -223,6 +230,8 @@ def compare(
 
     Parameters
     ----------
+    sites
+        Sites to compare on; those without a visit are left out.
     first, second
         (site, species) predictions.
     names
@@ -233,6 +242,13 @@ def compare(
         Block of each site; None: squares of 20 km.
     level
         Confidence of the intervals, the one over all and those per species (each by itself).
+    repeats
+        Of the bootstrap.
+
+    Returns
+    -------
+    Comparison
+        The difference with its interval, over all species and for each.
 
     Raises
     ------

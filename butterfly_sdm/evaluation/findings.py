@@ -114,6 +114,15 @@ def collect_findings(
         Run folder: its ``model.json`` and, if ``ladder`` is None, its ``ladder.csv`` are read if they are there.
     importance_repeats
         Shufflings per group of inputs; 0: no importance.
+    name
+        Of the predictor, for the report.
+    part
+        Of the split, on which it is judged.
+
+    Returns
+    -------
+    Findings
+        All that a report tells.
 
     Raises
     ------

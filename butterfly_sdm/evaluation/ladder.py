@@ -148,12 +148,17 @@ def run_ladder(
     n_folds, distance_m, folds
         Spatial cross-validation over the training and this part; ``n_folds = 0``: none; ``folds``: these instead.
     blocks
-        Of the bootstrap; None: squares of 20 km.
+        Block of each site, for the bootstrap; None: squares of 20 km.
     repeats
         Of the bootstrap.
     folder
         Where ``ladder.csv``, ``ladder.md``, ``ladder.png``, ``ladder_species.csv`` and, per predictor,
         ``predictions_NAME.parquet`` and ``out_of_fold_NAME.parquet`` go.
+
+    Returns
+    -------
+    Ladder
+        One row per predictor, best first, and all predictions.
 
     Raises
     ------

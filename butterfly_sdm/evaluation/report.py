@@ -37,6 +37,11 @@ def write_report(findings: Findings | Sequence[Findings], path: Path, *, withhel
     withheld
         Species whose places must not be shown: they have no map and no row of sites.
 
+    Returns
+    -------
+    Path
+        The page.
+
     Raises
     ------
     DataError

@@ -143,7 +143,7 @@ def score_predictions(
     predictions
         (site, species) presence probabilities; more sites are allowed, the species must be those of the data set.
     reference
-        Predictions that ``skill`` and ``factor`` compare with, usually those of the mean rate; None: both NaN.
+        (site, species) predictions that ``skill`` and ``factor`` compare with, usually those of the mean rate; None: both NaN.
     blocks
         Block of each site; None: ``dataset.sites["block"]`` if it is there.
     thresholds
@@ -151,6 +151,11 @@ def score_predictions(
         that the true skill is an upper bound.
     name
         Of the predictor.
+
+    Returns
+    -------
+    Scores
+        Overall, per species, per site and, with blocks, per block.
 
     Raises
     ------

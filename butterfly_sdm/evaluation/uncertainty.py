@@ -104,6 +104,11 @@ def fit_conformal(dataset: Dataset, out_of_fold: pd.DataFrame, *, level: float =
     level
         Between 0 and 1.
 
+    Returns
+    -------
+    Conformal
+        Width of the intervals per species.
+
     Raises
     ------
     DataError
@@ -150,6 +155,15 @@ def cross_coverage(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """
     Measure coverage honestly: the sites of each fold get intervals learned from the other folds.
+
+    Parameters
+    ----------
+    out_of_fold
+        (site, species) predictions by models that had not seen the site.
+    fold_of
+        Fold of each site.
+    level
+        Share of rates that the intervals shall hold.
 
     Returns
     -------

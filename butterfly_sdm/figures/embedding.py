@@ -45,6 +45,11 @@ def show_embedding(embeddings: Mapping[str, np.ndarray] | np.ndarray, values: np
     label
         What the number is.
 
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
     Raises
     ------
     DataError

@@ -84,6 +84,11 @@ def show_maps(
     same_scale
         One colour scale, from 0 to 1, for all panels; otherwise one per species, shared by the maps that are compared.
 
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
     Raises
     ------
     MissingFileError, RasterError
@@ -157,7 +162,14 @@ class MapView:
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write the view as one HTML file that any browser opens."""
+        """
+        Write the view as one HTML file that any browser opens; return its path.
+
+        Returns
+        -------
+        Path
+            Where it lies.
+        """
         from butterfly_sdm.data.artefact import write_text
 
         write_text(

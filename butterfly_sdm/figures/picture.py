@@ -19,7 +19,16 @@ OTHER = "#9aa5a8"
 
 
 class Picture(Figure):
-    """A matplotlib figure without pyplot: the last line of a notebook cell shows it."""
+    """
+    A matplotlib figure without pyplot: the last line of a notebook cell shows it.
+
+    Parameters
+    ----------
+    width, height
+        Inches.
+    options
+        Of :class:`matplotlib.figure.Figure`.
+    """
 
     def __init__(self, width: float, height: float, **options: Any) -> None:
         super().__init__(figsize=(width, height), layout="constrained", **options)

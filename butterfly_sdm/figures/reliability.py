@@ -18,6 +18,11 @@ def show_reliability(curve: pd.DataFrame, *, title: str = "") -> Picture:
         :attr:`butterfly_sdm.evaluation.calibration.Reliability.curve`.
     title
         Written above.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
     """
     picture = Picture(4.4, 4.2)
     axes = picture.add_subplot()

@@ -59,6 +59,11 @@ def show_rates(dataset: Dataset, species: str) -> Picture:
     """
     Show the detection rate of one species at every site; the size of a dot grows with the visits behind it.
 
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
     Raises
     ------
     DataError

@@ -33,6 +33,11 @@ def show_tiles(
     species
         How many of the most recorded species to name under each tile.
 
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
     Raises
     ------
     DataError

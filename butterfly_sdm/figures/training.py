@@ -21,6 +21,11 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
     reference
         Validation error of something simpler, such as the mean rate: drawn as a line in the panels of mean squared error.
 
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
     Raises
     ------
     MissingFileError

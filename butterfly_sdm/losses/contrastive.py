@@ -50,6 +50,12 @@ class ContrastiveLoss(nn.Module):
     Computed in float32 also under autocast. Anchors without a positive are left out. On a GPU the values of ``weights`` are
     not checked, since each check would make the device wait.
 
+    References
+    ----------
+    .. [1] T. L. van der Plas, S. Law, M. J. O. Pocock (2025), Predicting butterfly species presence from satellite imagery
+       using soft contrastive regularisation. arXiv 2505.09306.
+    .. [2] P. Khosla et al. (2020), Supervised contrastive learning. NeurIPS 33.
+
     Examples
     --------
     >>> z = nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]]))
@@ -144,6 +150,12 @@ class ContrastiveLoss(nn.Module):
         Return the sum of the loss and the number of pairs (or anchors) it is the mean of.
 
         Parts of a batch can so be joined: the loss of the whole is the sum of sums over the sum of numbers.
+
+        Parameters
+        ----------
+        z, weights, references, similarity, exclude
+            As in calling the loss: (n, d) embeddings, (n, m) pair weights, (m, d) references or None, (n, m) similarity of
+            labels or None, (n, m) pairs that count for nothing or None.
         """
         self._check(z, weights, references, similarity, exclude)
         with torch.autocast(z.device.type, enabled=False):

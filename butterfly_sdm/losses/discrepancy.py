@@ -42,6 +42,11 @@ def mean_discrepancy(x: Tensor, y: Tensor, *, width: float | None = None) -> Ten
     -----
     The biased estimate (means over all pairs), never negative.
 
+    Raises
+    ------
+    DataError
+        The samples are not (n, d) and (m, d), or the width is not above 0.
+
     References
     ----------
     .. [1] Gretton et al. (2012). A kernel two-sample test. JMLR 13.

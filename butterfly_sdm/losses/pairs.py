@@ -27,6 +27,11 @@ def same_class(labels: Tensor, references: Tensor | None = None) -> Tensor:
     -------
     Tensor of shape (n, m)
 
+    Raises
+    ------
+    DataError
+        The labels are not one number per sample.
+
     References
     ----------
     .. [1] Khosla et al. (2020). Supervised contrastive learning. NeurIPS 33.
@@ -53,6 +58,11 @@ def jaccard(labels: Tensor, references: Tensor | None = None, *, threshold: floa
         (n, labels) and (m, labels) multi-hot rows. Two empty sets have weight 0.
     threshold
         Pairs below it are no positives, in [0, 1].
+
+    Raises
+    ------
+    DataError
+        The threshold does not lie in [0, 1].
 
     References
     ----------
@@ -112,6 +122,11 @@ def nearest(similarity: Tensor, count: int, *, exclude: Tensor | None = None, po
     -----
     Among equally similar references those that ``torch.topk`` returns are kept, as in the published code: the same on every
     run on one device, yet an arbitrary choice, since the published rule defines none.
+
+    Raises
+    ------
+    DataError
+        Fewer than one is to be kept.
 
     References
     ----------

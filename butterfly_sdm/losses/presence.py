@@ -171,6 +171,11 @@ class PresenceLoss(nn.Module):
         -------
         loss, known : Tensor of shape (n, species)
             A label is missing (loss 0) where the site has no visit or ``detections`` is negative or NaN.
+
+        Raises
+        ------
+        DataError
+            Logits and detections are not both (sites, species), or visits not (sites,).
         """
         if logits.shape != detections.shape or visits.shape != logits.shape[:1]:
             raise DataError(

@@ -26,6 +26,13 @@ def map_difference(later: str | Path, earlier: str | Path, out: str | Path) -> d
 
     ``earlier`` is resampled (bilinear) if it lies on another grid. NaN where either has no value.
 
+    Parameters
+    ----------
+    later, earlier
+        Maps of this package, or GeoTIFFs with named bands.
+    out
+        GeoTIFF to write.
+
     Returns
     -------
     dict

@@ -172,6 +172,11 @@ def predict_map(
     workers, dask
         Processes on this machine, or the address of a Dask scheduler.
 
+    Returns
+    -------
+    MapResult
+        Where the map lies and what it holds.
+
     Raises
     ------
     RasterError

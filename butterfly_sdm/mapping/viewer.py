@@ -89,7 +89,23 @@ def _pack(name: str, unit: str, values: np.ndarray) -> dict[str, Any]:
 
 
 def export_page(path: str | Path, out: str | Path | None = None, **options: Any) -> Path:
-    """Write the page of :func:`viewer_page` to ``out``, by default ``MAP.html`` beside the map; return its path."""
+    """
+    Write the page of :func:`viewer_page` as one file that needs nothing from outside.
+
+    Parameters
+    ----------
+    path
+        The map.
+    out
+        The page; None: ``MAP.html`` beside the map.
+    options
+        Of :func:`viewer_page`.
+
+    Returns
+    -------
+    Path
+        Where the page lies.
+    """
     target = Path(out) if out is not None else Path(path).with_suffix(".html")
     write_text(target, viewer_page(path, **options))
     return target
@@ -101,8 +117,12 @@ def make_server(path: str | Path, *, port: int = 0, **options: Any) -> Threading
 
     Parameters
     ----------
+    path
+        The map.
     port
         0: any that is free; ``server_address`` tells which.
+    options
+        Of :func:`viewer_page`.
     """
     page = viewer_page(path, **options).encode()
 

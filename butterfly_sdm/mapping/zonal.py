@@ -69,8 +69,10 @@ def polygons_table(path: str | Path, polygons: Path | gpd.GeoDataFrame, *, name:
 
     Parameters
     ----------
+    path
+        The map.
     polygons
-        Vector file or polygons; where they overlap, the last counts.
+        Vector file, or one row per polygon; where they overlap, the last counts.
     name
         Column that names them; None: their number.
 
@@ -121,7 +123,14 @@ def _means(names: Sequence[str], sums: np.ndarray) -> pd.DataFrame:
 
 
 def write_zonal(table: gpd.GeoDataFrame, stem: Path) -> tuple[Path, Path]:
-    """Write a table as ``STEM.csv`` (without shapes) and ``STEM.parquet`` (GeoParquet)."""
+    """
+    Write a table as ``STEM.csv`` (without shapes) and ``STEM.parquet`` (GeoParquet).
+
+    Returns
+    -------
+    csv, parquet
+        Where they lie.
+    """
     stem = Path(stem)
     csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
     with atomic_path(csv) as temporary:

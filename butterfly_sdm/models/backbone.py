@@ -124,7 +124,14 @@ class Trunk(nn.Module):
 
 
 def read_weights(weights: str, backbone: str, bands: Sequence[str]) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    """Return the tensors of pretrained weights and, if known, the names of the bands of their stem."""
+    """
+    Return the tensors of pretrained weights and, if known, the names of the bands of their stem.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such file.
+    """
     if weights.endswith(WEIGHT_SUFFIXES):
         path = Path(weights)
         if not path.is_file():

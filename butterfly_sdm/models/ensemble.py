@@ -57,6 +57,11 @@ class Ensemble:
             Number of networks.
         settings
             Of each :class:`~butterfly_sdm.models.training.NetworkPredictor`.
+
+        Raises
+        ------
+        ModelError
+            There is not one member, or a setting is wrong.
         """
         from butterfly_sdm.models.training import NetworkPredictor
 
@@ -158,6 +163,8 @@ class Ensemble:
 
         Parameters
         ----------
+        folder
+            What :meth:`save` wrote.
         load_member
             Reads the folder of a member; by default members are networks or ensembles.
 
@@ -186,10 +193,19 @@ class Ensemble:
         """
         Join the fitted models of several run folders.
 
+        Parameters
+        ----------
+        folders
+            Run folders, or folders of saved models.
+        load_member
+            Reads one of them; None: as its ``model.json`` says.
+
         Raises
         ------
         DataError
             They do not predict the same species.
+        ModelError
+            A folder holds a kind of model that cannot be a member.
         """
         members = [(load_member or _load_member)(Path(folder)) for folder in folders]
         for folder, member in zip(folders, members, strict=True):

@@ -111,6 +111,11 @@ def band_statistics(reader: TileReader, rows: Tensor, *, most: int = 512) -> tup
         (n,) rows of the packed tiles of the training sites.
     most
         Tiles to look at, evenly chosen; 512 tiles hold tens of millions of pixels.
+
+    Raises
+    ------
+    DataError
+        No tile has a valid pixel.
     """
     if len(rows) > most:
         rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]

@@ -181,7 +181,14 @@ class PresenceNet(nn.Module):
         return image
 
     def features(self, image: Tensor) -> Tensor:
-        """Return the feature map (n, channels, height / stride, width / stride) of standardised images of any size."""
+        """
+        Return the feature map (n, channels, height / stride, width / stride) of standardised images of any size.
+
+        Raises
+        ------
+        ModelError
+            The network was trained without imagery.
+        """
         if self.trunk is None:
             raise ModelError("This network was trained without imagery; it has no feature map.")
         return self.trunk(image)

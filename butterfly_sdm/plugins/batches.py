@@ -62,6 +62,11 @@ def split_by_group(
     -------
     ndarray of shape (n,)
         ``train``, ``validation`` or ``test``.
+
+    Raises
+    ------
+    DataError
+        The fractions do not sum to 1.
     """
     if abs(sum(fractions) - 1) > 1e-6:
         raise DataError(f"The fractions of a split sum to 1; {fractions} sum to {sum(fractions):g}.")

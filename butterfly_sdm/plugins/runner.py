@@ -115,7 +115,14 @@ def run(
     overrides: Iterable[str],
     progress: Progress,
 ) -> Path:
-    """Do what :func:`butterfly_sdm.plugins.plugin.run_plugin` promises, with an imported plugin."""
+    """
+    Do what :func:`butterfly_sdm.plugins.plugin.run_plugin` promises, with an imported plugin.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, PluginError
+        The settings are wrong, what is to be predicted is not there, or the verb is none.
+    """
     if verb not in ("train", "evaluate", "predict"):
         raise PluginError(f"A plugin can train, evaluate and predict; {verb!r} is none of them.")
     config, base = load_settings(plugin.config, config_path, overrides, example="--set seed=1")

@@ -19,7 +19,14 @@ _DATASET = "Simulated butterfly survey (butterfly_sdm)"
 
 
 def choose_sites(land: Landscape, rng: np.random.Generator, n_sites: int, window_px: int) -> pd.DataFrame:
-    """Choose squares of the national grid, more of them near towns and near each other."""
+    """
+    Choose squares of the national grid, more of them near towns and near each other.
+
+    Raises
+    ------
+    DataError
+        The landscape has no room for so many.
+    """
     size = land.size_px
     margin_m = (window_px // 2 + 2) * PIXEL_M
     right, bottom = LEFT + size * PIXEL_M, TOP - size * PIXEL_M

@@ -103,7 +103,14 @@ class ArchiveReader:
         return bool(names & {"meta.xml", "occurrence.txt"})
 
     def open(self, path: Path, columns: Mapping[str, str]) -> DarwinCoreArchive:
-        """Open an archive."""
+        """
+        Open an archive.
+
+        Raises
+        ------
+        RecordsError
+            The archive is damaged or holds no occurrences.
+        """
         container = open_container(path)
         root = _root(container)
         notes: list[str] = []

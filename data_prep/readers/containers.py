@@ -33,7 +33,14 @@ class Container:
     names: tuple[str, ...]
 
     def open(self, name: str) -> BinaryIO:
-        """Open a file within; damage shows as :class:`RecordsError` while reading."""
+        """
+        Open a file within; damage shows as :class:`RecordsError` while reading.
+
+        Raises
+        ------
+        RecordsError
+            The entry is damaged or cannot be trusted.
+        """
         if self.path.is_dir():
             return (self.path / name).open("rb")
         try:
@@ -59,7 +66,14 @@ class Container:
             return archive.getinfo(name).file_size
 
     def read(self, name: str, *, limit: int = 16 << 20) -> bytes:
-        """Return a small file whole."""
+        """
+        Return a small file whole.
+
+        Raises
+        ------
+        RecordsError
+            The entry is too large or damaged.
+        """
         with self.open(name) as file:
             data = file.read(limit + 1)
         if len(data) > limit:

@@ -62,7 +62,14 @@ class ParquetTable:
     notes: tuple[str, ...] = ()
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
-        """Yield the rows."""
+        """
+        Yield the rows.
+
+        Raises
+        ------
+        RecordsError
+            The file is damaged.
+        """
         done = 0
         try:
             file = pq.ParquetFile(self.path)
@@ -112,7 +119,14 @@ class TableReader:
         return path.is_file() and _suffix(path) in (*_TEXT_SUFFIXES, ".parquet")
 
     def open(self, path: Path, columns: Mapping[str, str]) -> TextTable | ParquetTable:
-        """Open a table."""
+        """
+        Open a table.
+
+        Raises
+        ------
+        MissingFileError, RecordsError
+            There is no such file, or it is no table of records.
+        """
         if not path.is_file():
             raise MissingFileError(f"There are no records at {path}. Correct records.path.")
         if path.suffix.lower() == ".parquet":
@@ -136,7 +150,7 @@ class TableReader:
         except RecordsError as error:
             raise RecordsError(f"{where} holds no records: {error}. Download or export it again.") from None
         used = match_columns(layout.columns, self.known(layout.columns) | dict(columns), where)
-        require(list(used.values()), where)
+        require(list(used.values()), where, layout.columns)
         text = DelimitedText(where, opener, layout, used)
         return TextTable(path, text, size, self.day_first)
 
@@ -154,7 +168,7 @@ class TableReader:
         except (pa.ArrowInvalid, OSError) as error:
             raise RecordsError(f"{path} is not a Parquet table ({error}). Make it again.") from error
         used = match_columns(schema.names, self.known(tuple(schema.names)) | dict(columns), path.name)
-        require(list(used.values()), path.name)
+        require(list(used.values()), path.name, schema.names)
         return ParquetTable(path, used, path.stat().st_size, self.day_first)
 
 

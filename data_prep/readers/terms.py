@@ -107,9 +107,18 @@ def _term(alias: str) -> str | None:
     return next((term for term, aliases in _ALIASES.items() if alias in aliases), None)
 
 
-def require(terms: Sequence[str], where: str) -> None:
+def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> None:
     """
     Refuse a table that cannot say which species was where and when.
+
+    Parameters
+    ----------
+    terms
+        What was recognised.
+    where
+        The file, for messages.
+    header
+        Names of all its columns, for messages.
 
     Raises
     ------
@@ -117,19 +126,19 @@ def require(terms: Sequence[str], where: str) -> None:
         There is no date, place or name column.
     """
     have = set(terms)
+    named = ", ".join(name for name in header[:20] if name)
+    columns = f" Its columns are {named}{', ...' if len(header) > 20 else ''}." if named else ""
+
+    def missing(what: str, needed: str, term: str) -> RecordsError:
+        return RecordsError(
+            f"{where} has no {what} column: {needed} is needed.{columns} "
+            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}."
+        )
+
     if not have & {"eventDate", "year", "eventID"}:
-        raise RecordsError(
-            f"{where} has no date column: eventDate (or year, month and day) is needed. "
-            "If it has another name, say so in records.columns, such as {eventDate: NAME}."
-        )
+        raise missing("date", "eventDate (or year, month and day)", "eventDate")
     if not have & {"scientificName", "species"}:
-        raise RecordsError(
-            f"{where} has no species column: scientificName or species is needed. "
-            "If it has another name, say so in records.columns, such as {species: NAME}."
-        )
+        raise missing("species", "scientificName or species", "species")
     places = {"footprintWKT", "gridReference", "locationID", "eventID"} & have
     if not places and not {"decimalLatitude", "decimalLongitude"} <= have and not {"easting", "northing"} <= have:
-        raise RecordsError(
-            f"{where} has no place column: decimalLatitude and decimalLongitude, footprintWKT or gridReference is needed. "
-            "If it has another name, say so in records.columns, such as {gridReference: NAME}."
-        )
+        raise missing("place", "decimalLatitude and decimalLongitude, footprintWKT or gridReference", "gridReference")

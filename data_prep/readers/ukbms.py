@@ -104,7 +104,14 @@ class UkbmsReader:
         return _find(names, "visit") is not None and _find(names, "count") is not None
 
     def open(self, path: Path, columns: Mapping[str, str]) -> SiteVisitTables:
-        """Open the tables."""
+        """
+        Open the tables.
+
+        Raises
+        ------
+        MissingFileError, RecordsError
+            A table is missing or does not fit.
+        """
         if not path.exists():
             raise MissingFileError(f"There are no records at {path}. Correct records.path.")
         if not path.is_dir() and not is_zip(path):

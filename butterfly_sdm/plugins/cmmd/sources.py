@@ -104,6 +104,11 @@ def cbis(root: Path) -> pd.DataFrame:
     root
         With the tables ``*_case_description_*_set.csv`` and the images at the paths they give. An image with several findings
         counts once, as malignant if one of them is.
+
+    Raises
+    ------
+    MissingFileError
+        The folder does not hold the tables that list the images.
     """
     tables = sorted(root.glob("*_case_description_*_set.csv"))
     if not tables:

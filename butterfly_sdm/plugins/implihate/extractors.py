@@ -96,7 +96,14 @@ class LogMel:
         self.stretches = stretches
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
-        """Return ``audio`` of length mels * (stretches + 1)."""
+        """
+        Return ``audio`` of length mels * (stretches + 1).
+
+        Raises
+        ------
+        DataError
+            The file is no readable WAV, or shorter than 0.05 s.
+        """
         from scipy.io import wavfile
         from scipy.signal import stft
 
@@ -190,6 +197,11 @@ def extract_all(media: Path, folder: Path, extractors: Sequence[Extractor], *, p
     -------
     int
         Number of videos extracted now.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such folder.
     """
     if not media.is_dir():
         raise MissingFileError(f"There is no folder of media {media}.")

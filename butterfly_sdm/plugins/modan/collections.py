@@ -32,6 +32,11 @@ def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
         Of the data set.
     cap
         At most so many images per class, the first by name; None: all.
+
+    Raises
+    ------
+    DataError
+        The folder is not laid out as RadImageNet is.
     """
     rows = []
     for folder in sorted(_folder(root).glob("*/*/*")):
@@ -57,6 +62,11 @@ def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
         axial, coronal or sagittal; the middle slice is used.
     task
         acl, meniscus or abnormal.
+
+    Raises
+    ------
+    MissingFileError
+        A table of labels is not there.
     """
     tables = []
     for part, split in (("train", "train"), ("valid", "test")):
@@ -86,6 +96,11 @@ def dicom_folder(root: Path, spellings: Mapping[str, str], *, require_all: bool 
     -------
     table, dropped
         Number of files left out by reason.
+
+    Raises
+    ------
+    DataError
+        The folder holds no DICOM image with modality and anatomy.
     """
     known = SPELLINGS | {key.upper(): value for key, value in spellings.items()}
     dropped: Counter[str] = Counter()

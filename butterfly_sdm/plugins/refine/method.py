@@ -221,6 +221,11 @@ def load_defended(folder: str | Path) -> DefendedClassifier:
     -------
     DefendedClassifier
         Images (n, channels, size_px, size_px) in [0, 1] to class probabilities, on the CPU.
+
+    Raises
+    ------
+    ModelError
+        The folder holds no defended classifier.
     """
     config, _ = load_settings(RefineConfig, read_json(Path(folder) / "model.json")["settings"], ["accelerator=cpu"])
     model = PluginRun.open(Refine(), "refine", Path(folder), config).model()

@@ -115,6 +115,11 @@ def derangement(classes: int, seed: int) -> list[int]:
     """
     Draw a permutation without fixed points.
 
+    Raises
+    ------
+    ModelError
+        There are fewer than two classes.
+
     Examples
     --------
     >>> derangement(2, seed=0)
