@@ -131,7 +131,9 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     elif {"lon", "lat"} <= set(by_name):
         lon, _ = _numbers(table[by_name["lon"]].astype(str))
         lat, _ = _numbers(table[by_name["lat"]].astype(str))
-        geometry = [_point_square(x, y, 0.0) if np.isfinite(x + y) else None for x, y in zip(lon, lat, strict=True)]
+        geometry = [
+            s if known else None for s, known in zip(_point_squares(lon, lat, 0.0), np.isfinite(lon + lat), strict=True)
+        ]
     else:
         raise RecordsError(f"{path} does not say where its sites are: it needs footprint_wkt, grid_reference, or lon and lat.")
     return gpd.GeoDataFrame(index=pd.Index(ids, name="site_id"), geometry=list(geometry), crs="EPSG:4326")
@@ -201,8 +203,8 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
         polygons, bad = _footprints(wkt, table["footprintSRS"].to_numpy(dtype=object), given)
         reason[bad & (rules.kind == "footprint")] = REASONS.index("unreadable footprint")
         todo &= ~(bad & (rules.kind == "footprint"))
-        for row, polygon in polygons.items():
-            key = ("footprint", shapely.to_wkb(polygon))
+        for (row, polygon), code in zip(polygons.items(), shapely.to_wkb(list(polygons.values())), strict=True):
+            key = ("footprint", code)
             keys[row] = key
             shapes[key] = polygon
         done = np.zeros(count, dtype=bool)
@@ -369,16 +371,17 @@ def _add_points(
         return
     x, y = np.round(lon[rows], _DIGITS) + 0.0, np.round(lat[rows], _DIGITS) + 0.0
     largest = pd.DataFrame({"x": x, "y": y, "u": np.nan_to_num(uncertainty[rows])}).groupby(["x", "y"])["u"].max()
-    for (px, py), metres in largest.items():
-        shapes["point", px, py] = _point_square(px, py, metres)
-    for row, px, py in zip(rows, x, y, strict=True):
-        keys[row] = ("point", px, py)
+    px, py = (largest.index.get_level_values(axis).to_numpy() for axis in ("x", "y"))
+    squares = _point_squares(px, py, largest.to_numpy())
+    shapes.update(zip((("point", *place) for place in zip(px.tolist(), py.tolist(), strict=True)), squares, strict=True))
+    for row, place in zip(rows.tolist(), zip(x.tolist(), y.tolist(), strict=True), strict=True):
+        keys[row] = ("point", *place)
 
 
-def _point_square(lon: float, lat: float, uncertainty_m: float) -> shapely.Polygon:
-    half = max(uncertainty_m / np.sqrt(2), 5.0)
+def _point_squares(lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray | float) -> np.ndarray:
+    half = np.maximum(uncertainty_m / np.sqrt(2), 5.0)
     dy = half / _DEGREE_M
-    dx = dy / max(np.cos(np.radians(lat)), 1e-3)
+    dx = dy / np.maximum(np.cos(np.radians(lat)), 1e-3)
     return shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
 
 
@@ -403,7 +406,7 @@ def _number(
     by_key: dict[object, str] = {}
     if by_shape:
         normal_shapes = _normal_footprints(np.array([*shapes.values(), None])[:-1], [""] * len(shapes))
-        by_key = {key: by_shape.get(shapely.to_wkb(n), "") for key, n in zip(shapes, normal_shapes, strict=True) if n}
+        by_key = {key: by_shape.get(code, "") for key, code in zip(shapes, shapely.to_wkb(normal_shapes), strict=True)}
     numbers: dict[object, int] = {}
     footprints: list[shapely.Geometry] = []
     names: list[str] = []
@@ -443,11 +446,10 @@ def site_ids(places: Places, rows: Sequence[int]) -> list[str]:
     names = []
     shapes = places.footprints[list(rows)]
     normal = _normal_footprints(shapes, [""] * len(shapes))
-    for row, shape, settled in zip(rows, shapes, normal, strict=True):
-        if places.listed[row] or places.references[row]:
-            names.append(places.listed[row] or places.references[row])
-            continue
-        centre = shape.centroid
-        digest = hashlib.sha256(shapely.to_wkb(settled or shape)).hexdigest()[:6]
-        names.append(f"{abs(centre.y):.5f}{'NS'[int(centre.y < 0)]}_{abs(centre.x):.5f}{'EW'[int(centre.x < 0)]}_{digest}")
+    codes = shapely.to_wkb(np.where(shapely.is_missing(normal), shapes, normal))
+    centres = shapely.get_coordinates(shapely.centroid(shapes)).tolist()
+    for row, code, (lon, lat) in zip(rows, codes, centres, strict=True):
+        digest = hashlib.sha256(code).hexdigest()[:6]
+        centre = f"{abs(lat):.5f}{'NS'[int(lat < 0)]}_{abs(lon):.5f}{'EW'[int(lon < 0)]}_{digest}"
+        names.append(places.listed[row] or places.references[row] or centre)
     return names

@@ -12,7 +12,7 @@ import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.readers.containers import Container, escapes, is_zip, open_container
-from data_prep.readers.delimited import DelimitedText, Layout, sniff
+from data_prep.readers.delimited import DelimitedText, Layout, block_end, sniff
 from data_prep.readers.markup import children, first_text, local_name, parse_xml
 from data_prep.readers.reader import Block
 from data_prep.readers.terms import match_columns, require
@@ -69,19 +69,19 @@ class DarwinCoreArchive:
             text = DelimitedText(f"{name} in {self.path.name}", opener, table.layout, table.columns)
             last = 0
             for block, position in text.blocks():
-                filled = block.rows.with_columns(
-                    pl.lit(value).alias(term)
-                    if term not in block.rows.columns
-                    else pl.when(pl.col(term) == "").then(pl.lit(value)).otherwise(pl.col(term)).alias(term)
-                    for term, value in table.defaults.items()
+                block = block.after(rows)
+                filled = (
+                    block.rows
+                    if not table.defaults
+                    else block.rows.with_columns(
+                        pl.lit(value).alias(term)
+                        if term not in block.rows.columns
+                        else pl.when(pl.col(term) == "").then(pl.lit(value)).otherwise(pl.col(term)).alias(term)
+                        for term, value in table.defaults.items()
+                    )
                 )
-                numbers = block.numbers + rows if rows else block.numbers
-                malformed = (
-                    block.malformed.with_columns(pl.col("row") + pl.lit(rows, dtype=pl.UInt32)) if rows else block.malformed
-                )
-                ends = [int(series[-1]) for series in (numbers, malformed["row"]) if len(series)]
-                last = max([last, *ends])
-                yield Block(filled, numbers, malformed), offset + position
+                last = block_end(block, last)
+                yield Block(filled, block.numbers, block.malformed), offset + position
             rows = max(rows, last)
             offset += self.container.size(name)
             self.extra_notes.extend(text.notes)

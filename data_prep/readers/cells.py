@@ -33,7 +33,7 @@ _MASKS = _masks()
 
 
 def cut_cells(
-    text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], before: int, quote: str | None = None
+    text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], quote: str | None = None
 ) -> Block | None:
     r"""
     Cut rows into columns.
@@ -48,8 +48,6 @@ def cut_cells(
         Names of the columns in file order.
     wanted
         Column of the file: its term.
-    before
-        Number of the last row before the text.
     quote
         Encloses cells in which separators and line ends are text, and is written twice for itself; None: an ordinary character.
 
@@ -69,7 +67,7 @@ def cut_cells(
     windows = np.ndarray((len(held) - 15,), dtype="V16", buffer=held, strides=(1,))
     numbers: list[np.ndarray] = []
     malformed: list[tuple[int, str]] = []
-    done, number = 0, before
+    done = number = 0
     doubled = False
     for start, end in _pieces(text, size) if quote is None else [(0, size)]:
         piece = held[_PAD + start : _PAD + end]

@@ -8,9 +8,12 @@ Only wanted columns are kept. The next block is read meanwhile.
 from __future__ import annotations
 
 import csv
+import os
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import BinaryIO
 
 import polars as pl
@@ -20,6 +23,7 @@ from data_prep.readers.cells import cut_cells
 from data_prep.readers.reader import Block
 
 BLOCK_BYTES = 8 << 20
+CUTTERS = 2 if (os.cpu_count() or 1) > 2 else 1  # threads; one more reads, and the caller has something to do as well
 PIECE_BYTES = 1 << 20
 LONGEST_ROW = 16 << 20
 _LONGEST_FIELD_LINES = 200
@@ -84,10 +88,11 @@ class DelimitedText:
     def blocks(self) -> Iterator[tuple[Block, int]]:
         """Yield blocks of rows, each with the bytes read so far."""
         number, whole, first = 0, 0, ""
-        for data, position in _ahead(row_blocks(self.name, self.open, self.layout, self.block_bytes)):
-            block, damaged = _parse(data, self.layout, self.wanted, number)
+        pieces = row_blocks(self.name, self.open, self.layout, self.block_bytes)
+        for (block, damaged), position in _cut_ahead(pieces, partial(_parse, layout=self.layout, wanted=self.wanted)):
             if damaged and not self.notes:
                 self.notes.append(f"{self.name} has text that is not UTF-8; it was read as Windows-1252.")
+            block = block.after(number)
             number = block_end(block, number)
             whole += len(block.rows)
             first = first or (str(block.malformed["text"][0]) if len(block.malformed) else "")
@@ -98,13 +103,21 @@ class DelimitedText:
             raise _wrong_layout(self.name, number, self.layout, first)
 
 
-def _ahead(items: Iterator[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """Yield the items, the next one being made meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
-            yield item
+def _cut_ahead(
+    pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
+) -> Iterator[tuple[tuple[Block, bool], int]]:
+    """Cut pieces, in their order; meanwhile the next are cut and the one after them is read."""
+    waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(CUTTERS) as cutting:
+        coming = reading.submit(next, pieces, None)
+        while (piece := coming.result()) is not None:
+            coming = reading.submit(next, pieces, None)
+            waiting.append((cutting.submit(cut, piece[0]), piece[1]))
+            if len(waiting) > CUTTERS:
+                done, position = waiting.popleft()
+                yield done.result(), position
+        for done, position in waiting:
+            yield done.result(), position
 
 
 def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
@@ -249,15 +262,15 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
         return b"\n".join(rows), True
 
 
-def _parse(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> tuple[Block, bool]:
+def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
     text, damaged = utf8(data)
     quote = layout.quote if layout.quote is not None and layout.quote.encode() in text else None
-    block = cut_cells(text, layout.separator, layout.columns, wanted, before, quote)
-    return block or _cut_rows(text, layout, wanted, before), damaged
+    block = cut_cells(text, layout.separator, layout.columns, wanted, quote)
+    return block or _cut_rows(text, layout, wanted), damaged
 
 
-def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str], before: int) -> Block:
+def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
     """Cut rows one by one: slow, and never stopped by what a row holds."""
     width = len(layout.columns)
     place = {column: index for index, column in reversed(list(enumerate(layout.columns)))}
@@ -266,7 +279,7 @@ def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str], before: int) 
     good: list[list[str]] = []
     numbers: list[int] = []
     bad: list[tuple[int, str]] = []
-    number = before
+    number = 0
     for cells in _rows(text, layout):
         if not cells or cells == [""]:
             continue

@@ -60,6 +60,13 @@ class Block:
     numbers: pl.Series
     malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"row": pl.UInt32, "text": pl.String}))
 
+    def after(self, number: int) -> Block:
+        """Return the block with its rows numbered on after ``number``."""
+        if not number:
+            return self
+        shift = pl.lit(number, dtype=pl.UInt32)
+        return Block(self.rows, self.numbers + number, self.malformed.with_columns(pl.col("row") + shift))
+
 
 class RecordFile(Protocol):
     """
