@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.errors import ButterflySDMError
     from butterfly_sdm.pipeline import Run, build, check, evaluate, predict_map, train
     from butterfly_sdm.simulate import simulate_region
-    from butterfly_sdm.studies import compare_change, compare_runs, ladder, report
+    from butterfly_sdm.studies import compare_change, compare_runs, ladder, report, search
 
 # Names are loaded when first used: importing the package costs milliseconds, not the seconds of torch.
 _HOMES = {
@@ -33,6 +33,7 @@ _HOMES = {
     "compare_change": "butterfly_sdm.studies",
     "compare_runs": "butterfly_sdm.studies",
     "report": "butterfly_sdm.studies",
+    "search": "butterfly_sdm.studies",
     "Run": "butterfly_sdm.pipeline",
     "Dataset": "butterfly_sdm.data.dataset",
     "Split": "butterfly_sdm.data.splits",
@@ -56,6 +57,7 @@ __all__ = [
     "load_config",
     "predict_map",
     "report",
+    "search",
     "simulate_region",
     "train",
 ]

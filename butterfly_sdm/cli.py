@@ -326,6 +326,38 @@ def compare(
     terminal.summary("Two runs on the same held-out sites", {"verdict": result.verdict}, as_json=as_json)
 
 
+@app.command(
+    epilog=_example(
+        "butterfly-sdm search configs/s2bms_published.yaml --trials 50",
+        "butterfly-sdm search experiment.yaml --set search.method=random",
+    )
+)
+def search(
+    config: ConfigArgument,
+    out: Annotated[Path | None, typer.Option(help="Folder of the trials and of best.yaml.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Settings tried in all, those of earlier calls included.", min=1)] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if not the one the config builds.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Search settings of a network: try what search.space allows, judged on the validation part."""
+    from butterfly_sdm import studies
+
+    changes = [*(overrides or ()), *([f"search.trials={trials}"] if trials is not None else [])]
+    with terminal.progress_bars() as progress:
+        found = studies.search(config, out, dataset=dataset, overrides=changes, progress=progress)
+    score = found.table["score"]
+    terminal.summary(
+        "Search ended",
+        {"trials": f"{len(found.table)}, {int(score.isna().sum())} of them could not be fitted"}
+        | {"best score": f"{score.iloc[0]:.5f} on the validation part, which chose it: judge it on other sites"}
+        | dict(entry.split("=", 1) for entry in found.best)
+        | {"table": found.config.with_name("trials.csv"), "config": found.config},
+        next_commands=[f"butterfly-sdm train {found.config}"],
+        as_json=as_json,
+    )
+
+
 @app.command(epilog=_example("butterfly-sdm check runs/experiment/dataset"))
 def check(
     artefacts: Annotated[list[Path], typer.Argument(help="Data set folders, run folders, maps.", show_default=False)],

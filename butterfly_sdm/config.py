@@ -1,5 +1,5 @@
 """
-One YAML file per experiment: four sections, one per verb, checked strictly.
+One YAML file per experiment: a section per verb, checked strictly.
 
 Every wrong key, type or value is one :class:`~butterfly_sdm.errors.ConfigError` that names the key, the value and the rule.
 Relative paths are relative to the YAML file; ``${NAME}`` in a path stands for an environment variable.
@@ -281,7 +281,11 @@ class FitConfig(Section):
     patience: int | None = Field(10, ge=1, description="epochs without a better validation score; null: no early stop")
     score: Literal["loss", "mse"] = Field("loss", description="validation score that stops and chooses")
     keep: Literal["best", "last"] = Field("best", description="epoch whose weights are kept; last: validation decides nothing")
-    augment: bool = Field(True, description="turn, flip and shift the training tiles")
+    augment: bool = Field(True, description="turn, shift and light training tiles, blur the numbers of training sites")
+    covariate_noise: float = Field(0.1, ge=0, description="on covariates while training, in standard deviations of each")
+    position_blur: int = Field(
+        10, ge=0, description="blur positions while training by the distance to the so many-th nearest site; 0: not"
+    )
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field("32-true", description="16 bit is faster on a GPU")
     devices: int | Literal["auto"] = Field("auto", description="how many GPUs or processes")
     accelerator: str = Field("auto", description="auto, cpu, gpu or mps")
@@ -295,6 +299,25 @@ class TrainConfig(Section):
     dataset: InputPath | None = Field(None, description="null: the one that build makes")
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
+
+
+class BoundsConfig(Section):
+    """From where to where a setting is drawn."""
+
+    low: int | float = Field(description="least value")
+    high: int | float = Field(description="greatest value")
+    log: bool = Field(False, description="draw orders of magnitude evenly; above 0 only")
+    step: int | float | None = Field(None, description="draw multiples of this from low on; null: any number")
+
+
+class SearchConfig(Section):
+    """search: hyper-parameters of a network, judged on the validation part."""
+
+    space: dict[str, BoundsConfig | tuple[int | float | bool | str | None, ...]] = Field(
+        default_factory=dict, description="a setting such as train.fit.learning_rate: a list of choices, or low and high"
+    )
+    trials: int = Field(20, ge=1, description="settings tried in all")
+    method: Literal["tpe", "random"] = Field("tpe", description="tpe learns from earlier trials")
 
 
 class LadderStepConfig(Section):
@@ -361,6 +384,7 @@ class Config(Section):
     out: InputPath | None = Field(None, description="folder of the artefacts; null: runs/NAME beside the YAML")
     build: BuildConfig | None = Field(None, description="null: the data set is there already (train.dataset)")
     train: TrainConfig = TrainConfig()
+    search: SearchConfig = SearchConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     map: MapConfig = MapConfig()
 

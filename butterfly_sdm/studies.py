@@ -1,5 +1,5 @@
 """
-What is done around the four verbs: a ladder of predictors, a paired comparison, a report.
+What is done around the four verbs: a ladder of predictors, a paired comparison, a search of settings, a report.
 
 As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and writes a folder or a page.
 """
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import yaml
 
-from butterfly_sdm.config import Config, load_config
-from butterfly_sdm.data.artefact import atomic_path, fingerprint
+from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm.data.artefact import atomic_path, fingerprint, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.errors import ConfigError, DataError
@@ -270,6 +271,122 @@ def compare_runs(
         names = (str(one.folder), str(two.folder))
     tables = [run.predictor.predict(data, sites) for run in (one, two)]
     return compare(data, sites, tables[0], tables[1], names=names, score=score)
+
+
+@dataclass(frozen=True)
+class Search:
+    """
+    What a search found.
+
+    Attributes
+    ----------
+    table
+        One row per trial, best first: ``score`` on the validation part and the value of every setting.
+    best
+        The best settings as ``key=value``.
+    config
+        YAML of the experiment with the best settings, ready for :func:`butterfly_sdm.pipeline.train`.
+    """
+
+    table: pd.DataFrame
+    best: tuple[str, ...]
+    config: Path
+
+
+def search(
+    config: ConfigLike,
+    out: str | Path | None = None,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> Search:
+    """
+    Try settings of a network drawn from ``search.space``, each judged on the validation part.
+
+    A search that was interrupted continues, with the trials it would have had.
+
+    Parameters
+    ----------
+    config
+        Config with a section ``search``; what the space does not name is as in ``train``.
+    out
+        Folder of ``trials.csv`` and ``best.yaml``; by default ``search`` in the config's ``out``.
+    dataset
+        A data set or its folder, if not the one of the config.
+
+    Returns
+    -------
+    Search
+        All trials, and the config of the best. Its score on the validation part is too good, since it was chosen there.
+
+    Raises
+    ------
+    ConfigError
+        The space is empty or names something that is no setting of the network, or a value is not allowed.
+    MissingPackageError
+        Optuna is not installed.
+
+    Examples
+    --------
+    >>> search("experiment.yaml", overrides=["search.trials=50"])  # doctest: +SKIP
+    """
+    from butterfly_sdm.models.search import search as search_network
+
+    settings = load_config(config, overrides)
+    options = settings.search
+    if not options.space:
+        raise ConfigError(
+            "search.space is empty. Name settings, such as: "
+            "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
+        )
+    if settings.train.model.kind != "network":
+        raise ConfigError(f"train.model.kind is {settings.train.model.kind}; search draws settings of a network.")
+    space: dict[str, Any] = {}
+    homes: dict[str, str] = {}  # where a setting of the network stands in the config
+    for key, choice in options.space.items():
+        name = key.removeprefix("train.fit.").removeprefix("train.model.")
+        if name == key or name in ("kind", "members", "options"):
+            raise ConfigError(
+                f"search.space.{key}: a search draws settings of train.fit and train.model, such as train.fit.epochs."
+            )
+        bounds = not isinstance(choice, tuple)
+        for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
+            load_config(settings, [_assignment(key, value)])  # says what is wrong with it
+        space[name] = choice.model_dump(exclude_defaults=True) if bounds else list(choice)  # type: ignore[union-attr, arg-type]
+        homes[name] = key
+    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
+    if data.split is None:
+        raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
+    folder = Path(out) if out is not None else out_folder(settings) / "search"
+    single = load_config(settings, ["train.model.members=1"])
+    found = search_network(
+        data,
+        data.split.train,
+        validation=data.split.validation,
+        space=space,
+        trials=options.trials,
+        settings=make_predictor(single).settings(),  # type: ignore[attr-defined]
+        folder=folder,
+        method=options.method,
+        seed=settings.seed,
+        progress=progress,
+    )
+    best = []
+    for name, key in homes.items():
+        first, _, second = name.partition(".")
+        best.append(_assignment(key, found.best[first][second] if second else found.best[first]))
+    winner = load_config(settings, [*best, f"name={settings.name}_best"])
+    home = data.folder.resolve() if data.folder is not None else None
+    winner = winner.model_copy(
+        update={"out": folder.resolve() / "best", "train": winner.train.model_copy(update={"dataset": home})}
+    )
+    write_text(folder / "best.yaml", dump_config(winner))
+    return Search(found.trials, tuple(best), folder / "best.yaml")
+
+
+def _assignment(key: str, value: Any) -> str:
+    return f"{key}={yaml.safe_dump(value).splitlines()[0]}"
 
 
 def report(

@@ -1,11 +1,13 @@
-"""Augmentations that are true of images taken from straight above."""
+"""Changes of training sites that leave true what is said of them: images seen from above, numbers known roughly."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from scipy.spatial import KDTree
 from torch import Tensor
 
 
@@ -63,3 +65,44 @@ def dihedral(image: Tensor, way: int) -> Tensor:
     """Return images turned by ``way % 4`` quarters, and flipped from 4 on."""
     turned = torch.rot90(image, way % 4, dims=(-2, -1))
     return turned.flip(-1) if way >= 4 else turned
+
+
+@dataclass(frozen=True)
+class Blur:
+    """
+    Noise on the numbers of training sites, so that no site can be told from its neighbours and learned by heart.
+
+    Attributes
+    ----------
+    covariates
+        (covariates,) standard deviations in their own units; None: exact.
+    position
+        (n,) standard deviation in metres for each site; None: exact.
+    """
+
+    covariates: Tensor | None = None
+    position: Tensor | None = None
+
+    def of(self, name: str, values: Tensor, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the ``covariates`` or the ``position`` of the sites at ``places`` with noise."""
+        if name == "covariates" and self.covariates is not None:
+            return values + self.covariates * torch.randn(values.shape, generator=generator)
+        if name == "position" and self.position is not None:
+            return values + self.position[places, None] * torch.randn(values.shape, generator=generator)
+        return values
+
+
+def distance_to_neighbour(position: Tensor, which: int) -> Tensor:
+    """
+    Return how far from each position (n, 2) the ``which``-th nearest of the others lies, in metres; 0 where none is known.
+
+    Where sites lie thick a position says more than where they lie thin.
+    """
+    places = position.double().numpy()
+    known = np.isfinite(places).all(axis=1)
+    out = torch.zeros(len(places))
+    count = min(which, int(known.sum()) - 1)
+    if count > 0:
+        distance, _ = KDTree(places[known]).query(places[known], k=[count + 1])
+        out[torch.from_numpy(known)] = torch.from_numpy(distance[:, 0]).float()
+    return out

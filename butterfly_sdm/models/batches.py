@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from butterfly_sdm.data.loader import TileReader
-from butterfly_sdm.models.augment import Augmentation, dihedral, turned
+from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, turned
 from butterfly_sdm.models.inputs import SiteInputs
 from butterfly_sdm.models.presence_net import PresenceNet
 
@@ -36,6 +36,8 @@ class SiteBatches(TorchDataset[Batch]):
     augmentation
         What is done to images: beside its turns and lights the cut may lie anywhere in a larger tile. None: nothing, the cut is
         the middle.
+    blur
+        Noise on covariates and positions. None: they are exact.
     hide
         Share of sites from which each modality is hidden, so that the network learns to do without.
     """
@@ -47,10 +49,11 @@ class SiteBatches(TorchDataset[Batch]):
         *,
         pooled: Tensor | None = None,
         augmentation: Augmentation | None = None,
+        blur: Blur | None = None,
         hide: float = 0.0,
     ) -> None:
         self.inputs, self.reader, self.pooled = inputs, reader, pooled
-        self.augmentation, self.hide = augmentation, hide
+        self.augmentation, self.blur, self.hide = augmentation, blur, hide
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -88,6 +91,8 @@ class SiteBatches(TorchDataset[Batch]):
         for name, table in (("covariates", inputs.covariates), ("position", inputs.position)):
             if table is not None:
                 batch[name] = table[places]
+                if self.blur is not None:
+                    batch[name] = self.blur.of(name, batch[name], places, generator)
                 if self.hide > 0:
                     batch[name] = batch[name].masked_fill(hidden()[:, None], torch.nan)
         if inputs.tile_rows is None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.loader import ReadAhead
-from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError
 from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
@@ -245,6 +245,8 @@ class Journal(Callback):
                 "train.fit.learning_rate, or use precision 32-true."
             )
         self.rows.append(row)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, trainer.current_epoch)
         score = pl_module.scores.get(f"validation_{self.settings.score}")
         better = score is None or self.best is None or score < self.best
         if better:
@@ -284,6 +286,8 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
         The checkpoint there is damaged.
     ModelError
         The loss became infinite or not a number, or the device cannot be used.
+    MissingPackageError
+        Logs for TensorBoard are wanted, and it is not installed.
     """
     s = fitting.settings
     processes = _processes(s)
@@ -362,7 +366,13 @@ def _logger(settings: FitSettings, folder: Path | None) -> Any:
         return False
     from lightning.pytorch.loggers import TensorBoardLogger
 
-    return TensorBoardLogger(folder, name="tensorboard", version="")
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "train.fit.tensorboard needs TensorBoard: pip install 'butterfly-sdm[tensorboard]'. Without it history.csv "
+            "says the same."
+        ) from error
 
 
 @contextmanager

@@ -62,6 +62,12 @@ class Branch(nn.Module):
                 nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, length), nn.LayerNorm(length)
             )
 
+    def start_at_unit_length(self) -> None:
+        """Let its vectors have the length of an embedding of an image at first, not sqrt(length) times as much."""
+        last = self.layers[-1] if isinstance(self.layers, nn.Sequential) else None
+        if isinstance(last, nn.LayerNorm):
+            nn.init.constant_(last.weight, len(self.missing) ** -0.5)
+
     def forward(self, value: Tensor | None, present: Tensor | None, rows: int) -> Tensor:
         """
         Return (rows, length).
@@ -95,6 +101,21 @@ class Fusion(nn.Module):
         super().__init__()
         self.rule = rule
         self.layer = nn.Linear(modalities * length, length if rule == "concatenate" else modalities)
+
+    def start_from_first(self) -> None:
+        """
+        Let the joined vector be nearly the first one at first, so that the others learn what it leaves over.
+
+        Numbers tell training sites apart long before a trunk has learned what their images have in common; joined on equal
+        terms they are learned by heart, and the image is not learned at all.
+        """
+        if self.rule != "concatenate":
+            return
+        length = self.layer.out_features
+        with torch.no_grad():
+            self.layer.weight.mul_(0.1)  # not 0: a vector of length 0 has no direction
+            self.layer.weight[:, :length] = torch.eye(length)
+            self.layer.bias.zero_()
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Return (n, length) for parts of shape (n, length)."""

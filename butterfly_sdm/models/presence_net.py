@@ -144,6 +144,11 @@ class PresenceNet(nn.Module):
             self.encoding = PositionEncoding(a.waves, scale=a.wave_scale, seed=seed)
             self.branches["position"] = Branch(self.encoding.length, a.embedding, dropout=a.dropout)
         self.fusion = Fusion(len(self.branches), a.embedding, rule=a.fusion) if len(self.branches) > 1 else None
+        if self.fusion is not None and a.bands:
+            self.fusion.start_from_first()
+            for branch in self.branches.children():
+                assert isinstance(branch, Branch)
+                branch.start_at_unit_length()
 
         layers: list[nn.Module] = []
         width = a.embedding

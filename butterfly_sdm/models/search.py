@@ -10,22 +10,13 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from butterfly_sdm.data.artefact import atomic_path, fingerprint
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, ModelError
 from butterfly_sdm.models.training import NetworkPredictor
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.search")
-
-# Random search of van der Plas et al. (2025): learning rate, batch size, head, and the settings of the regulariser.
-PUBLISHED_SPACE: dict[str, Any] = {
-    "learning_rate": {"low": 1e-5, "high": 1e-2, "log": True},
-    "batch_size": [32, 64, 128, 256],
-    "head_layers": [1, 2, 3],
-    "regulariser.weight": [0.0, 0.1, 0.2, 0.5],
-    "regulariser.temperature": {"low": 0.1, "high": 1.0},
-    "regulariser.nearest": [1, 5, 10],
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +62,7 @@ def search(
         on sites that chose nothing.
     space
         Name of a setting (``regulariser.weight`` for one of the regulariser's): a list of choices, or ``low`` and ``high`` with
-        optionally ``log`` (true) or ``step``. :data:`PUBLISHED_SPACE` is an example.
+        optionally ``log`` (true) or ``step``.
     trials
         How many in all, those of an interrupted search included.
     settings
@@ -86,7 +77,7 @@ def search(
     MissingPackageError
         Optuna is not installed.
     ModelError
-        The space names an unknown setting, or no trial ended well.
+        The space names an unknown setting, the folder holds another search, or no trial ended well.
     """
     try:
         import optuna
@@ -111,6 +102,16 @@ def search(
         # Each trial draws anew from seed and number, so that a continued search draws what it would have drawn.
         samplers: dict[str, type] = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
         study = optuna.create_study(study_name="search", storage=storage, load_if_exists=True, direction="minimize")
+        key = fingerprint(
+            {"space": dict(space), "settings": fixed, "method": method, "seed": seed, "dataset": dataset.fingerprint}
+            | {"sites": list(sites), "validation": list(validation)}
+        )
+        if study.user_attrs.get("key", key) != key:
+            raise ModelError(
+                f"{folder} holds a search with another space, other settings or other data. Choose another folder (--out), "
+                "or remove it."
+            )
+        study.set_user_attr("key", key)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
         done = len(study.get_trials(deepcopy=False, states=ended))
         progress("search", min(done, trials), trials)
@@ -128,7 +129,8 @@ def search(
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done += 1
             if folder is not None:
-                _table(study).to_csv(Path(folder) / "trials.csv", index=False)
+                with atomic_path(Path(folder) / "trials.csv") as temporary:
+                    _table(study).to_csv(temporary, index=False)
             progress("search", done, trials)
         if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             raise ModelError(f"None of the {trials} trials could be fitted. Narrow the space, learning_rate first.")

@@ -19,6 +19,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.loader import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.presence import PresenceName
+from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.backbone import Padding
 from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.models.fusion import FusionRule
@@ -86,7 +87,11 @@ class NetworkPredictor:
         loss, or ``mse``), and whether the weights of the ``best`` or the ``last`` epoch are kept. ``last`` lets the
         validation sites decide nothing, so that their score is that of unseen sites.
     augment
-        Whether training tiles are turned, flipped, shifted and differently lit.
+        Whether training tiles are turned, flipped, shifted and differently lit, and numbers of training sites blurred.
+    covariate_noise
+        Standard deviation of the noise on covariates while training, in standard deviations of each.
+    position_blur
+        Positions are blurred while training by the distance to the so many-th nearest training site; 0: not.
     precision, accelerator, devices, deterministic
         As Lightning's Trainer takes them.
     tensorboard
@@ -141,6 +146,8 @@ class NetworkPredictor:
     score: Literal["loss", "mse"] = "loss"
     keep: Literal["best", "last"] = "best"
     augment: bool = True
+    covariate_noise: float = 0.1
+    position_blur: int = 10
     precision: str = "32-true"
     accelerator: str = "auto"
     devices: int | Literal["auto"] = "auto"
@@ -161,6 +168,9 @@ class NetworkPredictor:
         for name in ("epochs", "batch_size", "accumulate", "embedding", "head_layers"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1; it is {getattr(self, name)}.")
+        for name in ("covariate_noise", "position_blur"):
+            if not getattr(self, name) >= 0:
+                raise ModelError(f"{name} must be at least 0; it is {getattr(self, name)}.")
         if not self.learning_rate > 0:
             raise ModelError(f"learning_rate must be above 0; it is {self.learning_rate}.")
         self.species: tuple[str, ...] = ()
@@ -210,7 +220,6 @@ class NetworkPredictor:
         """
         from butterfly_sdm.losses.contrastive import SoftRegulariser
         from butterfly_sdm.losses.presence import PresenceLoss
-        from butterfly_sdm.models.augment import Augmentation
         from butterfly_sdm.models.batches import SiteBatches, trunk_features
         from butterfly_sdm.models.fitting import FitSettings, Fitting, run_fit
 
@@ -262,6 +271,7 @@ class NetworkPredictor:
                     reader,
                     pooled=pooled[0],
                     augmentation=Augmentation() if self.augment and reader is not None else None,
+                    blur=self._blur(net, train) if self.augment else None,
                     hide=self.modality_dropout,
                 ),
                 SiteBatches(held, reader, pooled=pooled[1]) if held is not None else None,
@@ -416,6 +426,14 @@ class NetworkPredictor:
             },
         )  # fmt: skip
         return PresenceNet(architecture, seed=self.seed)
+
+    def _blur(self, net: PresenceNet, train: SiteInputs) -> Blur:
+        covariates = position = None
+        if train.covariates is not None and self.covariate_noise > 0:
+            covariates = self.covariate_noise * net.covariate_std
+        if train.position is not None and self.position_blur > 0:
+            position = distance_to_neighbour(train.position, self.position_blur)
+        return Blur(covariates, position)
 
     def _usable(self, dataset: Dataset, sites: Sequence[str], part: str) -> list[str]:
         visits = dataset.visits.to_numpy()[dataset.rows(sites)]

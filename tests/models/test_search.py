@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.models.search import PUBLISHED_SPACE, search
+from butterfly_sdm.models.search import search
 
 pytest.importorskip("optuna")
 SETTINGS = {"image": False, "covariates": True, "embedding": 8, "epochs": 2, "batch_size": 8, "accelerator": "cpu"}
@@ -39,9 +39,10 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
     assert (tmp_path / "trials.csv").is_file()
 
 
-def test_the_published_space_names_settings_of_a_network(data) -> None:
-    result = run(data, space=PUBLISHED_SPACE, trials=1, method="random")
-    assert set(PUBLISHED_SPACE) <= set(result.trials.columns)
+def test_another_search_in_the_same_folder_is_refused(data, tmp_path: Path) -> None:
+    run(data, trials=1, folder=tmp_path)
+    with pytest.raises(ModelError, match="holds a search with another space"):
+        run(data, trials=2, folder=tmp_path, space=SPACE | {"dropout": [0.0, 0.5]})
 
 
 def test_what_does_not_fit_is_said(data) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor, Saved
-from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, MissingPackageError, ModelError
 from butterfly_sdm.models.training import NetworkPredictor
 
 SMALL = {
@@ -126,6 +126,31 @@ def test_an_interrupted_fit_continues_with_the_result_it_would_have_had(make, tm
     pd.testing.assert_frame_equal(
         pd.read_csv(tmp_path / "whole" / "history.csv")[names], pd.read_csv(tmp_path / "cut" / "history.csv")[names]
     )
+
+
+def test_logs_for_tensorboard_hold_every_epoch(make, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    dataset = make(24, image=False)
+    network = NetworkPredictor(**TABLE | {"tensorboard": True})
+    network.fit(dataset, dataset.split.train, validation=dataset.split.validation, folder=tmp_path)
+    log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    for name in ("train_loss", "train_regulariser", "validation_loss", "validation_mse", "learning_rate"):
+        values = [event.value for event in log.Scalars(name)]
+        assert values == pytest.approx(network.history[name].tolist(), rel=1e-5)
+
+
+def test_without_tensorboard_the_wish_for_its_logs_is_answered(make, tmp_path: Path, monkeypatch) -> None:
+    from lightning.pytorch import loggers
+
+    def absent(*_, **__):
+        raise ModuleNotFoundError("No module named 'tensorboard'")
+
+    monkeypatch.setattr(loggers, "TensorBoardLogger", absent)
+    dataset = make(12, image=False)
+    with pytest.raises(MissingPackageError, match=r"pip install 'butterfly-sdm\[tensorboard\]'"):
+        NetworkPredictor(**TABLE | {"tensorboard": True}).fit(dataset, dataset.split.train, folder=tmp_path)
 
 
 def test_a_finished_fit_is_not_fitted_again(make, tmp_path: Path) -> None:
@@ -342,7 +367,7 @@ def test_normalisation_comes_from_the_training_sites_alone(make) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> None:
     dataset = make(24, image=False)
-    settings = TABLE | {"epochs": 3, "regulariser": {"weight": 0.5}}
+    settings = TABLE | {"epochs": 3, "regulariser": {"weight": 0.5}, "augment": False}  # each process draws its own
     one = NetworkPredictor(**settings | {"batch_size": 8})
     two = NetworkPredictor(**settings | {"batch_size": 4, "devices": 2})
     first, second = (
