@@ -252,10 +252,12 @@ def map_(
 
 @app.command(epilog=_example("butterfly-sdm view map.tif", "butterfly-sdm view map.tif --export map.html"))
 def view(
-    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map, or any GeoTIFF with named bands.", show_default=False)],
+    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False)],
     export: Annotated[Path | None, typer.Option(help="Write a self-contained page instead of serving one.")] = None,
     port: Annotated[int, typer.Option(help="Port on this machine; 0: any that is free.", min=0, max=65535)] = 0,
-    limit: Annotated[float | None, typer.Option(help="Hatch places more dissimilar to the training sites than this.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(help="Hatch places more dissimilar to the training sites than this; else as the map says.")
+    ] = None,
 ) -> None:
     """Look at a map in the browser: a page on this machine alone, with a species picker."""
     from butterfly_sdm.mapping.viewer import export_page, make_server

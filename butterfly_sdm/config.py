@@ -362,6 +362,9 @@ class MapConfig(Section):
     layers: tuple[Literal["richness", "richness_variance", "spread", "applicability"], ...] = Field(
         (), description="bands after the species; applicability: how unlike the training sites a place is"
     )
+    presence_above: Fraction | None = Field(
+        None, description="also a band per species of presence (1) where its probability is at least this, else absence (0)"
+    )
     only_applicable: bool = Field(False, description="no prediction outside the area of applicability")
     withhold: tuple[str, ...] = Field((), description="sensitive species that get no band")
     coarsen_m: dict[str, float] = Field(default_factory=dict, description="sensitive species: side of squares told only")

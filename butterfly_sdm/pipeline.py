@@ -307,6 +307,7 @@ def predict_map(
     """
     from butterfly_sdm.mapping import predict_map as write_map
     from butterfly_sdm.mapping.area import Area
+    from butterfly_sdm.mapping.layers import Presence
     from butterfly_sdm.mapping.policy import SensitivePolicy
     from data_prep.scenes import scene_of
 
@@ -323,10 +324,14 @@ def predict_map(
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
     scene, _ = scene_of(wanted, scratch=target.parent / f".{target.stem}.scenes", progress=progress)
-    options = settings.map.model_dump(exclude={"scenes", "area", "masks", "withhold", "coarsen_m", "layers", "only_applicable"})
+    options = settings.map.model_dump(
+        exclude={"scenes", "area", "masks", "withhold", "coarsen_m", "layers", "only_applicable", "presence_above"}
+    )
     layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
     if "applicability" in settings.map.layers or settings.map.only_applicable:
         layers.append(_applicability(opened, only=settings.map.only_applicable))
+    if settings.map.presence_above is not None:
+        layers.append(Presence(settings.map.presence_above))
     return write_map(
         opened.predictor,
         scene,
@@ -352,9 +357,7 @@ def _applicability(run: Run, *, only: bool) -> Layer:
     blocks = data.sites.get("block")
     if isinstance(run.predictor, Embedding):
         known = Applicability.fit(run.predictor.embed(data, sites), fold_of=blocks)
-        return Derived(
-            "dissimilarity", known.dissimilarity_of, of="embedding", unit=unit, limit=known.threshold if only else None
-        )
+        return Derived("dissimilarity", known.dissimilarity_of, of="embedding", unit=unit, limit=known.threshold, masks=only)
     if data.covariates is None:
         raise ModelError(
             "The area of applicability needs a network, or a model with covariates; this one has neither. Leave the layer out."
@@ -365,7 +368,8 @@ def _applicability(run: Run, *, only: bool) -> Layer:
         lambda places: known.dissimilarity(places.covariates).to_numpy(),
         of="sites",
         unit=unit,
-        limit=known.threshold if only else None,
+        limit=known.threshold,
+        masks=only,
     )
 
 

@@ -41,7 +41,7 @@ class MapReader:
         self.tags = read_tags(self.path)
         with rasterio.open(self.path) as source:
             self.names: tuple[str, ...] = source.descriptions
-            self.units: tuple[str, ...] = source.units
+            self.units: tuple[str, ...] = tuple(unit or "" for unit in source.units)
             self.scales = np.array(source.scales)
             self.crs: Any = source.crs
             self.transform: Any = source.transform

@@ -166,7 +166,9 @@ class Derived:
         What the function is given: ``probability`` (n, species), ``embedding`` (n, length) of a network, or ``sites``: a data
         set with the positions and covariates of n places.
     limit
-        Positions with a larger number lose their probabilities; None: none do.
+        A larger number is a warning: it is in the metadata, and a page of the map hatches such places. None: no number is.
+    masks
+        Whether positions above the limit lose their probabilities.
     maximum
         No value exceeds it: sets the scale where whole numbers are stored.
 
@@ -180,6 +182,7 @@ class Derived:
     of: Literal["probability", "embedding", "sites"] = "embedding"
     unit: str = ""
     limit: float | None = None
+    masks: bool = True
     maximum: float = 10.0
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:

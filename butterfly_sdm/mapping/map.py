@@ -25,7 +25,7 @@ from butterfly_sdm.mapping.audit import audit_engine, audit_positions
 from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
 from butterfly_sdm.mapping.grid import on_grid
 from butterfly_sdm.mapping.lattice import Lattice
-from butterfly_sdm.mapping.layers import Layer, named_layers
+from butterfly_sdm.mapping.layers import Derived, Layer, named_layers
 from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
 from butterfly_sdm.mapping.positions import CovariateRasters
 from butterfly_sdm.mapping.sight import members_of, sight_of
@@ -294,6 +294,7 @@ def predict_map(
             "margin_px": margin_px,
             "min_valid_fraction": min_valid_fraction,
             "sensitive": policy.record(),
+            "limits": {layer.name: layer.limit for layer in extra if isinstance(layer, Derived) and layer.limit is not None},
             "version": package_version(),
         } | ({"engine": surface.engine.name} if dense else {})
         counts = _write(surface, store, out, chosen, extra, policy, dtype, work, tags, progress)
@@ -328,12 +329,14 @@ def _write(
         for rows in parts:
             strip = coarse.apply(surface.strip(store, rows).take(chosen))
             known = strip.known
-            derived = [layer.values(strip) for layer in layers]
-            for layer, values in zip(layers, derived, strict=True):
-                limit = getattr(layer, "limit", None)
-                if limit is not None:
-                    strip = strip.without(values[0] > limit)
-            writer.write(rows, np.concatenate([strip.probability, *derived]))
+            derived: dict[int, np.ndarray] = {}
+            shown = strip
+            for number, layer in enumerate(layers):
+                if isinstance(layer, Derived) and layer.limit is not None and layer.masks:
+                    derived[number] = layer.values(strip)
+                    shown = shown.without(derived[number][0] > layer.limit)
+            derived |= {number: layer.values(shown) for number, layer in enumerate(layers) if number not in derived}
+            writer.write(rows, np.concatenate([shown.probability, *(derived[number] for number in range(len(layers)))]))
             counts["predicted"] += int(known.sum())
             counts["outside_area"] += int((~surface.wanted[rows]).sum())
             counts["without_imagery"] += int((~known & surface.wanted[rows]).sum())

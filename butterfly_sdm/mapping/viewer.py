@@ -32,7 +32,8 @@ def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = 
     most_px
         Larger maps are reduced to so many pixels a side.
     overlay, limit
-        Band, such as a dissimilarity, that is drawn as hatching where it exceeds ``limit``.
+        Band, such as a dissimilarity, that is drawn as hatching where it exceeds ``limit``. None: as the metadata of the map
+        says.
 
     Raises
     ------
@@ -40,8 +41,12 @@ def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = 
         The band of the overlay is not in the map, or no limit is given for it.
     """
     source = MapReader(path)
+    limits = source.tags.get("limits") or {}
+    if overlay is None:
+        overlay = next((name for name in limits if name in source.names), None)
     if overlay is not None:
         source.indexes([overlay])
+        limit = limits.get(overlay) if limit is None else limit
         if limit is None:
             raise DataError(f"The overlay {overlay!r} needs a limit: the largest value that counts as applicable.")
     values = read_reduced(source.path, None, most_px)

@@ -16,6 +16,7 @@ from butterfly_sdm.mapping.area import Area
 from butterfly_sdm.mapping.difference import map_difference
 from butterfly_sdm.mapping.layers import Derived, Presence
 from butterfly_sdm.mapping.policy import SensitivePolicy
+from butterfly_sdm.mapping.viewer import viewer_page
 from butterfly_sdm.mapping.writer import check_map, read_tags
 from butterfly_sdm.mapping.zonal import polygons_table, squares_table, write_zonal
 from tests.mapping.world import Position, Windows, write_scene
@@ -109,9 +110,21 @@ def test_layers_follow_the_species(scene, tmp_path):
 
 def test_places_unlike_the_training_sites_lose_their_values(scene, tmp_path):
     far = Derived("dissimilarity", lambda sites: (sites.sites["easting"].to_numpy() - 400_000) / 1000, of="sites", limit=3.0)
-    values = read(predict_map(Position(), scene, tmp_path / "map.tif", layers=[far], beside=()))
-    np.testing.assert_array_equal(np.isnan(values[0]), values[2] > 3.0)
-    assert np.isfinite(values[2]).all()
+    values = read(predict_map(Position(), scene, tmp_path / "map.tif", layers=["richness", far, Presence(0.1)], beside=()))
+    for band in (0, 1, 2, 4):  # species, richness and presence alike
+        np.testing.assert_array_equal(np.isnan(values[band]), values[3] > 3.0)
+    assert np.isfinite(values[3]).all()
+
+
+def test_a_limit_that_masks_nothing_is_told_to_whoever_looks_at_the_map(scene, tmp_path):
+    far = Derived(
+        "dissimilarity", lambda sites: sites.sites["easting"].to_numpy() - 400_000, of="sites", limit=3000.0, masks=False
+    )
+    result = predict_map(Position(), scene, tmp_path / "map.tif", layers=[far], beside=())
+    assert np.isfinite(read(result)).all()
+    assert read_tags(result.path)["limits"] == {"dissimilarity": 3000.0}
+    page = viewer_page(result.path)
+    assert '"overlay": "dissimilarity", "limit": 3000.0' in page
 
 
 def test_embeddings_of_a_network_feed_layers(scene, tmp_path):
