@@ -47,6 +47,15 @@ class S2bmsConfig(Section):
     api: str = Field("https://zenodo.org/api", description="address of Zenodo")
 
 
+class LimitsConfig(Section):
+    """Bounds beyond which a file of records is taken for damaged or hostile."""
+
+    ratio: int = Field(200, ge=1, description="largest unpacked size of a file in an archive, in packed sizes")
+    row_mib: int = Field(16, ge=1, description="longest row, MiB")
+    columns: int = Field(10_000, ge=1, description="most columns")
+    description_mib: int = Field(16, ge=1, description="largest meta.xml, MiB")
+
+
 class RecordsConfig(Section):
     """Which records count, and what a visit is."""
 
@@ -87,6 +96,7 @@ class RecordsConfig(Section):
     sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
         default_factory=dict, description="species: in no table, or only as sums over squares of that size"
     )
+    limits: LimitsConfig = LimitsConfig()
 
     @model_validator(mode="after")
     def _some_records(self) -> Self:

@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
-from butterfly_sdm.data.artefact import damage, fingerprint, read_json, resumable_folder, sealed, sha256, write_json, write_text
+from butterfly_sdm.data.artefact import (
+    damage,
+    exclusive,
+    fingerprint,
+    read_json,
+    resumable_folder,
+    sealed,
+    sha256,
+    write_json,
+    write_text,
+)
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
@@ -253,23 +263,29 @@ def evaluate(
     -------
     Scores
         One row per predictor, with tables per species and per site.
+
+    Raises
+    ------
+    ArtefactError
+        Another process is writing into the folder.
     """
     from butterfly_sdm.evaluation import evaluate_run
 
     opened, settings = open_run(run, overrides)
     data = dataset_of(opened, dataset)
     check_species(opened.predictor, data)
-    part = settings.evaluate.part
-    return evaluate_run(
-        opened.predictor,
-        data,
-        opened.split,
-        part=part,
-        baselines=settings.evaluate.baselines,
-        folder=Path(out) if out is not None else opened.folder,
-        seed=settings.seed,
-        progress=progress,
-    )
+    folder = Path(out) if out is not None else opened.folder
+    with exclusive(folder):
+        return evaluate_run(
+            opened.predictor,
+            data,
+            opened.split,
+            part=settings.evaluate.part,
+            baselines=settings.evaluate.baselines,
+            folder=folder,
+            seed=settings.seed,
+            progress=progress,
+        )
 
 
 def predict_map(

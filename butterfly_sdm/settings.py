@@ -31,6 +31,10 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
     return Path(base, text) if base is not None else Path(text)
 
 
+LARGEST_BYTES = 1 << 20
+MOST_VALUES = 100_000
+_BAD_SCALAR = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  # what yaml raises for 2018-13-45 or !!bool x
+
 InputPath = Annotated[Path, AfterValidator(_resolve)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -120,12 +124,13 @@ def _choices(annotation: Any) -> str:
 
 
 def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > LARGEST_BYTES:
+        raise ConfigError(f"{path} has {size:,} bytes; a config has at most {LARGEST_BYTES:,}. Is it the file you mean?")
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        where = getattr(error, "problem_mark", None)
-        line = f" at line {where.line + 1}" if where is not None else ""
-        raise ConfigError(f"{path} is not YAML{line}: {getattr(error, 'problem', None) or error}.") from error
+        value = _parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not YAML{error}") from error
     if value is None:
         value = {}
     if not isinstance(value, dict):
@@ -133,14 +138,43 @@ def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     return value
 
 
+def _parse(text: str) -> Any:
+    """Return what a YAML text holds; a ValueError says where and why it cannot be read."""
+    try:
+        value = yaml.safe_load(text)
+        _weigh(value, [MOST_VALUES])
+    except RecursionError as error:
+        raise ValueError(": it is nested too deeply, or holds itself.") from error
+    except (yaml.YAMLError, *_BAD_SCALAR) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise ValueError(f"{line}: {getattr(error, 'problem', None) or error}.") from error
+    return value
+
+
+def _weigh(value: Any, left: list[int]) -> None:
+    """Refuse keys that are no text, and more values than a config has: aliases of aliases make billions of a few lines."""
+    left[0] -= 1
+    if left[0] < 0:
+        raise ValueError(f"it stands for more than {MOST_VALUES:,} values, by aliases of aliases or of itself")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str | int | float | None):
+                raise ValueError(f"the key {key!r} is a {type(key).__name__}; keys are text")
+            _weigh(item, left)
+    elif isinstance(value, list | tuple | set):
+        for item in value:
+            _weigh(item, left)
+
+
 def _override(value: dict[str, Any], override: str, example: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise ConfigError(f"--set {override!r} is not key=value, such as --set {example}")
     try:
-        new = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not YAML ({error}).") from error
+        new = _parse(text)
+    except ValueError as error:
+        raise ConfigError(f"--set {override!r}: the value is not YAML{error}") from error
     *parents, last = key.strip().split(".")
     for parent in parents:
         child = value.get(parent)

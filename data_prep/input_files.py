@@ -9,6 +9,7 @@ from pathlib import Path
 from butterfly_sdm.config import BuildConfig
 from butterfly_sdm.data.artefact import sha256
 from butterfly_sdm.data.dataset import Source
+from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.progress import Progress
 from data_prep.tiles import run_units
 
@@ -23,8 +24,18 @@ def input_files(config: BuildConfig) -> Iterator[Path]:
 
 
 def file_sources(config: BuildConfig, executor: Executor, progress: Progress) -> list[Source]:
-    """Return the files of imagery, covariates and the split a config names, each with its SHA-256."""
+    """
+    Return the files of imagery, covariates and the split a config names, each with its SHA-256.
+
+    Raises
+    ------
+    MissingFileError
+        One has vanished.
+    """
     wanted = [(role, path) for role, named in _named(config) for path in _shallow(named)]
+    for path in (path for _, path in _named(config)):
+        if not path.exists():
+            raise MissingFileError(f"{path} has vanished while it was used. Put it back and build again.")
     digests: dict[str, str] = {}
     for path, digest in run_units(executor, [(str(path), sha256, (path,)) for _, path in wanted]):
         digests[path] = digest

@@ -232,11 +232,7 @@ class _Coder:
         """Write the rows that wait."""
         if not self.waiting:
             return
-        path = self.folder / f"rows-{self.parts:05d}.parquet"
-        try:
-            pl.concat(self.waiting).write_parquet(path, compression="lz4", statistics=False)
-        except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
-            raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
+        _write(pl.concat(self.waiting), self.folder / f"rows-{self.parts:05d}.parquet", statistics=False)
         self.parts += 1
         self.waiting, self.waiting_rows = [], 0
 
@@ -321,10 +317,10 @@ def read_occurrences(
         progress("reading records", total, total)
         coder.write()
         for group, dictionary in coder.dictionaries.items():
-            dictionary.table().write_parquet(partial / f"{group}.parquet")
-        pl.DataFrame({"place": coder.again()}).write_parquet(partial / "again.parquet")
+            _write(dictionary.table(), partial / f"{group}.parquet")
+        _write(pl.DataFrame({"place": coder.again()}), partial / "again.parquet")
         bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
-        (pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema)).write_parquet(partial / "malformed.parquet")
+        _write(pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema), partial / "malformed.parquet")
         layouts = {file.day_first for file in opened}
         card: dict[str, Any] = {
             "key": key,
@@ -338,6 +334,13 @@ def read_occurrences(
         }
         write_json(partial / "records.json", card)
     return _stored(folder, key)
+
+
+def _write(table: pl.DataFrame, path: Path, *, statistics: bool = True) -> None:
+    try:
+        table.write_parquet(path, compression="lz4", statistics=statistics)
+    except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
+        raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
 
 
 def _stored(folder: Path, key: str) -> Occurrences:

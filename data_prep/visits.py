@@ -21,6 +21,7 @@ from data_prep.dropped import dropped_rows, write_dropped
 from data_prep.grid_references import accuracy_note
 from data_prep.names import read_species, read_synonyms
 from data_prep.places import PlaceRules, Places, read_sites, site_ids
+from data_prep.readers.limits import Limits, within
 from data_prep.readers.registry import open_records
 from data_prep.records import Occurrences, read_occurrences
 from data_prep.schemes import recording_scheme
@@ -97,9 +98,10 @@ def read_survey(
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
     """
-    occurrences = read_occurrences(
-        _paths(config), scratch=scratch, format=config.format, columns=config.columns, progress=progress
-    )
+    with within(_limits(config)):
+        occurrences = read_occurrences(
+            _paths(config), scratch=scratch, format=config.format, columns=config.columns, progress=progress
+        )
     sites = None if config.sites is None else read_sites(config.sites)
     return survey(occurrences, rules_of(config), sites=sites, explain=explain)
 
@@ -135,7 +137,8 @@ def record_sources(config: RecordsConfig) -> list[Source]:
     """Return the files of records and sites a config names, with checksum and, where known, licence and citation."""
     sources = []
     for path in _paths(config):
-        opened = open_records(path, format=config.format, columns=config.columns)
+        with within(_limits(config)):
+            opened = open_records(path, format=config.format, columns=config.columns)
         held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         fetched = read_provenance(path) if path.is_file() else None
         for number, file in enumerate(held):
@@ -155,6 +158,10 @@ def record_sources(config: RecordsConfig) -> list[Source]:
             Source(role="sites", name=config.sites.name, sha256=sha256(config.sites), bytes=config.sites.stat().st_size)
         )
     return sources
+
+
+def _limits(config: RecordsConfig) -> Limits:
+    return Limits(**config.limits.model_dump())
 
 
 def _paths(config: RecordsConfig) -> tuple[Path, ...]:

@@ -1,6 +1,7 @@
 """Fixtures every room uses."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -16,3 +17,43 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"BUTTERFLY_SDM_SHARED names {folder}, which is not a folder")
     return folder
+
+
+class Figures:
+    """What a test tried, and how often: printed as a table when all tests have run."""
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self._counts = counts
+
+    def tried(self, what: str, kind: str = "", count: int = 1) -> None:
+        """Count tries of something, by its kind."""
+        key = f"{what}|{kind}"
+        self._counts[key] = self._counts.get(key, 0) + int(count)
+
+
+@pytest.fixture
+def figures(record_property) -> Figures:
+    """Return where a test notes what it tried."""
+    counts: dict[str, int] = {}
+    record_property("figures", counts)
+    return Figures(counts)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was tried, as it stands in docs/promises.md."""
+    tried: dict[str, Counter[str]] = {}
+    failed: Counter[str] = Counter()
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for counts in (value for name, value in report.user_properties if name == "figures"):
+                for key, count in counts.items():
+                    what, _, kind = key.partition("|")
+                    tried.setdefault(what, Counter())[kind] += count
+                failed.update({key.partition("|")[0] for key in counts} if outcome == "failed" else ())
+    if not tried:
+        return
+    terminalreporter.section("what was tried")
+    terminalreporter.write_line("| what | tried | failures |\n|---|---|---|")
+    for what, kinds in sorted(tried.items()):
+        of = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()) if kind)
+        terminalreporter.write_line(f"| {what}{f': {of}' if of else ''} | {sum(kinds.values()):,} | {failed[what]} |")

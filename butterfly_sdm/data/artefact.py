@@ -5,10 +5,12 @@ A file is written under a temporary name in its own folder and renamed; a folder
 it is complete, so that interrupted work can be found and continued. A lock file keeps two processes from filling one folder.
 """
 
+import glob
 import hashlib
 import json
 import mmap
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -32,7 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.{_writer()}{os.getpid()}-", suffix=path.suffix, dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -43,6 +45,44 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _writer() -> str:
+    """Return what the temporary files of this machine are called by, before the number of the process."""
+    return f"unfinished-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+
+def discard_unfinished(folder: Path, stem: str | None = None) -> None:
+    """
+    Remove the temporary files that writers left in a folder when they were killed.
+
+    Those of living processes and of other machines stay.
+
+    Parameters
+    ----------
+    folder
+        Searched with all that lies below it; without it nothing is done.
+    stem
+        Only files that were to have this name, less the suffix, directly in the folder; None: all.
+    """
+    if os.name != "posix":  # elsewhere there is no harmless signal to ask a process with
+        return
+    pattern = f".{'*' if stem is None else glob.escape(stem)}.{_writer()}*"
+    found = Path(folder).rglob(pattern) if stem is None else Path(folder).glob(pattern)
+    for path in list(found):
+        number = path.name.rpartition(_writer())[2].partition("-")[0]
+        if number.isdigit() and not _alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -147,6 +187,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             f"Another process is writing {folder}. Wait until it has ended, or choose another --out."
         ) from error
     try:
+        for written in (folder, _finished_mark(folder)):
+            discard_unfinished(written.parent, written.stem)
+        discard_unfinished(folder)
         yield
     finally:
         Path(lock.lock_file).unlink(missing_ok=True)
@@ -225,6 +268,7 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
         if partial.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
+        discard_unfinished(partial)
         write_text(mark, key)
         try:
             yield partial

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds, transform_geom
 
-from butterfly_sdm.data.artefact import atomic_path, sha256, write_json, write_text
+from butterfly_sdm.data.artefact import atomic_path, discard_unfinished, sha256, write_json, write_text
 from butterfly_sdm.mapping.writer import read_tags
 
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
@@ -83,6 +83,7 @@ def write_styles(path: Path) -> Path:
         scales = source.scales
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
+    discard_unfinished(folder)
     for number, (name, unit, scale) in enumerate(zip(names, units, scales, strict=True), start=1):
         top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
         style = _style(number, name, top, scale)

@@ -299,7 +299,7 @@ def predict_map(
         } | ({"engine": surface.engine.name} if dense else {})
         counts = _write(surface, store, out, chosen, extra, policy, dtype, work, tags, progress)
         del store
-    files = _write_beside(out, beside)
+        files = _write_beside(out, beside)
     return MapResult(out, chosen, scene.crs.to_string(), counts, found, how, files)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
@@ -14,6 +16,7 @@ from butterfly_sdm.models.backbone import Padding, Trunk
 from butterfly_sdm.models.fusion import Branch, Fusion, FusionRule, PositionEncoding
 from butterfly_sdm.models.stem import find_stem
 
+Size = Annotated[int, Field(ge=1, le=1 << 20)]
 Freeze = Literal["nothing", "trunk", "all_but_stem"]
 
 
@@ -38,21 +41,23 @@ class Architecture:
         What the trunk sees beyond the edge of an image, see :class:`~butterfly_sdm.models.backbone.Trunk`.
     """
 
-    species: int
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    species: Size
     bands: tuple[str, ...] = ()
-    covariates: int = 0
+    covariates: Annotated[int, Field(ge=0)] = 0
     position: bool = False
     backbone: str = "resnet18"
-    embedding: int = 256
-    head_layers: int = 2
-    head_width: int = 256
-    dropout: float = 0.0
-    window_px: int = 128
-    margin_px: int = 64
+    embedding: Size = 256
+    head_layers: Annotated[int, Field(ge=1, le=64)] = 2
+    head_width: Size = 256
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
+    window_px: Size = 128
+    margin_px: Annotated[int, Field(ge=0)] = 64
     padding: Padding = "replicate"
     fusion: FusionRule = "concatenate"
-    waves: int = 32
-    wave_scale: float = 0.5
+    waves: Size = 32
+    wave_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for a JSON file."""
@@ -66,13 +71,17 @@ class Architecture:
         Raises
         ------
         ModelError
-            A value is missing or unknown.
+            A value is missing, unknown or out of range.
         """
         try:
-            # before padding could be chosen it was zeros
-            return cls(**({"padding": "zeros"} | value | {"bands": tuple(value["bands"])}))
-        except (TypeError, KeyError) as error:
-            raise ModelError(f"The architecture in model.json is not one this release knows: {error}.") from error
+            # Before padding could be chosen it was zeros. In JSON a list may stand for a tuple.
+            return TypeAdapter(cls).validate_json(json.dumps({"padding": "zeros"} | value), strict=True)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(map(str, problem["loc"]))
+            raise ModelError(
+                f"The architecture in model.json is not one this release knows: {where}: {problem['msg']}."
+            ) from None
 
 
 class PresenceNet(nn.Module):

@@ -392,14 +392,15 @@ class NetworkPredictor:
             state = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ArtefactError(f"{path} is damaged: {error}. Train again.") from error
-        net = PresenceNet(architecture)
-        own = net.state_dict()
+        with torch.device("meta"):  # takes no memory: model.json may lie about the sizes
+            own = PresenceNet(architecture).state_dict()
         wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
         if wrong:
             raise ModelError(f"{path} does not belong to {folder / 'model.json'}: they differ in {wrong[0]}. Train again.")
         bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
         if bad:
             raise ArtefactError(f"{path} holds numbers that are not finite, in {bad[0]}. Train again.")
+        net = PresenceNet(architecture)
         net.load_state_dict(state)
         predictor.network = net.eval()
         predictor.species, predictor.covariate_names = species, covariates

@@ -12,7 +12,8 @@ import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.readers.containers import Container, escapes, is_zip, open_container
-from data_prep.readers.delimited import DelimitedText, Layout, block_end, sniff
+from data_prep.readers.delimited import DelimitedText, Layout, block_end, known_encoding, sniff
+from data_prep.readers.limits import current_limits, raise_limit
 from data_prep.readers.markup import children, first_text, local_name, parse_xml
 from data_prep.readers.reader import Block
 from data_prep.readers.terms import match_columns, require
@@ -193,10 +194,17 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
         raise RecordsError(f"{where} has an index that is no number ({error}). Export the archive again.") from error
     if header_rows < 0 or any(index < -1 for index, _, _ in fields) or any(index < 0 for index in ids):
         raise RecordsError(f"{where} has a negative index or count of header lines. Export the archive again.")
+    width = max([index for index, _, _ in fields] + ids, default=0) + 1
+    if width > current_limits().columns:
+        raise RecordsError(f"{where} names {width:,} columns: this is no table of records. {raise_limit('columns')}")
     text = {key: _unescape(element.get(key), default) for key, default in _TEXT.items()}
     quote = text["fieldsEnclosedBy"] or None
     layout = Layout(
-        text["fieldsTerminatedBy"] or "\t", quote, tuple(_width(fields, ids)), element.get("encoding") or "utf-8", header_rows
+        text["fieldsTerminatedBy"] or "\t",
+        quote,
+        tuple(_width(fields, ids)),
+        known_encoding(element.get("encoding") or "utf-8", where),
+        header_rows,
     )
     # The files may have more columns than meta.xml names, and the first row tells how many.
     layout = _fit(container, root + files[0], layout)
@@ -233,9 +241,7 @@ def _fit(container: Container, name: str, layout: Layout) -> Layout:
         sample = file.read(1 << 16)
     if not sample.strip():
         raise RecordsError(f"{name} in {container.path.name} is empty: there are no records. Download the archive again.")
-    text = sample.decode(
-        layout.encoding if layout.encoding.lower().replace("-", "") != "utf8" else "utf-8-sig", errors="replace"
-    )
+    text = sample.decode(layout.encoding if layout.encoding != "utf-8" else "utf-8-sig", errors="replace")
     first = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)[0]
     held = first.count(layout.separator) + 1 if layout.quote is None or layout.quote not in first else 0
     if held > len(layout.columns):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from typing import Any, BinaryIO, cast
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.readers.inflate import fast_member
+from data_prep.readers.limits import current_limits, raise_limit
 
-LARGEST_RATIO = 200
 SMALL_BYTES = 100 << 20
 
 
@@ -48,10 +49,11 @@ class Container:
             info = archive.getinfo(name)
             if info.flag_bits & 1:
                 raise RecordsError(f"{name} in {self.path.name} is encrypted. Unpack the archive with its password first.")
-            if info.file_size > SMALL_BYTES and info.file_size > LARGEST_RATIO * max(info.compress_size, 1):
+            ratio = info.file_size / max(info.compress_size, 1)
+            if info.file_size > SMALL_BYTES and ratio > current_limits().ratio:
                 raise RecordsError(
-                    f"{name} in {self.path.name} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, more than "
-                    f"{LARGEST_RATIO} times as much: this is no table of records. If you trust it, unpack it yourself."
+                    f"{name} in {self.path.name} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, "
+                    f"{ratio:,.0f} times as much: this is no table of records. {raise_limit('ratio')}"
                 )
             stream = fast_member(self.path, info) or archive.open(info)
         except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
@@ -65,19 +67,23 @@ class Container:
         with zipfile.ZipFile(self.path) as archive:
             return archive.getinfo(name).file_size
 
-    def read(self, name: str, *, limit: int = 16 << 20) -> bytes:
+    def read(self, name: str) -> bytes:
         """
-        Return a small file whole.
+        Return a small file, such as a description of the others, whole.
 
         Raises
         ------
         RecordsError
             The entry is too large or damaged.
         """
+        limit = current_limits().description_mib << 20
         with self.open(name) as file:
             data = file.read(limit + 1)
         if len(data) > limit:
-            raise RecordsError(f"{name} in {self.path.name} is larger than {limit >> 20} MiB, which it should not be.")
+            raise RecordsError(
+                f"{name} in {self.path.name} is larger than {limit >> 20} MiB: it describes nothing. "
+                f"{raise_limit('description_mib')}"
+            )
         return data
 
 
@@ -114,16 +120,21 @@ def open_container(path: Path) -> Container:
     MissingFileError
         It does not exist.
     RecordsError
-        It is damaged, or an entry would escape its folder.
+        It is damaged, an entry would escape its folder, or is a link.
     """
     if not path.exists():
         raise MissingFileError(f"There are no records at {path}. Correct records.path.")
     if path.is_dir():
-        return Container(path, tuple(sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())))
+        files = sorted(held for held in path.rglob("*") if held.is_file())
+        for held in files:
+            if not held.resolve().is_relative_to(path.resolve()):
+                raise RecordsError(f"{held} is a link that leads out of {path}. Put the file itself there if you trust it.")
+        return Container(path, tuple(held.relative_to(path).as_posix() for held in files))
     try:
         with zipfile.ZipFile(path) as archive:
             names = tuple(info.filename for info in archive.infolist() if not info.is_dir())
             every = archive.namelist()
+            links = [info.filename for info in archive.infolist() if stat.S_ISLNK(info.external_attr >> 16)]
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError) as error:
         raise _damaged(path, error) from error
     for name in every:
@@ -131,6 +142,10 @@ def open_container(path: Path) -> Container:
             raise RecordsError(
                 f"{path} has the entry {name!r}, which would escape its folder. The archive is not to be trusted."
             )
+    if links:
+        raise RecordsError(
+            f"{path} has the entry {links[0]!r}, which is a link to another file. Archive it with the file itself."
+        )
     return Container(path, names)
 
 

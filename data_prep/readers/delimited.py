@@ -7,11 +7,13 @@ Only wanted columns are kept. The next block is read meanwhile.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
@@ -20,13 +22,14 @@ import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.readers.cells import cut_cells
+from data_prep.readers.limits import current_limits, raise_limit
 from data_prep.readers.reader import Block
 
 BLOCK_BYTES = 8 << 20
 CUTTERS = 2 if (os.cpu_count() or 1) > 2 else 1  # threads; one more reads, and the caller has something to do as well
 PIECE_BYTES = 1 << 20
-LONGEST_ROW = 16 << 20
 _LONGEST_FIELD_LINES = 200
+_NO_TABLES = ("idna", "punycode", "unicode-escape", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape", "utf-7")
 
 
 @dataclass(frozen=True)
@@ -106,13 +109,13 @@ class DelimitedText:
 def _cut_ahead(
     pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
-    """Cut pieces, in their order; meanwhile the next are cut and the one after them is read."""
+    """Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the same limits."""
     waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(CUTTERS) as cutting:
-        coming = reading.submit(next, pieces, None)
+        coming = reading.submit(copy_context().run, next, pieces, None)
         while (piece := coming.result()) is not None:
-            coming = reading.submit(next, pieces, None)
-            waiting.append((cutting.submit(cut, piece[0]), piece[1]))
+            coming = reading.submit(copy_context().run, next, pieces, None)
+            waiting.append((cutting.submit(copy_context().run, cut, piece[0]), piece[1]))
             if len(waiting) > CUTTERS:
                 done, position = waiting.popleft()
                 yield done.result(), position
@@ -144,9 +147,10 @@ def row_blocks(
     Raises
     ------
     RecordsError
-        A row is longer than 16 MiB: the file is no table.
+        A row is longer than the limit, 16 MiB: the file is no table.
     """
     skip = layout.header_rows
+    longest = current_limits().row_mib << 20
     with open_bytes() as file:
         held: list[bytes] = []
         size = position = row = 0
@@ -155,8 +159,10 @@ def row_blocks(
             held.append(piece)
             size += len(piece)
             row = len(piece) - piece.rindex(b"\n") - 1 if b"\n" in piece else row + len(piece)
-            if row > LONGEST_ROW:
-                raise RecordsError(f"{name} has a row longer than {LONGEST_ROW >> 20} MiB: it is not a table of records.")
+            if row > longest:
+                raise RecordsError(
+                    f"{name} has a row longer than {longest >> 20} MiB: it is no table of records. {raise_limit('row_mib')}"
+                )
             if size < block_bytes or (layout.quote is None and b"\n" not in piece):
                 continue
             if layout.quote is None:
@@ -201,13 +207,27 @@ def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, i
             return
 
 
-def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
-    import codecs
+def known_encoding(encoding: str, name: str) -> str:
+    """
+    Return the usual name of an encoding of text.
 
+    Raises
+    ------
+    RecordsError
+        There is no such encoding, or it is not one of text (hex, say).
+    """
     try:
         canonical = codecs.lookup(encoding or "utf-8").name
-    except LookupError:
-        raise RecordsError(f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct meta.xml.") from None
+        b"a".decode(canonical, errors="replace")  # what is no text encoding refuses
+    except (LookupError, ValueError):
+        canonical = ""
+    if not canonical or canonical in _NO_TABLES:
+        raise RecordsError(f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct meta.xml.")
+    return canonical
+
+
+def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
+    canonical = known_encoding(encoding, name)
     if canonical in ("utf-8", "ascii", "utf-8-sig"):
         return lambda piece, last: piece
     if canonical == "iso8859-1":
@@ -303,7 +323,7 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
         for line in text.split("\n"):
             yield line.split(layout.separator)
         return
-    csv.field_size_limit(LONGEST_ROW)
+    csv.field_size_limit(current_limits().row_mib << 20)
     lines = text.split("\n")
     place = 0
     while place < len(lines):

@@ -11,6 +11,8 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
+from data_prep.readers.limits import Limits, within
+from data_prep.readers.registry import open_records
 from data_prep.records import read_occurrences
 from tests.data_prep.making_records import COLUMNS, DWC, archive, core, counted, meta, row, square, text, zipped
 
@@ -215,7 +217,7 @@ def test_a_core_file_outside_of_an_unpacked_archive_is_refused(tmp_path):
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
     monkeypatch.setattr("data_prep.readers.containers.SMALL_BYTES", 1 << 16)
     path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": "\0" * (1 << 20)})
-    with pytest.raises(RecordsError, match="more than 200 times as much"):
+    with pytest.raises(RecordsError, match=r"times as much.*raise build.records.limits.ratio \(now 200\)"):
         read_occurrences([path], scratch=tmp_path)
 
 
@@ -229,12 +231,50 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
 
 
 def test_one_endless_row_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.readers.delimited.LONGEST_ROW", 1 << 16)
-    monkeypatch.setattr("data_prep.readers.delimited.PIECE_BYTES", 1 << 12)
     from data_prep.readers.delimited import Layout, row_blocks
 
-    with pytest.raises(RecordsError, match="it is not a table of records"):
-        list(row_blocks("x.csv", lambda: io.BytesIO(b"h\n" + b"a" * (1 << 18)), Layout(",", None, ("a",)), 1 << 14))
+    endless = b"h\n" + b"a" * (2 << 20)
+    with (
+        pytest.raises(RecordsError, match=r"longer than 1 MiB: .* raise build.records.limits.row_mib \(now 1\)"),
+        within(Limits(row_mib=1)),
+    ):
+        list(row_blocks("x.csv", lambda: io.BytesIO(endless), Layout(",", None, ("a",)), 1 << 14))
+
+
+def test_a_table_of_too_many_columns_is_refused_and_the_limit_can_be_raised(tmp_path):
+    described = meta(core()).replace('index="1"', 'index="20000"', 1)
+    path = zipped(tmp_path / "a.zip", {"meta.xml": described, "occurrence.txt": text(ROWS)})
+    with pytest.raises(RecordsError, match=r"names 20,001 columns.*raise build.records.limits.columns \(now 10,000\)"):
+        read_occurrences([path], scratch=tmp_path)
+    with within(Limits(columns=30_000)):
+        open_records(path)  # whether its rows fit is found while they are read
+
+
+def test_a_link_in_an_archive_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("meta.xml", meta(core()))
+        link = zipfile.ZipInfo("occurrence.txt")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(RecordsError, match=r"'occurrence\.txt', which is a link"):
+        read_occurrences([path], scratch=tmp_path)
+
+
+def test_a_link_that_leads_out_of_an_unpacked_archive_is_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/meta.xml").write_text(meta(core()))
+    (tmp_path / "secret.txt").write_text(text(ROWS))
+    (tmp_path / "a/occurrence.txt").symlink_to(tmp_path / "secret.txt")
+    with pytest.raises(RecordsError, match="is a link that leads out"):
+        read_occurrences([tmp_path / "a"], scratch=tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["hex", "idna", "utf-99", "undefined", "rot13"])
+def test_an_encoding_that_is_none_of_text_is_refused(tmp_path, encoding):
+    path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core(encoding=encoding)), "occurrence.txt": text(ROWS)})
+    with pytest.raises(RecordsError, match=f"in the encoding '{encoding}', which is unknown"):
+        read_occurrences([path], scratch=tmp_path)
 
 
 def test_entities_in_meta_xml_are_refused(tmp_path):

@@ -1,0 +1,36 @@
+"""
+Import what the verbs import, most of it only when it is used, so that a forked process starts with all of it.
+
+Importing alone: a process that has computed (polars, OpenMP) may not be forked safely.
+"""
+
+from importlib import import_module
+
+for _module in (
+    "lightning.pytorch",
+    "matplotlib.figure",
+    "polars",
+    "pystac",
+    "rio_cogeo.cogeo",
+    "scipy.interpolate",
+    "scipy.optimize",
+    "scipy.signal",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "timm",
+    "torch._dynamo",
+    "torchmetrics",
+    "torchvision.models",
+    "butterfly_sdm.baselines.mean_rate",
+    "butterfly_sdm.evaluation.plots",
+    "butterfly_sdm.mapping.beside",
+    "butterfly_sdm.mapping.dense",
+    "butterfly_sdm.mapping.engines",
+    "butterfly_sdm.mapping.map",
+    "butterfly_sdm.models.training",
+    "butterfly_sdm.pipeline",
+    "data_prep.build",
+    "data_prep.readers.archive",
+    "data_prep.visits",
+):
+    import_module(_module)
