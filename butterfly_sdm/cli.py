@@ -384,15 +384,13 @@ def plugins(as_json: JsonOption = False) -> None:
 
     found = list_plugins()
     if as_json:
-        rows = {info.name: {"summary": info.summary, "from": info.distribution, "error": info.error} for info in found}
-        terminal.summary("", rows, as_json=True)
+        values = {info.name: {"summary": info.summary, "from": info.distribution, "error": info.error} for info in found}
+        terminal.summary("", values, as_json=True)
         return
-    for info in found:
-        if info.error:
-            _say(f"{info.name}: {info.error}", "yellow")
-    terminal.table(
-        "Plugins", ("name", "what it does", "from"), [(i.name, i.summary, f"{i.distribution} {i.version}") for i in found]
-    )
+    rows = [
+        (i.name, i.summary if i.error is None else f"cannot be used: {i.error}", f"{i.distribution} {i.version}") for i in found
+    ]
+    terminal.table("Plugins", ("name", "what it does", "from"), rows)
 
 
 @app.command(

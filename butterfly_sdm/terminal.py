@@ -106,7 +106,8 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     """Print a table."""
     drawn = Table(title=title, title_justify="left")
     for place, name in enumerate(header):
-        drawn.add_column(name, justify="left" if place == 0 else "right")
+        numbers = bool(rows) and all(isinstance(row[place], int | float) for row in rows)
+        drawn.add_column(name, justify="right" if numbers else "left")
     for row in rows:
         drawn.add_row(*(str(value) for value in row))
     out.print(drawn)

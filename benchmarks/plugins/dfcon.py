@@ -51,7 +51,8 @@ def settings(table: Path, seed: int) -> dict[str, Any]:
         "size_px": 64,
         "channels": 1,
         "backbones": BACKBONES,
-        "epochs": 150,
+        "views": 1,
+        "epochs": 50,
         "batch_size": 64,
         "learning_rate": 3e-4,
         "seed": seed,
@@ -75,7 +76,7 @@ def members(folder: Path, seed: int) -> Iterator[Measures]:
 
 def cross_entropy(folder: Path, seed: int) -> Iterator[Measures]:
     """Train the same members by cross-entropy, which needs fewer epochs."""
-    value = settings(faces(folder / "faces", seed), seed) | {"objective": "cross_entropy", "epochs": 60}
+    value = settings(faces(folder / "faces", seed), seed) | {"objective": "cross_entropy", "epochs": 25}
     metrics = score(value, folder / "run")
     yield {f"ce_{key}": number for key, number in metrics.items() if key.endswith(("_accuracy", "auc"))}
 
@@ -89,7 +90,7 @@ def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
     for name, ratio, balance in (("equal", 1, True), ("five_to_one", 5, True), ("five_to_one_as_drawn", 5, False)):
         value = settings(faces(folder / name, seed, ratio), seed)
         # Three times the rows: a third of the epochs are as many steps.
-        value |= {"epochs": 60 // (3 if ratio == 5 else 1), "balance": balance}
+        value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
         value["backbones"] = {"coatnet": BACKBONES["coatnet"]}
         yield {name: score(value, folder / f"run_{name}")["coatnet_balanced_accuracy"]}
 

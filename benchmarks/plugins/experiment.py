@@ -110,6 +110,7 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> 
     """Run one seed; its result file is rewritten whenever measures are found."""
     folder = work.resolve() / name / f"seed_{seed}"
     began = time.monotonic()
+    torch.set_float32_matmul_precision("high")  # on a GPU; convolutions do so anyway
     result: dict[str, object] = {
         "experiment": name,
         "seed": seed,

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from butterfly_sdm.cli import app
 from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
 from butterfly_sdm.plugins import plugin as plugins
 from butterfly_sdm.plugins.plugin import PluginCard, check_plugin, get_plugin, list_plugins, run_plugin
@@ -97,6 +99,9 @@ def test_a_broken_plugin_is_listed_with_its_error_and_breaks_nothing(tmp_path, m
     assert broken.error == "broken_one:card cannot be imported: RuntimeError: half written"
     with pytest.raises(PluginError, match="cannot be used: broken_one:card cannot be imported"):
         get_plugin("broken")
+    shown = CliRunner().invoke(app, ["plugins"])
+    assert shown.exit_code == 0
+    assert "cannot be used" in shown.output and "half written" in shown.output and "cmmd" in shown.output
 
 
 def test_a_broken_implementation_is_named_when_it_is_used(tmp_path, monkeypatch):

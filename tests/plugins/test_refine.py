@@ -68,6 +68,22 @@ def test_the_rewriting_network_keeps_shape_and_range():
     assert rewritten.shape == images.shape and rewritten.min() >= 0 and rewritten.max() <= 1
 
 
+def test_an_image_that_left_the_range_everywhere_finds_back():
+    """The derivative of a clamp alone is 0 there: nothing would ever be learnt."""
+    torch.manual_seed(0)
+    network = UNet(1, 2)
+    with torch.no_grad():
+        network.leave.bias.fill_(-3.0)
+    images = torch.rand(4, 1, 16, 16)
+    assert network(images).max() == 0
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    for _ in range(60):
+        optimizer.zero_grad()
+        (network(images) - 0.5).square().mean().backward()
+        optimizer.step()
+    assert abs(float(network(images).mean()) - 0.5) < 0.1
+
+
 def test_the_classifier_never_changes(settings, tmp_path):
     config, _ = load_settings(Refine.config, settings("refine"))
     run = train(Refine(), "refine", config, tmp_path / "run")

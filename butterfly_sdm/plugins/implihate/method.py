@@ -58,10 +58,10 @@ class ImplihateConfig(PluginConfig):
     batch_size: int = Field(64, ge=4)
     epochs: int = Field(20, ge=1, description="of each contrastive stage")
     classifier_epochs: int = Field(50, ge=1)
-    learning_rate: float = Field(1e-3, gt=0, description="not given by the paper")
+    learning_rate: float = Field(1e-4, gt=0, description="of the contrastive stages; not given by our source of the paper")
     classifier_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    tune: bool = Field(True, description="the last stage also moves what was trained before")
+    tune: bool = Field(False, description="the last stage also moves what the contrastive stages trained")
 
 
 @dataclass(frozen=True)

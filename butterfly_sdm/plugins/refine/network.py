@@ -37,7 +37,7 @@ class UNet(nn.Module):
         )
         self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
         self.leave = nn.Conv2d(first, channels, 1)
-        nn.init.constant_(self.leave.bias, 0.5)  # type: ignore[arg-type]  # outside [0, 1] the clamp has no gradient
+        nn.init.constant_(self.leave.bias, 0.5)  # type: ignore[arg-type]  # the middle of [0, 1]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the rewritten images (n, channels, h, w); h and w are multiples of 16."""
@@ -47,7 +47,38 @@ class UNet(nn.Module):
         x = levels.pop()
         for rise, up in zip(self.rise, self.up, strict=True):
             x = up(torch.cat([levels.pop(), rise(x)], dim=1))
-        return self.leave(x).clamp(0, 1)
+        return clamp_unit(self.leave(x))
+
+
+class _ClampUnit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        outwards = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))  # a step against it leads further out
+        return gradient.masked_fill(outwards, 0)
+
+
+def clamp_unit(x: Tensor) -> Tensor:
+    """
+    Clamp to [0, 1]; outside, a gradient that leads back passes.
+
+    The derivative of a clamp is 0 outside its range: an image that has left [0, 1] everywhere could never return, and the
+    network behind it would never learn. With few or confident images that happens within the first steps.
+
+    Examples
+    --------
+    >>> x = torch.tensor([-1.0, -1.0, 0.5], requires_grad=True)
+    >>> clamp_unit(x).backward(torch.tensor([1.0, -1.0, 1.0]))
+    >>> x.grad.tolist()
+    [0.0, -1.0, 1.0]
+    """
+    clamped: Tensor = _ClampUnit.apply(x)
+    return clamped
 
 
 def _twice(inputs: int, outputs: int) -> nn.Sequential:
