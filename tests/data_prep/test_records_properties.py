@@ -8,7 +8,9 @@ import tempfile
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pandas as pd
+import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -206,3 +208,22 @@ def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray
     if block is not None:
         assert block.rows.rows() == expected.rows.rows()
         assert block.numbers.to_list() == expected.numbers.to_list()
+
+
+def test_every_distinct_text_keeps_one_number_however_many_there_are():
+    from data_prep.records import _Dictionary
+
+    dictionary = _Dictionary(("name", "rank"))
+    random = np.random.default_rng(0)
+    blocks = [random.integers(0, 30_000, 20_000) for _ in range(4)]
+    told = []
+    for block in blocks:
+        texts = pl.DataFrame({"name": [f"a rather long name {n}" for n in block], "rank": [str(n % 3) for n in block]})
+        numbers, _ = dictionary.number(texts)
+        told.append((texts, numbers))
+    table = dictionary.table()
+    assert len(table) == len(np.unique(np.concatenate(blocks))) == table["code"].n_unique()
+    assert table["name"].is_sorted()
+    by_number = table.sort("code").drop("code")
+    for texts, numbers in told:
+        assert by_number[numbers].equals(texts)
