@@ -376,7 +376,7 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
     blocks: Iterator[tuple[Block, int]] | None = file.events()
     if blocks is None:
         return None
-    frames = [block.rows for block, _ in blocks]
+    frames = [_own(block.rows) for block, _ in blocks]
     if not frames or not sum(map(len, frames)):
         raise RecordsError(f"{file.path} has a table of events without rows. Download or export it again.")
     events = pl.concat(frames, how="diagonal").fill_null("").unique(subset="eventID", keep="first", maintain_order=True)
