@@ -117,8 +117,8 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
         "trigger": trigger | {"target": str(TARGET)},
         "seed": seed,
     }
-    # The paper's settings serve CIFAR-10. Digits are few, so batches are smaller, by how often defended and bare classifier agree
-    # on held-out clean images of another seed; and a mirrored digit is none.
+    # The paper's settings serve CIFAR-10. Digits are few, so batches are smaller, chosen by how often defended and bare
+    # classifier agree on held-out clean images of another seed; and a mirrored digit is none.
     return settings if cifar else settings | {"first_channels": 8, "epochs": 10, "batch_size": 32, "flip": False}
 
 
