@@ -320,6 +320,7 @@ def compare(
             )
         folder = out or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
         rows = ablation.summary() | {"change": ", ".join(change), "table": folder / "comparison.csv"}
+        rows["picture"] = folder / "comparison.png"
         terminal.summary("Changed beside as it is", rows, as_json=as_json)
         return
     if len(what) != 2:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from butterfly_sdm.settings import Fraction, InputPath, Options, Section, commented, load_settings
 
@@ -320,10 +320,17 @@ class BoundsConfig(Section):
     step: int | float | None = Field(None, description="draw multiples of this from low on; null: any number")
 
 
+Choices = tuple[int | float | bool | str | None, ...]
+Draw = Annotated[
+    Annotated[BoundsConfig, Tag("bounds")] | Annotated[Choices, Tag("choices")],
+    Discriminator(lambda value: "bounds" if isinstance(value, dict | BoundsConfig) else "choices"),
+]
+
+
 class SearchConfig(Section):
     """search: hyper-parameters of a network, judged on the validation part."""
 
-    space: dict[str, BoundsConfig | tuple[int | float | bool | str | None, ...]] = Field(
+    space: dict[str, Draw] = Field(
         default_factory=dict, description="a setting such as train.fit.learning_rate: a list of choices, or low and high"
     )
     trials: int = Field(20, ge=1, description="settings tried in all")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm.config import Config, SearchConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import atomic_path, fingerprint, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Embedding, Predictor
@@ -136,7 +136,7 @@ def compare_change(
     change
         ``key=value`` pairs, such as ``train.fit.regulariser.weight=0``.
     out
-        Folder of ``comparison.csv`` and the predictions; by default ``comparison`` in the config's ``out``.
+        Folder of ``comparison.csv``, ``comparison.png`` and the predictions; by default ``comparison`` in the config's ``out``.
     seeds
         How many: the config's, and those that follow it.
 
@@ -158,6 +158,7 @@ def compare_change(
     """
     from butterfly_sdm.data.splits import spatial_folds
     from butterfly_sdm.evaluation import compare
+    from butterfly_sdm.evaluation.plots import plot_differences
 
     overrides = tuple(overrides)
     plain, changed = load_config(config, overrides), load_config(config, (*overrides, *change))
@@ -199,6 +200,7 @@ def compare_change(
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
+    plot_differences(table, folder / "comparison.png", change=", ".join(change))
     return Ablation(table, comparisons, tuple(change))
 
 
@@ -379,7 +381,11 @@ def search(
     winner = load_config(settings, [*best, f"name={settings.name}_best"])
     home = data.folder.resolve() if data.folder is not None else None
     winner = winner.model_copy(
-        update={"out": folder.resolve() / "best", "train": winner.train.model_copy(update={"dataset": home})}
+        update={
+            "out": folder.resolve() / "best",
+            "train": winner.train.model_copy(update={"dataset": home}),
+            "search": SearchConfig(),
+        }
     )
     write_text(folder / "best.yaml", dump_config(winner))
     return Search(found.trials, tuple(best), folder / "best.yaml")

@@ -131,3 +131,26 @@ def plot_ladder(table: pd.DataFrame, path: Path) -> None:
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
 
     save_plot(path, draw, size=(6.8, 1.6 + 0.42 * len(table)))
+
+
+def plot_differences(table: pd.DataFrame, path: Path, *, change: str) -> None:
+    """Draw the differences (index: what was compared; columns difference, low, high) as dots with intervals around zero."""
+    table = table.iloc[::-1] * 100
+
+    def draw(axes: Axes) -> None:
+        places = np.arange(len(table))
+        middle = table["difference"].to_numpy()
+        ends = np.abs(table[["low", "high"]].to_numpy().T - middle)
+        colours = [
+            MODEL if high < 0 else "#b5651d" if low > 0 else OTHER
+            for low, high in zip(table["low"], table["high"], strict=True)
+        ]
+        for place in places:
+            axes.errorbar(middle[place], place, xerr=ends[:, [place]], fmt="o", ms=5, lw=1.4, color=colours[place])
+        axes.axvline(0, color=INK, lw=1, ls=":")
+        axes.set_yticks(places, table.index)
+        axes.set_ylim(-0.6, len(table) - 0.4)
+        axes.grid(axis="x", color="#e3e7e8", lw=0.6)
+        axes.set(xlabel="difference of squared errors x 100, 95 % interval (left: it helps)", title=change)
+
+    save_plot(path, draw, size=(6.4, 1.5 + 0.35 * len(table)))

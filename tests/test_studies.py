@@ -1,4 +1,4 @@
-"""The verb search: one YAML in, trials and the config of the best out."""
+"""A search ends in a config that trains; a comparison in one table of paired differences."""
 
 import json
 from pathlib import Path
@@ -99,3 +99,25 @@ def test_the_published_search_is_a_search_of_the_published_setting(monkeypatch) 
     for key, choice in config.search.space.items():
         for value in (choice.low, choice.high) if not isinstance(choice, tuple) else choice:
             butterfly_sdm.load_config(config, [f"{key}={value:.6f}" if isinstance(value, float) else f"{key}={value}"])
+
+
+def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: Path) -> None:
+    data = make_dataset(60, image=False, seed=3)
+    fit = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02, "patience": None, "accelerator": "cpu"}
+    experiment = {"train": {"model": EXPERIMENT["train"]["model"] | {"position": True, "members": 1}, "fit": fit},
+                  "evaluate": {"folds": 2}}  # fmt: skip
+    change = ["train.fit.learning_rate=1.0e-6"]  # stays at the mean rates
+    found = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
+    assert found.table.index.tolist() == ["seed 0", "seed 1", "mean of all seeds"]
+    assert (found.table["low"] > 0).all()  # changed - as it is: worse, and surely so
+    assert (found.table["changed"] - found.table["as_it_is"]).to_numpy() == pytest.approx(found.table["difference"].to_numpy())
+    assert found.table["sites"].tolist() == [60, 60, 60]
+    assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    files = sorted((tmp_path / "out_of_fold").iterdir())
+    assert len(files) == 2 * 2 * 2
+    before = [file.stat().st_mtime_ns for file in files]
+    again = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
+    assert [file.stat().st_mtime_ns for file in files] == before  # nothing is fitted twice
+    pd.testing.assert_frame_equal(again.table, found.table)
+    with pytest.raises(ConfigError, match="changes nothing of train"):
+        butterfly_sdm.compare_change(experiment, ["evaluate.folds=3"], tmp_path, dataset=data)
