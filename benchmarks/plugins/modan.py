@@ -22,7 +22,7 @@ from butterfly_sdm.settings import load_settings
 
 SETTINGS = {
     "size_px": 16,
-    "trunk": "small:16",
+    "trunk": "small:8",
     "epochs": 60,
     "flip": False,
     "crop": 0.5,
@@ -130,7 +130,7 @@ def medical(folder: Path, seed: int) -> Iterator[Measures]:
     table = pd.concat(tables, ignore_index=True)
     rng = np.random.default_rng(seed)
     table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 40}
+    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
     runs = {objective: pretrained(table, folder, objective, seed, settings) for objective in ("jaccard", "simclr")}
     encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
     images = Images([folder / name for name in table["path"]], 32, 1)

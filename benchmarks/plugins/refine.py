@@ -75,7 +75,7 @@ def poisoned_classifier(
     for _ in range(epochs):
         for rows in np.array_split(rng.permutation(len(images)), len(images) // 128):
             place = torch.from_numpy(rows).to(device)
-            batch = random_view(pixels[place].float() / 255, scale=(0.8 if flip else 0.9, 1.0), flip=flip, jitter=0.0)
+            batch = random_view(pixels[place].float() / 255, scale=(0.9, 1.0), flip=flip, jitter=0.0)
             loss = nn.functional.cross_entropy(model(batch), wanted[place])
             optimizer.zero_grad()
             loss.backward()
