@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Literal
@@ -143,9 +144,20 @@ class GridSquare:
 
     def footprint(self) -> shapely.Polygon:
         """Return the square as a polygon of longitudes and latitudes (EPSG:4326), its corners being exact."""
-        e, n, s = self.easting, self.northing, self.size_m
-        x, y = to_degrees(self.grid, np.array([e, e + s, e + s, e]), np.array([n, n, n + s, n + s]))
-        return shapely.Polygon(zip(x, y, strict=True))
+        return footprints([self])[0]
+
+
+def footprints(squares: Sequence[GridSquare]) -> list[shapely.Polygon]:
+    """Return squares as polygons of longitudes and latitudes (EPSG:4326), their corners being exact."""
+    found = np.empty(len(squares), dtype=object)
+    corners = np.array([(square.easting, square.northing, square.size_m) for square in squares]).reshape(-1, 3)
+    for grid in CRS:
+        here = np.array([square.grid == grid for square in squares], dtype=bool)
+        if here.any():
+            e, n, s = corners[here].T
+            x, y = to_degrees(grid, np.stack([e, e + s, e + s, e], axis=1), np.stack([n, n, n + s, n + s], axis=1))
+            found[here] = shapely.polygons(np.stack([x, y], axis=2))
+    return found.tolist()
 
 
 def _unreadable(text: str) -> RecordsError:
@@ -212,8 +224,11 @@ def squares_of(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[GridSquare
         x, y = to_metres(grid, np.asarray(lon)[places], np.asarray(lat)[places])
         width, height = _LARGEST[grid]
         inside = np.isfinite(x) & np.isfinite(y) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        for place, east, north in zip(places[inside], x[inside], y[inside], strict=True):
-            squares[place] = GridSquare(grid, int(east // size_m) * size_m, int(north // size_m) * size_m, size_m)
+        corners = (np.stack([x[inside], y[inside]]) // size_m).astype(np.int64) * size_m
+        different, which = np.unique(corners, axis=1, return_inverse=True)
+        made = [GridSquare(grid, east, north, size_m) for east, north in different.T.tolist()]
+        for place, number in zip(places[inside].tolist(), which.ravel().tolist(), strict=True):
+            squares[place] = made[number]
     return squares
 
 

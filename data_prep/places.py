@@ -17,7 +17,7 @@ import pyproj
 import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
-from data_prep.grid_references import GridSquare, squares_of, to_degrees
+from data_prep.grid_references import GridSquare, footprints, squares_of, to_degrees
 
 REASONS = (
     "",
@@ -245,20 +245,21 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
     if rules.grid_m is not None:
         _snap(keys, shapes, squares, reason, rules.grid_m)
         rows = np.flatnonzero(points)
-        for row, found in zip(rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), strict=True):
+        too_large = np.nan_to_num(uncertainty[rows]) > rules.grid_m
+        for row, found, large in zip(rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), too_large, strict=True):
             if found is None:
                 reason[row] = REASONS.index("outside the grid")
-            elif np.nan_to_num(uncertainty[row]) > rules.grid_m:
+            elif large:
                 reason[row] = REASONS.index("place larger than the grid square")
             else:
-                squares[int(row)] = found
+                squares[row] = found
         points[:] = False
+    different = list(dict.fromkeys(squares.values()))
+    key_of = {square: ("square", square.reference) for square in different}
+    references |= {key: key[1] for key in key_of.values()}
+    shapes.update(zip(key_of.values(), footprints(different), strict=True))
     for row, square in squares.items():
-        key = ("square", square.reference)
-        keys[row] = key
-        references[key] = square.reference
-        if key not in shapes:
-            shapes[key] = square.footprint()
+        keys[row] = key_of[square]
     _add_points(keys, shapes, np.flatnonzero(points), lon, lat, uncertainty)
     return _number(places["code"], keys, shapes, references, reason, sites)
 

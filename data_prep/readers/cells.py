@@ -86,7 +86,8 @@ def cut_cells(
         ends, starts, row_numbers, bad, number = _rows(piece, places, int(lines), len(columns), chosen, number)
         numbers.append(row_numbers)
         if quote is not None:
-            if bad:
+            blank = int(lines) - len(row_numbers)
+            if bad or len(places) != len(columns) * len(row_numbers) + blank:
                 return None
             within = (ends > starts) & (piece[starts] == ord(quote))
             starts, ends = starts + within, ends - within

@@ -110,11 +110,15 @@ def _cut_ahead(
     pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
     """Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the same limits."""
+
+    def following() -> tuple[bytes, int] | None:
+        return next(pieces, None)
+
     waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
     with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(CUTTERS) as cutting:
-        coming = reading.submit(copy_context().run, next, pieces, None)
+        coming = reading.submit(copy_context().run, following)
         while (piece := coming.result()) is not None:
-            coming = reading.submit(copy_context().run, next, pieces, None)
+            coming = reading.submit(copy_context().run, following)
             waiting.append((cutting.submit(copy_context().run, cut, piece[0]), piece[1]))
             if len(waiting) > CUTTERS:
                 done, position = waiting.popleft()
