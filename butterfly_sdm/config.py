@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from butterfly_sdm.settings import Fraction, InputPath, Options, Section, commented, load_settings
+from butterfly_sdm.settings import Fraction, InputPath, InputSource, Options, Section, commented, load_settings
 
 Month = Annotated[int, Field(ge=1, le=12)]
 
@@ -118,7 +118,7 @@ class CompositeConfig(Section):
 class StacConfig(Section):
     """Products from a STAC API."""
 
-    url: str = Field(description="address of the API, or of a static catalogue")
+    url: str = Field(description="address of the API, or of a static catalogue or collection")
     collection: str = Field("sentinel-2-l2a", description="name of the collection at that address")
     start: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="first day, YYYY-MM-DD")
     end: str = Field(pattern=r"^\d{4}-\d\d-\d\d$", description="last day")
@@ -130,7 +130,7 @@ class StacConfig(Section):
 class ScenesConfig(Section):
     """The source rasters: files, folders, SAFE products, STAC items."""
 
-    paths: tuple[InputPath, ...] = Field((), description="rasters or products; together they form one mosaic")
+    paths: tuple[InputSource, ...] = Field((), description="rasters or products, or their addresses; together one mosaic")
     stac: StacConfig | None = Field(None, description="fetch products from a STAC API as well")
     bands: tuple[str, ...] | None = Field(None, description="names of the bands in file order; null: from the file")
     nodata: float | None = Field(None, description="null: from the file, else 0")

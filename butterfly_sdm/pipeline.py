@@ -332,7 +332,7 @@ def predict_map(
     if scenes or bands:
         changed: dict[str, Any] = wanted.model_dump() if wanted else {}
         if scenes:
-            changed |= {"paths": tuple(Path(scene) for scene in scenes), "stac": None}
+            changed |= {"paths": tuple(scenes), "stac": None}
         if bands:
             changed["bands"] = tuple(bands)
         wanted = ScenesConfig.model_validate(changed)

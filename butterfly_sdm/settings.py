@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
 
 from butterfly_sdm.errors import ConfigError, MissingFileError
 
@@ -31,11 +31,18 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
     return Path(base, text) if base is not None else Path(text)
 
 
+def _resolve_source(value: Any, info: ValidationInfo) -> Path | str:
+    if not isinstance(value, str | Path):
+        raise ValueError("input should be a path, or an address that begins with https://")
+    return value if isinstance(value, str) and ("://" in value or value.startswith("/vsi")) else _resolve(Path(value), info)
+
+
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 100_000
 _BAD_SCALAR = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  # what yaml raises for 2018-13-45 or !!bool x
 
 InputPath = Annotated[Path, AfterValidator(_resolve)]
+InputSource = Annotated[Path | str, PlainValidator(_resolve_source)]  # text where it lies on the network
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

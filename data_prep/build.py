@@ -121,7 +121,7 @@ def build_dataset(
                     config.covariates, sites, position_crs=config.position_crs, executor=pool
                 )
                 findings.notes.extend(notes)
-            findings.sources.extend(file_sources(config, pool, progress))
+            findings.sources.extend(file_sources(config, findings.imagery, scratch=scratch, executor=pool, progress=progress))
         split, block = _split(config, sites, seed, tiles, findings)
         if block is not None:
             sites["block"] = block

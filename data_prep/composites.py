@@ -7,9 +7,9 @@ the median over the dates on which it was clear, or that of the least cloudy dat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +41,15 @@ class Composite:
         Days of which pictures went in, sorted.
     cloudiness
         Share of each date's pixels that is cloudy, in the order of ``dates``.
+    files
+        What it was made of: files, each with the licence its product states, if any.
     """
 
     path: Path
     method: str
     dates: tuple[str, ...]
     cloudiness: tuple[float, ...]
+    files: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def select_dates(scene: Scene, *, years: tuple[int, int] | None = None, months: tuple[int, int] | None = None) -> Scene:

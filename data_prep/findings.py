@@ -16,11 +16,19 @@ log = logging.getLogger("data_prep.build")
 
 @dataclass
 class Findings:
-    """Lists that grow while a data set folder is filled."""
+    """
+    Lists that grow while a data set folder is filled.
+
+    Attributes
+    ----------
+    imagery
+        Files that pixels were taken from, each with the licence its product states, if any.
+    """
 
     sources: list[Source] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    imagery: dict[str, str | None] = field(default_factory=dict)
 
     def warn(self, message: str) -> None:
         """Say a warning now, and keep it for the card."""

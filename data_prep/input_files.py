@@ -2,57 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 
 from butterfly_sdm.config import BuildConfig
 from butterfly_sdm.data.artefact import sha256
 from butterfly_sdm.data.dataset import Source
+from butterfly_sdm.data.products import is_remote
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.progress import Progress
 from data_prep.tiles import run_units
 
 
 def input_files(config: BuildConfig) -> Iterator[Path]:
-    """Return every file and folder a data set depends on, and all files in the folders."""
+    """Return every local file and folder a data set depends on, and all files in the folders."""
     records = config.records
-    for given in (records.path, records.sites, records.species, records.synonyms):
-        paths = given if isinstance(given, tuple) else (given,)
-        yield from _deep(path for path in paths if isinstance(path, Path))
-    yield from _deep(path for _, path in _named(config))
+    given = [records.path, records.sites, records.species, records.synonyms, *_imagery(config)]
+    given += [path for _, path in _others(config)]
+    for path in given:
+        yield from _deep(path if isinstance(path, tuple) else (path,))
 
 
-def file_sources(config: BuildConfig, executor: Executor, progress: Progress) -> list[Source]:
+def file_sources(
+    config: BuildConfig, imagery: Mapping[str, str | None], *, scratch: Path, executor: Executor, progress: Progress
+) -> list[Source]:
     """
-    Return the files of imagery, covariates and the split a config names, each with its SHA-256.
+    Return the files of imagery, covariates and the split with their SHA-256; the reader of records tells of the others.
+
+    Parameters
+    ----------
+    imagery
+        Files that pixels were taken from, each with its licence, if known. Those on the network have no checksum.
+    scratch
+        Folder of what was fetched on the way.
 
     Raises
     ------
     MissingFileError
-        One has vanished.
+        A file has vanished.
     """
-    wanted = [(role, path) for role, named in _named(config) for path in _shallow(named)]
-    for path in (path for _, path in _named(config)):
+    roots = [*(path for path in _imagery(config) if isinstance(path, Path)), scratch / "stac"]
+    local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
+    found = [Source(role="scene", name=path, licence=licence) for path, licence in imagery.items() if path not in local]
+    wanted = [("scene", _name(file, roots), file, imagery[path]) for path, file in local.items()]
+    wanted += [(role, path.name, path, None) for role, path in _others(config) if path.is_file()]
+    for path in [*local.values(), *(path for _, path in _others(config))]:
         if not path.exists():
             raise MissingFileError(f"{path} has vanished while it was used. Put it back and build again.")
     digests: dict[str, str] = {}
-    for path, digest in run_units(executor, [(str(path), sha256, (path,)) for _, path in wanted]):
-        digests[path] = digest
+    for key, digest in run_units(executor, [(str(file), sha256, (file,)) for _, _, file, _ in wanted]):
+        digests[key] = digest
         progress("checksums of the sources", len(digests), len(wanted))
-    return [
-        Source(role=role, name=path.name, sha256=digests[str(path)], bytes=path.stat().st_size)  # type: ignore[arg-type]
-        for role, path in wanted
+    return found + [
+        Source(role=role, name=name, sha256=digests[str(file)], bytes=file.stat().st_size, licence=licence)  # type: ignore[arg-type]
+        for role, name, file, licence in wanted
     ]
 
 
-def _named(config: BuildConfig) -> list[tuple[str, Path]]:
-    """Return role and path of all inputs but the records, of which the reader of records tells."""
+def _name(file: Path, roots: Iterable[Path]) -> str:
+    """Return how a file is called below the folder that the config names, so that no place on this machine is told."""
+    for root in (root.resolve() for root in roots):
+        if file != root and file.is_relative_to(root):
+            return f"{root.name}/{file.relative_to(root).as_posix()}"
+    return file.name
+
+
+def _imagery(config: BuildConfig) -> list[Path | str]:
+    ready = config.ready_tiles.folders if config.ready_tiles is not None else ()
+    return [*(config.scenes.paths if config.scenes is not None else ()), *ready]
+
+
+def _others(config: BuildConfig) -> list[tuple[str, Path]]:
     named: list[tuple[str, Path]] = []
-    if config.scenes is not None:
-        named += [("scene", path) for path in config.scenes.paths]
-    if config.ready_tiles is not None:
-        named += [("scene", path) for path in config.ready_tiles.folders]
     if config.covariates is not None:
         named += [("covariates", path) for path in config.covariates.tables]
         named += [("covariates", raster.path) for raster in config.covariates.rasters]
@@ -60,12 +82,10 @@ def _named(config: BuildConfig) -> list[tuple[str, Path]]:
     return named if used is None else [*named, ("split", used)]
 
 
-def _deep(paths: Iterable[Path]) -> Iterator[Path]:
+def _deep(paths: Iterable[object]) -> Iterator[Path]:
     for path in paths:
+        if not isinstance(path, Path):
+            continue
         yield path
         if path.is_dir():
             yield from sorted(file for file in path.rglob("*") if file.is_file())
-
-
-def _shallow(path: Path) -> list[Path]:
-    return sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path] if path.is_file() else []

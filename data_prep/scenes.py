@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 
 from butterfly_sdm.config import ScenesConfig
@@ -51,7 +52,7 @@ def scene_of(
     ConfigError, MissingFileError, RasterError, SourceError
         Nothing is named, or a product is missing, damaged or does not fit.
     """
-    paths: list[Path] = list(config.paths)
+    paths: list[Path | str] = list(config.paths)
     if config.stac is not None:
         from data_prep.sources.stac import fetch_products
 
@@ -77,6 +78,7 @@ def scene_of(
     if not any(piece.mask for piece in scene.pieces):
         log.warning("No scene has a scene classification (SCL), so the composite cannot leave out clouds.")
     scratch.mkdir(parents=True, exist_ok=True)
+    files = files_of(scene)
     composite = make_composite(
         scene,
         scratch / "composite.tif",
@@ -90,4 +92,10 @@ def scene_of(
         raise RasterError(
             f"{composite.path} has the offset {opened.offset:g}, not {scene.offset:g}. Remove it and build again."
         )
-    return opened, composite
+    return opened, replace(composite, files=files)
+
+
+def files_of(scene: Scene) -> dict[str, str | None]:
+    """Return the files a scene reads, each with the licence its product states, if any."""
+    layers = [(piece, layer) for piece in scene.pieces for layer in (*piece.layers, *filter(None, [piece.mask]))]
+    return {layer.path: piece.licence for piece, layer in layers}

@@ -21,7 +21,7 @@ from butterfly_sdm.progress import Progress
 from data_prep.findings import Findings
 from data_prep.grids import TileGrid, tile_grid
 from data_prep.ready_tiles import find_ready_tiles, pack_tiles, tile_places
-from data_prep.scenes import scene_of
+from data_prep.scenes import files_of, scene_of
 from data_prep.tiles import cut_tiles, tiles_on
 
 
@@ -68,6 +68,7 @@ def fill_tiles(
             config.scenes, bands=config.tiles.bands, scratch=scratch, executor=executor, progress=progress,
             bbox=(west - margin, south - margin, east + margin, north + margin),
         )  # fmt: skip
+        findings.imagery |= files_of(scene) if composite is None else composite.files
         if composite is not None:
             clouds = ", ".join(
                 f"{day} ({share:.0%} cloudy)" for day, share in zip(composite.dates, composite.cloudiness, strict=True)
@@ -173,6 +174,7 @@ def _import(
         ready_config.folders, tuple(sites.index), bands=ready_config.bands, wanted=config.tiles.bands,
         pattern=ready_config.pattern, nodata=ready_config.nodata, size_px=config.tiles.size_px if stated else None,
     )  # fmt: skip
+    findings.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
     valid = pack_tiles(ready, scratch / "cut.npy", executor=executor, progress=progress)
     columns = pd.DataFrame(
         {"tile_row": np.arange(len(ready.sites)), "valid_fraction": valid, **tile_places(ready)}, index=list(ready.sites)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import numpy as np
+import rasterio
 
 from butterfly_sdm.data.artefact import new_array, open_array, read_json, write_json
 from butterfly_sdm.data.products import Piece, metres_per_unit
@@ -23,6 +24,7 @@ from data_prep.warp import source_coordinates, warp_patch, warp_with_gdal
 
 SCRATCH_BYTES = 1_000_000_000
 UNIT_PIXELS = 20_000_000
+CACHE_BYTES = 64_000_000
 WARP_TILES = 100  # tiles of one unit of warping: about 0.3 s
 
 
@@ -161,7 +163,7 @@ def _cut(
         tiles = tiles_on(grid, piece)
         if not len(tiles):
             continue
-        if exact and all(scene.offset_of(layer) is not None for layer in piece.layers):
+        if exact and _one_grid(piece) and scene.offset_of(piece.layers[0]) is not None:
             stages.append(_copy_stages(scene, piece, number, grid, tiles, out, not stages))
         elif _similar(grid, piece):
             stages.append(_warp_stages(scene, piece, number, grid, tiles, out, resampling, journal.done, not stages))
@@ -173,13 +175,14 @@ def _cut(
         report.units_found += finished
         label = stage.label if len(scene.pieces) == 1 else f"{stage.label}, step {index + 1}"
         progress(label, finished, len(stage.work))
-        for name, blocks in run_units(executor, todo):
-            report.blocks += blocks
-            report.units_done += 1
-            if stage.lasting:
-                journal.add(name)
-            finished += 1
-            progress(label, finished, len(stage.work))
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if stage.once else nullcontext():
+            for name, blocks in run_units(executor, todo):
+                report.blocks += blocks
+                report.units_done += 1
+                if stage.lasting:
+                    journal.add(name)
+                finished += 1
+                progress(label, finished, len(stage.work))
 
 
 Unit = tuple[str, Callable[..., Any], tuple[Any, ...]]
@@ -187,11 +190,21 @@ Unit = tuple[str, Callable[..., Any], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Stage:
-    """Units of work that may run in any order; ``lasting`` if their result stays when the process is killed."""
+    """
+    Units of work that may run in any order.
+
+    Attributes
+    ----------
+    lasting
+        Their result stays when the process is killed.
+    once
+        They decode every block once, so GDAL need not keep decoded blocks (by default it fills 5 % of the memory with them).
+    """
 
     label: str
     work: list[Unit]
     lasting: bool = True
+    once: bool = True
 
 
 def run_units(executor: Executor, work: Iterable[Unit], ahead: int = 8) -> Iterator[tuple[str, Any]]:
@@ -232,23 +245,28 @@ def tiles_on(grid: TileGrid, piece: Piece) -> np.ndarray:
     return np.flatnonzero(touches & np.isfinite(boxes).all(axis=1))
 
 
-def _similar(grid: TileGrid, piece: Piece) -> bool:
-    """Return whether the lattice warp serves: one grid for all layers, and pixels not much finer than the tile's."""
+def _one_grid(piece: Piece) -> bool:
     first = piece.layers[0]
-    one_grid = all(
+    return all(
         (layer.crs, layer.transform, layer.width, layer.height) == (first.crs, first.transform, first.width, first.height)
         for layer in piece.layers
     )
+
+
+def _similar(grid: TileGrid, piece: Piece) -> bool:
+    """Return whether the lattice warp serves: one grid for all layers, and pixels not much finer than the tile's."""
+    first = piece.layers[0]
     own = np.sqrt(abs(first.transform.determinant)) * metres_per_unit(first.crs, piece.name)
-    return one_grid and own >= 0.95 * grid.resolution_m and not first.crs.is_geographic
+    return _one_grid(piece) and own >= 0.95 * grid.resolution_m and not first.crs.is_geographic
 
 
 def _copy_stages(
     scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: Path, fresh: bool
 ) -> Iterator[Stage]:
-    layer = piece.layers[0]
-    columns = np.round((grid.left[tiles] - layer.transform.c) / grid.resolution).astype(np.int64)
-    rows = np.round((layer.transform.f - grid.top[tiles]) / grid.resolution).astype(np.int64)
+    origin = scene.offset_of(piece.layers[0])
+    assert origin is not None
+    columns = np.round((grid.left[tiles] - scene.transform.c) / grid.resolution).astype(np.int64) - origin[0]
+    rows = np.round((scene.transform.f - grid.top[tiles]) / grid.resolution).astype(np.int64) - origin[1]
     yield Stage(
         "cutting tiles", _copies(scene, piece, str(number), rows, columns, grid.size_px, grid.size_px, tiles, out, fresh)
     )
@@ -373,7 +391,7 @@ def _gdal_stages(
     work: list[Unit] = [
         (f"{number}/{at}", _gdal_unit, (scene, piece, grid.take(some), out, some, resampling)) for at, some in parts
     ]
-    yield Stage("warping tiles", work)
+    yield Stage("warping tiles", work, once=False)
 
 
 def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: Path, targets: np.ndarray, resampling: str) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,14 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
-from butterfly_sdm.data.products import SENTINEL2, Layer, Piece, Place, canonical_band, describe_layer
-from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.data.products import SENTINEL2, Layer, Piece, Place, canonical_band, describe_layer, is_remote
+from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 OFFSET_BASELINE = (4, 0)  # from 04.00 on, Sentinel-2 counts are 1,000 higher
 SENTINEL2_OFFSET = 1000.0
 MOST_METADATA_BYTES = 64_000_000
+TIMEOUT_S = 60
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,16 @@ def find_pieces(path: str | Path, stated: Reading) -> Iterator[Piece]:
         A file is no raster, or a product lacks what is needed.
     """
     text = str(path)
-    remote = "://" in text or text.startswith("/vsi")
+    remote = is_remote(text)
     if not remote and not Path(path).exists():
         raise MissingFileError(f"There is no scene {path}. Check scenes.paths; relative paths start at the YAML file.")
-    if remote:
+    if PurePosixPath(urlparse(text).path).suffix.lower() in (".json", ".geojson"):
+        place = text if remote else str(Path(path).resolve())
+        yield from stac_pieces(read_metadata(place), place, stated)
+    elif remote:
         yield _raster_piece(text, stated)
     elif Path(path).is_dir():
         yield from _folder(Path(path), stated)
-    elif Path(path).suffix.lower() in (".json", ".geojson"):
-        yield from stac_pieces(read_metadata(Path(path)), str(Path(path).resolve()), stated)
     elif re.fullmatch(r"MTD_MSIL(1C|2A)\.xml", Path(path).name):
         yield _safe_piece(Path(path).parent, stated)
     else:
@@ -178,7 +181,7 @@ def _safe_piece(folder: Path, stated: Reading) -> Piece:
     )
 
 
-def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterator[Piece]:
+def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading, above: frozenset[str] = frozenset()) -> Iterator[Piece]:
     """
     Yield the products of a STAC item, item collection, or collection (its item links are followed).
 
@@ -188,11 +191,13 @@ def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterat
         The parsed JSON.
     place
         Its path or URL, from which relative links start.
+    above
+        Collections that led here.
 
     Raises
     ------
     RasterError
-        It is not STAC, or an item lacks bands, a place on earth or a file.
+        It is not STAC, links in a circle, or an item lacks bands, a place on earth or a file.
     """
     kind = value.get("type")
     if kind == "Feature":
@@ -206,9 +211,9 @@ def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterat
             raise RasterError(f"The STAC collection {place} links to no items.")
         for link in links:
             target = _resolve(link, place)
-            if "://" in target:
-                raise RasterError(f"{place} links to {target}. Fetch a collection of the network with scenes.stac.")
-            yield from stac_pieces(read_metadata(Path(target)), target, stated)
+            if target in above or target == place:
+                raise RasterError(f"The STAC collection {target} links to itself. Correct its links, or name its items.")
+            yield from stac_pieces(read_metadata(target), target, stated, above | {place})
     else:
         raise RasterError(
             f"{place} is no STAC item or collection: its type is {kind!r}. Name a STAC JSON, a raster or a folder."
@@ -274,28 +279,46 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
     )
 
 
-def read_metadata(path: Path) -> Any:
+def read_metadata(path: str | Path) -> Any:
     """
-    Read a JSON file of metadata.
+    Read a JSON file of metadata, here or on the network (http, https).
 
     Raises
     ------
-    MissingFileError, RasterError
-        It does not exist, is too large or is not JSON.
+    MissingFileError, SourceError, RasterError
+        It does not exist, does not answer, is too large or is not JSON.
     """
+    try:
+        text = _fetch(str(path)) if "://" in str(path) else _read_text(Path(path))
+        value = json.loads(text)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise RasterError(f"{path} is not JSON: {error}. Name a raster or a STAC item.") from error
+    if not isinstance(value, dict):
+        raise RasterError(f"{path} is not a STAC item: it holds a {type(value).__name__}.")
+    return value
+
+
+def _read_text(path: Path) -> str:
     if not path.is_file():
         raise MissingFileError(f"There is no STAC file {path}. Was it copied with the others?")
     if path.stat().st_size > MOST_METADATA_BYTES:
         raise RasterError(
             f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Name a raster or a STAC item."
         )
+    return path.read_text(encoding="utf-8")
+
+
+def _fetch(address: str) -> str:
+    if urlparse(address).scheme not in ("http", "https"):
+        raise SourceError(f"{address} is not read: metadata is read by http and https only. Copy it, or use another address.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise RasterError(f"{path} is not JSON: {error}. Name a raster or a STAC item.") from error
-    if not isinstance(value, dict):
-        raise RasterError(f"{path} is not a STAC item: it holds a {type(value).__name__}.")
-    return value
+        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+            content: bytes = answer.read(MOST_METADATA_BYTES + 1)
+    except OSError as error:
+        raise SourceError(f"{address} was not read: {error}. Is the address right?") from error
+    if len(content) > MOST_METADATA_BYTES:
+        raise RasterError(f"{address} is too large for metadata. Name a raster or a STAC item.")
+    return content.decode("utf-8")
 
 
 def _stac(path: Path) -> tuple[dict[str, Any], str] | None:

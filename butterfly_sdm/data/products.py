@@ -28,6 +28,11 @@ SENTINEL2 = {
 }  # fmt: skip
 
 
+def is_remote(path: str) -> bool:
+    """Return whether a path is an address on the network, or one of GDAL's virtual file systems."""
+    return "://" in path or path.startswith("/vsi")
+
+
 @dataclass(frozen=True)
 class Layer:
     """

@@ -155,7 +155,13 @@ class Scene:
             return
         fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
         whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
-        clear = self.clear(piece, self.grid, part)
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        if origin is None:
+            clear = self.clear(piece, self.grid, part)
+        else:
+            own = Window(part.col_off - origin[0], part.row_off - origin[1], part.width, part.height)
+            clear = self.clear(piece, (first.crs, first.transform, first.width, first.height), own)
         for layer in piece.layers:
             pairs = [(slot, layer.bands.index(band)) for slot, band in enumerate(bands) if band in layer.bands]
             if not pairs:
@@ -202,21 +208,26 @@ class Scene:
         return Window(column, row, int(np.ceil(c1 - 1e-6)) - column, int(np.ceil(r1 - 1e-6)) - row)
 
     def offset_of(self, layer: Layer) -> tuple[int, int] | None:
-        """Return column and row of a layer's first pixel if it lies on the grid of the scene, else None."""
+        """
+        Return column and row of a layer's first pixel if its pixels are those of the scene, else None.
+
+        Pixels of the same size that are shifted are moved to the nearest of the scene, by up to half a pixel: averaging
+        neighbours instead would blur one part of a mosaic and not the other.
+        """
         if layer.crs != self.crs:
             return None
         own, grid = layer.transform, self.transform
         if not np.allclose((own.a, own.b, own.d, own.e), (grid.a, grid.b, grid.d, grid.e), rtol=1e-9, atol=0):
             return None
         column, row = ~grid * (own.c, own.f)
-        if abs(column - round(column)) > 1e-3 or abs(row - round(row)) > 1e-3:
-            return None
-        return round(column), round(row)
+        return int(np.floor(column + 0.5 + 1e-6)), int(np.floor(row + 0.5 + 1e-6))
 
     def _overlap(self, piece: Piece, window: Window) -> tuple[slice, slice, Window] | None:
         """Return where a piece lies in the arrays of a window, and the same as a window of the grid."""
         column, row, width, height = _whole(window)
-        box = self.window(*_bounds_in(piece.layers[0], self.crs))
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        box = Window(*origin, first.width, first.height) if origin else self.window(*_bounds_in(first, self.crs))
         left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
         right = min(column + width, int(box.col_off + box.width), self.width)
         bottom = min(row + height, int(box.row_off + box.height), self.height)
@@ -231,12 +242,28 @@ class Scene:
     def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
         """Read a window of the scene's grid from one file: (bands, h, w) as stored, and its own mask (h, w) if any."""
         place = self.offset_of(layer)
-        source = self.handle(layer) if place is not None else self.handle(layer, self.grid, self.resampling)
-        if place is not None:
-            window = Window(window.col_off - place[0], window.row_off - place[1], window.width, window.height)
+        if place is None:
+            source = self.handle(layer, self.grid, self.resampling)
+            try:
+                return source.read(indexes, window=window), source.dataset_mask(window=window) > 0
+            except (RasterioError, OSError) as error:
+                raise unreadable(layer, error) from error
+        source = self.handle(layer)
+        column, row, width, height = _whole(window)
+        column, row = column - place[0], row - place[1]
+        # A band file may cover less ground than the others of its product.
+        left, top = min(max(column, 0), layer.width), min(max(row, 0), layer.height)
+        right, bottom = max(min(column + width, layer.width), left), max(min(row + height, layer.height), top)
+        part = Window(left, top, right - left, bottom - top)
+        whole = (part.width, part.height) == (width, height)
         try:
-            raw = source.read(indexes, window=window)
-            masked = source.dataset_mask(window=window) > 0 if layer.has_mask or place is None else None
+            if whole:
+                return source.read(indexes, window=part), source.dataset_mask(window=part) > 0 if layer.has_mask else None
+            raw, masked = np.zeros((len(indexes), height, width), layer.dtype), np.zeros((height, width), dtype=bool)
+            if part.width and part.height:
+                at = slice(top - row, bottom - row), slice(left - column, right - column)
+                raw[:, *at] = source.read(indexes, window=part)
+                masked[at] = source.dataset_mask(window=part) > 0 if layer.has_mask else True
         except (RasterioError, OSError) as error:
             raise unreadable(layer, error) from error
         return raw, masked

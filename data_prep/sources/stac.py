@@ -6,13 +6,13 @@ import re
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
+from urllib.parse import urljoin, urlparse
 
 from butterfly_sdm.data.artefact import atomic_path, write_json
-from butterfly_sdm.data.catalogue import band_of_asset
+from butterfly_sdm.data.catalogue import band_of_asset, read_metadata
 from butterfly_sdm.data.products import canonical_band
 from butterfly_sdm.errors import MissingPackageError, SourceError
 from butterfly_sdm.progress import Progress, silent
@@ -36,7 +36,7 @@ def search_items(
     Parameters
     ----------
     url
-        Address of the API.
+        Address of the API, or of a static catalogue or collection, which is read as a whole.
     bbox
         West, south, east and north in degrees.
     start, end
@@ -56,8 +56,23 @@ def search_items(
     MissingPackageError
         ``pystac_client`` is not installed.
     """
+    if url.endswith(".json"):
+        found = list(_walk(url, bbox=bbox, start=start, end=end, collection=collection))[:most_items]
+    else:
+        found = _search(url, bbox=bbox, start=start, end=end, collection=collection, most_items=most_items)
+    items = [item for item in found if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud]
+    if not items:
+        raise SourceError(
+            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to {end}, none of them with at most "
+            f"{max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
+        )
+    return sorted(items, key=lambda item: str(item["id"]))
+
+
+def _search(url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, most_items: int) -> list[dict[str, Any]]:
     try:
         from pystac_client import Client
+        from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
     except ImportError as error:
         raise MissingPackageError(
@@ -66,18 +81,40 @@ def search_items(
     try:
         client = Client.open(url, timeout=TIMEOUT_S)
         search = client.search(collections=[collection], bbox=list(bbox), datetime=f"{start}/{end}", max_items=most_items)
-        found = [item.to_dict() for item in search.items()]
-    except (APIError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        return [item.to_dict() for item in search.items()]
+    except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
             f"The STAC API {url} did not answer a search of {collection}: {error}. Is the address right?"
         ) from error
-    items = [item for item in found if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud]
-    if not items:
-        raise SourceError(
-            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to {end}, none of them with at most "
-            f"{max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
-        )
-    return sorted(items, key=lambda item: str(item["id"]))
+
+
+def _walk(
+    url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, above: frozenset[str] = frozenset()
+) -> Iterator[dict[str, Any]]:
+    """Yield the items of a static catalogue that a search would find."""
+    if url in above:
+        raise SourceError(f"The STAC catalogue {url} links to itself.")
+    value = read_metadata(url)
+    if value.get("type") != "Feature":
+        for link in value.get("links", ()):
+            if link.get("rel") in ("item", "child"):
+                target = urljoin(url, str(link.get("href", "")))
+                yield from _walk(target, bbox=bbox, start=start, end=end, collection=collection, above=above | {url})
+        return
+    properties = value.get("properties", {})
+    day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:10]
+    west, south, east, north = _box(value)
+    near = west <= bbox[2] and east >= bbox[0] and south <= bbox[3] and north >= bbox[1]
+    if near and start <= day <= end and value.get("collection", collection) == collection:
+        assets = {key: {**asset, "href": urljoin(url, str(asset["href"]))} for key, asset in value.get("assets", {}).items()}
+        yield {**value, "assets": assets}
+
+
+def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
+    """Return west, south, east and north of an item."""
+    box = item.get("bbox") or [-180.0, -90.0, 180.0, 90.0]
+    half = len(box) // 2  # six numbers where heights are told
+    return box[0], box[1], box[half], box[half + 1]
 
 
 def fetch_products(

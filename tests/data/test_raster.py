@@ -59,6 +59,18 @@ def test_two_overlapping_files_are_one_mosaic_whatever_their_order(tmp_path):
         np.testing.assert_array_equal(read, expected)
 
 
+@pytest.mark.parametrize(("shift", "moved"), [(0.3, 0), (0.5, 1), (-0.4, 0)])
+def test_a_piece_with_shifted_pixels_is_moved_to_the_nearest_and_not_blurred(tmp_path, shift, moved):
+    north, south = counts(30, 40, seed=1), counts(30, 40, seed=2)
+    write_raster(tmp_path / "a.tif", north, left=0, top=3000, pixel=10)
+    write_raster(tmp_path / "b.tif", south, left=0, top=3000 - 200 - 10 * shift, pixel=10)
+    scene = open_scene([tmp_path / "b.tif", tmp_path / "a.tif"])
+    values, valid = scene.read(Window(0, 0, 40, 20 + 30 + moved))
+    np.testing.assert_array_equal(values[:, :30], north)
+    np.testing.assert_array_equal(values[:, 30 : 50 + moved], south[:, 10 - moved :])
+    assert valid.all()
+
+
 def test_a_file_in_another_crs_is_resampled_into_the_mosaic(tmp_path):
     flat = np.full((4, 60, 60), 777, np.uint16)
     a = write_raster(tmp_path / "a.tif", flat)

@@ -3,6 +3,8 @@
 import functools
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,14 +14,18 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
+from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
+from data_prep.build import build_dataset
 from data_prep.composites import make_composite, select_dates
 from data_prep.grids import tile_grid
-from data_prep.sources.stac import fetch_products
+from data_prep.sources.stac import fetch_products, search_items
 from data_prep.tiles import cut_tiles
 from tests.data.rasters import counts, write_raster
+from tests.data_prep.surveys import grid_of_places, make_config, make_scene, make_survey
 
+ROOT = Path(__file__).parents[2]
 FILES = {"red": "B04", "green": "B03", "blue": "B02", "nir": "B08"}
 
 
@@ -235,6 +241,56 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
         fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
     with pytest.raises(SourceError, match="did not answer a search"):
         fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Iterator[str]:
+    """Serve a folder from a process of its own, because opening a raster by an address blocks this one."""
+    command = [sys.executable, "-m", "tests.data_prep.serving", str(tmp_path)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    assert server.stdout is not None
+    yield server.stdout.readline().strip()
+    server.kill()
+    server.wait()
+    server.stdout.close()
+
+
+def test_items_and_rasters_are_read_where_they_lie_on_the_network(tmp_path, elsewhere):
+    values = counts(40, 40)
+    (tmp_path / "P").mkdir()
+    (tmp_path / "P" / "P.json").write_text(json.dumps(item_of(values, tmp_path / "P", "P")))
+    links = [{"rel": "item", "href": "P/P.json"}]
+    (tmp_path / "c.json").write_text(json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links}))
+    write_raster(tmp_path / "whole.tif", values)
+    bands = ["red", "green", "blue", "nir"]
+    for address in ("P/P.json", "c.json", "whole.tif"):
+        scene = open_scene(f"{elsewhere}/{address}", bands=bands)
+        np.testing.assert_array_equal(scene.read(Window(0, 0, 40, 40))[0], values)
+    with pytest.raises(SourceError, match="was not read"):
+        open_scene(f"{elsewhere}/absent.json")
+    links[0]["href"] = "c.json"
+    (tmp_path / "c.json").write_text(json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links}))
+    with pytest.raises(RasterError, match="links to itself"):
+        open_scene(tmp_path / "c.json")
+
+
+def test_a_data_set_from_a_scene_on_the_network_names_it_as_a_source(tmp_path, elsewhere):
+    make_scene(tmp_path / "scene.tif")
+    config = make_config(scenes={"paths": [f"{elsewhere}/scene.tif"]})
+    assert config.scenes.paths == (f"{elsewhere}/scene.tif",)
+    folder = build_dataset(config, tmp_path / "out", name="test", seed=0, survey=make_survey(grid_of_places()))
+    sources = [source for source in Dataset.open(folder).card.sources if source.role == "scene"]
+    assert [(source.name, source.sha256) for source in sources] == [(f"{elsewhere}/scene.tif", None)]
+
+
+def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
+    folder = shared / "data" / "sentinel2" / "l2a_products"
+    search = {"bbox": (14.9, 45, 16.5, 47), "start": "2023-08-13", "end": "2023-08-15", "max_cloud": 5}
+    by_api = search_items(serve(folder), **search)
+    walked = search_items(f"{serve(folder)}/collection.json", **search)
+    assert [item["id"] for item in walked] == [item["id"] for item in by_api]
+    assert len(walked) == 4
+    assert walked[0]["assets"]["red"]["href"].startswith("http://127.0.0.1")
 
 
 def test_the_real_products_come_from_a_stac_api(shared, tmp_path, serve):

@@ -216,6 +216,25 @@ def test_separate_band_files_are_one_product(tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "tiles.npy")[0], values[:, 24:56, 24:56])
 
 
+def test_a_band_file_that_covers_less_ground_keeps_its_place(tmp_path):
+    values = counts(60, 60)
+    for number, (name, skipped) in enumerate({"B04": 0, "B03": 10, "B02": 0, "B08": 0}.items()):
+        band = values[number : number + 1, :, skipped:]
+        write_raster(tmp_path / "p" / f"{name}.tif", band, names=None, left=LEFT + 10 * skipped)
+    scene = open_scene(tmp_path / "p").select(["red", "green", "blue", "nir"])
+    read, valid = scene.read(Window(0, 0, 60, 60))
+    assert valid[:, 10:].all()
+    assert not valid[:, :10].any()
+    values[1, :, :10] = 0
+    np.testing.assert_array_equal(read, values)
+    grid = tile_grid(*degrees(LEFT + np.array([100.0, 300]), TOP - np.array([300.0, 300])), scene=scene, size_px=16)
+    shares = cut_tiles(scene, grid, tmp_path / "tiles.npy")
+    for number, tile in enumerate(np.load(tmp_path / "tiles.npy")):
+        column, row = round((grid.left[number] - LEFT) / 10), round((TOP - grid.top[number]) / 10)
+        np.testing.assert_array_equal(tile, values[:, row : row + 16, column : column + 16])
+        assert shares[number] == valid[row : row + 16, column : column + 16].mean()
+
+
 def test_cloudy_pixels_are_not_valid(tmp_path):
     values = counts(80, 80)
     for name, band in zip(("B04", "B03", "B02", "B08"), values, strict=True):
