@@ -443,7 +443,7 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
     if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
         raise RasterError(
             f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} m. "
-            "Map a scene of that resolution, or ask for a grid of it."
+            "Map a scene of that resolution, or train on tiles of this one."
         )
 
 
