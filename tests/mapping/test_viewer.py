@@ -1,5 +1,9 @@
 import base64
+import html
 import json
+import re
+import shutil
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -79,6 +83,40 @@ def test_the_server_answers_this_machine_alone(plain):
     finally:
         server.shutdown()
         server.server_close()
+
+
+USE = """<script>
+const wait = setInterval(() => {
+  if (document.body.dataset.ready !== "yes") return;
+  clearInterval(wait);
+  const box = canvas.getBoundingClientRect(), at = { clientX: box.left + view.x + COL * view.scale,
+    clientY: box.top + view.y + ROW * view.scale, bubbles: true, pointerId: 1 };
+  canvas.setPointerCapture = () => {};
+  for (const name of ["pointerdown", "pointerup"]) canvas.dispatchEvent(new PointerEvent(name, at));
+  get("find").value = "nor"; get("find").dispatchEvent(new Event("input"));
+}, 20);
+</script></body>"""
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium on the PATH")
+def test_in_a_browser_a_click_tells_the_values_of_a_place_and_a_word_finds_its_bands(plain, tmp_path):
+    row, col = 11, 14
+    page = viewer_page(plain.path, overlay="expected richness", limit=0.5)
+    use = USE.replace("ROW", str(row + 0.5)).replace("COL", str(col + 0.5))
+    (tmp_path / "page.html").write_text(page.replace("</body>", use), encoding="utf-8")
+    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [*browser, "--virtual-time-budget=8000", "--dump-dom", (tmp_path / "page.html").as_uri()]
+    dom = html.unescape(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    said = dict(re.findall(r"<td>([^<]+)</td><td>([^<]+)</td>", dom))
+    with rasterio.open(plain.path) as source:
+        expected = dict(zip(source.descriptions, source.read()[:, row, col], strict=True))
+        x, y = source.xy(row, col)
+    assert said.keys() == expected.keys()
+    for name, value in expected.items():
+        assert float(said[name]) == pytest.approx(value, abs=0.005)
+    assert f"{x:.0f}, {y:.0f} (EPSG:27700)" in dom
+    assert re.findall(r"<option[^>]*>([^<]+)</option>", dom) == ["North"]
+    assert "expected richness above 0.500: not like the training sites" in dom
 
 
 def test_an_overlay_needs_its_limit_and_its_band(plain):
