@@ -5,6 +5,23 @@ Every error the package raises on purpose derives from :class:`ButterflySDMError
 says what came, what is needed and what to do. The command line prints the message alone and ends with code 2.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """
+    Return the question that ends a message about an unknown name: empty where no known name is near.
+
+    Examples
+    --------
+    >>> "There is no tree." + did_you_mean("tree", ["trees", "linear"])
+    "There is no tree. Did you mean 'trees'?"
+    """
+    names = {str(one).casefold().replace("_", " "): str(one) for one in known}
+    near = difflib.get_close_matches(str(name).casefold().replace("_", " "), names, n=1)
+    return f" Did you mean {names[near[0]]!r}?" if near else ""
+
 
 class ButterflySDMError(Exception):
     """Base of all errors a user can act on."""

@@ -9,7 +9,7 @@ from typing import Any
 from butterfly_sdm.baselines import BASELINES
 from butterfly_sdm.data.artefact import read_json
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.errors import ArtefactError, ModelError, did_you_mean
 from butterfly_sdm.models import MODELS
 
 #: Where the class of each kind lives, as ``module:Class``; loaded when used.
@@ -26,7 +26,9 @@ def predictor_class(kind: str) -> Any:
         There is no such kind.
     """
     if kind not in KINDS:
-        raise ModelError(f"There is no predictor of kind {kind!r}. Known: {', '.join(sorted(KINDS))}.")
+        raise ModelError(
+            f"There is no predictor of kind {kind!r}. Known: {', '.join(sorted(KINDS))}.{did_you_mean(kind, KINDS)}"
+        )
     module, _, name = KINDS[kind].partition(":")
     return getattr(import_module(module), name)
 

@@ -7,7 +7,6 @@ a path stands for an environment variable.
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
 
-from butterfly_sdm.errors import ConfigError, MissingFileError
+from butterfly_sdm.errors import ConfigError, MissingFileError, did_you_mean
 
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
@@ -207,15 +206,16 @@ def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
         key = ".".join(map(str, location)) or "the whole file"
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
-            near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
-            lines.append(f"{key} is an unknown key; {hint}")
+            hint = did_you_mean(problem["loc"][-1], known).strip() or f"Known keys: {', '.join(known)}."
+            lines.append(f"{key} is an unknown key; {hint[0].lower()}{hint[1:]}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing; it is required.")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
-            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.")
+            choices = re.findall(r"'([^']+)'", message) if problem["type"] == "literal_error" else []
+            hint = did_you_mean(problem["input"], choices)
+            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.{hint}")
     unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
     return f"{label}: " + (unique[0] if len(unique) == 1 else "\n".join(["several problems", *(f"  {u}" for u in unique)]))
 

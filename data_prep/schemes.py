@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from butterfly_sdm.errors import RecordsError
+from butterfly_sdm.errors import RecordsError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def recording_scheme(name: str, **changes: object) -> RecordingScheme:
         The name or a rule is unknown.
     """
     if name not in SCHEMES:
-        raise RecordsError(f"{name!r} is no recording scheme. Known are {', '.join(SCHEMES)}.")
+        raise RecordsError(f"{name!r} is no recording scheme. Known are {', '.join(SCHEMES)}.{did_you_mean(name, SCHEMES)}")
     try:
         return replace(SCHEMES[name], **changes)  # type: ignore[arg-type]
     except TypeError:

@@ -121,7 +121,7 @@ def test_warnings_kept_for_the_end_are_not_lost_afterwards(caplog):
 
 
 def test_a_data_set_built_from_other_settings_is_not_trained_on_unasked(tmp_path):
-    region = simulate_region(tmp_path / "region", size_px=512, n_sites=12, n_species=3)
+    region = simulate_region(tmp_path / "region", size_px=1024, n_sites=24, n_species=3)
     changed = yaml.safe_load(region.config.read_text())
     changed["train"] = {"model": {"kind": "mean_rate"}}
     changed["build"]["split"] = {"method": "random"}

@@ -44,10 +44,10 @@ def make_baseline(kind: str, **options: Any) -> Any:
     >>> make_baseline("nearest_sites", neighbours=10).neighbours
     10
     """
-    from butterfly_sdm.errors import ModelError
+    from butterfly_sdm.errors import ModelError, did_you_mean
 
     if kind not in BASELINES:
-        raise ModelError(f"There is no baseline {kind!r}; known are {', '.join(BASELINES)}.")
+        raise ModelError(f"There is no baseline {kind!r}; known are {', '.join(BASELINES)}.{did_you_mean(kind, BASELINES)}")
     cls = load_class(BASELINES[kind])
     try:
         return cls(**options)

@@ -28,7 +28,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.catalogue import Reading, find_pieces
 from butterfly_sdm.data.products import Layer, Piece, canonical_band, metres_per_unit
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import RasterError, did_you_mean
 
 log = logging.getLogger("butterfly_sdm.raster")
 
@@ -316,7 +316,7 @@ class Scene:
             if name not in self.bands:
                 raise RasterError(
                     f"The scene has no band {given!r}; it has {', '.join(self.bands)}. "
-                    "Name the bands of the file in order under bands, or ask for others."
+                    f"Name the bands of the file in order under bands, or ask for others.{did_you_mean(given, self.bands)}"
                 )
         return names
 

@@ -67,7 +67,7 @@ def show_tiles(
     colours = np.where(valid[:, None], colours, 1.0).transpose(0, 2, 3, 1)
 
     rows = -(-len(sites) // columns)
-    picture = Picture(2.3 * columns, 2.95 * rows)
+    picture = Picture(2.3 * columns, (2.65 + 0.15 * species) * rows + 0.2)
     for number, site in enumerate(sites):
         axes = picture.add_subplot(rows, columns, number + 1)
         axes.imshow(colours[number])

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.figures.picture import INK, OTHER, PALETTE, Picture
 
+# How fast it went, not how well.
+SPEED = ("learning_rate", "seconds", "sites_per_second", "waiting")
 
-def show_history(history: pd.DataFrame | str | Path, *, reference: float | None = None) -> Picture:
+
+def show_history(history: pd.DataFrame | str | Path, *, reference: float | None = None, speed: bool = False) -> Picture:
     """
-    Show the numbers of every epoch.
+    Show how fit and validation scores went, epoch by epoch.
 
     Parameters
     ----------
@@ -20,6 +24,8 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
         A table with a column ``epoch``, or the ``history.csv`` or folder of a run.
     reference
         Validation error of something simpler, such as the mean rate: drawn as a line in the panels of mean squared error.
+    speed
+        Also show the learning rate, the seconds of each epoch, and sites per second.
 
     Returns
     -------
@@ -36,8 +42,9 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
         if not path.is_file():
             raise MissingFileError(f"There is no history at {path}. Only networks that were trained leave one.")
         history = pd.read_csv(path)
-    epochs = history["epoch"] if "epoch" in history else pd.Series(range(len(history)))
-    numbers = history.drop(columns=["epoch", "step"], errors="ignore").select_dtypes("number").dropna(axis=1, how="all")
+    epochs = 1 + (history["epoch"] if "epoch" in history else pd.Series(range(len(history))))
+    left_out = ["epoch", "step", *(() if speed else SPEED)]
+    numbers = history.drop(columns=left_out, errors="ignore").select_dtypes("number").dropna(axis=1, how="all")
     panels: dict[str, list[str]] = {}
     for name in numbers:
         measure = name.removeprefix("validation_").removeprefix("train_").removeprefix("val_")
@@ -62,6 +69,7 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
             axes.axhline(reference, color=INK, linestyle=":", linewidth=1, label="reference")
         axes.set_title(measure.replace("_", " "), fontsize=9)
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
         if len(names) > 1 or (reference is not None and measure == "mse"):
             axes.legend(fontsize=7, frameon=False)

@@ -19,7 +19,7 @@ from butterfly_sdm.data.artefact import fingerprint, read_json, sha256, write_js
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.raster import Scene
-from butterfly_sdm.errors import DataError, ModelError, RasterError
+from butterfly_sdm.errors import DataError, ModelError, RasterError, did_you_mean
 from butterfly_sdm.mapping.area import Area
 from butterfly_sdm.mapping.audit import audit_engine, audit_positions
 from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
@@ -423,7 +423,10 @@ def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tupl
         return tuple(predictor.species)
     for name in species:
         if name not in predictor.species:
-            raise DataError(f"The predictor does not know the species {name!r}; it knows {len(predictor.species)} others.")
+            raise DataError(
+                f"The predictor does not know the species {name!r}; it knows {len(predictor.species)} others."
+                + did_you_mean(name, predictor.species)
+            )
     if not species:
         raise DataError("The list of species to map is empty. Name at least one, or leave it out to map all.")
     return tuple(species)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.data.products import canonical_band
-from butterfly_sdm.errors import MissingFileError, MissingPackageError, ModelError
+from butterfly_sdm.errors import MissingFileError, MissingPackageError, ModelError, did_you_mean
 from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_of_bands
 
 log = logging.getLogger("butterfly_sdm.models.backbone")
@@ -247,8 +247,7 @@ def _timm_body(name: str, bands: int) -> nn.Module:
 
     name = name.removeprefix("timm:")
     if not timm.is_model(name):
-        near = timm.list_models(f"*{name[:6]}*")[:5]
-        hint = f" Near ones: {', '.join(near)}." if near else ""
+        hint = did_you_mean(name, [*RESNETS, *timm.list_models()])
         raise ModelError(f"There is no backbone {name!r}; known are {', '.join(RESNETS)} and every model of timm.{hint}")
     model = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
     return model

@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
-from butterfly_sdm.errors import MissingPackageError, PluginError
+from butterfly_sdm.errors import MissingPackageError, PluginError, did_you_mean
 from butterfly_sdm.plugins.settings import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -179,7 +179,9 @@ def get_plugin(name: str) -> Plugin[Any, Any]:
     """
     points = _entry_points()
     if name not in points:
-        raise PluginError(f"There is no plugin {name!r}. Installed: {', '.join(sorted(points)) or 'none'}.")
+        raise PluginError(
+            f"There is no plugin {name!r}. Installed: {', '.join(sorted(points)) or 'none'}.{did_you_mean(name, points)}"
+        )
     info, card = _inspect(points[name])
     if card is None or info.error is not None:
         kind = MissingPackageError if card is not None and any(map(_absent, card.needs)) else PluginError

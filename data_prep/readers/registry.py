@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from butterfly_sdm.errors import MissingFileError, PluginError, RecordsError
+from butterfly_sdm.errors import MissingFileError, PluginError, RecordsError, did_you_mean
 from data_prep.readers.reader import Reader, RecordFile
 
 GROUP = "butterfly_sdm.readers"
@@ -32,7 +32,9 @@ def reader(name: str) -> Reader:
     """
     found = _registered()
     if name not in found:
-        raise RecordsError(f"records.format = {name!r} is no known layout. Known are auto, {', '.join(found)}.")
+        raise RecordsError(
+            f"records.format = {name!r} is no known layout. Known are auto, {', '.join(found)}.{did_you_mean(name, found)}"
+        )
     return _load(name, found[name])
 
 

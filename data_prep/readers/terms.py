@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 
-from butterfly_sdm.errors import RecordsError
+from butterfly_sdm.errors import RecordsError, did_you_mean
 from data_prep.readers.reader import TERMS
 
 _ALIASES: dict[str, tuple[str, ...]] = {
@@ -83,13 +82,11 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
     for term, name in columns.items():
         meant = term if term in TERMS else _term(key(term))
         if meant is None:
-            near = difflib.get_close_matches(term, TERMS, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"Known are {', '.join(TERMS)}."
-            raise RecordsError(f"records.columns names {term!r}, which is no column of records. {hint}")
+            hint = did_you_mean(term, TERMS) or f" Known are {', '.join(TERMS)}."
+            raise RecordsError(f"records.columns names {term!r}, which is no column of records.{hint}")
         if name not in header:
-            near = difflib.get_close_matches(name, header, n=1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"It has {', '.join(header[:40])}."
-            raise RecordsError(f"{where} has no column {name!r}, which records.columns names for {term}. {hint}")
+            hint = did_you_mean(name, header) or f" It has {', '.join(header[:40])}."
+            raise RecordsError(f"{where} has no column {name!r}, which records.columns names for {term}.{hint}")
         found[name] = meant
     keys = {name: key(name) for name in header}
     for term, aliases in _ALIASES.items():
