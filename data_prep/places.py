@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
             if path.suffix == ".parquet"
             else pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
         )
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
         raise RecordsError(f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas.") from error
     table.columns = [str(column).strip() for column in table.columns]
     by_name = {column.lower().replace(" ", "_"): column for column in table.columns}
@@ -127,7 +128,7 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
         if bad.any():
             raise RecordsError(f"{path}: the footprint of {ids[bad].iloc[0]} is no WKT polygon. Correct it.")
     elif reference is not None:
-        geometry = [GridSquare.parse(text).footprint() for text in table[reference].astype(str)]
+        geometry = [GridSquare.parse(text).footprint() for text in table[reference].fillna("").astype(str)]
     elif {"lon", "lat"} <= set(by_name):
         lon, _ = _numbers(table[by_name["lon"]].astype(str))
         lat, _ = _numbers(table[by_name["lat"]].astype(str))

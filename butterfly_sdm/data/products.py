@@ -10,11 +10,13 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import rasterio
 from affine import Affine
 from pyproj import CRS as ProjCRS
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
@@ -170,47 +172,58 @@ def describe_layer(
             source = rasterio.open(path)
     except (RasterioIOError, OSError) as error:
         raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
-    with source:
-        if not source.count:
-            raise RasterError(f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it to GeoTIFF.")
-        indexes = tuple(i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use != ColorInterp.alpha)
-        described = [source.descriptions[index - 1] for index in indexes]
-        if bands is not None and len(bands) != len(indexes):
-            found = f"{len(indexes)} band" + ("s" if len(indexes) > 1 else "")
-            raise RasterError(
-                f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band of the file, in order."
-            )
-        if bands is None:
-            if not all(described):
-                raise RasterError(
-                    f"{path} does not say what its {len(indexes)} bands are. Name them in file order under scenes.bands, "
-                    "such as [red, green, blue, nir]."
-                )
-            bands = [canonical_band(name) for name in described if name]
-        if len(set(bands)) < len(bands):
-            raise RasterError(f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own.")
-        crs, transform = source.crs, source.transform
-        if crs is None and place is not None:
-            crs, transform = place.crs, place.on(source.height, source.width)
-        metres_per_unit(crs, path)
-        own_nodata = nodata if nodata is not None else source.nodata
-        if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
-            own_nodata = 0
-        per_dataset = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
-        layer = Layer(
-            path=path,
-            bands=tuple(bands),
-            indexes=indexes,
-            crs=crs,
-            transform=transform,
-            width=source.width,
-            height=source.height,
-            nodata=own_nodata,
-            dtype=source.dtypes[0],
-            block=source.block_shapes[0],
-            has_mask=per_dataset,
+    try:
+        with source:
+            return _describe(source, path, bands, nodata, place)
+    except CPLE_BaseError as error:
+        raise RasterError(f"{path} is damaged: {error}. Fetch or make it again.") from error
+
+
+def _describe(
+    source: Any, path: str, bands: Sequence[str] | None, nodata: float | None, place: Place | None
+) -> tuple[Layer, float | None, float | None]:
+    if not source.count:
+        raise RasterError(f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it to GeoTIFF.")
+    indexes = tuple(i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use != ColorInterp.alpha)
+    described = [source.descriptions[index - 1] for index in indexes]
+    if bands is not None and len(bands) != len(indexes):
+        found = f"{len(indexes)} band" + ("s" if len(indexes) > 1 else "")
+        raise RasterError(
+            f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band of the file, in order."
         )
-        scale, offset = source.scales[0], source.offsets[0]
+    if bands is None:
+        if not all(described):
+            raise RasterError(
+                f"{path} does not say what its {len(indexes)} bands are. Name them in file order under scenes.bands, "
+                "such as [red, green, blue, nir]."
+            )
+        bands = [canonical_band(name) for name in described if name]
+    if len(set(bands)) < len(bands):
+        raise RasterError(f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own.")
+    crs, transform = source.crs, source.transform
+    if crs is None and place is not None:
+        crs, transform = place.crs, place.on(source.height, source.width)
+    if not np.isfinite(transform).all() or transform.is_degenerate:
+        raise RasterError(f"{path} is damaged: its pixels have no size ({tuple(transform)[:6]}). Fetch or make it again.")
+    metres_per_unit(crs, path)
+    own_nodata = nodata if nodata is not None else source.nodata
+    if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
+        own_nodata = 0
+    per_dataset = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
+    layer = Layer(
+        path=path,
+        bands=tuple(bands),
+        indexes=indexes,
+        crs=crs,
+        transform=transform,
+        width=source.width,
+        height=source.height,
+        nodata=own_nodata,
+        dtype=source.dtypes[0],
+        block=source.block_shapes[0],
+        has_mask=per_dataset,
+    )
+    scale, offset = source.scales[0], source.offsets[0]
     stated = (scale, offset) != (1.0, 0.0)
     return layer, scale if stated else None, -offset / scale if stated else None
 

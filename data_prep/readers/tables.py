@@ -81,7 +81,7 @@ class ParquetTable:
                 numbers = pl.Series("row", np.arange(done + 1, done + 1 + len(rows), dtype=np.uint32))
                 done += len(rows)
                 yield Block(rows, numbers), self.bytes * done // total
-        except (pa.ArrowInvalid, OSError, pl.exceptions.PolarsError) as error:
+        except (pa.ArrowException, ValueError, OSError, pl.exceptions.PolarsError) as error:
             raise RecordsError(f"{self.path} cannot be read to its end ({error}). Make it again.") from error
 
     def events(self) -> None:
@@ -165,7 +165,7 @@ class TableReader:
     def _open_parquet(self, path: Path, columns: Mapping[str, str]) -> ParquetTable:
         try:
             schema = pq.read_schema(path)
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
             raise RecordsError(f"{path} is not a Parquet table ({error}). Make it again.") from error
         used = match_columns(schema.names, self.known(tuple(schema.names)) | dict(columns), path.name)
         require(list(used.values()), path.name, schema.names)
@@ -231,7 +231,7 @@ def _header(reader: TableReader, path: Path, *, raw: bool = False) -> set[str]:
     if path.suffix.lower() == ".parquet":
         try:
             return {name if raw else key(name) for name in pq.read_schema(path).names}
-        except (pa.ArrowInvalid, OSError):
+        except (pa.ArrowException, ValueError, OSError):
             return set()
     try:
         if is_zip(path):
