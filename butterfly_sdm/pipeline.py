@@ -232,7 +232,8 @@ def train(
             "files": {
                 path.relative_to(partial).as_posix(): sha256(path)
                 for path in sorted(partial.rglob("*"))
-                if path.is_file() and not path.name.startswith(".")
+                # An attempt that was interrupted at its very end leaves its card.
+                if path.is_file() and not path.name.startswith(".") and path != partial / "run.json"
             },
         }
         write_json(partial / "run.json", sealed(card))
