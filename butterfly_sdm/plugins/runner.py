@@ -175,36 +175,37 @@ def train(
     settings = config.model_dump(mode="json")
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     with resumable_folder(folder, key) as partial:
-        rows: list[dict[str, Any]] = []
+        if not (partial / "model.json").is_file():  # else interrupted at its very end: nothing is left but to tidy up
+            rows: list[dict[str, Any]] = []
+            for part in plugin.parts(config):
+                weights, history = partial / f"{part}.safetensors", partial / f"{part}.history.json"
+                if not weights.is_file():
+                    checkpoint = partial / f"{part}.checkpoint.safetensors"
+                    module = build(plugin, config, facts, part)
+                    stages = plugin.stages(config, data, module, part)
+                    part_rows = train_stages(
+                        module, stages, config, part=part, checkpoint=checkpoint, progress=progress, limits=limits
+                    )
+                    write_json(history, part_rows)
+                    with atomic_path(weights) as temporary:
+                        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, temporary)
+                    checkpoint.unlink(missing_ok=True)
+                    del module, stages
+                rows += read_json(history)
+            _write_table(partial / "history.csv", pd.DataFrame(rows))
+            write_text(partial / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            card = {
+                "format": "butterfly_sdm plugin run",
+                "format_version": FORMAT_VERSION,
+                "kind": "plugin",
+                "plugin": name,
+                "settings": settings,
+                "facts": facts,
+                "software": {package: _version(package) for package in ("butterfly-sdm", "torch", "timm")},
+            }
+            write_json(partial / "model.json", card)
         for part in plugin.parts(config):
-            weights, history = partial / f"{part}.safetensors", partial / f"{part}.history.json"
-            if not weights.is_file():
-                checkpoint = partial / f"{part}.checkpoint.safetensors"
-                module = build(plugin, config, facts, part)
-                stages = plugin.stages(config, data, module, part)
-                part_rows = train_stages(
-                    module, stages, config, part=part, checkpoint=checkpoint, progress=progress, limits=limits
-                )
-                write_json(history, part_rows)
-                with atomic_path(weights) as temporary:
-                    save_file({key: value.contiguous() for key, value in module.state_dict().items()}, temporary)
-                checkpoint.unlink(missing_ok=True)
-                del module, stages
-            rows += read_json(history)
-        for part in plugin.parts(config):
-            (partial / f"{part}.history.json").unlink()
-        _write_table(partial / "history.csv", pd.DataFrame(rows))
-        write_text(partial / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
-        card = {
-            "format": "butterfly_sdm plugin run",
-            "format_version": FORMAT_VERSION,
-            "kind": "plugin",
-            "plugin": name,
-            "settings": settings,
-            "facts": facts,
-            "software": {package: _version(package) for package in ("butterfly-sdm", "torch", "timm")},
-        }
-        write_json(partial / "model.json", card)
+            (partial / f"{part}.history.json").unlink(missing_ok=True)
     return PluginRun(plugin, folder, config, facts)
 
 
