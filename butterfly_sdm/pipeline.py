@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import (
+    check_version,
     damage,
     exclusive,
     fingerprint,
@@ -81,8 +82,9 @@ class Run:
         card = read_json(folder / "run.json")
         if not isinstance(card, dict) or card.get("format") != "butterfly_sdm run":
             raise ArtefactError(f"{folder} is not a run: its run.json does not say so.")
-        if card.get("format_version") != RUN_VERSION:
-            raise ArtefactError(f"{folder} has run format {card.get('format_version')!r}; this release reads {RUN_VERSION}.")
+        check_version(
+            card.get("format_version"), RUN_VERSION, f"The run {folder}", f"butterfly-sdm train CONFIG --out {folder}"
+        )
         return cls(folder, card)
 
     @cached_property

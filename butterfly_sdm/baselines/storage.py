@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
+from butterfly_sdm.data.artefact import atomic_path, check_version, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 
 FORMAT = "butterfly_sdm model"
+FORMAT_VERSION = 1
 
 
 class ArrayPredictor:
@@ -114,7 +115,7 @@ class ArrayPredictor:
             folder / "model.json",
             {
                 "format": FORMAT,
-                "format_version": 1,
+                "format_version": FORMAT_VERSION,
                 "kind": self.kind,
                 "settings": self.settings(),
                 "species": list(self.species),
@@ -169,6 +170,7 @@ def read_model_card(folder: Path, kind: str) -> Mapping[str, Any]:
     if not isinstance(card, Mapping) or card.get("kind") != kind:
         found = card.get("kind") if isinstance(card, Mapping) else None
         raise ArtefactError(f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of its kind.")
+    check_version(card.get("format_version"), FORMAT_VERSION, f"The model in {folder}", "butterfly-sdm train CONFIG")
     texts = ("species", "inputs")
     if not isinstance(card.get("settings"), Mapping) or not all(
         isinstance(card.get(key), list) and all(isinstance(name, str) for name in card[key]) for key in texts

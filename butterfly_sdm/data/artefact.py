@@ -116,6 +116,33 @@ def read_json(path: Path) -> Any:
         raise ArtefactError(f"{path} is damaged: it is not JSON ({error}). Make the artefact again.") from error
 
 
+def check_version(found: Any, known: int, what: str, remake: str) -> None:
+    """
+    Refuse what another release wrote in a format this one does not read.
+
+    Parameters
+    ----------
+    found
+        The format version that is stated.
+    known
+        The one this release reads; older ones it still reads are to be brought to it before.
+    what
+        The artefact, such as ``"the run runs/a"``.
+    remake
+        How it is made again.
+
+    Raises
+    ------
+    ArtefactError
+        They differ.
+    """
+    if isinstance(found, int) and not isinstance(found, bool) and found == known:
+        return
+    newer = isinstance(found, int) and found > known
+    way = "A newer release made it: pip install --upgrade butterfly-sdm, or make it again" if newer else "Make it again"
+    raise ArtefactError(f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}")
+
+
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with Path(path).open("rb") as file:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from butterfly_sdm.data.artefact import fingerprint, read_json
+from butterfly_sdm.data.artefact import check_version, fingerprint, read_json
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
@@ -297,11 +297,9 @@ def read_card(folder: Path) -> DatasetCard:
     value = read_json(Path(folder) / "dataset.json")
     if not isinstance(value, dict) or value.get("format") != "butterfly_sdm dataset":
         raise ArtefactError(f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so.")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise ArtefactError(
-            f"{folder} has data set format {value.get('format_version')!r}; this release reads {FORMAT_VERSION}. "
-            "Build it again with this release."
-        )
+    check_version(
+        value.get("format_version"), FORMAT_VERSION, f"The data set {folder}", f"butterfly-sdm build CONFIG --out {folder}"
+    )
     try:
         return DatasetCard.model_validate(value)
     except ValidationError as error:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import read_json, write_json
+from butterfly_sdm.data.artefact import check_version, read_json, write_json
 from butterfly_sdm.errors import ArtefactError, DataError
 
+FORMAT_VERSION = 1
 PARTS = ("train", "validation", "test")
 
 
@@ -66,7 +67,7 @@ class Split:
         """Write the split as ``split.json``."""
         write_json(
             path,
-            {"format": "butterfly_sdm split", "format_version": 1, "method": self.method}
+            {"format": "butterfly_sdm split", "format_version": FORMAT_VERSION, "method": self.method}
             | {part: list(getattr(self, part)) for part in PARTS},
         )
 
@@ -86,6 +87,8 @@ class Split:
             for part in PARTS
         ):
             raise ArtefactError(f"{path} is not a split: it needs lists of site ids under {', '.join(PARTS)}.")
+        if "format_version" in value:  # a split made by hand needs none
+            check_version(value["format_version"], FORMAT_VERSION, f"The split {path}", "butterfly-sdm build CONFIG")
         unknown = set(value) - {*PARTS, "format", "format_version", "method"}
         if unknown:
             raise ArtefactError(f"{path} has the unknown part {sorted(unknown)[0]!r}; the parts are {', '.join(PARTS)}.")

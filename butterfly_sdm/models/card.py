@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from butterfly_sdm.data.artefact import read_json
+from butterfly_sdm.data.artefact import check_version, read_json
 from butterfly_sdm.errors import ModelError
 
 FORMAT = "butterfly_sdm model"
@@ -17,14 +17,13 @@ def read_model_card(folder: Path, kind: str) -> dict[str, Any]:
     Raises
     ------
     MissingFileError, ArtefactError
-        The file is absent or no JSON.
+        The file is absent, no JSON or of another format version.
     ModelError
-        It describes another kind of model, or has another format version.
+        It describes another kind of model.
     """
     value = read_json(folder / "model.json")
     if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("kind") != kind:
         article = "an" if kind[0] in "aeiou" else "a"
         raise ModelError(f"{folder / 'model.json'} does not describe {article} {kind} of butterfly_sdm.")
-    if value.get("format_version") != FORMAT_VERSION:
-        raise ModelError(f"{folder} has model format {value.get('format_version')!r}; this release reads {FORMAT_VERSION}.")
+    check_version(value.get("format_version"), FORMAT_VERSION, f"The model in {folder}", "butterfly-sdm train CONFIG")
     return value
