@@ -36,9 +36,9 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
         Rows beyond the first that name one species on one visit of one site in several schemes.
     """
     nothing = pl.DataFrame(schema={"site": rows.schema["site"], "day": rows.schema["day"]})
-    seen = rows.filter(pl.col("present") & (pl.col("taxon") >= 0))
-    if seen["source_number"].n_unique() < 2:
+    if rows["source_number"].n_unique() < 2:
         return nothing, 0
+    seen = rows.filter(pl.col("present") & (pl.col("taxon") >= 0))
     told = seen.select("site", "day", "taxon", "source_number").unique().group_by("site", "day", "taxon").len()
     shared = int((told["len"] - 1).sum())
     lists = seen.group_by("site", "day").agg(

@@ -230,8 +230,9 @@ class _Count:
                 pl.when(pl.col("event") == 0).then(by_day).otherwise(pl.col("event")).alias("event")
             )
 
-    def drop(self, bad: pl.Expr, reason: str) -> None:
+    def drop(self, bad: pl.Expr | np.ndarray, reason: str) -> None:
         """Take the rows where ``bad`` holds out, for a reason."""
+        bad = bad if isinstance(bad, pl.Expr) else pl.lit(pl.Series(bad))
         marked = self.rows.select(bad.fill_null(False).alias("bad")).to_series()
         if not marked.any():
             return
@@ -247,15 +248,10 @@ class _Count:
         """Leave out sites that are too large, hold too few records or are not listed."""
         rules, places = self.rules, self.verdicts.places
         if rules.max_footprint_deg2 is not None:
-            self.drop(
-                _in("site", np.flatnonzero(shapely.area(places.footprints) > rules.max_footprint_deg2)), "footprint too large"
-            )
-        records = self.rows.group_by("site").agg((~pl.col("is_event")).sum().alias("records"))
-        few = records.filter(pl.col("records") < rules.min_records)["site"].to_numpy()
-        self.drop(_in("site", few), "too few records at the site")
+            self._drop_sites(shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large")
+        self._drop_sites(self._records() < rules.min_records, "too few records at the site")
         if listed_only:
-            unlisted = np.array([row for row, name in enumerate(places.listed) if not name], dtype=np.uint32)
-            self.drop(_in("site", unlisted), "not a listed site")
+            self._drop_sites(np.array([not name for name in places.listed], dtype=bool), "not a listed site")
 
     def apply_rules_of_visits(self) -> None:
         """Leave out rows that show no effort, visits told twice, short lists and sites with few visits."""
@@ -274,8 +270,20 @@ class _Count:
             self._drop_visits(lists, self.visit, "list too short")
         if rules.min_visits > 1:
             visits = self.rows.select(self.visit).unique().group_by("site").len("visits")
-            few = visits.filter(pl.col("visits") < rules.min_visits)["site"].to_numpy()
-            self.drop(_in("site", few), "too few visits to the site")
+            few = np.ones(len(self.verdicts.places.footprints), dtype=bool)
+            few[visits.filter(pl.col("visits") >= rules.min_visits)["site"].to_numpy()] = False
+            self._drop_sites(few, "too few visits to the site")
+
+    def _records(self) -> np.ndarray:
+        """Return how many records each site has."""
+        site = self.rows["site"].to_numpy()
+        if self.rows["is_event"].any():
+            site = site[~self.rows["is_event"].to_numpy()]
+        return np.bincount(site, minlength=len(self.verdicts.places.footprints))
+
+    def _drop_sites(self, bad: np.ndarray, reason: str) -> None:
+        if bad.any():
+            self.drop(bad[self.rows["site"].to_numpy()], reason)
 
     def _drop_visits(self, visits: pl.DataFrame, by: list[str], reason: str) -> None:
         marked = self.rows.join(visits.select(*by, bad=True), on=by, how="left", maintain_order="left")["bad"]
@@ -299,9 +307,9 @@ class _Count:
         if self.rows.is_empty():
             raise RecordsError(_nothing_left(account))
         seen = _Seen.of(self.rows, self.visit[1])
-        visits = pl.DataFrame({"site": seen.visit_site}).group_by("site").len("visits").sort("site")
+        visits = np.bincount(seen.visit_site)
         places = self.verdicts.places
-        numbers = visits["site"].to_list()
+        numbers = np.flatnonzero(visits).tolist()
         ids = site_ids(places, numbers)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         index = pd.Index([ids[i] for i in order], name="site_id")
@@ -309,14 +317,13 @@ class _Count:
         species, k = self._detections(seen, sites)
         footprints = places.footprints[sites]
         centres = shapely.centroid(footprints)
-        records = dict(self.rows.filter(~pl.col("is_event")).group_by("site").len().iter_rows())
         frame = {
             "lon": shapely.get_x(centres),
             "lat": shapely.get_y(centres),
-            "records": [records.get(site, 0) for site in sites.tolist()],
+            "records": self._records()[sites],
         }
         detections = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
-        n = pd.Series(visits["visits"].to_numpy()[order].astype(np.int64), index=index, name="visits")
+        n = pd.Series(visits[sites], index=index, name="visits")
         held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
         every = detections
         detections, coarse, told = self.rules.sensitive.split(every, n, held)
@@ -406,36 +413,32 @@ class _Seen:
     @classmethod
     def of(cls, rows: pl.DataFrame, visit: str) -> _Seen:
         """Pack site, visit, taxon and presence of each row into one whole number, and sort: faster than comparing columns."""
-        site = rows["site"].to_numpy().astype(np.uint64)
-        if visit == "day":
-            day = rows["day"].to_physical().to_numpy()
-            number = (day - day.min()).astype(np.uint64)
-        else:
-            number = rows[visit].rank("dense").to_numpy().astype(np.uint64)
-        taxon = (rows["taxon"].to_numpy() + 1).astype(np.uint64)
-        visits, taxa = number.max() + np.uint64(1), taxon.max() + np.uint64(1)
-        if int(site.max() + 1) * int(visits) * int(taxa) * 2 >= 1 << 64:
+        number = rows["day"].to_physical().to_numpy() if visit == "day" else rows[visit].rank("dense").to_numpy()
+        first_number = number.min()
+        columns = [(rows["site"].to_numpy(), 0), (number, -int(first_number)), (rows["taxon"].to_numpy(), 1)]
+        bits = [(int(column.max()) + shift).bit_length() for column, shift in columns] + [1]
+        if sum(bits) > 64:
             raise RecordsError("There are too many sites and visits to count at once. Divide the records by years or regions.")
-        packed = ((site * visits + number) * taxa + taxon) * np.uint64(2) + rows["present"].to_numpy().astype(np.uint64)
+        packed = np.zeros(len(rows), dtype=np.uint64)
+        for (column, shift), width in zip([*columns, (rows["present"].to_numpy(), 0)], bits, strict=True):
+            packed <<= np.uint64(width)
+            np.add(packed, column, out=packed, casting="unsafe")
+            packed += np.uint64(shift % (1 << 64))  # whole numbers are counted round and round: this may be a subtraction
         packed.sort()
         packed = packed[np.append(True, packed[1:] != packed[:-1])]
-        of_visit = packed // (taxa * np.uint64(2))
+        of_visit = packed >> np.uint64(bits[2] + 1)
         first = np.append(True, of_visit[1:] != of_visit[:-1])
         present = (packed & np.uint64(1)).astype(bool)
         seen = of_visit[present]
         with_sightings = int(np.count_nonzero(seen[1:] != seen[:-1])) + int(len(seen) > 0)
-        found_taxon = packed[present] // np.uint64(2) % taxa
+        found_taxon = (packed[present] >> np.uint64(1)) & np.uint64((1 << bits[2]) - 1)
         named = found_taxon > 0
         return cls(
-            visit_site=(of_visit[first] // visits).astype(np.int64),
-            found_site=(seen[named] // visits).astype(np.int64),
+            visit_site=(of_visit[first] >> np.uint64(bits[1])).astype(np.int64),
+            found_site=(seen[named] >> np.uint64(bits[1])).astype(np.int64),
             found_taxon=found_taxon[named].astype(np.int64) - 1,
             visits_with_sightings=with_sightings,
         )
-
-
-def _in(column: str, values: np.ndarray) -> pl.Expr:
-    return pl.col(column).is_in(pl.Series(values, dtype=pl.UInt32).implode())
 
 
 def _nothing_left(account: dict[str, int]) -> str:
