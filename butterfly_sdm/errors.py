@@ -19,7 +19,7 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     "There is no tree. Did you mean 'trees'?"
     """
     names = {str(one).casefold().replace("_", " "): str(one) for one in known}
-    near = difflib.get_close_matches(str(name).casefold().replace("_", " "), names, n=1)
+    near = difflib.get_close_matches(str(name)[:80].casefold().replace("_", " "), names, n=1)
     return f" Did you mean {names[near[0]]!r}?" if near else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -18,6 +19,7 @@ from butterfly_sdm.errors import DataError
 from butterfly_sdm.mapping.bands import MapReader
 from butterfly_sdm.mapping.beside import RAMP, read_reduced
 
+CLIENTS = 64  # answered at a time
 LEVELS = 250  # steps of a value in the page; 255 stands for nothing
 
 
@@ -132,6 +134,8 @@ def make_server(path: str | Path, *, port: int = 0, **options: Any) -> Threading
     page = viewer_page(path, **options).encode()
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = 30  # seconds that a silent client may hold a thread
+
         def do_GET(self) -> None:
             # A page elsewhere cannot read the map by a name that it lets point here.
             host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
@@ -150,4 +154,28 @@ def make_server(path: str | Path, *, port: int = 0, **options: Any) -> Threading
         def log_message(self, format: str, *args: Any) -> None:
             """Keep the terminal quiet."""
 
-    return ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    return _Server(("127.0.0.1", port), Handler)
+
+
+class _Server(ThreadingHTTPServer):
+    """Answers at most :data:`CLIENTS` clients at a time; the others wait."""
+
+    request_queue_size = 128
+
+    def __init__(self, *arguments: Any) -> None:
+        self._places = threading.BoundedSemaphore(CLIENTS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._places.acquire()
+        try:
+            super().process_request(request, client_address)
+        except BaseException:
+            self._places.release()
+            raise
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()

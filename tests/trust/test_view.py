@@ -1,0 +1,85 @@
+"""The server of a map answers many at once, this machine alone, and nothing but the map."""
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from butterfly_sdm.mapping.viewer import make_server
+
+CLIENTS, EACH = 50, 10
+
+
+@pytest.fixture
+def server(finished) -> Iterator[tuple[str, int]]:
+    (finished.work / "beside.txt").write_text("not to be served")
+    made = make_server(finished.work / "map.tif")
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made.server_address
+    made.shutdown()
+    made.server_close()
+
+
+def _get(address: tuple[str, int], path: str = "/", method: str = "GET") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    try:
+        connection.putrequest(method, path, skip_host=False)
+        connection.endheaders()
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_fifty_clients_at_once_get_the_whole_map(server, figures):
+    begin = threading.Barrier(CLIENTS)
+
+    def ask(_: int) -> set[tuple[int, bytes]]:
+        begin.wait(60)
+        return {_get(server) for _ in range(EACH)}
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        answers = set().union(*pool.map(ask, range(CLIENTS)))
+    assert len(answers) == 1
+    status, page = answers.pop()
+    assert status == 200 and page.endswith(b"</html>\n") and b"Maniola" in page
+    figures.tried(f"pages asked of view by {CLIENTS} clients at once", "", CLIENTS * EACH)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../beside.txt", "/beside.txt", "/..%2fbeside.txt", "/%2e%2e/beside.txt", "//etc/passwd", "/etc/passwd", "/map.tif"),
+        *("file:///etc/passwd", "http://elsewhere.example/", "/?file=/etc/passwd", "/\\..\\beside.txt", "*", "/%00"),
+        "/" + "a" * 9000,
+    ],
+)  # fmt: skip
+def test_nothing_but_the_map_is_served(server, path):
+    status, body = _get(server, path)
+    assert status in (403, 404)
+    assert b"not to be served" not in body and b"root:" not in body
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "TRACE"])
+def test_nothing_can_be_sent(server, method):
+    assert _get(server, "/", method)[0] == 501
+
+
+def test_it_listens_on_the_loopback_alone(server):
+    assert server[0] == "127.0.0.1"
+    for found in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}:
+        with pytest.raises(OSError), socket.create_connection((found, server[1]), timeout=5):
+            pass
+
+
+def test_silent_and_babbling_clients_do_not_keep_others_from_the_map(server):
+    silent = [socket.create_connection(server, timeout=60) for _ in range(20)]
+    babbling = socket.create_connection(server, timeout=60)
+    babbling.sendall(b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 200 + b"\r\n")
+    assert b"431" in babbling.recv(64)
+    assert _get(server)[0] == 200
+    for each in [*silent, babbling]:
+        each.close()
