@@ -171,7 +171,9 @@ def describe_layer(
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said below, with the way out
             source = rasterio.open(path)
     except (RasterioIOError, OSError) as error:
-        raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
+        raise RasterError(
+            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
+        ) from error
     try:
         with source:
             return _describe(source, path, bands, nodata, place)

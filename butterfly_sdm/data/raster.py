@@ -408,7 +408,8 @@ def open_scene(
 
 def unreadable(layer: Layer, error: Exception) -> RasterError:
     """Return the error for a file with a broken block."""
-    return RasterError(f"{layer.path} cannot be read: {error}. The file is damaged; fetch or make it again.")
+    reason = str(error.__cause__ or error).rstrip(".")
+    return RasterError(f"{layer.path} cannot be read: {reason}. The file is damaged; fetch or make it again.")
 
 
 def open_raster(path: str) -> Any:
@@ -425,7 +426,9 @@ def open_raster(path: str) -> Any:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies was taken from its metadata
             return rasterio.open(path)
     except (RasterioIOError, OSError) as error:
-        raise RasterError(f"{path} cannot be opened as a raster: {error}. Give a GeoTIFF, JPEG 2000 or VRT file.") from error
+        raise RasterError(
+            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
+        ) from error
 
 
 def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:

@@ -292,6 +292,16 @@ def test_killed_at_twenty_random_moments_every_build_ends_with_the_same_bytes(tm
     killed_again_and_again(tmp_path, kind, moments=20, seed=7)
 
 
+@pytest.mark.parametrize("crs", [None, "EPSG:32630"])
+def test_a_dask_cluster_by_address_builds_the_same_bytes(tmp_path, crs):
+    distributed = pytest.importorskip("distributed")
+    scene, survey, tiles = make_scene(tmp_path / "scene.tif"), make_survey(grid_of_places()), {"size_px": 32, "crs": crs}
+    here = build(make_config(scene, tiles=tiles), tmp_path / "here", survey)
+    with distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp") as cluster:
+        there = build(make_config(scene, tiles=tiles, dask=cluster.scheduler_address), tmp_path / "there", survey)
+    assert digests(here) == digests(there)
+
+
 def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
     folders = [shared / "data" / "s2bms" / "tiles", shared / "data" / "sentinel2" / "uk_tiles_2024"]
     ids, places = [], []

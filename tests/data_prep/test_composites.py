@@ -328,3 +328,39 @@ def test_the_real_products_become_tiles_on_both_sides_of_their_seam(shared, tmp_
                 bands.append(file.read(1)[row : row + 64, column : column + 64])
         clear = ~np.isin(classes[row : row + 64, column : column + 64], (0, 1, 3, 8, 9, 10)) & (np.stack(bands) > 0).all(axis=0)
         assert valid[number] == clear.mean()
+
+
+@pytest.mark.slow
+def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted_by_hand(shared, tmp_path):
+    products = sorted(path for path in (shared / "data" / "sentinel2" / "l2a_products").iterdir() if path.is_dir())
+    assert len(products) == 10
+    made = []
+    for order in (products, products[::-1]):
+        scene = open_scene(order).select(["red", "green", "blue", "nir"])
+        made.append(make_composite(scene, tmp_path / f"{len(made)}.tif").path)
+    assert made[0].read_bytes() == made[1].read_bytes()
+    with rasterio.open(made[0]) as file:
+        composite, left, top = file.read(), file.transform.c, file.transform.f
+    days: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for folder in products:  # of two products of a day, the first by name counts where both are clear
+        item = json.loads(next(folder.glob("*.json")).read_text())
+        place = item["assets"]["red"]["proj:transform"]
+        row, column = int(np.floor((top - place[5]) / 120 + 0.5)), int(np.floor((place[2] - left) / 120 + 0.5))
+        layers = []
+        for name in ("B04", "B03", "B02", "B08", "SCL"):
+            with rasterio.open(folder / f"{name}.tif") as file:
+                layers.append(file.read(1))
+        values, classes = np.stack(layers[:4]), layers[4]
+        clear = (values > 0).all(axis=0) & ~np.isin(classes, (0, 1, 3, 8, 9, 10))
+        total, seen = days.setdefault(
+            item["properties"]["datetime"][:10],
+            (np.zeros(composite.shape), np.zeros(composite.shape[1:], bool)),
+        )
+        at = slice(row, row + clear.shape[0]), slice(column, column + clear.shape[1])
+        new = clear & ~seen[at]
+        total[:, *at][:, new] = values[:, new]
+        seen[at] |= clear
+    assert len(days) == 5
+    stack = np.ma.array([np.where(seen, total, 0) for total, seen in days.values()])
+    stack.mask = np.broadcast_to(~np.stack([seen for _, seen in days.values()])[:, None], stack.shape)
+    np.testing.assert_array_equal(composite, np.rint(np.ma.median(stack, axis=0)).filled(0))
