@@ -328,8 +328,7 @@ def main() -> None:
             shutil.copyfileobj(file, out, 1 << 20)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in arguments.candidates}
     for number in range(arguments.rounds):
-        scratch = arguments.folder / "scratch"
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix="scratch-", dir=arguments.folder))
         for name in arguments.candidates:
             runs[name].append(measure(name, archive, scratch))
             print(f"\rround {number + 1}: {name}          ", end="", file=sys.stderr)
