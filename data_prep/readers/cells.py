@@ -17,6 +17,7 @@ from data_prep.readers.reader import Block
 
 PIECE_BYTES = 1 << 20  # its separators stay in the processor's cache
 _PAD = 16
+_LOOK_BACK = 1 << 14  # rows are rarely longer; where one is, it is a piece by itself
 _SHORT = 12  # bytes of a text that a view holds itself
 
 
@@ -32,8 +33,26 @@ def _masks() -> np.ndarray:
 _MASKS = _masks()
 
 
+def padded(parts: Sequence[bytes]) -> np.ndarray:
+    r"""Return a text as bytes that end with ``\n``, with some more before and after it; :func:`body` takes these off again."""
+    size = sum(map(len, parts))
+    held = np.full(size + 2 * _PAD + 1, 10, dtype=np.uint8) if size < _PAD else np.empty(size + 2 * _PAD + 1, dtype=np.uint8)
+    held[:_PAD] = 10
+    place = _PAD
+    for part in parts:
+        held[place : place + len(part)] = np.frombuffer(part, dtype=np.uint8)
+        place += len(part)
+    held[place:] = 10
+    return held if held[place - 1] != 10 else held[:-1]
+
+
+def body(text: np.ndarray) -> np.ndarray:
+    """Return a padded text without its padding."""
+    return text[_PAD : len(text) - _PAD]
+
+
 def cut_cells(
-    text: bytes, separator: str, columns: Sequence[str], wanted: Mapping[str, str], quote: str | None = None
+    text: np.ndarray, separator: str, columns: Sequence[str], wanted: Mapping[str, str], quote: str | None = None
 ) -> Block | None:
     r"""
     Cut rows into columns.
@@ -41,7 +60,7 @@ def cut_cells(
     Parameters
     ----------
     text
-        Whole rows, valid UTF-8, with ``\n`` as line end. Blank lines are no rows.
+        Whole rows, valid UTF-8, with ``\n`` as line end, as :func:`padded` makes it. Blank lines are no rows.
     separator
         One character.
     columns
@@ -57,20 +76,18 @@ def cut_cells(
         A row with too few cells, or with text in more cells than there are columns, is malformed. None where quotes
         stand within cells or rows among quotes are malformed, so that only a look at each row can tell what is meant.
     """
-    size = len(text) + (not text.endswith(b"\n"))
-    held = np.empty(size + 2 * _PAD, dtype=np.uint8)
-    held[_PAD : _PAD + len(text)] = np.frombuffer(text, dtype=np.uint8)
-    held[_PAD + len(text) :] = 10
+    rows_of = body(text)
+    size = len(rows_of)
     place = {column: index for index, column in reversed(list(enumerate(columns)))}
     chosen = np.array([place[column] for column in wanted], dtype=np.int64)
     views = np.zeros((len(chosen), size // len(columns), 4), dtype=np.uint32)  # memory is taken where it is written
-    windows = np.ndarray((len(held) - 15,), dtype="V16", buffer=held, strides=(1,))
+    windows = np.ndarray((len(text) - 15,), dtype="V16", buffer=text, strides=(1,))
     numbers: list[np.ndarray] = []
     malformed: list[tuple[int, str]] = []
     done = number = 0
     doubled = False
-    for start, end in _pieces(text, size) if quote is None else [(0, size)]:
-        piece = held[_PAD + start : _PAD + end]
+    for start, end in _pieces(rows_of) if quote is None else [(0, size)]:
+        piece = rows_of[start:end]
         line_end = piece == 10
         between = piece == ord(separator)
         if quote is not None:
@@ -98,7 +115,7 @@ def cut_cells(
         some = np.flatnonzero(lengths.any(axis=1))
         if len(some):
             views[some, rows] = _views(windows, starts[some] + (_PAD + start), lengths[some])
-    buffer = pa.py_buffer(held)
+    buffer = pa.py_buffer(text)
     series = [_series(view[:done], buffer, term) for view, term in zip(views, wanted.values(), strict=True)]
     if doubled and quote is not None:
         series = [column.str.replace_all(quote * 2, quote, literal=True) for column in series]
@@ -109,15 +126,16 @@ def cut_cells(
     )
 
 
-def _pieces(text: bytes, size: int) -> Iterator[tuple[int, int]]:
+def _pieces(text: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield begin and end of pieces of whole rows."""
     start = 0
-    while start < size:
-        end = text.rfind(b"\n", start, start + PIECE_BYTES) + 1
-        end = end or text.find(b"\n", start + PIECE_BYTES) + 1 or size
-        if len(text) - start <= PIECE_BYTES:
-            end = size
-        yield start, end
+    while start < len(text):
+        end = start + PIECE_BYTES
+        if end < len(text):
+            near = max(start, end - _LOOK_BACK)
+            ends = np.flatnonzero(text[near:end] == 10)
+            end = near + int(ends[-1]) + 1 if len(ends) else start + int((text[start:] == 10).argmax()) + 1
+        yield start, min(end, len(text))
         start = end
 
 

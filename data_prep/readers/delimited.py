@@ -18,10 +18,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
 
+import numpy as np
 import polars as pl
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.readers.cells import cut_cells
+from data_prep.readers.cells import body, cut_cells, padded
 from data_prep.readers.limits import current_limits, raise_limit
 from data_prep.readers.reader import Block
 
@@ -60,6 +61,8 @@ class Layout:
     def __post_init__(self) -> None:
         if len(self.separator) != 1 or ord(self.separator) > 127:
             raise RecordsError(f"Columns separated by {self.separator!r} cannot be read: the separator must be one character.")
+        if self.quote is not None and (len(self.quote) != 1 or ord(self.quote) > 127):
+            raise RecordsError(f"Cells enclosed by {self.quote!r} cannot be read: a quote must be one character.")
 
 
 @dataclass
@@ -107,11 +110,11 @@ class DelimitedText:
 
 
 def _cut_ahead(
-    pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
+    pieces: Iterator[tuple[np.ndarray, int]], cut: Callable[[np.ndarray], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
     """Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the same limits."""
 
-    def following() -> tuple[bytes, int] | None:
+    def following() -> tuple[np.ndarray, int] | None:
         return next(pieces, None)
 
     waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
@@ -144,9 +147,11 @@ def block_end(block: Block, before: int) -> int:
 
 def row_blocks(
     name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
-) -> Iterator[tuple[bytes, int]]:
+) -> Iterator[tuple[np.ndarray, int]]:
     r"""
-    Yield bytes of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was another known encoding.
+    Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was another known encoding.
+
+    The texts are as :func:`~data_prep.readers.cells.padded` makes them.
 
     Raises
     ------
@@ -172,23 +177,23 @@ def row_blocks(
             if layout.quote is None:
                 cut = piece.rindex(b"\n") + 1
                 held[-1], rest = piece[:cut], piece[cut:]
-                data = b"".join(held)
             else:
                 data = b"".join(held)
                 cut = _last_row_end(data, layout)
-                data, rest = data[:cut], data[cut:]
-            held, size = [rest], len(rest)
-            while skip and data:
-                data = data[_first_row_end(data, layout) :]
+                held, rest = [data[:cut]], data[cut:]
+            while skip and held:
+                data = b"".join(held)[_first_row_end(b"".join(held), layout) :]
+                held = [data] if data else []
                 skip -= 1
-            if data:
-                yield data, position
+            if any(held):
+                yield padded(held), position
+            held, size = [rest], len(rest)
         data = b"".join(held)
         while skip and data:
             data = data[_first_row_end(data, layout) :]
             skip -= 1
         if data:
-            yield data, position
+            yield padded([data]), position
 
 
 def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
@@ -286,12 +291,15 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
         return b"\n".join(rows), True
 
 
-def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
+def _parse(text: np.ndarray, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
-    text, damaged = utf8(data)
-    quote = layout.quote if layout.quote is not None and layout.quote.encode() in text else None
+    damaged = False
+    if body(text).max(initial=0) > 127:
+        data, damaged = utf8(body(text).tobytes())
+        text = padded([data]) if damaged else text
+    quote = layout.quote if layout.quote is not None and (body(text) == ord(layout.quote)).any() else None
     block = cut_cells(text, layout.separator, layout.columns, wanted, quote)
-    return block or _cut_rows(text, layout, wanted), damaged
+    return block or _cut_rows(body(text).tobytes(), layout, wanted), damaged
 
 
 def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:

@@ -180,7 +180,7 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(lines, separator, widt
     wanted = {column: f"term {column}" for column in columns if column != "b"}
     layout = delimited.Layout(separator, None, columns)
     with mock.patch.object(cells, "PIECE_BYTES", piece_bytes):
-        block = cells.cut_cells(body.encode(), separator, columns, wanted)
+        block = cells.cut_cells(cells.padded([body.encode()]), separator, columns, wanted)
     expected = delimited._cut_rows(body.encode(), layout, wanted)
     assert block.rows.rows() == expected.rows.rows() and block.rows.columns == expected.rows.columns
     assert block.numbers.to_list() == expected.numbers.to_list()
@@ -202,7 +202,7 @@ def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray
     columns = tuple("abc"[:width])
     wanted = {column: f"term {column}" for column in columns if column != "b"}
     expected = delimited._cut_rows(body, delimited.Layout(";", '"', columns), wanted)
-    block = cells.cut_cells(body, ";", columns, wanted, '"')
+    block = cells.cut_cells(cells.padded([body]), ";", columns, wanted, '"')
     if stray == [] and all(len(line) == width for line in lines):
         assert block is not None
     if block is not None:
