@@ -15,7 +15,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
 CHUNK_ROWS = 2048
-CALIBRATION_PULL = 0.05  # towards slope 1, in units of the mean species' variance
+SQUARE_PULL, BEND_PULL = 0.02, 0.01  # towards slopes 1 and 0, in units of the mean species' variance
 
 
 @dataclass
@@ -27,7 +27,7 @@ class GaussianProcess(GroupedInputs):
     per column, over the principal components of a location embedding, and of products: each group with position, and each
     pair of groups. Its numbers maximise the mean marginal likelihood of all species [1]_. The noise of a site is
     ``nugget + sampling / visits``, on the scale of ``arcsin(sqrt((k + offset) / (n + 2 offset)))``, which makes binomial noise
-    nearly the same at all rates [2]_. Transforming back gives medians rather than means, so a line per species, fitted to
+    nearly the same at all rates [2]_. Transforming back gives medians rather than means, so a parabola per species, fitted to
     leave-one-out predictions, ends the work.
 
     Parameters
@@ -84,7 +84,7 @@ class GaussianProcess(GroupedInputs):
         mean = np.average(values, axis=0, weights=1 / (noise + covariance.diagonal().mean() / 3))
         inverse = np.linalg.inv(covariance + np.diag(self.inflation * noise + 1e-6))
         coefficients = inverse @ (values - mean)
-        left_out = _rate(values - coefficients / inverse.diagonal()[:, None])  # Rasmussen & Williams 2006, eq. 5.12
+        left_out = values - coefficients / inverse.diagonal()[:, None]  # Rasmussen & Williams 2006, eq. 5.12
         return (
             state
             | kernel.arrays()
@@ -93,7 +93,7 @@ class GaussianProcess(GroupedInputs):
                 "position": position,
                 "mean": mean,
                 "coefficients": coefficients,
-                "calibration": _calibration(left_out, k / n[:, None]),
+                "calibration": _calibration(_sine(left_out), k / n[:, None]),
             }
         )
 
@@ -109,20 +109,32 @@ class GaussianProcess(GroupedInputs):
             features = self._features(state, dataset, chunk)
             alike = kernel.covariance(position_km(dataset, chunk), features, state["position"], known)
             out[start : start + len(chunk)] = state["mean"] + alike @ state["coefficients"]
-        level, slope = state["calibration"]
-        return level + slope * _rate(out)
+        return _calibrated(_sine(out), state["calibration"])
 
 
-def _rate(angle: np.ndarray) -> np.ndarray:
-    """Undo the arcsine transform."""
-    return np.sin(np.clip(angle, 0.0, np.pi / 2)) ** 2
+def _sine(angle: np.ndarray) -> np.ndarray:
+    """Undo the arcsine transform; the square is the rate."""
+    return np.sin(np.clip(angle, 0.0, np.pi / 2))
 
 
-def _calibration(predicted: np.ndarray, rates: np.ndarray) -> np.ndarray:
-    """Return (2, species) level and slope of each species' line from prediction to rate, slopes drawn towards 1."""
-    away = predicted - predicted.mean(axis=0)
-    shared = (away * (rates - rates.mean(axis=0))).sum(axis=0)
-    square = (away**2).sum(axis=0)
-    pull = CALIBRATION_PULL * max(float(square.mean()), 1e-12)
-    slope = (shared + pull) / (square + pull)
-    return np.stack([rates.mean(axis=0) - slope * predicted.mean(axis=0), slope])
+def _calibration(sine: np.ndarray, rates: np.ndarray) -> np.ndarray:
+    """
+    Return (3, species) coefficients of 1, square and sine: each species' parabola from sine to rate, drawn towards the square.
+
+    The part of the sine that the square does not explain is drawn to 0, so that the two do not compete.
+    """
+    square = sine**2
+    away = square - square.mean(axis=0)
+    spread = (away**2).sum(axis=0)
+    unit = max(float(spread.mean()), 1e-12)
+    along = (away * sine).sum(axis=0) / np.maximum(spread, 1e-12)
+    beyond = sine - sine.mean(axis=0) - along * away
+    slope = ((away * rates).sum(axis=0) + SQUARE_PULL * unit) / (spread + SQUARE_PULL * unit)
+    bend = (beyond * rates).sum(axis=0) / ((beyond**2).sum(axis=0) + BEND_PULL * unit)
+    level = rates.mean(axis=0) - (slope - bend * along) * square.mean(axis=0) - bend * sine.mean(axis=0)
+    return np.stack([level, slope - bend * along, bend])
+
+
+def _calibrated(sine: np.ndarray, calibration: np.ndarray) -> np.ndarray:
+    level, slope, bend = calibration
+    return level + slope * sine**2 + bend * sine

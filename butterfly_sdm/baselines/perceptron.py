@@ -9,13 +9,16 @@ from typing import ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.grouped_inputs import GroupedInputs
-from butterfly_sdm.baselines.site_features import position_km
+from butterfly_sdm.baselines.site_features import covariate_table, position_km
 from butterfly_sdm.baselines.storage import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
 EMBEDDING_WEIGHT = 2.5  # of the embedding's components among standardised covariates
 BATCH = 64
+WAVE_RATE = 2.0  # standard deviation of the waves' rates, radians per standard deviation of position
+CHUNK_ROWS = 2048
+HERE = 1e-5  # nearer sites are the same place, units of 100 km
 
 
 @dataclass
@@ -37,6 +40,13 @@ class Perceptron(GroupedInputs):
         Of AdamW, the rate rising and falling once.
     dropout, input_dropout
         Share of the hidden units and of the inputs left out at each step.
+    surroundings_km
+        Means of the covariates of all sites around, weighted by a bell curve with this standard deviation, are inputs too;
+        0: none. The sites around need covariates, not visits.
+    waves
+        How many cosines of position, of random direction and length, are inputs too.
+    dispersion
+        How much two visits to a site tell the same: ``n`` visits count as ``n / (1 + dispersion n)``.
     regulariser
         Weight of the soft supervised contrastive term (van der Plas et al. 2025) on the second hidden layer; 0: none.
     seed
@@ -50,6 +60,9 @@ class Perceptron(GroupedInputs):
     weight_decay: float = 0.02
     dropout: float = 0.6
     input_dropout: float = 0.2
+    surroundings_km: float = 8.0
+    waves: int = 64
+    dispersion: float = 0.1
     regulariser: float = 0.0
     seed: int = 0
     kind: ClassVar[str] = "perceptron"
@@ -58,29 +71,43 @@ class Perceptron(GroupedInputs):
     def __post_init__(self) -> None:
         for name, least, most in (
             ("components", 1, np.inf), ("networks", 1, np.inf), ("width", 1, np.inf), ("epochs", 1, np.inf),
-            ("dropout", 0, 0.99), ("input_dropout", 0, 0.99), ("regulariser", 0, np.inf),
+            ("dropout", 0, 0.99), ("input_dropout", 0, 0.99), ("surroundings_km", 0, np.inf), ("waves", 0, np.inf),
+            ("dispersion", 0, np.inf), ("regulariser", 0, np.inf),
         ):  # fmt: skip
             if not least <= getattr(self, name) <= most:
                 raise ModelError(f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}.")
 
     def _table(self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray) -> np.ndarray:
         """Return (sites, inputs) of the networks."""
-        east, north = position.T
-        place = (np.column_stack([east, north, east + north, east - north]) - state["place_scale"][0]) / state["place_scale"][1]
+        place = (_diagonal(position) - state["place_scale"][0]) / state["place_scale"][1]
         parts = list(features)
         if "axes" in state:
             parts[-1] = parts[-1] * EMBEDDING_WEIGHT
+        if "around" in state:
+            parts.append(mean_around(state["around"], state["around_position"], position, sd=self.surroundings_km / 100))
+        if "waves" in state:
+            parts.append(np.cos(position @ state["waves"][:2] + state["waves"][2]))
         return np.concatenate([place, *parts], axis=1).astype(np.float32)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         state, features = self._fit_inputs(dataset, sites)
         position = position_km(dataset, sites)
-        east, north = position.T
-        place = np.column_stack([east, north, east + north, east - north])
+        place = _diagonal(position)
         state["place_scale"] = np.stack([place.mean(axis=0), np.maximum(place.std(axis=0), 1e-9)])
         state["features"] = np.concatenate([*features, np.empty((len(position), 0))], axis=1)
         state["position"] = position
         state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
+        plain = features[: len(features) - ("axes" in state)]
+        if self.surroundings_km and plain:
+            table = covariate_table(dataset, dataset.site_ids)[list(self.inputs[: state["group_sizes"].sum()])]
+            known = list(table.index[table.notna().any(axis=1)])
+            state["around"] = np.concatenate(self._features(state, dataset, known)[: len(plain)], axis=1)
+            state["around_position"] = position_km(dataset, known)
+        if self.waves:
+            random = np.random.default_rng(self.seed)
+            rate = WAVE_RATE / max(float(position.std(axis=0).mean()), 1e-9)
+            directions = random.normal(scale=rate, size=(2, self.waves))
+            state["waves"] = np.concatenate([directions, random.uniform(0, 2 * np.pi, (1, self.waves))])
         k, n = labels(dataset, sites)
         return state | self._train(self._table(state, features, position), k, n)
 
@@ -95,6 +122,8 @@ class Perceptron(GroupedInputs):
         x, detections = torch.as_tensor(table), torch.as_tensor(k, dtype=torch.float32)
         visits = torch.as_tensor(n, dtype=torch.float32)[:, None]
         rates = (detections / visits).mean(dim=0).clamp(1e-4, 1 - 1e-4)
+        weight = 1 / (1 + self.dispersion * visits)
+        scale = (visits * weight).mean()
         contrast = ContrastiveLoss(0.5, denominator="bottom", bottom=32, without_positives="zero")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -118,7 +147,7 @@ class Perceptron(GroupedInputs):
                         hidden = silu(torch.baddbmm(biases[layer], hidden, weights[layer]))
                         hidden = dropout(hidden, self.dropout) if layer == 0 else hidden
                     logits = torch.baddbmm(biases[2], dropout(hidden, self.dropout), weights[2])
-                    loss = binomial(logits, detections[rows], visits[rows]).mean(dim=(1, 2)).sum() / visits.mean()
+                    loss = (binomial(logits, detections[rows], visits[rows]) * weight[rows]).mean(dim=(1, 2)).sum() / scale
                     if self.regulariser:
                         for z, row in zip(normalize(hidden, dim=2), rows, strict=True):
                             alike = cosine(detections[row] / visits[row])
@@ -139,3 +168,41 @@ class Perceptron(GroupedInputs):
             hidden = hidden @ state[f"w{layer}"] + state[f"b{layer}"]
             hidden = hidden * expit(hidden)
         return expit(hidden @ state["w2"] + state["b2"]).mean(axis=0)  # (sites, species)
+
+
+def _diagonal(position: np.ndarray) -> np.ndarray:
+    """Return (sites, 4) easting, northing, their sum and difference."""
+    east, north = position.T
+    return np.column_stack([east, north, east + north, east - north])
+
+
+def mean_around(values: np.ndarray, at: np.ndarray, position: np.ndarray, *, sd: float) -> np.ndarray:
+    """
+    Return the mean of ``values`` at the places around each position, weighted by a bell curve of distance.
+
+    A place at the position itself does not count, so that a site is described by others. Far from all places it is the value
+    of the nearest.
+
+    Parameters
+    ----------
+    values, at
+        (places, columns) and (places, 2).
+    position
+        (rows, 2).
+    sd
+        Standard deviation of the bell curve, in units of position.
+
+    Returns
+    -------
+    array of shape (rows, columns)
+        0 where there is no other place.
+    """
+    out = np.zeros((len(position), values.shape[1]))
+    for start in range(0, len(position), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        square = ((position[rows, None] - at[None]) ** 2).sum(axis=2)  # (rows, places)
+        square[square < HERE**2] = np.inf
+        nearest = square.min(axis=1, keepdims=True)
+        weight = np.exp((np.where(np.isfinite(nearest), nearest, 0.0) - square) / (2 * sd**2))
+        out[rows] = weight @ values / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
+    return out

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import BASELINES, load_class
-from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibration
+from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibrated, _calibration
 from butterfly_sdm.baselines.kernels import SharedKernel
 from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.baselines.site_features import fill_from_nearest, group_columns, transform_codes, transformed
@@ -52,12 +52,21 @@ def test_leaving_one_out_in_closed_form_is_leaving_one_out():
     assert closed[0] == pytest.approx(by_hand)
 
 
-def test_calibration_undoes_a_line():
+def test_calibration_undoes_a_parabola_of_the_sine():
     random = np.random.default_rng(0)
-    rates = random.uniform(0.2, 0.6, size=(500, 2))
-    level, slope = _calibration((rates - 0.1) / np.array([1.3, 0.8]), rates)
-    np.testing.assert_allclose(slope, [1.3, 0.8], atol=0.03)
-    np.testing.assert_allclose(level, 0.1, atol=0.02)
+    sine = random.uniform(0.2, 0.9, size=(500, 3))
+    rates = np.array([0.1, 0.05, 0.0]) + np.array([1.3, 0.4, 1.0]) * sine**2 + np.array([0.0, 0.3, 0.0]) * sine
+    noisy = rates + random.normal(scale=0.02, size=rates.shape)
+    np.testing.assert_allclose(_calibrated(sine, _calibration(sine, noisy)), rates, atol=0.01)
+
+
+def test_calibration_leaves_a_species_alone_that_hardly_varies():
+    random = np.random.default_rng(0)
+    sine = np.column_stack([random.uniform(0.2, 0.9, 300), random.uniform(0.30, 0.31, 300)])
+    rates = np.column_stack([sine[:, 0] ** 2, random.uniform(0, 0.2, 300)])
+    level, slope, bend = _calibration(sine, rates)
+    assert slope[1] == pytest.approx(1.0, abs=0.1) and bend[1] == pytest.approx(0.0, abs=0.1)
+    assert _calibrated(sine, (level, slope, bend))[:, 1].mean() == pytest.approx(rates[:, 1].mean())
 
 
 def test_the_kernel_is_symmetric_and_positive():
