@@ -38,6 +38,9 @@ class GaussianProcess(GroupedInputs):
         Prefix of the columns that are one location embedding, of which the principal components are used; empty: none.
     components
         How many principal components.
+    density_km
+        Distances, separated by commas, within which the other sites of the data set are counted, with visits or without: where
+        people survey says something of the place. The counts join the last group. Empty: none.
     steps
         Steps of the optimiser of the kernel.
     inflation
@@ -54,6 +57,7 @@ class GaussianProcess(GroupedInputs):
     groups: str = ""
     embedding: str = ""
     components: int = 40
+    density_km: str = ""
     steps: int = 35
     inflation: float = 1.5
     offset: float = 0.1
@@ -64,6 +68,7 @@ class GaussianProcess(GroupedInputs):
         for name, least in (("components", 1), ("steps", 0), ("inflation", 0), ("offset", 0)):
             if getattr(self, name) < least:
                 raise ModelError(f"{name} = {getattr(self, name)}; it has to be at least {least}.")
+        _ = self.radii_km  # a wrong one shall be known before the work
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         from butterfly_sdm.baselines.kernels import SharedKernel, fit_kernel

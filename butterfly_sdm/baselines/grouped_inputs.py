@@ -11,6 +11,7 @@ from butterfly_sdm.baselines.site_features import (
     covariate_table,
     fill_from_nearest,
     group_columns,
+    log_counts,
     position_km,
     transform_codes,
     transformed,
@@ -18,7 +19,7 @@ from butterfly_sdm.baselines.site_features import (
 from butterfly_sdm.baselines.site_inputs import match_inputs
 from butterfly_sdm.baselines.storage import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, ModelError
 
 FRACTION_WEIGHT = 3.0  # a change of a land-cover root fraction by 1/3 counts as much as one standard deviation of climate
 
@@ -36,11 +37,33 @@ class GroupedInputs(ArrayPredictor):
         Prefix of the columns that are one location embedding; empty: none.
     components
         How many principal components of the embedding.
+    density_km
+        Distances, separated by commas, within which the other sites of the data set are counted, with visits or without: where
+        people survey says something of the place. The counts join the last group. Empty: none.
     """
 
     groups: str = ""
     embedding: str = ""
     components: int = 40
+    density_km: str = ""
+
+    @property
+    def radii_km(self) -> list[float]:
+        """
+        The distances of ``density_km``.
+
+        Raises
+        ------
+        ModelError
+            One is no positive number.
+        """
+        try:
+            radii = [float(part) for part in self.density_km.split(",") if part.strip()]
+        except ValueError:
+            radii = [0.0]
+        if any(radius <= 0 for radius in radii):
+            raise ModelError(f"density_km = {self.density_km!r}; it needs distances in km, such as '3,10,30', or nothing.")
+        return radii
 
     def _fit_inputs(self, dataset: Dataset, sites: Sequence[str]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Return scaling statistics and the standardised columns of each group; sets ``inputs``."""
@@ -71,6 +94,10 @@ class GroupedInputs(ArrayPredictor):
             values = np.nan_to_num(values - state["embedding_centre"])
             _, _, axes = np.linalg.svd(values, full_matrices=False)
             state["axes"] = axes[: self.components].T / max(float((values @ axes[0]).std()), 1e-9)
+        if self.radii_km:
+            state["places"] = position_km(dataset, dataset.site_ids)
+            counts = log_counts(state["places"], position_km(dataset, sites), self.radii_km)
+            state["density_scale"] = np.stack([counts.mean(axis=0), np.maximum(counts.std(axis=0), 1e-9)])
         return state, self._features(state, dataset, sites)
 
     def _features(self, state: dict[str, np.ndarray], dataset: Dataset, sites: Sequence[str]) -> list[np.ndarray]:
@@ -83,10 +110,14 @@ class GroupedInputs(ArrayPredictor):
             values = transformed(table.iloc[:, :total].to_numpy(dtype=float), state["codes"])
             values = (values - state["centre"]) / state["spread"]
             parts = np.split(values, np.cumsum(sizes)[:-1], axis=1)
+        place = position_km(dataset, sites)
+        if "places" in state:
+            centre, spread = state["density_scale"]
+            density = (log_counts(state["places"], place, self.radii_km) - centre) / spread
+            parts = [*parts[:-1], np.concatenate([*parts[-1:], density], axis=1)]
         if "axes" in state:
             values = table.iloc[:, total:].to_numpy(dtype=float) - state["embedding_centre"]
             parts.append(values @ state["axes"])
-        place = position_km(dataset, sites)
         known, at = (
             (np.split(state["features"], np.cumsum(state["sizes"])[:-1], axis=1), state["position"])
             if "position" in state

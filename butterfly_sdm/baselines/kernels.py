@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 NEAR, MIDDLE, FAR = 0.2, 1.0, 4.0  # first length scales over position, units of 100 km
 MEETING = 2.0  # first length scale of position in products with covariates
-PULL = 0.02  # of each logarithm towards its first value
-PULL_COLUMN = 0.2  # of each column's own scale: species share habitats, so their likelihoods say less than their number
+# Of each logarithm towards its first value: species share habitats, so their likelihoods say less than their number.
+PULL = 0.2
 FLOOR = 1e-4  # a species that hardly varies must not rule the likelihood
 
 
@@ -137,7 +137,7 @@ def fit_kernel(
         white = torch.linalg.solve_triangular(factor, y, upper=False)  # (sites, species)
         loss = 0.5 * len(y) * torch.log((white**2).mean(dim=0) + FLOOR).mean() + torch.log(torch.diagonal(factor)).sum()
         for name, value in kernel.named_parameters():
-            loss = loss + (PULL_COLUMN if name == "column" else PULL) * ((value - first[name]) ** 2).sum()
+            loss = loss + PULL * ((value - first[name]) ** 2).sum()
         loss.backward()
         optimiser.step()
     kernel.to(torch.float64)

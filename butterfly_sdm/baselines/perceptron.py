@@ -9,16 +9,14 @@ from typing import ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.grouped_inputs import GroupedInputs
-from butterfly_sdm.baselines.site_features import covariate_table, position_km
+from butterfly_sdm.baselines.site_features import covariate_table, mean_around, position_km
 from butterfly_sdm.baselines.storage import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
-EMBEDDING_WEIGHT = 2.5  # of the embedding's components among standardised covariates
+EMBEDDING_WEIGHT = 1.5  # of the embedding's components among standardised covariates
 BATCH = 64
-WAVE_RATE = 2.0  # standard deviation of the waves' rates, radians per standard deviation of position
-CHUNK_ROWS = 2048
-HERE = 1e-5  # nearer sites are the same place, units of 100 km
+WAVE_RATE = 1.0  # standard deviation of the waves' rates, radians per standard deviation of position
 
 
 @dataclass
@@ -28,7 +26,7 @@ class Perceptron(GroupedInputs):
 
     Parameters
     ----------
-    groups, embedding, components
+    groups, embedding, components, density_km
         As in :class:`~butterfly_sdm.baselines.gaussian_process.GaussianProcess`.
     networks
         How many are averaged; they are trained side by side.
@@ -59,7 +57,7 @@ class Perceptron(GroupedInputs):
     learning_rate: float = 2e-3
     weight_decay: float = 0.02
     dropout: float = 0.6
-    input_dropout: float = 0.2
+    input_dropout: float = 0.1
     surroundings_km: float = 8.0
     waves: int = 64
     dispersion: float = 0.1
@@ -174,35 +172,3 @@ def _diagonal(position: np.ndarray) -> np.ndarray:
     """Return (sites, 4) easting, northing, their sum and difference."""
     east, north = position.T
     return np.column_stack([east, north, east + north, east - north])
-
-
-def mean_around(values: np.ndarray, at: np.ndarray, position: np.ndarray, *, sd: float) -> np.ndarray:
-    """
-    Return the mean of ``values`` at the places around each position, weighted by a bell curve of distance.
-
-    A place at the position itself does not count, so that a site is described by others. Far from all places it is the value
-    of the nearest.
-
-    Parameters
-    ----------
-    values, at
-        (places, columns) and (places, 2).
-    position
-        (rows, 2).
-    sd
-        Standard deviation of the bell curve, in units of position.
-
-    Returns
-    -------
-    array of shape (rows, columns)
-        0 where there is no other place.
-    """
-    out = np.zeros((len(position), values.shape[1]))
-    for start in range(0, len(position), CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
-        square = ((position[rows, None] - at[None]) ** 2).sum(axis=2)  # (rows, places)
-        square[square < HERE**2] = np.inf
-        nearest = square.min(axis=1, keepdims=True)
-        weight = np.exp((np.where(np.isfinite(nearest), nearest, 0.0) - square) / (2 * sd**2))
-        out[rows] = weight @ values / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
-    return out

@@ -12,6 +12,8 @@ from butterfly_sdm.errors import DataError
 
 SKEWNESS = 1.0  # positive covariates more skewed than this are taken as logarithms
 ROUNDING = 1e-6  # sums of fractions may exceed 1 by this
+HERE = 1e-5  # nearer sites are the same place, units of 100 km
+CHUNK_ROWS = 2048
 
 
 def position_km(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
@@ -99,4 +101,60 @@ def fill_from_nearest(values: np.ndarray, position: np.ndarray, known: np.ndarra
         if there.any():
             _, nearest = KDTree(at[there]).query(position[missing])
             out[missing, column] = known[there, column][nearest]
+    return out
+
+
+def log_counts(places: np.ndarray, position: np.ndarray, radii_km: Sequence[float]) -> np.ndarray:
+    """
+    Return the logarithm of 1 + how many other places lie within each distance of each position.
+
+    Parameters
+    ----------
+    places, position
+        (places, 2) and (rows, 2), in units of 100 km.
+
+    Returns
+    -------
+    array of shape (rows, radii)
+
+    >>> log_counts(np.array([[0.0, 0.0], [0.0, 0.02]]), np.array([[0.0, 0.0]]), [1.0, 3.0]).round(2).tolist()
+    [[0.0, 0.69]]
+    """
+    from scipy.spatial import KDTree
+
+    tree = KDTree(places)
+    here = tree.query_ball_point(position, HERE, return_length=True)
+    counts = [tree.query_ball_point(position, radius / 100, return_length=True) - here for radius in radii_km]
+    return np.log1p(np.column_stack(counts))
+
+
+def mean_around(values: np.ndarray, at: np.ndarray, position: np.ndarray, *, sd: float) -> np.ndarray:
+    """
+    Return the mean of ``values`` at the places around each position, weighted by a bell curve of distance.
+
+    A place at the position itself does not count, so that a site is described by others. Far from all places it is the value
+    of the nearest.
+
+    Parameters
+    ----------
+    values, at
+        (places, columns) and (places, 2).
+    position
+        (rows, 2).
+    sd
+        Standard deviation of the bell curve, in units of position.
+
+    Returns
+    -------
+    array of shape (rows, columns)
+        0 where there is no other place.
+    """
+    out = np.zeros((len(position), values.shape[1]))
+    for start in range(0, len(position), CHUNK_ROWS):
+        rows = slice(start, start + CHUNK_ROWS)
+        square = ((position[rows, None] - at[None]) ** 2).sum(axis=2)  # (rows, places)
+        square[square < HERE**2] = np.inf
+        nearest = square.min(axis=1, keepdims=True)
+        weight = np.exp((np.where(np.isfinite(nearest), nearest, 0.0) - square) / (2 * sd**2))
+        out[rows] = weight @ values / np.maximum(weight.sum(axis=1, keepdims=True), 1e-300)
     return out

@@ -8,7 +8,13 @@ from butterfly_sdm.baselines import BASELINES, load_class
 from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibrated, _calibration
 from butterfly_sdm.baselines.kernels import SharedKernel
 from butterfly_sdm.baselines.mean_rate import MeanRate
-from butterfly_sdm.baselines.site_features import fill_from_nearest, group_columns, transform_codes, transformed
+from butterfly_sdm.baselines.site_features import (
+    fill_from_nearest,
+    group_columns,
+    log_counts,
+    transform_codes,
+    transformed,
+)
 from butterfly_sdm.errors import DataError, ModelError
 from tests.evaluation.worlds import small_world
 
@@ -86,6 +92,25 @@ def test_covariates_that_are_missing_do_not_break_it(world, fitted):
     covariates = dataset.covariates.copy()
     covariates.loc[site] = np.nan
     assert fitted.predict(replace(dataset, covariates=covariates), [site]).notna().all().all()
+
+
+def test_where_people_survey_is_counted_among_all_other_sites():
+    places = np.array([[0.0, 0.0], [0.0, 0.02], [0.0, 0.05], [3.0, 3.0]])
+    counts = log_counts(places, np.array([[0.0, 0.0], [0.0, 0.01]]), [3.0, 10.0])
+    np.testing.assert_allclose(np.expm1(counts), [[1, 2], [2, 3]])  # a site does not count itself
+
+
+def test_a_process_that_counts_sites_comes_back_equal_and_knows_sites_without_visits(world, tmp_path):
+    dataset = world[0]
+    site = list(dataset.split.validation[:1])
+    model = GaussianProcess(steps=2, density_km="5, 20").fit(dataset, dataset.split.train)
+    model.save(tmp_path)
+    predicted = load_class(BASELINES["gaussian_process"]).load(tmp_path).predict(dataset, site)
+    pd.testing.assert_frame_equal(predicted, model.predict(dataset, site))
+    known = dataset.site_ids
+    assert model.state["places"].shape == (len(known), 2) and len(known) > len(dataset.split.train)
+    with pytest.raises(ModelError, match="density_km = '5,far'"):
+        GaussianProcess(density_km="5,far")
 
 
 def test_groups_take_columns_by_prefix_and_refuse_a_prefix_without_columns():
