@@ -5,7 +5,11 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help demo test check slow docs benchmarks clean
+MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/data tests/losses tests/baselines tests/trust/test_versions.py \
+	tests/data_prep/test_records_files.py tests/data_prep/test_grid_references.py tests/evaluation/test_scores.py \
+	tests/mapping/test_options.py tests/models/test_presence_net.py
+
+.PHONY: help demo test check slow minimum licences docs benchmarks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -32,11 +36,20 @@ check: $(VENV)/.dev  ## style, types and the one direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+slow: export OMP_NUM_THREADS := 1
 slow: $(VENV)/.dev  ## the tests that take minutes: faults, fuzzing, repetitions
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 7200
+
+minimum: $(VENV)/.core  ## the tests of what every user touches, with the oldest dependencies that pyproject.toml allows
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-minimum
+	$(BIN)/uv pip install --quiet --python .venv-minimum/bin/python --resolution lowest-direct --editable '.[dev]'
+	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile $(MINIMUM)
+
+licences: $(VENV)/.dev  ## write docs/licences.md from what is installed
+	$(BIN)/python .ci/licences.py > docs/licences.md
 
 docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove what was made here
-	rm -rf $(VENV) butterfly_demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-minimum butterfly_demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,96 @@
+"""Print docs/licences.md: every package that butterfly_sdm brings along and its licence, from what is installed."""
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
+from packaging.requirements import Requirement
+
+EXTRAS = ("torchgeo", "sources", "fast", "distributed", "search", "sdm", "export", "medical", "video", "deepfake")
+#: Families by what their metadata say; the first that fits counts. Copyleft comes first, so that no other word hides it.
+FAMILIES = {
+    "GPL": r"\bA?GPL|GNU (Affero )?General Public",
+    "LGPL": r"\bLGPL|GNU (Lesser|Library)",
+    "NVIDIA": r"NVIDIA",
+    "Apache": r"Apache",
+    "BSD": r"\bBSD",
+    "MIT": r"\bMIT\b|Expat",
+    "MPL": r"\bMPL|Mozilla",
+    "PSF": r"\bPSF|Python Software Foundation",
+    "ISC": r"\bISC",
+    "HPND": r"\bHPND|Historical Permission",
+    "public domain": r"Unlicense|Public Domain|CC0|0BSD",
+}
+#: What packages that say nothing in their metadata say in their licence file.
+BY_HAND = {"cuda-toolkit": "NVIDIA"}
+
+
+def name_of(text: str) -> str:
+    """Return the normal form of the name of a package."""
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
+def brought_along(root: str = "butterfly-sdm", extras: tuple[str, ...] = ()) -> dict[str, Distribution]:
+    """Return all installed packages that a package needs, directly or not."""
+    found: dict[str, Distribution] = {}
+
+    def needs(of: Distribution, chosen: tuple[str, ...]) -> Iterator[Requirement]:
+        for text in of.requires or ():
+            need = Requirement(text)
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *chosen)):
+                yield need
+
+    def walk(of: Distribution, chosen: tuple[str, ...]) -> None:
+        for need in needs(of, chosen):
+            try:
+                held = distribution(need.name)
+            except PackageNotFoundError:
+                continue
+            name = name_of(need.name)
+            if name not in found and name != name_of(root):
+                found[name] = held
+                walk(held, tuple(need.extras))
+
+    walk(distribution(root), extras)
+    return dict(sorted(found.items()))
+
+
+def licence_of(package: Distribution) -> str:
+    """Return what the metadata of a package say of its licence, in a line."""
+    data = package.metadata
+    classified = [line.rsplit("::", 1)[-1].strip() for line in data.get_all("Classifier") or () if line.startswith("License")]
+    free = (data.get("License") or "").strip()
+    if data.get("License-Expression"):
+        return str(data["License-Expression"])
+    if classified:
+        return ", ".join(classified)
+    if free:
+        return free.splitlines()[0][:60]
+    return BY_HAND.get(name_of(data["Name"]), "not stated")
+
+
+def family_of(licence: str) -> str:
+    """Return the family of a licence, ``other`` for none that is known."""
+    return next((family for family, pattern in FAMILIES.items() if re.search(pattern, licence, re.IGNORECASE)), "other")
+
+
+def page() -> str:
+    """Return the page."""
+    core = brought_along()
+    optional = {name: held for name, held in brought_along(extras=EXTRAS).items() if name not in core}
+    lines = [
+        "# Licences",
+        "",
+        "butterfly_sdm itself is under the MIT licence. These packages come with it; the list is made from their metadata by",
+        "`make licences`, and a test refuses a licence that would bind those who use or pass on the software (GPL, AGPL), or",
+        "one that nobody has looked at. NVIDIA's packages come only with PyTorch for GPUs on Linux and are not open source;",
+        "PyTorch for CPUs does without.",
+    ]
+    for title, packages in (("Always", core), (f"With extras ({', '.join(EXTRAS)})", optional)):
+        lines += ["", f"## {title}", "", "| package | licence |", "|---|---|"]
+        lines += [f"| {name} | {licence_of(held)} |" for name, held in packages.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(page(), end="")  # noqa: T201
