@@ -375,12 +375,14 @@ def _warp_unit(
     patches = np.load(scratch, mmap_mode="r", allow_pickle=False)
     array = open_array(out)
     size = array.shape[-1]
-    for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
-        values, measured = warp_patch(patches[slot], across, down, size, nodata=nodata, resampling=resampling)
-        if fresh or measured is None:
-            array[target] = values
-        else:
-            merge(array[target], values, measured, nodata)
+    with out.open("r+b", buffering=0) as file:
+        for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
+            values, measured = warp_patch(patches[slot], across, down, size, nodata=nodata, resampling=resampling)
+            if fresh or measured is None:  # a whole tile: written at once it costs less than through the mapped pages
+                file.seek(array.offset + int(target) * values.nbytes)
+                file.write(np.ascontiguousarray(values).data)
+            else:
+                merge(array[target], values, measured, nodata)
     return 0
 
 
