@@ -105,7 +105,9 @@ def load_settings(
         _override(value, override, example)
     try:
         # JSON mode: strict about types, yet a YAML list may stand for a tuple and text for a path.
-        return model.model_validate_json(json.dumps(value, default=str), context={"base": base}), base
+        # Paths become absolute: a run keeps its config in a folder of its own, where relative ones would mean something else.
+        context = {"base": base if base is not None else Path.cwd()}
+        return model.model_validate_json(json.dumps(value, default=str), context=context), base
     except ValidationError as error:
         raise ConfigError(_explain(error, label, model)) from None
 

@@ -130,6 +130,16 @@ def test_the_whole_starter_reads_as_a_config_also_with_every_setting_uncommented
     assert load_config(tmp_path / "all.yaml").train == Config().train
 
 
+def test_paths_of_a_mapping_mean_the_same_from_another_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config({"build": {"records": {"path": "a.csv"}, "scenes": {"paths": ["../b.tif"]}}})
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(dump_config(config))
+    again = load_config(tmp_path / "run" / "config.yaml")
+    assert again.build.records.path == tmp_path / "a.csv"
+    assert again.build.scenes.paths[0].resolve() == tmp_path.parent / "b.tif"
+
+
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_told(tmp_path):
     with pytest.raises(MissingFileError, match="There is no config file"):
         load_config(tmp_path / "none.yaml")
