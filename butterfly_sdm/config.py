@@ -472,7 +472,7 @@ build:
     # bands: [red, green, blue, nir]
 
   tiles:
-    size_px: 192              # ground around each site: 192 pixels of 10 m; at least window_px + 2 * margin_px
+    size_px: 224              # ground around each site: 224 pixels of 10 m; at least window_px + 2 * margin_px
 
   # Numbers per site that the image does not show, from rasters in any CRS:
   # covariates:
@@ -482,15 +482,15 @@ build:
   split:
     method: blocks            # squares of ground: neighbours fall into the same part
     distance_m: 5000          # their side; with less than some ten squares, take smaller ones
-    buffer_m: 2000            # training sites nearer than this to a held-out one are left out: no tile shows the same ground
+    buffer_m: 2300            # training sites nearer than this to held-out ones are left out: no tile is shared; 0 keeps all
 
   position_crs: "EPSG:27700"  # British National Grid; elsewhere a projected CRS in metres, such as your UTM zone
 
 train:
   model:
     kind: network             # or trees, nearest_sites, linear, ...: the baselines are models too
-    window_px: 128            # ground the prediction speaks of
-    margin_px: 32             # surroundings it sees beside
+    window_px: 96             # ground the prediction speaks of: about the square of a kilometre that people survey
+    margin_px: 64             # surroundings it sees beside; with less, the quick way of mapping differs more
     covariates: false         # true: the network sees the covariates as well
   fit:
     epochs: 20                # more if the last is still the best

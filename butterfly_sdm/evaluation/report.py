@@ -154,7 +154,7 @@ def _top(findings: Findings) -> str:
 
 
 def _beside(runs: Sequence[Findings]) -> pd.DataFrame:
-    columns = ["mse", "skill", "mae", "deviance", "top10", "auc", "tss", "boyce"]
+    columns = ["mse", "skill", "mae", "deviance", "top5", "top10", "auc", "tss", "boyce"]
     tables = [
         run.scores.beside if i == 0 else run.scores.beside.iloc[:1]
         for i, run in enumerate(runs)
@@ -168,7 +168,8 @@ def _ladder(runs: Sequence[Findings]) -> str:
     first = runs[0]
     ladder = first.ladder
     names = {run.name for run in runs}
-    heads = {"mse": "MSE", "skill": "skill", "mae": "MAE", "deviance": "deviance", "top10": "top 10", "auc": "AUC", "tss": "TSS",
+    top = {f"top{k}": f"top {k}" for k in (first.scores.top_k,) if k}
+    heads = {"mse": "MSE", "skill": "skill", "mae": "MAE", "deviance": "deviance", **top, "auc": "AUC", "tss": "TSS",
              "boyce": "Boyce"}  # fmt: skip
     rows = "".join(
         f'<tr class="{"self" if name in names else ""}"><td>{escape(_label(name))}</td>'

@@ -148,7 +148,7 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     ramp = LinearSegmentedColormap.from_list("presence", RAMP)
     ramp.set_bad("#d0d0d0")
     with rasterio.open(path) as source:
-        names = source.descriptions[:most]
+        names, units = source.descriptions[:most], source.units[:most]
         left, bottom, right, top = source.bounds
         unit = "km" if source.crs.is_projected else "degrees"
     values = read_reduced(path, tuple(range(1, len(names) + 1)), 600)
@@ -157,7 +157,7 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4.2 * columns, 4.2 * rows * max(0.4, min(2.0, (top - bottom) / (right - left)))), dpi=110)
     FigureCanvasAgg(figure)
-    for place, (name, band) in enumerate(zip(names, values, strict=True), start=1):
+    for place, (name, meaning, band) in enumerate(zip(names, units, values, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
         image = axes.imshow(
             np.ma.masked_invalid(band), cmap=ramp, vmin=0, extent=(left / step, right / step, bottom / step, top / step),
@@ -167,7 +167,9 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
         axes.tick_params(labelsize=6)
         axes.ticklabel_format(useOffset=False, style="plain")
         axes.set_xlabel(unit, fontsize=6)
-        figure.colorbar(image, ax=axes, shrink=0.7).ax.tick_params(labelsize=6)
+        bar = figure.colorbar(image, ax=axes, shrink=0.7)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(meaning or "", fontsize=7)
     figure.tight_layout()
     target = path.with_suffix(".png")
     with atomic_path(target) as temporary:
