@@ -185,6 +185,11 @@ def test_dense_is_refused_where_it_is_impossible(scene, network, tmp_path):
         predict_map(network, scene, tmp_path / "map.tif", mode="dense", stride_px=10)
 
 
+def test_numbers_of_16_bits_are_for_gpus(scene, network, tmp_path):
+    with pytest.raises(ModelError, match="slower on a CPU"):
+        predict_map(network, scene, tmp_path / "map.tif", engine="torch-fp16")
+
+
 class Stop(Exception):
     pass
 
