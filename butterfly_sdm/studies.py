@@ -328,6 +328,8 @@ def search(
         The space is empty or names something that is no setting of the network, or a value is not allowed.
     MissingPackageError
         Optuna is not installed.
+    DataError
+        The data set has no split to search in.
 
     Examples
     --------
