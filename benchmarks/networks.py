@@ -47,6 +47,7 @@ TABLE = {"image": False, "described": True, "dropout": 0.5, "epochs": 40, "weigh
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "seen": {
         "image": {},
+        "image, ResNet-18": {"backbone": "resnet18", "learning_rate": 1e-3},
         "covariates": {"image": False, "covariates": True},
         "position": {"image": False, "position": True},
         "covariates and position": {"image": False} | ALL,

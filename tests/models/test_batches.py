@@ -6,7 +6,7 @@ import torch
 
 from butterfly_sdm.data.loader import TileReader
 from butterfly_sdm.models import batches, fitting
-from butterfly_sdm.models.augment import Augmentation, dihedral, turned
+from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, distance_to_neighbour, turned
 from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches, image_of
 from butterfly_sdm.models.inputs import site_inputs
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
@@ -161,6 +161,26 @@ def test_hidden_modalities_are_missing_not_zero(make) -> None:
     assert not inputs.covariates.isnan().all(dim=1).any()
     assert torch.equal(part[range(200), 5]["place"], batch["place"])
     assert not torch.equal(part[range(200), 6]["has_image"], batch["has_image"])
+
+
+def test_positions_are_blurred_by_how_thin_the_sites_lie() -> None:
+    position = torch.tensor([[0.0, 0.0], [0.0, 30.0], [40.0, 0.0], [9000.0, 0.0], [torch.nan, 0.0]])
+    assert distance_to_neighbour(position, 2).tolist() == [40.0, 50.0, 50.0, 9000.0, 0.0]
+    assert distance_to_neighbour(position, 99)[:2].tolist() == [9000.0, pytest.approx((9000**2 + 30**2) ** 0.5)]
+    assert distance_to_neighbour(position[:1], 5).tolist() == [0.0]
+
+
+def test_noise_has_the_size_asked_for_follows_the_draw_and_leaves_what_is_missing_missing(make) -> None:
+    dataset = make(200, image=False)
+    inputs = site_inputs(dataset, dataset.site_ids, image=False, covariates=("warmth", "rain"), position=True)
+    blur = Blur(torch.tensor([0.5, 20.0]), torch.full((200,), 3000.0))
+    blurred, plain = SiteBatches(inputs, None, blur=blur)[range(200), 3], SiteBatches(inputs, None)[range(200), 3]
+    off = blurred["covariates"] - plain["covariates"]
+    assert off[:, 0].std().item() == pytest.approx(0.5, rel=0.2)
+    assert off[:, 1].nanmean().abs().item() < 6
+    assert blurred["covariates"][3, 1].isnan()
+    assert (blurred["position"] - plain["position"]).std().item() == pytest.approx(3000, rel=0.2)
+    assert torch.equal(SiteBatches(inputs, None, blur=blur)[range(200), 3]["position"], blurred["position"])
 
 
 def test_a_feed_gives_the_batches_of_its_order_in_memory_that_is_used_again(make) -> None:

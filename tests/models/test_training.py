@@ -55,6 +55,43 @@ def test_covariates_and_position_are_the_same_class_without_imagery(make) -> Non
     assert (gain[:2] < 0.2).all()
 
 
+def test_what_sees_all_learns_from_all_and_no_site_by_heart(make) -> None:
+    """Positions tell training sites apart long before a trunk has learned anything; the image must be learned all the same."""
+    dataset = make(90, seed=1, tile_px=32)
+    settings = SMALL | {"epochs": 12, "patience": None, "learning_rate": 1e-2, "batch_size": 12, "regulariser": None}
+    network = NetworkPredictor(**settings, covariates=True, position=True).fit(dataset, dataset.split.train)
+    gain = 1 - mse(network, dataset, dataset.split.validation) / mean_rate_mse(dataset)
+    assert (gain > 0.7).all()
+
+
+def test_blur_acts_on_training_batches_and_nowhere_else(make, monkeypatch) -> None:
+    from butterfly_sdm.models import fitting
+
+    dataset = make(24, image=False)
+    seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}
+    plain = fitting.predict_batch
+
+    def spy(net, batch, reader):
+        seen[net.training].append(torch.cat([batch["covariates"], batch["position"], batch["place"][:, None]], dim=1))
+        return plain(net, batch, reader)
+
+    monkeypatch.setattr(fitting, "predict_batch", spy)
+    network = NetworkPredictor(**TABLE | {"epochs": 2}).fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    known = torch.from_numpy(
+        dataset.sites.loc[list(dataset.split.validation), ["easting", "northing"]].to_numpy("float32").copy()
+    )
+    for rows in seen[False]:
+        assert torch.equal(rows[:, -3:-1], known[rows[:, -1].long()])
+    true = torch.from_numpy(dataset.sites.loc[list(dataset.split.train), ["easting", "northing"]].to_numpy("float32").copy())
+    first = torch.cat(seen[True])
+    assert not bool((first[:, -3:-1] == true[first[:, -1].long()]).any())
+    seen[True].clear()
+    NetworkPredictor(**TABLE | {"epochs": 1, "augment": False}).fit(dataset, dataset.split.train)
+    first = torch.cat(seen[True])
+    assert torch.equal(first[:, -3:-1], true[first[:, -1].long()])
+    assert network.settings()["position_blur"] == 10
+
+
 def test_predictions_have_the_rows_asked_for_and_the_columns_of_the_species(make) -> None:
     dataset = make(20)
     network = NetworkPredictor(**SMALL | {"epochs": 1}).fit(dataset, dataset.split.train)
@@ -289,6 +326,8 @@ def test_what_does_not_fit_is_said(make) -> None:
         NetworkPredictor(**SMALL | {"backbone": "resnet_of_dreams"}).fit(dataset, dataset.split.train)
     with pytest.raises(ModelError, match="weight, temperature, nearest and bottom"):
         NetworkPredictor(regulariser={"alpha": 1})
+    with pytest.raises(ModelError, match="covariate_noise must be at least 0; it is -1"):
+        NetworkPredictor(covariate_noise=-1)
     with pytest.raises(ModelError, match="epochs must be at least 1"):
         NetworkPredictor(epochs=0)
     with pytest.raises(ModelError, match="accelerator 'abacus'"):
