@@ -317,7 +317,8 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
                     accelerator=s.accelerator,
                     devices=processes,
                     # Spawned, so that only this process writes the run; a relaunched program would write it once per device.
-                    strategy="ddp_spawn" if processes > 1 else "auto",
+                    # What a batch lacks (a modality, say) leaves parameters without gradient, in one process or in all.
+                    strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
                     precision=s.precision,
                     max_epochs=s.epochs,
                     accumulate_grad_batches=s.accumulate,

@@ -417,6 +417,17 @@ def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> No
     assert two.history["validation_loss"].to_numpy() == pytest.approx(one.history["validation_loss"].to_numpy(), rel=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("change", [{}, {"covariates": True, "modality_dropout": 0.5}])
+def test_images_are_learned_in_two_processes_whatever_a_batch_lacks(make, change) -> None:
+    dataset = make(24)
+    settings = SMALL | {"window_px": 64, "epochs": 2, "batch_size": 2, "devices": 2} | change
+    network = NetworkPredictor(**settings).fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    assert len(network.history) == 2
+    assert network.history["validation_loss"].notna().all()
+    assert np.isfinite(network.predict(dataset, dataset.site_ids).to_numpy()).all()
+
+
 @pytest.mark.parametrize(
     "change",
     [
