@@ -10,11 +10,14 @@ from importlib.util import find_spec
 EXTRAS = {
     "torchgeo": "torchgeo",
     "sources": "pystac_client",
+    "fast": "isal",
     "distributed": "distributed",
     "search": "optuna",
     "sdm": "elapid",
     "export": "onnxruntime",
     "notebooks": "jupyterlab",
+    "medical": "pydicom",
+    "video": "vaderSentiment",
 }
 
 
