@@ -1,7 +1,7 @@
 """
 Cutting tiles beside what a user would use instead, and beside GDAL merely decoding each needed block once.
 
-python benchmarks/tiles.py [--size small|full] [--layout deflate|striped|bands] [--rounds N]
+python benchmarks/tiles.py [--size small|full] [--layout deflate|striped|bands] [--rounds N] [--tiles N] [--px N]
 
 The script makes its scene. Every way gives the same tiles (checked before anything is printed; another CRS: beside GDAL's).
 Each way runs in a process of its own, ways interleaved in every round; printed are the medians of wall time, CPU time, peak
@@ -249,12 +249,15 @@ def main() -> None:
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--layout", choices=["deflate", "striped", "bands"], default="deflate")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--tiles", type=int, help="how many; default 200, of size full 1,329")
+    parser.add_argument("--px", type=int, default=256, help="side of a tile")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "butterfly_sdm_benchmarks")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    side, sites, size = (10980, 1329, 256) if options.size == "full" else (3072, 200, 256)
+    side, sites = (10980, 1329) if options.size == "full" else (3072, 200)
+    sites, size = options.tiles or sites, options.px
     scene = make_scene(options.folder / f"scene_{options.layout}_{side}.tif", side, options.layout)
     if options.one:
         one(options.one, scene, sites, size, options.out)
@@ -266,7 +269,8 @@ def main() -> None:
         for way in options.ways:
             out = options.folder / f"{way}.npy"
             command = [sys.executable, __file__, "--size", options.size, "--layout", options.layout]
-            command += ["--folder", str(options.folder), "--one", way, "--out", str(out)]
+            command += ["--tiles", str(sites), "--px", str(size), "--folder", str(options.folder)]
+            command += ["--one", way, "--out", str(out)]
             environment = os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}
             answer = subprocess.run(command, capture_output=True, text=True, env=environment)
             if answer.returncode:

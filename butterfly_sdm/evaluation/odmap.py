@@ -54,7 +54,7 @@ def odmap(
     sites = dataset.sites
     east, north = sites["easting"], sites["northing"]
     years = f"{min(card.years)} to {max(card.years)}" if card.years else "all years of the records"
-    visits = dataset.visits
+    visits = dataset.visits[dataset.visits > 0]
     tiles = card.tiles
     covariates = [] if dataset.covariates is None else [str(name) for name in dataset.covariates.columns]
     image = (

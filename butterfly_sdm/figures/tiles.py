@@ -72,7 +72,7 @@ def show_tiles(
         axes = picture.add_subplot(rows, columns, number + 1)
         axes.imshow(colours[number])
         axes.set_title(f"{site} · {int(dataset.visits[site])} visits", fontsize=8)
-        rates = dataset.rates.loc[site].sort_values(ascending=False, kind="stable").head(species)
+        rates = dataset.rates.loc[site].dropna().sort_values(ascending=False, kind="stable").head(species)
         axes.set_xlabel("\n".join(f"{name} {rate:.0%}" for name, rate in rates.items()), fontsize=7, style="italic")
         without_ticks(axes)
         if number == 0:
