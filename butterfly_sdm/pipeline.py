@@ -152,6 +152,8 @@ def build(
     ------
     ConfigError, MissingFileError, RecordsError, RasterError, DataError
         A setting, a file or the data in it is wrong.
+    SourceError, MissingPackageError
+        Records or scenes that the config fetches cannot be fetched.
 
     Examples
     --------
