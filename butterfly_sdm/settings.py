@@ -53,6 +53,15 @@ def _resolve_option(text: str, info: ValidationInfo) -> str:
 Options = dict[str, float | int | bool | Annotated[str, AfterValidator(_resolve_option)]]
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain values only; 1e-5 is a number as in YAML 1.2, where YAML 1.1 takes it for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 class Section(BaseModel):
     """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
 
@@ -149,7 +158,7 @@ def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
 def _parse(text: str) -> Any:
     """Return what a YAML text holds; a ValueError says where and why it cannot be read."""
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)
         _weigh(value, [MOST_VALUES])
     except RecursionError as error:
         raise ValueError(": it is nested too deeply, or holds itself.") from error

@@ -77,6 +77,14 @@ def test_a_wrong_override_says_what_is_wrong(override, message):
         load_config({"train": {"fit": {"epochs": 2}}}, [override])
 
 
+@pytest.mark.parametrize("number", ["1e-5", "1E-5", "1.0e-05", "0.00001"])
+def test_a_small_number_may_be_written_as_people_write_it(number, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"train: {{fit: {{learning_rate: {number}}}}}\n")
+    assert load_config(path).train.fit.learning_rate == 1e-5
+    assert load_config({}, [f"train.fit.learning_rate={number}"]).train.fit.learning_rate == 1e-5
+
+
 def test_the_dumped_config_reads_back_as_itself(tmp_path):
     config = load_config(RECORDS | {"name": "trial"}, ["train.fit.regulariser.weight=0.0"])
     path = tmp_path / "config.yaml"
