@@ -14,7 +14,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, suppress, suppress
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.with_name(f".{folder.name}.lock"))
+    lock = filelock.FileLock(_lock_file(folder))
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
@@ -269,7 +269,22 @@ def _finished_mark(folder: Path) -> Path:
 def is_finished(folder: Path, key: str) -> bool:
     """Return whether :func:`resumable_folder` has filled ``folder`` with this ``key`` here."""
     mark = _finished_mark(Path(folder))
-    return Path(folder).is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == key
+    finished = Path(folder).is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == key
+    if finished:
+        _tidy(Path(folder))
+    return finished
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the lock and the folder that was replaced, if the process that finished was killed before it could."""
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    if _lock_file(folder).exists() or replaced.exists():
+        with suppress(ArtefactError, OSError), exclusive(folder):
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager

@@ -392,7 +392,10 @@ class NetworkPredictor:
             state = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
             raise ArtefactError(f"{path} is damaged: {error}. Train again.") from error
-        with torch.device("meta"):  # takes no memory: model.json may lie about the sizes
+        try:
+            with torch.device("meta"):  # takes no memory: model.json may lie about the sizes
+                own = PresenceNet(architecture).state_dict()
+        except NotImplementedError:  # older versions of timm look at numbers while they build
             own = PresenceNet(architecture).state_dict()
         wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
         if wrong:

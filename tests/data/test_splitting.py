@@ -57,7 +57,7 @@ def test_folds_share_out_all_sites_once(sites):
 
 
 def test_too_few_groups_are_an_error_with_the_way_out(sites):
-    with pytest.raises(DataError, match=r"form 1 groups .* Lower split\.distance_m"):
+    with pytest.raises(DataError, match=r"form 1 groups .* lower split\.distance_m"):
         make_split(sites, distance_m=1e6)
     with pytest.raises(DataError, match=r"fewer than the 5 folds"):
         make_folds(sites, distance_m=1e6)
