@@ -28,6 +28,7 @@ from butterfly_sdm.data.artefact import (
     resumable_folder,
     sealed,
     sha256,
+    tidy,
     write_json,
     write_text,
 )
@@ -212,6 +213,7 @@ def train(
         | {"split": [data.split.train, data.split.validation, data.split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
+        tidy(folder)
         return Run.open(folder)
     predictor = make_predictor(settings)
     with resumable_folder(folder, key) as partial:

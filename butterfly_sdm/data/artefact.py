@@ -14,7 +14,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,12 +271,14 @@ def is_finished(folder: Path, key: str) -> bool:
     mark = _finished_mark(Path(folder))
     finished = Path(folder).is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == key
     if finished:
-        _tidy(Path(folder))
+        tidy(folder)
     return finished
 
 
-def _tidy(folder: Path) -> None:
-    """Remove the lock and the folder that was replaced, if the process that finished was killed before it could."""
+def tidy(folder: Path) -> None:
+    """Remove what a process that was killed at its very end left beside a finished folder: lock, marks, the one it replaced."""
+    folder = Path(folder)
+    discard_unfinished(folder.parent, f".{folder.name}")
     replaced = folder.with_name(f".{folder.name}.replaced")
     if _lock_file(folder).exists() or replaced.exists():
         with suppress(ArtefactError, OSError), exclusive(folder):
