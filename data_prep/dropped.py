@@ -60,7 +60,9 @@ def dropped_rows(
     if sensitive:
         held = _protect(held, sensitive, synonyms or {})
     names = dict(enumerate(occurrences.files))
-    used = [term for term in _TEXTS if term in held.columns and (term in occurrences.columns)]
+    # Where a sensitive species is told coarsely its square is a grid reference, whatever the file has.
+    told = {*occurrences.columns} | ({"gridReference"} if sensitive else set())
+    used = [term for term in _TEXTS if term in held.columns and term in told]
     return held.sort("file", "row").select(
         pl.col("file").replace_strict(names, return_dtype=pl.String),
         "row",

@@ -405,6 +405,8 @@ class NetworkPredictor:
             raise ArtefactError(f"{path} holds numbers that are not finite, in {bad[0]}. Train again.")
         net = PresenceNet(architecture)
         net.load_state_dict(state)
+        if net.trunk is not None:  # laid out as while it was fitted, so that it predicts the same to the last bit
+            net.trunk.to(memory_format=torch.channels_last)
         predictor.network = net.eval()
         predictor.species, predictor.covariate_names = species, covariates
         predictor.card = {name: value.get(name) for name in ("dataset", "resolution_m", "training")}

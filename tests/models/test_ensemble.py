@@ -91,7 +91,7 @@ def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not describe an ensemble"):
         Ensemble.load(tmp_path)
     with_card(format_version=9)
-    with pytest.raises(ModelError, match="format 9"):
+    with pytest.raises(ArtefactError, match="format version 9; this release reads 1"):
         Ensemble.load(tmp_path)
     other = NetworkPredictor(**TABLE)
     other.species = ("Vanessa atalanta",)

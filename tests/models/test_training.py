@@ -263,7 +263,7 @@ def test_damaged_and_mismatched_files_are_refused(make, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="not one this release knows"):
         NetworkPredictor.load(folder)
     with_card(format_version=99)
-    with pytest.raises(ModelError, match="format 99; this release reads 1"):
+    with pytest.raises(ArtefactError, match="format version 99; this release reads 1"):
         NetworkPredictor.load(folder)
     with_card(species=card["species"][:2])
     with pytest.raises(ModelError, match="names 2 species, its network has 4"):
