@@ -157,7 +157,8 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
         from onnxruntime import quantization  # noqa: F401
     with torch.inference_mode():
         predictor.network(torch.randn(1, 4, 256, 256, device=options.device))  # what torch sets up once
-    base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # not the peak so far: a process inherits that from the one that started it
+    base = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     scene = open_scene(scene_path)
     marks: dict[str, tuple[float, float]] = {}
 
