@@ -113,7 +113,11 @@ def _fused(cells: Cells) -> nn.Module:
     for parent in list(folded.modules()):
         for (first, convolution), (second, norm) in pairwise(list(parent.named_children())):
             # exactly these: what is derived from them may do more
-            if type(convolution) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+            if (
+                type(convolution) is nn.Conv2d
+                and type(norm) is nn.BatchNorm2d
+                and convolution.out_channels == norm.num_features
+            ):
                 setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, second, nn.Identity())
     side = 4 * plain.trunk.stride
