@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
-import rasterio
-from rasterio.crs import CRS
-from rasterio.errors import RasterioError
-from rasterio.features import geometry_mask
-from rasterio.windows import Window, from_bounds
 
 from butterfly_sdm.config import CovariatesConfig
-from butterfly_sdm.data.products import metres_per_unit
 from butterfly_sdm.data.raster import open_raster
+from butterfly_sdm.data.squares import square_means, square_shares
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from data_prep.grids import transformer
 from data_prep.tiles import run_units, threads
 
 log = logging.getLogger("data_prep.covariates")
+
+UNIT_SITES = 500
 
 
 def site_covariates(
@@ -209,73 +205,28 @@ def raster_covariates(
     with open_raster(str(path)) as source:
         if not 1 <= band <= source.count:
             raise RasterError(f"{path} has {source.count} bands, and covariates.rasters asks for band {band}.")
-        metres_per_unit(source.crs, str(path))
-    position = sites[["easting", "northing"]].to_numpy(float)
+    easting, northing = sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
+    summary = square_means if kind == "mean" else square_shares
     columns: dict[str, np.ndarray] = {}
     with threads(2, executor) as pool:
         for side in side_m:
+            call = partial(summary, side_m=side, band=band)
             work = [
-                (str(at), _summaries, (str(path), position[at : at + 200], side, kind == "fractions", band, position_crs))
-                for at in range(0, len(position), 200)
+                (str(at), call, (path, easting[at : at + UNIT_SITES], northing[at : at + UNIT_SITES], position_crs))
+                for at in range(0, len(sites), UNIT_SITES)
             ]
-            found: list[dict[int, float] | float] = [float("nan")] * len(position)
-            for at, part in run_units(pool, work):
-                found[int(at) : int(at) + len(part)] = part
+            found = dict(run_units(pool, work))
+            parts = [found[unit] for unit, _, _ in work]
             if kind == "mean":
-                columns[f"{name}_{side:g}m"] = np.array(found, dtype=float)
+                columns[f"{name}_{side:g}m"] = np.concatenate(parts)
                 continue
-            shares = [entry for entry in found if isinstance(entry, dict)]
-            named = classes or {value: str(value) for value in sorted({value for entry in shares for value in entry})}
+            shares = pd.concat(parts, ignore_index=True).sort_index(axis=1)
+            named = classes or {value: str(value) for value in shares.columns}
+            known = shares.notna().any(axis=1).to_numpy()
             for value, label in named.items():
-                columns[f"{name}_{label}_{side:g}m"] = np.array(
-                    [entry.get(value, 0.0) if isinstance(entry, dict) else np.nan for entry in found]
-                )
+                share = shares[value].fillna(0.0).to_numpy() if value in shares else 0.0
+                columns[f"{name}_{label}_{side:g}m"] = np.where(known, share, np.nan)
     table = pd.DataFrame(columns, index=sites.index)
     if table.isna().all(axis=None):
         raise RasterError(f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?")
     return table
-
-
-def _summaries(
-    path: str, position: np.ndarray, side: float, fractions: bool, band: int, position_crs: str
-) -> list[dict[int, float] | float]:
-    """Return for each square the mean, or the share of each class; NaN where there is no value."""
-    out: list[dict[int, float] | float] = []
-    t = np.linspace(-0.5, 0.5, 5)[:-1]
-    ring = np.concatenate([np.stack([t, 0 * t - 0.5], 1), np.stack([0 * t + 0.5, t], 1),
-                           np.stack([-t, 0 * t + 0.5], 1), np.stack([0 * t - 0.5, -t], 1)])  # fmt: skip
-    with open_raster(path) as source:
-        there = transformer(CRS.from_user_input(position_crs), source.crs)
-        whole = Window(0, 0, source.width, source.height)
-        for place in position:
-            x, y = there.transform(*(place + side * ring).T)
-            centre = there.transform(*place)
-            values = np.zeros(0)
-            if np.isfinite([*x, *y]).all():
-                exact = from_bounds(x.min(), y.min(), x.max(), y.max(), source.transform)
-                first = math.floor(exact.col_off), math.floor(exact.row_off)
-                last = math.ceil(exact.col_off + exact.width), math.ceil(exact.row_off + exact.height)
-                box = Window(*first, last[0] - first[0], last[1] - first[1])
-                try:
-                    if rasterio.windows.intersect(box, whole):
-                        box = box.intersection(whole)
-                        raw = source.read(band, window=box, masked=True)
-                        polygon = {"type": "Polygon", "coordinates": [[*zip(x, y, strict=True), (x[0], y[0])]]}
-                        inside = geometry_mask([polygon], raw.shape, source.window_transform(box), invert=True)
-                        if not inside.any():
-                            row, column = source.index(*centre)
-                            row, column = row - int(box.row_off), column - int(box.col_off)
-                            if 0 <= row < raw.shape[0] and 0 <= column < raw.shape[1]:
-                                inside[row, column] = True
-                        values = raw[inside].compressed()
-                except (RasterioError, OSError) as error:
-                    raise RasterError(f"{path} cannot be read: {error}. Fetch or make it again.") from error
-            values = values[np.isfinite(values)]
-            if not len(values):
-                out.append(float("nan"))
-            elif fractions:
-                found, count = np.unique(values, return_counts=True)
-                out.append({int(value): float(number / len(values)) for value, number in zip(found, count, strict=True)})
-            else:
-                out.append(float(values.mean(dtype=np.float64)))
-    return out
