@@ -1,5 +1,5 @@
 """
-Training in stages: which weights move, on which batches, by which loss; checkpointed after every epoch.
+Training in stages: which weights move, on which batches, by which loss; checkpointed after epochs, as often as it costs little.
 
 All randomness of an epoch comes from a seed made of (seed, part, stage, epoch), so that training that was interrupted and
 continued gives the same weights as training that was not. A checkpoint is one safetensors file, never a pickle.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from butterfly_sdm.progress import Progress, silent
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 Batch = Mapping[str, Tensor]
+_WRITING_SHARE = 0.1  # of the time, at most, for checkpoints: those of a large network take longer than an epoch on few rows
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,8 @@ def train_stages(
     part
         Name of the network, part of the seed.
     checkpoint
-        File to write after every epoch and to continue from; None: none.
+        File to continue from, and to write after the first and last epoch of a stage and in between as often as writing takes
+        at most a tenth of the time; None: none.
     progress
         Told the epochs done of each stage.
     limits
@@ -166,6 +169,7 @@ def train_stages(
     module.to(device)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
         state = _read(checkpoint) if checkpoint is not None and checkpoint.is_file() else _State()
+        due = time.monotonic()
         for position, stage in enumerate(stages):
             if position < state.stage:
                 continue
@@ -205,8 +209,11 @@ def train_stages(
                 last = state.epoch == epochs
                 if last and state.best:
                     module.load_state_dict(state.best)
-                if checkpoint is not None:
+                if checkpoint is not None and (last or time.monotonic() >= due):
+                    began = time.monotonic()
                     _write(checkpoint, module, None if last else optimizer, state, advance=last)
+                    ended = time.monotonic()
+                    due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
                 progress(f"{part}: {stage.name}", state.epoch, epochs)
             state.epoch = 0
         if state.tensors:  # written at the end of the last stage

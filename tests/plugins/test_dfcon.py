@@ -61,6 +61,19 @@ def test_backbone_and_projection_are_bit_identical_after_the_head_was_trained(tm
     assert moved == {"head"}
 
 
+def test_a_member_has_epochs_and_a_rate_of_its_own(tmp_path):
+    own = {"model": "small:4", "weights": None, "epochs": 3, "learning_rate": 0.001}
+    config = _config(tmp_path, backbones={"a": {"model": "small:4", "weights": None}, "b": own}, warmup_epochs=1)
+    data = Dfcon().load(_config(made.faces(tmp_path / "data")))
+    stages = {part: Dfcon().stages(config, data, Dfcon().build(config, data.facts, part), part) for part in ("a", "b")}
+    weight = [torch.nn.Parameter(torch.zeros(1))]
+    assert [(stages[part][0].epochs, stages[part][0].optimizer(weight).param_groups[0]["lr"]) for part in ("a", "b")] == [
+        (6, 0.01),
+        (3, 0.001),
+    ]
+    assert [stages["b"][0].rate(epoch) for epoch in range(3)] == [0.5, 1.0, 1.0]
+
+
 def test_training_continues_with_the_backbone_that_was_interrupted(tmp_path):
     config = _config(made.faces(tmp_path / "data"), epochs=1, head_epochs=1)
 

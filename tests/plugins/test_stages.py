@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.plugins import stages
 from butterfly_sdm.plugins.settings import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, Stage, seed_of, train_stages
 
@@ -46,7 +47,9 @@ class _Stop(Exception):
 
 @pytest.mark.parametrize("optimizer", [partial(torch.optim.Adam, lr=0.01), partial(torch.optim.SGD, lr=0.01, momentum=0.9)])
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
-def test_training_interrupted_anywhere_continues_to_the_same_weights(optimizer, after, tmp_path):
+@pytest.mark.parametrize("share", [float("inf"), 1e-9])  # a checkpoint after every epoch, or as seldom as may be
+def test_training_interrupted_anywhere_continues_to_the_same_weights(optimizer, after, share, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "_WRITING_SHARE", share)
     whole = _model()
     rows = train_stages(whole, _stages(optimizer), CONFIG)
     calls = []
@@ -76,7 +79,8 @@ def test_what_does_not_train_stays_bit_for_bit():
     assert all(torch.equal(before[name], value) for name, value in model["trunk"].state_dict().items())
 
 
-def test_the_best_epoch_is_kept_also_across_an_interruption(tmp_path):
+def test_the_best_epoch_is_kept_also_across_an_interruption(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "_WRITING_SHARE", float("inf"))
     seen = []
 
     def measure(model):

@@ -41,6 +41,8 @@ class BackboneConfig(Section):
     model: str = Field(description="of timm, or small:WIDTH")
     weights: str | None = Field("pretrained", description="pretrained, a local file, or null")
     patch_px: int | None = Field(None, ge=1, description="side of a patch of a vision transformer, for small images")
+    epochs: int | None = Field(None, ge=1, description="its own, where a member needs more; null: as the ensemble")
+    learning_rate: float | None = Field(None, gt=0, description="its own; null: as the ensemble")
 
 
 class DfconConfig(PluginConfig):
@@ -67,6 +69,7 @@ class DfconConfig(PluginConfig):
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=4)
     learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
+    warmup_epochs: int = Field(0, ge=0, description="in which the rate rises; for transformers from random weights")
     weight_decay: float = Field(0.01, ge=0)
     head_epochs: int = Field(20, ge=1)
     head_learning_rate: float = Field(1e-3, gt=0)
@@ -182,16 +185,22 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
             logits = model.head(batch["features"])
             return nn.functional.cross_entropy(logits, batch["label"], weight=weight.to(logits.device))
 
-        adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
+        member = config.backbones[part]
+        epochs = member.epochs or config.epochs
+        adamw = partial(torch.optim.AdamW, lr=member.learning_rate or config.learning_rate, weight_decay=config.weight_decay)
         adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
         can_select = len(set(data.label[held_out])) == 2
         choose: dict[str, Any] = {"measure": measure, "select": "validation_auc"} if can_select else {}
+
+        def rate(epoch: int) -> float:
+            return min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
+
         if not contrastive:
-            return [Stage("cross_entropy", batches, loss, adamw, config.epochs, **choose)]
+            return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
         trains = ("trunk", "projection") if config.projection else ("trunk",)
         fixed = fixed_features(train_features, torch.from_numpy(data.label[rows]), config.batch_size)
         return [
-            Stage("representation", batches, loss, adamw, config.epochs, trains),
+            Stage("representation", batches, loss, adamw, epochs, trains, rate=rate),
             Stage("head", fixed, head_loss, adam, config.head_epochs, ("head",), **choose),
         ]
 
