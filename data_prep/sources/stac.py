@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
 
-from butterfly_sdm.data.artefact import atomic_path, write_json
+from butterfly_sdm.data.artefact import write_json
 from butterfly_sdm.data.catalogue import band_of_asset, read_metadata
 from butterfly_sdm.data.products import canonical_band
 from butterfly_sdm.errors import MissingPackageError, SourceError
 from butterfly_sdm.progress import Progress, silent
+from data_prep.sources.transfer import Service
 
 TIMEOUT_S = 60
 
@@ -129,9 +127,12 @@ def fetch_products(
     max_cloud: float = 60.0,
     most_items: int = 500,
     progress: Progress = silent,
+    service: Service | None = None,
 ) -> list[Path]:
     """
     Fetch the bands and the scene classification of all products of a search; what is there already is not fetched again.
+
+    A transfer that breaks off is tried again and goes on where it was, in a later call too.
 
     Returns
     -------
@@ -142,6 +143,8 @@ def fetch_products(
     ------
     SourceError
         The API or a file does not answer, or a product lacks a band.
+    MissingPackageError
+        ``requests`` or ``pystac_client`` is not installed.
     """
     folder = Path(folder)
     items = search_items(
@@ -151,12 +154,12 @@ def fetch_products(
     paths = []
     for number, item in enumerate(items):
         progress("fetching products", number, len(items))
-        paths.append(_fetch_item(item, folder, wanted))
+        paths.append(_fetch_item(item, folder, wanted, service or Service()))
     progress("fetching products", len(items), len(items))
     return paths
 
 
-def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str]) -> Path:
+def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service: Service) -> Path:
     name = str(item["id"])
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise SourceError(f"A product is called {name!r}, which is no file name. Do not trust this source.")
@@ -175,33 +178,14 @@ def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str]) -> Path
         )
     assets = {}
     for key, asset in chosen.values():
-        suffix = Path(urlparse(str(asset["href"])).path).suffix or ".tif"
-        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{suffix}"
+        href, size = str(asset["href"]), asset.get("file:size")
+        if urlparse(href).scheme not in ("http", "https"):
+            raise SourceError(f"{href} is not fetched: only http and https are. Use a STAC API with such links.")
+        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{Path(urlparse(href).path).suffix or '.tif'}"
         if not file.is_file():
-            _download(str(asset["href"]), file)
+            service.fetch(href, file, size=size if isinstance(size, int) else None)
         assets[key] = {**asset, "href": file.name}
     write_json(
         target, {**item, "assets": assets, "links": [link for link in item.get("links", ()) if link.get("rel") == "license"]}
     )
     return target
-
-
-def _download(href: str, file: Path) -> None:
-    if urlparse(href).scheme not in ("http", "https"):
-        raise SourceError(f"{href} is not fetched: only http and https are. Use a STAC API with such links.")
-    try:
-        with (
-            atomic_path(file) as temporary,
-            temporary.open("wb") as out,
-            urllib.request.urlopen(href, timeout=TIMEOUT_S) as answer,
-        ):
-            expected = answer.headers.get("Content-Length")
-            shutil.copyfileobj(answer, out, 1 << 20)
-            if expected is not None and out.tell() != int(expected):
-                raise SourceError(f"{href} broke off after {out.tell()} of {expected} bytes. Run the command again.")
-    except urllib.error.URLError as error:
-        raise SourceError(f"{href} was not fetched: {error}. Run the command again to go on.") from error
-    except OSError as error:
-        if isinstance(error, SourceError):
-            raise
-        raise SourceError(f"{href} was not fetched: {error}. Run the command again to go on.") from error

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from data_prep.build import build_dataset
 from data_prep.composites import make_composite, select_dates
 from data_prep.grids import tile_grid
 from data_prep.sources.stac import fetch_products, search_items
+from data_prep.sources.transfer import Service
 from data_prep.tiles import cut_tiles
 from tests.data.rasters import counts, write_raster
 from tests.data_prep.surveys import grid_of_places, make_config, make_scene, make_survey
@@ -241,6 +243,28 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
         fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
     with pytest.raises(SourceError, match="did not answer a search"):
         fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
+
+
+def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, monkeypatch):
+    (tmp_path / "api" / "P").mkdir(parents=True)
+    (tmp_path / "api" / "P" / "P.json").write_text(json.dumps(item_of(counts(40, 40), tmp_path / "api" / "P", "P")))
+    broken, whole = [], Stac.copyfile
+
+    def copyfile(self: Stac, source: BinaryIO, target: BinaryIO) -> None:
+        if self.path.endswith(".tif") and not broken:
+            broken.append(self.path)
+            target.write(source.read(100))
+            self.close_connection = True
+        else:
+            whole(self, source, target)
+
+    monkeypatch.setattr(Stac, "copyfile", copyfile)
+    search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
+    fetch_products(serve(tmp_path / "api"), tmp_path / "fetched", **search, service=Service(sleep=lambda _: None))
+    fetched = {path.name: path.read_bytes() for path in (tmp_path / "fetched" / "P").glob("*.tif")}
+    assert len(broken) == 1
+    assert sorted(fetched.values()) == sorted(path.read_bytes() for path in (tmp_path / "api" / "P").glob("*.tif"))
+    assert not list((tmp_path / "fetched").rglob("*.part*"))
 
 
 @pytest.fixture
