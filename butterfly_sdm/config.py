@@ -234,7 +234,9 @@ class BuildConfig(Section):
     ready_tiles: ReadyTilesConfig | None = Field(None, description="instead of scenes: tiles somebody else has cut")
     covariates: CovariatesConfig | None = Field(None, description="numbers per site")
     split: SplitConfig = SplitConfig()
-    position_crs: str = Field("EPSG:27700", description="projected CRS of easting and northing")
+    position_crs: str | None = Field(
+        None, description="projected CRS of easting and northing; null: the British grid, outside it the UTM zone of the sites"
+    )
     workers: int = Field(2, ge=1, description="threads")
     dask: str | None = Field(None, description="address of a Dask scheduler that runs the work instead of local threads")
 
@@ -483,8 +485,6 @@ build:
     method: blocks            # squares of ground: neighbours fall into the same part
     distance_m: 5000          # their side; with less than some ten squares, take smaller ones
     buffer_m: 2300            # training sites nearer than this to held-out ones are left out: no tile is shared; 0 keeps all
-
-  position_crs: "EPSG:27700"  # British National Grid; elsewhere a projected CRS in metres, such as your UTM zone
 
 train:
   model:

@@ -36,19 +36,21 @@ from butterfly_sdm.data.splitting import (
     read_split,
     split_by_region,
 )
-from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError
+from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
 from data_prep.findings import Findings, thin_data
 from data_prep.input_files import file_sources, input_files
 from data_prep.places import read_sites
-from data_prep.site_table import site_table, with_unrecorded
+from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.site_tiles import fill_tiles
 from data_prep.sources.fetching import fetch_records
 from data_prep.tiles import threads
 from data_prep.visits import SurveyTable, read_survey, record_sources
 
 log = logging.getLogger("data_prep.build")
+
+WRONG_DISTANCES = 0.05
 
 
 def build_dataset(
@@ -111,18 +113,21 @@ def build_dataset(
         scratch.mkdir(exist_ok=True)
         findings = Findings()
         table = survey if survey is not None else _survey(config, scratch, progress, findings, explain)
-        sites, detections = site_table(table, position_crs=config.position_crs)
+        sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
+        if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
+            findings.warn(
+                f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, and blocks, buffers and "
+                "overlaps with them. Remove build.position_crs, or give a projected CRS of the region, such as its UTM zone."
+            )
         covariates: pd.DataFrame | None = None
         units: dict[str, str] = {}
         with _executor(config, executor) as pool:
             sites, tiles = fill_tiles(config, sites, partial, scratch, executor=pool, findings=findings, progress=progress)
             if config.covariates is not None:
-                covariates, units, notes = site_covariates(
-                    config.covariates, sites, position_crs=config.position_crs, executor=pool
-                )
+                covariates, units, notes = site_covariates(config.covariates, sites, position_crs=position_crs, executor=pool)
                 findings.notes.extend(notes)
             findings.sources.extend(file_sources(config, findings.imagery, scratch=scratch, executor=pool, progress=progress))
-        split, block = _split(config, sites, seed, tiles, findings)
+        split, block = _split(config, sites, seed, tiles, findings, position_crs)
         if block is not None:
             sites["block"] = block
         for message in thin_data(table.rows, detections, split):
@@ -131,7 +136,7 @@ def build_dataset(
             name=name,
             species=tuple(detections.columns),
             years=tuple(int(year) for year in table.years),
-            position_crs=config.position_crs,
+            position_crs=position_crs,
             tiles=tiles,
             covariates=units,
             rows={key: int(value) for key, value in table.rows.items()},
@@ -176,7 +181,7 @@ def _executor(config: BuildConfig, executor: Executor | None) -> Iterator[Execut
         from distributed import Client
     except ImportError as error:
         raise MissingPackageError(
-            "build.dask needs the package distributed. Install it with: pip install butterfly-sdm[distributed]"
+            f"build.dask needs the package distributed. Install it with: {how_to_install('distributed')}"
         ) from error
     try:
         client = Client(config.dask, timeout=20)
@@ -200,7 +205,7 @@ def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Fi
 
 
 def _split(
-    config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, tiles: TileCard | None, findings: Findings
+    config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, tiles: TileCard | None, findings: Findings, position_crs: str
 ) -> tuple[Split, pd.Series | None]:
     """Return the split and the block of each site. Sites without a visit are in a part only where a file says so."""
     options = config.split
@@ -232,7 +237,7 @@ def _split(
         findings.notes.append(f"{without} sites are in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
-        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=config.position_crs)
+        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs)
         for message in report.warnings():
             findings.warn(message)
     return split, None if block is None else pd.Series(block, visited.index).reindex(sites.index, fill_value=-1)

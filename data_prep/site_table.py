@@ -8,9 +8,13 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+from pyproj import CRS, Proj
+from pyproj.exceptions import ProjError
 
 from butterfly_sdm.errors import ConfigError, DataError
 from data_prep.visits import SurveyTable
+
+BRITISH_GRID = "EPSG:27700"
 
 
 def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTable:
@@ -45,20 +49,71 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
     )
 
 
-def site_table(survey: SurveyTable, *, position_crs: str) -> tuple[gpd.GeoDataFrame, pd.DataFrame]:
+def usual_crs(lon: pd.Series, lat: pd.Series) -> str:
+    """
+    Return the projected CRS people would choose for places: the British National Grid in its area, else their UTM zone.
+
+    Parameters
+    ----------
+    lon, lat
+        Degrees (WGS 84).
+
+    Returns
+    -------
+    str
+        Such as ``"EPSG:32633"``: the zone of the middle of the places.
+
+    Examples
+    --------
+    >>> usual_crs(pd.Series([14.1, 16.2]), pd.Series([46.0, 46.9]))
+    'EPSG:32633'
+    """
+    area = CRS.from_user_input(BRITISH_GRID).area_of_use
+    if area is not None and lon.between(area.west, area.east).all() and lat.between(area.south, area.north).all():
+        return BRITISH_GRID
+    east, north = (lon.min() + lon.max()) / 2, (lat.min() + lat.max()) / 2
+    zone = min(int((east + 180) // 6) + 1, 60)
+    return f"EPSG:{(32600 if north >= 0 else 32700) + zone}"
+
+
+def stretched(sites: pd.DataFrame, position_crs: str) -> float:
+    """
+    Return by how much distances are wrong in a projected CRS, at the worst of the sites.
+
+    Parameters
+    ----------
+    sites
+        Columns ``lon``, ``lat`` (degrees).
+
+    Returns
+    -------
+    float
+        A share: 0.1 where 1000 m on the ground are 1100 m or 900 m in the CRS; 0 where PROJ cannot tell.
+    """
+    try:
+        factors = Proj(position_crs).get_factors(sites["lon"].to_numpy(), sites["lat"].to_numpy())
+    except ProjError:
+        return 0.0
+    scales = np.concatenate([factors.meridional_scale, factors.parallel_scale])
+    return float(np.nanmax(np.abs(scales[np.isfinite(scales)] - 1), initial=0))
+
+
+def site_table(survey: SurveyTable, *, position_crs: str | None = None) -> tuple[gpd.GeoDataFrame, pd.DataFrame, str]:
     """
     Return the sites of a survey with positions, and their detections, both in the order of the survey's detections.
 
     Parameters
     ----------
     position_crs
-        Projected CRS of easting and northing.
+        Projected CRS of easting and northing; None for :func:`usual_crs`.
 
     Returns
     -------
     sites : GeoDataFrame
         Index ``site_id``; ``easting`` and ``northing`` in metres, ``lon`` and ``lat`` in degrees, ``visits``, ``geometry``.
     detections : DataFrame of int, shape (sites, species)
+    position_crs : str
+        The CRS of the positions.
 
     Raises
     ------
@@ -79,14 +134,17 @@ def site_table(survey: SurveyTable, *, position_crs: str) -> tuple[gpd.GeoDataFr
     for axis, values in (("lon", shapely.get_x(centre)), ("lat", shapely.get_y(centre))):
         if axis not in sites.columns:
             sites[axis] = values
+    position_crs = position_crs or usual_crs(sites["lon"], sites["lat"])
     try:
         position = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326).to_crs(position_crs)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as EPSG:27700."
+            f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as EPSG:27700, or leave it out."
         ) from error
     if not position.crs.is_projected:
-        raise ConfigError(f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as EPSG:27700.")
+        raise ConfigError(
+            f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as EPSG:27700, or leave it out."
+        )
     factor = position.crs.axis_info[0].unit_conversion_factor
     sites["easting"], sites["northing"] = position.x.to_numpy() * factor, position.y.to_numpy() * factor
     outside = ~np.isfinite(sites[["easting", "northing"]]).all(axis=1)
@@ -96,4 +154,4 @@ def site_table(survey: SurveyTable, *, position_crs: str) -> tuple[gpd.GeoDataFr
     detections = detections.astype("int64")
     detections.columns = detections.columns.astype(str).rename(None)
     order = ["easting", "northing", "lon", "lat", "visits", "geometry"]
-    return gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326), detections
+    return gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326), detections, position_crs

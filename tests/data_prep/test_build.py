@@ -20,6 +20,7 @@ from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, Raste
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
 from data_prep.export import export_tiles
+from data_prep.site_table import stretched, usual_crs
 from tests.data.rasters import write_raster
 from tests.data_prep.surveys import LEFT, TOP, grid_of_places, land, make_config, make_scene, make_survey
 
@@ -359,3 +360,32 @@ def test_a_composite_and_rasters_of_covariates_come_from_the_config(tmp_path):
     assert dataset.covariates["cover_3_1000m"].eq(1).all()
     assert any("median of 2023-08-10 (13% cloudy)" in note for note in dataset.card.notes)
     assert check_dataset(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("lon", "lat", "crs"),
+    [
+        ((-5.2, 1.6), (50.2, 58.7), "EPSG:27700"),
+        ((-75.7, -75.6), (37.6, 37.7), "EPSG:32618"),
+        ((14.1, 16.2), (46.0, 46.9), "EPSG:32633"),
+        ((150.2, 150.9), (-34.0, -33.5), "EPSG:32756"),
+        ((180.0, 180.0), (-17.0, -16.8), "EPSG:32760"),
+    ],
+)
+def test_positions_are_in_the_crs_of_the_region(lon, lat, crs):
+    places = pd.DataFrame({"lon": lon, "lat": lat})
+    assert usual_crs(places["lon"], places["lat"]) == crs
+    assert stretched(places, crs) < 0.002
+
+
+def test_a_crs_in_which_distances_are_wrong_is_told(tmp_path):
+    config = make_config(make_scene(tmp_path / "scene.tif"))
+    survey = make_survey(grid_of_places())
+    build(config, tmp_path / "own", survey)
+    card = Dataset.open(tmp_path / "own").card
+    assert card.position_crs == "EPSG:27700"
+    assert not any("distances" in warning for warning in card.warnings)
+    build(config.model_copy(update={"position_crs": "EPSG:3857"}), tmp_path / "web", survey)
+    wrong = 1 / np.cos(np.deg2rad(survey.sites.to_crs(4326).geometry.representative_point().y.max())) - 1
+    warnings = Dataset.open(tmp_path / "web").card.warnings
+    assert f"In EPSG:3857 distances are wrong by up to {wrong:.0%}" in warnings[0]
