@@ -7,6 +7,8 @@ import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from butterfly_sdm.errors import how_to_install
+
 EXTRAS = {
     "torchgeo": "torchgeo",
     "sources": "pystac_client",
@@ -46,7 +48,7 @@ def examine() -> dict[str, object]:
             found[name] = "missing: install the package again"
     for extra, module in EXTRAS.items():
         present = find_spec(module) is not None
-        found[f"extra [{extra}]"] = "installed" if present else f"pip install 'butterfly-sdm[{extra}]'"
+        found[f"extra [{extra}]"] = "installed" if present else how_to_install(extra)
     return found
 
 

@@ -6,7 +6,11 @@ says what came, what is needed and what to do. The command line prints the messa
 """
 
 import difflib
+import json
 from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
@@ -21,6 +25,26 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
     names = {str(one).casefold().replace("_", " "): str(one) for one in known}
     near = difflib.get_close_matches(str(name)[:80].casefold().replace("_", " "), names, n=1)
     return f" Did you mean {names[near[0]]!r}?" if near else ""
+
+
+def how_to_install(extra: str) -> str:
+    """
+    Return the command that brings an optional part of the package, as it is installed here: from a clone or from an index.
+
+    Examples
+    --------
+    >>> how_to_install("search")  # doctest: +SKIP
+    'pip install -e "/home/ann/butterfly_sdm[search]"'
+    """
+    try:
+        origin = json.loads(distribution("butterfly-sdm").read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        origin = {}
+    folder = urlsplit(origin.get("url", ""))
+    if folder.scheme == "file" and "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f'pip install {editable}"{url2pathname(folder.path)}[{extra}]"'
+    return f'pip install "butterfly-sdm[{extra}]"'
 
 
 class ButterflySDMError(Exception):

@@ -11,7 +11,7 @@ import numpy as np
 from butterfly_sdm.baselines.site_inputs import match_inputs, site_inputs
 from butterfly_sdm.baselines.storage import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import MissingPackageError
+from butterfly_sdm.errors import MissingPackageError, how_to_install
 
 
 @dataclass
@@ -103,5 +103,5 @@ def _elapid() -> Any:
     try:
         import elapid
     except ImportError as error:
-        raise MissingPackageError("MaxEnt needs elapid. Install it with: pip install 'butterfly-sdm[sdm]'") from error
+        raise MissingPackageError(f"MaxEnt needs elapid. Install it with: {how_to_install('sdm')}") from error
     return elapid

@@ -139,7 +139,11 @@ def check_version(found: Any, known: int, what: str, remake: str) -> None:
     if isinstance(found, int) and not isinstance(found, bool) and found == known:
         return
     newer = isinstance(found, int) and found > known
-    way = "A newer release made it: pip install --upgrade butterfly-sdm, or make it again" if newer else "Make it again"
+    way = (
+        "A newer release made it: update butterfly-sdm (git pull, or pip install --upgrade), or make it again"
+        if newer
+        else "Make it again"
+    )
     raise ArtefactError(f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}")
 
 

@@ -140,7 +140,7 @@ def read_reduced(path: Path, bands: tuple[int, ...] | None, most: int) -> np.nda
 
 
 def write_quicklook(path: Path, *, most: int = 9) -> Path:
-    """Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend."""
+    """Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how many there are."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -148,14 +148,15 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     ramp = LinearSegmentedColormap.from_list("presence", RAMP)
     ramp.set_bad("#d0d0d0")
     with rasterio.open(path) as source:
-        names, units = source.descriptions[:most], source.units[:most]
+        names, units, bands = source.descriptions[:most], source.units[:most], source.count
         left, bottom, right, top = source.bounds
         unit = "km" if source.crs.is_projected else "degrees"
     values = read_reduced(path, tuple(range(1, len(names) + 1)), 600)
     step = 1000 if unit == "km" else 1
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.2 * rows * max(0.4, min(2.0, (top - bottom) / (right - left)))), dpi=110)
+    height = 0.3 + 3.2 * max(0.4, min(2.0, (top - bottom) / (right - left)))
+    figure = Figure(figsize=(4.2 * columns, height * rows), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     for place, (name, meaning, band) in enumerate(zip(names, units, values, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
@@ -167,10 +168,11 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
         axes.tick_params(labelsize=6)
         axes.ticklabel_format(useOffset=False, style="plain")
         axes.set_xlabel(unit, fontsize=6)
-        bar = figure.colorbar(image, ax=axes, shrink=0.7)
+        bar = figure.colorbar(image, ax=axes)
         bar.ax.tick_params(labelsize=6)
         bar.set_label(meaning or "", fontsize=7)
-    figure.tight_layout()
+    if bands > len(names):
+        figure.suptitle(f"The first {len(names)} of {bands} bands", fontsize=9)
     target = path.with_suffix(".png")
     with atomic_path(target) as temporary:
         figure.savefig(temporary, metadata={"Software": "butterfly_sdm"})

@@ -12,7 +12,7 @@ from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import Any, Protocol
 
-from butterfly_sdm.errors import MissingPackageError, ModelError
+from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 
 
 class Unit(Protocol):
@@ -151,7 +151,7 @@ def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[E
         try:
             from distributed import Client
         except ImportError as error:
-            raise MissingPackageError("A Dask cluster needs: pip install 'butterfly-sdm[distributed]'") from error
+            raise MissingPackageError(f"A Dask cluster needs: {how_to_install('distributed')}") from error
         try:
             client = Client(dask, timeout="10s")
         except (OSError, ValueError) as error:

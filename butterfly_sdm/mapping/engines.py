@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
-from butterfly_sdm.errors import MissingPackageError, ModelError
+from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 
 log = logging.getLogger("butterfly_sdm.mapping.engines")
 
@@ -197,7 +197,7 @@ def choose_engine(network: Any, name: str, folder: Path, samples: Callable[[], S
 def _need_onnx() -> None:
     for package in ("onnx", "onnxruntime"):
         if find_spec(package) is None:
-            raise MissingPackageError(f"This engine needs {package}: pip install 'butterfly-sdm[export]'. Or use engine torch.")
+            raise MissingPackageError(f"This engine needs {package}: {how_to_install('export')}. Or use engine torch.")
 
 
 def _fastest(network: Any, folder: Path) -> Engine:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.data.products import canonical_band
-from butterfly_sdm.errors import MissingFileError, MissingPackageError, ModelError, did_you_mean
+from butterfly_sdm.errors import MissingFileError, MissingPackageError, ModelError, did_you_mean, how_to_install
 from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_of_bands
 
 log = logging.getLogger("butterfly_sdm.models.backbone")
@@ -189,9 +189,7 @@ def _torchgeo(weights: str, backbone: str) -> tuple[dict[str, Tensor], tuple[str
     try:
         from torchgeo import models
     except ImportError as error:
-        raise MissingPackageError(
-            f"The weights {weights!r} come with torchgeo: pip install 'butterfly-sdm[torchgeo]'."
-        ) from error
+        raise MissingPackageError(f"The weights {weights!r} come with torchgeo: {how_to_install('torchgeo')}.") from error
     family = next((getattr(models, name) for name in dir(models) if name.lower() == f"{backbone}_weights"), None)
     if family is None or weights not in family.__members__:
         known = ", ".join(family.__members__) if family is not None else "none"

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.loader import ReadAhead
-from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError
+from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
@@ -371,8 +371,7 @@ def _logger(settings: FitSettings, folder: Path | None) -> Any:
         return TensorBoardLogger(folder, name="tensorboard", version="")
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            "train.fit.tensorboard needs TensorBoard: pip install 'butterfly-sdm[tensorboard]'. Without it history.csv "
-            "says the same."
+            f"train.fit.tensorboard needs TensorBoard: {how_to_install('tensorboard')}. Without it history.csv says the same."
         ) from error
 
 

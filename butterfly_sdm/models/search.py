@@ -12,7 +12,7 @@ import pandas as pd
 
 from butterfly_sdm.data.artefact import atomic_path, fingerprint
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import MissingPackageError, ModelError
+from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.models.training import NetworkPredictor
 from butterfly_sdm.progress import Progress, silent
 
@@ -84,7 +84,7 @@ def search(
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
-        raise MissingPackageError("A search needs Optuna: pip install 'butterfly-sdm[search]'.") from error
+        raise MissingPackageError(f"A search needs Optuna: {how_to_install('search')}.") from error
     if not len(validation):
         raise ModelError("A search needs validation sites: they judge the trials.")
     fixed = dict(settings or {})

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from butterfly_sdm.errors import DataError, MissingFileError, MissingPackageError
+from butterfly_sdm.errors import DataError, MissingFileError, MissingPackageError, how_to_install
 from butterfly_sdm.plugins.batches import check_groups, split_by_group
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".npy")
@@ -88,7 +88,7 @@ def read_dicom(path: Path, *, pixels: bool = True) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise MissingPackageError("DICOM files need pydicom: pip install 'butterfly-sdm[medical]'") from error
+        raise MissingPackageError(f"DICOM files need pydicom: {how_to_install('medical')}") from error
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 

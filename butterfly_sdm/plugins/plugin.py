@@ -284,7 +284,7 @@ def _inspect(point: EntryPoint) -> tuple[PluginInfo, PluginCard | None]:
     if card.name != point.name:
         problem = f"its card calls it {card.name!r}, its entry point {point.name!r}"
     elif missing:
-        problem = f"it needs {', '.join(missing)}; install {card.extra or ' '.join(missing)}"
+        problem = f"it needs {', '.join(missing)}: pip install {card.extra or ' '.join(missing)}"
     elif not attribute or _absent(package):
         problem = f"its implementation {card.implementation} does not exist; it is written module:Class"
     return PluginInfo(point.name, card.summary, distribution, version, problem), card

@@ -11,7 +11,7 @@ from urllib.parse import urljoin, urlparse
 from butterfly_sdm.data.artefact import write_json
 from butterfly_sdm.data.catalogue import band_of_asset, read_metadata
 from butterfly_sdm.data.products import canonical_band
-from butterfly_sdm.errors import MissingPackageError, SourceError
+from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 from data_prep.sources.transfer import Service
 
@@ -73,9 +73,7 @@ def _search(url: str, *, bbox: Sequence[float], start: str, end: str, collection
         from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
     except ImportError as error:
-        raise MissingPackageError(
-            "A STAC search needs pystac-client. Install it with: pip install butterfly-sdm[sources]"
-        ) from error
+        raise MissingPackageError(f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}") from error
     try:
         client = Client.open(url, timeout=TIMEOUT_S)
         search = client.search(collections=[collection], bbox=list(bbox), datetime=f"{start}/{end}", max_items=most_items)

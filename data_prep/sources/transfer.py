@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from butterfly_sdm.errors import MissingPackageError, SourceError
+from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ def _requests() -> Any:
     try:
         import requests
     except ImportError as error:
-        raise MissingPackageError(
-            "Fetching data needs requests. Install it with: pip install 'butterfly-sdm[sources]'"
-        ) from error
+        raise MissingPackageError(f"Fetching data needs requests. Install it with: {how_to_install('sources')}") from error
     return requests
 
 

@@ -124,7 +124,7 @@ def test_a_broken_implementation_is_named_when_it_is_used(tmp_path, monkeypatch)
         (PluginCard("given", "", "no_such_package:Thing"), "does not exist"),
         (
             PluginCard("given", "", "json:loads", ("no_such_package",), "thing[extra]"),
-            r"needs no_such_package; install thing\[extra\]",
+            r"needs no_such_package: pip install thing\[extra\]",
         ),
         ("a word", "the entry point must name a PluginCard"),
     ],

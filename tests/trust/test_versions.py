@@ -71,7 +71,7 @@ FILES = {
 @pytest.mark.parametrize(
     ("version", "way"),
     [
-        (99, r"has format version 99; this release reads 1\. A newer release made it: pip install --upgrade butterfly-sdm, or"),
+        (99, r"has format version 99; this release reads 1\. A newer release made it: update butterfly-sdm \(git pull, or"),
         (0, r"has format version 0; this release reads 1\. Make it again: butterfly-sdm (build|train) CONFIG"),
         ("1", "has format version '1'"),
         (None, "has format version None"),

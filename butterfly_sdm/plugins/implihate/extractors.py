@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import numpy as np
 
 from butterfly_sdm.data.artefact import atomic_path
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, MissingPackageError
+from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, MissingPackageError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 
 
@@ -33,7 +33,7 @@ class Sentiment:
         try:
             from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
         except ImportError as error:
-            raise MissingPackageError("Sentiment needs vaderSentiment: pip install 'butterfly-sdm[video]'") from error
+            raise MissingPackageError(f"Sentiment needs vaderSentiment: {how_to_install('video')}") from error
         self._analyser = SentimentIntensityAnalyzer()
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ class Emotion:
         try:
             from nrclex import NRCLex
         except ImportError as error:
-            raise MissingPackageError("Emotions need nrclex: pip install 'butterfly-sdm[video]'") from error
+            raise MissingPackageError(f"Emotions need nrclex: {how_to_install('video')}") from error
         self._lexicon = NRCLex()
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
