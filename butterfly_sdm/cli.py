@@ -163,8 +163,8 @@ def build(
     rows |= {"sites": f"{len(dataset.sites):,}", "species": len(dataset.species), "visits": f"{int(dataset.visits.sum()):,}"}
     if card.tiles is not None:
         rows["tiles"] = (
-            f"{len(dataset.sites_with_tiles):,} of {card.tiles.size_px} px at {card.tiles.resolution_m:g} m: "
-            + ", ".join(card.tiles.bands)
+            f"at {len(dataset.sites_with_tiles):,} of {len(dataset.sites):,} sites, {card.tiles.size_px} x "
+            f"{card.tiles.size_px} pixels of {card.tiles.resolution_m:g} m: {', '.join(card.tiles.bands)}"
         )
     if dataset.split is not None:
         sizes = (f"{len(getattr(dataset.split, part)):,} {part}" for part in ("train", "validation", "test"))

@@ -130,7 +130,8 @@ def build_dataset(
         split, block = _split(config, sites, seed, tiles, findings, position_crs)
         if block is not None:
             sites["block"] = block
-        for message in thin_data(table.rows, detections, split):
+        shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
+        for message in thin_data(table.rows, shown, split):
             findings.warn(message)
         card = DatasetCard(
             name=name,
@@ -207,9 +208,14 @@ def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Fi
 def _split(
     config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, tiles: TileCard | None, findings: Findings, position_crs: str
 ) -> tuple[Split, pd.Series | None]:
-    """Return the split and the block of each site. Sites without a visit are in a part only where a file says so."""
+    """
+    Return the split and the block of each site.
+
+    Sites without a visit, or without a tile where tiles are cut, are in a part only where a file says so: a part of sites that
+    no network can learn from would leave the others smaller than they were asked to be.
+    """
     options = config.split
-    visited = sites[sites["visits"] > 0]
+    visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
     block: np.ndarray | None = None
     if options.method == "file":
         if options.path is None:
@@ -229,9 +235,14 @@ def _split(
         folds, block = make_folds(visited, method=options.method, distance_m=options.distance_m, folds=options.folds, seed=seed)
         split = folds[options.fold - 1]
     else:
-        split, block = make_split(
-            visited, method=options.method, distance_m=options.distance_m, fractions=options.fractions, seed=seed
-        )
+        try:
+            split, block = make_split(
+                visited, method=options.method, distance_m=options.distance_m, fractions=options.fractions, seed=seed
+            )
+        except DataError as error:
+            if len(visited) == len(sites):
+                raise
+            raise DataError(f"Only {len(visited):,} of {len(sites):,} sites have visits and a tile. {error}") from error
     without = len(sites) - len(split.part_of())
     if without:
         findings.notes.append(f"{without} sites are in no part of the split.")

@@ -92,7 +92,12 @@ def fill_tiles(
             "are valid."
         )
     if (~keep).any():
-        findings.notes.append(f"{int((~keep).sum())} sites have no tile because no scene or file shows them.")
+        lost = int((~keep).sum())
+        text = f"{lost:,} of {len(keep):,} sites have no tile because no scene or file shows them."
+        if 2 * lost > len(keep):
+            findings.warn(text)
+        else:
+            findings.notes.append(text)
     _keep_rows(scratch / "cut.npy", partial / "tiles.npy", columns["tile_row"].to_numpy()[kept])
     columns["tile_row"] = -1
     columns.iloc[kept, columns.columns.get_loc("tile_row")] = np.arange(len(kept))

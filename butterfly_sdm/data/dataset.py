@@ -263,8 +263,8 @@ class Dataset:
         }
         if card.tiles is not None:
             facts["tiles"] = (
-                f"{len(self.sites_with_tiles):,} of {card.tiles.size_px} px at {card.tiles.resolution_m:g} m: "
-                + ", ".join(card.tiles.bands)
+                f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {card.tiles.size_px} x {card.tiles.size_px} "
+                f"pixels of {card.tiles.resolution_m:g} m: {', '.join(card.tiles.bands)}"
             )
         if self.covariates is not None and self.covariates.shape[1] > 6:
             facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"

@@ -78,7 +78,7 @@ def test_a_folder_opens_with_its_tiles_left_on_disk(built):
     assert isinstance(dataset.tiles, np.memmap)
     assert dataset.folder == built
     assert dataset.fingerprint == Dataset.open(built).fingerprint
-    assert "12 of 32 px at 10 m" in dataset._repr_html_()
+    assert "12 of 12 sites, 32 x 32 pixels of 10 m" in dataset._repr_html_()
 
 
 def test_a_folder_that_is_no_data_set_or_incomplete_says_so(built, tmp_path):

@@ -75,14 +75,21 @@ def test_sites_without_enough_of_a_tile_stay_without_one(tmp_path):
             (LEFT + 700, TOP - 900),
         ]
     )
-    build(make_config(scene, tiles={"size_px": 32, "min_valid_fraction": 0.6}), tmp_path / "out", make_survey(places))
+    config = make_config(scene, tiles={"size_px": 32, "min_valid_fraction": 0.6})
+    with pytest.raises(DataError, match=r"Only 2 of 5 sites have visits and a tile. The 2 sites form 2 groups"):
+        build(config, tmp_path / "out", make_survey(places))
+    build(
+        config.model_copy(update={"split": config.split.model_copy(update={"fractions": (0.5, 0.5, 0)})}),
+        tmp_path / "out",
+        make_survey(places),
+    )
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.sites["tile_row"].tolist() == [0, -1, -1, -1, 1]
     assert dataset.sites["valid_fraction"].round(2).tolist() == [1, 0.5, 0, 0, 1]
     assert dataset.tiles.shape == (2, 4, 32, 32)
     assert dataset.sites_with_tiles == ("S000", "S004")
     assert any("2 sites have no tile because fewer than 60%" in note for note in dataset.card.notes)
-    assert any("1 sites have no tile because no scene" in note for note in dataset.card.notes)
+    assert any("1 of 5 sites have no tile because no scene" in note for note in dataset.card.notes)
     assert check_dataset(tmp_path / "out") == []
 
 
@@ -180,6 +187,16 @@ def test_a_split_from_a_table_ignores_sites_that_are_not_there(tmp_path):
     assert (dataset.split.train, dataset.split.validation, dataset.split.test) == (("S000",), ("S001",), ("S002",))
     assert any("1 sites of split.csv are not in the data set" in note for note in dataset.card.notes)
     assert any("9 sites are in no part" in note for note in dataset.card.notes)
+
+
+def test_sites_that_no_scene_shows_are_told_and_take_no_part_of_the_split(tmp_path):
+    scene = make_scene(tmp_path / "scene.tif")
+    places = np.vstack([grid_of_places(), grid_of_places() + 100_000])  # as many elsewhere as here
+    build(make_config(scene), tmp_path / "out", make_survey(np.vstack([places, places[-1:] + 1000])))
+    dataset = Dataset.open(tmp_path / "out")
+    assert set(dataset.split.part_of()) == set(dataset.sites_with_tiles)
+    lost = len(dataset.sites) - len(dataset.sites_with_tiles)
+    assert any(f"{lost} of {len(dataset.sites)} sites have no tile" in text for text in dataset.card.warnings)
 
 
 def test_a_split_that_leaks_is_a_warning_that_names_the_sites(tmp_path):
