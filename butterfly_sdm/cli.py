@@ -159,6 +159,8 @@ def build(
     card = dataset.card
     for text in card.warnings:
         _say(f"Warning: {text}", "yellow")
+    for text in card.notes:
+        _say(f"Note: {text}", "default")
     rows: dict[str, object] = {f"records {reason}": f"{count:,}" for reason, count in card.rows.items()}
     rows |= {"sites": f"{len(dataset.sites):,}", "species": len(dataset.species), "visits": f"{int(dataset.visits.sum()):,}"}
     if card.tiles is not None:

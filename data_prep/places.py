@@ -35,6 +35,7 @@ REASONS = (
 
 _DIGITS = 6  # of a degree: 0.1 m
 _DEGREE_M = 111_320.0
+_DECIMAL_COMMA = r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
     shapes: dict[object, shapely.Geometry] = {}
     references: dict[object, str] = {}
 
-    lat, lat_text = _numbers(table["decimalLatitude"])
-    lon, lon_text = _numbers(table["decimalLongitude"])
+    lat, lat_text = _numbers(table["decimalLatitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
+    lon, lon_text = _numbers(table["decimalLongitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
     uncertainty, _ = _numbers(table["coordinateUncertaintyInMeters"])
     position = np.isfinite(lat) & np.isfinite(lon)
     out = position & ((np.abs(np.where(position, lat, 0)) > 90) | (np.abs(np.where(position, lon, 0)) > 180))

@@ -305,7 +305,7 @@ class _Count:
         """Count."""
         account = self.account()
         if self.rows.is_empty():
-            raise RecordsError(_nothing_left(account))
+            raise RecordsError(_nothing_left(account, self.verdicts.occurrences.columns))
         seen = _Seen.of(self.rows, self.visit[1])
         visits = np.bincount(seen.visit_site)
         places = self.verdicts.places
@@ -441,7 +441,7 @@ class _Seen:
         )
 
 
-def _nothing_left(account: dict[str, int]) -> str:
+def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
     reasons = {key.removeprefix("dropped: "): n for key, n in account.items() if key.startswith("dropped: ")}
     told = ", ".join(f"{n:,} for {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
     most = max(reasons, key=lambda reason: reasons[reason]) if reasons else ""
@@ -449,7 +449,14 @@ def _nothing_left(account: dict[str, int]) -> str:
         "too few records at the site": "Lower records.min_records.",
         "too few visits to the site": "Lower records.min_visits.",
         "outside the years": "Widen records.years.",
-        "another institution": "Correct records.institutions.",
+        "another institution": (
+            "Correct records.institutions."
+            if "institutionCode" in columns
+            else "The records do not name institutions: take records.institutions out, or name the column in records.columns."
+        ),
+        "no date": "Are the dates in a column of another name? Say so in records.columns.",
+        "unreadable date": "Dates are read as 2018-06-03 or 3/6/2018.",
+        "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
         "no coordinates": "Are the coordinates in a column of another name? Say so in records.columns.",
         "not a listed site": "Do records.sites list the footprints of these records?",

@@ -16,6 +16,7 @@ import pyarrow as pa
 from data_prep.readers.reader import Block
 
 PIECE_BYTES = 1 << 19  # its separators, eight bytes each, stay in the processor's cache
+FEWEST_COLUMNS = 4  # in a narrower table a line of a quoted text has as many separators as a row by chance
 _PAD = 16
 _LOOK_BACK = 1 << 14  # rows are rarely longer; where one is, it is a piece by itself
 _SHORT = 12  # bytes of a text that a view holds itself
@@ -74,7 +75,8 @@ def cut_cells(
     -------
     Block
         A row with too few cells, or with text in more cells than there are columns, is malformed. None where quotes
-        stand within cells or rows among quotes are malformed, so that only a look at each row can tell what is meant.
+        stand within cells, enclose whole rows, or rows among quotes are malformed, so that only a look at each row
+        can tell what is meant.
     """
     rows_of = body(text)
     size = len(rows_of)
@@ -95,6 +97,8 @@ def cut_cells(
             if quoted is None:
                 return None
             outside, doubled = quoted
+            if _swallows_rows(line_end, between, outside, len(columns)):
+                return None
             line_end &= outside
             between &= outside
         lines = np.count_nonzero(line_end)
@@ -151,6 +155,15 @@ def _quoted(piece: np.ndarray, quote: int, stops: np.ndarray) -> tuple[np.ndarra
     if not (stops[begins[begins > 0] - 1].all() and stops[closes[~doubled] + 1].all()):
         return None
     return np.cumsum(marks, dtype=np.uint8) % 2 == 0, bool(doubled.any())
+
+
+def _swallows_rows(line_end: np.ndarray, between: np.ndarray, outside: np.ndarray, width: int) -> bool:
+    """Tell whether quotes enclose a line that has all columns by itself, and the line after it has, too."""
+    if width < FEWEST_COLUMNS or outside[line_end].all():
+        return False
+    ends = np.flatnonzero(line_end)
+    whole = np.diff(np.cumsum(between)[ends], prepend=0) == width - 1
+    return bool((whole[:-1] & whole[1:] & ~outside[ends[:-1]]).any())
 
 
 def _rows(

@@ -22,7 +22,7 @@ import numpy as np
 import polars as pl
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.readers.cells import body, cut_cells, padded
+from data_prep.readers.cells import FEWEST_COLUMNS, body, cut_cells, padded
 from data_prep.readers.limits import current_limits, raise_limit
 from data_prep.readers.reader import Block
 
@@ -348,9 +348,11 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
             used = reader.line_num
         except (StopIteration, csv.Error):
             cells, used = ["", "unreadable"] * 999, 1
-        if used > 1 and len(cells) != width:
-            plain = lines[place].split(layout.separator)
-            cells, used = plain, 1
+        if used > 1:
+            plain = [line.split(layout.separator) for line in lines[place : place + used]]
+            # Lines that are rows by themselves are no text within quotes: a quote was opened and never closed.
+            if len(cells) != width or (width >= FEWEST_COLUMNS and all(len(row) == width for row in plain)):
+                cells, used = plain[0], 1
         yield cells
         place += used
 

@@ -89,11 +89,14 @@ def open_records(path: Path, *, format: str = "auto", columns: Mapping[str, str]
 def _unrecognised(path: Path, order: list[str]) -> str:
     from data_prep.readers.containers import is_zip, open_container
 
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        return f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and name that in records.path."
     held = ""
     if path.is_dir() or is_zip(path):
         names = open_container(path).names
         held = f" It holds {', '.join(names[:5]) or 'nothing'}, and neither meta.xml nor occurrence.txt."
-    return f"{path} is in no known layout of records ({', '.join(order)}).{held} Name its layout in records.format."
+    advice = "Name the table of records itself in records.path, or its layout in records.format."
+    return f"{path} is in no known layout of records ({', '.join(order)}).{held} {advice}"
 
 
 def _registered() -> dict[str, str]:

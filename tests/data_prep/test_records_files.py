@@ -14,7 +14,8 @@ from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.readers.limits import Limits, within
 from data_prep.readers.registry import open_records
 from data_prep.records import read_occurrences
-from tests.data_prep.making_records import COLUMNS, DWC, archive, core, counted, meta, row, square, text, zipped
+from data_prep.visits import SurveyRules
+from tests.data_prep.making_records import COLUMNS, DWC, LAX, archive, core, counted, meta, row, square, text, zipped
 
 ROWS = [
     row(0, "2018-06-03", "Pieris napi", ident=1),
@@ -115,6 +116,17 @@ def test_a_stray_quote_costs_no_row_but_its_own(tmp_path):
     (tmp_path / "a.csv").write_text(body)
     occurrences = read_occurrences([tmp_path / "a.csv"], scratch=tmp_path)
     assert (occurrences.read, occurrences.malformed) == (28, 0)
+
+
+@pytest.mark.parametrize("cells", [('"UKBMS', 'UKBMS"'), ('"UKBMS', '"UKBMS')])
+def test_two_stray_quotes_do_not_swallow_the_rows_between_them(tmp_path, cells):
+    columns = [c for c in COLUMNS if c != "footprintWKT"]
+    many = [row(0, f"2018-06-{d:02d}", ident=d, scientificName="Pieris napi") for d in range(1, 29)]
+    many[5]["institutionCode"], many[20]["institutionCode"] = cells
+    (tmp_path / "a.csv").write_text(text(many, columns, separator=","))
+    table = counted(tmp_path / "a.csv", scratch=tmp_path)
+    assert table.rows == {"read": 28, "kept": 28}
+    assert table.visits.to_list() == [28]
 
 
 def test_rows_with_a_wrong_number_of_columns_are_counted_and_listed(tmp_path):
@@ -402,6 +414,37 @@ def test_ukbms_site_visit_tables_know_visits_that_saw_nothing(tmp_path):
     assert table.detections.loc["SU1234", "Pieris napi"] == 1
     assert table.rows["read"] == 3
     assert "2 on which nothing was seen" in " ".join(table.notes)
+
+
+def test_degrees_with_a_decimal_comma_are_read(tmp_path):
+    (tmp_path / "a.csv").write_text("date;species;lat;lon\n2018-06-03;Pieris napi;51,31627;-2,28118\n")
+    table = counted(tmp_path / "a.csv", scratch=tmp_path)
+    assert table.sites[["lat", "lon"]].to_numpy()[0] == pytest.approx([51.31627, -2.28118])
+
+
+@pytest.mark.parametrize(
+    ("rules", "table", "advice"),
+    [
+        (
+            SurveyRules(institutions=("UKBMS",)),
+            "date,species,gridref\n2018-06-03,Pieris napi,SU12\n",
+            "do not name institutions",
+        ),
+        (LAX, "date,species,gridref\nearly June,Pieris napi,SU12\n", "read as 2018-06-03 or 3/6/2018"),
+        (LAX, "date,species,gridref\n,Pieris napi,SU12\n", "Are the dates in a column of another name"),
+        (LAX, "date,species,lat,lon\n2018-06-03,Pieris napi,51 18 59 N,2 16 52 W\n", "read as decimal degrees"),
+    ],
+)
+def test_a_table_of_which_no_row_fits_is_refused_with_advice(tmp_path, rules, table, advice):
+    (tmp_path / "a.csv").write_text(table)
+    with pytest.raises(RecordsError, match=f"No site is left: of 1 rows 1 for .*{advice}"):
+        counted(tmp_path / "a.csv", scratch=tmp_path, rules=rules)
+
+
+def test_a_spreadsheet_is_refused_with_the_way_out(tmp_path):
+    zipped(tmp_path / "a.xlsx", {"[Content_Types].xml": "", "xl/workbook.xml": ""})
+    with pytest.raises(RecordsError, match=r"a\.xlsx is a spreadsheet.*Save the sheet of records as CSV"):
+        read_occurrences([tmp_path / "a.xlsx"], scratch=tmp_path)
 
 
 def test_an_unknown_layout_names_the_known_ones(tmp_path):
