@@ -195,7 +195,9 @@ def train(
     what = config if out is None and not overrides else run.folder
     terminal.summary(
         "Model trained",
-        {"kind": run.config.train.model.kind, "species": len(run.predictor.species), "run": run.folder},
+        {"kind": run.config.train.model.kind, "species": len(run.predictor.species)}
+        | ({"epochs": run.epochs} if run.epochs else {})
+        | {"run": run.folder},
         next_commands=[_command("evaluate", what), _command("map", what)],
         as_json=as_json,
     )

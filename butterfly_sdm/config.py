@@ -484,7 +484,7 @@ build:
   split:
     method: blocks            # squares of ground: neighbours fall into the same part
     distance_m: 5000          # their side; with less than some ten squares, take smaller ones
-    buffer_m: 2300            # training sites nearer than this to held-out ones are left out: no tile is shared; 0 keeps all
+    buffer_m: 2300            # training sites nearer than this to held-out ones are left out: tiles share hardly any ground
 
 train:
   model:
@@ -493,7 +493,7 @@ train:
     margin_px: 64             # surroundings it sees beside; with less, the quick way of mapping differs more
     covariates: false         # true: the network sees the covariates as well
   fit:
-    epochs: 20                # more if the last is still the best
+    epochs: 20                # times that it sees every site; train says if more may help
     batch_size: 32
     regulariser:
       weight: 0.1             # 0 switches the contrastive term off
@@ -505,6 +505,7 @@ evaluate:
 
 map:
   stride_px: 32               # a prediction every 32 pixels: 320 m
+  # area: region.gpkg         # polygons outside which nothing is mapped: cut the sea away, a network has an answer there too
   # layers: [richness, applicability]   # more bands: expected species per visit; how unlike the training sites a place is
 """
 

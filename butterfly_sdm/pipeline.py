@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
 from butterfly_sdm.data.artefact import (
     check_version,
@@ -108,6 +110,21 @@ class Run:
         """The data set the run was trained on, if it still lies where it was."""
         return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
 
+    @property
+    def epochs(self) -> str:
+        """How long a network was trained, in words, and which epoch was the best on the validation part; else nothing."""
+        history, fit = self.folder / "history.csv", self.config.train.fit
+        if not history.is_file():
+            return ""
+        table = pd.read_csv(history)
+        text = f"{len(table)} of at most {fit.epochs}"
+        scores = table.get(f"validation_{fit.score}")
+        if scores is None or scores.isna().all():
+            return text
+        best = int(scores.idxmin()) + 1
+        more = "; with more it may get better: train.fit.epochs" if best == fit.epochs else ""
+        return f"{text}, number {best} was the best on the validation sites{more}"
+
     def _repr_html_(self) -> str:
         model, fit = self.config.train.model, self.config.train.fit
         facts: dict[str, object] = {"model": model.kind, "species": len(self.predictor.species)}
@@ -116,9 +133,7 @@ class Run:
             facts["model"] = f"{model.backbone} on {', '.join(inputs)}"
             facts["window"] = f"{model.window_px} px and a margin of {model.margin_px} px"
             facts["loss"] = f"{fit.loss}, regulariser {fit.regulariser.weight:g}"
-            history = self.folder / "history.csv"
-            if history.is_file():
-                facts["epochs"] = f"{len(history.read_text(encoding='utf-8').splitlines()) - 1} of at most {fit.epochs}"
+            facts["epochs"] = self.epochs
         facts["trained on"] = f"{len(self.split.train):,} sites"
         facts["folder"] = self.folder
         return facts_html(f"Run {self.card.get('name', '')}", facts)
