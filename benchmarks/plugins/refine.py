@@ -5,6 +5,7 @@ python benchmarks/plugins/refine.py [--seeds 5] [--only refine_patch|refine_blen
 """
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,7 @@ def defend(settings: dict[str, Any], folder: Path) -> Measures:
 def seconds_per_epoch(settings: dict[str, Any], folder: Path) -> float:
     """Time three epochs; the first one of a process is slow and left out."""
     config, _ = load_settings(Refine.config, settings)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left would not be trained again
     ends: list[float] = []
     train(Refine(), "refine", config, folder, limits=Limits(epochs=4), progress=lambda *position: ends.append(time.monotonic()))
     return (ends[-1] - ends[0]) / (len(ends) - 1)
