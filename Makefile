@@ -9,7 +9,7 @@ MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/data 
 	tests/data_prep/test_records_files.py tests/data_prep/test_grid_references.py tests/evaluation/test_scores.py \
 	tests/mapping/test_options.py tests/models/test_presence_net.py
 
-.PHONY: help demo test check slow minimum licences docs benchmarks clean
+.PHONY: help demo test check slow minimum audit licences docs benchmarks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -44,6 +44,10 @@ minimum: $(VENV)/.core  ## the tests of what every user touches, with the oldest
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-minimum
 	$(BIN)/uv pip install --quiet --python .venv-minimum/bin/python --resolution lowest-direct --editable '.[dev]'
 	.venv-minimum/bin/python -m pytest -n 2 --dist loadfile $(MINIMUM)
+
+audit: $(VENV)/.dev  ## look up known vulnerabilities of what is installed; asks the network, and fails where that cannot be reached
+	$(BIN)/uv pip freeze --quiet --python $(BIN)/python --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/uv tool run pip-audit --strict --no-deps --disable-pip --requirement $(VENV)/installed.txt
 
 licences: $(VENV)/.dev  ## write docs/licences.md from what is installed
 	$(BIN)/python .ci/licences.py > docs/licences.md
