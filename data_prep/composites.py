@@ -16,7 +16,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.data.artefact import atomic_path, new_array, open_array
+from butterfly_sdm.data.artefact import PackedArray, atomic_path, new_array
 from butterfly_sdm.data.products import Piece
 from butterfly_sdm.data.raster import CLOUDY, Scene
 from butterfly_sdm.errors import RasterError
@@ -146,9 +146,10 @@ def make_composite(
                 for row in range(0, scene.height, BLOCK_PX)
                 for column in range(0, scene.width, BLOCK_PX)
             ]
+            packed = PackedArray(work_path)
             parts = [replace(scene, pieces=pieces) for pieces in days.values()]
             named = [(f"{method}/{window.row_off}/{window.col_off}", window) for window in windows]
-            todo = [(name, _compose, (parts, window, method, work_path)) for name, window in named if name not in journal.done]
+            todo = [(name, _compose, (parts, window, method, packed)) for name, window in named if name not in journal.done]
             progress("composing dates", len(named) - len(todo), len(named))
             for name, _ in run_units(pool, todo):
                 journal.add(name)
@@ -193,8 +194,8 @@ def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
     return np.bincount(source.read(piece.mask.indexes[0], out_shape=shape).ravel(), minlength=256)
 
 
-def _compose(parts: Sequence[Scene], window: Window, method: str, out: Path) -> None:
-    array = open_array(out)
+def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArray) -> None:
+    array = out.open()
     target = array[:, window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width]
     nodata = parts[0].nodata
     if method == "least_cloudy":

@@ -12,7 +12,7 @@ import numpy as np
 import rasterio
 from rasterio.errors import RasterioError
 
-from butterfly_sdm.data.artefact import new_array, open_array
+from butterfly_sdm.data.artefact import PackedArray, new_array
 from butterfly_sdm.data.products import Layer, canonical_band, describe_layer, metres_per_unit
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.progress import Progress, silent
@@ -196,8 +196,9 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
     out = Path(out)
     shape = (len(ready.sites), len(ready.bands), ready.size_px, ready.size_px)
     new_array(out, shape, np.uint16).flush()
+    packed = PackedArray(out)
     work = [
-        (str(at), _pack_unit, (ready.layers[at : at + FILES_PER_UNIT], at, ready.bands, ready.size_px, ready.nodata, out))
+        (str(at), _pack_unit, (ready.layers[at : at + FILES_PER_UNIT], at, ready.bands, ready.size_px, ready.nodata, packed))
         for at in range(0, len(ready.sites), FILES_PER_UNIT)
     ]
     valid = np.zeros(len(ready.sites))
@@ -207,11 +208,14 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
         valid[int(at) : int(at) + len(shares)] = shares
         done += len(shares)
         progress("reading ready tiles", done, len(valid))
+    packed.open().flush()
     return valid
 
 
-def _pack_unit(layers: Sequence[Layer], start: int, bands: Sequence[str], size: int, nodata: int, out: Path) -> np.ndarray:
-    array = open_array(out)
+def _pack_unit(
+    layers: Sequence[Layer], start: int, bands: Sequence[str], size: int, nodata: int, out: PackedArray
+) -> np.ndarray:
+    array = out.open()
     shares = np.zeros(len(layers))
     for number, layer in enumerate(layers):
         column, row = (layer.width - size) // 2, (layer.height - size) // 2
@@ -223,7 +227,6 @@ def _pack_unit(layers: Sequence[Layer], start: int, bands: Sequence[str], size: 
         tile = tile[:, row : row + size, column : column + size]
         array[start + number] = tile
         shares[number] = (tile != nodata).all(axis=0).mean()
-    array.flush()
     return shares
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import rasterio
 
-from butterfly_sdm.data.artefact import new_array, open_array, read_json, write_json
+from butterfly_sdm.data.artefact import PackedArray, new_array, open_array, read_json, write_json
 from butterfly_sdm.data.products import Piece, metres_per_unit
 from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import ArtefactError, MissingFileError
@@ -123,13 +123,13 @@ def cut_tiles(
             array[:] = scene.nodata
     journal = Journal(journal_path, array)
     journal.save()
+    packed = PackedArray(out)
     try:
         with threads(workers, executor) as pool:
-            _cut(scene, grid, out, journal, resampling, pool, progress, report)
-            valid = _valid_fractions(out, shape, scene.nodata, pool)
+            _cut(scene, grid, packed, journal, resampling, pool, progress, report)
+            valid = _valid_fractions(packed, shape, scene.nodata, pool)
     finally:
         journal.save()
-    journal.save()
     journal_path.unlink()
     return valid
 
@@ -150,7 +150,7 @@ def threads(workers: int, executor: Executor | None = None) -> Iterator[Executor
 def _cut(
     scene: Scene,
     grid: TileGrid,
-    out: Path,
+    out: PackedArray,
     journal: Journal,
     resampling: str,
     executor: Executor,
@@ -261,7 +261,7 @@ def _similar(grid: TileGrid, piece: Piece) -> bool:
 
 
 def _copy_stages(
-    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: Path, fresh: bool
+    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: PackedArray, fresh: bool
 ) -> Iterator[Stage]:
     origin = scene.offset_of(piece.layers[0])
     assert origin is not None
@@ -281,7 +281,7 @@ def _copies(
     height: int,
     width: int,
     targets: np.ndarray,
-    out: Path,
+    out: PackedArray,
     fresh: bool,
 ) -> list[Unit]:
     reads = plan_reads(piece.layers[0], rows, columns, height, width)
@@ -307,10 +307,10 @@ def _copy_unit(
     rows: np.ndarray,
     columns: np.ndarray,
     targets: np.ndarray,
-    out: Path,
+    out: PackedArray,
     fresh: bool,
 ) -> int:
-    array = open_array(out)
+    array = out.open()
     return copy_blocks(scene, piece, reads, rows, columns, array, targets, fresh=fresh)
 
 
@@ -320,7 +320,7 @@ def _warp_stages(
     number: int,
     grid: TileGrid,
     tiles: np.ndarray,
-    out: Path,
+    out: PackedArray,
     resampling: str,
     done: set[str],
     fresh: bool,
@@ -335,7 +335,8 @@ def _warp_stages(
     height = int((np.ceil(node_rows.max(axis=(1, 2))) - first_row).max()) + margin
     order = np.lexsort((first_column, first_row // layer.block[0]))
     batch = max(1, SCRATCH_BYTES // (2 * len(scene.bands) * width * height))
-    scratch = out.with_name(f".{out.stem}.patches.npy")
+    path = out.path.with_name(f".{out.path.stem}.patches.npy")
+    scratch = PackedArray(path)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         warps: list[Unit] = []
@@ -349,22 +350,24 @@ def _warp_stages(
         if all(name in done for name, _, _ in warps):
             continue
         shape = (len(chosen), len(scene.bands), height, width)
-        array = new_array(scratch, shape, np.uint16)
+        array = new_array(path, shape, np.uint16)
         if scene.nodata:
             array[:] = scene.nodata
         del array
+        scratch.close()
         rows, columns = first_row[chosen], first_column[chosen]
         slots = np.arange(len(chosen))
         copies = _copies(scene, piece, "scratch", rows, columns, height, width, slots, scratch, True)
         yield Stage("reading blocks", copies, lasting=False)
         yield Stage("warping tiles", warps)
-    scratch.unlink(missing_ok=True)
+    scratch.close()
+    path.unlink(missing_ok=True)
 
 
 def _warp_unit(
-    scratch: Path,
+    scratch: PackedArray,
     slots: np.ndarray,
-    out: Path,
+    out: PackedArray,
     targets: np.ndarray,
     node_columns: np.ndarray,
     node_rows: np.ndarray,
@@ -372,10 +375,10 @@ def _warp_unit(
     resampling: str,
     fresh: bool,
 ) -> int:
-    patches = np.load(scratch, mmap_mode="r", allow_pickle=False)
-    array = open_array(out)
+    patches = scratch.open()
+    array = out.open()
     size = array.shape[-1]
-    with out.open("r+b", buffering=0) as file:
+    with out.path.open("r+b", buffering=0) as file:
         for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
             values, measured = warp_patch(patches[slot], across, down, size, nodata=nodata, resampling=resampling)
             if fresh or measured is None:  # a whole tile: written at once it costs less than through the mapped pages
@@ -387,7 +390,7 @@ def _warp_unit(
 
 
 def _gdal_stages(
-    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: Path, resampling: str
+    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: PackedArray, resampling: str
 ) -> Iterator[Stage]:
     parts = [(at, tiles[at : at + 20]) for at in range(0, len(tiles), 20)]
     work: list[Unit] = [
@@ -396,15 +399,15 @@ def _gdal_stages(
     yield Stage("warping tiles", work, once=False)
 
 
-def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: Path, targets: np.ndarray, resampling: str) -> int:
-    array = open_array(out)
+def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: PackedArray, targets: np.ndarray, resampling: str) -> int:
+    array = out.open()
     for tile, target in enumerate(targets):
         values, measured = warp_with_gdal(scene, piece, grid, tile, resampling=resampling)
         merge(array[target], values, measured, scene.nodata)
     return 0
 
 
-def _valid_fractions(out: Path, shape: tuple[int, ...], nodata: int, executor: Executor) -> np.ndarray:
+def _valid_fractions(out: PackedArray, shape: tuple[int, ...], nodata: int, executor: Executor) -> np.ndarray:
     step = max(1, UNIT_PIXELS // (shape[2] * shape[3]))
     work = [(str(at), _count_valid, (out, at, min(at + step, shape[0]), nodata)) for at in range(0, shape[0], step)]
     valid = np.zeros(shape[0])
@@ -413,8 +416,8 @@ def _valid_fractions(out: Path, shape: tuple[int, ...], nodata: int, executor: E
     return valid / (shape[2] * shape[3])
 
 
-def _count_valid(out: Path, start: int, stop: int, nodata: int) -> np.ndarray:
-    array = np.load(out, mmap_mode="r", allow_pickle=False)
+def _count_valid(out: PackedArray, start: int, stop: int, nodata: int) -> np.ndarray:
+    array = out.open()
     return np.array([np.count_nonzero((tile != nodata).all(axis=0)) for tile in array[start:stop]])
 
 

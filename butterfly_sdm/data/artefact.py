@@ -257,6 +257,32 @@ def open_array(path: Path) -> np.memmap:
     return _in_large_pages(array)
 
 
+class PackedArray:
+    """
+    A ``.npy`` file made by :func:`new_array`, for units of work that write to it: mapped once for all units in this process.
+
+    Each new mapping would have to be told of every page again, which costs more than filling it. Sent to another process, it
+    is mapped there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self._array: np.memmap | None = None
+
+    def open(self) -> np.memmap:
+        """Return the array, mapped for writing."""
+        if self._array is None:
+            self._array = open_array(self.path)
+        return self._array
+
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._array = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_array": None}
+
+
 def _in_large_pages(array: np.memmap) -> np.memmap:
     # Touching a new page of 4 kB costs more than filling it; where the system can, it then maps 2 MB at once.
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
