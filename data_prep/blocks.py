@@ -131,6 +131,7 @@ def copy_blocks(
     plain = fresh and piece.nodata == scene.nodata and piece.offset == scene.offset
     plain = plain and all(layer.dtype == "uint16" and not layer.has_mask for layer in piece.layers)
     plain = plain and not (scene.cloudy and piece.mask)
+    out = np.asarray(out)  # slices of a memory map are slow to make
     height, width = out.shape[2:]
     buffer: np.ndarray | None = None
     for read in reads:
