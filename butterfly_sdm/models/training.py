@@ -244,6 +244,12 @@ class NetworkPredictor:
             _set_statistics(net, train, reader)
             rates = train.detections.sum(dim=0) / train.visits.sum()
             start_at_rates(net, rates)
+            moves = self.freeze == "nothing" or self.unfreeze_after is not None
+            if net.trunk is not None and moves and min(self.batch_size, len(names)) == 1 and net.tile_px <= net.trunk.stride:
+                raise ModelError(
+                    f"One tile of {net.tile_px} px gives {self.backbone} a single cell per batch; batch statistics need two. "
+                    f"Raise batch_size (it is {self.batch_size}) or window_px, or give more than one training site."
+                )
             if self.weights is not None and net.trunk is not None:
                 net.trunk.load_pretrained(self.weights, rule=self.stem, seed=self.seed)
             net.freeze(self.freeze if net.trunk is not None else "nothing")

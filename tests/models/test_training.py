@@ -351,6 +351,15 @@ def test_a_network_refuses_bands_resolutions_and_positions_it_does_not_know(make
         network.predict(three, dataset.site_ids)
 
 
+def test_one_tile_of_one_cell_is_too_little_for_batch_statistics(make) -> None:
+    dataset = make(12)
+    stride = NetworkPredictor(**SMALL | {"epochs": 1}).fit(dataset, dataset.split.train).network.trunk.stride
+    single = SMALL | {"epochs": 1, "batch_size": 1, "window_px": stride, "margin_px": 0}
+    with pytest.raises(ModelError, match=r"a single cell per batch.*Raise batch_size \(it is 1\)"):
+        NetworkPredictor(**single).fit(dataset, dataset.split.train)
+    NetworkPredictor(**single | {"batch_size": 2}).fit(dataset, dataset.split.train)
+
+
 def test_bands_are_found_by_name_in_any_order(make) -> None:
     from dataclasses import replace
 
