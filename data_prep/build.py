@@ -40,7 +40,7 @@ from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, ho
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
 from data_prep.findings import Findings, thin_data
-from data_prep.input_files import file_sources, input_files
+from data_prep.input_files import check_inputs, file_sources, input_files
 from data_prep.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.site_tiles import fill_tiles
@@ -99,6 +99,7 @@ def build_dataset(
         raise ConfigError("build.scenes and build.ready_tiles are both given. Tiles come from one of them: remove the other.")
     key = _key(config, name, seed, survey)
     finished = is_finished(folder, key)
+    scene = None if finished else check_inputs(config)
     if survey is None and (explain is not None or not finished):
         records = fetch_records(config.records, folder.parent / "downloads", progress=progress)
         config = config.model_copy(update={"records": records})
@@ -122,7 +123,9 @@ def build_dataset(
         covariates: pd.DataFrame | None = None
         units: dict[str, str] = {}
         with _executor(config, executor) as pool:
-            sites, tiles = fill_tiles(config, sites, partial, scratch, executor=pool, findings=findings, progress=progress)
+            sites, tiles = fill_tiles(
+                config, sites, partial, scratch, opened=scene, executor=pool, findings=findings, progress=progress
+            )
             if config.covariates is not None:
                 covariates, units, notes = site_covariates(config.covariates, sites, position_crs=position_crs, executor=pool)
                 findings.notes.extend(notes)

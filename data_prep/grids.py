@@ -117,14 +117,7 @@ def tile_grid(
     RasterError
         The CRS is unknown or in degrees, or a centre has no place in it.
     """
-    try:
-        target = scene.crs if crs is None else CRS.from_user_input(crs)
-    except CRSError as error:
-        raise RasterError(f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as EPSG:27700.") from error
-    if target.is_geographic:
-        raise RasterError(
-            f"Tiles in {target.to_string()} would be measured in degrees. Set tiles.crs to a projected CRS such as EPSG:27700."
-        )
+    target = tile_crs(scene, crs)
     unit = metres_per_unit(target, "The CRS of the tiles")
     resolution = resolution_m / unit
     try:
@@ -144,6 +137,26 @@ def tile_grid(
         left = origin_x + np.round((left - origin_x) / resolution) * resolution
         top = origin_y - np.round((origin_y - top) / resolution) * resolution
     return TileGrid(target, resolution, resolution_m, size_px, left, top)
+
+
+def tile_crs(scene: Scene, crs: str | None) -> CRS:
+    """
+    Return the CRS of tiles: the one named, or else the scene's.
+
+    Raises
+    ------
+    RasterError
+        It is unknown or in degrees.
+    """
+    try:
+        target = scene.crs if crs is None else CRS.from_user_input(crs)
+    except CRSError as error:
+        raise RasterError(f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as EPSG:27700.") from error
+    if target.is_geographic:
+        raise RasterError(
+            f"Tiles in {target.to_string()} would be measured in degrees. Set tiles.crs to a projected CRS such as EPSG:27700."
+        )
+    return target
 
 
 def on_scene_pixels(scene: Scene, crs: CRS, resolution: float) -> bool:

@@ -10,8 +10,11 @@ from butterfly_sdm.config import BuildConfig
 from butterfly_sdm.data.artefact import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.products import is_remote
+from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.progress import Progress
+from data_prep.grids import tile_crs
+from data_prep.scenes import open_named
 from data_prep.tiles import run_units
 
 
@@ -22,6 +25,34 @@ def input_files(config: BuildConfig) -> Iterator[Path]:
     given += [path for _, path in _others(config)]
     for path in given:
         yield from _deep(path if isinstance(path, tuple) else (path,))
+
+
+def check_inputs(config: BuildConfig) -> Scene | None:
+    """
+    Look at scenes, covariates and the split before the records are read, which can take long.
+
+    Returns
+    -------
+    Scene or None
+        The scene; None where the config names none, or one that has to be fetched first.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError
+        Something does not exist, or a scene lacks a band.
+    """
+    for role, path in _others(config):
+        if not path.exists():
+            raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
+    for folder in config.ready_tiles.folders if config.ready_tiles is not None else ():
+        if not folder.is_dir():
+            raise MissingFileError(f"There is no folder of ready tiles {folder}. Check ready_tiles.folder.")
+    options = config.scenes
+    if options is None or options.stac is not None:
+        return None
+    scene = open_named(options, options.paths, bands=config.tiles.bands)
+    tile_crs(scene, config.tiles.crs)
+    return scene
 
 
 def file_sources(

@@ -22,6 +22,7 @@ def scene_of(
     *,
     bands: Sequence[str] | None = None,
     scratch: Path,
+    opened: Scene | None = None,
     bbox: tuple[float, float, float, float] | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
@@ -37,6 +38,8 @@ def scene_of(
         Names of the bands wanted, in order; None for all.
     scratch
         Folder for fetched products and the composite.
+    opened
+        What :func:`open_named` gave for the paths of the config, so that they are not opened twice.
     bbox
         West, south, east and north in degrees of what is needed, for a STAC search that does not state it.
     executor
@@ -64,17 +67,9 @@ def scene_of(
             collection=config.stac.collection, bands=tuple(bands or ("red", "green", "blue", "nir")),
             max_cloud=config.stac.max_cloud, most_items=config.stac.most_items, progress=progress,
         )  # fmt: skip
-    if not paths:
-        raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
-    scene = open_scene(
-        paths, bands=config.bands, nodata=config.nodata, scale=config.scale, offset=config.offset, harmonise=config.harmonise,
-        cloudy=config.cloudy if config.cloudy is not None else CLOUDY if config.composite is not None else (),
-    )  # fmt: skip
-    if bands is not None:
-        scene = scene.select(bands)
+    scene = opened if opened is not None and config.stac is None else open_named(config, paths, bands=bands)
     if config.composite is None:
         return scene, None
-    scene = select_dates(scene, years=config.composite.years, months=config.composite.months)
     if not any(piece.mask for piece in scene.pieces):
         log.warning("No scene has a scene classification (SCL), so the composite cannot leave out clouds.")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -87,12 +82,34 @@ def scene_of(
         executor=executor,
         progress=progress,
     )
-    opened = open_scene(composite.path).select(scene.bands)
-    if opened.offset != scene.offset:
+    composed = open_scene(composite.path).select(scene.bands)
+    if composed.offset != scene.offset:
         raise RasterError(
-            f"{composite.path} has the offset {opened.offset:g}, not {scene.offset:g}. Remove it and build again."
+            f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it and build again."
         )
-    return opened, replace(composite, files=files)
+    return composed, replace(composite, files=files)
+
+
+def open_named(config: ScenesConfig, paths: Sequence[str | Path], *, bands: Sequence[str] | None = None) -> Scene:
+    """
+    Open paths as the scene that a config means: its bands, clouds, years and months. No pixel is read.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError
+        As :func:`scene_of`.
+    """
+    if not paths:
+        raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
+    scene = open_scene(
+        paths, bands=config.bands, nodata=config.nodata, scale=config.scale, offset=config.offset, harmonise=config.harmonise,
+        cloudy=config.cloudy if config.cloudy is not None else CLOUDY if config.composite is not None else (),
+    )  # fmt: skip
+    if bands is not None:
+        scene = scene.select(bands)
+    if config.composite is None:
+        return scene
+    return select_dates(scene, years=config.composite.years, months=config.composite.months)
 
 
 def files_of(scene: Scene) -> dict[str, str | None]:

@@ -31,6 +31,7 @@ def fill_tiles(
     partial: Path,
     scratch: Path,
     *,
+    opened: Scene | None = None,
     executor: Executor,
     findings: Findings,
     progress: Progress,
@@ -46,6 +47,8 @@ def fill_tiles(
         The unfinished data set folder.
     scratch
         Folder in it for what is needed on the way, so that an interrupted build goes on where it was.
+    opened
+        The scene, if :func:`data_prep.input_files.check_inputs` has opened it.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def fill_tiles(
         margin = 0.05
         west, south, east, north = sites.total_bounds
         scene, composite = scene_of(
-            config.scenes, bands=config.tiles.bands, scratch=scratch, executor=executor, progress=progress,
+            config.scenes, bands=config.tiles.bands, scratch=scratch, opened=opened, executor=executor, progress=progress,
             bbox=(west - margin, south - margin, east + margin, north + margin),
         )  # fmt: skip
         findings.imagery |= files_of(scene) if composite is None else composite.files

@@ -118,6 +118,25 @@ def test_three_bands_where_four_are_named(tmp_path):
         build(config, tmp_path / "out", make_survey(grid_of_places()))
 
 
+@pytest.mark.parametrize(
+    ("sections", "error", "message"),
+    [
+        ({"tiles": {"bands": ["red", "swir16"]}}, RasterError, "has no band 'swir16'; it has red, green, blue, nir"),
+        ({"scenes": {"paths": ["nowhere.tif"]}}, MissingFileError, r"no scene .*nowhere\.tif\. Check scenes\.paths"),
+        ({"tiles": {"crs": "EPSG:4326"}}, RasterError, "would be measured in degrees"),
+        ({"covariates": {"table": "nowhere.csv"}}, MissingFileError, r"nowhere\.csv for the covariates"),
+        ({"split": {"method": "file", "path": "nowhere.json"}}, MissingFileError, r"nowhere\.json for the split"),
+    ],
+)
+def test_what_is_wrong_with_scenes_is_told_before_the_records_are_read(tmp_path, sections, error, message):
+    records = tmp_path / "records.csv"
+    records.write_text("no,table,of,records\n")
+    config = make_config(make_scene(tmp_path / "scene.tif"), records={"path": str(records)}, **sections)
+    with pytest.raises(error, match=message):
+        build_dataset(config, tmp_path / "out", name="test", seed=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["records.csv", "scene.tif"]
+
+
 def test_an_older_data_set_survives_a_build_that_fails(tmp_path):
     survey = make_survey(grid_of_places())
     build(make_config(make_scene(tmp_path / "scene.tif")), tmp_path / "out", survey)
