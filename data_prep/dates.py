@@ -7,6 +7,10 @@ import polars as pl
 REASONS = ("", "no date", "unreadable date", "date is a period", "ambiguous date")
 """Why a date is no day; the place in the tuple is the code. Ambiguous is 3/6/2018 where nobody says which is the month."""
 
+MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+)  # fmt: skip
+
 
 def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataFrame:
     """
@@ -16,8 +20,8 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
     ----------
     dates
         Text columns ``eventDate``, ``year``, ``month``, ``day``, and ``code``. ISO dates, with or without a time, are always
-        read; ``3/6/2018`` is, if ``day_first`` or another date of the table (13/6/2018) says how. ``eventDate`` goes before the
-        rest.
+        read, and so are dates whose month is an English word (``3 June 2018``, ``03-Jun-2018``); ``3/6/2018`` is, if
+        ``day_first`` or another date of the table (13/6/2018) says how. ``eventDate`` goes before the rest.
     day_first
         Whether ``3/6/2018`` is the third of June; None: as the other dates of the table tell.
 
@@ -34,6 +38,7 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
         text.alias("text"),
         _day(start, r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ]|$)", (1, 2, 3)).alias("iso"),
         _day(text, r"^(\d{4})(\d{2})(\d{2})$", (1, 2, 3)).alias("compact"),
+        _day(_numbered(text), r"^(\d{1,2})-(\d{2})-(\d{4})$", (3, 2, 1)).alias("worded"),
         _day(text, slashed, (3, 2, 1)).alias("dmy"),
         _day(text, slashed, (3, 1, 2)).alias("mdy"),
         _period(text).alias("period"),
@@ -55,7 +60,7 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
         .then(None)
         .when(pl.col("text") != "")
         # A month alone, 2018-06, may have its day in the column beside it.
-        .then(pl.coalesce("iso", "compact", slash_day, "from_parts"))
+        .then(pl.coalesce("iso", "compact", "worded", slash_day, "from_parts"))
         .otherwise(pl.col("from_parts"))
         .alias("day")
     )
@@ -76,6 +81,16 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
         .otherwise(2)
     )
     return days.select("code", "day", reason.cast(pl.UInt8).alias("date_reason"))
+
+
+def _numbered(text: pl.Expr) -> pl.Expr:
+    """Write 3 June 2018 and 03-Jun-2018 as 3-06-2018; what else there is as nothing."""
+    day, word, year = (
+        text.str.extract(r"^(\d{1,2})(?:st|nd|rd|th)?[ ./-]+([A-Za-z]{3,9})[ .,/-]+(\d{4})$", n) for n in (1, 2, 3)
+    )
+    names = [name.lower() for name in MONTHS]
+    numbers = {name[:length]: f"{n:02}" for n, name in enumerate(names, start=1) for length in range(3, len(name) + 1)}
+    return pl.format("{}-{}-{}", day, word.str.to_lowercase().replace_strict(numbers, default=None), year)
 
 
 def _day(text: pl.Expr, pattern: str, order: tuple[int, int, int]) -> pl.Expr:

@@ -455,7 +455,7 @@ def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
             else "The records do not name institutions: take records.institutions out, or name the column in records.columns."
         ),
         "no date": "Are the dates in a column of another name? Say so in records.columns.",
-        "unreadable date": "Dates are read as 2018-06-03 or 3/6/2018.",
+        "unreadable date": "Dates are read as 2018-06-03, 3/6/2018 or 3 June 2018.",
         "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
         "no coordinates": "Are the coordinates in a column of another name? Say so in records.columns.",

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
+from data_prep.dates import MONTHS
 from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 
@@ -165,15 +166,10 @@ def citation(doi: str | None, created: str) -> str:
     """
     try:
         day = date.fromisoformat(created)
-        when = f"{day.day} {_MONTHS[day.month - 1]} {day.year}"
+        when = f"{day.day} {MONTHS[day.month - 1]} {day.year}"
     except ValueError:
         when = "no date"
     return f"GBIF.org ({when}) GBIF Occurrence Download" + (f" https://doi.org/{doi}" if doi else "")
-
-
-_MONTHS = (
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
-)  # fmt: skip
 
 
 def _checked(key: str) -> str:

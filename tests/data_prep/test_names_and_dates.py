@@ -36,6 +36,12 @@ def test_iso_dates_are_days_with_or_without_a_time():
     assert days(*texts) == [THIRD] * len(texts)
 
 
+def test_a_month_may_be_a_word():
+    texts = ("3 June 2018", "03-Jun-2018", "3rd june, 2018", "3. Jun. 2018")
+    assert days(*texts) == [THIRD] * len(texts)
+    assert days("31 June 2018", "3 Juni 2018", "3 Ju 2018", "June 2018") == ["unreadable date"] * 4
+
+
 def test_an_interval_within_a_day_is_that_day_and_a_longer_one_is_none():
     assert days("2018-06-03/2018-06-03", "2018-06-03T10:00/2018-06-03T12:00", "2018-06-03T10:00/12:00") == [THIRD] * 3
     assert days("2018-06-03/2018-06-04", "2018-06-03/05", "2018-06/2018-07", "2018-06", "2018") == ["date is a period"] * 5

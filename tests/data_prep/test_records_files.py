@@ -430,7 +430,7 @@ def test_degrees_with_a_decimal_comma_are_read(tmp_path):
             "date,species,gridref\n2018-06-03,Pieris napi,SU12\n",
             "do not name institutions",
         ),
-        (LAX, "date,species,gridref\nearly June,Pieris napi,SU12\n", "read as 2018-06-03 or 3/6/2018"),
+        (LAX, "date,species,gridref\nearly June,Pieris napi,SU12\n", "read as 2018-06-03, 3/6/2018 or 3 June 2018"),
         (LAX, "date,species,gridref\n,Pieris napi,SU12\n", "Are the dates in a column of another name"),
         (LAX, "date,species,lat,lon\n2018-06-03,Pieris napi,51 18 59 N,2 16 52 W\n", "read as decimal degrees"),
     ],
