@@ -67,7 +67,7 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
             )
         if reference is not None and measure == "mse":
             axes.axhline(reference, color=INK, linestyle=":", linewidth=1, label="reference")
-        axes.set_title(measure.replace("_", " "), fontsize=9)
+        axes.set_title({"mse": "mean squared error"}.get(measure, measure.replace("_", " ")), fontsize=9)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)
