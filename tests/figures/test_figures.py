@@ -171,7 +171,7 @@ def test_history_draws_training_and_validation_of_one_measure_in_one_panel():
         {"epoch": [0, 1], "train_loss": [2.0, 1.0], "validation_loss": [2.1, 1.4], "validation_mse": [0.2, 0.1]}
     )
     picture = show_history(history, reference=0.3)
-    assert [axes.get_title() for axes in picture.axes] == ["loss", "mse"]
+    assert [axes.get_title() for axes in picture.axes] == ["loss", "mean squared error"]
     assert len(picture.axes[0].lines) == 2
     assert len(picture.axes[1].lines) == 2  # validation and the reference
 
