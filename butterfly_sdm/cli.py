@@ -143,7 +143,7 @@ def demo(
     )
 
 
-@app.command(epilog=_example("butterfly-sdm build configs/s2bms_tiles.yaml --out dataset"))
+@app.command(epilog=_example("butterfly-sdm build my_region.yaml --explain left_out.csv"))
 def build(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
@@ -179,7 +179,7 @@ def build(
     )
 
 
-@app.command(epilog=_example("butterfly-sdm train experiment.yaml --set train.fit.epochs=3"))
+@app.command(epilog=_example("butterfly-sdm train my_region.yaml --set train.fit.epochs=3"))
 def train(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
@@ -204,7 +204,7 @@ def train(
 
 
 @app.command(
-    epilog=_example("butterfly-sdm evaluate runs/experiment/run", "butterfly-sdm evaluate --ladder configs/s2bms_ladder.yaml")
+    epilog=_example("butterfly-sdm evaluate my_region.yaml", "butterfly-sdm evaluate --ladder configs/s2bms_ladder.yaml")
 )
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
@@ -234,7 +234,9 @@ def evaluate(
     )
 
 
-@app.command("map", epilog=_example("butterfly-sdm map runs/experiment/run scene.tif --out map.tif"))
+@app.command(
+    "map", epilog=_example("butterfly-sdm map my_region.yaml", "butterfly-sdm map runs/my_region/run scene.tif --out map.tif")
+)
 def map_(
     run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
     scenes: Annotated[list[Path] | None, typer.Argument(help="Rasters; together one mosaic.", show_default=False)] = None,
@@ -254,7 +256,9 @@ def map_(
     terminal.summary("Map written", _map_rows(result), next_commands=[f"butterfly-sdm view {result.path}"], as_json=as_json)
 
 
-@app.command(epilog=_example("butterfly-sdm view map.tif", "butterfly-sdm view map.tif --export map.html"))
+@app.command(
+    epilog=_example("butterfly-sdm view runs/my_region/map.tif", "butterfly-sdm view runs/my_region/map.tif --export map.html")
+)
 def view(
     map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False)],
     export: Annotated[Path | None, typer.Option(help="Write a self-contained page instead of serving one.")] = None,
@@ -280,7 +284,7 @@ def view(
         server.server_close()
 
 
-@app.command(epilog=_example("butterfly-sdm report runs/experiment/run"))
+@app.command(epilog=_example("butterfly-sdm report my_region.yaml"))
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is described.", show_default=False)],
     out: Annotated[Path | None, typer.Option(help="The HTML page; report.html in the first run if not given.")] = None,
@@ -299,7 +303,7 @@ def report(
 @app.command(
     epilog=_example(
         "butterfly-sdm compare runs/a/run runs/b/run",
-        "butterfly-sdm compare experiment.yaml --change train.fit.regulariser.weight=0 --seeds 5",
+        "butterfly-sdm compare my_region.yaml --change train.fit.regulariser.weight=0 --seeds 5",
     )
 )
 def compare(
@@ -335,8 +339,8 @@ def compare(
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm search configs/s2bms_published.yaml --trials 50",
-        "butterfly-sdm search experiment.yaml --set search.method=random",
+        "butterfly-sdm search my_region.yaml --trials 20",
+        "butterfly-sdm search my_region.yaml --set search.method=random",
     )
 )
 def search(
@@ -365,7 +369,7 @@ def search(
     )
 
 
-@app.command(epilog=_example("butterfly-sdm check runs/experiment/dataset"))
+@app.command(epilog=_example("butterfly-sdm check runs/my_region/dataset runs/my_region/run runs/my_region/map.tif"))
 def check(
     artefacts: Annotated[list[Path], typer.Argument(help="Data set folders, run folders, maps.", show_default=False)],
     as_json: JsonOption = False,
@@ -400,7 +404,7 @@ def plugins(as_json: JsonOption = False) -> None:
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm plugin cmmd train --config digits.yaml", "butterfly-sdm plugin cmmd evaluate --config digits.yaml"
+        "butterfly-sdm plugin cmmd train --config cmmd.yaml", "butterfly-sdm plugin cmmd evaluate --config cmmd.yaml"
     )
 )
 def plugin(
@@ -424,7 +428,7 @@ def plugin(
 
 @app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
 def init(
-    path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("experiment.yaml"),
+    path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("my_region.yaml"),
     everything: Annotated[bool, typer.Option("--all", help="Every setting with its default and meaning.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:

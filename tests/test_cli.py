@@ -2,16 +2,20 @@
 
 import json
 import logging
+import re
+import shlex
 import subprocess
 import sys
 
 import pytest
+import typer
 import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from butterfly_sdm import terminal
 from butterfly_sdm.cli import _told_at_the_end, app
+from butterfly_sdm.config import load_config
 from butterfly_sdm.simulate import simulate_region
 
 runner = CliRunner()
@@ -24,6 +28,19 @@ def test_every_command_has_help_with_an_example(command):
     assert result.exit_code == 0
     assert "Example" in result.output
     assert f"butterfly-sdm {command}" in result.output
+
+
+def test_examples_of_help_can_be_typed():
+    group = typer.main.get_command(app)
+    examples = re.findall(r"butterfly-sdm (.+)", "\n".join(command.epilog or "" for command in app.registered_commands))
+    assert len(examples) >= len(COMMANDS)
+    for example in examples:
+        verb, *arguments = shlex.split(example)
+        context = group.commands[verb].make_context(
+            verb, arguments
+        )  # refuses options and numbers of arguments it does not know
+        changes = [*(context.params.get("overrides") or ()), *(context.params.get("change") or ())]
+        load_config({"build": {"records": {"path": "records.zip"}}}, changes)
 
 
 def test_help_imports_neither_torch_nor_rasterio():
