@@ -7,6 +7,7 @@ the median over the dates on which it was clear, or that of the least cloudy dat
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.tiles import Journal, reopen, run_units, threads
 
 BLOCK_PX = 512
+MOST_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -141,14 +143,15 @@ def make_composite(
             shares = _cloudiness(scene, days, pool, progress)
             if method == "least_cloudy":
                 days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
+            tall, wide = window_shape(scene)
             windows = [
-                Window(column, row, min(BLOCK_PX, scene.width - column), min(BLOCK_PX, scene.height - row))
-                for row in range(0, scene.height, BLOCK_PX)
-                for column in range(0, scene.width, BLOCK_PX)
+                Window(column, row, min(wide, scene.width - column), min(tall, scene.height - row))
+                for row in range(0, scene.height, tall)
+                for column in range(0, scene.width, wide)
             ]
             packed = PackedArray(work_path)
             parts = [replace(scene, pieces=pieces) for pieces in days.values()]
-            named = [(f"{method}/{window.row_off}/{window.col_off}", window) for window in windows]
+            named = [(f"{method}/{tall}/{window.row_off}/{window.col_off}", window) for window in windows]
             todo = [(name, _compose, (parts, window, method, packed)) for name, window in named if name not in journal.done]
             progress("composing dates", len(named) - len(todo), len(named))
             for name, _ in run_units(pool, todo):
@@ -162,6 +165,22 @@ def make_composite(
     journal_path.unlink()
     dates = sorted(days)
     return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
+
+
+def window_shape(scene: Scene) -> tuple[int, int]:
+    """
+    Return height and width of the windows that are composed one by one, in pixels.
+
+    They are as large as the blocks of most files, or strips of the whole width where the files are stored so: of a window
+    that cuts through blocks, every block would be decoded again for its neighbours, of many dates at once.
+    """
+    layers = [layer for piece in scene.pieces for layer in piece.layers]
+    blocks = Counter((min(layer.block[0], layer.height), min(layer.block[1], layer.width), layer.width) for layer in layers)
+    tall, wide, width = min(blocks, key=lambda block: (-blocks[block], block))
+    if wide >= width and tall < BLOCK_PX:
+        rows = max(1, BLOCK_PX * BLOCK_PX // scene.width)
+        return max(tall, rows // tall * tall), scene.width
+    return max(tall, BLOCK_PX) if tall <= MOST_PX else BLOCK_PX, max(wide, BLOCK_PX) if wide <= MOST_PX else BLOCK_PX
 
 
 def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:
@@ -209,7 +228,7 @@ def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArr
                 break
         target[:] = best
         return
-    stack = np.full((len(parts), *target.shape), np.iinfo(np.int32).max, dtype=np.int32)
+    stack = np.full((len(parts), *target.shape), np.iinfo(np.uint16).max, dtype=np.uint16)
     count = np.zeros(target.shape[1:], dtype=np.int64)
     for number, part in enumerate(parts):
         values, valid = part.read(window)

@@ -36,6 +36,8 @@ log = logging.getLogger("butterfly_sdm.raster")
 CLOUDY = (0, 1, 3, 8, 9, 10)
 RESAMPLING = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "cubic": Resampling.cubic}
 
+_QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
+
 Grid = tuple[CRS, Affine, int, int]
 
 
@@ -422,7 +424,7 @@ def open_raster(path: str) -> Any:
         It is no raster, or damaged.
     """
     try:
-        with warnings.catch_warnings():
+        with _QUIETLY, warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies was taken from its metadata
             return rasterio.open(path)
     except (RasterioIOError, OSError) as error:

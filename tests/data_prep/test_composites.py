@@ -19,7 +19,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 from data_prep.build import build_dataset
-from data_prep.composites import make_composite, select_dates
+from data_prep.composites import make_composite, select_dates, window_shape
 from data_prep.grids import tile_grid
 from data_prep.sources.stac import fetch_products, search_items
 from data_prep.sources.transfer import Service
@@ -72,6 +72,25 @@ def test_the_least_cloudy_clear_date_is_taken_per_pixel(dates, tmp_path):
         expected = np.where(cloudy[number], expected, values[number])
     with rasterio.open(composite.path) as file:
         np.testing.assert_array_equal(file.read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape"),
+    [
+        ({"blockxsize": 256, "blockysize": 256}, (512, 512)),
+        ({"blockxsize": 1024, "blockysize": 1024}, (1024, 1024)),
+        ({"tiled": False, "blockysize": 16}, (208, 1250)),
+    ],
+)
+def test_blocks_of_the_files_shape_the_work_but_not_the_composite(tmp_path, layout, shape):
+    days = [counts(1060, 1250, 2, seed=day) for day in range(3)]
+    days[2][:, 5:900, 7] = 65535  # saturated values are values
+    for number, values in enumerate(days):
+        write_raster(tmp_path / "scenes" / f"2023081{number}.tif", values, names=("red", "nir"), **layout)
+    scene = open_scene(tmp_path / "scenes")
+    assert window_shape(scene) == shape
+    with rasterio.open(make_composite(scene, tmp_path / "out.tif").path) as file:
+        np.testing.assert_array_equal(file.read(), np.median(days, axis=0))
 
 
 def test_the_order_of_the_files_makes_no_difference(dates, tmp_path):
