@@ -223,7 +223,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=1, help="processes; beside it one process is timed")
-    parser.add_argument("--block", type=int, default=1856)
+    parser.add_argument("--block", type=int, default=2304)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--margin", type=int, default=64)
     parser.add_argument("--one", nargs=2, type=Path, metavar=("SCENE", "OUT"), help=argparse.SUPPRESS)

@@ -368,7 +368,7 @@ class MapConfig(Section):
         "auto",
         description="dense: the trunk runs once over large blocks; exact: once per window; auto: dense if the audit agrees",
     )
-    block_px: int = Field(1856, ge=64, description="ground the trunk sees at once: more is faster and needs more memory")
+    block_px: int = Field(2304, ge=64, description="ground the trunk sees at once: more is faster and needs more memory")
     species: tuple[str, ...] | None = Field(None, description="null: all")
     min_valid_fraction: Fraction = Field(0.5, description="windows with fewer measured pixels have no value")
     dtype: Literal["float32", "uint16", "uint8"] = Field(

@@ -283,6 +283,13 @@ class PackedArray:
         return {"path": self.path, "_array": None}
 
 
+def release_pages(array: np.memmap) -> None:
+    """Take a mapped array out of the memory of this process; what was written is in its file, or on its way there."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        with suppress(OSError):
+            array.base.madvise(mmap.MADV_DONTNEED)
+
+
 def _in_large_pages(array: np.memmap) -> np.memmap:
     # Touching a new page of 4 kB costs more than filling it; where the system can, it then maps 2 MB at once.
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):

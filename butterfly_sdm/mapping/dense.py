@@ -24,11 +24,13 @@ from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.mapping.engines import CALIBRATION_PX, Engine, choose_engine
 from butterfly_sdm.mapping.lattice import Lattice
+from butterfly_sdm.mapping.reach import cell_reach_px
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
 from butterfly_sdm.mapping.windows import BesideExact, WindowSurface
 from butterfly_sdm.models.inputs import site_inputs
 
+READ_PX = 512  # rows of a block read at a time
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
 
@@ -160,7 +162,14 @@ class DenseUnit:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        return self.job.scene.read(self.block.pixels(self.job.cell_px, self.job.halo_px))
+        window = self.block.pixels(self.job.cell_px, self.job.halo_px)
+        values = np.empty((len(self.job.scene.bands), window.height, window.width), dtype=np.uint16)
+        valid = np.empty((window.height, window.width), dtype=bool)
+        for top in range(0, window.height, READ_PX):  # reading makes copies: some rows at a time they are small
+            rows = slice(top, min(top + READ_PX, window.height))
+            part = Window(window.col_off, window.row_off + top, window.width, rows.stop - top)
+            values[:, rows], valid[rows] = self.job.scene.read(part)
+        return values, valid
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid."""
@@ -173,8 +182,12 @@ class DenseUnit:
             return counts, None
         network = job.handle.predictor.network
         engine = job.engine
-        image = normalised(values, valid, network, job.scene, device=engine.device, memory_format=engine.memory_format)
-        cells = engine.run(network, image)
+
+        def image(rows: slice) -> torch.Tensor:
+            part = np.ascontiguousarray(values[:, rows])
+            return normalised(part, valid[rows], network, job.scene, device=engine.device, memory_format=engine.memory_format)
+
+        cells = engine.run_rows(network, image, values.shape[1])
         skip = halo // job.cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
@@ -252,6 +265,8 @@ class DenseSurface(BesideExact):
         return np.abs(found[0] - found[1]).ravel()
 
     def _needed_cells(self, phase: Phase) -> np.ndarray:
+        if self.wanted.all():
+            return np.ones((phase.height, phase.width), dtype=bool)
         needed = np.zeros((phase.height, phase.width), dtype=bool)
         side = self.lattice.window_px // self.cell_px
         for row, col in np.argwhere(self.wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]):
@@ -315,6 +330,7 @@ class DenseSurface(BesideExact):
         part = slice(inside[0] * phase.step, inside[-1] * phase.step + side)
         cells = torch.from_numpy(np.array(store[f"cells_{phase.name}"][part])).permute(2, 0, 1)
         valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))[None]
+        store.release()
         pooled = nn.functional.avg_pool2d(cells, side, phase.step).permute(1, 2, 0)
         seen = nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0] / self.lattice.window_px**2
         return pooled.numpy(), seen.numpy()
@@ -343,27 +359,14 @@ def dense_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: P
 
 
 def reach_px(network: Any) -> int:
-    """
-    Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px for a ResNet-18.
-
-    With a halo this wide around a block, its cells are what they would be in a block of any size. Found by asking which pixels
-    the gradient of one cell reaches.
-    """
-    cell_px = int(network.stride)
+    """Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px for a ResNet-18."""
     training = network.training
     network.eval()
-    for cells in (17, 35):
-        image = torch.randn(1, len(network.bands), cells * cell_px, cells * cell_px, generator=torch.Generator().manual_seed(0))
-        image = image.to(next(network.parameters()).device).requires_grad_(True)
-        with torch.enable_grad():
-            middle = network.features(image)[0, :, cells // 2, cells // 2]
-            (seen,) = torch.autograd.grad(middle.sum(), image)
-        rows = seen.abs().amax(dim=(0, 1, 3)).nonzero().flatten()
-        reach = max(cells // 2 * cell_px - int(rows[0]), int(rows[-1]) - (cells // 2 + 1) * cell_px + 1)
-        if reach < cells // 2 * cell_px:
-            break
-    network.train(training)
-    return math.ceil(reach / cell_px) * cell_px
+    device = next(network.parameters()).device
+    try:
+        return cell_reach_px(network.features, len(network.bands), int(network.stride), device)
+    finally:
+        network.train(training)
 
 
 def _samples(network: Any, scene: Scene, count: int = 8) -> list[torch.Tensor]:

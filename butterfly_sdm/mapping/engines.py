@@ -6,9 +6,9 @@ import copy
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import reduce
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
+from butterfly_sdm.mapping.reach import cell_reach_px
 
 log = logging.getLogger("butterfly_sdm.mapping.engines")
 
@@ -31,7 +32,10 @@ PROBE_S = 2.0
 PROBE_PX = 512
 CALIBRATION_PX = 512
 
-Run = Callable[[Tensor], np.ndarray]
+STRIP_PX = 256  # rows of an image that the early layers see at once: their maps are the largest of all
+
+Rows = Callable[[slice], Tensor]
+Run = Callable[[Rows, int], np.ndarray]
 
 
 class Cells(nn.Module):
@@ -39,12 +43,27 @@ class Cells(nn.Module):
 
     def __init__(self, network: Any) -> None:
         super().__init__()
-        self.trunk = network.trunk
-        self.projection = network.projection
+        self.stride, self.bands = int(network.trunk.stride), tuple(network.trunk.bands)
+        early, late = network.trunk.stages()
+        self.early, self.late = nn.ModuleList(early), Late(late, network.projection)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the cells; the projection is linear, so it may go before the mean."""
-        return self.projection(self.trunk(image)[0].permute(1, 2, 0))
+        """Return the cells."""
+        for stage in self.early:
+            image = stage(image)
+        return self.late(image)
+
+
+class Late(nn.Module):
+    """The later layers of a trunk, and the projection, which is linear and so may go before the mean over a window."""
+
+    def __init__(self, layers: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.projection = layers, projection
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the cells (rows, cols, length)."""
+        return self.projection(self.layers(features)[0].permute(1, 2, 0))
 
 
 @dataclass(frozen=True)
@@ -57,13 +76,16 @@ class Engine:
     name
         torch, torch-fp16, onnx or onnx-int8.
     file
-        The exported trunk; None for torch.
+        The exported trunk, or its later layers; None for torch.
+    early
+        Its early stages, where they are apart.
     device
         Where the image is wanted: cpu, or cuda for the current GPU of the process.
     """
 
     name: str
     file: Path | None = None
+    early: tuple[Path, ...] = ()
     device: str = "cpu"
 
     @property
@@ -78,31 +100,110 @@ class Engine:
 
     def run(self, network: Any, image: Tensor) -> np.ndarray:
         """Return the cells (rows, cols, length) of a standardised image (1, bands, h, w), both float32."""
-        if self.file is None:
-            return _torch_run(network, self)(image)
-        return _onnx_run(self.file, torch.get_num_threads())(image)
+        return self.run_rows(network, lambda rows: image[:, :, rows], image.shape[2])
+
+    def run_rows(self, network: Any, rows: Rows, height: int) -> np.ndarray:
+        """Return the same of an image of ``height`` rows that is made some rows at a time: ``rows(slice)`` gives them."""
+        made = _ready.setdefault(network, {})
+        key = self, torch.get_num_threads()
+        if key not in made:
+            made[key] = _torch_run(network, self) if self.file is None else _onnx_run(network, self)
+        return made[key](rows, height)
 
 
-_ready: WeakKeyDictionary[Any, dict[Engine, Run]] = WeakKeyDictionary()
+_ready: WeakKeyDictionary[Any, dict[tuple[Engine, int], Run]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that are run some rows at a time: a cell takes ``step`` rows of input and sees ``reach`` more to each side."""
+
+    run: Callable[[Tensor], Tensor]
+    step: int
+    reach: int
+
+    def stream(self, parts: Iterable[Tensor], height: int) -> Iterator[Tensor]:
+        """Yield the output (1, channels, rows, w) from the top down, for consecutive rows of an input of ``height`` rows."""
+        held: list[Tensor] = []
+        first = arrived = done = 0  # rows of the input: the first held, those that came, those whose output went out
+        for part in parts:
+            held.append(part)
+            arrived += part.shape[2]
+            until = height if arrived == height else (arrived - self.reach) // self.step * self.step
+            if until <= done:
+                continue
+            rows = torch.cat(held, dim=2)
+            top, bottom = max(0, done - self.reach), min(height, until + self.reach)
+            found = self.run(rows[:, :, top - first : bottom - first])
+            held = [rows[:, :, max(0, until - self.reach) - first :].clone()]  # a view would keep all of them
+            del rows, part
+            yield found[:, :, (done - top) // self.step : (until - top) // self.step]
+            first, done = max(0, until - self.reach), until
 
 
 def _torch_run(network: Any, engine: Engine) -> Run:
     """Return a function that runs ``network`` with batch normalisation folded into the convolutions."""
-    made = _ready.setdefault(network, {})
-    if engine not in made:
-        dtype = torch.float16 if engine.rounds else torch.float32
-        cells = _fused(Cells(network).eval()).to(engine.device, dtype).to(memory_format=torch.channels_last)
+    dtype = torch.float16 if engine.rounds else torch.float32
+    cells = _fused(Cells(network).eval()).to(engine.device, dtype).to(memory_format=torch.channels_last)
 
-        def run(image: Tensor) -> np.ndarray:
-            with torch.inference_mode():
-                given = image.to(engine.device, dtype, memory_format=torch.channels_last)
-                return cells(given).float().cpu().numpy()
+    def given(image: Tensor) -> Tensor:
+        return image.to(engine.device, dtype, memory_format=torch.channels_last)
 
-        made[engine] = run
-    return made[engine]
+    run = _in_strips(network, given, list(cells.early), lambda features: cells.late(features).float().cpu().numpy())
+
+    def without_gradients(rows: Rows, height: int) -> np.ndarray:
+        with torch.inference_mode():
+            return run(rows, height)
+
+    return without_gradients
 
 
-def _fused(cells: Cells) -> nn.Module:
+def _in_strips(
+    network: Any,
+    given: Callable[[Tensor], Tensor],
+    early: Sequence[Callable[[Tensor], Tensor]],
+    late: Callable[[Tensor], np.ndarray],
+) -> Run:
+    """
+    Return a function that runs the early stages on strips of rows, and the other layers on all of their output.
+
+    Each strip sees as far around itself as its cells do, so that the result is that of the whole image.
+    """
+    if not early:
+        return lambda rows, height: late(given(rows(slice(0, height))))
+    stages = [Stage(run, *_step_and_reach(layers)) for run, layers in zip(early, network.trunk.stages()[0], strict=True)]
+
+    def run(rows: Rows, height: int) -> np.ndarray:
+        tops = range(0, height, STRIP_PX)
+        parts: Iterable[Tensor] = (given(rows(slice(top, min(top + STRIP_PX, height)))) for top in tops)
+        left = height
+        for stage in stages:
+            parts = stage.stream(parts, left)
+            left //= stage.step
+        features, done = None, 0
+        for part in parts:
+            if features is None:
+                channels_last = part.is_contiguous(memory_format=torch.channels_last)
+                layout = torch.channels_last if channels_last else torch.contiguous_format
+                shape = 1, part.shape[1], left, part.shape[3]
+                features = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=layout)
+            features[:, :, done : done + part.shape[2]] = part
+            done += part.shape[2]
+        assert features is not None
+        return late(features)
+
+    return run
+
+
+def _step_and_reach(layers: nn.Module) -> tuple[int, int]:
+    layers = copy.deepcopy(layers).float().cpu().eval()
+    channels = next(module.in_channels for module in layers.modules() if isinstance(module, nn.Conv2d))
+    with torch.inference_mode():
+        step = 32 // layers(torch.zeros(1, channels, 32, 32)).shape[2]
+    return step, cell_reach_px(layers, channels, step)
+
+
+def _fused(cells: Cells) -> Cells:
     """
     Fold each batch normalisation into the convolution before it, where the result is the same.
 
@@ -120,8 +221,8 @@ def _fused(cells: Cells) -> nn.Module:
             ):
                 setattr(parent, first, fuse_conv_bn_eval(convolution, norm))
                 setattr(parent, second, nn.Identity())
-    side = 4 * plain.trunk.stride
-    image = torch.randn(1, len(plain.trunk.bands), side, side, generator=torch.Generator().manual_seed(0))
+    side = 4 * plain.stride
+    image = torch.randn(1, len(plain.bands), side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         image = image.to(next(plain.parameters()).device)
         before, after = plain(image), folded(image)
@@ -131,7 +232,7 @@ def _fused(cells: Cells) -> nn.Module:
     return _quick_edges(folded)
 
 
-def _quick_edges(cells: nn.Module) -> nn.Module:
+def _quick_edges(cells: Cells) -> Cells:
     """Let convolutions see zeros beyond the edge: what they do fastest, and no cell that counts sees the edge of a block."""
     for module in cells.modules():
         if isinstance(module, nn.Conv2d):
@@ -139,15 +240,21 @@ def _quick_edges(cells: nn.Module) -> nn.Module:
     return cells
 
 
-@lru_cache(maxsize=2)
-def _onnx_run(file: Path, threads: int) -> Run:
+def _onnx_run(network: Any, engine: Engine) -> Run:
+    assert engine.file is not None
+    *early, late = (_session(file) for file in (*engine.early, engine.file))
+    steps = [lambda image, stage=stage: torch.from_numpy(stage(image.numpy())) for stage in early]
+    return _in_strips(network, lambda image: image, steps, lambda features: late(features.numpy()))
+
+
+def _session(file: Path) -> Callable[[np.ndarray], np.ndarray]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = torch.get_num_threads()
     options.enable_cpu_mem_arena = False  # blocks differ in size: an arena keeps the largest of each
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return lambda image: session.run(None, {"image": image.numpy()})[0]
+    return lambda image: session.run(None, {"image": np.ascontiguousarray(image)})[0]
 
 
 def choose_engine(network: Any, name: str, folder: Path, samples: Callable[[], Sequence[np.ndarray]]) -> Engine:
@@ -176,10 +283,9 @@ def choose_engine(network: Any, name: str, folder: Path, samples: Callable[[], S
         raise ModelError("Numbers of 16 bits are slower on a CPU. Use torch-fp16 on a GPU, or engine auto.")
     mark = folder / "engine.json"
     if mark.is_file():
-        found = read_json(mark)["name"]
-        if found.startswith("torch"):
-            return Engine(found, device=device)
-        return Engine(found, folder / f"{found}.onnx")
+        known = read_json(mark)
+        file, early = known["file"], tuple(folder / name for name in known["early"])
+        return Engine(known["name"], None if file is None else folder / file, early, device)
     folder.mkdir(parents=True, exist_ok=True)
     if name == "auto":
         engine = _fastest(network, folder)
@@ -189,8 +295,9 @@ def choose_engine(network: Any, name: str, folder: Path, samples: Callable[[], S
         _need_onnx()
         engine = _export(network, folder)
         if name == "onnx-int8":
-            engine = _quantise(engine, folder, samples())
-    write_json(mark, {"name": engine.name})
+            engine = _quantise(network, engine, folder, samples())
+    file = None if engine.file is None else engine.file.name
+    write_json(mark, {"name": engine.name, "file": file, "early": [part.name for part in engine.early]})
     return engine
 
 
@@ -231,46 +338,59 @@ def _fastest(network: Any, folder: Path) -> Engine:
 
 
 def _export(network: Any, folder: Path) -> Engine:
-    file = folder / "onnx.onnx"
-    if file.is_file():
-        return Engine("onnx", file)
-    side = 8 * network.stride
     # the export marks the modules it traces; a copy keeps the network as it is
     cells = _quick_edges(copy.deepcopy(Cells(network)).cpu().eval())
-    image = torch.zeros(1, len(network.bands), side, side)
+    early = []
+    channels, left = len(network.bands), int(network.stride)
+    for number, stage in enumerate(cells.early):
+        with torch.inference_mode():
+            _, after, rows, _ = stage(torch.zeros(1, channels, 32, 32)).shape
+        early.append(_export_layers(stage, channels, 32 // rows, folder / f"early_{number}.onnx"))
+        channels, left = after, left * rows // 32
+    return Engine("onnx", _export_layers(cells.late, channels, left, folder / "late.onnx"), tuple(early))
+
+
+def _export_layers(layers: nn.Module, channels: int, step: int, file: Path) -> Path:
+    """Export what takes a map of ``channels`` and of any height and width that are multiples of ``step``."""
+    if file.is_file():
+        return file
+    image = torch.zeros(1, channels, 8 * step, 8 * step)
+    with torch.inference_mode():
+        height, width = (2, 3) if layers(image).ndim == 4 else (0, 1)
     names: dict[str, Any] = {"input_names": ["image"], "output_names": ["cells"]}
     with atomic_path(file) as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        axes = {"image": {2: "height", 3: "width"}, "cells": {0: "rows", 1: "cols"}}
+        axes = {"image": {2: "height", 3: "width"}, "cells": {height: "rows", width: "cols"}}
         try:  # this exporter takes a second, its successor ten
-            torch.onnx.export(cells, (image,), str(temporary), dynamo=False, dynamic_axes=axes, **names)
+            torch.onnx.export(layers, (image,), str(temporary), dynamo=False, dynamic_axes=axes, **names)
         except Exception as first:
             rows, cols = (torch.export.Dim(axis, min=2, max=4096) for axis in ("rows", "cols"))
-            shapes = {"image": {2: network.stride * rows, 3: network.stride * cols}}
+            shapes = {"image": {2: step * rows, 3: step * cols}}
             try:
                 torch.onnx.export(
-                    cells, (image,), str(temporary), dynamo=True, external_data=False, dynamic_shapes=shapes, **names
+                    layers, (image,), str(temporary), dynamo=True, external_data=False, dynamic_shapes=shapes, **names
                 )
             except Exception as second:  # exporters raise what they like
                 raise ModelError(f"The trunk cannot be exported to ONNX: {first}; {second}. Use engine torch.") from second
-    return Engine("onnx", file)
+    return file
 
 
-def _quantise(engine: Engine, folder: Path, samples: Sequence[np.ndarray]) -> Engine:
-    """Return the same trunk in whole numbers of 8 bits, ranges taken from ``samples``."""
+def _quantise(network: Any, engine: Engine, folder: Path, samples: Sequence[np.ndarray]) -> Engine:
+    """Return the same trunk with later layers in whole numbers of 8 bits, ranges taken from ``samples``."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self._rest: Iterator[np.ndarray] = iter(samples)
+            self._rest: Iterator[np.ndarray] = (reduce(lambda image, stage: stage(image), stages, image) for image in samples)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             image = next(self._rest, None)
             return None if image is None else {"image": image}
 
     assert engine.file is not None
-    file = folder / "onnx-int8.onnx"
+    stages = [_session(file) for file in engine.early]
+    file = folder / "late-int8.onnx"
     with atomic_path(file) as temporary, atomic_path(folder / "prepared.onnx") as prepared:
         # its notes on how to do better go to the root logger
         quiet = logging.getLogger().level
@@ -288,4 +408,4 @@ def _quantise(engine: Engine, folder: Path, samples: Sequence[np.ndarray]) -> En
             )
         finally:
             logging.getLogger().setLevel(quiet)
-    return Engine("onnx-int8", file)
+    return Engine("onnx-int8", file, engine.early)

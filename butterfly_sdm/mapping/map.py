@@ -38,7 +38,7 @@ log = logging.getLogger("butterfly_sdm.mapping")
 
 Mode = Literal["auto", "dense", "exact"]
 
-CACHE_BYTES = 128 * 2**20  # of decoded imagery: neighbouring blocks share their surroundings
+CACHE_BYTES = 64 * 2**20  # of decoded imagery: rows read one after the other share its blocks
 #: Mean difference in probability between the dense way and window by window above which ``auto`` gives the dense map up.
 FAR = 0.03
 #: Mean and 99th percentile of that difference above which a map says that its network was not trained for it.
@@ -99,7 +99,7 @@ def predict_map(
     *,
     stride_px: int = 32,
     mode: Mode = "auto",
-    block_px: int = 1856,
+    block_px: int = 2304,
     species: Sequence[str] | None = None,
     min_valid_fraction: float = 0.5,
     dtype: Literal["float32", "uint16", "uint8"] = "float32",
@@ -137,7 +137,7 @@ def predict_map(
         ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it and the audit finds a mean
         difference of at most 0.03, otherwise exact.
     block_px
-        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs more memory (about 150 bytes
+        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs more memory (about 120 bytes
         per pixel).
     species
         Species to map; None for all.

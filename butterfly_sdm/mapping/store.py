@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import exclusive, new_array, write_text
+from butterfly_sdm.data.artefact import exclusive, new_array, release_pages, write_text
 from butterfly_sdm.errors import ArtefactError
 
 Shape = tuple[int, ...]
@@ -38,7 +38,7 @@ class Store:
         self._journal = self.folder / "done.txt"
         self.done = self._read_journal()
 
-    def _open(self, name: str, shape: Shape, dtype: str) -> np.ndarray:
+    def _open(self, name: str, shape: Shape, dtype: str) -> np.memmap:
         path = self.folder / f"{name}.npy"
         if path.is_file():
             array = np.lib.format.open_memmap(path, mode="r+")
@@ -61,10 +61,16 @@ class Store:
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
 
+    def release(self) -> None:
+        """Take the arrays out of the memory of this process: a map of any size then needs what its blocks need."""
+        for array in self._arrays.values():
+            release_pages(array)
+
     def keep(self, key: str, parts: Mapping[str, tuple[tuple[slice, ...], np.ndarray]]) -> None:
         """Write the parts of one block (array name: where, values) and enter it in the journal."""
         for name, (where, values) in parts.items():
             self._arrays[name][where] = values
+        self.release()
         line = key + "\n"
         if self._journal.is_file() and self._torn():
             line = "\n" + line

@@ -166,6 +166,7 @@ class WindowSurface:
             spread = np.array(store["spread"][rows]).transpose(2, 0, 1)
             spread[:, ~self.wanted[rows]] = np.nan
         embedding = np.array(store["embedding"][rows]) if self.embeds else None
+        store.release()
         return Strip(rows, self.species, probability, fraction, self.places, embedding, spread)
 
 

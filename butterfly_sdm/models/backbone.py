@@ -66,6 +66,18 @@ class Trunk(nn.Module):
             features = features[-1]
         return features
 
+    def stages(self) -> tuple[list[nn.Module], nn.Module]:
+        """
+        Return the early stages, whose feature maps are the largest, and the other layers; none and all where that is not known.
+
+        One after the other they are the trunk.
+        """
+        if not isinstance(self.body, _ResNetBody):
+            return [], self
+        body: Any = self.body
+        stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
+        return [stem, *body.layer1, *body.layer2], nn.Sequential(body.layer3, body.layer4)
+
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
         training = self.training

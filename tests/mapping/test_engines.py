@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from butterfly_sdm.mapping.engines import Cells, Engine, _fused
+from butterfly_sdm.mapping import engines
+from butterfly_sdm.mapping.engines import Cells, Engine, _fused, choose_engine
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")
@@ -50,11 +51,26 @@ def test_a_trunk_that_uses_its_parts_in_another_order_is_left_as_it_is(image):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
             return self.mix(torch.relu(self.norm(image)))
 
+        def stages(self) -> tuple[list[nn.Module], nn.Module]:
+            return [], self
+
     network = nn.Module()
     network.trunk, network.projection = Backwards(), nn.Linear(4, 2)
     cells = Cells(network).eval()
     with torch.inference_mode():
         torch.testing.assert_close(_fused(cells)(image), cells(image))
+
+
+@pytest.mark.parametrize("name", ["torch", "onnx"])
+def test_early_layers_in_strips_give_what_the_whole_image_gives(name, image, monkeypatch, tmp_path):
+    if name == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnx")
+    network = lived_in_network()
+    monkeypatch.setattr(engines, "STRIP_PX", 64)
+    cells = choose_engine(network, name, tmp_path, list).run(network, image)
+    with torch.inference_mode():
+        np.testing.assert_allclose(cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5)
 
 
 def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
