@@ -359,6 +359,21 @@ class EvaluateConfig(Section):
     bootstrap: int = Field(2000, ge=100, description="repetitions of the bootstrap")
 
 
+class MapCovariateConfig(Section):
+    """The raster of a covariate in a map, where building the data set does not say how it is read."""
+
+    path: InputPath = Field(description="the raster, in any CRS")
+    side_m: float | None = Field(None, gt=0, description="side of the square whose mean counts; null: the nearest pixel")
+    value: int | None = Field(None, description="class whose share of the square counts, instead of the mean")
+    band: int = Field(1, ge=1, description="band of the file, counted from 1")
+
+    @model_validator(mode="after")
+    def _shares_have_a_square(self) -> Self:
+        if self.value is not None and self.side_m is None:
+            raise ValueError("the share of a class needs side_m, the side of the square it is a share of")
+        return self
+
+
 class MapConfig(Section):
     """map: run + scene -> map."""
 
@@ -377,7 +392,10 @@ class MapConfig(Section):
     grid: str | None = Field(None, description="CRS of the map such as EPSG:27700; null: that of the scene")
     area: InputPath | None = Field(None, description="vector file; nothing is predicted outside its polygons")
     masks: dict[InputPath, tuple[int, ...]] = Field(default_factory=dict, description="raster: values left out, such as sea")
-    covariates: dict[str, InputPath] = Field(default_factory=dict, description="raster of each covariate")
+    covariates: dict[str, InputPath | MapCovariateConfig] = Field(
+        default_factory=dict,
+        description="raster of each covariate, read as build reads it; left out: the rasters of build",
+    )
     layers: tuple[Literal["richness", "richness_variance", "spread", "applicability"], ...] = Field(
         (), description="bands after the species; applicability: how unlike the training sites a place is"
     )

@@ -12,7 +12,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ from butterfly_sdm.data.artefact import (
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
+from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.predictors import load_predictor, predictor_class
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
+    from butterfly_sdm.mapping.positions import CovariateRaster
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
 RUN_VERSION = 1
@@ -346,6 +348,7 @@ def predict_map(
     from butterfly_sdm.mapping import predict_map as write_map
     from butterfly_sdm.mapping.area import Area
     from butterfly_sdm.mapping.layers import Presence
+    from butterfly_sdm.mapping.map import fit_scene
     from butterfly_sdm.mapping.policy import SensitivePolicy
     from data_prep.scenes import scene_of
 
@@ -361,10 +364,14 @@ def predict_map(
     if wanted is None:
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
-    scene, _ = scene_of(wanted, scratch=target.parent / f".{target.stem}.scenes", progress=progress)
-    options = settings.map.model_dump(
-        exclude={"scenes", "area", "masks", "withhold", "coarsen_m", "layers", "only_applicable", "presence_above"}
-    )
+
+    def check_scene(scene: Scene) -> None:
+        fit_scene(opened.predictor, scene, stride_px=settings.map.stride_px, grid=settings.map.grid)
+
+    scratch = target.parent / f".{target.stem}.scenes"
+    scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
+    apart = {"scenes", "area", "masks", "covariates", "withhold", "coarsen_m", "layers", "only_applicable", "presence_above"}
+    options = settings.map.model_dump(exclude=apart)
     layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
     if "applicability" in settings.map.layers or settings.map.only_applicable:
         layers.append(_applicability(opened, only=settings.map.only_applicable))
@@ -374,6 +381,7 @@ def predict_map(
         opened.predictor,
         scene,
         target,
+        covariates=_covariate_rasters(settings, opened.predictor),
         area=Area(settings.map.area, settings.map.masks),
         sensitive=SensitivePolicy(settings.map.withhold, settings.map.coarsen_m),
         layers=layers,
@@ -381,6 +389,37 @@ def predict_map(
         progress=progress,
         **options,
     )
+
+
+def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
+    """Return the raster of each covariate, read as it was for the sites where building says how."""
+    from butterfly_sdm.mapping.positions import CovariateRaster
+    from butterfly_sdm.mapping.sight import members_of
+
+    parts = members_of(predictor) or [predictor]
+    names = [name for part in parts for name in getattr(part, "covariate_names", ())]
+    given = settings.map.covariates
+    built: dict[str, CovariateRaster] = {}
+    for raster in settings.build.covariates.rasters if settings.build and settings.build.covariates else ():
+        for side in raster.side_m:
+            begin, end = f"{raster.name}_", f"_{side:g}m"
+            if raster.kind == "mean":
+                built[f"{raster.name}{end}"] = CovariateRaster(raster.path, side, band=raster.band)
+                continue
+            labels = {label: value for value, label in (raster.classes or {}).items()}
+            if raster.classes is None:  # named by their numbers
+                middles = [name.removeprefix(begin).removesuffix(end) for name in (*names, *given)]
+                labels = {middle: int(middle) for middle in middles if middle.lstrip("-").isdigit()}
+            for label, value in labels.items():
+                built[f"{begin}{label}{end}"] = CovariateRaster(raster.path, side, value, raster.band)
+    found = {name: raster for name, raster in built.items() if raster.path.is_file()}
+    for name, own in given.items():
+        if not isinstance(own, Path):
+            found[name] = CovariateRaster(**own.model_dump())
+        else:
+            found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
+    told = all(hasattr(part, "covariate_names") for part in parts)  # which they use; others take what there is
+    return {name: raster for name, raster in found.items() if not told or name in names or name in given}
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:

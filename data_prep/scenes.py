@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ def scene_of(
     scratch: Path,
     opened: Scene | None = None,
     bbox: tuple[float, float, float, float] | None = None,
+    check: Callable[[Scene], object] | None = None,
     executor: Executor | None = None,
     progress: Progress = silent,
 ) -> tuple[Scene, Composite | None]:
@@ -42,6 +43,8 @@ def scene_of(
         What :func:`open_named` gave for the paths of the config, so that they are not opened twice.
     bbox
         West, south, east and north in degrees of what is needed, for a STAC search that does not state it.
+    check
+        Called with the scene before its dates are composed, which may take hours: raises where the scene is of no use.
     executor
         Runs the blocks of a composite; None for two threads.
 
@@ -68,6 +71,8 @@ def scene_of(
             max_cloud=config.stac.max_cloud, most_items=config.stac.most_items, progress=progress,
         )  # fmt: skip
     scene = opened if opened is not None and config.stac is None else open_named(config, paths, bands=bands)
+    if check is not None:
+        check(scene)
     if config.composite is None:
         return scene, None
     if not any(piece.mask for piece in scene.pieces):

@@ -27,8 +27,8 @@ from butterfly_sdm.mapping.grid import on_grid
 from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.layers import Derived, Layer, named_layers
 from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
-from butterfly_sdm.mapping.positions import CovariateRasters
-from butterfly_sdm.mapping.sight import members_of, sight_of
+from butterfly_sdm.mapping.positions import CovariateRaster, CovariateRasters
+from butterfly_sdm.mapping.sight import Sight, members_of, sight_of
 from butterfly_sdm.mapping.store import Store, work_folder
 from butterfly_sdm.mapping.windows import WindowSurface
 from butterfly_sdm.mapping.writer import Band, open_map
@@ -103,7 +103,7 @@ def predict_map(
     species: Sequence[str] | None = None,
     min_valid_fraction: float = 0.5,
     dtype: Literal["float32", "uint16", "uint8"] = "float32",
-    covariates: Mapping[str, Path] | None = None,
+    covariates: Mapping[str, Path | CovariateRaster] | None = None,
     position_crs: str | None = None,
     audit: int = 500,
     seed: int = 0,
@@ -146,7 +146,8 @@ def predict_map(
     dtype
         float32, or whole numbers with a scale: uint16 in steps of 0.0001, uint8 of 0.004.
     covariates
-        Raster per covariate, for predictors fitted with covariates.
+        Raster per covariate, for predictors fitted with covariates: a path (its nearest pixel counts), or a
+        :class:`~butterfly_sdm.mapping.positions.CovariateRaster`.
     position_crs
         CRS of easting and northing in the data set the predictor was fitted to; None: as the predictor remembers, else
         EPSG:27700.
@@ -195,15 +196,12 @@ def predict_map(
     unknown = set(beside) - {"stac", "styles", "picture"}
     if unknown:
         raise DataError(f"Beside a map there is no {sorted(unknown)[0]!r}; there are stac, styles and picture.")
-    if grid is not None:
-        scene = on_grid(scene, grid)
-    sight = sight_of(predictor, scene.bands, tile_px)
-    if sight is not None:
-        scene = select_bands(scene, sight.bands)
-        _check_resolution(predictor, scene)
-    window_px, margin_px = (sight.window_px, sight.margin_px) if sight is not None else (0, 0)
-    _check_covariates(predictor, covariates or {})
-    lattice = Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px)
+    rasters = {
+        name: raster if isinstance(raster, CovariateRaster) else CovariateRaster(Path(raster))
+        for name, raster in (covariates or {}).items()
+    }
+    _check_covariates(predictor, rasters)
+    scene, lattice, sight = fit_scene(predictor, scene, stride_px=stride_px, grid=grid, tile_px=tile_px)
     wanted = (area or Area()).wanted(lattice, scene.crs)
     why = _why_not_dense(predictor, lattice)
     if mode == "dense" and why:
@@ -223,7 +221,7 @@ def predict_map(
         min_valid_fraction,
         position_crs or _known_crs(predictor) or "EPSG:27700",
         tiles=sight is not None,
-        covariates=CovariateRasters(dict(covariates)) if covariates else None,
+        covariates=CovariateRasters(rasters) if rasters else None,
         embeds=isinstance(predictor, Embedding) and any(getattr(layer, "of", "") == "embedding" for layer in extra),
     )
     key = fingerprint(
@@ -234,7 +232,7 @@ def predict_map(
             "wanted": hashlib.sha256(np.packbits(wanted).tobytes()).hexdigest(),
             "dense": (block_px, engine) if dense else None,
             "min_valid_fraction": min_valid_fraction,
-            "covariates": {name: str(path) for name, path in (covariates or {}).items()},
+            "covariates": {name: repr(raster) for name, raster in rasters.items()},
             "position_crs": exact.position_crs,
             "embeds": exact.embeds,
         }
@@ -290,8 +288,8 @@ def predict_map(
             "mode": how,
             "model": model_key,
             "stride_px": stride_px,
-            "window_px": window_px,
-            "margin_px": margin_px,
+            "window_px": lattice.window_px,
+            "margin_px": lattice.margin_px,
             "min_valid_fraction": min_valid_fraction,
             "sensitive": policy.record(),
             "limits": {layer.name: layer.limit for layer in extra if isinstance(layer, Derived) and layer.limit is not None},
@@ -301,6 +299,27 @@ def predict_map(
         del store
         files = _write_beside(out, beside)
     return MapResult(out, chosen, scene.crs.to_string(), counts, found, how, files)
+
+
+def fit_scene(
+    predictor: Predictor, scene: Scene, *, stride_px: int = 32, grid: str | None = None, tile_px: int = 256
+) -> tuple[Scene, Lattice, Sight | None]:
+    """
+    Return the scene as a predictor sees it, the positions of its map, and what the predictor looks at; arguments as of a map.
+
+    Raises
+    ------
+    RasterError
+        The scene lacks a band, has pixels of another size than those trained on, or lies on no grid that can be mapped.
+    """
+    if grid is not None:
+        scene = on_grid(scene, grid)
+    sight = sight_of(predictor, scene.bands, tile_px)
+    if sight is not None:
+        scene = select_bands(scene, sight.bands)
+        _check_resolution(predictor, scene)
+    window_px, margin_px = (sight.window_px, sight.margin_px) if sight is not None else (0, 0)
+    return scene, Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px), sight
 
 
 def _write(
@@ -450,7 +469,7 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
         )
 
 
-def _check_covariates(predictor: Any, covariates: Mapping[str, Path]) -> None:
+def _check_covariates(predictor: Any, covariates: Mapping[str, CovariateRaster]) -> None:
     needed = [name for one in [predictor, *members_of(predictor)] for name in getattr(one, "covariate_names", ())]
     missing = [name for name in dict.fromkeys(needed) if name not in covariates]
     if missing:

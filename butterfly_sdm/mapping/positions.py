@@ -16,43 +16,81 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.raster import Scene
+from butterfly_sdm.data.squares import square_means, square_shares
 from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.mapping.lattice import Lattice
 
 
 @dataclass(frozen=True)
-class CovariateRasters:
+class CovariateRaster:
     """
-    One raster per covariate, read at the nearest pixel.
+    The raster of one covariate, and how a number is taken from it.
 
     Attributes
     ----------
-    paths
-        File (its first band) by the name of the covariate, in the order the predictor was fitted with.
+    path
+        The file.
+    side_m
+        Side of the square around a position whose mean counts, as in building a data set; None: the nearest pixel.
+    value
+        Class whose share of the square counts, instead of the mean.
+    band
+        Counted from 1.
     """
 
-    paths: Mapping[str, Path]
+    path: Path
+    side_m: float | None = None
+    value: int | None = None
+    band: int = 1
+
+
+@dataclass(frozen=True)
+class CovariateRasters:
+    """
+    One raster per covariate.
+
+    Attributes
+    ----------
+    rasters
+        By the name of the covariate.
+    """
+
+    rasters: Mapping[str, CovariateRaster]
 
     def __post_init__(self) -> None:
-        for name, path in self.paths.items():
-            if not Path(path).is_file():
-                raise MissingFileError(f"There is no raster {path} of the covariate {name!r}. Check covariates.")
+        for name, raster in self.rasters.items():
+            if not Path(raster.path).is_file():
+                raise MissingFileError(f"There is no raster {raster.path} of the covariate {name!r}. Check covariates.")
 
-    def at(self, x: np.ndarray, y: np.ndarray, crs: object) -> pd.DataFrame:
+    def at(self, easting: np.ndarray, northing: np.ndarray, crs: str) -> pd.DataFrame:
         """
-        Return (n, covariate) values at coordinates given in ``crs``; NaN outside a raster and where it has no data.
+        Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and where it has no data.
 
         Raises
         ------
         RasterError
-            A file is not a raster with a CRS.
+            A file is not a raster with a CRS, or lacks the band.
         """
-        return pd.DataFrame({name: sample_raster(Path(path), x, y, crs) for name, path in self.paths.items()})
+        shares: dict[tuple[Path, float, int], pd.DataFrame] = {}  # of all classes at once
+        found: dict[str, np.ndarray] = {}
+        for name, raster in self.rasters.items():
+            if raster.side_m is None:
+                found[name] = sample_raster(raster.path, easting, northing, crs, band=raster.band)
+            elif raster.value is None:
+                found[name] = square_means(raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band)
+            else:
+                key = raster.path, raster.side_m, raster.band
+                if key not in shares:
+                    shares[key] = square_shares(raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band)
+                known = shares[key].notna().any(axis=1).to_numpy()
+                share = shares[key][raster.value].fillna(0.0).to_numpy() if raster.value in shares[key] else 0.0
+                found[name] = np.where(known, share, np.nan)
+        return pd.DataFrame(found)
 
 
-def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object) -> np.ndarray:
+def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band: int = 1) -> np.ndarray:
     """
-    Return (n,) values of the first band at coordinates given in ``crs``; NaN outside the raster and where it has no data.
+    Return (n,) values of a band at coordinates given in ``crs``; NaN outside the raster and where it has no data.
 
     Raises
     ------
@@ -61,6 +99,8 @@ def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object) -> np.n
     """
     try:
         with rasterio.open(path) as source:
+            if not 1 <= band <= source.count:
+                raise RasterError(f"{path} has {source.count} bands; band {band} is asked for. They are counted from 1.")
             if source.crs is None:
                 raise RasterError(f"{path} has no CRS, so positions cannot be found in it. Write one with gdal_edit -a_srs.")
             xs, ys = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
@@ -75,7 +115,7 @@ def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object) -> np.n
                 columns, rows = columns[found].astype(int), rows[found].astype(int)
                 left, top = int(columns.min()), int(rows.min())
                 window = Window(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
-                part = source.read(1, window=window, masked=True).astype(float).filled(np.nan)
+                part = source.read(band, window=window, masked=True).astype(float).filled(np.nan)
                 values[found] = part[rows - top, columns - left]
             return values
     except RasterioError as error:
@@ -134,7 +174,7 @@ def positions_as_sites(
     )
     table = None
     if covariates is not None:
-        table = covariates.at(x, y, scene.crs).set_index(index)
+        table = covariates.at(easting, northing, position_crs).set_index(index)
     return Dataset(
         card=card,
         sites=gpd.GeoDataFrame(columns, index=index, geometry=gpd.points_from_xy(lon, lat), crs="EPSG:4326"),

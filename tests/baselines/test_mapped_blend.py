@@ -1,12 +1,17 @@
 """The kind of model that predicts British butterflies best, taken by the ordinary verbs from rasters to a map."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import rasterio
 from scipy.ndimage import uniform_filter
 
 import butterfly_sdm as bs
+from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.mapping.positions import CovariateRasters
+from butterfly_sdm.pipeline import _covariate_rasters
 
 BLEND = {"members": "gaussian_process,perceptron", "weights": "0.7,0.3"}
 QUICK = {"gaussian_process.steps": 15, "perceptron.networks": 2, "perceptron.epochs": 20}
@@ -38,8 +43,7 @@ def config(region):
             "split": {"method": "blocks", "distance_m": 2000},
         },
         "train": {"model": {"kind": "stacking", "options": BLEND | QUICK}},
-        "map": {"scenes": {"paths": [str(path) for path in region.scenes]},
-                "covariates": {f"{name}_30m": path for name, path in paths.items()}},
+        "map": {"scenes": {"paths": [str(path) for path in region.scenes]}},
     }  # fmt: skip
 
 
@@ -62,4 +66,20 @@ def test_its_map_comes_nearer_to_the_truth_than_the_mean_rate_everywhere(region,
 def test_a_map_without_the_rasters_of_its_covariates_is_refused(config, tmp_path):
     run = bs.train(config, tmp_path / "run", dataset=bs.build(config, tmp_path / "dataset"))
     with pytest.raises(DataError, match="lacks 'woodland_30m'"):
-        bs.predict_map(run, out=tmp_path / "map.tif", overrides=["map.covariates={}"])
+        bs.predict_map(run, out=tmp_path / "map.tif", overrides=["map.covariates={}", "build.covariates.rasters=[]"])
+
+
+def test_covariates_of_a_map_are_those_of_the_data_set_at_the_middles_of_sites(region, config, tmp_path):
+    rasters = [
+        {"path": str(region.folder / "woodland.tif"), "name": "woodland", "side_m": [30.0, 1000.0]},
+        {"path": str(region.habitats), "name": "habitat", "kind": "fractions", "side_m": [500.0]},
+        {"path": str(region.habitats), "name": "land", "kind": "fractions", "side_m": [500.0], "classes": {0: "wood"}},
+    ]
+    settings = config | {"build": config["build"] | {"covariates": {"rasters": rasters}}, "map": {}}
+    dataset = bs.build(settings, tmp_path / "dataset")
+    predictor = SimpleNamespace(covariate_names=tuple(dataset.covariates.columns))
+    read = CovariateRasters(_covariate_rasters(load_config(settings), predictor))
+    assert dataset.covariates["woodland_30m"].sub(dataset.covariates["woodland_1000m"]).abs().max() > 0.01
+    easting, northing = dataset.sites["easting"].to_numpy(), dataset.sites["northing"].to_numpy()
+    found = read.at(easting, northing, dataset.card.position_crs)[list(dataset.covariates.columns)]
+    np.testing.assert_allclose(found, dataset.covariates, atol=1e-6)

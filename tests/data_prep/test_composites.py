@@ -15,12 +15,14 @@ import pytest
 import rasterio
 from rasterio.windows import Window
 
+from butterfly_sdm.config import ScenesConfig
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 from data_prep.build import build_dataset
 from data_prep.composites import make_composite, select_dates, window_shape
 from data_prep.grids import tile_grid
+from data_prep.scenes import scene_of
 from data_prep.sources.stac import fetch_products, search_items
 from data_prep.sources.transfer import Service
 from data_prep.tiles import cut_tiles
@@ -91,6 +93,18 @@ def test_blocks_of_the_files_shape_the_work_but_not_the_composite(tmp_path, layo
     assert window_shape(scene) == shape
     with rasterio.open(make_composite(scene, tmp_path / "out.tif").path) as file:
         np.testing.assert_array_equal(file.read(), np.median(days, axis=0))
+
+
+def test_a_scene_of_no_use_is_refused_before_its_dates_are_composed(dates, tmp_path):
+    def refuse(scene):
+        raise RasterError(f"{scene.resolution_m:g} m")
+
+    config = ScenesConfig(paths=(dates[0],), composite={})
+    with pytest.raises(RasterError, match="10 m"):
+        scene_of(config, scratch=tmp_path / "scratch", check=refuse)
+    assert not (tmp_path / "scratch").exists()
+    scene, composite = scene_of(config, scratch=tmp_path / "scratch", check=lambda scene: None)
+    assert composite is not None and scene.paths == (str(composite.path),)
 
 
 def test_the_order_of_the_files_makes_no_difference(dates, tmp_path):
