@@ -218,9 +218,9 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
         used = {name: term for name, term in used.items() if term != held or name == f"#{ids[0]}"}
         used.setdefault(f"#{ids[0]}", held)
     defaults = {}
-    for _, term, default in fields:
+    for term, default in ((term, default) for _, term, default in fields if default is not None):
         known = match_columns([term], {}, where).get(term)
-        if default is not None and known is not None:
+        if known is not None:
             defaults[known] = default
     return Table(row_type, tuple(root + name for name in files), layout, used, defaults)
 
