@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 
@@ -302,17 +302,25 @@ def read_occurrences(
         coder = _Coder(partial)
         before = 0
         core = "occurrence"
+        notes: list[str] = []
         for number, file in enumerate(opened):
             events = _events(file)
             if events is not None:
                 core = "event"
                 coder.add(Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)), number, is_event=True)
-            rows = coder.read
+            rows, orphans = coder.read, 0
             for block, position in file.blocks():
-                coder.add(block if events is None else _join_events(block, events), number)
+                if events is not None:
+                    block, without = _join_events(block, events)
+                    orphans += without
+                coder.add(block, number)
                 progress("reading records", before + min(position, file.bytes), total)
             if coder.read == rows:
                 raise RecordsError(f"{file.path} holds a header but no records. Download or export it again.")
+            if orphans:
+                notes.append(
+                    f"{file.path.name}: {orphans:,} of its records name an event that its table of events does not hold."
+                )
             before += file.bytes
         progress("reading records", total, total)
         coder.write()
@@ -329,7 +337,7 @@ def read_occurrences(
             "read": coder.read,
             "malformed": coder.malformed,
             "core": core,
-            "notes": [note for file in opened for note in file.notes],
+            "notes": [*(note for file in opened for note in file.notes), *notes],
             "day_first": layouts.pop() if len(layouts) == 1 else None,
         }
         write_json(partial / "records.json", card)
@@ -400,14 +408,18 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
     return events
 
 
-def _join_events(block: Block, events: pl.DataFrame) -> Block:
-    """Give the occurrences the place and date of their event, where they have none of their own."""
+def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
+    """Give occurrences the place and date of their event where they have none; also count those whose event is unknown."""
     if "eventID" not in block.rows.columns:
-        return block
+        return block, 0
     terms = [term for term in events.columns if term in TERMS and term not in ("eventID", "parentEventID", "recordID")]
     joined = block.rows.join(
-        events.select("eventID", pl.col(terms).name.suffix("_event")), on="eventID", how="left", maintain_order="left"
+        events.select("eventID", pl.col(terms).name.suffix("_event"), known=True),
+        on="eventID",
+        how="left",
+        maintain_order="left",
     )
+    orphans = joined.select((pl.col("known").is_null() & (pl.col("eventID") != "")).sum()).item()
     rows = block.rows.columns
     filled = joined.with_columns(
         (
@@ -417,7 +429,7 @@ def _join_events(block: Block, events: pl.DataFrame) -> Block:
         ).alias(term)
         for term in terms
     ).select([*rows, *(term for term in terms if term not in rows)])
-    return Block(filled, block.numbers, block.malformed)
+    return Block(filled, block.numbers, block.malformed), orphans
 
 
 __all__ = ["GROUPS", "Occurrences", "read_occurrences"]

@@ -201,6 +201,7 @@ def test_an_event_core_knows_visits_that_saw_nothing_so_its_rates_are_lower(tmp_
     assert (by_events.rates.to_numpy() < by_records.rates.to_numpy()).all()
     assert "event core" in " ".join(by_events.notes) and "2 on which nothing was seen" in " ".join(by_events.notes)
     assert "occurrence core" in " ".join(by_records.notes)
+    assert "e.zip: 1 of its records name an event that its table of events does not hold." in by_events.notes
     assert by_events.rows["read"] == 4 and by_events.rows["dropped: no coordinates"] == 1
 
 
