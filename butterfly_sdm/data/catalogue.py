@@ -22,6 +22,7 @@ from butterfly_sdm.data.products import SENTINEL2, Layer, Piece, Place, canonica
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
+PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z")
 OFFSET_BASELINE = (4, 0)  # from 04.00 on, Sentinel-2 counts are 1,000 higher
 SENTINEL2_OFFSET = 1000.0
 MOST_METADATA_BYTES = 64_000_000
@@ -67,6 +68,10 @@ def find_pieces(path: str | Path, stated: Reading) -> Iterator[Piece]:
         yield from stac_pieces(read_metadata(place), place, stated)
     elif remote:
         yield _raster_piece(text, stated)
+    elif Path(path).suffix.lower() in PACKED:
+        raise RasterError(
+            f"{path} is a packed archive. Unpack it and name the folder, of Sentinel-2 the one that ends in .SAFE."
+        )
     elif Path(path).is_dir():
         yield from _folder(Path(path), stated)
     elif re.fullmatch(r"MTD_MSIL(1C|2A)\.xml", Path(path).name):

@@ -34,6 +34,8 @@ log = logging.getLogger("butterfly_sdm.raster")
 
 # Of the Sentinel-2 scene classification: no data, defective, cloud shadow, cloud (medium, high probability), thin cirrus.
 CLOUDY = (0, 1, 3, 8, 9, 10)
+# Fractions, such as reflectance itself, are read as whole numbers of this step if their scale would leave fewer.
+REFLECTANCE, COARSEST = 1e-4, 1e-3
 RESAMPLING = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "cubic": Resampling.cubic}
 
 _QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
@@ -46,7 +48,8 @@ class Scene:
     """
     One raster or a mosaic of several, on one north-up grid, with bands by name.
 
-    ``reflectance = (value - offset) * scale``. Where pieces overlap, the first with a measurement counts; pieces are ordered by
+    ``reflectance = (value - offset) * scale``, in whole numbers: files of reflectance as fractions are read in steps of
+    0.0001. Where pieces overlap, the first with a measurement counts; pieces are ordered by
     name, so the order in which files were given makes no difference. Files on another grid, in another CRS or at another
     resolution are resampled while they are read.
 
@@ -191,6 +194,8 @@ class Scene:
     def counts(self, raw: np.ndarray, piece: Piece) -> np.ndarray:
         """Turn stored values of a piece into the whole numbers of the scene (its offset, no measured value equal to nodata)."""
         shift = piece.offset - self.offset
+        if piece.scale != self.scale:
+            raw, shift = (raw.astype(np.float64) - piece.offset) * (piece.scale / self.scale), -self.offset
         if raw.dtype == np.uint16 and shift == 0 and piece.nodata == self.nodata:
             return raw
         if raw.dtype.kind == "f":
@@ -389,6 +394,12 @@ def open_scene(
             f"The scenes mix processing baselines: zero reflectance is {min(offsets):g} in {low} and {max(offsets):g} in "
             f"{high}. Set harmonise: true to bring them to one offset, or use products of one baseline."
         )
+    number, zero = scales.pop(), min(offsets)
+    fractions = all(np.dtype(layer.dtype).kind == "f" for piece in pieces for layer in piece.layers)
+    if fractions and scale is None:
+        _check_scale(pieces[0])
+    if fractions and number > COARSEST:
+        number, zero = REFLECTANCE, 0.0
     crs, transform, width, height = _grid(pieces)
     nodatas = Counter(piece.nodata for piece in pieces if piece.nodata is not None and 0 <= piece.nodata <= 65535)
     value = min(nodatas, key=lambda number: (-nodatas[number], number)) if nodatas else 0
@@ -399,8 +410,8 @@ def open_scene(
         width=width,
         height=height,
         nodata=int(value) if float(value).is_integer() else 0,
-        scale=scales.pop(),
-        offset=min(offsets),
+        scale=number,
+        offset=zero,
         resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
         pieces=tuple(pieces),
         resampling=resampling,
@@ -431,6 +442,24 @@ def open_raster(path: str) -> Any:
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
         ) from error
+
+
+def _check_scale(piece: Piece) -> None:
+    """Look at the middle of a file of fractions: with a scale for counts, reflectance would become zero everywhere."""
+    layer = piece.layers[0]
+    window = Window(max(0, layer.width // 2 - 128), max(0, layer.height // 2 - 128), 256, 256)
+    window = window.intersection(Window(0, 0, layer.width, layer.height))
+    try:
+        with open_raster(layer.path) as source:
+            raw = source.read(list(layer.indexes), window=window)
+    except (RasterioError, OSError) as error:
+        raise unreadable(layer, error) from error
+    seen = raw[:, layer.measured(raw)]
+    if seen.size and 0 < np.abs(seen).max() * piece.scale < 0.001:
+        raise RasterError(
+            f"{piece.name} holds fractions of up to {np.abs(seen).max():.3g}; with the scale {piece.scale:g} all reflectance "
+            "would be zero. If they are reflectance already, set scenes.scale: 1.0."
+        )
 
 
 def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:

@@ -193,3 +193,35 @@ def test_a_raster_that_is_upside_down_is_turned(tmp_path):
     read, valid = scene.read(Window(0, 0, 30, 30))
     assert valid.all()
     np.testing.assert_array_equal(read, values)
+
+
+def test_reflectance_as_fractions_is_read_in_steps_of_a_ten_thousandth(tmp_path):
+    fractions = np.random.default_rng(0).uniform(0.0002, 0.6, (4, 30, 40)).astype(np.float32)
+    fractions[:, 3, 5] = np.nan
+    fractions[1, 4, 6] = 0
+    path = write_raster(tmp_path / "a.tif", fractions, nodata=None)
+    with pytest.raises(RasterError, match=r"a\.tif holds fractions of up to 0\.6; .* set scenes\.scale: 1\.0"):
+        open_scene(path)
+    scene = open_scene(path, scale=1.0)
+    assert (scene.scale, scene.offset, scene.nodata) == (1e-4, 0.0, 0)
+    read, valid = scene.read(Window(0, 0, 40, 30))
+    expected = np.rint(np.nan_to_num(fractions).astype(float) * 10_000)
+    expected[1, 4, 6] = 1  # a measured zero is not nodata
+    np.testing.assert_array_equal(read, expected)
+    assert valid.sum() == 40 * 30 - 1
+    assert not valid[3, 5]
+    shifted = open_scene(path, scale=1.0, offset=-0.1).read(Window(0, 0, 40, 30))[0]
+    np.testing.assert_array_equal(shifted[0, 10:], np.rint((fractions[0, 10:].astype(float) + 0.1) * 10_000))
+
+
+def test_fractions_of_counts_keep_their_scale(tmp_path):
+    values = counts(30, 40).astype(np.float32)
+    scene = open_scene(write_raster(tmp_path / "a.tif", values, nodata=None))
+    assert scene.scale == 1e-4
+    np.testing.assert_array_equal(scene.read(Window(0, 0, 40, 30))[0], values)
+
+
+def test_a_packed_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "S2A_MSIL2A.zip").write_bytes(b"PK")
+    with pytest.raises(RasterError, match=r"is a packed archive\. Unpack it and name the folder"):
+        open_scene(tmp_path / "S2A_MSIL2A.zip")

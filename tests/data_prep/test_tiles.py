@@ -329,3 +329,18 @@ def test_an_offset_that_is_harmonised_reaches_the_tiles(tmp_path):
     grid = tile_grid(*degrees([LEFT + 300], [TOP - 300]), scene=scene, size_px=16)
     cut_tiles(lower, grid, tmp_path / "tiles.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "tiles.npy")[0], values[:, 22:38, 22:38] - 1000)
+
+
+@pytest.mark.parametrize("where", [{}, {"crs": "EPSG:32630"}, {"resolution_m": 30.0}])
+def test_tiles_of_fractions_are_those_of_counts(tmp_path, where):
+    values = smooth(150, 170)
+    whole = open_scene(write_raster(tmp_path / "counts.tif", values))
+    fractions = open_scene(
+        write_raster(tmp_path / "fractions.tif", (values / 10_000).astype(np.float32), nodata=None), scale=1.0
+    )
+    lon, lat = degrees([LEFT + 700, LEFT + 900], [TOP - 700, TOP - 800])
+    for name, scene in (("a", whole), ("b", fractions)):
+        cut_tiles(scene, tile_grid(lon, lat, scene=scene, size_px=32, **where), tmp_path / f"{name}.npy")
+    first, second = np.load(tmp_path / "a.npy").astype(int), np.load(tmp_path / "b.npy").astype(int)
+    assert np.abs(first - second).max() <= (1 if "resolution_m" in where else 0)
+    assert first.mean() > 500
