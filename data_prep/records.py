@@ -220,9 +220,8 @@ class _Coder:
         event = np.zeros(len(block.rows), dtype=np.uint64)
         if "eventID" in held:
             np.copyto(event, held["eventID"].hash(seed=2).to_numpy(), where=(held["eventID"] != "").to_numpy())
-        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event}).with_columns(
-            pl.lit(file, dtype=pl.UInt16).alias("file"), pl.lit(is_event).alias("is_event")
-        )
+        same = {"file": np.full(len(event), file, dtype=np.uint16), "is_event": np.full(len(event), is_event)}
+        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **same})
         self.waiting.append(frame)
         self.waiting_rows += len(frame)
         if self.waiting_rows >= _PART_ROWS:
