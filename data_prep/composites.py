@@ -227,6 +227,7 @@ def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArr
             if not missing.any():
                 break
         target[:] = best
+        out.written()
         return
     stack = np.full((len(parts), *target.shape), np.iinfo(np.uint16).max, dtype=np.uint16)
     count = np.zeros(target.shape[1:], dtype=np.int64)
@@ -241,6 +242,7 @@ def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArr
     median = np.rint((low.astype(np.float64) + high) / 2)
     median[median == nodata] = nodata + 1 if nodata < 65535 else nodata - 1
     target[:] = np.where(count > 0, np.clip(median, 0, 65535), nodata)
+    out.written()
 
 
 def _write(scene: Scene, array: np.ndarray, out: Path, method: str, dates: Sequence[str]) -> None:

@@ -227,6 +227,7 @@ def _pack_unit(
         tile = tile[:, row : row + size, column : column + size]
         array[start + number] = tile
         shares[number] = (tile != nodata).all(axis=0).mean()
+    out.written()
     return shares
 
 

@@ -311,7 +311,9 @@ def _copy_unit(
     fresh: bool,
 ) -> int:
     array = out.open()
-    return copy_blocks(scene, piece, reads, rows, columns, array, targets, fresh=fresh)
+    blocks = copy_blocks(scene, piece, reads, rows, columns, array, targets, fresh=fresh)
+    out.written()
+    return blocks
 
 
 def _warp_stages(
@@ -386,6 +388,7 @@ def _warp_unit(
                 file.write(np.ascontiguousarray(values).data)
             else:
                 merge(array[target], values, measured, nodata)
+    out.written()
     return 0
 
 
@@ -404,6 +407,7 @@ def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: PackedArray, tar
     for tile, target in enumerate(targets):
         values, measured = warp_with_gdal(scene, piece, grid, tile, resampling=resampling)
         merge(array[target], values, measured, scene.nodata)
+    out.written()
     return 0
 
 

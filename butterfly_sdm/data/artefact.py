@@ -262,12 +262,13 @@ class PackedArray:
     A ``.npy`` file made by :func:`new_array`, for units of work that write to it: mapped once for all units in this process.
 
     Each new mapping would have to be told of every page again, which costs more than filling it. Sent to another process, it
-    is mapped there.
+    is mapped there, and :meth:`written` sees to it that other machines see what was written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         self._array: np.memmap | None = None
+        self._sent = False
 
     def open(self) -> np.memmap:
         """Return the array, mapped for writing."""
@@ -275,12 +276,17 @@ class PackedArray:
             self._array = open_array(self.path)
         return self._array
 
+    def written(self) -> None:
+        """End a unit of work: what another process than the first has written is flushed, for no one else there will."""
+        if self._sent and self._array is not None:
+            self._array.flush()
+
     def close(self) -> None:
         """Let go of the mapping."""
         self._array = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_array": None}
+        return {"path": self.path, "_array": None, "_sent": True}
 
 
 def release_pages(array: np.memmap) -> None:

@@ -1,11 +1,13 @@
 """Artefacts are whole or absent."""
 
+import pickle
 import threading
 
 import numpy as np
 import pytest
 
 from butterfly_sdm.data.artefact import (
+    PackedArray,
     atomic_path,
     damage,
     exclusive,
@@ -107,3 +109,16 @@ def test_a_new_array_is_zero_and_has_its_space(tmp_path):
     array = new_array(tmp_path / "a.npy", (3, 1000, 100), np.uint16)
     assert not array.any()
     assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 600_000
+
+
+def test_a_packed_array_is_mapped_once_and_travels_as_its_path(tmp_path):
+    new_array(tmp_path / "a.npy", (3, 4), np.uint16)
+    packed = PackedArray(tmp_path / "a.npy")
+    packed.open()[1] = 7
+    assert packed.open() is packed.open()
+    sent = pickle.loads(pickle.dumps(packed))
+    assert len(pickle.dumps(packed)) < 500
+    sent.open()[2] = 9
+    sent.written()
+    packed.close()
+    assert np.load(tmp_path / "a.npy")[:, 0].tolist() == [0, 7, 9]
