@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
@@ -201,6 +204,42 @@ def test_styles_and_picture_lie_beside_the_map(plain):
         assert len(renderer.findall("rastershader/colorrampshader/item")) == 5
     assert plain.path.with_suffix(".qml").is_file()
     assert plain.files["picture"].read_bytes()[:4] == b"\x89PNG"
+
+
+IN_QGIS = """
+import json, os, sys
+from qgis.core import QgsApplication, QgsPointXY, QgsRaster, QgsRasterLayer
+application = QgsApplication([], False)
+application.initQgis()
+layer = QgsRasterLayer(sys.argv[1], "map")
+at = layer.dataProvider().identify(QgsPointXY(float(sys.argv[2]), float(sys.argv[3])), QgsRaster.IdentifyFormatValue)
+found = {"names": [layer.bandName(1), layer.bandName(2)], "crs": layer.crs().authid(), "values": list(at.results().values())}
+found["styles"] = [[layer.loadNamedStyle(style)[1], layer.renderer().usesBands()] for style in sys.argv[4:]]
+print("FOUND " + json.dumps(found), flush=True)
+os._exit(0)  # QGIS takes itself apart in an order of its own, and may crash at it
+"""
+
+
+def test_qgis_opens_the_map_with_names_values_and_styles(plain):
+    python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    outside |= {"QT_QPA_PLATFORM": "offscreen"}
+    if (
+        not Path(python).is_file()
+        or subprocess.run([python, "-c", "import qgis.core"], env=outside, capture_output=True, check=False).returncode
+    ):
+        pytest.skip("QGIS is not installed for /usr/bin/python3 (apt install python3-qgis), and QGIS_PYTHON names no other")
+    with rasterio.open(plain.path) as source:
+        x, y = source.xy(7, 9)
+        values = source.read()[:, 7, 9]
+    styles = sorted(plain.files["styles"].glob("*.qml"))
+    arguments = [str(plain.path), str(x), str(y), *map(str, styles)]
+    done = subprocess.run([python, "-c", IN_QGIS, *arguments], env=outside, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.partition("FOUND ")[2].splitlines()[0])
+    assert found["names"] == ["Band 1: East", "Band 2: North"]
+    assert found["crs"] == "EPSG:27700"
+    assert found["values"] == pytest.approx(values.tolist())
+    assert found["styles"] == [[True, [1]], [True, [2]]]
 
 
 def test_means_over_squares_are_those_of_the_pixels_in_them(plain, tmp_path):
