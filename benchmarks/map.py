@@ -5,7 +5,8 @@ Time per position of the dense map beside window by window, and the goals D1 to 
     python benchmarks/map.py --size full             10980 px, 62 species: a whole Sentinel-2 tile
     python benchmarks/map.py --size full --scene DIR keeps the raster for the next time
     python benchmarks/map.py --size full --device cuda --engines torch,torch-fp16
-    python benchmarks/map.py --workers 2             the same map with one process and with two
+    python benchmarks/map.py --workers 2 --size medium --block 1408
+                                                     the same map with one process and with two, of one thread each, in turn
 
 Every way is checked against the others before any time is printed. CPU seconds count all threads and hold up on a busy machine;
 wall seconds do so only on an idle one.
@@ -161,8 +162,11 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
     base = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     scene = open_scene(scene_path)
     marks: dict[str, tuple[float, float]] = {}
+    ends: list[tuple[int, float]] = []  # blocks done, and when
 
     def progress(task: str, done: int, total: int) -> None:
+        if task == "map":
+            ends.append((done, time.perf_counter()))
         marks.setdefault(f"{task} begins", (time.perf_counter(), time.process_time()))
         marks[f"{task} ends"] = (time.perf_counter(), time.process_time())
 
@@ -176,9 +180,11 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
 
     wall, cpu = cost(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    steady = [pair for pair in ends if pair[0] >= options.workers]  # once every process has had a block
+    per_block = (steady[-1][1] - steady[0][1]) / max(1, steady[-1][0] - steady[0][0])
     trunk = [marks["map ends"][k] - marks["map begins"][k] for k in (0, 1)]
     found = {
-        "wall": wall, "cpu": cpu, "trunk_wall": trunk[0], "trunk_cpu": trunk[1],
+        "wall": wall, "cpu": cpu, "per_block": per_block, "trunk_wall": trunk[0], "trunk_cpu": trunk[1],
         "positions": results["map"].counts["positions"], "above_base_mb": (peak - base) / 1024, "base_mb": base / 1024,
     }  # fmt: skip
     if options.device != "cpu":
@@ -223,6 +229,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--workers", type=int, default=1, help="processes; beside it one process is timed")
+    parser.add_argument("--rounds", type=int, default=3, help="of --workers")
     parser.add_argument("--block", type=int, default=2304)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--margin", type=int, default=64)
@@ -254,14 +261,25 @@ def main() -> None:
 
 
 def scaling(options: argparse.Namespace, engine: str, scene: Path, folder: Path) -> None:
-    """Print wall seconds of the blocks with one process of one thread and with several."""
-    alone = in_fresh_process(options, engine, scene, folder / "one.tif", workers=1, threads=1)
-    several = in_fresh_process(options, engine, scene, folder / "several.tif")
+    """Print wall seconds with one process of one thread and with several, in turn, and the median of the rounds' ratios."""
+    ratios: dict[str, list[float]] = {"per_block": [], "trunk_wall": [], "wall": []}
+    for _ in range(options.rounds):
+        alone = in_fresh_process(options, engine, scene, folder / "one.tif", workers=1, threads=1)
+        several = in_fresh_process(options, engine, scene, folder / "several.tif", threads=1)
+        for name, value in (("1 process", alone), (f"{options.workers} processes", several)):
+            print(
+                f"{engine}, {name}: {value['per_block']:.2f} s wall from block to block, {value['trunk_wall']:.1f} s for all "
+                f"blocks, {value['wall']:.1f} s in all",
+                flush=True,
+            )
+        for key, found in ratios.items():
+            found.append(alone[key] / several[key] / options.workers)
     far = apart(read(folder / "one.tif"), read(folder / "several.tif")).max()
-    for name, value in (("1 process", alone), (f"{options.workers} processes", several)):
-        print(f"{engine}, {name}: {value['trunk_wall']:.1f} s wall for the blocks, {value['wall']:.1f} s in all")
-    blocks, whole = (alone[key] / several[key] / options.workers for key in ("trunk_wall", "wall"))
-    print(f"efficiency of {options.workers} processes: {blocks:.2f} for the blocks, {whole:.2f} in all; difference {far:.1e}")
+    running, blocks, whole = (float(np.median(found)) for found in ratios.values())
+    print(
+        f"efficiency of {options.workers} processes, median of {options.rounds}: {running:.2f} once they run, {blocks:.2f} "
+        f"with their start, {whole:.2f} in all; difference {far:.1e}"
+    )
 
 
 def on_engines(options: argparse.Namespace, engines: list[str], scene: Path, folder: Path, species: int, windows: int) -> None:
