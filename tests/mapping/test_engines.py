@@ -73,6 +73,21 @@ def test_early_layers_in_strips_give_what_the_whole_image_gives(name, image, mon
         np.testing.assert_allclose(cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5)
 
 
+def test_rounding_to_8_bits_does_not_shift_the_mean_of_cells(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    network = lived_in_network()
+    samples = [torch.randn(1, 4, 320, 320, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+    engine = choose_engine(network, "onnx-int8", tmp_path, lambda: [sample.numpy() for sample in samples])
+    inner = slice(engines.RIM_CELLS, -engines.RIM_CELLS)
+    true = np.stack([Engine("torch").run(network, sample)[inner, inner] for sample in samples])
+    apart = np.stack([engine.run(network, sample)[inner, inner] for sample in samples]) - true
+    assert np.abs(apart).max() > 0
+    assert np.abs(apart).max() < 0.1 * np.abs(true).max()
+    np.testing.assert_allclose(apart.mean(axis=(0, 1, 2)), 0, atol=1e-5 * np.abs(true).max())
+    assert choose_engine(network, "onnx-int8", tmp_path, list) == engine
+
+
 def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
     networks = [lived_in_network(seed) for seed in range(4)]
     start = Barrier(len(networks))
