@@ -339,8 +339,8 @@ def compare(
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm search my_region.yaml --trials 20",
-        "butterfly-sdm search my_region.yaml --set search.method=random",
+        "butterfly-sdm search configs/s2bms_published.yaml --trials 50",
+        "butterfly-sdm search my_region.yaml --trials 9 --set 'search.space={train.fit.learning_rate: [0.0001, 0.001]}'",
     )
 )
 def search(

@@ -354,7 +354,9 @@ class EvaluateConfig(Section):
     baselines: tuple[str, ...] = Field(("mean_rate",), description="simple predictors fitted beside the model")
     ladder: tuple[LadderStepConfig, ...] = Field((), description="predictors that evaluate --ladder compares")
     folds: int = Field(5, ge=0, description="of the ladder's spatial cross-validation; 0: none")
-    fold_distance_m: float = Field(4000.0, gt=0, description="sites nearer than this stay in one fold")
+    fold_distance_m: float = Field(
+        4000.0, gt=0, description="sites nearer than this stay in one fold; where they are dense: side of squares"
+    )
     block_m: float = Field(20_000.0, gt=0, description="side of the squares that the bootstrap draws")
     bootstrap: int = Field(2000, ge=100, description="repetitions of the bootstrap")
 

@@ -124,7 +124,8 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
     Divide sites into folds of about equal size; each fold is the validation part once and the rest its training part.
 
     Sites nearer to each other than ``distance_m``, directly or through others, stay in one fold, so that no validation site
-    has a training site that near.
+    has a training site that near. Where sites lie so dense that this leaves fewer clusters than folds, squares of that side
+    are dealt out instead, which have neighbours beyond their edges; the words of the folds say so.
 
     Parameters
     ----------
@@ -145,17 +146,22 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
     Raises
     ------
     DataError
-        There are fewer clusters than folds.
+        There are fewer clusters, and fewer squares, than folds.
     """
     if n_folds < 2:
         raise DataError(f"n_folds = {n_folds}: cross-validation needs at least 2 folds.")
     cluster_of = neighbour_clusters(sites, distance_m=distance_m)
+    words = f"clusters of sites nearer than {distance_m:g} m"
+    if (clusters := cluster_of.max(initial=-1) + 1) < n_folds:
+        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m)
+        cluster_of = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
+        words = f"squares of {distance_m:g} m"
+        if cluster_of.max(initial=-1) + 1 < n_folds:
+            raise DataError(
+                f"Sites nearer than {distance_m:g} m stay together and form {clusters} clusters, fewer than the {n_folds} "
+                f"folds, and so are squares of that side. Lower the distance (evaluate.fold_distance_m) or the number of folds."
+            )
     sizes = np.bincount(cluster_of)
-    if len(sizes) < n_folds:
-        raise DataError(
-            f"Sites nearer than {distance_m:g} m stay together and form {len(sizes)} clusters, fewer than the {n_folds} "
-            "folds. Lower the distance or the number of folds."
-        )
     order = np.random.default_rng(seed).permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, so that the small ones even the folds out
     fold_of_cluster = np.empty(len(sizes), dtype=int)
@@ -165,7 +171,7 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
         filled[fold_of_cluster[cluster]] += sizes[cluster]
     fold_of = fold_of_cluster[cluster_of]
     ids = sites.index.to_numpy()
-    method = f"of {n_folds}: clusters of sites nearer than {distance_m:g} m, seed {seed}"
+    method = f"of {n_folds}: {words}, seed {seed}"
     return [
         Split(tuple(ids[fold_of != fold]), tuple(ids[fold_of == fold]), method=f"fold {fold + 1} {method}")
         for fold in range(n_folds)

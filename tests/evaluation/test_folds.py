@@ -1,5 +1,6 @@
 """Folds keep neighbours together and use every site once."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -29,6 +30,17 @@ def test_the_same_seed_gives_the_same_folds_and_another_seed_others():
 def test_a_chain_of_neighbours_is_one_cluster():
     sites = pd.DataFrame({"easting": [0.0, 9, 18, 100], "northing": [0.0, 0, 0, 0]}, index=list("abcd"))
     assert list(neighbour_clusters(sites, distance_m=10)) == [0, 0, 0, 1]
+
+
+def test_sites_too_dense_for_clusters_are_divided_by_squares():
+    east, north = np.meshgrid(np.arange(0, 12_000, 1000.0), np.arange(0, 12_000, 1000.0))
+    sites = pd.DataFrame({"easting": east.ravel(), "northing": north.ravel()}, index=[f"S{n}" for n in range(144)])
+    folds = spatial_folds(sites, distance_m=4000, n_folds=3)  # nine squares of sixteen sites, one cluster
+    assert [len(fold.validation) for fold in folds] == [48, 48, 48]
+    assert "squares of 4000 m" in folds[0].method
+    for fold in folds:
+        squares = np.floor(sites.loc[list(fold.validation)] / 4000).drop_duplicates()
+        assert len(squares) == 3
 
 
 def test_too_few_clusters_or_folds_are_refused():
