@@ -1,11 +1,14 @@
-"""A card of facts in HTML: how data sets, runs, scores and maps show themselves in a notebook."""
+"""Facts and tables in HTML: how data sets, runs, scores and maps show themselves in a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
 
-CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0"
+import pandas as pd
+
+CELL = "text-align:left;vertical-align:top;padding:2px 12px 2px 0;overflow-wrap:anywhere"
+NUMBER = "text-align:right;padding:2px 12px 2px 0"
 
 
 def facts_html(title: str, facts: Mapping[str, object], *, warnings: Sequence[str] = ()) -> str:
@@ -24,3 +27,21 @@ def facts_html(title: str, facts: Mapping[str, object], *, warnings: Sequence[st
     said = "".join(f"<li>{escape(text)}</li>" for text in warnings)
     told = f"<div style='margin-top:6px'><b>Warnings</b><ul style='margin:2px 0'>{said}</ul></div>" if said else ""
     return f"<div><b>{escape(title)}</b><table style='border:none'><tbody>{rows}</tbody></table>{told}</div>"
+
+
+def table_html(table: pd.DataFrame, *, digits: str = ".4g", max_rows: int | None = None) -> str:
+    """
+    Return a table of numbers as HTML that can be read without a style sheet; what is missing is left empty.
+
+    Parameters
+    ----------
+    digits
+        Format of numbers.
+
+    Examples
+    --------
+    >>> "0.3333" in table_html(pd.DataFrame({"mse": [1 / 3]}))
+    True
+    """
+    plain = table.to_html(float_format=lambda value: f"{value:{digits}}", na_rep="", border=0, max_rows=max_rows)
+    return plain.replace("<td>", f"<td style='{NUMBER}'>").replace("<th>", f"<th style='{NUMBER}'>")

@@ -12,7 +12,7 @@ import pandas as pd
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.facts import facts_html
+from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
@@ -91,8 +91,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         table = self.per_species.sort_values("difference")
-        return facts_html(f"{self.first} beside {self.second}", {"verdict": self.verdict}) + table.to_html(
-            float_format=lambda value: f"{value:.4f}", border=0, max_rows=16
+        return facts_html(f"{self.first} beside {self.second}", {"verdict": self.verdict}) + table_html(
+            table, digits=".4f", max_rows=16
         )
 
     @property

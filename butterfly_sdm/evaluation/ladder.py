@@ -14,6 +14,7 @@ import pandas as pd
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.artefact import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.facts import table_html
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import PARTS, Split, spatial_folds
 from butterfly_sdm.errors import ButterflySDMError, DataError
@@ -82,7 +83,7 @@ class Ladder:
         return markdown_table(self.table.drop(columns="note") if not self.table["note"].any() else self.table)
 
     def _repr_html_(self) -> str:
-        return self.table.to_html(float_format=lambda value: f"{value:.5g}")
+        return table_html(self.table, digits=".5g")
 
 
 def ladder_factories(steps: Sequence[str | Mapping[str, Any]], *, seed: int = 0) -> dict[str, Factory]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.facts import facts_html
+from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ranking import auc, average_precision, boyce_index, max_skill_threshold, true_skill
 from butterfly_sdm.evaluation.topk import adaptive_top_k, top_k_overlap
@@ -102,7 +102,7 @@ class Scores:
         if self.beside is None:
             return shown
         columns = ["mse", "mae", "skill", *([f"top{self.top_k}"] if self.top_k else []), "auc", "boyce"]
-        return shown + self.beside[columns].to_html(float_format=lambda value: f"{value:.4g}", na_rep="", border=0)
+        return shown + table_html(self.beside[columns])
 
     def to_csv(self, folder: Path) -> None:
         """Write ``scores.csv``, ``per_species.csv``, ``per_site.csv`` and, with blocks, ``per_block.csv``."""
