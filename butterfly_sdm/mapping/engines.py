@@ -283,10 +283,10 @@ def choose_engine(network: Any, name: str, folder: Path, samples: Callable[[], S
     if name == "torch-fp16" and device == "cpu":
         raise ModelError("Numbers of 16 bits are slower on a CPU. Use torch-fp16 on a GPU, or engine auto.")
     mark = folder / "engine.json"
-    if mark.is_file():
-        known = read_json(mark)
+    known = read_json(mark) if mark.is_file() else {}
+    if "early" in known:  # version 0.1.0 had no early stages
         file, early = known["file"], tuple(folder / name for name in known["early"])
-        return Engine(known["name"], None if file is None else folder / file, early, device)
+        return Engine(known["name"], device=device) if file is None else Engine(known["name"], folder / file, early)
     folder.mkdir(parents=True, exist_ok=True)
     if name == "auto":
         engine = _fastest(network, folder)

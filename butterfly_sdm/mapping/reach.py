@@ -22,9 +22,9 @@ def cell_reach_px(features: Callable[[Tensor], Tensor], bands: int, cell_px: int
         From an image (1, bands, h, w) to a feature map (1, channels, h / cell_px, w / cell_px); a network in evaluation mode.
     """
     for cells in (17, 35):
-        image = torch.randn(1, bands, cells * cell_px, 3 * cell_px, generator=torch.Generator().manual_seed(0))
-        image = image.to(device).requires_grad_(True)
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            image = torch.randn(1, bands, cells * cell_px, 3 * cell_px, generator=torch.Generator().manual_seed(0))
+            image = image.to(device).requires_grad_(True)
             middle = features(image)[0, :, cells // 2, 1]
             (seen,) = torch.autograd.grad(middle.sum(), image)
         rows = seen.abs().amax(dim=(0, 1, 3)).nonzero().flatten()
