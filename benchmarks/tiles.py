@@ -17,6 +17,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -286,6 +287,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for way in options.ways:
             out = options.folder / f"{way}.npy"
+            out.unlink(missing_ok=True)  # making room for the new file would count, and not for all ways alike
+            shutil.rmtree(out.with_suffix(".tiles"), ignore_errors=True)
             command = [sys.executable, __file__, "--size", options.size, "--layout", options.layout]
             command += ["--tiles", str(sites), "--px", str(size), "--folder", str(options.folder)]
             command += ["--one", way, "--out", str(out)]
