@@ -137,7 +137,7 @@ def predict_map(
         ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it and the audit finds a mean
         difference of at most 0.03, otherwise exact.
     block_px
-        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs more memory (about 120 bytes
+        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs more memory (about 100 bytes
         per pixel).
     species
         Species to map; None for all.
