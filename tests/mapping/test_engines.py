@@ -68,6 +68,7 @@ def test_early_layers_in_strips_give_what_the_whole_image_gives(name, image, mon
         pytest.importorskip("onnx")
     network = lived_in_network()
     monkeypatch.setattr(engines, "STRIP_PX", 64)
+    monkeypatch.setattr(engines, "ONNX_STRIP_PX", 64)
     cells = choose_engine(network, name, tmp_path, list).run(network, image)
     with torch.inference_mode():
         np.testing.assert_allclose(cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5)
