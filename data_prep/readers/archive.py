@@ -30,6 +30,7 @@ class Table:
     layout: Layout
     columns: dict[str, str]
     defaults: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -135,6 +136,7 @@ class ArchiveReader:
             )
         require([*occurrences.columns.values(), *occurrences.defaults], f"{occurrences.files[0]} in {path.name}")
         licence, citation = _metadata(container, root)
+        notes.extend(note for table in (events, occurrences) if table is not None for note in table.notes)
         return DarwinCoreArchive(path, container, occurrences, events, licence, citation, notes)
 
 
@@ -167,7 +169,11 @@ def _described(container: Container, root: str, columns: Mapping[str, str]) -> l
 
 def local_type(element: Element) -> str:
     """Return the type of the rows of a table in small letters, such as ``occurrence``."""
-    return element.get("rowType", "").rsplit("/", 1)[-1].rsplit("#", 1)[-1].lower()
+    return _local(element.get("rowType", "")).lower()
+
+
+def _local(address: str) -> str:
+    return address.rsplit("/", 1)[-1].rsplit("#", 1)[-1]
 
 
 def _table(container: Container, root: str, element: Element, columns: Mapping[str, str], where: str) -> Table:
@@ -207,7 +213,14 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
         header_rows,
     )
     # The files may have more columns than meta.xml names, and the first row tells how many.
-    layout = _fit(container, root + files[0], layout)
+    layout, first = _fit(container, root + files[0], layout)
+    notes: tuple[str, ...] = ()
+    cells = [cell.strip().strip(quote or "").rsplit(":", 1)[-1].lower() for cell in first]
+    # Only a name in its own column counts: SPECIES is also a rank. A row of another width says nothing.
+    named = any(_local(term).lower() == cell for index, term, _ in fields for cell in cells[index : index + 1] if index >= 0)
+    if header_rows == 1 and not named and len(first) == len(layout.columns):
+        layout = replace(layout, header_rows=0)
+        notes = (f"{files[0]} begins with a row that names no column, though meta.xml calls it a header; it was read as data.",)
     row_type = local_type(element)
     by_place = {f"#{index}": term for index, term, _ in fields if index >= 0}
     matched = match_columns([by_place.get(name, name) for name in layout.columns], columns, where)
@@ -222,7 +235,7 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
         known = match_columns([term], {}, where).get(term)
         if known is not None:
             defaults[known] = default
-    return Table(row_type, tuple(root + name for name in files), layout, used, defaults)
+    return Table(row_type, tuple(root + name for name in files), layout, used, defaults, notes)
 
 
 _TEXT = {"fieldsTerminatedBy": ",", "fieldsEnclosedBy": '"'}
@@ -236,7 +249,8 @@ def _width(fields: list[tuple[int, str, str | None]], ids: list[int]) -> list[st
     return [f"#{index}" for index in range(max([index for index, _, _ in fields] + ids, default=0) + 1)]
 
 
-def _fit(container: Container, name: str, layout: Layout) -> Layout:
+def _fit(container: Container, name: str, layout: Layout) -> tuple[Layout, list[str]]:
+    """Return the layout with as many columns as the first row has, and the cells of that row."""
     with container.open(name) as file:
         sample = file.read(1 << 16)
     if not sample.strip():
@@ -245,8 +259,8 @@ def _fit(container: Container, name: str, layout: Layout) -> Layout:
     first = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)[0]
     held = first.count(layout.separator) + 1 if layout.quote is None or layout.quote not in first else 0
     if held > len(layout.columns):
-        return replace(layout, columns=(*layout.columns, *(f"#{index}" for index in range(len(layout.columns), held))))
-    return layout
+        layout = replace(layout, columns=(*layout.columns, *(f"#{index}" for index in range(len(layout.columns), held))))
+    return layout, first.split(layout.separator)
 
 
 def _undescribed(container: Container, root: str, columns: Mapping[str, str]) -> Table:

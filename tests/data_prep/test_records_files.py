@@ -50,6 +50,14 @@ def test_an_archive_without_meta_xml_is_read_by_its_header(tmp_path):
     assert "no meta.xml" in " ".join(table.notes)
 
 
+def test_a_first_row_that_is_no_header_is_not_lost_whatever_meta_xml_says(tmp_path):
+    without = text(ROWS).split("\n", 1)[1]
+    table = counted(zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": without}), scratch=tmp_path)
+    check(table)
+    assert "names no column" in " ".join(table.notes)
+    assert not any("names no column" in note for note in counted(archive(tmp_path / "b.zip", ROWS), scratch=tmp_path).notes)
+
+
 def test_an_archive_within_a_folder_of_the_zip_is_found(tmp_path):
     check(
         counted(
