@@ -163,11 +163,8 @@ def build(
         _say(f"Note: {text}", "default")
     rows: dict[str, object] = {f"records {reason}": f"{count:,}" for reason, count in card.rows.items()}
     rows |= {"sites": f"{len(dataset.sites):,}", "species": len(dataset.species), "visits": f"{int(dataset.visits.sum()):,}"}
-    if card.tiles is not None:
-        rows["tiles"] = (
-            f"at {len(dataset.sites_with_tiles):,} of {len(dataset.sites):,} sites, {card.tiles.size_px} x "
-            f"{card.tiles.size_px} pixels of {card.tiles.resolution_m:g} m: {', '.join(card.tiles.bands)}"
-        )
+    if dataset.tiles_in_words:
+        rows["tiles"] = dataset.tiles_in_words
     if dataset.split is not None:
         sizes = (f"{len(getattr(dataset.split, part)):,} {part}" for part in ("train", "validation", "test"))
         rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"

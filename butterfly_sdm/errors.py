@@ -6,11 +6,7 @@ says what came, what is needed and what to do. The command line prints the messa
 """
 
 import difflib
-import json
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, distribution
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
@@ -36,6 +32,12 @@ def how_to_install(extra: str) -> str:
     >>> how_to_install("search")  # doctest: +SKIP
     'pip install -e "/home/ann/butterfly_sdm[search]"'
     """
+    # Needed only when something is missing; every command would wait for them.
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
     try:
         origin = json.loads(distribution("butterfly-sdm").read_text("direct_url.json") or "{}")
     except (PackageNotFoundError, ValueError):

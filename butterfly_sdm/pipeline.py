@@ -37,13 +37,13 @@ from butterfly_sdm.data.artefact import (
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
-from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from butterfly_sdm.data.raster import Scene
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
@@ -394,10 +394,9 @@ def predict_map(
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
     """Return the raster of each covariate, read as it was for the sites where building says how."""
     from butterfly_sdm.mapping.positions import CovariateRaster
-    from butterfly_sdm.mapping.sight import members_of
+    from butterfly_sdm.mapping.sight import covariates_of, members_of
 
-    parts = members_of(predictor) or [predictor]
-    names = [name for part in parts for name in getattr(part, "covariate_names", ())]
+    names = covariates_of(predictor)
     given = settings.map.covariates
     built: dict[str, CovariateRaster] = {}
     for raster in settings.build.covariates.rasters if settings.build and settings.build.covariates else ():
@@ -418,7 +417,8 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
             found[name] = CovariateRaster(**own.model_dump())
         else:
             found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
-    told = all(hasattr(part, "covariate_names") for part in parts)  # which they use; others take what there is
+    # Predictors that do not say which covariates they use take what there is.
+    told = all(hasattr(part, "covariate_names") for part in members_of(predictor) or [predictor])
     return {name: raster for name, raster in found.items() if not told or name in names or name in given}
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.config import CovariatesConfig
-from butterfly_sdm.data.raster import open_raster
-from butterfly_sdm.data.squares import square_means, square_shares
+from butterfly_sdm.data.products import open_raster
+from butterfly_sdm.data.squares import share_of, square_means, square_shares
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from data_prep.tiles import run_units, threads
 
@@ -222,10 +222,8 @@ def raster_covariates(
                 continue
             shares = pd.concat(parts, ignore_index=True).sort_index(axis=1)
             named = classes or {value: str(value) for value in shares.columns}
-            known = shares.notna().any(axis=1).to_numpy()
             for value, label in named.items():
-                share = shares[value].fillna(0.0).to_numpy() if value in shares else 0.0
-                columns[f"{name}_{label}_{side:g}m"] = np.where(known, share, np.nan)
+                columns[f"{name}_{label}_{side:g}m"] = share_of(shares, value)
     table = pd.DataFrame(columns, index=sites.index)
     if table.isna().all(axis=None):
         raise RasterError(f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?")

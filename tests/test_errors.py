@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from butterfly_sdm import errors
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import ButterflySDMError, did_you_mean, how_to_install
@@ -53,7 +52,7 @@ def test_an_unknown_name_is_told_with_the_nearest(mistake, meant):
 def test_an_extra_is_installed_from_where_the_package_came(monkeypatch, tmp_path, origin, command):
     if origin is not None:
         (tmp_path / "direct_url.json").write_text(json.dumps(origin))
-    monkeypatch.setattr(errors, "distribution", lambda name: importlib.metadata.PathDistribution(tmp_path))
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: importlib.metadata.PathDistribution(tmp_path))
     assert how_to_install("search") == command
 
 
@@ -61,5 +60,5 @@ def test_an_extra_is_named_where_the_package_is_not_installed(monkeypatch):
     def missing(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(errors, "distribution", missing)
+    monkeypatch.setattr(importlib.metadata, "distribution", missing)
     assert how_to_install("search") == 'pip install "butterfly-sdm[search]"'

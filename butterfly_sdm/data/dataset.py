@@ -249,6 +249,17 @@ class Dataset:
         split = Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
         return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
 
+    @property
+    def tiles_in_words(self) -> str:
+        """At how many sites there are tiles, their pixels and bands; empty without tiles."""
+        tiles = self.card.tiles
+        if tiles is None:
+            return ""
+        return (
+            f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x {tiles.size_px} "
+            f"pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
+        )
+
     def _repr_html_(self) -> str:
         card = self.card
         names = ", ".join(self.species[:6]) + (", ..." if len(self.species) > 6 else "")
@@ -258,14 +269,9 @@ class Dataset:
             "visits": f"{int(self.visits.sum()):,}",
             "years": ", ".join(map(str, card.years)) or "all",
             "records": ", ".join(f"{count:,} {reason}" for reason, count in card.rows.items() if reason in ("read", "kept")),
-            "tiles": "none",
+            "tiles": self.tiles_in_words or "none",
             "covariates": "none" if self.covariates is None else ", ".join(map(str, self.covariates.columns[:6])),
         }
-        if card.tiles is not None:
-            facts["tiles"] = (
-                f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {card.tiles.size_px} x {card.tiles.size_px} "
-                f"pixels of {card.tiles.resolution_m:g} m: {', '.join(card.tiles.bands)}"
-            )
         if self.covariates is not None and self.covariates.shape[1] > 6:
             facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"
         if self.split is not None:

@@ -7,6 +7,7 @@ A product is a raster with several bands, a folder of band files, a Sentinel-2 S
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
 
 from butterfly_sdm.errors import RasterError
+
+_QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
 # Names of the STAC "eo" extension for the bands of Sentinel-2.
 SENTINEL2 = {
@@ -166,19 +169,31 @@ def describe_layer(
     RasterError
         It is no raster, has other bands than named, no band names, or no CRS with units.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said below, with the way out
-            source = rasterio.open(path)
-    except (RasterioIOError, OSError) as error:
-        raise RasterError(
-            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
-        ) from error
+    source = open_raster(path)
     try:
         with source:
             return _describe(source, path, bands, nodata, place)
     except CPLE_BaseError as error:
         raise RasterError(f"{path} is damaged: {error}. Fetch or make it again.") from error
+
+
+def open_raster(path: str) -> Any:
+    """
+    Open a raster file.
+
+    Raises
+    ------
+    RasterError
+        It is no raster, or damaged.
+    """
+    try:
+        with _QUIETLY, warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies may stand in its metadata
+            return rasterio.open(path)
+    except (RasterioIOError, OSError) as error:
+        raise RasterError(
+            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
+        ) from error
 
 
 def _describe(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,17 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import NotGeoreferencedWarning, RasterioError, RasterioIOError
+from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.data.catalogue import Reading, find_pieces
-from butterfly_sdm.data.products import Layer, Piece, canonical_band, metres_per_unit
+from butterfly_sdm.data.products import Layer, Piece, canonical_band, metres_per_unit, open_raster
 from butterfly_sdm.errors import RasterError, did_you_mean
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -37,8 +35,6 @@ CLOUDY = (0, 1, 3, 8, 9, 10)
 # Fractions, such as reflectance itself, are read as whole numbers of this step if their scale would leave fewer.
 REFLECTANCE, COARSEST = 1e-4, 1e-3
 RESAMPLING = {"nearest": Resampling.nearest, "bilinear": Resampling.bilinear, "cubic": Resampling.cubic}
-
-_QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
 Grid = tuple[CRS, Affine, int, int]
 
@@ -423,25 +419,6 @@ def unreadable(layer: Layer, error: Exception) -> RasterError:
     """Return the error for a file with a broken block."""
     reason = str(error.__cause__ or error).rstrip(".")
     return RasterError(f"{layer.path} cannot be read: {reason}. The file is damaged; fetch or make it again.")
-
-
-def open_raster(path: str) -> Any:
-    """
-    Open a raster file.
-
-    Raises
-    ------
-    RasterError
-        It is no raster, or damaged.
-    """
-    try:
-        with _QUIETLY, warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies was taken from its metadata
-            return rasterio.open(path)
-    except (RasterioIOError, OSError) as error:
-        raise RasterError(
-            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
-        ) from error
 
 
 def _check_scale(piece: Piece) -> None:

@@ -19,8 +19,7 @@ from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from butterfly_sdm.data.products import metres_per_unit
-from butterfly_sdm.data.raster import open_raster
+from butterfly_sdm.data.products import metres_per_unit, open_raster
 from butterfly_sdm.errors import MissingFileError, RasterError
 
 CHUNK = 1000
@@ -78,6 +77,13 @@ def square_shares(
     counts = pd.concat(parts).groupby(level=0).sum() if parts else pd.DataFrame()
     counts = counts.reindex(range(len(easting))).sort_index(axis=1)
     return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+
+
+def share_of(shares: pd.DataFrame, value: int) -> np.ndarray:
+    """Return the shares (n,) of a class from those of :func:`square_shares`: 0 beside other classes, NaN where none is."""
+    known = shares.notna().any(axis=1).to_numpy()
+    share = shares[value].fillna(0.0).to_numpy() if value in shares else 0.0
+    return np.where(known, share, np.nan)
 
 
 def _in_squares(

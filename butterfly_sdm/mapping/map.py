@@ -28,7 +28,7 @@ from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.layers import Derived, Layer, named_layers
 from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
 from butterfly_sdm.mapping.positions import CovariateRaster, CovariateRasters
-from butterfly_sdm.mapping.sight import Sight, members_of, sight_of
+from butterfly_sdm.mapping.sight import Sight, covariates_of, members_of, sight_of
 from butterfly_sdm.mapping.store import Store, work_folder
 from butterfly_sdm.mapping.windows import WindowSurface
 from butterfly_sdm.mapping.writer import Band, open_map
@@ -470,11 +470,11 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
 
 
 def _check_covariates(predictor: Any, covariates: Mapping[str, CovariateRaster]) -> None:
-    needed = [name for one in [predictor, *members_of(predictor)] for name in getattr(one, "covariate_names", ())]
-    missing = [name for name in dict.fromkeys(needed) if name not in covariates]
+    needed = covariates_of(predictor)
+    missing = [name for name in needed if name not in covariates]
     if missing:
         raise DataError(
-            f"The run was trained with {len(dict.fromkeys(needed))} covariates; no raster is given for {missing[0]!r}"
+            f"The run was trained with {len(needed)} covariates; no raster is given for {missing[0]!r}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. "
             f"Name one raster per covariate: map.covariates: {{{missing[0]}: FILE.tif}}."
         )

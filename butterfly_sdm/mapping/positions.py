@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.raster import Scene
-from butterfly_sdm.data.squares import square_means, square_shares
+from butterfly_sdm.data.squares import share_of, square_means, square_shares
 from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.mapping.lattice import Lattice
 
@@ -82,9 +82,7 @@ class CovariateRasters:
                 key = raster.path, raster.side_m, raster.band
                 if key not in shares:
                     shares[key] = square_shares(raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band)
-                known = shares[key].notna().any(axis=1).to_numpy()
-                share = shares[key][raster.value].fillna(0.0).to_numpy() if raster.value in shares[key] else 0.0
-                found[name] = np.where(known, share, np.nan)
+                found[name] = share_of(shares[key], raster.value)
         return pd.DataFrame(found)
 
 

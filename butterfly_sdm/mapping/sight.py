@@ -55,6 +55,12 @@ def sight_of(predictor: Any, bands: Sequence[str], tile_px: int) -> Sight | None
     return None
 
 
+def covariates_of(predictor: Any) -> tuple[str, ...]:
+    """Return the names of the covariates that a predictor or its members were fitted with, where they say so."""
+    parts = [predictor, *members_of(predictor)]
+    return tuple(dict.fromkeys(name for part in parts for name in getattr(part, "covariate_names", ())))
+
+
 def members_of(predictor: Any) -> list[Any]:
     """Return the predictors an ensemble consists of; none if it is no ensemble."""
     members = getattr(predictor, "members", None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -172,6 +172,12 @@ def local_type(element: Element) -> str:
     return _local(element.get("rowType", "")).lower()
 
 
+def _names_columns(row: Sequence[str], fields: Sequence[tuple[int, str, str | None]], quote: str | None) -> bool:
+    """Tell whether a row names any field in its own column, for SPECIES is also a rank."""
+    cells = [cell.strip().strip(quote or "").rsplit(":", 1)[-1].lower() for cell in row]
+    return any(_local(term).lower() == cell for index, term, _ in fields for cell in cells[index : index + 1] if index >= 0)
+
+
 def _local(address: str) -> str:
     return address.rsplit("/", 1)[-1].rsplit("#", 1)[-1]
 
@@ -215,10 +221,7 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
     # The files may have more columns than meta.xml names, and the first row tells how many.
     layout, first = _fit(container, root + files[0], layout)
     notes: tuple[str, ...] = ()
-    cells = [cell.strip().strip(quote or "").rsplit(":", 1)[-1].lower() for cell in first]
-    # Only a name in its own column counts: SPECIES is also a rank. A row of another width says nothing.
-    named = any(_local(term).lower() == cell for index, term, _ in fields for cell in cells[index : index + 1] if index >= 0)
-    if header_rows == 1 and not named and len(first) == len(layout.columns):
+    if header_rows == 1 and len(first) == len(layout.columns) and not _names_columns(first, fields, quote):
         layout = replace(layout, header_rows=0)
         notes = (f"{files[0]} begins with a row that names no column, though meta.xml calls it a header; it was read as data.",)
     row_type = local_type(element)
