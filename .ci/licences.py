@@ -1,4 +1,7 @@
-"""Print docs/licences.md: every package that butterfly_sdm brings along and its licence, from what is installed."""
+"""
+Print docs/licences.md: every package that butterfly_sdm brings along and its licence, from what is
+installed.
+"""
 
 import re
 from collections.abc import Iterator
@@ -6,8 +9,20 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("torchgeo", "sources", "fast", "distributed", "search", "sdm", "export", "medical", "video", "deepfake")
-#: Families by what their metadata say; the first that fits counts. Copyleft comes first, so that no other word hides it.
+EXTRAS = (
+    "torchgeo",
+    "sources",
+    "fast",
+    "distributed",
+    "search",
+    "sdm",
+    "export",
+    "medical",
+    "video",
+    "deepfake",
+)
+#: Families by what their metadata say; the first that fits counts. Copyleft comes first, so that no
+#: other word hides it.
 FAMILIES = {
     "GPL": r"\bA?GPL|GNU (Affero )?General Public",
     "LGPL": r"\bLGPL|GNU (Lesser|Library)",
@@ -30,14 +45,18 @@ def name_of(text: str) -> str:
     return re.sub(r"[-_.]+", "-", text).lower()
 
 
-def brought_along(root: str = "butterfly-sdm", extras: tuple[str, ...] = ()) -> dict[str, Distribution]:
+def brought_along(
+    root: str = "butterfly-sdm", extras: tuple[str, ...] = ()
+) -> dict[str, Distribution]:
     """Return all installed packages that a package needs, directly or not."""
     found: dict[str, Distribution] = {}
 
     def needs(of: Distribution, chosen: tuple[str, ...]) -> Iterator[Requirement]:
         for text in of.requires or ():
             need = Requirement(text)
-            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *chosen)):
+            if need.marker is None or any(
+                need.marker.evaluate({"extra": extra}) for extra in ("", *chosen)
+            ):
                 yield need
 
     def walk(of: Distribution, chosen: tuple[str, ...]) -> None:
@@ -58,7 +77,11 @@ def brought_along(root: str = "butterfly-sdm", extras: tuple[str, ...] = ()) -> 
 def licence_of(package: Distribution) -> str:
     """Return what the metadata of a package say of its licence, in a line."""
     data = package.metadata
-    classified = [line.rsplit("::", 1)[-1].strip() for line in data.get_all("Classifier") or () if line.startswith("License")]
+    classified = [
+        line.rsplit("::", 1)[-1].strip()
+        for line in data.get_all("Classifier") or ()
+        if line.startswith("License")
+    ]
     free = (data.get("License") or "").strip()
     if data.get("License-Expression"):
         return str(data["License-Expression"])
@@ -71,19 +94,31 @@ def licence_of(package: Distribution) -> str:
 
 def family_of(licence: str) -> str:
     """Return the family of a licence, ``other`` for none that is known."""
-    return next((family for family, pattern in FAMILIES.items() if re.search(pattern, licence, re.IGNORECASE)), "other")
+    return next(
+        (
+            family
+            for family, pattern in FAMILIES.items()
+            if re.search(pattern, licence, re.IGNORECASE)
+        ),
+        "other",
+    )
 
 
 def page() -> str:
     """Return the page."""
     core = brought_along()
-    optional = {name: held for name, held in brought_along(extras=EXTRAS).items() if name not in core}
+    optional = {
+        name: held for name, held in brought_along(extras=EXTRAS).items() if name not in core
+    }
     lines = [
         "# Licences",
         "",
-        "butterfly_sdm itself is under the MIT licence. These packages come with it; the list is made from their metadata by",
-        "`make licences`, and a test refuses a licence that would bind those who use or pass on the software (GPL, AGPL), or",
-        "one that nobody has looked at. NVIDIA's packages come only with PyTorch for GPUs on Linux and are not open source;",
+        "butterfly_sdm itself is under the MIT licence. These packages come with it; the list is "
+        "made from their metadata by",
+        "`make licences`, and a test refuses a licence that would bind those who use or pass on "
+        "the software (GPL, AGPL), or",
+        "one that nobody has looked at. NVIDIA's packages come only with PyTorch for GPUs on Linux "
+        "and are not open source;",
         "PyTorch for CPUs does without.",
     ]
     for title, packages in (("Always", core), (f"With extras ({', '.join(EXTRAS)})", optional)):

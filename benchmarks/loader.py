@@ -1,12 +1,14 @@
 """
-Feeding training batches: the packed loader beside a copy of the same bytes and beside other ways of storing tiles.
+Feeding training batches: the packed loader beside a copy of the same bytes and beside other ways of
+storing tiles.
 
     python benchmarks/loader.py [--size small|full]
 
-Every way delivers the same tiles, cropped at random, in batches; ways are interleaved, and samples per CPU second and ratios
-are medians over rounds. The script makes its tiles. ``published`` is how the released code of the paper reads: a TIFF per tile,
-to float64, standardised, cropped and flipped one sample at a time. webdataset, zarr and tifffile are used if they are installed
-(pip install webdataset zarr tifffile).
+Every way delivers the same tiles, cropped at random, in batches; ways are interleaved, and samples
+per CPU second and ratios are medians over rounds. The script makes its tiles. ``published`` is how
+the released code of the paper reads: a TIFF per tile, to float64, standardised, cropped and flipped
+one sample at a time. webdataset, zarr and tifffile are used if they are installed (pip install
+webdataset zarr tifffile).
 """
 
 from __future__ import annotations
@@ -44,16 +46,28 @@ MEAN, STD = np.full((4, 1, 1), 2000.0), np.full((4, 1, 1), 1000.0)
 
 
 def pack(folder: Path, count: int) -> Dataset:
-    tiles = np.lib.format.open_memmap(folder / "tiles.npy", mode="w+", dtype=np.uint16, shape=(count, 4, 256, 256))
+    tiles = np.lib.format.open_memmap(
+        folder / "tiles.npy", mode="w+", dtype=np.uint16, shape=(count, 4, 256, 256)
+    )
     random = np.random.default_rng(0)
     for number in range(count):
         tiles[number] = random.integers(1, 4000, (4, 256, 256))
     tiles.flush()
     ids = pd.Index([f"s{number}" for number in range(count)], name="site_id")
-    table = pd.DataFrame({"easting": 0.0, "northing": 0.0, "visits": 9, "tile_row": np.arange(count)}, index=ids)
-    detections = pd.DataFrame(random.integers(0, 9, (count, 62)), index=ids, columns=[f"species {s}" for s in range(62)])
-    card = DatasetCard(name="noise", species=tuple(detections), tiles=TileCard(bands=BANDS, size_px=256, resolution_m=10.0))
-    return Dataset(card, gpd.GeoDataFrame(table), detections, np.load(folder / "tiles.npy", mmap_mode="r"))
+    table = pd.DataFrame(
+        {"easting": 0.0, "northing": 0.0, "visits": 9, "tile_row": np.arange(count)}, index=ids
+    )
+    detections = pd.DataFrame(
+        random.integers(0, 9, (count, 62)), index=ids, columns=[f"species {s}" for s in range(62)]
+    )
+    card = DatasetCard(
+        name="noise",
+        species=tuple(detections),
+        tiles=TileCard(bands=BANDS, size_px=256, resolution_m=10.0),
+    )
+    return Dataset(
+        card, gpd.GeoDataFrame(table), detections, np.load(folder / "tiles.npy", mmap_mode="r")
+    )
 
 
 class Published(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
@@ -63,7 +77,9 @@ class Published(TorchDataset[tuple[torch.Tensor, torch.Tensor]]):
         from torchvision.transforms import v2
 
         self.folder, self.labels = folder, torch.tensor(labels, dtype=torch.float32)
-        self.change = v2.Compose([v2.RandomCrop(CROP), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()])
+        self.change = v2.Compose(
+            [v2.RandomCrop(CROP), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,7 +114,14 @@ def others(folder: Path, dataset: Dataset) -> dict[str, Callable[[], int]]:
         return np.asarray(tile[:, top : top + CROP, left : left + CROP])
 
     for number in range(count):
-        profile = {"driver": "GTiff", "count": 4, "height": 256, "width": 256, "dtype": "uint16", "interleave": "pixel"}
+        profile = {
+            "driver": "GTiff",
+            "count": 4,
+            "height": 256,
+            "width": 256,
+            "dtype": "uint16",
+            "interleave": "pixel",
+        }
         with rasterio.open(folder / f"{number}.tif", "w", **profile) as file:
             file.write(tiles[number])
     if installed("tifffile"):
@@ -127,14 +150,20 @@ def others(folder: Path, dataset: Dataset) -> dict[str, Callable[[], int]]:
 
         for name, codecs in (("zarr", None), ("zarr, zstd", zarr.codecs.ZstdCodec())):
             array = zarr.create_array(
-                folder / f"{name}.zarr", shape=tiles.shape, chunks=(1, *tiles.shape[1:]), dtype="uint16", compressors=codecs
+                folder / f"{name}.zarr",
+                shape=tiles.shape,
+                chunks=(1, *tiles.shape[1:]),
+                dtype="uint16",
+                compressors=codecs,
             )
             array[:] = tiles
 
             def read(array: Any = array) -> int:
                 order = random.permutation(count)
                 for start in range(0, count, BATCH):
-                    torch.from_numpy(np.stack([crop(array[int(row)]) for row in order[start : start + BATCH]]))
+                    torch.from_numpy(
+                        np.stack([crop(array[int(row)]) for row in order[start : start + BATCH]])
+                    )
                 return count
 
             ways[name] = read
@@ -142,7 +171,9 @@ def others(folder: Path, dataset: Dataset) -> dict[str, Callable[[], int]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=["small", "full"], default="small")
     count, rounds = (1329, 5) if parser.parse_args().size == "full" else (300, 5)
     torch.set_num_threads(1)
@@ -180,8 +211,15 @@ def main() -> None:
             return sum(len(batch["counts"]) for batch in ReadAhead(Feed(part, order, keep=5)))
 
         plain = SiteBatches(inputs, reader)[range(BATCH), 0]
-        assert np.array_equal(plain["counts"].numpy(), tiles[:BATCH, :, 16:240, 16:240]), "the loader changes values"
-        ways = {"memcpy": memcpy, "packed": packed, "packed, labels too": batches, "packed, read ahead": ahead}
+        assert np.array_equal(plain["counts"].numpy(), tiles[:BATCH, :, 16:240, 16:240]), (
+            "the loader changes values"
+        )
+        ways = {
+            "memcpy": memcpy,
+            "packed": packed,
+            "packed, labels too": batches,
+            "packed, read ahead": ahead,
+        }
         ways |= others(folder, dataset)
         rates: dict[str, list[float]] = {way: [] for way in ways}
         for round_number in range(rounds + 1):
@@ -192,13 +230,19 @@ def main() -> None:
                 assert samples == count, f"{way} gave {samples} of {count}"
                 if round_number:  # the first warms the page cache
                     rates[way].append(samples / seconds)
-    print(f"{count} tiles of 256 px, crops of {CROP}, batches of {BATCH}; CPU time; load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{count} tiles of 256 px, crops of {CROP}, batches of {BATCH}; CPU time; load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
     for way, found in rates.items():
         floor, ours = (
             statistics.median(a / b for a, b in zip(first, second, strict=True))
             for first, second in ((found, rates["memcpy"]), (rates["packed"], found))
         )
-        print(f"{way:20} {statistics.median(found):9.0f} samples/s   {floor:6.3f} of memcpy   packed is {ours:6.1f} times it")
+        print(
+            f"{way:20} {statistics.median(found):9.0f} samples/s   {floor:6.3f} of memcpy   packed "
+            f"is {ours:6.1f} times it"
+        )
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB")
 
 

@@ -1,15 +1,19 @@
 """
-What networks learn of a simulated region whose truth is known: by what they see, by loss, with surroundings or without.
+What networks learn of a simulated region whose truth is known: by what they see, by loss, with
+surroundings or without.
 
-    python benchmarks/networks.py [--size small|full] [--group NAME ...] [--seeds N] [--workers N] [--folder DIR]
+    python benchmarks/networks.py [--size small|full] [--group NAME ...] [--seeds N] [--workers N]
+    [--folder DIR]
 
-    python benchmarks/networks.py --group seen losses --seeds 3                        # on two cores, a tiny trunk
-    python benchmarks/networks.py --size full --device cuda --workers 8 --seeds 6      # on a GPU, ResNet-18
+    python benchmarks/networks.py --group seen losses --seeds 3                        # on two
+    cores, a tiny trunk python benchmarks/networks.py --size full --device cuda --workers 8 --seeds
+    6      # on a GPU, ResNet-18
 
-Scores are against the true probability p of every species at the held-out sites, not against counts: the expected log score
-E = mean(p log q + (1 - p) log(1 - q)) of a claim q (largest for q = p), shown as the share of the way
-from the mean rate (0 %) to the truth (100 %). Networks of one group differ in what is named only; differences are taken seed by
-seed and shown with their standard error. ``small`` uses a tiny trunk, ``full`` a ResNet-18 from scratch.
+Scores are against the true probability p of every species at the held-out sites, not against
+counts: the expected log score E = mean(p log q + (1 - p) log(1 - q)) of a claim q (largest for q =
+p), shown as the share of the way from the mean rate (0 %) to the truth (100 %). Networks of one
+group differ in what is named only; differences are taken seed by seed and shown with their standard
+error. ``small`` uses a tiny trunk, ``full`` a ResNet-18 from scratch.
 """
 
 from __future__ import annotations
@@ -41,8 +45,16 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"backbone": "resnet18", "window_px": 128, "epochs": 30, "learning_rate": 1e-3},
 }
 ALL = {"covariates": True, "position": True}
-# A table that holds mean, spread and percentiles of each band beside the covariates: what can be told of an image in numbers.
-TABLE = {"image": False, "described": True, "dropout": 0.5, "epochs": 40, "weight_decay": 1e-2, "learning_rate": 3e-3} | ALL
+# A table that holds mean, spread and percentiles of each band beside the covariates: what can be
+# told of an image in numbers.
+TABLE = {
+    "image": False,
+    "described": True,
+    "dropout": 0.5,
+    "epochs": 40,
+    "weight_decay": 1e-2,
+    "learning_rate": 3e-3,
+} | ALL
 # The first of a group is what the others are compared with.
 GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "seen": {
@@ -60,22 +72,29 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
         "all three, each hidden from a fifth": ALL | {"modality_dropout": 0.2},
     },
     "losses": {
-        f"table, {loss}": TABLE | {"loss": loss} for loss in ("binomial", "beta_binomial", "bce", "mse")
+        f"table, {loss}": TABLE | {"loss": loss}
+        for loss in ("binomial", "beta_binomial", "bce", "mse")
     },
     "image losses": {
-        f"all three, {loss}": ALL | {"loss": loss} for loss in ("binomial", "beta_binomial", "bce", "mse")
+        f"all three, {loss}": ALL | {"loss": loss}
+        for loss in ("binomial", "beta_binomial", "bce", "mse")
     },
     "regulariser": {
         "image, without": {},
         "image, weight 0.1": {"regulariser": {"weight": 0.1, "bottom": 16}},
     },
     "margin": {
-        "no surroundings, zeros beyond": {"window_px": 64, "margin_px": 0, "padding": "zeros", "unmoved": True},
+        "no surroundings, zeros beyond": {
+            "window_px": 64,
+            "margin_px": 0,
+            "padding": "zeros",
+            "unmoved": True,
+        },
         "no surroundings": {"window_px": 64, "margin_px": 0, "unmoved": True},
         "surroundings of 32 px": {"window_px": 64, "margin_px": 32, "unmoved": True},
         "surroundings of 64 px": {"window_px": 64, "margin_px": 64, "unmoved": True},
     },
-}  # fmt: skip
+}
 
 
 def expected_log_score(claim: np.ndarray, truth: np.ndarray) -> float:
@@ -85,8 +104,12 @@ def expected_log_score(claim: np.ndarray, truth: np.ndarray) -> float:
 
 @functools.cache
 def read(folder: Path, size: str) -> tuple[Dataset, pd.DataFrame, list[str], list[str]]:
-    """Return data set, truth, training sites and held-out sites; make them if they are not there."""
-    shape = {"size_px": 3072, "n_sites": 300} if size == "small" else {"size_px": 4096, "n_sites": 600}
+    """
+    Return data set, truth, training sites and held-out sites; make them if they are not there.
+    """
+    shape = (
+        {"size_px": 3072, "n_sites": 300} if size == "small" else {"size_px": 4096, "n_sites": 600}
+    )
     region = simulate_region(folder / "region", seed=0, tile_px=192, **shape)
     if not (folder / "dataset").is_dir():
         pipeline.build(region.config, folder / "dataset")
@@ -100,21 +123,38 @@ def read(folder: Path, size: str) -> tuple[Dataset, pd.DataFrame, list[str], lis
     return dataset, truth, train, held
 
 
-def fit(folder: Path, size: str, device: str, change: dict[str, Any], seed: int) -> tuple[np.ndarray, float]:
+def fit(
+    folder: Path, size: str, device: str, change: dict[str, Any], seed: int
+) -> tuple[np.ndarray, float]:
     """Return claims at the held-out sites, and seconds."""
     torch.set_num_threads(1)
     dataset, _, train, held = read(folder, size)
-    settings = {
-        "window_px": 64, "margin_px": 32, "embedding": 64, "batch_size": 32, "patience": None, "keep": "last",
-        "regulariser": None, "accelerator": device, "devices": 1,
-    } | SIZES[size] | change  # fmt: skip
-    if settings.pop("unmoved", False):  # tiles no larger than what the trunk sees, so that all candidates see the same ground
+    settings = (
+        {
+            "window_px": 64,
+            "margin_px": 32,
+            "embedding": 64,
+            "batch_size": 32,
+            "patience": None,
+            "keep": "last",
+            "regulariser": None,
+            "accelerator": device,
+            "devices": 1,
+        }
+        | SIZES[size]
+        | change
+    )
+    if settings.pop(
+        "unmoved", False
+    ):  # tiles no larger than what the trunk sees, so that all candidates see the same ground
         assert dataset.tiles is not None
         cut = (dataset.tiles.shape[-1] - settings["window_px"] - 2 * settings["margin_px"]) // 2
         dataset = replace(dataset, tiles=dataset.tiles[..., cut : 192 - cut, cut : 192 - cut])
     if settings.pop("described", False):
         numbers = band_statistics(dataset, [*train, *held]).reindex(dataset.sites.index)
-        dataset = replace(dataset, covariates=pd.concat([dataset.covariates, numbers], axis=1).astype(float))
+        dataset = replace(
+            dataset, covariates=pd.concat([dataset.covariates, numbers], axis=1).astype(float)
+        )
     start = time.perf_counter()
     network = NetworkPredictor(**settings, seed=seed).fit(dataset, train)
     seconds = time.perf_counter() - start
@@ -123,10 +163,14 @@ def fit(folder: Path, size: str, device: str, change: dict[str, Any], seed: int)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--group", nargs="*", choices=tuple(GROUPS), default=tuple(GROUPS))
-    parser.add_argument("--only", nargs="*", help="names of candidates, besides the first of each group")
+    parser.add_argument(
+        "--only", nargs="*", help="names of candidates, besides the first of each group"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1, help="networks fitted at once")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -137,7 +181,9 @@ def main() -> None:
     folder = arguments.folder or Path(tempfile.mkdtemp())
     dataset, truth, train, held = read(folder, arguments.size)
     p = truth.loc[held].to_numpy()
-    floor = expected_log_score(np.repeat(dataset.rates.loc[train].mean().to_numpy()[None], len(held), 0), p)
+    floor = expected_log_score(
+        np.repeat(dataset.rates.loc[train].mean().to_numpy()[None], len(held), 0), p
+    )
     bound = expected_log_score(p, p)
 
     def share(claim: np.ndarray) -> float:
@@ -146,13 +192,20 @@ def main() -> None:
     def error(claim: np.ndarray) -> float:
         return 100 * float(((claim - p) ** 2).mean())
 
-    print(f"{len(train)} training sites, {len(held)} held out; visits {dataset.visits.min()} to {dataset.visits.max()}")
+    print(
+        f"{len(train)} training sites, {len(held)} held out; visits {dataset.visits.min()} to "
+        f"{dataset.visits.max()}"
+    )
     for kind in ("mean_rate", "nearest_sites", "trees"):
         claim = make_baseline(kind).fit(dataset, train).predict(dataset, held).to_numpy()
         print(f"{kind:36s} {share(claim):6.1f} %   MSE to truth {error(claim):.3f}e-2")
 
     spawn = multiprocessing.get_context("spawn")
-    pool: Any = ProcessPoolExecutor(arguments.workers, mp_context=spawn) if arguments.workers > 1 else nullcontext()
+    pool: Any = (
+        ProcessPoolExecutor(arguments.workers, mp_context=spawn)
+        if arguments.workers > 1
+        else nullcontext()
+    )
     with pool as executor:
         for group in arguments.group:
             wanted = {
@@ -174,7 +227,9 @@ def main() -> None:
                 shares = np.array([share(claim) for claim, _ in own])
                 first = shares if first is None else first
                 together = np.mean([claim for claim, _ in own], axis=0)
-                errors, seconds = (np.mean(values) for values in zip(*((error(c), s) for c, s in own), strict=True))
+                errors, seconds = (
+                    np.mean(values) for values in zip(*((error(c), s) for c, s in own), strict=True)
+                )
                 line = f"{name:36s} {_mean(shares)} %   beside the first {_mean(shares - first)}"
                 line += f"   as one {share(together):5.1f} %   MSE to truth {errors:.3f}e-2, as one {error(together):.3f}e-2"
                 line += f"   {seconds:.0f} s each"

@@ -3,21 +3,22 @@ Records to visits and detections: time and peak memory beside what a user would 
 
     python benchmarks/records.py [--size small|full] [--folder DIR] [--rounds N]
 
-Makes an archive with the columns of a GBIF download (full: 5 million rows, about 2 GB unpacked; small: 100,000 rows), then runs
-every candidate in a process of its own, one after the other in each round, checks that all give the same tables, and prints
-medians and ratios of one run. Imports are not timed. On a busy machine only the ratios of processor time mean something.
+Makes an archive with the columns of a GBIF download (full: 5 million rows, about 2 GB unpacked;
+small: 100,000 rows), then runs every candidate in a process of its own, one after the other in each
+round, checks that all give the same tables, and prints medians and ratios of one run. Imports are
+not timed. On a busy machine only the ratios of processor time mean something.
 
-    ours         archive -> k of n, first run
-    again        the same from the compact table that the first run left
-    scan         merely decompressing the archive and counting line ends
-    pandas       the same rules in plain pandas, reading only the needed columns of the archive
-    text         ours from the unpacked archive, a folder
-    pyarrow      merely reading six columns of the unpacked text, with pyarrow's defaults
-    wc           counting line ends of the unpacked text
-    published    the same rules counted in the way of the published S2BMS code, from the unpacked text (only where it is asked
+    ours         archive -> k of n, first run again        the same from the compact table that the
+    first run left scan         merely decompressing the archive and counting line ends pandas
+    the same rules in plain pandas, reading only the needed columns of the archive text         ours
+    from the unpacked archive, a folder pyarrow      merely reading six columns of the unpacked
+    text, with pyarrow's defaults wc           counting line ends of the unpacked text published
+    the same rules counted in the way of the published S2BMS code, from the unpacked text (only
+    where it is asked
                  for: at 500,000 rows it takes a minute, and its memory grows with the rows)
 
-Ratios are to ours from the same input: from the archive, or from the unpacked text where a candidate reads that.
+Ratios are to ours from the same input: from the archive, or from the unpacked text where a
+candidate reads that.
 """
 
 from __future__ import annotations
@@ -40,44 +41,68 @@ import numpy as np
 import polars as pl
 
 COLUMNS = """
-gbifID accessRights bibliographicCitation language license modified publisher references rightsHolder type
-institutionID collectionID datasetID institutionCode collectionCode datasetName ownerInstitutionCode basisOfRecord
-informationWithheld
-dataGeneralizations dynamicProperties occurrenceID catalogNumber recordNumber recordedBy recordedByID individualCount
-organismQuantity organismQuantityType sex lifeStage reproductiveCondition caste behavior vitality establishmentMeans
-degreeOfEstablishment pathway georeferenceVerificationStatus occurrenceStatus preparations disposition associatedOccurrences
-associatedReferences associatedSequences associatedTaxa otherCatalogNumbers occurrenceRemarks organismID organismName
-organismScope associatedOrganisms previousIdentifications organismRemarks materialEntityID materialEntityRemarks verbatimLabel
-materialSampleID eventID parentEventID eventType fieldNumber eventDate eventTime startDayOfYear endDayOfYear year month day
-verbatimEventDate habitat samplingProtocol sampleSizeValue sampleSizeUnit samplingEffort fieldNotes eventRemarks locationID
-higherGeographyID higherGeography continent waterBody islandGroup island countryCode stateProvince county municipality locality
+gbifID accessRights bibliographicCitation language license modified publisher references
+rightsHolder type institutionID collectionID datasetID institutionCode collectionCode datasetName
+ownerInstitutionCode basisOfRecord informationWithheld dataGeneralizations dynamicProperties
+occurrenceID catalogNumber recordNumber recordedBy recordedByID individualCount organismQuantity
+organismQuantityType sex lifeStage reproductiveCondition caste behavior vitality establishmentMeans
+degreeOfEstablishment pathway georeferenceVerificationStatus occurrenceStatus preparations
+disposition associatedOccurrences associatedReferences associatedSequences associatedTaxa
+otherCatalogNumbers occurrenceRemarks organismID organismName organismScope associatedOrganisms
+previousIdentifications organismRemarks materialEntityID materialEntityRemarks verbatimLabel
+materialSampleID eventID parentEventID eventType fieldNumber eventDate eventTime startDayOfYear
+endDayOfYear year month day verbatimEventDate habitat samplingProtocol sampleSizeValue
+sampleSizeUnit samplingEffort fieldNotes eventRemarks locationID higherGeographyID higherGeography
+continent waterBody islandGroup island countryCode stateProvince county municipality locality
 verbatimLocality verbatimElevation verticalDatum verbatimDepth minimumDistanceAboveSurfaceInMeters
-maximumDistanceAboveSurfaceInMeters locationAccordingTo locationRemarks decimalLatitude decimalLongitude
-coordinateUncertaintyInMeters coordinatePrecision pointRadiusSpatialFit verbatimCoordinateSystem verbatimSRS footprintWKT
-footprintSRS footprintSpatialFit georeferencedBy georeferencedDate georeferenceProtocol georeferenceSources georeferenceRemarks
-geologicalContextID earliestEonOrLowestEonothem latestEonOrHighestEonothem earliestEraOrLowestErathem
-latestEraOrHighestErathem earliestPeriodOrLowestSystem latestPeriodOrHighestSystem earliestEpochOrLowestSeries
-latestEpochOrHighestSeries earliestAgeOrLowestStage latestAgeOrHighestStage lowestBiostratigraphicZone
-highestBiostratigraphicZone lithostratigraphicTerms group formation member bed identificationID verbatimIdentification
-identificationQualifier typeStatus identifiedBy identifiedByID dateIdentified identificationReferences
-identificationVerificationStatus identificationRemarks taxonID scientificNameID acceptedNameUsageID parentNameUsageID
-originalNameUsageID nameAccordingToID namePublishedInID taxonConceptID scientificName acceptedNameUsage parentNameUsage
-originalNameUsage nameAccordingTo namePublishedIn namePublishedInYear higherClassification kingdom phylum class order
-superfamily family subfamily tribe subtribe genus genericName subgenus infragenericEpithet specificEpithet infraspecificEpithet
-cultivarEpithet taxonRank verbatimTaxonRank vernacularName nomenclaturalCode taxonomicStatus nomenclaturalStatus taxonRemarks
-datasetKey publishingCountry lastInterpreted elevation elevationAccuracy depth depthAccuracy distanceFromCentroidInMeters issue
-mediaType hasCoordinate hasGeospatialIssues taxonKey acceptedTaxonKey kingdomKey phylumKey classKey orderKey familyKey genusKey
-subgenusKey speciesKey species acceptedScientificName verbatimScientificName typifiedName protocol lastParsed lastCrawled
-repatriated relativeOrganismQuantity projectId isSequenced gbifRegion publishedByGbifRegion level0Gid level0Name level1Gid
-level1Name level2Gid level2Name level3Gid level3Name iucnRedListCategory
+maximumDistanceAboveSurfaceInMeters locationAccordingTo locationRemarks decimalLatitude
+decimalLongitude coordinateUncertaintyInMeters coordinatePrecision pointRadiusSpatialFit
+verbatimCoordinateSystem verbatimSRS footprintWKT footprintSRS footprintSpatialFit georeferencedBy
+georeferencedDate georeferenceProtocol georeferenceSources georeferenceRemarks geologicalContextID
+earliestEonOrLowestEonothem latestEonOrHighestEonothem earliestEraOrLowestErathem
+latestEraOrHighestErathem earliestPeriodOrLowestSystem latestPeriodOrHighestSystem
+earliestEpochOrLowestSeries latestEpochOrHighestSeries earliestAgeOrLowestStage
+latestAgeOrHighestStage lowestBiostratigraphicZone highestBiostratigraphicZone
+lithostratigraphicTerms group formation member bed identificationID verbatimIdentification
+identificationQualifier typeStatus identifiedBy identifiedByID dateIdentified
+identificationReferences identificationVerificationStatus identificationRemarks taxonID
+scientificNameID acceptedNameUsageID parentNameUsageID originalNameUsageID nameAccordingToID
+namePublishedInID taxonConceptID scientificName acceptedNameUsage parentNameUsage originalNameUsage
+nameAccordingTo namePublishedIn namePublishedInYear higherClassification kingdom phylum class order
+superfamily family subfamily tribe subtribe genus genericName subgenus infragenericEpithet
+specificEpithet infraspecificEpithet cultivarEpithet taxonRank verbatimTaxonRank vernacularName
+nomenclaturalCode taxonomicStatus nomenclaturalStatus taxonRemarks datasetKey publishingCountry
+lastInterpreted elevation elevationAccuracy depth depthAccuracy distanceFromCentroidInMeters issue
+mediaType hasCoordinate hasGeospatialIssues taxonKey acceptedTaxonKey kingdomKey phylumKey classKey
+orderKey familyKey genusKey subgenusKey speciesKey species acceptedScientificName
+verbatimScientificName typifiedName protocol lastParsed lastCrawled repatriated
+relativeOrganismQuantity projectId isSequenced gbifRegion publishedByGbifRegion level0Gid level0Name
+level1Gid level1Name level2Gid level2Name level3Gid level3Name iucnRedListCategory
 """.split()  # noqa: SIM905
-USED = ["institutionCode", "occurrenceStatus", "eventDate", "footprintWKT", "species", "decimalLatitude"]
+USED = [
+    "institutionCode",
+    "occurrenceStatus",
+    "eventDate",
+    "footprintWKT",
+    "species",
+    "decimalLatitude",
+]
 ROWS = {"small": 100_000, "full": 5_000_000}
-RULES = {"institutions": ("UKBMS",), "years": (2016, 2019), "min_records": 200, "max_footprint_deg2": 0.0002}
+RULES = {
+    "institutions": ("UKBMS",),
+    "years": (2016, 2019),
+    "min_records": 200,
+    "max_footprint_deg2": 0.0002,
+}
 
 
-def make_archive(folder: Path, rows: int, *, seed: int = 0, sites: int = 2_800, species: int = 60) -> Path:
-    """Write ``records.zip``: transect walks at ``sites``, some rows absent, of another institution or without coordinates."""
+def make_archive(
+    folder: Path, rows: int, *, seed: int = 0, sites: int = 2_800, species: int = 60
+) -> Path:
+    """
+    Write ``records.zip``: transect walks at ``sites``, some rows absent, of another institution or
+    without coordinates.
+    """
     path = folder / f"records_{rows}.zip"
     if path.is_file():
         return path
@@ -85,9 +110,14 @@ def make_archive(folder: Path, rows: int, *, seed: int = 0, sites: int = 2_800, 
     sites = max(min(sites, rows // 400), 5)
     lon, lat = np.round(rng.uniform(-5, 1, sites), 5), np.round(rng.uniform(50.5, 58, sites), 5)
     wkt = np.array([_square(x, y) for x, y in zip(lon, lat, strict=True)])
-    names = np.array([f"Genus{chr(97 + i // 10)} species{chr(97 + i % 10)}" for i in range(species)])
+    names = np.array(
+        [f"Genus{chr(97 + i // 10)} species{chr(97 + i % 10)}" for i in range(species)]
+    )
     days = np.arange(np.datetime64("2015-04-01"), np.datetime64("2020-01-01"))
-    days = days[(days.astype("datetime64[M]").astype(int) % 12 >= 3) & (days.astype("datetime64[M]").astype(int) % 12 <= 8)]
+    days = days[
+        (days.astype("datetime64[M]").astype(int) % 12 >= 3)
+        & (days.astype("datetime64[M]").astype(int) % 12 <= 8)
+    ]
     weights = 1 / np.arange(1, species + 1)
     temporary = path.with_suffix(".partial")
     with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
@@ -96,7 +126,10 @@ def make_archive(folder: Path, rows: int, *, seed: int = 0, sites: int = 2_800, 
             file.write(("\t".join(COLUMNS) + "\n").encode())
             for start in range(0, rows, 100_000):
                 n = min(100_000, rows - start)
-                site, day = rng.integers(0, sites, n), days[rng.integers(0, len(days), n)].astype(str)
+                site, day = (
+                    rng.integers(0, sites, n),
+                    days[rng.integers(0, len(days), n)].astype(str),
+                )
                 kind = rng.choice(species, n, p=weights / weights.sum())
                 nowhere = rng.random(n) < 0.01
                 ident = (np.arange(start, start + n) + 4_000_000_000).astype(str)
@@ -135,7 +168,11 @@ def make_archive(folder: Path, rows: int, *, seed: int = 0, sites: int = 2_800, 
                     ).alias(column)
                     for column in COLUMNS
                 )
-                file.write(frame.write_csv(separator="\t", quote_style="never", include_header=False).encode())
+                file.write(
+                    frame.write_csv(
+                        separator="\t", quote_style="never", include_header=False
+                    ).encode()
+                )
                 print(f"\rmaking {path.name}: {start + n:,} rows", end="", file=sys.stderr)
     print(file=sys.stderr)
     temporary.replace(path)
@@ -150,13 +187,16 @@ def _square(x: float, y: float) -> str:
 def _meta() -> str:
     space = {"gbifID": "http://rs.gbif.org/terms/1.0/", "species": "http://rs.gbif.org/terms/1.0/"}
     fields = "".join(
-        f'<field index="{i}" term="{space.get(c, "http://rs.tdwg.org/dwc/terms/")}{c}"/>' for i, c in enumerate(COLUMNS)
+        f'<field index="{i}" term="{space.get(c, "http://rs.tdwg.org/dwc/terms/")}{c}"/>'
+        for i, c in enumerate(COLUMNS)
     )
     return (
         '<archive xmlns="http://rs.tdwg.org/dwc/text/">'
         '<core encoding="utf-8" rowType="http://rs.tdwg.org/dwc/terms/Occurrence" '
-        'fieldsTerminatedBy="\\t" linesTerminatedBy="\\n" fieldsEnclosedBy="" ignoreHeaderLines="1">'
-        f'<files><location>occurrence.txt</location></files><id index="0"/>{fields}</core></archive>'
+        'fieldsTerminatedBy="\\t" linesTerminatedBy="\\n" fieldsEnclosedBy="" '
+        'ignoreHeaderLines="1">'
+        "<files><location>occurrence.txt</location></files><id "
+        f'index="0"/>{fields}</core></archive>'
     )
 
 
@@ -181,7 +221,11 @@ def run_pandas(archive: Path, scratch: Path) -> dict[str, float]:
         columns = [*USED, "decimalLongitude", "taxonRank"]
         rows = pd.read_csv(file, sep="\t", usecols=columns, quoting=3, low_memory=False)
     rows["date"] = pd.to_datetime(rows["eventDate"], format="ISO8601").dt.normalize()
-    rows = rows[(rows["institutionCode"] == "UKBMS") & rows["decimalLatitude"].notna() & rows["decimalLongitude"].notna()]
+    rows = rows[
+        (rows["institutionCode"] == "UKBMS")
+        & rows["decimalLatitude"].notna()
+        & rows["decimalLongitude"].notna()
+    ]
     rows = rows[rows["date"].dt.year.between(2016, 2019)]
     areas = gpd.GeoSeries.from_wkt(rows["footprintWKT"].drop_duplicates())
     small = rows["footprintWKT"].drop_duplicates()[(areas.area <= 0.0002).to_numpy()]
@@ -189,13 +233,20 @@ def run_pandas(archive: Path, scratch: Path) -> dict[str, float]:
     rows = rows[rows.groupby("footprintWKT")["species"].transform("size") >= 200]
     rows = rows[rows["taxonRank"] == "SPECIES"]
     visits = rows.groupby("footprintWKT")["date"].nunique()
-    seen = rows[rows["occurrenceStatus"] == "PRESENT"].groupby(["footprintWKT", "species"])["date"].nunique()
+    seen = (
+        rows[rows["occurrenceStatus"] == "PRESENT"]
+        .groupby(["footprintWKT", "species"])["date"]
+        .nunique()
+    )
     k = seen.unstack(fill_value=0).reindex(visits.index, fill_value=0)
     return _sums(k.div(visits, axis=0).to_numpy(), visits.to_numpy(), k.to_numpy())
 
 
 def run_published(archive: Path, scratch: Path) -> dict[str, float]:
-    """Read all columns, make objects for each record and a column for each species, and match places pair by pair."""
+    """
+    Read all columns, make objects for each record and a column for each species, and match places
+    pair by pair.
+    """
     import pandas as pd
     import shapely
 
@@ -205,15 +256,21 @@ def run_published(archive: Path, scratch: Path) -> dict[str, float]:
     rows["date"] = pd.to_datetime(rows["eventDate"], format="ISO8601").dt.normalize()
     rows = rows[(rows["institutionCode"] == "UKBMS") & rows["date"].dt.year.between(2016, 2019)]
     counts = rows.groupby("footprintWKT").size()
-    rows = rows[rows["footprintWKT"].isin(counts[counts >= 200].index)].dropna(subset=["decimalLatitude", "decimalLongitude"])
+    rows = rows[rows["footprintWKT"].isin(counts[counts >= 200].index)].dropna(
+        subset=["decimalLatitude", "decimalLongitude"]
+    )
     rows["point"] = [shapely.Point(place) for place in rows["place"]]
     rows["polygon"] = [shapely.from_wkt(text) for text in rows["footprintWKT"]]
     rows = rows[[polygon.area <= 0.0002 for polygon in rows["polygon"]]]
     species = rows["species"].unique().tolist()
     held_columns = rows[["place", "date"]].copy()
     for name in species:
-        held_columns[name] = ((rows["species"] == name) & (rows["occurrenceStatus"] == "PRESENT")).astype(int)
-    on_visit = held_columns.groupby(["place", "date"]).sum().map(lambda count: 1 if count > 0 else 0)
+        held_columns[name] = (
+            (rows["species"] == name) & (rows["occurrenceStatus"] == "PRESENT")
+        ).astype(int)
+    on_visit = (
+        held_columns.groupby(["place", "date"]).sum().map(lambda count: 1 if count > 0 else 0)
+    )
     k = on_visit.groupby("place").sum()
     visits = on_visit.groupby("place").size()
     rates = k.astype(float)
@@ -228,7 +285,12 @@ def run_published(archive: Path, scratch: Path) -> dict[str, float]:
 
 
 def _sums(rates: np.ndarray, visits: np.ndarray, detections: np.ndarray) -> dict[str, float]:
-    return {"sites": len(visits), "visits": int(visits.sum()), "detections": int(detections.sum()), "rates": float(rates.sum())}
+    return {
+        "sites": len(visits),
+        "visits": int(visits.sum()),
+        "detections": int(detections.sum()),
+        "rates": float(rates.sum()),
+    }
 
 
 def run_scan(archive: Path, scratch: Path) -> dict[str, float]:
@@ -240,7 +302,9 @@ def run_scan(archive: Path, scratch: Path) -> dict[str, float]:
 
 
 def run_wc(archive: Path, scratch: Path) -> dict[str, float]:
-    counted = subprocess.run(["wc", "-l", str(_unpacked(archive) / "occurrence.txt")], capture_output=True, check=True)
+    counted = subprocess.run(
+        ["wc", "-l", str(_unpacked(archive) / "occurrence.txt")], capture_output=True, check=True
+    )
     return {"lines": int(counted.stdout.split()[0])}
 
 
@@ -267,13 +331,19 @@ def _unpacked(archive: Path) -> Path:
 
 
 def peak_mb() -> float:
-    """Return the largest memory this process has had in use, MB (not what it inherited from its parent)."""
+    """
+    Return the largest memory this process has had in use, MB (not what it inherited from its
+    parent).
+    """
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def measure(name: str, archive: Path, scratch: Path) -> dict[str, Any]:
-    """Run a candidate in a process of its own; return seconds, processor seconds, peak memory and result."""
+    """
+    Run a candidate in a process of its own; return seconds, processor seconds, peak memory and
+    result.
+    """
     command = [
         sys.executable,
         "-W",
@@ -319,12 +389,18 @@ def _processor_seconds() -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=sorted(ROWS), default="small")
     parser.add_argument("--rows", type=int, help="another number of rows")
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "butterfly_sdm_bench")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "butterfly_sdm_bench"
+    )
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--candidates", nargs="+", default=list(CANDIDATES)[:-1], choices=list(CANDIDATES))
+    parser.add_argument(
+        "--candidates", nargs="+", default=list(CANDIDATES)[:-1], choices=list(CANDIDATES)
+    )
     parser.add_argument("--candidate", help=argparse.SUPPRESS)
     parser.add_argument("--archive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)
@@ -352,17 +428,34 @@ def main() -> None:
     tables = {name: done[0]["result"] for name, done in runs.items() if name in TABLES}
     for name, result in tables.items():
         reference = tables.get("ours", result)
-        same = all(abs(result[key] - reference[key]) <= 1e-6 * max(abs(reference[key]), 1) for key in reference)
+        same = all(
+            abs(result[key] - reference[key]) <= 1e-6 * max(abs(reference[key]), 1)
+            for key in reference
+        )
         if not same:
-            raise SystemExit(f"{name} gives {result}, ours {reference}: times of unequal results mean nothing")
-    print(f"{archive.name}: {archive.stat().st_size / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}, {os.cpu_count()} processors")
+            raise SystemExit(
+                f"{name} gives {result}, ours {reference}: times of unequal results mean nothing"
+            )
+    print(
+        f"{archive.name}: {archive.stat().st_size / 1e6:.0f} MB; load {os.getloadavg()[0]:.1f}, "
+        f"{os.cpu_count()} processors"
+    )
     print(f"equal tables: {tables.get('ours')}")
-    print(f"{'':10}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}{'wall / ours':>13}{'cpu / ours':>12}{'peak / ours':>13}")
+    print(
+        f"{'':10}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}{'wall / ours':>13}{'cpu / ours':>12}{'peak / ours':>13}"
+    )
     for name, done in runs.items():
-        wall, cpu, peak = (statistics.median(run[key] for run in done) for key in ("wall", "cpu", "peak_mb"))
+        wall, cpu, peak = (
+            statistics.median(run[key] for run in done) for key in ("wall", "cpu", "peak_mb")
+        )
         pairs = list(zip(done, runs.get("text" if name in OF_TEXT else "ours", done), strict=True))
-        ratios = [statistics.median(run[key] / own[key] for run, own in pairs) for key in ("wall", "cpu", "peak_mb")]
-        print(f"{name:10}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{ratios[0]:13.2f}{ratios[1]:12.2f}{ratios[2]:13.2f}")
+        ratios = [
+            statistics.median(run[key] / own[key] for run, own in pairs)
+            for key in ("wall", "cpu", "peak_mb")
+        ]
+        print(
+            f"{name:10}{wall:9.2f}{cpu:9.2f}{peak:9.0f}{ratios[0]:13.2f}{ratios[1]:12.2f}{ratios[2]:13.2f}"
+        )
 
 
 if __name__ == "__main__":

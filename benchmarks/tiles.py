@@ -1,11 +1,14 @@
 """
-Cutting tiles beside what a user would use instead, and beside GDAL merely decoding each needed block once.
+Cutting tiles beside what a user would use instead, and beside GDAL merely decoding each needed
+block once.
 
-python benchmarks/tiles.py [--size small|full] [--layout deflate|striped|bands] [--rounds N] [--tiles N] [--px N]
+python benchmarks/tiles.py [--size small|full] [--layout deflate|striped|bands] [--rounds N]
+[--tiles N] [--px N]
 
-The script makes its scene. Every way gives the same tiles (checked before anything is printed; another CRS: beside GDAL's).
-Each way runs in a process of its own, ways interleaved in every round; printed are the medians of wall time, CPU time, peak
-memory apart from the mapped output, and the ratios to the floor.
+The script makes its scene. Every way gives the same tiles (checked before anything is printed;
+another CRS: beside GDAL's). Each way runs in a process of its own, ways interleaved in every round;
+printed are the medians of wall time, CPU time, peak memory apart from the mapped output, and the
+ratios to the floor.
 """
 
 from __future__ import annotations
@@ -40,12 +43,26 @@ def make_scene(path: Path, side: int, layout: str) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    shape = {"tiled": True, "blockxsize": 512, "blockysize": 512} if layout != "striped" else {"tiled": False, "blockysize": 1}
+    shape = (
+        {"tiled": True, "blockxsize": 512, "blockysize": 512}
+        if layout != "striped"
+        else {"tiled": False, "blockysize": 1}
+    )
     profile = {
-        "driver": "GTiff", "count": 4, "height": side, "width": side, "dtype": "uint16", "crs": "EPSG:32630", "nodata": 0,
-        "transform": from_origin(500_000, 5_700_000, 10, 10), "compress": "deflate", "predictor": 2, "zlevel": 1,
-        "interleave": "band" if layout == "bands" else "pixel", "num_threads": 2,
-    } | shape  # fmt: skip
+        "driver": "GTiff",
+        "count": 4,
+        "height": side,
+        "width": side,
+        "dtype": "uint16",
+        "crs": "EPSG:32630",
+        "nodata": 0,
+        "transform": from_origin(500_000, 5_700_000, 10, 10),
+        "compress": "deflate",
+        "predictor": 2,
+        "zlevel": 1,
+        "interleave": "band" if layout == "bands" else "pixel",
+        "num_threads": 2,
+    } | shape
     partial = path.with_suffix(".partial.tif")
     with rasterio.open(partial, "w", **profile) as out:
         out.descriptions = tuple(BANDS)
@@ -54,8 +71,14 @@ def make_scene(path: Path, side: int, layout: str) -> Path:
             height = min(512, side - row)
             values = np.empty((4, height, side), np.uint16)
             for band, level in enumerate((600, 800, 500, 3000)):
-                coarse = random.normal(level, level / 4, (height // 16 + 2, side // 16 + 2)).repeat(16, 0).repeat(16, 1)
-                values[band] = (coarse[:height, :side] + random.normal(0, 25, (height, side))).clip(1, 12_000)
+                coarse = (
+                    random.normal(level, level / 4, (height // 16 + 2, side // 16 + 2))
+                    .repeat(16, 0)
+                    .repeat(16, 1)
+                )
+                values[band] = (coarse[:height, :side] + random.normal(0, 25, (height, side))).clip(
+                    1, 12_000
+                )
             out.write(values, window=Window(0, row, side, height))
     partial.rename(path)
     return path
@@ -66,7 +89,9 @@ def places(side: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
     random = np.random.default_rng(0)
     uniform = random.uniform(0, side * 10, (sites // 2, 2))
     towns = random.uniform(0, side * 10, (20, 2))
-    clustered = towns[random.integers(0, 20, sites - sites // 2)] + random.normal(0, 4000, (sites - sites // 2, 2))
+    clustered = towns[random.integers(0, 20, sites - sites // 2)] + random.normal(
+        0, 4000, (sites - sites // 2, 2)
+    )
     both = np.concatenate([uniform, clustered]).clip(1500, side * 10 - 1500)
     return 500_000 + both[:, 0], 5_700_000 - both[:, 1]
 
@@ -78,7 +103,9 @@ def grid_of(scene_path: Path, sites: int, size: int, crs: str | None):
     from data_prep.grids import tile_grid
 
     scene = open_scene(scene_path)
-    lon, lat = Transformer.from_crs(32630, 4326, always_xy=True).transform(*places(scene.width, sites))
+    lon, lat = Transformer.from_crs(32630, 4326, always_xy=True).transform(
+        *places(scene.width, sites)
+    )
     return scene, tile_grid(lon, lat, scene=scene, size_px=size, crs=crs)
 
 
@@ -101,8 +128,14 @@ def run_floor(scene_path: Path, sites: int, size: int, out: Path) -> None:
         with rasterio.open(scene_path) as source:
             for read in reads:
                 shape = (4, read.height, read.width)
-                buffer = buffer if buffer is not None and buffer.shape == shape else np.empty(shape, np.uint16)
-                source.read(window=Window(read.column, read.row, read.width, read.height), out=buffer)
+                buffer = (
+                    buffer
+                    if buffer is not None and buffer.shape == shape
+                    else np.empty(shape, np.uint16)
+                )
+                source.read(
+                    window=Window(read.column, read.row, read.width, read.height), out=buffer
+                )
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(decode, units(plan_reads(layer, rows, columns, size, size), 8)))
@@ -120,7 +153,9 @@ def run_package(scene_path: Path, sites: int, size: int, out: Path, crs: str | N
         layer = scene.pieces[0].layers[0]
         columns = np.round((grid.left - layer.transform.c) / 10).astype(int)
         rows = np.round((layer.transform.f - grid.top) / 10).astype(int)
-        assert report.blocks == len(plan_reads(layer, rows, columns, size, size)), "a block was decoded twice"
+        assert report.blocks == len(plan_reads(layer, rows, columns, size, size)), (
+            "a block was decoded twice"
+        )
 
 
 def run_windows(scene_path: Path, sites: int, size: int, out: Path) -> None:
@@ -132,7 +167,10 @@ def run_windows(scene_path: Path, sites: int, size: int, out: Path) -> None:
     array = np.lib.format.open_memmap(out, mode="w+", dtype=np.uint16, shape=(sites, 4, size, size))
     with rasterio.open(scene_path) as source:
         for number in range(sites):
-            column, row = (round(v) for v in ((grid.left[number] - 500_000) / 10, (5_700_000 - grid.top[number]) / 10))
+            column, row = (
+                round(v)
+                for v in ((grid.left[number] - 500_000) / 10, (5_700_000 - grid.top[number]) / 10)
+            )
             array[number] = source.read(window=Window(column, row, size, size), boundless=False)
 
 
@@ -145,13 +183,25 @@ def run_geotiffs(scene_path: Path, sites: int, size: int, out: Path) -> None:
     folder = out.with_suffix(".tiles")
     folder.mkdir(exist_ok=True)
     for number in range(sites):
-        column, row = (round(v) for v in ((grid.left[number] - 500_000) / 10, (5_700_000 - grid.top[number]) / 10))
+        column, row = (
+            round(v)
+            for v in ((grid.left[number] - 500_000) / 10, (5_700_000 - grid.top[number]) / 10)
+        )
         with rasterio.open(scene_path) as source:
             values = source.read(window=Window(column, row, size, size))
         with rasterio.open(
-            folder / f"{number}.tif", "w", driver="GTiff", count=4, height=size, width=size, dtype="uint16",
-            crs="EPSG:32630", transform=grid.transform(number), nodata=0, compress="deflate",
-        ) as target:  # fmt: skip
+            folder / f"{number}.tif",
+            "w",
+            driver="GTiff",
+            count=4,
+            height=size,
+            width=size,
+            dtype="uint16",
+            crs="EPSG:32630",
+            transform=grid.transform(number),
+            nodata=0,
+            compress="deflate",
+        ) as target:
             target.write(values)
 
 
@@ -195,9 +245,14 @@ def run_gdal_warps(scene_path: Path, sites: int, size: int, out: Path) -> None:
     with rasterio.open(scene_path) as source:
         for number in range(sites):
             reproject(
-                rasterio.band(source, [1, 2, 3, 4]), array[number], dst_crs="EPSG:27700", dst_transform=grid.transform(number),
-                resampling=Resampling.bilinear, src_nodata=0, dst_nodata=0,
-            )  # fmt: skip
+                rasterio.band(source, [1, 2, 3, 4]),
+                array[number],
+                dst_crs="EPSG:27700",
+                dst_transform=grid.transform(number),
+                resampling=Resampling.bilinear,
+                src_nodata=0,
+                dst_nodata=0,
+            )
 
 
 def run_lattice(scene_path: Path, sites: int, size: int, out: Path) -> None:
@@ -206,9 +261,15 @@ def run_lattice(scene_path: Path, sites: int, size: int, out: Path) -> None:
 
 
 WAYS = {
-    "floor": run_floor, "package": run_package, "windows": run_windows, "geotiffs": run_geotiffs, "torchgeo": run_torchgeo,
-    "rioxarray": run_rioxarray, "lattice": run_lattice, "gdal_warps": run_gdal_warps,
-}  # fmt: skip
+    "floor": run_floor,
+    "package": run_package,
+    "windows": run_windows,
+    "geotiffs": run_geotiffs,
+    "torchgeo": run_torchgeo,
+    "rioxarray": run_rioxarray,
+    "lattice": run_lattice,
+    "gdal_warps": run_gdal_warps,
+}
 SAME = ("package", "windows", "torchgeo", "rioxarray")
 RIVALS = {"torchgeo": "torchgeo.datasets", "rioxarray": "rioxarray"}
 
@@ -236,7 +297,10 @@ def one(way: str, scene: Path, sites: int, size: int, out: Path) -> None:
 
 
 class Memory(threading.Thread):
-    """Watch the memory that is not mapped from files, in kB above that at the start, where the system tells it."""
+    """
+    Watch the memory that is not mapped from files, in kB above that at the start, where the system
+    tells it.
+    """
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -248,7 +312,9 @@ class Memory(threading.Thread):
             text = Path("/proc/self/status").read_text()
         except OSError:
             return 0
-        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon")), 0)
+        return next(
+            (int(line.split()[1]) for line in text.splitlines() if line.startswith("RssAnon")), 0
+        )
 
     def run(self) -> None:
         while not self.ended.wait(0.005):
@@ -261,14 +327,18 @@ def checksum(out: Path) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=["small", "full"], default="small")
     parser.add_argument("--layout", choices=["deflate", "striped", "bands"], default="deflate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--tiles", type=int, help="how many; default 200, of size full 1,329")
     parser.add_argument("--px", type=int, default=256, help="side of a tile")
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "butterfly_sdm_benchmarks")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()) / "butterfly_sdm_benchmarks"
+    )
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -278,7 +348,9 @@ def main() -> None:
     if options.one:
         one(options.one, scene, sites, size, options.out)
         return
-    for way in [way for way in options.ways if way in RIVALS and importlib.util.find_spec(way) is None]:
+    for way in [
+        way for way in options.ways if way in RIVALS and importlib.util.find_spec(way) is None
+    ]:
         print(f"{way} is not installed; left out")
         options.ways.remove(way)
     figures: dict[str, list[dict[str, float]]] = {way: [] for way in options.ways}
@@ -287,7 +359,9 @@ def main() -> None:
     for _ in range(options.rounds):
         for way in options.ways:
             out = options.folder / f"{way}.npy"
-            out.unlink(missing_ok=True)  # making room for the new file would count, and not for all ways alike
+            out.unlink(
+                missing_ok=True
+            )  # making room for the new file would count, and not for all ways alike
             shutil.rmtree(out.with_suffix(".tiles"), ignore_errors=True)
             command = [sys.executable, __file__, "--size", options.size, "--layout", options.layout]
             command += ["--tiles", str(sites), "--px", str(size), "--folder", str(options.folder)]
@@ -308,24 +382,34 @@ def main() -> None:
         ours, theirs = (np.load(path, mmap_mode="r")[:40].astype(int) for path in compare)
         difference = np.abs(ours - theirs)
         print(
-            f"another CRS beside GDAL: mean {difference.mean():.3f} counts, 99th percentile {np.percentile(difference, 99):.0f}"
+            f"another CRS beside GDAL: mean {difference.mean():.3f} counts, 99th percentile "
+            f"{np.percentile(difference, 99):.0f}"
         )
         if difference.mean() > 0.2 or np.percentile(difference, 99) > 1:
             sys.exit("The warped tiles differ from GDAL's. No time is printed.")
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     print(f"{sites} tiles of {size} px from {side} x {side} x 4 ({options.layout}); {load}")
-    print(f"{'way':12} {'wall s':>8} {'cpu s':>8} {'peak MB':>8} {'x floor wall':>13} {'x floor cpu':>12}")
+    print(
+        f"{'way':12} {'wall s':>8} {'cpu s':>8} {'peak MB':>8} {'x floor wall':>13} "
+        f"{'x floor cpu':>12}"
+    )
     for way, runs in figures.items():
         if not runs:
             continue
-        wall, cpu, peak = (statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "peak_mb"))
+        wall, cpu, peak = (
+            statistics.median(run[key] for run in runs) for key in ("wall", "cpu", "peak_mb")
+        )
         pairs = list(zip(runs, figures.get("floor") or [], strict=False))
         ratio = [
-            statistics.median(run[key] / floor[key] for run, floor in pairs) if pairs else float("nan")
+            statistics.median(run[key] / floor[key] for run, floor in pairs)
+            if pairs
+            else float("nan")
             for key in ("wall", "cpu")
         ]
         same = "" if way not in sums or sums[way] == sums.get("package") else "  (own pixel grid)"
-        print(f"{way:12} {wall:8.2f} {cpu:8.2f} {peak:8.0f} {ratio[0]:13.2f} {ratio[1]:12.2f}{same}")
+        print(
+            f"{way:12} {wall:8.2f} {cpu:8.2f} {peak:8.0f} {ratio[0]:13.2f} {ratio[1]:12.2f}{same}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """
-Training throughput: our fit, through Lightning and from packed tiles, next to a bare PyTorch loop with the same model and data.
+Training throughput: our fit, through Lightning and from packed tiles, next to a bare PyTorch loop
+with the same model and data.
 
-    python benchmarks/training.py [--size small|full] [--threads N]         # on the CPU
-    python benchmarks/training.py --size full --device cuda --threads 8     # on a GPU: float32 and bf16, and checks
+    python benchmarks/training.py [--size small|full] [--threads N]         # on the CPU python
+    benchmarks/training.py --size full --device cuda --threads 8     # on a GPU: float32 and bf16,
+    and checks
 
-Printed are images per second, their ratio to the bare loop (channels_last, the same network and batches, not augmented), the
-share of an epoch that waits for tiles, and memory. The published step has the plain layout and zeros beyond the edge of an
-image. On the CPU the seconds are CPU time, which a busy machine changes little. On a GPU the values of the regulariser under
-bf16 and the repeatability of a fit are checked as well.
+Printed are images per second, their ratio to the bare loop (channels_last, the same network and
+batches, not augmented), the share of an epoch that waits for tiles, and memory. The published step
+has the plain layout and zeros beyond the edge of an image. On the CPU the seconds are CPU time,
+which a busy machine changes little. On a GPU the values of the regulariser under bf16 and the
+repeatability of a fit are checked as well.
 """
 
 from __future__ import annotations
@@ -43,11 +46,15 @@ BANDS = ("red", "green", "blue", "nir")
 def make(sites: int, tile_px: int, species: int = 62) -> Dataset:
     rng = np.random.default_rng(0)
     ids = pd.Index([f"s{i}" for i in range(sites)], name="site_id")
-    table = pd.DataFrame({"easting": 0.0, "northing": 0.0, "visits": 20, "tile_row": np.arange(sites)}, index=ids)
+    table = pd.DataFrame(
+        {"easting": 0.0, "northing": 0.0, "visits": 20, "tile_row": np.arange(sites)}, index=ids
+    )
     names = tuple(f"species {i}" for i in range(species))
     detections = pd.DataFrame(rng.integers(0, 21, (sites, species)), index=ids, columns=list(names))
     tiles = rng.integers(1, 5000, (sites, len(BANDS), tile_px, tile_px), dtype=np.uint16)
-    card = DatasetCard(name="noise", species=names, tiles=TileCard(bands=BANDS, size_px=tile_px, resolution_m=10.0))
+    card = DatasetCard(
+        name="noise", species=names, tiles=TileCard(bands=BANDS, size_px=tile_px, resolution_m=10.0)
+    )
     return Dataset(card, gpd.GeoDataFrame(table), detections, tiles)
 
 
@@ -56,9 +63,18 @@ def clock(device: str) -> float:
 
 
 def bare(
-    net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str, layout: torch.memory_format, bf16: bool = False
+    net: PresenceNet,
+    part: SiteBatches,
+    batch: int,
+    epochs: int,
+    device: str,
+    layout: torch.memory_format,
+    bf16: bool = False,
 ) -> tuple[float, float]:
-    """Return images per second of a plain loop after its first epoch, and the share of it that reads data."""
+    """
+    Return images per second of a plain loop after its first epoch, and the share of it that reads
+    data.
+    """
     assert part.reader is not None
     net = net.to(device, memory_format=layout).train()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-4)
@@ -88,17 +104,33 @@ def bare(
 
 
 def ours(
-    net: PresenceNet, part: SiteBatches, batch: int, epochs: int, device: str, precision: str = "32-true"
+    net: PresenceNet,
+    part: SiteBatches,
+    batch: int,
+    epochs: int,
+    device: str,
+    precision: str = "32-true",
 ) -> tuple[float, float]:
-    """Return images per second of our fit after its first epoch, and the share of it that waits for data."""
+    """
+    Return images per second of our fit after its first epoch, and the share of it that waits for
+    data.
+    """
     assert net.trunk is not None
     net.trunk.to(memory_format=torch.channels_last)
     net.freeze("nothing")
     settings = FitSettings(
-        epochs=epochs + 1, batch_size=batch, learning_rate=1e-4, patience=None, schedule="constant", precision=precision,
-        accelerator="cpu" if device == "cpu" else "gpu", devices=1,
-    )  # fmt: skip
-    fitting = Fitting(net, PresenceLoss("binomial", species=62, mean_visits=20), settings, part, None)
+        epochs=epochs + 1,
+        batch_size=batch,
+        learning_rate=1e-4,
+        patience=None,
+        schedule="constant",
+        precision=precision,
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
+    )
+    fitting = Fitting(
+        net, PresenceLoss("binomial", species=62, mean_visits=20), settings, part, None
+    )
     ends: list[float] = []
     rows = run_fit(fitting, progress=lambda *_: ends.append(clock(device))).table().iloc[1:]
     return len(part) / statistics.median(np.diff(ends)), float(rows["waiting"].median())
@@ -116,20 +148,36 @@ def check_cuda(dataset: Dataset) -> None:
         rounded = loss(z.cuda().bfloat16(), rates.cuda())
     torch.testing.assert_close(value.cpu(), expected, rtol=1e-4, atol=0)
     torch.testing.assert_close(rounded.cpu(), expected, rtol=2e-2, atol=0)
-    print(f"regulariser {expected:.6f} on the CPU, {value:.6f} on the GPU under bf16, {rounded:.6f} with embeddings in bf16")
+    print(
+        f"regulariser {expected:.6f} on the CPU, {value:.6f} on the GPU under bf16, {rounded:.6f} "
+        "with embeddings in bf16"
+    )
     few = dataset.site_ids[:64]
     settings: dict[str, Any] = {
-        "backbone": "resnet18", "window_px": 64, "margin_px": 32, "epochs": 2, "batch_size": 16, "accelerator": "gpu",
-        "devices": 1, "deterministic": True, "dropout": 0.1,
-    }  # fmt: skip
-    first, second = (NetworkPredictor(**settings).fit(dataset, few).predict(dataset, few) for _ in range(2))
+        "backbone": "resnet18",
+        "window_px": 64,
+        "margin_px": 32,
+        "epochs": 2,
+        "batch_size": 16,
+        "accelerator": "gpu",
+        "devices": 1,
+        "deterministic": True,
+        "dropout": 0.1,
+    }
+    first, second = (
+        NetworkPredictor(**settings).fit(dataset, few).predict(dataset, few) for _ in range(2)
+    )
     torch.use_deterministic_algorithms(False)
-    assert first.equals(second), f"the same seed gives another network: {(first - second).abs().to_numpy().max():.1e}"
+    assert first.equals(second), (
+        f"the same seed gives another network: {(first - second).abs().to_numpy().max():.1e}"
+    )
     print("the same seed gives the same network on the GPU, to the last bit")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=("small", "full"), default="small")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -140,8 +188,14 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = arguments.device
     gpu = device == "cuda"
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before the GPU is used: one order of sums
-    sites, window, batch = (32, 64, 16) if arguments.size == "small" else (1024 if gpu else 128, 192, 64 if gpu else 32)
+    os.environ.setdefault(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+    )  # before the GPU is used: one order of sums
+    sites, window, batch = (
+        (32, 64, 16)
+        if arguments.size == "small"
+        else (1024 if gpu else 128, 192, 64 if gpu else 32)
+    )
     epochs = 3 if gpu else 1
     dataset = make(sites, window + 64)
     torch.manual_seed(0)
@@ -155,11 +209,16 @@ def main() -> None:
         sample = part[range(4), 0]
         values, valid = reader.reflectance(sample["counts"])
         expected = net.eval()(net.standardise(values, valid))[0]
-        torch.testing.assert_close(predict_batch(net, sample, reader)[0], expected, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            predict_batch(net, sample, reader)[0], expected, rtol=1e-3, atol=1e-4
+        )
     zeros = PresenceNet(replace(net.architecture, padding="zeros"))
     zeros.load_state_dict(net.state_dict())
     where = torch.cuda.get_device_name() if gpu else f"CPU, {arguments.threads} thread"
-    print(f"ResNet-18, {net.tile_px} px, batch {batch}, {where}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"ResNet-18, {net.tile_px} px, batch {batch}, {where}, torch {torch.__version__}, load "
+        f"{os.getloadavg()[0]:.1f}"
+    )
 
     def run(name: str, bf16: bool) -> tuple[float, float]:
         own = copy.deepcopy(zeros if name in ("published step", "bare loop, zeros") else net)
@@ -177,14 +236,24 @@ def main() -> None:
             for name in names:
                 if gpu:
                     torch.cuda.reset_peak_memory_stats()
-                found[name].append((*run(name, bf16), torch.cuda.max_memory_allocated() / 2**30 if gpu else 0.0))
+                found[name].append(
+                    (*run(name, bf16), torch.cuda.max_memory_allocated() / 2**30 if gpu else 0.0)
+                )
         print("bf16" if bf16 else "float32")
         for name, rows in found.items():
             rate, waited, memory = (statistics.median(column) for column in zip(*rows, strict=True))
-            ratio = statistics.median(a[0] / b[0] for a, b in zip(rows, found["bare loop"], strict=True))
+            ratio = statistics.median(
+                a[0] / b[0] for a, b in zip(rows, found["bare loop"], strict=True)
+            )
             used = f"   {memory:5.1f} GiB" if gpu else ""
-            print(f"  {name:16s} {rate:8.1f} images/s   {ratio:.3f} of the bare loop   {100 * waited:4.1f} % waiting{used}")
-    print(f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB")
+            print(
+                f"  {name:16s} {rate:8.1f} images/s   {ratio:.3f} of the bare loop   "
+                f"{100 * waited:4.1f} % waiting{used}"
+            )
+    print(
+        "peak memory of the process "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB"
+    )
     if gpu:
         check_cuda(dataset)
 

@@ -1,9 +1,10 @@
 """
 butterfly_sdm: predict which species live where from satellite images, and map it.
 
-The public names, in the order of the flow: :func:`simulate_region` makes a landscape to try things on, :func:`build` turns
-scenes and records into a :class:`Dataset`, :func:`train` turns that into a :class:`Run`, :func:`evaluate` scores it beside
-honest baselines, :func:`predict_map` writes the map.
+The public names, in the order of the flow: :func:`simulate_region` makes a landscape to try things
+on, :func:`build` turns scenes and records into a :class:`Dataset`, :func:`train` turns that into a
+:class:`Run`, :func:`evaluate` scores it beside honest baselines, :func:`predict_map` writes the
+map.
 """
 
 from importlib import import_module
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from butterfly_sdm.simulate import simulate_region
     from butterfly_sdm.studies import compare_change, compare_runs, ladder, report, search
 
-# Names are loaded when first used: importing the package costs milliseconds, not the seconds of torch.
+# Names are loaded when first used: importing the package costs milliseconds, not the seconds of
+# torch.
 _HOMES = {
     "simulate_region": "butterfly_sdm.simulate",
     "load_config": "butterfly_sdm.config",

@@ -47,7 +47,8 @@ def _say(text: str, style: str) -> None:
 app = typer.Typer(
     cls=_Commands,
     name="butterfly-sdm",
-    help="Predict which species live where from satellite images, and map it.\n\nFour verbs: build, train, evaluate, map. "
+    help="Predict which species live where from satellite images, and map it.\n\nFour verbs: "
+    "build, train, evaluate, map. "
     "Each takes one YAML; 'butterfly-sdm demo' walks the whole way on a simulated region.",
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -57,16 +58,22 @@ app = typer.Typer(
 
 SMALL_REGION = {"size_px": 2048, "n_sites": 150, "n_species": 8}
 
-ConfigArgument = Annotated[Path, typer.Argument(help="YAML file of the experiment.", show_default=False)]
+ConfigArgument = Annotated[
+    Path, typer.Argument(help="YAML file of the experiment.", show_default=False)
+]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for scripts.")]
 
 
 @contextmanager
 def _told_at_the_end(logger: str) -> Iterator[None]:
-    """Keep warnings of a logger back: a command says them in its closing lines, finished before or not."""
+    """
+    Keep warnings of a logger back: a command says them in its closing lines, finished before or
+    not.
+    """
     quiet = logging.getLogger(logger)
 
     def below_warning(record: logging.LogRecord) -> bool:
@@ -79,9 +86,16 @@ def _told_at_the_end(logger: str) -> Iterator[None]:
         quiet.removeFilter(below_warning)
 
 
-def _command(verb: str, what: Path, *, dataset: Path | None = None, overrides: list[str] | None = None) -> str:
+def _command(
+    verb: str, what: Path, *, dataset: Path | None = None, overrides: list[str] | None = None
+) -> str:
     """Return the command that goes on from here, as it would be typed."""
-    words = ["butterfly-sdm", verb, str(what), *(["--dataset", str(dataset)] if dataset is not None else [])]
+    words = [
+        "butterfly-sdm",
+        verb,
+        str(what),
+        *(["--dataset", str(dataset)] if dataset is not None else []),
+    ]
     for override in overrides or ():
         words += ["--set", override]
     return " ".join(shlex.quote(word) for word in words)
@@ -93,8 +107,12 @@ def _example(*lines: str) -> str:
 
 @app.callback()
 def _root(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say more of what is done.")] = False,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more of what is done.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+    ] = False,
 ) -> None:
     if version:
         from importlib.metadata import version as installed
@@ -112,20 +130,37 @@ def _root(
 
 @app.command(epilog=_example("butterfly-sdm demo --out butterfly_demo"))
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("butterfly_demo"),
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path(
+        "butterfly_demo"
+    ),
     seed: Annotated[int, typer.Option(help="Another seed makes another region.", min=0)] = 0,
-    small: Annotated[bool, typer.Option("--small", help="A smaller region: quicker, and harder to learn from.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="A smaller region: quicker, and harder to learn from.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Walk the whole way on a simulated region: records and rasters to data set, model, scores and map."""
+    """
+    Walk the whole way on a simulated region: records and rasters to data set, model, scores and
+    map.
+    """
     from butterfly_sdm import pipeline
     from butterfly_sdm.simulate import simulate_region
 
     with terminal.progress_bars() as progress:
-        region = simulate_region(out / "region", seed=seed, progress=progress, **(SMALL_REGION if small else {}))
-        dataset = pipeline.build(region.config, out / "dataset", overrides=overrides or (), progress=progress)
-        run = pipeline.train(region.config, out / "run", dataset=dataset, overrides=overrides or (), progress=progress)
+        region = simulate_region(
+            out / "region", seed=seed, progress=progress, **(SMALL_REGION if small else {})
+        )
+        dataset = pipeline.build(
+            region.config, out / "dataset", overrides=overrides or (), progress=progress
+        )
+        run = pipeline.train(
+            region.config,
+            out / "run",
+            dataset=dataset,
+            overrides=overrides or (),
+            progress=progress,
+        )
         scores = pipeline.evaluate(run, progress=progress)
         result = pipeline.predict_map(run, out=out / "map.tif", progress=progress)
     terminal.summary(
@@ -147,7 +182,9 @@ def demo(
 def build(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the data set.")] = None,
-    explain: Annotated[Path | None, typer.Option(help="CSV or Parquet: every record left out, with the reason.")] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet: every record left out, with the reason.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -155,24 +192,38 @@ def build(
     from butterfly_sdm import pipeline
 
     with terminal.progress_bars() as progress, _told_at_the_end("data_prep.build"):
-        dataset = pipeline.build(config, out, explain=explain, overrides=overrides or (), progress=progress)
+        dataset = pipeline.build(
+            config, out, explain=explain, overrides=overrides or (), progress=progress
+        )
     card = dataset.card
     for text in card.warnings:
         _say(f"Warning: {text}", "yellow")
     for text in card.notes:
         _say(f"Note: {text}", "default")
-    rows: dict[str, object] = {f"records {reason}": f"{count:,}" for reason, count in card.rows.items()}
-    rows |= {"sites": f"{len(dataset.sites):,}", "species": len(dataset.species), "visits": f"{int(dataset.visits.sum()):,}"}
+    rows: dict[str, object] = {
+        f"records {reason}": f"{count:,}" for reason, count in card.rows.items()
+    }
+    rows |= {
+        "sites": f"{len(dataset.sites):,}",
+        "species": len(dataset.species),
+        "visits": f"{int(dataset.visits.sum()):,}",
+    }
     if dataset.tiles_in_words:
         rows["tiles"] = dataset.tiles_in_words
     if dataset.split is not None:
-        sizes = (f"{len(getattr(dataset.split, part)):,} {part}" for part in ("train", "validation", "test"))
+        sizes = (
+            f"{len(getattr(dataset.split, part)):,} {part}"
+            for part in ("train", "validation", "test")
+        )
         rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"
     if explain is not None:
         rows["records left out"] = explain
     rows["data set"] = dataset.folder
     terminal.summary(
-        "Data set built", rows, next_commands=[_command("train", config, dataset=out, overrides=overrides)], as_json=as_json
+        "Data set built",
+        rows,
+        next_commands=[_command("train", config, dataset=out, overrides=overrides)],
+        as_json=as_json,
     )
 
 
@@ -180,7 +231,9 @@ def build(
 def train(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if not the one the config builds.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder, if not the one the config builds.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,7 +241,9 @@ def train(
     from butterfly_sdm import pipeline
 
     with terminal.progress_bars() as progress:
-        run = pipeline.train(config, out, dataset=dataset, overrides=overrides or (), progress=progress)
+        run = pipeline.train(
+            config, out, dataset=dataset, overrides=overrides or (), progress=progress
+        )
     what = config if out is None and not overrides else run.folder
     terminal.summary(
         "Model trained",
@@ -201,13 +256,23 @@ def train(
 
 
 @app.command(
-    epilog=_example("butterfly-sdm evaluate my_region.yaml", "butterfly-sdm evaluate --ladder configs/s2bms_ladder.yaml")
+    epilog=_example(
+        "butterfly-sdm evaluate my_region.yaml",
+        "butterfly-sdm evaluate --ladder configs/s2bms_ladder.yaml",
+    )
 )
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="Folder of tables and plots; the run's own if not given.")] = None,
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of tables and plots; the run's own if not given.")
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
-    ladder: Annotated[bool, typer.Option("--ladder", help="Fit and score all of evaluate.ladder instead of a run.")] = False,
+    ladder: Annotated[
+        bool,
+        typer.Option("--ladder", help="Fit and score all of evaluate.ladder instead of a run."),
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -216,13 +281,23 @@ def evaluate(
 
     if ladder:
         with terminal.progress_bars() as progress:
-            found = studies.ladder(run, out, dataset=dataset, overrides=overrides or (), progress=progress)
+            found = studies.ladder(
+                run, out, dataset=dataset, overrides=overrides or (), progress=progress
+            )
         folder = out or pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "ladder"
-        terminal.summary("Ladder, best first", found.summary() | {"tables and plots": folder}, as_json=as_json)
+        terminal.summary(
+            "Ladder, best first", found.summary() | {"tables and plots": folder}, as_json=as_json
+        )
         return
     with terminal.progress_bars() as progress:
-        scores = pipeline.evaluate(run, out, dataset=dataset, overrides=overrides or (), progress=progress)
-    folder = out or (run if run.is_dir() else pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "run")
+        scores = pipeline.evaluate(
+            run, out, dataset=dataset, overrides=overrides or (), progress=progress
+        )
+    folder = out or (
+        run
+        if run.is_dir()
+        else pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "run"
+    )
     terminal.summary(
         "Scores",
         _score_rows(scores) | {"tables and plots": folder},
@@ -232,14 +307,25 @@ def evaluate(
 
 
 @app.command(
-    "map", epilog=_example("butterfly-sdm map my_region.yaml", "butterfly-sdm map runs/my_region/run scene.tif --out map.tif")
+    "map",
+    epilog=_example(
+        "butterfly-sdm map my_region.yaml",
+        "butterfly-sdm map runs/my_region/run scene.tif --out map.tif",
+    ),
 )
 def map_(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)],
-    scenes: Annotated[list[Path] | None, typer.Argument(help="Rasters; together one mosaic.", show_default=False)] = None,
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
+    ],
+    scenes: Annotated[
+        list[Path] | None, typer.Argument(help="Rasters; together one mosaic.", show_default=False)
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The GeoTIFF to write.")] = None,
     bands: Annotated[
-        str | None, typer.Option(help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False)
+        str | None,
+        typer.Option(
+            help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
+        ),
     ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -249,19 +335,40 @@ def map_(
 
     names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
-        result = pipeline.predict_map(run, scenes, out, bands=names, overrides=overrides or (), progress=progress)
-    terminal.summary("Map written", _map_rows(result), next_commands=[f"butterfly-sdm view {result.path}"], as_json=as_json)
+        result = pipeline.predict_map(
+            run, scenes, out, bands=names, overrides=overrides or (), progress=progress
+        )
+    terminal.summary(
+        "Map written",
+        _map_rows(result),
+        next_commands=[f"butterfly-sdm view {result.path}"],
+        as_json=as_json,
+    )
 
 
 @app.command(
-    epilog=_example("butterfly-sdm view runs/my_region/map.tif", "butterfly-sdm view runs/my_region/map.tif --export map.html")
+    epilog=_example(
+        "butterfly-sdm view runs/my_region/map.tif",
+        "butterfly-sdm view runs/my_region/map.tif --export map.html",
+    )
 )
 def view(
-    map_: Annotated[Path, typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False)],
-    export: Annotated[Path | None, typer.Option(help="Write a self-contained page instead of serving one.")] = None,
-    port: Annotated[int, typer.Option(help="Port on this machine; 0: any that is free.", min=0, max=65535)] = 0,
+    map_: Annotated[
+        Path,
+        typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False),
+    ],
+    export: Annotated[
+        Path | None, typer.Option(help="Write a self-contained page instead of serving one.")
+    ] = None,
+    port: Annotated[
+        int, typer.Option(help="Port on this machine; 0: any that is free.", min=0, max=65535)
+    ] = 0,
     limit: Annotated[
-        float | None, typer.Option(help="Hatch places more dissimilar to the training sites than this; else as the map says.")
+        float | None,
+        typer.Option(
+            help="Hatch places more dissimilar to the training sites than this; else as the map "
+            "says."
+        ),
     ] = None,
 ) -> None:
     """Look at a map in the browser: a page on this machine alone, with a species picker."""
@@ -269,10 +376,15 @@ def view(
 
     overlay = "dissimilarity" if limit is not None else None
     if export is not None:
-        terminal.summary("Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)})
+        terminal.summary(
+            "Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)}
+        )
         return
     server = make_server(map_, port=port, overlay=overlay, limit=limit)
-    terminal.out.print(f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C", highlight=False)
+    terminal.out.print(
+        f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
+        highlight=False,
+    )
     try:
         server.serve_forever()
     except KeyboardInterrupt:
@@ -283,8 +395,12 @@ def view(
 
 @app.command(epilog=_example("butterfly-sdm report my_region.yaml"))
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; the first is described.", show_default=False)],
-    out: Annotated[Path | None, typer.Option(help="The HTML page; report.html in the first run if not given.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Run folders; the first is described.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML page; report.html in the first run if not given.")
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -293,7 +409,11 @@ def report(
 
     with terminal.progress_bars() as progress:
         page = studies.report(runs, out, dataset=dataset, progress=progress)
-    rows = {"page": page, "as Markdown": page.with_suffix(".md"), "tables": page.with_name(f"{page.stem}_species.csv")}
+    rows = {
+        "page": page,
+        "as Markdown": page.with_suffix(".md"),
+        "tables": page.with_name(f"{page.stem}_species.csv"),
+    }
     terminal.summary("Report written", rows, as_json=as_json)
 
 
@@ -304,15 +424,23 @@ def report(
     )
 )
 def compare(
-    what: Annotated[list[Path], typer.Argument(help="Two runs, or one YAML with --change.", show_default=False)],
-    change: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="What the other experiment changes.")] = None,
+    what: Annotated[
+        list[Path], typer.Argument(help="Two runs, or one YAML with --change.", show_default=False)
+    ],
+    change: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="What the other experiment changes."),
+    ] = None,
     seeds: Annotated[int, typer.Option(help="How many, with --change.", min=1)] = 3,
     out: Annotated[Path | None, typer.Option(help="Folder of the tables, with --change.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare two runs, or an experiment with and without a change, site by site on the same held-out sites."""
+    """
+    Compare two runs, or an experiment with and without a change, site by site on the same held-out
+    sites.
+    """
     from butterfly_sdm import pipeline, studies
     from butterfly_sdm.errors import ConfigError
 
@@ -321,30 +449,52 @@ def compare(
             raise ConfigError(f"With --change, compare takes one YAML; {len(what)} were given.")
         with terminal.progress_bars() as progress:
             ablation = studies.compare_change(
-                what[0], change, out, seeds=seeds, dataset=dataset, overrides=overrides or (), progress=progress
+                what[0],
+                change,
+                out,
+                seeds=seeds,
+                dataset=dataset,
+                overrides=overrides or (),
+                progress=progress,
             )
-        folder = out or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
-        rows = ablation.summary() | {"change": ", ".join(change), "table": folder / "comparison.csv"}
+        folder = (
+            out
+            or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
+        )
+        rows = ablation.summary() | {
+            "change": ", ".join(change),
+            "table": folder / "comparison.csv",
+        }
         rows["picture"] = folder / "comparison.png"
         terminal.summary("Changed beside as it is", rows, as_json=as_json)
         return
     if len(what) != 2:
-        raise ConfigError(f"compare takes two runs, or one YAML with --change; {len(what)} were given.")
+        raise ConfigError(
+            f"compare takes two runs, or one YAML with --change; {len(what)} were given."
+        )
     result = studies.compare_runs(what[0], what[1], dataset=dataset)
-    terminal.summary("Two runs on the same held-out sites", {"verdict": result.verdict}, as_json=as_json)
+    terminal.summary(
+        "Two runs on the same held-out sites", {"verdict": result.verdict}, as_json=as_json
+    )
 
 
 @app.command(
     epilog=_example(
         "butterfly-sdm search configs/s2bms_published.yaml --trials 50",
-        "butterfly-sdm search my_region.yaml --trials 9 --set 'search.space={train.fit.learning_rate: [0.0001, 0.001]}'",
+        "butterfly-sdm search my_region.yaml --trials 9 --set "
+        "'search.space={train.fit.learning_rate: [0.0001, 0.001]}'",
     )
 )
 def search(
     config: ConfigArgument,
     out: Annotated[Path | None, typer.Option(help="Folder of the trials and of best.yaml.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Settings tried in all, those of earlier calls included.", min=1)] = None,
-    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if not the one the config builds.")] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Settings tried in all, those of earlier calls included.", min=1),
+    ] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder, if not the one the config builds.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -358,7 +508,10 @@ def search(
     terminal.summary(
         "Search ended",
         {"trials": f"{len(found.table)}, {int(score.isna().sum())} of them could not be fitted"}
-        | {"best score": f"{score.iloc[0]:.5f} on the validation part, which chose it: judge it on other sites"}
+        | {
+            "best score": f"{score.iloc[0]:.5f} on the validation part, which chose it: judge it "
+            "on other sites"
+        }
         | dict(entry.split("=", 1) for entry in found.best)
         | {"table": found.config.with_name("trials.csv"), "config": found.config},
         next_commands=[f"butterfly-sdm train {found.config}"],
@@ -366,9 +519,15 @@ def search(
     )
 
 
-@app.command(epilog=_example("butterfly-sdm check runs/my_region/dataset runs/my_region/run runs/my_region/map.tif"))
+@app.command(
+    epilog=_example(
+        "butterfly-sdm check runs/my_region/dataset runs/my_region/run runs/my_region/map.tif"
+    )
+)
 def check(
-    artefacts: Annotated[list[Path], typer.Argument(help="Data set folders, run folders, maps.", show_default=False)],
+    artefacts: Annotated[
+        list[Path], typer.Argument(help="Data set folders, run folders, maps.", show_default=False)
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Verify artefacts byte by byte; say what is wrong."""
@@ -377,7 +536,10 @@ def check(
     found = {str(path): pipeline.check(path) for path in artefacts}
     for problem in (problem for problems in found.values() for problem in problems):
         _say(problem, "red")
-    rows = {path: f"{len(problems)} problems" if problems else "as it was written" for path, problems in found.items()}
+    rows = {
+        path: f"{len(problems)} problems" if problems else "as it was written"
+        for path, problems in found.items()
+    }
     terminal.summary("Checked", found if as_json else rows, as_json=as_json)
     if any(found.values()):
         raise typer.Exit(2)
@@ -390,24 +552,39 @@ def plugins(as_json: JsonOption = False) -> None:
 
     found = list_plugins()
     if as_json:
-        values = {info.name: {"summary": info.summary, "from": info.distribution, "error": info.error} for info in found}
+        values = {
+            info.name: {"summary": info.summary, "from": info.distribution, "error": info.error}
+            for info in found
+        }
         terminal.summary("", values, as_json=True)
         return
     rows = [
-        (i.name, i.summary if i.error is None else f"cannot be used: {i.error}", f"{i.distribution} {i.version}") for i in found
+        (
+            i.name,
+            i.summary if i.error is None else f"cannot be used: {i.error}",
+            f"{i.distribution} {i.version}",
+        )
+        for i in found
     ]
     terminal.table("Plugins", ("name", "what it does", "from"), rows)
 
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm plugin cmmd train --config cmmd.yaml", "butterfly-sdm plugin cmmd evaluate --config cmmd.yaml"
+        "butterfly-sdm plugin cmmd train --config cmmd.yaml",
+        "butterfly-sdm plugin cmmd evaluate --config cmmd.yaml",
     )
 )
 def plugin(
-    name: Annotated[str, typer.Argument(help="Name of the plugin, see: butterfly-sdm plugins", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of the plugin, see: butterfly-sdm plugins", show_default=False),
+    ],
     verb: Annotated[str, typer.Argument(help="train, evaluate or predict.", show_default=False)],
-    config: Annotated[Path, typer.Option("--config", help="YAML with the settings of the plugin.", show_default=False)],
+    config: Annotated[
+        Path,
+        typer.Option("--config", help="YAML with the settings of the plugin.", show_default=False),
+    ],
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -417,7 +594,9 @@ def plugin(
     from butterfly_sdm.plugins.plugin import run_plugin
 
     if verb not in ("train", "evaluate", "predict"):
-        raise ConfigError(f"{verb!r} is no verb of a plugin; the verbs are train, evaluate and predict.")
+        raise ConfigError(
+            f"{verb!r} is no verb of a plugin; the verbs are train, evaluate and predict."
+        )
     with terminal.progress_bars() as progress:
         result = run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
     terminal.summary(f"{name} {verb}", {"written": result}, as_json=as_json)
@@ -426,7 +605,9 @@ def plugin(
 @app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
 def init(
     path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("my_region.yaml"),
-    everything: Annotated[bool, typer.Option("--all", help="Every setting with its default and meaning.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every setting with its default and meaning.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a commented starter YAML for your own records and rasters."""
@@ -435,9 +616,13 @@ def init(
     from butterfly_sdm.errors import ConfigError
 
     if path.exists() and not force:
-        raise ConfigError(f"{path} exists already. Choose another name, or replace it with --force.")
+        raise ConfigError(
+            f"{path} exists already. Choose another name, or replace it with --force."
+        )
     write_text(path, starter_yaml(path.stem, everything=everything))
-    terminal.summary("Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"])
+    terminal.summary(
+        "Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"]
+    )
 
 
 @app.command(epilog=_example("butterfly-sdm doctor"))
@@ -460,7 +645,8 @@ def _map_rows(result: MapResult) -> dict[str, object]:
     }
     if "mean_abs" in result.audit:
         rows["audit"] = (
-            f"differs from window by window by {result.audit['mean_abs']:.4f} on average, {result.audit['max_abs']:.4f} at most"
+            f"differs from window by window by {result.audit['mean_abs']:.4f} on average, "
+            f"{result.audit['max_abs']:.4f} at most"
         )
     return rows | {name: path for name, path in result.files.items() if isinstance(path, Path)}
 

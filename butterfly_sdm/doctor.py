@@ -25,7 +25,8 @@ EXTRAS = {
 
 def examine() -> dict[str, object]:
     """
-    Return what was found, one entry per thing: versions, cores, memory, disk, GPU, PROJ grids, extras.
+    Return what was found, one entry per thing: versions, cores, memory, disk, GPU, PROJ grids,
+    extras.
 
     Returns
     -------
@@ -78,5 +79,6 @@ def _ostn15() -> str:
     if group.best_available:
         return "present: positions right to centimetres"
     return (
-        "absent: positions right to about 2 m, fine for 10 m pixels; install PROJ's uk_os_OSTN15_NTv2_OSGBtoETRS.tif for more"
+        "absent: positions right to about 2 m, fine for 10 m pixels; install PROJ's "
+        "uk_os_OSTN15_NTv2_OSGBtoETRS.tif for more"
     )

@@ -1,8 +1,9 @@
 """
 The errors a user can act on.
 
-Every error the package raises on purpose derives from :class:`ButterflySDMError` and from the matching built-in. Its message
-says what came, what is needed and what to do. The command line prints the message alone and ends with code 2.
+Every error the package raises on purpose derives from :class:`ButterflySDMError` and from the
+matching built-in. Its message says what came, what is needed and what to do. The command line
+prints the message alone and ends with code 2.
 """
 
 import difflib
@@ -11,7 +12,8 @@ from collections.abc import Iterable
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """
-    Return the question that ends a message about an unknown name: empty where no known name is near.
+    Return the question that ends a message about an unknown name: empty where no known name is
+    near.
 
     Examples
     --------
@@ -25,7 +27,8 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 
 def how_to_install(extra: str) -> str:
     """
-    Return the command that brings an optional part of the package, as it is installed here: from a clone or from an index.
+    Return the command that brings an optional part of the package, as it is installed here: from a
+    clone or from an index.
 
     Examples
     --------

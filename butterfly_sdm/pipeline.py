@@ -1,9 +1,10 @@
 """
 The four verbs: config in, artefact out.
 
-The command line, a notebook and a test call these same functions. Each takes a config (a YAML file, a mapping or a
-:class:`~butterfly_sdm.config.Config`) or the artefact of an earlier stage, and returns an object that knows where its artefact
-lies. Work that was interrupted continues; work that is done is not done again.
+The command line, a notebook and a test call these same functions. Each takes a config (a YAML file,
+a mapping or a :class:`~butterfly_sdm.config.Config`) or the artefact of an earlier stage, and
+returns an object that knows where its artefact lies. Work that was interrupted continues; work that
+is done is not done again.
 """
 
 from __future__ import annotations
@@ -38,7 +39,14 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ButterflySDMError,
+    ConfigError,
+    DataError,
+    MissingFileError,
+    ModelError,
+)
 from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
@@ -61,7 +69,8 @@ class Run:
     Attributes
     ----------
     folder
-        Holds ``config.yaml``, ``split.json``, ``model.json`` and its arrays, ``history.csv``; after evaluation also the scores.
+        Holds ``config.yaml``, ``split.json``, ``model.json`` and its arrays, ``history.csv``; after
+        evaluation also the scores.
     card
         Content of ``run.json``: where the data set was, its fingerprint, the versions used.
     """
@@ -83,12 +92,17 @@ class Run:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise MissingFileError(f"There is no run at {folder}. Make one with: butterfly-sdm train CONFIG")
+            raise MissingFileError(
+                f"There is no run at {folder}. Make one with: butterfly-sdm train CONFIG"
+            )
         card = read_json(folder / "run.json")
         if not isinstance(card, dict) or card.get("format") != "butterfly_sdm run":
             raise ArtefactError(f"{folder} is not a run: its run.json does not say so.")
         check_version(
-            card.get("format_version"), RUN_VERSION, f"The run {folder}", f"butterfly-sdm train CONFIG --out {folder}"
+            card.get("format_version"),
+            RUN_VERSION,
+            f"The run {folder}",
+            f"butterfly-sdm train CONFIG --out {folder}",
         )
         return cls(folder, card)
 
@@ -114,7 +128,10 @@ class Run:
 
     @property
     def epochs(self) -> str:
-        """How long a network was trained, in words, and which epoch was the best on the validation part; else nothing."""
+        """
+        How long a network was trained, in words, and which epoch was the best on the validation
+        part; else nothing.
+        """
         history, fit = self.folder / "history.csv", self.config.train.fit
         if not history.is_file():
             return ""
@@ -159,7 +176,8 @@ def build(
     out
         Folder of the data set; by default ``dataset`` in the config's ``out``.
     explain
-        A ``.csv`` or ``.parquet`` file in which to write every record that was left out, with the reason.
+        A ``.csv`` or ``.parquet`` file in which to write every record that was left out, with the
+        reason.
 
     Returns
     -------
@@ -181,10 +199,19 @@ def build(
 
     settings = load_config(config, overrides)
     if settings.build is None:
-        raise ConfigError("The config has no section build. It needs build.records and where the imagery lies.")
+        raise ConfigError(
+            "The config has no section build. It needs build.records and where the imagery lies."
+        )
     folder = Path(out) if out is not None else out_folder(settings) / "dataset"
     left_out = None if explain is None else Path(explain)
-    build_dataset(settings.build, folder, name=settings.name, seed=settings.seed, progress=progress, explain=left_out)
+    build_dataset(
+        settings.build,
+        folder,
+        name=settings.name,
+        seed=settings.seed,
+        progress=progress,
+        explain=left_out,
+    )
     write_text(_settings_mark(folder), _settings_key(settings))
     return Dataset.open(folder)
 
@@ -207,12 +234,14 @@ def train(
     out
         Folder of the run; by default ``run`` in the config's ``out``.
     dataset
-        A data set or its folder; by default ``train.dataset``, else the one that :func:`build` makes with this config.
+        A data set or its folder; by default ``train.dataset``, else the one that :func:`build`
+        makes with this config.
 
     Returns
     -------
     Run
-        The finished run. One that is there already, made with the same settings and data, is returned as it is.
+        The finished run. One that is there already, made with the same settings and data, is
+        returned as it is.
 
     Raises
     ------
@@ -223,10 +252,17 @@ def train(
     folder = Path(out) if out is not None else out_folder(settings) / "run"
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     if data.split is None:
-        raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
+        raise DataError(
+            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
+        )
     model, fit = settings.train.model, settings.train.fit
     key = fingerprint(
-        {"model": model.model_dump(), "fit": fit.model_dump(), "seed": settings.seed, "dataset": data.fingerprint}
+        {
+            "model": model.model_dump(),
+            "fit": fit.model_dump(),
+            "seed": settings.seed,
+            "dataset": data.fingerprint,
+        }
         | {"split": [data.split.train, data.split.validation, data.split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
@@ -236,12 +272,15 @@ def train(
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         data.split.to_json(partial / "split.json")
-        # Beyond the contract, a network can watch validation sites, keep checkpoints and tell how far it is.
+        # Beyond the contract, a network can watch validation sites, keep checkpoints and tell how
+        # far it is.
         offered = {"validation": data.split.validation, "folder": partial, "progress": progress}
         taken = inspect.signature(predictor.fit).parameters.keys() & offered
         predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
         predictor.save(partial)  # type: ignore[attr-defined]
-        for checkpoints in list(partial.rglob("checkpoints")):  # they serve to resume, and are several times the model
+        for checkpoints in list(
+            partial.rglob("checkpoints")
+        ):  # they serve to resume, and are several times the model
             shutil.rmtree(checkpoints)
         card = {
             "format": "butterfly_sdm run",
@@ -249,9 +288,13 @@ def train(
             "key": key,
             "name": settings.name,
             # Relative, so that run and data set can move together.
-            "dataset": os.path.relpath(data.folder.resolve(), folder.resolve()) if data.folder else None,
+            "dataset": os.path.relpath(data.folder.resolve(), folder.resolve())
+            if data.folder
+            else None,
             "dataset_fingerprint": data.fingerprint,
-            "software": {name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")},
+            "software": {
+                name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")
+            },
             "files": {
                 path.relative_to(partial).as_posix(): sha256(path)
                 for path in sorted(partial.rglob("*"))
@@ -329,7 +372,8 @@ def predict_map(
     run
         A run, its folder, or the config it was made with.
     scenes
-        Rasters that together form one mosaic; by default those of ``map.scenes``, else of ``build.scenes``.
+        Rasters that together form one mosaic; by default those of ``map.scenes``, else of
+        ``build.scenes``.
     out
         The GeoTIFF; by default ``map.tif`` beside the run.
     bands
@@ -343,7 +387,8 @@ def predict_map(
     Raises
     ------
     ConfigError, MissingFileError, RasterError, DataError, ModelError
-        No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run cannot be mapped so.
+        No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
+        cannot be mapped so.
     """
     from butterfly_sdm.mapping import predict_map as write_map
     from butterfly_sdm.mapping.area import Area
@@ -370,7 +415,17 @@ def predict_map(
 
     scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
-    apart = {"scenes", "area", "masks", "covariates", "withhold", "coarsen_m", "layers", "only_applicable", "presence_above"}
+    apart = {
+        "scenes",
+        "area",
+        "masks",
+        "covariates",
+        "withhold",
+        "coarsen_m",
+        "layers",
+        "only_applicable",
+        "presence_above",
+    }
     options = settings.map.model_dump(exclude=apart)
     layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
     if "applicability" in settings.map.layers or settings.map.only_applicable:
@@ -399,7 +454,9 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
     names = covariates_of(predictor)
     given = settings.map.covariates
     built: dict[str, CovariateRaster] = {}
-    for raster in settings.build.covariates.rasters if settings.build and settings.build.covariates else ():
+    for raster in (
+        settings.build.covariates.rasters if settings.build and settings.build.covariates else ()
+    ):
         for side in raster.side_m:
             begin, end = f"{raster.name}_", f"_{side:g}m"
             if raster.kind == "mean":
@@ -410,7 +467,9 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
                 middles = [name.removeprefix(begin).removesuffix(end) for name in (*names, *given)]
                 labels = {middle: int(middle) for middle in middles if middle.lstrip("-").isdigit()}
             for label, value in labels.items():
-                built[f"{begin}{label}{end}"] = CovariateRaster(raster.path, side, value, raster.band)
+                built[f"{begin}{label}{end}"] = CovariateRaster(
+                    raster.path, side, value, raster.band
+                )
     found = {name: raster for name, raster in built.items() if raster.path.is_file()}
     for name, own in given.items():
         if not isinstance(own, Path):
@@ -419,11 +478,16 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
             found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
     # Predictors that do not say which covariates they use take what there is.
     told = all(hasattr(part, "covariate_names") for part in members_of(predictor) or [predictor])
-    return {name: raster for name, raster in found.items() if not told or name in names or name in given}
+    return {
+        name: raster for name, raster in found.items() if not told or name in names or name in given
+    }
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:
-    """Return the layer that says how unlike the training sites a place is, in what the model sees of it."""
+    """
+    Return the layer that says how unlike the training sites a place is, in what the model sees of
+    it.
+    """
     from butterfly_sdm.evaluation.applicability import Applicability
     from butterfly_sdm.evaluation.evaluate import scorable_sites
     from butterfly_sdm.mapping.layers import Derived
@@ -434,10 +498,18 @@ def _applicability(run: Run, *, only: bool) -> Layer:
     blocks = data.sites.get("block")
     if isinstance(run.predictor, Embedding):
         known = Applicability.fit(run.predictor.embed(data, sites), fold_of=blocks)
-        return Derived("dissimilarity", known.dissimilarity_of, of="embedding", unit=unit, limit=known.threshold, masks=only)
+        return Derived(
+            "dissimilarity",
+            known.dissimilarity_of,
+            of="embedding",
+            unit=unit,
+            limit=known.threshold,
+            masks=only,
+        )
     if data.covariates is None:
         raise ModelError(
-            "The area of applicability needs a network, or a model with covariates; this one has neither. Leave the layer out."
+            "The area of applicability needs a network, or a model with covariates; this one has "
+            "neither. Leave the layer out."
         )
     known = Applicability.fit(data.covariates.loc[sites], fold_of=blocks)
     return Derived(
@@ -471,7 +543,9 @@ def check(artefact: str | Path) -> list[str]:
     """
     path = Path(artefact)
     if not path.exists():
-        raise MissingFileError(f"{path} does not exist. Name a data set folder, a run folder or a map.")
+        raise MissingFileError(
+            f"{path} does not exist. Name a data set folder, a run folder or a map."
+        )
     if (path / "dataset.json").is_file():
         from data_prep.checking import check_dataset
 
@@ -483,7 +557,10 @@ def check(artefact: str | Path) -> list[str]:
         from butterfly_sdm.mapping.writer import check_map
 
         return check_map(path)
-    raise ArtefactError(f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or not finished.")
+    raise ArtefactError(
+        f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or "
+        "not finished."
+    )
 
 
 def _trouble(action: Callable[[], Any]) -> list[str]:
@@ -509,7 +586,9 @@ def make_predictor(settings: Config) -> Predictor:
     except ModelError as error:
         raise ConfigError(f"train.model.kind: {error}") from None
     if model.kind == "network":
-        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(exclude={"regulariser"})
+        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(
+            exclude={"regulariser"}
+        )
         arguments["regulariser"] = fit.regulariser.model_dump()
     else:
         arguments = {}
@@ -521,7 +600,9 @@ def make_predictor(settings: Config) -> Predictor:
             return predictor_class("ensemble").of_networks(model.members, **arguments)  # type: ignore[no-any-return]
         return cls(**arguments)  # type: ignore[no-any-return]
     except TypeError as error:
-        raise ConfigError(f"train.model.options = {model.options}: {model.kind} does not take them ({error}).") from error
+        raise ConfigError(
+            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
+        ) from error
 
 
 def out_folder(settings: Config) -> Path:
@@ -530,7 +611,10 @@ def out_folder(settings: Config) -> Path:
 
 
 def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
-    """Open a run given itself, its folder or its config; the config given now decides about evaluate and map."""
+    """
+    Open a run given itself, its folder or its config; the config given now decides about evaluate
+    and map.
+    """
     if isinstance(run, Run):
         return run, load_config(run.config, overrides)
     if isinstance(run, str | Path) and Path(run).is_dir():
@@ -557,7 +641,8 @@ def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress
         mark = _settings_mark(folder)
         if mark.is_file() and mark.read_text(encoding="utf-8") != _settings_key(settings):
             raise ConfigError(
-                f"The data set {folder} was built before the section build of the config was changed. Build it again: "
+                f"The data set {folder} was built before the section build of the config was "
+                "changed. Build it again: "
                 f"butterfly-sdm build CONFIG. Or use it as it is: --dataset {folder}"
             )
     return Dataset.open(folder)
@@ -587,7 +672,9 @@ def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
     if dataset is not None:
         return Dataset.open(dataset)
     if not run.card.get("dataset"):
-        raise DataError(f"The run {run.folder} does not say where its data set lies. Name it: --dataset DIR")
+        raise DataError(
+            f"The run {run.folder} does not say where its data set lies. Name it: --dataset DIR"
+        )
     return run.dataset
 
 
@@ -603,8 +690,15 @@ def check_species(predictor: Predictor, dataset: Dataset) -> None:
     if tuple(predictor.species) != dataset.species:
         missing = [name for name in predictor.species if name not in dataset.species]
         added = [name for name in dataset.species if name not in predictor.species]
-        what = f"{missing[0]} is missing there" if missing else f"{added[0]} is new there" if added else "their order differs"
+        what = (
+            f"{missing[0]} is missing there"
+            if missing
+            else f"{added[0]} is new there"
+            if added
+            else "their order differs"
+        )
         raise ModelError(
-            f"The run knows {len(predictor.species)} species, the data set {dataset.card.name!r} has {len(dataset.species)}: "
+            f"The run knows {len(predictor.species)} species, the data set {dataset.card.name!r} "
+            f"has {len(dataset.species)}: "
             f"{what}. Evaluate it on the data set it was trained on, or train again."
         )

@@ -27,7 +27,8 @@ def predictor_class(kind: str) -> Any:
     """
     if kind not in KINDS:
         raise ModelError(
-            f"There is no predictor of kind {kind!r}. Known: {', '.join(sorted(KINDS))}.{did_you_mean(kind, KINDS)}"
+            f"There is no predictor of kind {kind!r}. Known: "
+            f"{', '.join(sorted(KINDS))}.{did_you_mean(kind, KINDS)}"
         )
     module, _, name = KINDS[kind].partition(":")
     return getattr(import_module(module), name)

@@ -1,8 +1,8 @@
 """
 Strict settings: YAML checked by pydantic, every mistake named by key, value and rule.
 
-Shared by the config of an experiment and the settings of plugins. Relative paths are relative to the YAML file; ``${NAME}`` in
-a path stands for an environment variable.
+Shared by the config of an experiment and the settings of plugins. Relative paths are relative to
+the YAML file; ``${NAME}`` in a path stands for an environment variable.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+)
 
 from butterfly_sdm.errors import ConfigError, MissingFileError, did_you_mean
 
@@ -24,7 +32,9 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
     text = str(path)
     for name in re.findall(r"\$\{(\w+)\}", text):
         if name not in os.environ:
-            raise ValueError(f"the environment variable {name} is not set; set it to the folder meant by it")
+            raise ValueError(
+                f"the environment variable {name} is not set; set it to the folder meant by it"
+            )
         text = text.replace(f"${{{name}}}", os.environ[name])
     base = (info.context or {}).get("base")
     return Path(base, text) if base is not None else Path(text)
@@ -33,15 +43,27 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 def _resolve_source(value: Any, info: ValidationInfo) -> Path | str:
     if not isinstance(value, str | Path):
         raise ValueError("input should be a path, or an address that begins with https://")
-    return value if isinstance(value, str) and ("://" in value or value.startswith("/vsi")) else _resolve(Path(value), info)
+    return (
+        value
+        if isinstance(value, str) and ("://" in value or value.startswith("/vsi"))
+        else _resolve(Path(value), info)
+    )
 
 
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 100_000
-_BAD_SCALAR = (ValueError, TypeError, KeyError, AttributeError, OverflowError)  # what yaml raises for 2018-13-45 or !!bool x
+_BAD_SCALAR = (
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+)  # what yaml raises for 2018-13-45 or !!bool x
 
 InputPath = Annotated[Path, AfterValidator(_resolve)]
-InputSource = Annotated[Path | str, PlainValidator(_resolve_source)]  # text where it lies on the network
+InputSource = Annotated[
+    Path | str, PlainValidator(_resolve_source)
+]  # text where it lies on the network
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -58,7 +80,9 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
@@ -72,7 +96,11 @@ S = TypeVar("S", bound=Section)
 
 
 def load_settings(
-    model: type[S], source: str | Path | Mapping[str, Any], overrides: Iterable[str] = (), *, example: str = "key=value"
+    model: type[S],
+    source: str | Path | Mapping[str, Any],
+    overrides: Iterable[str] = (),
+    *,
+    example: str = "key=value",
 ) -> tuple[S, Path | None]:
     """
     Read and check settings.
@@ -107,14 +135,17 @@ def load_settings(
     else:
         path = Path(source)
         if not path.is_file():
-            raise MissingFileError(f"There is no config file {path}. Write a first one with: butterfly-sdm init")
+            raise MissingFileError(
+                f"There is no config file {path}. Write a first one with: butterfly-sdm init"
+            )
         label, base = str(path), path.resolve().parent
         value = _read_yaml(path, model)
     for override in overrides:
         _override(value, override, example)
     try:
         # JSON mode: strict about types, yet a YAML list may stand for a tuple and text for a path.
-        # Paths become absolute: a run keeps its config in a folder of its own, where relative ones would mean something else.
+        # Paths become absolute: a run keeps its config in a folder of its own, where relative ones
+        # would mean something else.
         context = {"base": base if base is not None else Path.cwd()}
         return model.model_validate_json(json.dumps(value, default=str), context=context), base
     except ValidationError as error:
@@ -136,14 +167,22 @@ def commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> 
 
 def _choices(annotation: Any) -> str:
     """Return the values a setting may have, if they can be listed."""
-    choices = [value for part in (annotation, *get_args(annotation)) if get_origin(part) is Literal for value in get_args(part)]
+    choices = [
+        value
+        for part in (annotation, *get_args(annotation))
+        if get_origin(part) is Literal
+        for value in get_args(part)
+    ]
     return "one of " + ", ".join(map(str, choices)) if len(choices) > 1 else ""
 
 
 def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     size = path.stat().st_size
     if size > LARGEST_BYTES:
-        raise ConfigError(f"{path} has {size:,} bytes; a config has at most {LARGEST_BYTES:,}. Is it the file you mean?")
+        raise ConfigError(
+            f"{path} has {size:,} bytes; a config has at most {LARGEST_BYTES:,}. Is it the file "
+            "you mean?"
+        )
     try:
         value = _parse(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -151,7 +190,10 @@ def _read_yaml(path: Path, model: type[BaseModel]) -> dict[str, Any]:
     if value is None:
         value = {}
     if not isinstance(value, dict):
-        raise ConfigError(f"{path} holds a {type(value).__name__}; a config is a mapping with the keys {_names(model)}.")
+        raise ConfigError(
+            f"{path} holds a {type(value).__name__}; a config is a mapping with the keys "
+            f"{_names(model)}."
+        )
     return value
 
 
@@ -170,10 +212,15 @@ def _parse(text: str) -> Any:
 
 
 def _weigh(value: Any, left: list[int]) -> None:
-    """Refuse keys that are no text, and more values than a config has: aliases of aliases make billions of a few lines."""
+    """
+    Refuse keys that are no text, and more values than a config has: aliases of aliases make
+    billions of a few lines.
+    """
     left[0] -= 1
     if left[0] < 0:
-        raise ValueError(f"it stands for more than {MOST_VALUES:,} values, by aliases of aliases or of itself")
+        raise ValueError(
+            f"it stands for more than {MOST_VALUES:,} values, by aliases of aliases or of itself"
+        )
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str | int | float | None):
@@ -198,7 +245,9 @@ def _override(value: dict[str, Any], override: str, example: str) -> None:
         if child is None:
             child = value[parent] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {parent} holds the value {child!r}, it has no key {last!r}.")
+            raise ConfigError(
+                f"--set {override!r}: {parent} holds the value {child!r}, it has no key {last!r}."
+            )
         value = child
     value[last] = new
 
@@ -213,22 +262,35 @@ def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
     for problem in error.errors(include_url=False):
         # Members of a union appear as parts such as "tuple[...]" or "int": no keys of the file.
         members = {"int", "str", "float", "bool"}
-        location = tuple(part for part in problem["loc"] if "[" not in str(part) and part not in members)
+        location = tuple(
+            part for part in problem["loc"] if "[" not in str(part) and part not in members
+        )
         key = ".".join(map(str, location)) or "the whole file"
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, problem["loc"][:-1])
-            hint = did_you_mean(problem["loc"][-1], known).strip() or f"Known keys: {', '.join(known)}."
+            hint = (
+                did_you_mean(problem["loc"][-1], known).strip()
+                or f"Known keys: {', '.join(known)}."
+            )
             lines.append(f"{key} is an unknown key; {hint[0].lower()}{hint[1:]}")
         elif problem["type"] == "missing":
             lines.append(f"{key} is missing; it is required.")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
-            choices = re.findall(r"'([^']+)'", message) if problem["type"] == "literal_error" else []
+            choices = (
+                re.findall(r"'([^']+)'", message) if problem["type"] == "literal_error" else []
+            )
             hint = did_you_mean(problem["input"], choices)
-            lines.append(f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.{hint}")
+            lines.append(
+                f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.{hint}"
+            )
     unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
-    return f"{label}: " + (unique[0] if len(unique) == 1 else "\n".join(["several problems", *(f"  {u}" for u in unique)]))
+    return f"{label}: " + (
+        unique[0]
+        if len(unique) == 1
+        else "\n".join(["several problems", *(f"  {u}" for u in unique)])
+    )
 
 
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:

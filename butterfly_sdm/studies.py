@@ -1,7 +1,9 @@
 """
-What is done around the four verbs: a ladder of predictors, a paired comparison, a search of settings, a report.
+What is done around the four verbs: a ladder of predictors, a paired comparison, a search of
+settings, a report.
 
-As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and writes a folder or a page.
+As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and writes a folder or a
+page.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ def ladder(
     progress: Progress = silent,
 ) -> Ladder:
     """
-    Fit and score every predictor of ``evaluate.ladder`` on the same sites, also in spatial cross-validation.
+    Fit and score every predictor of ``evaluate.ladder`` on the same sites, also in spatial
+    cross-validation.
 
     Parameters
     ----------
@@ -71,7 +74,10 @@ def ladder(
     settings = load_config(config, overrides)
     options = settings.evaluate
     if not options.ladder:
-        raise ConfigError("evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: nearest_sites}]")
+        raise ConfigError(
+            "evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: "
+            "nearest_sites}]"
+        )
     folder = Path(out) if out is not None else out_folder(settings) / "ladder"
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     return run_ladder(
@@ -96,8 +102,8 @@ class Ablation:
     Attributes
     ----------
     table
-        One row per seed, and one for the mean prediction of all seeds: score of both, difference (changed - as it is) with its
-        interval, species on which each is ahead.
+        One row per seed, and one for the mean prediction of all seeds: score of both, difference
+        (changed - as it is) with its interval, species on which each is ahead.
     comparisons
         By row of the table; first the changed experiment, second the experiment as it is.
     change
@@ -124,10 +130,11 @@ def compare_change(
     progress: Progress = silent,
 ) -> Ablation:
     """
-    Train an experiment as it is and changed on the same spatial folds with the same seeds, and compare them in pairs.
+    Train an experiment as it is and changed on the same spatial folds with the same seeds, and
+    compare them in pairs.
 
-    Training and validation sites of the split are dealt into ``evaluate.folds`` folds; test sites stay out. Every fit is kept,
-    so that an interrupted comparison goes on where it was.
+    Training and validation sites of the split are dealt into ``evaluate.folds`` folds; test sites
+    stay out. Every fit is kept, so that an interrupted comparison goes on where it was.
 
     Parameters
     ----------
@@ -136,7 +143,8 @@ def compare_change(
     change
         ``key=value`` pairs, such as ``train.fit.regulariser.weight=0``.
     out
-        Folder of ``comparison.csv``, ``comparison.png`` and the predictions; by default ``comparison`` in the config's ``out``.
+        Folder of ``comparison.csv``, ``comparison.png`` and the predictions; by default
+        ``comparison`` in the config's ``out``.
     seeds
         How many: the config's, and those that follow it.
 
@@ -163,28 +171,48 @@ def compare_change(
     overrides = tuple(overrides)
     plain, changed = load_config(config, overrides), load_config(config, (*overrides, *change))
     if not change or plain.train == changed.train:
-        raise ConfigError(f"The change {', '.join(change) or '(none)'} changes nothing of train. Name another key or value.")
+        raise ConfigError(
+            f"The change {', '.join(change) or '(none)'} changes nothing of train. Name another "
+            "key or value."
+        )
     data = dataset if isinstance(dataset, Dataset) else dataset_for(plain, dataset, progress)
     if data.split is None:
-        raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
+        raise DataError(
+            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
+        )
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
     sites = [site for site in (*data.split.train, *data.split.validation) if data.visits[site] > 0]
     options = plain.evaluate
     folds = spatial_folds(
-        data.sites.loc[sites], distance_m=options.fold_distance_m, n_folds=max(2, options.folds), seed=plain.seed
+        data.sites.loc[sites],
+        distance_m=options.fold_distance_m,
+        n_folds=max(2, options.folds),
+        seed=plain.seed,
     )
     held: dict[str, list[pd.DataFrame]] = {"changed": [], "as it is": []}
     for seed in range(plain.seed, plain.seed + seeds):
         for name, settings in (("changed", changed), ("as it is", plain)):
-            held[name].append(_out_of_fold(settings.model_copy(update={"seed": seed}), data, folds, folder, progress))
+            held[name].append(
+                _out_of_fold(
+                    settings.model_copy(update={"seed": seed}), data, folds, folder, progress
+                )
+            )
     rows, comparisons = {}, {}
-    pairs = {f"seed {plain.seed + place}": (held["changed"][place], held["as it is"][place]) for place in range(seeds)}
+    pairs = {
+        f"seed {plain.seed + place}": (held["changed"][place], held["as it is"][place])
+        for place in range(seeds)
+    }
     if seeds > 1:
         pairs["mean of all seeds"] = tuple(sum(tables) / seeds for tables in held.values())  # type: ignore[assignment]
     for name, (first, second) in pairs.items():
         scored = first.index.intersection(second.index)
         result = compare(
-            data, list(scored), first.loc[scored], second.loc[scored], names=("changed", "as it is"), repeats=options.bootstrap
+            data,
+            list(scored),
+            first.loc[scored],
+            second.loc[scored],
+            names=("changed", "as it is"),
+            repeats=options.bootstrap,
         )
         comparisons[name] = result
         rows[name] = {
@@ -204,8 +232,13 @@ def compare_change(
     return Ablation(table, comparisons, tuple(change))
 
 
-def _out_of_fold(settings: Config, data: Dataset, folds: Sequence[Any], folder: Path, progress: Progress) -> pd.DataFrame:
-    """Return the predictions of every site by a model that has not seen it; read them if they are there already."""
+def _out_of_fold(
+    settings: Config, data: Dataset, folds: Sequence[Any], folder: Path, progress: Progress
+) -> pd.DataFrame:
+    """
+    Return the predictions of every site by a model that has not seen it; read them if they are
+    there already.
+    """
     from butterfly_sdm.evaluation.evaluate import scorable_sites
 
     parts = []
@@ -232,7 +265,11 @@ def _out_of_fold(settings: Config, data: Dataset, folds: Sequence[Any], folder: 
 
 
 def compare_runs(
-    first: Run | str | Path, second: Run | str | Path, *, dataset: Dataset | str | Path | None = None, score: str = "mse"
+    first: Run | str | Path,
+    second: Run | str | Path,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    score: str = "mse",
 ) -> Comparison:
     """
     Compare two runs on the held-out sites of the first by a paired block bootstrap.
@@ -262,11 +299,14 @@ def compare_runs(
     data = dataset_of(one, dataset)
     for run in (one, two):
         check_species(run.predictor, data)
-    sites = scorable_sites(data, one.split.part(settings.evaluate.part), [one.predictor, two.predictor])
+    sites = scorable_sites(
+        data, one.split.part(settings.evaluate.part), [one.predictor, two.predictor]
+    )
     seen = set(two.split.train) & set(sites)
     if seen:
         raise DataError(
-            f"Site {sorted(seen)[0]} is held out by {one.folder} but was trained on by {two.folder}. Compare runs of one split."
+            f"Site {sorted(seen)[0]} is held out by {one.folder} but was trained on by "
+            f"{two.folder}. Compare runs of one split."
         )
     names = (one.folder.name, two.folder.name)
     if names[0] == names[1]:
@@ -283,11 +323,13 @@ class Search:
     Attributes
     ----------
     table
-        One row per trial, best first: ``score`` on the validation part and the value of every setting.
+        One row per trial, best first: ``score`` on the validation part and the value of every
+        setting.
     best
         The best settings as ``key=value``.
     config
-        YAML of the experiment with the best settings, ready for :func:`butterfly_sdm.pipeline.train`.
+        YAML of the experiment with the best settings, ready for
+        :func:`butterfly_sdm.pipeline.train`.
     """
 
     table: pd.DataFrame
@@ -320,12 +362,14 @@ def search(
     Returns
     -------
     Search
-        All trials, and the config of the best. Its score on the validation part is too good, since it was chosen there.
+        All trials, and the config of the best. Its score on the validation part is too good, since
+        it was chosen there.
 
     Raises
     ------
     ConfigError
-        The space is empty or names something that is no setting of the network, or a value is not allowed.
+        The space is empty or names something that is no setting of the network, or a value is not
+        allowed.
     MissingPackageError
         Optuna is not installed.
     DataError
@@ -345,14 +389,17 @@ def search(
             "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
         )
     if settings.train.model.kind != "network":
-        raise ConfigError(f"train.model.kind is {settings.train.model.kind}; search draws settings of a network.")
+        raise ConfigError(
+            f"train.model.kind is {settings.train.model.kind}; search draws settings of a network."
+        )
     space: dict[str, Any] = {}
     homes: dict[str, str] = {}  # where a setting of the network stands in the config
     for key, choice in options.space.items():
         name = key.removeprefix("train.fit.").removeprefix("train.model.")
         if name == key or name in ("kind", "members", "options"):
             raise ConfigError(
-                f"search.space.{key}: a search draws settings of train.fit and train.model, such as train.fit.epochs."
+                f"search.space.{key}: a search draws settings of train.fit and train.model, such "
+                "as train.fit.epochs."
             )
         bounds = not isinstance(choice, tuple)
         for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
@@ -361,7 +408,9 @@ def search(
         homes[name] = key
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     if data.split is None:
-        raise DataError(f"The data set {data.card.name!r} has no split. Add build.split and build it again.")
+        raise DataError(
+            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
+        )
     folder = Path(out) if out is not None else out_folder(settings) / "search"
     single = load_config(settings, ["train.model.members=1"])
     found = search_network(
@@ -434,7 +483,9 @@ def report(
         opened, settings = open_run(given, ())
         data = dataset_of(opened, dataset)
         check_species(opened.predictor, data)
-        kinds = tuple(dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"]))
+        kinds = tuple(
+            dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"])
+        )
         findings.append(
             collect_findings(
                 opened.predictor,
@@ -445,13 +496,16 @@ def report(
                 baselines=kinds,
                 config=settings.model_dump(mode="json"),
                 folder=opened.folder,
-                importance_repeats=1 if isinstance(opened.predictor, Embedding) else 3,  # a network predicts slowly
+                importance_repeats=1
+                if isinstance(opened.predictor, Embedding)
+                else 3,  # a network predicts slowly
                 seed=settings.seed,
                 progress=progress,
             )
         )
     target = Path(out) if out is not None else open_run(runs[0], ())[0].folder / "report.html"
-    # The page places sites exactly, so a species that may only be told coarsely is left out of it too.
+    # The page places sites exactly, so a species that may only be told coarsely is left out of it
+    # too.
     settings = open_run(runs[0], ())[1]
     withheld = tuple(settings.build.records.sensitive) if settings.build is not None else ()
     return write_report(findings, target, withheld=withheld)

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +26,10 @@ err = Console(stderr=True, soft_wrap=True)
 
 
 class _Lines:
-    """Progress where no bar can be drawn (a log file): a line when a task starts, when it ends, and now and then between."""
+    """
+    Progress where no bar can be drawn (a log file): a line when a task starts, when it ends, and
+    now and then between.
+    """
 
     every_s = 20.0
 
@@ -43,7 +54,10 @@ class _Lines:
 
 
 def _share(done: int, total: int) -> str:
-    """Return how far work is: counted where a person can count, such as epochs, else in per cent, such as of bytes."""
+    """
+    Return how far work is: counted where a person can count, such as epochs, else in per cent, such
+    as of bytes.
+    """
     return f"{done} of {total}" if total <= 1000 else f"{done / total:.0%}"
 
 
@@ -52,7 +66,10 @@ class _Share(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return it as text."""
-        return Text(_share(int(task.completed), int(task.total)) if task.total else "", style="progress.percentage")
+        return Text(
+            _share(int(task.completed), int(task.total)) if task.total else "",
+            style="progress.percentage",
+        )
 
 
 class _Bars:
@@ -85,12 +102,25 @@ def progress_bars() -> Iterator[Any]:
         yield _Bars(bars)
 
 
-def summary(title: str, rows: Mapping[str, object], *, next_commands: Sequence[str] = (), as_json: bool = False) -> None:
-    """Say what was made, where it lies and what to run next; as one JSON object if a script asks."""
+def summary(
+    title: str,
+    rows: Mapping[str, object],
+    *,
+    next_commands: Sequence[str] = (),
+    as_json: bool = False,
+) -> None:
+    """
+    Say what was made, where it lies and what to run next; as one JSON object if a script asks.
+    """
     if as_json:
-        sys.stdout.write(json.dumps({key: _plain(value) for key, value in rows.items()}, ensure_ascii=False) + "\n")
+        sys.stdout.write(
+            json.dumps({key: _plain(value) for key, value in rows.items()}, ensure_ascii=False)
+            + "\n"
+        )
         return
-    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0)
+    )
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for key, value in rows.items():

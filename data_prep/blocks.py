@@ -1,8 +1,9 @@
 """
 Windows out of a product, each stored block decoded once.
 
-Windows around sites overlap and share blocks of the file; reading them one by one decodes a block as often as it is needed.
-Here the blocks are walked instead: each is decoded once and its pixels are copied into every window that shows it.
+Windows around sites overlap and share blocks of the file; reading them one by one decodes a block
+as often as it is needed. Here the blocks are walked instead: each is decoded once and its pixels
+are copied into every window that shows it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from butterfly_sdm.data.products import Layer, Piece
 from butterfly_sdm.data.raster import Scene, unreadable
 
 STRIP_ROWS = 256
-UNIT_BYTES = 40_000_000  # about 0.2 s of decoding: small against the whole, large against the cost of handing it out
+# about 0.2 s of decoding: small against the whole, large against the cost of handing it out
+UNIT_BYTES = 40_000_000
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,9 @@ class BlockRead:
     windows: np.ndarray
 
 
-def plan_reads(layer: Layer, rows: np.ndarray, columns: np.ndarray, height: int, width: int) -> list[BlockRead]:
+def plan_reads(
+    layer: Layer, rows: np.ndarray, columns: np.ndarray, height: int, width: int
+) -> list[BlockRead]:
     """
     List the blocks that windows need, each once, in file order.
 
@@ -56,8 +60,11 @@ def plan_reads(layer: Layer, rows: np.ndarray, columns: np.ndarray, height: int,
     starts = np.arange(0, layer.height, block_h)
     ends = np.minimum(starts + block_h, layer.height)
     if block_h < STRIP_ROWS and block_w >= layer.width:
-        # Thin strips one by one cost more in calls than in decoding: join neighbours that are all needed.
-        group, first_strip, last_strip = _join(first_row, last_row, len(starts), max(1, STRIP_ROWS // block_h))
+        # Thin strips one by one cost more in calls than in decoding: join neighbours that are all
+        # needed.
+        group, first_strip, last_strip = _join(
+            first_row, last_row, len(starts), max(1, STRIP_ROWS // block_h)
+        )
         starts, ends = starts[first_strip], ends[last_strip]
         first_row, last_row = group[first_row], group[last_row]
     tall, wide = last_row - first_row + 1, last_column - first_column + 1
@@ -137,7 +144,9 @@ def copy_blocks(
     for read in reads:
         shape = (len(scene.bands), read.height, read.width)
         if buffer is None or buffer.shape != shape:
-            buffer = np.empty(shape, np.uint16)  # one for all blocks: fresh pages cost as much as decoding
+            buffer = np.empty(
+                shape, np.uint16
+            )  # one for all blocks: fresh pages cost as much as decoding
         window = Window(read.column, read.row, read.width, read.height)
         if plain:
             read_plain(scene, piece, window, buffer)
@@ -145,8 +154,16 @@ def copy_blocks(
         else:
             measured = read_counts(scene, piece, window, buffer)
         for number in read.windows:
-            r, c = rows[number] - read.row, columns[number] - read.column  # the window's corner in the block
-            r0, r1, c0, c1 = max(r, 0), min(r + height, read.height), max(c, 0), min(c + width, read.width)
+            r, c = (
+                rows[number] - read.row,
+                columns[number] - read.column,
+            )  # the window's corner in the block
+            r0, r1, c0, c1 = (
+                max(r, 0),
+                min(r + height, read.height),
+                max(c, 0),
+                min(c + width, read.width),
+            )
             target = out[targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
             if measured is None:
                 target[:] = buffer[:, r0:r1, c0:c1]
@@ -159,7 +176,8 @@ def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: 
     """
     Write the pixels of a piece over those of pieces of lower priority.
 
-    A pixel measured in every band wins; one measured in some bands only takes the place of pixels that are not whole either.
+    A pixel measured in every band wins; one measured in some bands only takes the place of pixels
+    that are not whole either.
     """
     some = (values != nodata).any(axis=0)
     whole = (target != nodata).all(axis=0)
@@ -185,7 +203,10 @@ def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> N
 
 
 def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> np.ndarray:
-    """Read counts of all bands into (bands, h, w), nodata as the scene's; return where every band is measured."""
+    """
+    Read counts of all bands into (bands, h, w), nodata as the scene's; return where every band is
+    measured.
+    """
     measured = np.ones(out.shape[1:], dtype=bool)
     first = piece.layers[0]
     clear = scene.clear(piece, (first.crs, first.transform, first.width, first.height), window)
@@ -208,17 +229,27 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
     return measured
 
 
-def _join(first: np.ndarray, last: np.ndarray, count: int, longest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Join needed strips into runs of at most ``longest``: the run of each strip, and the first and last strip of each run."""
+def _join(
+    first: np.ndarray, last: np.ndarray, count: int, longest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """
+    Join needed strips into runs of at most ``longest``: the run of each strip, and the first and
+    last strip of each run.
+    """
     change = np.zeros(count + 1, dtype=np.int64)
     np.add.at(change, first, 1)
     np.add.at(change, last + 1, -1)
     needed = np.cumsum(change[:-1]) > 0
     run_start = np.flatnonzero(needed & ~np.r_[False, needed[:-1]])
     run_end = np.flatnonzero(needed & ~np.r_[needed[1:], False])
-    firsts = np.concatenate([np.arange(a, b + 1, longest) for a, b in zip(run_start, run_end, strict=True)])
-    lasts = np.concatenate([
-        np.minimum(np.arange(a, b + 1, longest) + longest - 1, b) for a, b in zip(run_start, run_end, strict=True)
-    ])  # fmt: skip
+    firsts = np.concatenate(
+        [np.arange(a, b + 1, longest) for a, b in zip(run_start, run_end, strict=True)]
+    )
+    lasts = np.concatenate(
+        [
+            np.minimum(np.arange(a, b + 1, longest) + longest - 1, b)
+            for a, b in zip(run_start, run_end, strict=True)
+        ]
+    )
     group = np.searchsorted(firsts, np.arange(count), side="right") - 1
     return group, firsts, lasts

@@ -1,8 +1,8 @@
 """
 The stage build: scenes and records become a data set folder.
 
-Every step leaves its result in the unfinished folder, so that a build that was interrupted goes on where it was; the finished
-folder depends on the inputs and the config alone, byte for byte.
+Every step leaves its result in the unfinished folder, so that a build that was interrupted goes on
+where it was; the finished folder depends on the inputs and the config alone, byte for byte.
 """
 
 from __future__ import annotations
@@ -23,7 +23,14 @@ import rasterio
 from pydantic import ValidationError
 
 from butterfly_sdm.config import BuildConfig
-from butterfly_sdm.data.artefact import fingerprint, is_finished, resumable_folder, sealed, sha256, write_json
+from butterfly_sdm.data.artefact import (
+    fingerprint,
+    is_finished,
+    resumable_folder,
+    sealed,
+    sha256,
+    write_json,
+)
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
@@ -67,7 +74,8 @@ def build_dataset(
     """
     Turn records, scenes and covariates into a data set folder.
 
-    Interrupted at any moment and called again with the same arguments, it goes on where it was and ends with the same bytes.
+    Interrupted at any moment and called again with the same arguments, it goes on where it was and
+    ends with the same bytes.
 
     Parameters
     ----------
@@ -78,11 +86,13 @@ def build_dataset(
     name, seed
         Of the experiment; the seed deals groups of sites to the parts of the split.
     executor
-        Runs units of work, such as a Dask client's; None for ``config.workers`` threads or the cluster at ``config.dask``.
+        Runs units of work, such as a Dask client's; None for ``config.workers`` threads or the
+        cluster at ``config.dask``.
     survey
         Detections and visits made elsewhere, instead of ``config.records``.
     explain
-        A ``.parquet`` or ``.csv`` file in which to write every record that was left out, with its reason.
+        A ``.parquet`` or ``.csv`` file in which to write every record that was left out, with its
+        reason.
 
     Returns
     -------
@@ -92,11 +102,15 @@ def build_dataset(
     Raises
     ------
     MissingFileError, RecordsError, RasterError, DataError, ConfigError
-        An input is missing, damaged or does not fit; nothing half-finished takes the place of an older data set.
+        An input is missing, damaged or does not fit; nothing half-finished takes the place of an
+        older data set.
     """
     folder = Path(folder)
     if config.scenes is not None and config.ready_tiles is not None:
-        raise ConfigError("build.scenes and build.ready_tiles are both given. Tiles come from one of them: remove the other.")
+        raise ConfigError(
+            "build.scenes and build.ready_tiles are both given. Tiles come from one of them: "
+            "remove the other."
+        )
     key = _key(config, name, seed, survey)
     finished = is_finished(folder, key)
     scene = None if finished else check_inputs(config)
@@ -113,23 +127,40 @@ def build_dataset(
         scratch = partial / ".scratch"
         scratch.mkdir(exist_ok=True)
         findings = Findings()
-        table = survey if survey is not None else _survey(config, scratch, progress, findings, explain)
+        table = (
+            survey if survey is not None else _survey(config, scratch, progress, findings, explain)
+        )
         sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
         if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
             findings.warn(
-                f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, and blocks, buffers and "
-                "overlaps with them. Remove build.position_crs, or give a projected CRS of the region, such as its UTM zone."
+                f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, "
+                "and blocks, buffers and "
+                "overlaps with them. Remove build.position_crs, or give a projected CRS of the "
+                "region, such as its UTM zone."
             )
         covariates: pd.DataFrame | None = None
         units: dict[str, str] = {}
         with _executor(config, executor) as pool:
             sites, tiles = fill_tiles(
-                config, sites, partial, scratch, opened=scene, executor=pool, findings=findings, progress=progress
+                config,
+                sites,
+                partial,
+                scratch,
+                opened=scene,
+                executor=pool,
+                findings=findings,
+                progress=progress,
             )
             if config.covariates is not None:
-                covariates, units, notes = site_covariates(config.covariates, sites, position_crs=position_crs, executor=pool)
+                covariates, units, notes = site_covariates(
+                    config.covariates, sites, position_crs=position_crs, executor=pool
+                )
                 findings.notes.extend(notes)
-            findings.sources.extend(file_sources(config, findings.imagery, scratch=scratch, executor=pool, progress=progress))
+            findings.sources.extend(
+                file_sources(
+                    config, findings.imagery, scratch=scratch, executor=pool, progress=progress
+                )
+            )
         split, block = _split(config, sites, seed, tiles, findings, position_crs)
         if block is not None:
             sites["block"] = block
@@ -144,13 +175,26 @@ def build_dataset(
             tiles=tiles,
             covariates=units,
             rows={key: int(value) for key, value in table.rows.items()},
-            sources=tuple(sorted(findings.sources, key=lambda source: (source.role, source.name, source.sha256 or ""))),
+            sources=tuple(
+                sorted(
+                    findings.sources,
+                    key=lambda source: (source.role, source.name, source.sha256 or ""),
+                )
+            ),
             warnings=tuple(findings.warnings),
             notes=tuple(findings.notes),
             software=_software(),
         )
         # Says now, not when it is opened, that the parts do not fit together.
-        Dataset(card, sites.set_geometry("geometry"), detections, None, covariates, split, coarse=table.coarse)
+        Dataset(
+            card,
+            sites.set_geometry("geometry"),
+            detections,
+            None,
+            covariates,
+            split,
+            coarse=table.coarse,
+        )
         progress("writing the data set", 0, 1)
         _write(partial, card, sites, detections, covariates, split, table.coarse)
         shutil.rmtree(scratch)
@@ -159,7 +203,9 @@ def build_dataset(
 
 
 def _key(config: BuildConfig, name: str, seed: int, survey: SurveyTable | None) -> str:
-    """Return a fingerprint of all that the data set depends on, files by size and time of change."""
+    """
+    Return a fingerprint of all that the data set depends on, files by size and time of change.
+    """
     stamps = {}
     for path in input_files(config):
         stat = path.stat() if path.exists() else None
@@ -167,11 +213,19 @@ def _key(config: BuildConfig, name: str, seed: int, survey: SurveyTable | None) 
     given = None
     if survey is not None:
         given = [
-            pd.util.hash_pandas_object(part, index=True).to_numpy().tolist() for part in (survey.detections, survey.visits)
+            pd.util.hash_pandas_object(part, index=True).to_numpy().tolist()
+            for part in (survey.detections, survey.visits)
         ]
     settings = config.model_dump(mode="json", exclude={"workers", "dask"})
     return fingerprint(
-        {"config": settings, "name": name, "seed": seed, "files": stamps, "survey": given, "software": _software()}
+        {
+            "config": settings,
+            "name": name,
+            "seed": seed,
+            "files": stamps,
+            "survey": given,
+            "software": _software(),
+        }
     )
 
 
@@ -185,22 +239,28 @@ def _executor(config: BuildConfig, executor: Executor | None) -> Iterator[Execut
         from distributed import Client
     except ImportError as error:
         raise MissingPackageError(
-            f"build.dask needs the package distributed. Install it with: {how_to_install('distributed')}"
+            "build.dask needs the package distributed. Install it with: "
+            f"{how_to_install('distributed')}"
         ) from error
     try:
         client = Client(config.dask, timeout=20)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"build.dask = {config.dask!r}: no Dask scheduler answers there ({error}).") from error
+        raise ConfigError(
+            f"build.dask = {config.dask!r}: no Dask scheduler answers there ({error})."
+        ) from error
     with client:
         yield client.get_executor()
 
 
-def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Findings, explain: Path | None) -> SurveyTable:
+def _survey(
+    config: BuildConfig, scratch: Path, progress: Progress, findings: Findings, explain: Path | None
+) -> SurveyTable:
     survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(
-                "records.unrecorded is keep, but records.sites does not list the sites. State the table of sites."
+                "records.unrecorded is keep, but records.sites does not list the sites. State the "
+                "table of sites."
             )
         survey = with_unrecorded(survey, read_sites(config.records.sites))
     findings.sources.extend(record_sources(config.records))
@@ -209,13 +269,19 @@ def _survey(config: BuildConfig, scratch: Path, progress: Progress, findings: Fi
 
 
 def _split(
-    config: BuildConfig, sites: gpd.GeoDataFrame, seed: int, tiles: TileCard | None, findings: Findings, position_crs: str
+    config: BuildConfig,
+    sites: gpd.GeoDataFrame,
+    seed: int,
+    tiles: TileCard | None,
+    findings: Findings,
+    position_crs: str,
 ) -> tuple[Split, pd.Series | None]:
     """
     Return the split and the block of each site.
 
-    Sites without a visit, or without a tile where tiles are cut, are in a part only where a file says so: a part of sites that
-    no network can learn from would leave the others smaller than they were asked to be.
+    Sites without a visit, or without a tile where tiles are cut, are in a part only where a file
+    says so: a part of sites that no network can learn from would leave the others smaller than they
+    were asked to be.
     """
     options = config.split
     visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
@@ -225,36 +291,61 @@ def _split(
             raise ConfigError("split.method is file, but split.path does not say which file.")
         split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
-            findings.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
+            findings.notes.append(
+                f"{ignored} sites of {options.path.name} are not in the data set."
+            )
     elif options.method == "regions":
         if options.regions is None or not options.validation_regions:
-            raise ConfigError("split.method is regions: state split.regions (polygons) and split.validation_regions (names).")
+            raise ConfigError(
+                "split.method is regions: state split.regions (polygons) and "
+                "split.validation_regions (names)."
+            )
         regions = read_regions(options.regions, visited)
-        split = split_by_region(regions, validation=options.validation_regions, test=options.test_regions)
+        split = split_by_region(
+            regions, validation=options.validation_regions, test=options.test_regions
+        )
         block, _ = group_sites(visited, method="regions", regions=regions.fillna(""))
     elif options.folds is not None:
         if options.fold > options.folds:
-            raise ConfigError(f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1.")
-        folds, block = make_folds(visited, method=options.method, distance_m=options.distance_m, folds=options.folds, seed=seed)
+            raise ConfigError(
+                f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1."
+            )
+        folds, block = make_folds(
+            visited,
+            method=options.method,
+            distance_m=options.distance_m,
+            folds=options.folds,
+            seed=seed,
+        )
         split = folds[options.fold - 1]
     else:
         try:
             split, block = make_split(
-                visited, method=options.method, distance_m=options.distance_m, fractions=options.fractions, seed=seed
+                visited,
+                method=options.method,
+                distance_m=options.distance_m,
+                fractions=options.fractions,
+                seed=seed,
             )
         except DataError as error:
             if len(visited) == len(sites):
                 raise
-            raise DataError(f"Only {len(visited):,} of {len(sites):,} sites have visits and a tile. {error}") from error
+            raise DataError(
+                f"Only {len(visited):,} of {len(sites):,} sites have visits and a tile. {error}"
+            ) from error
     without = len(sites) - len(split.part_of())
     if without:
         findings.notes.append(f"{without} sites are in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
-        report = report_leakage(sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs)
+        report = report_leakage(
+            sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs
+        )
         for message in report.warnings():
             findings.warn(message)
-    return split, None if block is None else pd.Series(block, visited.index).reindex(sites.index, fill_value=-1)
+    return split, None if block is None else pd.Series(block, visited.index).reindex(
+        sites.index, fill_value=-1
+    )
 
 
 def _software() -> dict[str, str]:
@@ -274,11 +365,17 @@ def _write(
     sites.reset_index().to_parquet(partial / "sites.parquet", index=False)
     detections.reset_index().to_parquet(partial / "detections.parquet", index=False)
     if covariates is not None:
-        covariates.rename_axis("site_id").reset_index().to_parquet(partial / "covariates.parquet", index=False)
+        covariates.rename_axis("site_id").reset_index().to_parquet(
+            partial / "covariates.parquet", index=False
+        )
     if coarse is not None:
         coarse.to_parquet(partial / "coarse.parquet", index=False)
     split.to_json(partial / "split.json")
-    files = {path.name: sha256(path) for path in sorted(partial.iterdir()) if path.is_file() and not path.name.startswith(".")}
+    files = {
+        path.name: sha256(path)
+        for path in sorted(partial.iterdir())
+        if path.is_file() and not path.name.startswith(".")
+    }
     files.pop("dataset.json", None)
     try:
         card = card.model_copy(update={"files": files})

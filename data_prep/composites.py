@@ -1,8 +1,9 @@
 """
 Cloud-free composites: many dates of a scene become one raster.
 
-Pieces of one date are put together first, so that the overlap of two products of one day counts once; then every pixel is
-the median over the dates on which it was clear, or that of the least cloudy date.
+Pieces of one date are put together first, so that the overlap of two products of one day counts
+once; then every pixel is the median over the dates on which it was clear, or that of the least
+cloudy date.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Composite:
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def select_dates(scene: Scene, *, years: tuple[int, int] | None = None, months: tuple[int, int] | None = None) -> Scene:
+def select_dates(
+    scene: Scene, *, years: tuple[int, int] | None = None, months: tuple[int, int] | None = None
+) -> Scene:
     """
     Keep the pieces of some years and of a season.
 
@@ -73,7 +76,10 @@ def select_dates(scene: Scene, *, years: tuple[int, int] | None = None, months: 
     kept = []
     for piece in scene.pieces:
         if not piece.date:
-            raise RasterError(f"{piece.name} has no date, so no season can be chosen. Give products with dates in their names.")
+            raise RasterError(
+                f"{piece.name} has no date, so no season can be chosen. Give products with dates "
+                "in their names."
+            )
         year, month = int(piece.date[:4]), int(piece.date[5:7])
         in_years = years is None or years[0] <= year <= years[1]
         if months is None:
@@ -86,7 +92,9 @@ def select_dates(scene: Scene, *, years: tuple[int, int] | None = None, months: 
             kept.append(piece)
     if not kept:
         dates = sorted(piece.date for piece in scene.pieces)
-        raise RasterError(f"No scene is of the years and months asked for; they are of {dates[0]} to {dates[-1]}.")
+        raise RasterError(
+            f"No scene is of the years and months asked for; they are of {dates[0]} to {dates[-1]}."
+        )
     return replace(scene, pieces=tuple(kept))
 
 
@@ -110,7 +118,8 @@ def make_composite(
     out
         The GeoTIFF.
     method
-        ``median`` of the clear dates per pixel and band, or ``least_cloudy``: the clear date with the smallest cloudy share.
+        ``median`` of the clear dates per pixel and band, or ``least_cloudy``: the clear date with
+        the smallest cloudy share.
     cloudy
         Classes of the scene classification that are left out.
     executor
@@ -122,7 +131,9 @@ def make_composite(
         The method is unknown or a file cannot be read.
     """
     if method not in ("median", "least_cloudy"):
-        raise RasterError(f"The composite method {method!r} is unknown; choose median or least_cloudy.")
+        raise RasterError(
+            f"The composite method {method!r} is unknown; choose median or least_cloudy."
+        )
     out = Path(out)
     scene = replace(scene, cloudy=tuple(cloudy))
     days = _days(scene)
@@ -151,8 +162,14 @@ def make_composite(
             ]
             packed = PackedArray(work_path)
             parts = [replace(scene, pieces=pieces) for pieces in days.values()]
-            named = [(f"{method}/{tall}/{window.row_off}/{window.col_off}", window) for window in windows]
-            todo = [(name, _compose, (parts, window, method, packed)) for name, window in named if name not in journal.done]
+            named = [
+                (f"{method}/{tall}/{window.row_off}/{window.col_off}", window) for window in windows
+            ]
+            todo = [
+                (name, _compose, (parts, window, method, packed))
+                for name, window in named
+                if name not in journal.done
+            ]
             progress("composing dates", len(named) - len(todo), len(named))
             for name, _ in run_units(pool, todo):
                 journal.add(name)
@@ -171,16 +188,22 @@ def window_shape(scene: Scene) -> tuple[int, int]:
     """
     Return height and width of the windows that are composed one by one, in pixels.
 
-    They are as large as the blocks of most files, or strips of the whole width where the files are stored so: of a window
-    that cuts through blocks, every block would be decoded again for its neighbours, of many dates at once.
+    They are as large as the blocks of most files, or strips of the whole width where the files are
+    stored so: of a window that cuts through blocks, every block would be decoded again for its
+    neighbours, of many dates at once.
     """
     layers = [layer for piece in scene.pieces for layer in piece.layers]
-    blocks = Counter((min(layer.block[0], layer.height), min(layer.block[1], layer.width), layer.width) for layer in layers)
+    blocks = Counter(
+        (min(layer.block[0], layer.height), min(layer.block[1], layer.width), layer.width)
+        for layer in layers
+    )
     tall, wide, width = min(blocks, key=lambda block: (-blocks[block], block))
     if wide >= width and tall < BLOCK_PX:
         rows = max(1, BLOCK_PX * BLOCK_PX // scene.width)
         return max(tall, rows // tall * tall), scene.width
-    return max(tall, BLOCK_PX) if tall <= MOST_PX else BLOCK_PX, max(wide, BLOCK_PX) if wide <= MOST_PX else BLOCK_PX
+    return max(tall, BLOCK_PX) if tall <= MOST_PX else BLOCK_PX, max(
+        wide, BLOCK_PX
+    ) if wide <= MOST_PX else BLOCK_PX
 
 
 def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:
@@ -190,18 +213,34 @@ def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:
     return {day: tuple(days[day]) for day in sorted(days)}
 
 
-def _cloudiness(scene: Scene, days: dict[str, tuple[Piece, ...]], executor: Executor, progress: Progress) -> dict[str, float]:
-    """Return the cloudy share of the pixels of each date, by its scene classification; 0 where it has none."""
-    work = [(piece.name, _class_counts, (scene, piece)) for piece in scene.pieces if piece.mask is not None]
+def _cloudiness(
+    scene: Scene, days: dict[str, tuple[Piece, ...]], executor: Executor, progress: Progress
+) -> dict[str, float]:
+    """
+    Return the cloudy share of the pixels of each date, by its scene classification; 0 where it has
+    none.
+    """
+    work = [
+        (piece.name, _class_counts, (scene, piece))
+        for piece in scene.pieces
+        if piece.mask is not None
+    ]
     counts: dict[str, np.ndarray] = {}
     for name, classes in run_units(executor, work):
         counts[name] = classes
         progress("looking for clouds", len(counts), len(work))
     shares = {}
     for day, pieces in days.items():
-        total = sum((counts[piece.name] for piece in pieces if piece.name in counts), np.zeros(256, dtype=np.int64))
+        total = sum(
+            (counts[piece.name] for piece in pieces if piece.name in counts),
+            np.zeros(256, dtype=np.int64),
+        )
         seen = total[1:].sum()  # class 0 is outside the swath
-        shares[day] = float(total[[number for number in scene.cloudy if number]].sum() / seen) if seen else 0.0
+        shares[day] = (
+            float(total[[number for number in scene.cloudy if number]].sum() / seen)
+            if seen
+            else 0.0
+        )
     return shares
 
 
@@ -215,7 +254,11 @@ def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
 
 def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArray) -> None:
     array = out.open()
-    target = array[:, window.row_off : window.row_off + window.height, window.col_off : window.col_off + window.width]
+    target = array[
+        :,
+        window.row_off : window.row_off + window.height,
+        window.col_off : window.col_off + window.width,
+    ]
     nodata = parts[0].nodata
     if method == "least_cloudy":
         best = np.full(target.shape, nodata, np.uint16)
@@ -247,14 +290,27 @@ def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArr
 
 def _write(scene: Scene, array: np.ndarray, out: Path, method: str, dates: Sequence[str]) -> None:
     profile = {
-        "driver": "GTiff", "count": len(scene.bands), "height": scene.height, "width": scene.width, "dtype": "uint16",
-        "crs": scene.crs, "transform": scene.transform, "nodata": scene.nodata, "tiled": True, "blockxsize": BLOCK_PX,
-        "blockysize": BLOCK_PX, "compress": "deflate", "predictor": 2, "BIGTIFF": "IF_SAFER",
-    }  # fmt: skip
+        "driver": "GTiff",
+        "count": len(scene.bands),
+        "height": scene.height,
+        "width": scene.width,
+        "dtype": "uint16",
+        "crs": scene.crs,
+        "transform": scene.transform,
+        "nodata": scene.nodata,
+        "tiled": True,
+        "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX,
+        "compress": "deflate",
+        "predictor": 2,
+        "BIGTIFF": "IF_SAFER",
+    }
     with atomic_path(out) as temporary, rasterio.open(temporary, "w", **profile) as target:
         target.descriptions = scene.bands
         target.scales = (scene.scale,) * len(scene.bands)
         target.offsets = (-scene.offset * scene.scale,) * len(scene.bands)
-        target.update_tags(method=method, dates=" ".join(dates), cloudy_classes=" ".join(map(str, scene.cloudy)))
+        target.update_tags(
+            method=method, dates=" ".join(dates), cloudy_classes=" ".join(map(str, scene.cloudy))
+        )
         for _, window in target.block_windows(1):
             target.write(array[(slice(None), *window.toslices())], window=window)

@@ -24,7 +24,11 @@ UNIT_SITES = 500
 
 
 def site_covariates(
-    config: CovariatesConfig, sites: pd.DataFrame, *, position_crs: str, executor: Executor | None = None
+    config: CovariatesConfig,
+    sites: pd.DataFrame,
+    *,
+    position_crs: str,
+    executor: Executor | None = None,
 ) -> tuple[pd.DataFrame | None, dict[str, str], list[str]]:
     """
     Return all covariates a config names, side by side.
@@ -54,7 +58,9 @@ def site_covariates(
         values = read_covariates(path, sites.index)
         empty = int(values.isna().all(axis=1).sum())
         if empty:
-            notes.append(f"{empty} sites have no covariates of {path.name}: the table does not name them.")
+            notes.append(
+                f"{empty} sites have no covariates of {path.name}: the table does not name them."
+            )
         units |= {name: config.units.get(name, "") for name in values.columns}
         parts.append(values)
     unknown = sorted(set(config.units) - set(units))
@@ -62,9 +68,16 @@ def site_covariates(
         raise DataError(f"covariates.units names {unknown[0]!r}, which no table of covariates has.")
     for raster in config.rasters:
         values = raster_covariates(
-            raster.path, sites, name=raster.name, kind=raster.kind, side_m=raster.side_m, classes=raster.classes,
-            band=raster.band, position_crs=position_crs, executor=executor,
-        )  # fmt: skip
+            raster.path,
+            sites,
+            name=raster.name,
+            kind=raster.kind,
+            side_m=raster.side_m,
+            classes=raster.classes,
+            band=raster.band,
+            position_crs=position_crs,
+            executor=executor,
+        )
         units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
         parts.append(values)
     if not parts:
@@ -72,7 +85,10 @@ def site_covariates(
     table = pd.concat(parts, axis=1)
     twice = table.columns[table.columns.duplicated()]
     if len(twice):
-        raise DataError(f"The covariate {twice[0]} comes from two sources. Rename it in one of the tables or rasters.")
+        raise DataError(
+            f"The covariate {twice[0]} comes from two sources. Rename it in one of the tables or "
+            "rasters."
+        )
     return table, units, notes
 
 
@@ -83,9 +99,10 @@ def read_covariates(path: str | Path, site_ids: pd.Index) -> pd.DataFrame:
     Parameters
     ----------
     path
-        CSV or Parquet with ``site_id`` and one column of numbers per covariate; or an NPZ file of arrays, such as embeddings:
-        ``site_id`` (sites,) and others of shape (sites,) or (sites, d). The columns of the only (sites, d) array are called
-        ``FILE_000``, ``FILE_001`` ... after the file; those of several ``ARRAY_000`` ... after the arrays.
+        CSV or Parquet with ``site_id`` and one column of numbers per covariate; or an NPZ file of
+        arrays, such as embeddings: ``site_id`` (sites,) and others of shape (sites,) or (sites, d).
+        The columns of the only (sites, d) array are called ``FILE_000``, ``FILE_001`` ... after the
+        file; those of several ``ARRAY_000`` ... after the arrays.
     site_ids
         Sites to take, in order. Sites the table lacks get missing values (NaN).
 
@@ -107,33 +124,51 @@ def read_covariates(path: str | Path, site_ids: pd.Index) -> pd.DataFrame:
         if path.suffix == ".npz":
             table = _read_arrays(path)
         else:
-            table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"site_id": str})
+            table = (
+                pd.read_parquet(path)
+                if path.suffix == ".parquet"
+                else pd.read_csv(path, dtype={"site_id": str})
+            )
     except (ValueError, OSError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}. Give a CSV, Parquet or NPZ file.") from error
+        raise DataError(
+            f"{path} cannot be read as a table: {error}. Give a CSV, Parquet or NPZ file."
+        ) from error
     if "site_id" not in table.columns:
         table = table.reset_index()
     if "site_id" not in table.columns:
         raise DataError(
-            f"{path} has no column site_id; it has {', '.join(map(str, table.columns[:8]))}. Rename the one with the ids."
+            f"{path} has no column site_id; it has {', '.join(map(str, table.columns[:8]))}. "
+            "Rename the one with the ids."
         )
     table["site_id"] = table["site_id"].astype(str)
     twice = table["site_id"].duplicated()
     if twice.any():
-        raise DataError(f"{path} has site {table.loc[twice, 'site_id'].iloc[0]} twice. Keep one row per site.")
+        raise DataError(
+            f"{path} has site {table.loc[twice, 'site_id'].iloc[0]} twice. Keep one row per site."
+        )
     table = table.set_index("site_id")
     for column in table.columns:
         if not pd.api.types.is_numeric_dtype(table[column]):
             text = table[column].dropna()
             raise DataError(
-                f"Covariate {column} of {path} holds {text.iloc[0]!r}, which is no number. Remove or encode the column."
+                f"Covariate {column} of {path} holds {text.iloc[0]!r}, which is no number. Remove "
+                "or encode the column."
             )
     known = site_ids.isin(table.index)
     if not known.any():
-        raise DataError(f"{path} has none of the {len(site_ids)} sites (such as {site_ids[0]}). Do the site ids agree?")
+        raise DataError(
+            f"{path} has none of the {len(site_ids)} sites (such as {site_ids[0]}). Do the site "
+            "ids agree?"
+        )
     values = table.reindex(site_ids).astype(float)
     values[np.isinf(values)] = np.nan
     if not known.all():
-        log.info("%s lacks %d of %d sites: their covariates are missing", path.name, int((~known).sum()), len(known))
+        log.info(
+            "%s lacks %d of %d sites: their covariates are missing",
+            path.name,
+            int((~known).sum()),
+            len(known),
+        )
     values.columns = values.columns.astype(str)
     return values
 
@@ -142,18 +177,29 @@ def _read_arrays(path: Path) -> pd.DataFrame:
     with np.load(path, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     if "site_id" not in arrays:
-        raise DataError(f"{path} has no array site_id; it has {', '.join(arrays)}. Store the ids beside the numbers.")
+        raise DataError(
+            f"{path} has no array site_id; it has {', '.join(arrays)}. Store the ids beside the "
+            "numbers."
+        )
     ids = arrays.pop("site_id").astype(str)
     matrices = [name for name, values in arrays.items() if values.ndim == 2]
     columns: dict[str, np.ndarray] = {"site_id": ids}
     for name, values in arrays.items():
         if values.ndim not in (1, 2) or values.shape[0] != len(ids):
-            raise DataError(f"{path}: {name} has the shape {values.shape}; it needs one row for each of the {len(ids)} sites.")
+            raise DataError(
+                f"{path}: {name} has the shape {values.shape}; it needs one row for each of the "
+                f"{len(ids)} sites."
+            )
         if values.ndim == 1:
             columns[name] = values
             continue
-        begin, digits = path.stem if len(matrices) == 1 else name, max(3, len(str(values.shape[1] - 1)))
-        columns |= {f"{begin}_{number:0{digits}d}": values[:, number] for number in range(values.shape[1])}
+        begin, digits = (
+            path.stem if len(matrices) == 1 else name,
+            max(3, len(str(values.shape[1] - 1))),
+        )
+        columns |= {
+            f"{begin}_{number:0{digits}d}": values[:, number] for number in range(values.shape[1])
+        }
     return pd.DataFrame(columns)
 
 
@@ -172,8 +218,9 @@ def raster_covariates(
     """
     Summarise a raster in squares around sites.
 
-    A pixel counts when its centre lies in the square; where none does, because the pixels are larger, the pixel at the site
-    counts. Pixels without a value do not count; a site without any has a missing value.
+    A pixel counts when its centre lies in the square; where none does, because the pixels are
+    larger, the pixel at the site counts. Pixels without a value do not count; a site without any
+    has a missing value.
 
     Parameters
     ----------
@@ -184,7 +231,8 @@ def raster_covariates(
     name
         How the columns begin.
     kind
-        ``mean``: one column ``NAME_SIDEm`` per side. ``fractions``: the share of each class, ``NAME_CLASS_SIDEm``.
+        ``mean``: one column ``NAME_SIDEm`` per side. ``fractions``: the share of each class,
+        ``NAME_CLASS_SIDEm``.
     side_m
         Sides of the squares in metres.
     classes
@@ -201,10 +249,14 @@ def raster_covariates(
     """
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"There is no raster of covariates {path}. Check covariates.rasters.")
+        raise MissingFileError(
+            f"There is no raster of covariates {path}. Check covariates.rasters."
+        )
     with open_raster(str(path)) as source:
         if not 1 <= band <= source.count:
-            raise RasterError(f"{path} has {source.count} bands, and covariates.rasters asks for band {band}.")
+            raise RasterError(
+                f"{path} has {source.count} bands, and covariates.rasters asks for band {band}."
+            )
     easting, northing = sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
     summary = square_means if kind == "mean" else square_shares
     columns: dict[str, np.ndarray] = {}
@@ -212,7 +264,16 @@ def raster_covariates(
         for side in side_m:
             call = partial(summary, side_m=side, band=band)
             work = [
-                (str(at), call, (path, easting[at : at + UNIT_SITES], northing[at : at + UNIT_SITES], position_crs))
+                (
+                    str(at),
+                    call,
+                    (
+                        path,
+                        easting[at : at + UNIT_SITES],
+                        northing[at : at + UNIT_SITES],
+                        position_crs,
+                    ),
+                )
                 for at in range(0, len(sites), UNIT_SITES)
             ]
             found = dict(run_units(pool, work))
@@ -226,5 +287,7 @@ def raster_covariates(
                 columns[f"{name}_{label}_{side:g}m"] = share_of(shares, value)
     table = pd.DataFrame(columns, index=sites.index)
     if table.isna().all(axis=None):
-        raise RasterError(f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?")
+        raise RasterError(
+            f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?"
+        )
     return table

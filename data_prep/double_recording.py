@@ -16,10 +16,11 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
     """
     Find visits that are told a second time under another site.
 
-    Two visits are one when they have one day, sites whose centres lie in one square of 1 km, disjoint schemes, and exactly the
-    same species seen. The one at the site with more records stays (then the one whose footprint comes first in the alphabet of
-    its bytes, so that the order of rows does not matter). Within one site nothing needs to be dropped: a visit counts once
-    however many schemes tell it.
+    Two visits are one when they have one day, sites whose centres lie in one square of 1 km,
+    disjoint schemes, and exactly the same species seen. The one at the site with more records stays
+    (then the one whose footprint comes first in the alphabet of its bytes, so that the order of
+    rows does not matter). Within one site nothing needs to be dropped: a visit counts once however
+    many schemes tell it.
 
     Parameters
     ----------
@@ -39,10 +40,16 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
     if rows["source_number"].n_unique() < 2:
         return nothing, 0
     seen = rows.filter(pl.col("present") & (pl.col("taxon") >= 0))
-    told = seen.select("site", "day", "taxon", "source_number").unique().group_by("site", "day", "taxon").len()
+    told = (
+        seen.select("site", "day", "taxon", "source_number")
+        .unique()
+        .group_by("site", "day", "taxon")
+        .len()
+    )
     shared = int((told["len"] - 1).sum())
     lists = seen.group_by("site", "day").agg(
-        pl.col("taxon").unique().sort().alias("species"), pl.col("source_number").unique().sort().alias("schemes")
+        pl.col("taxon").unique().sort().alias("species"),
+        pl.col("source_number").unique().sort().alias("schemes"),
     )
     sites = seen["site"].unique().sort()
     centres = shapely.centroid(places.footprints[sites.to_numpy()])
@@ -51,7 +58,11 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
     shapes = [shapely.to_wkb(places.footprints[site]) for site in sites.to_list()]
     rank = np.argsort(np.argsort(np.array(shapes, dtype=object)))
     about = pl.DataFrame(
-        {"site": sites, "square": [None if square is None else square.reference for square in squares], "rank": rank}
+        {
+            "site": sites,
+            "square": [None if square is None else square.reference for square in squares],
+            "rank": rank,
+        }
     ).join(records, on="site", how="left")
     groups = (
         lists.join(about.filter(pl.col("square").is_not_null()), on="site")

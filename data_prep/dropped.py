@@ -16,7 +16,9 @@ from data_prep.records import GROUPS, Occurrences
 from data_prep.sensitive import SensitiveSpecies
 from data_prep.verdicts import REASONS
 
-_TEXTS = tuple(term for group in ("name", "date", "place", "source", "state") for term in GROUPS[group])
+_TEXTS = tuple(
+    term for group in ("name", "date", "place", "source", "state") for term in GROUPS[group]
+)
 _PLACE = GROUPS["place"]
 
 
@@ -44,12 +46,16 @@ def dropped_rows(
     Returns
     -------
     DataFrame
-        ``file`` (name), ``row`` (number in the file, the first row of data being 1), ``reason``, the texts of the row as far as
-        the package understands them, ``text`` (the whole row, of a malformed one; the first 10,000 of each file).
+        ``file`` (name), ``row`` (number in the file, the first row of data being 1), ``reason``,
+        the texts of the row as far as the package understands them, ``text`` (the whole row, of a
+        malformed one; the first 10,000 of each file).
     """
     parts = occurrences.parts(["file", "row", *GROUPS, "is_event"])
     held = pl.concat(
-        part.filter(~pl.col("is_event")).drop("is_event").join(reasons, on=["file", "row"], how="inner") for part in parts
+        part.filter(~pl.col("is_event"))
+        .drop("is_event")
+        .join(reasons, on=["file", "row"], how="inner")
+        for part in parts
     )
     for group, texts in occurrences.dictionaries.items():
         held = held.join(texts.rename({"code": group}), on=group, how="left").drop(group)
@@ -60,7 +66,8 @@ def dropped_rows(
     if sensitive:
         held = _protect(held, sensitive, synonyms or {})
     names = dict(enumerate(occurrences.files))
-    # Where a sensitive species is told coarsely its square is a grid reference, whatever the file has.
+    # Where a sensitive species is told coarsely its square is a grid reference, whatever the file
+    # has.
     told = {*occurrences.columns} | ({"gridReference"} if sensitive else set())
     used = [term for term in _TEXTS if term in held.columns and term in told]
     return held.sort("file", "row").select(
@@ -83,7 +90,9 @@ def write_dropped(path: Path, rows: pl.DataFrame) -> None:
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
-        raise RecordsError(f"The rows left out can be written as .parquet or .csv; {path.name} is neither.")
+        raise RecordsError(
+            f"The rows left out can be written as .parquet or .csv; {path.name} is neither."
+        )
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
             rows.write_csv(temporary)
@@ -91,7 +100,9 @@ def write_dropped(path: Path, rows: pl.DataFrame) -> None:
             rows.write_parquet(temporary)
 
 
-def _protect(rows: pl.DataFrame, sensitive: SensitiveSpecies, synonyms: dict[str, str]) -> pl.DataFrame:
+def _protect(
+    rows: pl.DataFrame, sensitive: SensitiveSpecies, synonyms: dict[str, str]
+) -> pl.DataFrame:
     """Blank or coarsen the places of sensitive species."""
     frame = rows.to_pandas()
     accepted = {synonyms.get(species, species): species for species in sensitive.actions}
@@ -101,9 +112,16 @@ def _protect(rows: pl.DataFrame, sensitive: SensitiveSpecies, synonyms: dict[str
         tuple(row): accepted.get(read_name(row[0], row[1], row[2], synonyms).accepted)
         for row in unique.itertuples(index=False, name=None)
     }
-    species = pd.Series([meant[row] for row in names.itertuples(index=False, name=None)], index=frame.index, dtype=object)
+    species = pd.Series(
+        [meant[row] for row in names.itertuples(index=False, name=None)],
+        index=frame.index,
+        dtype=object,
+    )
     told = species.notna()
-    squares = {index: _square(frame.loc[index], sensitive.size_m(species[index])) for index in frame.index[told]}
+    squares = {
+        index: _square(frame.loc[index], sensitive.size_m(species[index]))
+        for index in frame.index[told]
+    }
     for term in _PLACE:
         frame.loc[told, term] = ""
     for index, reference in squares.items():
@@ -114,11 +132,15 @@ def _protect(rows: pl.DataFrame, sensitive: SensitiveSpecies, synonyms: dict[str
     also = {*sensitive.actions, *accepted, *(s for s, a in synonyms.items() if a in accepted)}
     naming = frame["text"].fillna("").map(lambda text: any(name in text for name in also))
     frame.loc[naming, "text"] = "withheld"
-    return pl.from_pandas(frame.astype(object).where(frame.notna(), None), schema_overrides=rows.schema)
+    return pl.from_pandas(
+        frame.astype(object).where(frame.notna(), None), schema_overrides=rows.schema
+    )
 
 
 def _square(row: pd.Series, size_m: int | None) -> str | None:
-    """Return the square in which a row may be told, ``""`` for no readable place, None to withhold it."""
+    """
+    Return the square in which a row may be told, ``""`` for no readable place, None to withhold it.
+    """
     if size_m is None:
         return None
     try:
@@ -129,5 +151,7 @@ def _square(row: pd.Series, size_m: int | None) -> str | None:
         lon, lat = float(row["decimalLongitude"]), float(row["decimalLatitude"])
     except (TypeError, ValueError):
         return ""
-    found = squares_of(np.array([lon]), np.array([lat]), size_m)[0] if np.isfinite(lon + lat) else None
+    found = (
+        squares_of(np.array([lon]), np.array([lat]), size_m)[0] if np.isfinite(lon + lat) else None
+    )
     return "" if found is None else found.reference

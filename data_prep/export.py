@@ -27,7 +27,8 @@ def export_tiles(
     progress: Progress = silent,
 ) -> list[Path]:
     """
-    Write the tile of each site as ``SITE.tif``, with band names, nodata, scale, offset and its place on earth.
+    Write the tile of each site as ``SITE.tif``, with band names, nodata, scale, offset and its
+    place on earth.
 
     Parameters
     ----------
@@ -58,7 +59,9 @@ def export_tiles(
     paths = [folder / f"{names[site]}.tif" for site in chosen]
     work = [
         (site, _write, (path, np.asarray(dataset.tiles[row]), crs, float(left), float(top), card))
-        for site, path, row, (crs, left, top) in zip(chosen, paths, rows, places.itertuples(index=False), strict=True)
+        for site, path, row, (crs, left, top) in zip(
+            chosen, paths, rows, places.itertuples(index=False), strict=True
+        )
     ]
     with threads(2, executor) as pool:
         for done, _ in enumerate(run_units(pool, work), start=1):
@@ -66,14 +69,23 @@ def export_tiles(
     return paths
 
 
-def _write(path: Path, values: np.ndarray, crs: str, left: float, top: float, card: TileCard) -> None:
+def _write(
+    path: Path, values: np.ndarray, crs: str, left: float, top: float, card: TileCard
+) -> None:
     metres = rasterio.crs.CRS.from_user_input(crs).linear_units_factor[1]
     side = card.resolution_m / metres
     profile = {
-        "driver": "GTiff", "count": len(card.bands), "height": card.size_px, "width": card.size_px, "dtype": "uint16",
-        "crs": crs, "transform": Affine(side, 0, left, 0, -side, top), "nodata": card.nodata,
-        "compress": "deflate", "predictor": 2,
-    }  # fmt: skip
+        "driver": "GTiff",
+        "count": len(card.bands),
+        "height": card.size_px,
+        "width": card.size_px,
+        "dtype": "uint16",
+        "crs": crs,
+        "transform": Affine(side, 0, left, 0, -side, top),
+        "nodata": card.nodata,
+        "compress": "deflate",
+        "predictor": 2,
+    }
     with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
         target.write(values)
         target.descriptions = card.bands

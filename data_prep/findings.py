@@ -58,22 +58,32 @@ def thin_data(rows: Mapping[str, int], detections: pd.DataFrame, split: Split) -
     setting, left_out = max(few.items(), key=lambda item: item[1])
     if left_out > rows.get("kept", 0):
         found.append(
-            f"{left_out:,} usable records were left out because their sites have too few, more than were kept "
+            f"{left_out:,} usable records were left out because their sites have too few, more "
+            "than were kept "
             f"({rows.get('kept', 0):,}). Lower records.{setting} to keep more sites."
         )
     if len(split.train) < FEW_TO_LEARN or len(split.validation) < FEW_TO_JUDGE:
         apart = len(detections) - len(split.part_of())
         found.append(
-            f"There are only {len(split.train)} sites to learn from and {len(split.validation)} to judge by: scores will say "
-            "little, and the mean rate will be hard to beat. Widen records.years, or lower records.min_records and min_visits."
-            + (f" {apart} sites are in no part of the split: a smaller split.buffer_m leaves out fewer." if apart > 0 else "")
+            f"There are only {len(split.train)} sites to learn from and {len(split.validation)} to "
+            "judge by: scores will say "
+            "little, and the mean rate will be hard to beat. Widen records.years, or lower "
+            "records.min_records and min_visits."
+            + (
+                f" {apart} sites are in no part of the split: a smaller split.buffer_m leaves out "
+                "fewer."
+                if apart > 0
+                else ""
+            )
         )
     sites = (detections > 0).sum()
     rare = sites[sites < FEW_OF_A_SPECIES].sort_values()
     if len(rare):
         named = ", ".join(map(str, rare.index[:6])) + (", ..." if len(rare) > 6 else "")
         found.append(
-            f"{len(rare)} of {len(sites)} species were recorded at fewer than {FEW_OF_A_SPECIES} sites, too few to learn where "
-            f"they live: {named}. Leave them out by listing the others in records.species, or do not trust their maps."
+            f"{len(rare)} of {len(sites)} species were recorded at fewer than {FEW_OF_A_SPECIES} "
+            "sites, too few to learn where "
+            f"they live: {named}. Leave them out by listing the others in records.species, or do "
+            "not trust their maps."
         )
     return found

@@ -58,13 +58,20 @@ class GridSquare:
     def __post_init__(self) -> None:
         if self.grid not in CRS or self.size_m not in SIZES_M:
             raise RecordsError(
-                f"There is no {self.grid} grid square of {self.size_m} m; sizes are {', '.join(map(str, SIZES_M))}."
+                f"There is no {self.grid} grid square of {self.size_m} m; sizes are "
+                f"{', '.join(map(str, SIZES_M))}."
             )
         if self.easting % self.size_m or self.northing % self.size_m:
-            raise RecordsError(f"{self.easting}, {self.northing} is no corner of a {self.size_m} m square. Round it down.")
+            raise RecordsError(
+                f"{self.easting}, {self.northing} is no corner of a {self.size_m} m square. Round "
+                "it down."
+            )
         width, height = _LARGEST[self.grid]
         if not (0 <= self.easting < width and 0 <= self.northing < height):
-            raise RecordsError(f"{self.easting}, {self.northing} lies outside the {self.grid} grid ({width} by {height} m).")
+            raise RecordsError(
+                f"{self.easting}, {self.northing} lies outside the {self.grid} grid ({width} by "
+                f"{height} m)."
+            )
 
     @classmethod
     def parse(cls, text: str) -> GridSquare:
@@ -104,7 +111,9 @@ class GridSquare:
             east, north = east + column * size, north + row * size
         corner = _corner(letters)
         try:
-            return cls("GB" if len(letters) == 2 else "IE", corner[0] + east, corner[1] + north, size)
+            return cls(
+                "GB" if len(letters) == 2 else "IE", corner[0] + east, corner[1] + north, size
+            )
         except RecordsError:
             raise _unreadable(text) from None
 
@@ -120,7 +129,9 @@ class GridSquare:
             column, row = east % 10_000 // self.size_m, north % 10_000 // self.size_m
             if self.size_m == 2_000:
                 return hectad + _TETRADS[column * 5 + row]
-            return hectad + next(name for name, place in _QUADRANTS.items() if place == (column, row))
+            return hectad + next(
+                name for name, place in _QUADRANTS.items() if place == (column, row)
+            )
         width = len(str(100_000 // self.size_m)) - 1
         return f"{letters}{east // self.size_m:0{width}d}{north // self.size_m:0{width}d}"
 
@@ -131,11 +142,17 @@ class GridSquare:
         Raises
         ------
         RecordsError
-            The square is larger than that, or lies in several (a 5 km square holds no whole number of tetrads).
+            The square is larger than that, or lies in several (a 5 km square holds no whole number
+            of tetrads).
         """
         if size_m < self.size_m or size_m % self.size_m:
-            raise RecordsError(f"{self.reference} is a square of {self.size_m} m: it cannot be placed in one of {size_m} m.")
-        return GridSquare(self.grid, self.easting // size_m * size_m, self.northing // size_m * size_m, size_m)
+            raise RecordsError(
+                f"{self.reference} is a square of {self.size_m} m: it cannot be placed in one of "
+                f"{size_m} m."
+            )
+        return GridSquare(
+            self.grid, self.easting // size_m * size_m, self.northing // size_m * size_m, size_m
+        )
 
     @property
     def crs(self) -> str:
@@ -143,32 +160,45 @@ class GridSquare:
         return CRS[self.grid]
 
     def footprint(self) -> shapely.Polygon:
-        """Return the square as a polygon of longitudes and latitudes (EPSG:4326), its corners being exact."""
+        """
+        Return the square as a polygon of longitudes and latitudes (EPSG:4326), its corners being
+        exact.
+        """
         return footprints([self])[0]
 
 
 def footprints(squares: Sequence[GridSquare]) -> list[shapely.Polygon]:
-    """Return squares as polygons of longitudes and latitudes (EPSG:4326), their corners being exact."""
+    """
+    Return squares as polygons of longitudes and latitudes (EPSG:4326), their corners being exact.
+    """
     found = np.empty(len(squares), dtype=object)
-    corners = np.array([(square.easting, square.northing, square.size_m) for square in squares]).reshape(-1, 3)
+    corners = np.array(
+        [(square.easting, square.northing, square.size_m) for square in squares]
+    ).reshape(-1, 3)
     for grid in CRS:
         here = np.array([square.grid == grid for square in squares], dtype=bool)
         if here.any():
             e, n, s = corners[here].T
-            x, y = to_degrees(grid, np.stack([e, e + s, e + s, e], axis=1), np.stack([n, n, n + s, n + s], axis=1))
+            x, y = to_degrees(
+                grid, np.stack([e, e + s, e + s, e], axis=1), np.stack([n, n, n + s, n + s], axis=1)
+            )
             found[here] = shapely.polygons(np.stack([x, y], axis=2))
     return found.tolist()
 
 
 def _unreadable(text: str) -> RecordsError:
     return RecordsError(
-        f"{text!r} is no British or Irish grid reference. Write letters and an even number of digits, such as SU1234, "
+        f"{text!r} is no British or Irish grid reference. Write letters and an even number of "
+        "digits, such as SU1234, "
         "SU12A (tetrad), SU12NE (5 km) or J1234."
     )
 
 
 def _corner(letters: str) -> tuple[int, int]:
-    """Return the south-west corner of a 100 km square, metres; outside of the grid for letters that are not used."""
+    """
+    Return the south-west corner of a 100 km square, metres; outside of the grid for letters that
+    are not used.
+    """
     if len(letters) == 1:
         row, column = divmod(_LETTERS.index(letters), 5)
         return column * 100_000, (4 - row) * 100_000
@@ -191,7 +221,9 @@ def _transformer(grid: str, inverse: bool) -> pyproj.Transformer:
     return pyproj.Transformer.from_crs(*(ends[::-1] if inverse else ends), always_xy=True)
 
 
-def to_degrees(grid: str, easting: np.ndarray, northing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def to_degrees(
+    grid: str, easting: np.ndarray, northing: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return longitudes and latitudes of metres in a grid."""
     x, y = _transformer(grid, False).transform(easting, northing)
     return np.asarray(x), np.asarray(y)
@@ -204,12 +236,25 @@ def to_metres(grid: str, lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, 
 
 
 _IRELAND = shapely.Polygon(
-    [(-11, 51), (-5.9, 51), (-5.9, 53.3), (-5.3, 54.2), (-5.3, 54.8), (-5.93, 55.15), (-6.05, 55.45), (-7, 55.6), (-11, 55.6)]
+    [
+        (-11, 51),
+        (-5.9, 51),
+        (-5.9, 53.3),
+        (-5.3, 54.2),
+        (-5.3, 54.8),
+        (-5.93, 55.15),
+        (-6.05, 55.45),
+        (-7, 55.6),
+        (-11, 55.6),
+    ]
 )
 
 
 def grid_of(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
-    """Return ``IE`` for places in Ireland and ``GB`` elsewhere; the line runs through the sea between the islands."""
+    """
+    Return ``IE`` for places in Ireland and ``GB`` elsewhere; the line runs through the sea between
+    the islands.
+    """
     return np.where(shapely.contains_xy(_IRELAND, lon, lat), "IE", "GB")
 
 
@@ -233,14 +278,19 @@ def squares_of(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[GridSquare
 
 
 def accuracy_note() -> str | None:
-    """Return a sentence when PROJ lacks the grid files of OSTN15, so that British positions are right to some metres only."""
+    """
+    Return a sentence when PROJ lacks the grid files of OSTN15, so that British positions are right
+    to some metres only.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it says what is said below
         group = pyproj.transformer.TransformerGroup(CRS["GB"], "EPSG:4326", always_xy=True)
     used = group.transformers[0] if group.transformers else None
     if used is not None and group.best_available:
         return None
-    accuracy = f"about {used.accuracy:g} m" if used is not None and used.accuracy > 0 else "a few metres"
+    accuracy = (
+        f"about {used.accuracy:g} m" if used is not None and used.accuracy > 0 else "a few metres"
+    )
     return (
         f"British grid references were placed to {accuracy}: PROJ has no OSTN15 grid here. "
         "Install it with: projsync --file uk_os_OSTN15_NTv2_OSGBtoETRS.tif"

@@ -49,23 +49,39 @@ class TileGrid:
 
     def transform(self, tile: int) -> Affine:
         """Return the affine transform of one tile."""
-        return Affine(self.resolution, 0, float(self.left[tile]), 0, -self.resolution, float(self.top[tile]))
+        return Affine(
+            self.resolution, 0, float(self.left[tile]), 0, -self.resolution, float(self.top[tile])
+        )
 
     def take(self, tiles: Sequence[int] | np.ndarray) -> TileGrid:
         """Return the grid of some of the tiles."""
         index = np.asarray(tiles)
-        return TileGrid(self.crs, self.resolution, self.resolution_m, self.size_px, self.left[index], self.top[index])
+        return TileGrid(
+            self.crs,
+            self.resolution,
+            self.resolution_m,
+            self.size_px,
+            self.left[index],
+            self.top[index],
+        )
 
     def bounds_in(self, crs: CRS) -> np.ndarray:
-        """Return (n, 4) left, bottom, right, top of the tiles in another CRS (by 21 points on each edge)."""
+        """
+        Return (n, 4) left, bottom, right, top of the tiles in another CRS (by 21 points on each
+        edge).
+        """
         side = self.size_px * self.resolution
         if crs == self.crs:
             return np.stack([self.left, self.top - side, self.left + side, self.top], axis=1)
         t = np.linspace(0, 1, 21)
-        edge = np.concatenate([
-            np.stack([t, np.zeros(21)], 1), np.stack([t, np.ones(21)], 1),
-            np.stack([np.zeros(21), t], 1), np.stack([np.ones(21), t], 1),
-        ])  # fmt: skip
+        edge = np.concatenate(
+            [
+                np.stack([t, np.zeros(21)], 1),
+                np.stack([t, np.ones(21)], 1),
+                np.stack([np.zeros(21), t], 1),
+                np.stack([np.ones(21), t], 1),
+            ]
+        )
         x = self.left[:, None] + edge[:, 0] * side
         y = self.top[:, None] - edge[:, 1] * side
         there_x, there_y = transformer(self.crs, crs).transform(x, y)
@@ -95,8 +111,9 @@ def tile_grid(
     """
     Place a tile around each centre.
 
-    A tile in the scene's own CRS and resolution starts on a whole pixel of the scene, so that cutting it changes no value; its
-    centre is then off by at most half a pixel. Any other tile is centred exactly.
+    A tile in the scene's own CRS and resolution starts on a whole pixel of the scene, so that
+    cutting it changes no value; its centre is then off by at most half a pixel. Any other tile is
+    centred exactly.
 
     Parameters
     ----------
@@ -109,8 +126,9 @@ def tile_grid(
     crs
         CRS of the tiles; None for the scene's own.
     lattice_m
-        Centre tiles on the squares of a lattice of this spacing that starts at the origin of the CRS (in EPSG:27700: the
-        squares of the British National Grid), instead of on the given centres.
+        Centre tiles on the squares of a lattice of this spacing that starts at the origin of the
+        CRS (in EPSG:27700: the squares of the British National Grid), instead of on the given
+        centres.
 
     Raises
     ------
@@ -121,12 +139,18 @@ def tile_grid(
     unit = metres_per_unit(target, "The CRS of the tiles")
     resolution = resolution_m / unit
     try:
-        x, y = transformer(CRS.from_epsg(4326), target).transform(np.asarray(lon, float), np.asarray(lat, float))
+        x, y = transformer(CRS.from_epsg(4326), target).transform(
+            np.asarray(lon, float), np.asarray(lat, float)
+        )
     except ProjError as error:
-        raise RasterError(f"The sites have no coordinates in {target.to_string()}: {error}.") from error
+        raise RasterError(
+            f"The sites have no coordinates in {target.to_string()}: {error}."
+        ) from error
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         wrong = int(np.flatnonzero(~(np.isfinite(x) & np.isfinite(y)))[0])
-        raise RasterError(f"The centre {lon[wrong]:.4f}, {lat[wrong]:.4f} has no place in {target.to_string()}.")
+        raise RasterError(
+            f"The centre {lon[wrong]:.4f}, {lat[wrong]:.4f} has no place in {target.to_string()}."
+        )
     if lattice_m is not None:
         spacing = lattice_m / unit
         x, y = (np.floor(x / spacing) + 0.5) * spacing, (np.floor(y / spacing) + 0.5) * spacing
@@ -151,10 +175,13 @@ def tile_crs(scene: Scene, crs: str | None) -> CRS:
     try:
         target = scene.crs if crs is None else CRS.from_user_input(crs)
     except CRSError as error:
-        raise RasterError(f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as EPSG:27700.") from error
+        raise RasterError(
+            f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as EPSG:27700."
+        ) from error
     if target.is_geographic:
         raise RasterError(
-            f"Tiles in {target.to_string()} would be measured in degrees. Set tiles.crs to a projected CRS such as EPSG:27700."
+            f"Tiles in {target.to_string()} would be measured in degrees. Set tiles.crs to a "
+            "projected CRS such as EPSG:27700."
         )
     return target
 
@@ -162,4 +189,8 @@ def tile_crs(scene: Scene, crs: str | None) -> CRS:
 def on_scene_pixels(scene: Scene, crs: CRS, resolution: float) -> bool:
     """Return whether tiles of that CRS and resolution are made of whole pixels of the scene."""
     own = scene.transform
-    return crs == scene.crs and np.allclose((own.a, -own.e), resolution, rtol=1e-9, atol=0) and own.b == own.d == 0
+    return (
+        crs == scene.crs
+        and np.allclose((own.a, -own.e), resolution, rtol=1e-9, atol=0)
+        and own.b == own.d == 0
+    )

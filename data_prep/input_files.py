@@ -46,7 +46,9 @@ def check_inputs(config: BuildConfig) -> Scene | None:
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
     for folder in config.ready_tiles.folders if config.ready_tiles is not None else ():
         if not folder.is_dir():
-            raise MissingFileError(f"There is no folder of ready tiles {folder}. Check ready_tiles.folder.")
+            raise MissingFileError(
+                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
+            )
     options = config.scenes
     if options is None or options.stac is not None:
         return None
@@ -56,15 +58,22 @@ def check_inputs(config: BuildConfig) -> Scene | None:
 
 
 def file_sources(
-    config: BuildConfig, imagery: Mapping[str, str | None], *, scratch: Path, executor: Executor, progress: Progress
+    config: BuildConfig,
+    imagery: Mapping[str, str | None],
+    *,
+    scratch: Path,
+    executor: Executor,
+    progress: Progress,
 ) -> list[Source]:
     """
-    Return the files of imagery, covariates and the split with their SHA-256; the reader of records tells of the others.
+    Return the files of imagery, covariates and the split with their SHA-256; the reader of records
+    tells of the others.
 
     Parameters
     ----------
     imagery
-        Files that pixels were taken from, each with its licence, if known. Those on the network have no checksum.
+        Files that pixels were taken from, each with its licence, if known. Those on the network
+        have no checksum.
     scratch
         Folder of what was fetched on the way.
 
@@ -75,24 +84,41 @@ def file_sources(
     """
     roots = [*(path for path in _imagery(config) if isinstance(path, Path)), scratch / "stac"]
     local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
-    found = [Source(role="scene", name=path, licence=licence) for path, licence in imagery.items() if path not in local]
+    found = [
+        Source(role="scene", name=path, licence=licence)
+        for path, licence in imagery.items()
+        if path not in local
+    ]
     wanted = [("scene", _name(file, roots), file, imagery[path]) for path, file in local.items()]
     wanted += [(role, path.name, path, None) for role, path in _others(config) if path.is_file()]
     for path in [*local.values(), *(path for _, path in _others(config))]:
         if not path.exists():
-            raise MissingFileError(f"{path} has vanished while it was used. Put it back and build again.")
+            raise MissingFileError(
+                f"{path} has vanished while it was used. Put it back and build again."
+            )
     digests: dict[str, str] = {}
-    for key, digest in run_units(executor, [(str(file), sha256, (file,)) for _, _, file, _ in wanted]):
+    for key, digest in run_units(
+        executor, [(str(file), sha256, (file,)) for _, _, file, _ in wanted]
+    ):
         digests[key] = digest
         progress("checksums of the sources", len(digests), len(wanted))
     return found + [
-        Source(role=role, name=name, sha256=digests[str(file)], bytes=file.stat().st_size, licence=licence)  # type: ignore[arg-type]
+        Source(
+            role=role,
+            name=name,
+            sha256=digests[str(file)],
+            bytes=file.stat().st_size,
+            licence=licence,
+        )  # type: ignore[arg-type]
         for role, name, file, licence in wanted
     ]
 
 
 def _name(file: Path, roots: Iterable[Path]) -> str:
-    """Return how a file is called below the folder that the config names, so that no place on this machine is told."""
+    """
+    Return how a file is called below the folder that the config names, so that no place on this
+    machine is told.
+    """
     for root in (root.resolve() for root in roots):
         if file != root and file.is_relative_to(root):
             return f"{root.name}/{file.relative_to(root).as_posix()}"

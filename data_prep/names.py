@@ -16,14 +16,53 @@ Kind = Literal["species", "aggregate", "higher", "unnamed"]
 KINDS: tuple[Kind, ...] = ("species", "aggregate", "higher", "unnamed")
 
 _BELOW = {
-    "SPECIES", "SUBSPECIES", "VARIETY", "SUBVARIETY", "FORM", "SUBFORM", "INFRASPECIFIC_NAME", "INFRASUBSPECIFIC_NAME", "RACE",
-    "ABERRATION", "CULTIVAR", "NOTHOSPECIES", "SPECIES_HYBRID", "HYBRID",
-}  # fmt: skip
-_AGGREGATES = {"SPECIES_AGGREGATE", "AGGREGATE", "SPECIESAGGREGATE", "SPECIES_GROUP", "COMPLEX", "SPECIES_COMPLEX"}
+    "SPECIES",
+    "SUBSPECIES",
+    "VARIETY",
+    "SUBVARIETY",
+    "FORM",
+    "SUBFORM",
+    "INFRASPECIFIC_NAME",
+    "INFRASUBSPECIFIC_NAME",
+    "RACE",
+    "ABERRATION",
+    "CULTIVAR",
+    "NOTHOSPECIES",
+    "SPECIES_HYBRID",
+    "HYBRID",
+}
+_AGGREGATES = {
+    "SPECIES_AGGREGATE",
+    "AGGREGATE",
+    "SPECIESAGGREGATE",
+    "SPECIES_GROUP",
+    "COMPLEX",
+    "SPECIES_COMPLEX",
+}
 _UNKNOWN = {"", "UNRANKED", "UNKNOWN", "OTHER"}
-_BINOMIAL = re.compile(r"([A-Z][\w-]*[a-z][\w-]*)\s+(?:\([A-Z][\w-]+\)\s+)?(?:×\s*|x\s+)?([a-z][\w-]*[a-z])(?=$|[\s,])")
-_AGGREGATE_NAME = re.compile(r"\bagg\b|\baggregate\b|\bs\.?\s?l(?:at)?\b\.?|\b(?:group|complex)$|\S/\S|\s/\s", re.IGNORECASE)
-_NOT_EPITHETS = {"sp", "spp", "indet", "cf", "aff", "agg", "nr", "ssp", "subsp", "var", "ex", "in", "de", "von", "van"}
+_BINOMIAL = re.compile(
+    r"([A-Z][\w-]*[a-z][\w-]*)\s+(?:\([A-Z][\w-]+\)\s+)?(?:×\s*|x\s+)?([a-z][\w-]*[a-z])(?=$|[\s,])"
+)
+_AGGREGATE_NAME = re.compile(
+    r"\bagg\b|\baggregate\b|\bs\.?\s?l(?:at)?\b\.?|\b(?:group|complex)$|\S/\S|\s/\s", re.IGNORECASE
+)
+_NOT_EPITHETS = {
+    "sp",
+    "spp",
+    "indet",
+    "cf",
+    "aff",
+    "agg",
+    "nr",
+    "ssp",
+    "subsp",
+    "var",
+    "ex",
+    "in",
+    "de",
+    "von",
+    "van",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +77,8 @@ class Name:
     accepted
         The name under which it counts.
     kind
-        ``species`` (or below), ``aggregate`` of several species, ``higher`` (genus and above), ``unnamed``.
+        ``species`` (or below), ``aggregate`` of several species, ``higher`` (genus and above),
+        ``unnamed``.
     """
 
     recorded: str
@@ -46,7 +86,9 @@ class Name:
     kind: Kind
 
 
-def read_name(scientific: str, species: str = "", rank: str = "", synonyms: Mapping[str, str] | None = None) -> Name:
+def read_name(
+    scientific: str, species: str = "", rank: str = "", synonyms: Mapping[str, str] | None = None
+) -> Name:
     """
     Read the name of a record.
 
@@ -104,8 +146,8 @@ def read_synonyms(source: str | Path) -> dict[str, str]:
     Parameters
     ----------
     source
-        ``s2bms`` for the accepted names of the 62 species of S2BMS that come with the package, or a CSV file with the columns
-        ``recorded`` and ``accepted``.
+        ``s2bms`` for the accepted names of the 62 species of S2BMS that come with the package, or a
+        CSV file with the columns ``recorded`` and ``accepted``.
 
     Returns
     -------
@@ -120,24 +162,39 @@ def read_synonyms(source: str | Path) -> dict[str, str]:
         It lacks a column, or gives one name two accepted names.
     """
     if str(source) == "s2bms":
-        text, where = files("data_prep").joinpath("synonyms_s2bms.csv").read_text(encoding="utf-8"), "synonyms_s2bms.csv"
+        text, where = (
+            files("data_prep").joinpath("synonyms_s2bms.csv").read_text(encoding="utf-8"),
+            "synonyms_s2bms.csv",
+        )
     else:
         path = Path(source)
         if not path.is_file():
-            raise MissingFileError(f"There is no table of synonyms at {path}. Correct records.synonyms, or say s2bms.")
+            raise MissingFileError(
+                f"There is no table of synonyms at {path}. Correct records.synonyms, or say s2bms."
+            )
         text, where = path.read_text(encoding="utf-8-sig", errors="replace"), path.name
-    table = csv.DictReader(line for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    table = csv.DictReader(
+        line for line in text.splitlines() if line.strip() and not line.startswith("#")
+    )
     if not {"recorded", "accepted"} <= set(table.fieldnames or ()):
         raise RecordsError(
-            f"{where} needs the columns recorded and accepted; it has {', '.join(table.fieldnames or ()) or 'none'}."
+            f"{where} needs the columns recorded and accepted; it has "
+            f"{', '.join(table.fieldnames or ()) or 'none'}."
         )
     synonyms: dict[str, str] = {}
     for row in table:
-        recorded, accepted = (" ".join((row[column] or "").split()) for column in ("recorded", "accepted"))
+        recorded, accepted = (
+            " ".join((row[column] or "").split()) for column in ("recorded", "accepted")
+        )
         if not recorded or not accepted:
-            raise RecordsError(f"{where} has a row without a recorded or an accepted name. Complete or remove it.")
+            raise RecordsError(
+                f"{where} has a row without a recorded or an accepted name. Complete or remove it."
+            )
         if synonyms.setdefault(recorded, accepted) != accepted:
-            raise RecordsError(f"{where} gives {recorded!r} two accepted names: {synonyms[recorded]!r} and {accepted!r}.")
+            raise RecordsError(
+                f"{where} gives {recorded!r} two accepted names: {synonyms[recorded]!r} and "
+                f"{accepted!r}."
+            )
     return {recorded: _end(recorded, synonyms, where) for recorded in synonyms}
 
 
@@ -147,7 +204,9 @@ def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
     while synonyms.get(seen[-1], seen[-1]) != seen[-1]:
         seen.append(synonyms[seen[-1]])
         if seen[-1] in seen[:-1]:
-            raise RecordsError(f"{where} leads from {recorded!r} in a circle: {', '.join(seen)}. Correct it.")
+            raise RecordsError(
+                f"{where} leads from {recorded!r} in a circle: {', '.join(seen)}. Correct it."
+            )
     return seen[-1]
 
 
@@ -162,7 +221,11 @@ def read_species(path: Path) -> tuple[str, ...]:
     """
     if not Path(path).is_file():
         raise MissingFileError(f"There is no list of species at {path}. Correct records.species.")
-    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip()
+        for line in Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        if line.strip()
+    ]
     rows = list(csv.reader(lines))
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     if "species" in header:

@@ -1,4 +1,7 @@
-"""Turn the places of records (footprints, grid references, points with an uncertainty) into sites with a footprint."""
+"""
+Turn the places of records (footprints, grid references, points with an uncertainty) into sites with
+a footprint.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,9 @@ REASONS = (
 
 _DIGITS = 6  # of a degree: 0.1 m
 _DEGREE_M = 111_320.0
-_DECIMAL_COMMA = r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for
+_DECIMAL_COMMA = (
+    r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,16 @@ class PlaceRules:
     Attributes
     ----------
     kind
-        ``footprint``, ``grid_reference`` or ``point`` to use that alone; ``auto`` for the first of these that a record has.
+        ``footprint``, ``grid_reference`` or ``point`` to use that alone; ``auto`` for the first of
+        these that a record has.
     grid_m
-        Sites are the squares of this size of the British or Irish grid; None: the footprints, squares and points as they are.
+        Sites are the squares of this size of the British or Irish grid; None: the footprints,
+        squares and points as they are.
     max_uncertainty_m
         Records of points less certain are left out.
     out_of_range
-        ``refuse`` the records when a latitude or longitude is impossible, or ``drop`` such rows and count them.
+        ``refuse`` the records when a latitude or longitude is impossible, or ``drop`` such rows and
+        count them.
     """
 
     kind: Literal["auto", "footprint", "grid_reference", "point"] = "auto"
@@ -69,8 +77,8 @@ class Places:
     Attributes
     ----------
     codes
-        ``code`` (hash of the place), ``site`` (row in ``footprints``, null for none), ``place_reason`` (place in
-        :data:`REASONS`).
+        ``code`` (hash of the place), ``site`` (row in ``footprints``, null for none),
+        ``place_reason`` (place in :data:`REASONS`).
     footprints
         Footprints in EPSG:4326.
     references
@@ -87,7 +95,8 @@ class Places:
 
 def read_sites(path: Path) -> gpd.GeoDataFrame:
     """
-    Read a table of sites: ``site_id`` and ``footprint_wkt``, or a grid reference, or ``lon`` and ``lat``.
+    Read a table of sites: ``site_id`` and ``footprint_wkt``, or a grid reference, or ``lon`` and
+    ``lat``.
 
     Returns
     -------
@@ -97,7 +106,8 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     Raises
     ------
     MissingFileError, RecordsError
-        The table does not exist, lacks ``site_id``, names a site twice or has an unreadable footprint.
+        The table does not exist, lacks ``site_id``, names a site twice or has an unreadable
+        footprint.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,46 +116,80 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
         table = (
             pd.read_parquet(path)
             if path.suffix == ".parquet"
-            else pd.read_csv(path, sep=None, engine="python", dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            else pd.read_csv(
+                path,
+                sep=None,
+                engine="python",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
         )
     except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
-        raise RecordsError(f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas.") from error
+        raise RecordsError(
+            f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas."
+        ) from error
     table.columns = [str(column).strip() for column in table.columns]
     by_name = {column.lower().replace(" ", "_"): column for column in table.columns}
     if "site_id" not in by_name:
-        raise RecordsError(f"{path} needs the column site_id; it has {', '.join(table.columns[:20])}.")
+        raise RecordsError(
+            f"{path} needs the column site_id; it has {', '.join(table.columns[:20])}."
+        )
     ids = table[by_name["site_id"]].astype(str).str.strip()
     if ids.duplicated().any():
-        raise RecordsError(f"{path} names the site {ids[ids.duplicated()].iloc[0]!r} twice. A site has one row.")
+        raise RecordsError(
+            f"{path} names the site {ids[ids.duplicated()].iloc[0]!r} twice. A site has one row."
+        )
     geometry: Sequence[shapely.Geometry | None] = [None] * len(ids)
-    wkt = next((by_name[name] for name in ("footprint_wkt", "footprintwkt", "wkt") if name in by_name), None)
+    wkt = next(
+        (by_name[name] for name in ("footprint_wkt", "footprintwkt", "wkt") if name in by_name),
+        None,
+    )
     reference = next(
-        (by_name[name] for name in ("grid_reference", "gridreference", "gridref", "grid_ref") if name in by_name), None
+        (
+            by_name[name]
+            for name in ("grid_reference", "gridreference", "gridref", "grid_ref")
+            if name in by_name
+        ),
+        None,
     )
     if wkt is not None:
         texts = [text if text.strip() else None for text in table[wkt].fillna("").astype(str)]
         geometry = shapely.from_wkt(texts, on_invalid="ignore")
         bad = pd.isna(geometry) & np.array([text is not None for text in texts])
         if bad.any():
-            raise RecordsError(f"{path}: the footprint of {ids[bad].iloc[0]} is no WKT polygon. Correct it.")
+            raise RecordsError(
+                f"{path}: the footprint of {ids[bad].iloc[0]} is no WKT polygon. Correct it."
+            )
     elif reference is not None:
-        geometry = [GridSquare.parse(text).footprint() for text in table[reference].fillna("").astype(str)]
+        geometry = [
+            GridSquare.parse(text).footprint() for text in table[reference].fillna("").astype(str)
+        ]
     elif {"lon", "lat"} <= set(by_name):
         lon, _ = _numbers(table[by_name["lon"]].astype(str))
         lat, _ = _numbers(table[by_name["lat"]].astype(str))
         geometry = [
-            s if known else None for s, known in zip(_point_squares(lon, lat, 0.0), np.isfinite(lon + lat), strict=True)
+            s if known else None
+            for s, known in zip(_point_squares(lon, lat, 0.0), np.isfinite(lon + lat), strict=True)
         ]
     else:
-        raise RecordsError(f"{path} does not say where its sites are: it needs footprint_wkt, grid_reference, or lon and lat.")
-    return gpd.GeoDataFrame(index=pd.Index(ids, name="site_id"), geometry=list(geometry), crs="EPSG:4326")
+        raise RecordsError(
+            f"{path} does not say where its sites are: it needs footprint_wkt, grid_reference, or "
+            "lon and lat."
+        )
+    return gpd.GeoDataFrame(
+        index=pd.Index(ids, name="site_id"), geometry=list(geometry), crs="EPSG:4326"
+    )
 
 
-def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFrame | None = None) -> Places:
+def resolve_places(
+    places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFrame | None = None
+) -> Places:
     """
     Find the site of every distinct place.
 
-    A record needs coordinates, a grid reference or a listed site id; a footprint beside them says how large the place is.
+    A record needs coordinates, a grid reference or a listed site id; a footprint beside them says
+    how large the place is.
 
     Parameters
     ----------
@@ -168,16 +212,24 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
     shapes: dict[object, shapely.Geometry] = {}
     references: dict[object, str] = {}
 
-    lat, lat_text = _numbers(table["decimalLatitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
-    lon, lon_text = _numbers(table["decimalLongitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
+    lat, lat_text = _numbers(
+        table["decimalLatitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    )
+    lon, lon_text = _numbers(
+        table["decimalLongitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
+    )
     uncertainty, _ = _numbers(table["coordinateUncertaintyInMeters"])
     position = np.isfinite(lat) & np.isfinite(lon)
-    out = position & ((np.abs(np.where(position, lat, 0)) > 90) | (np.abs(np.where(position, lon, 0)) > 180))
+    out = position & (
+        (np.abs(np.where(position, lat, 0)) > 90) | (np.abs(np.where(position, lon, 0)) > 180)
+    )
     if out.any() and rules.out_of_range == "refuse":
         first = int(np.flatnonzero(out)[0])
         raise RecordsError(
-            f"Coordinates out of range: latitude {lat[first]:g}, longitude {lon[first]:g}, and {int(out.sum()) - 1} other "
-            "such places. Latitudes lie in -90 to 90, longitudes in -180 to 180 degrees. Correct the table (are they metres, "
+            f"Coordinates out of range: latitude {lat[first]:g}, longitude {lon[first]:g}, and "
+            f"{int(out.sum()) - 1} other "
+            "such places. Latitudes lie in -90 to 90, longitudes in -180 to 180 degrees. Correct "
+            "the table (are they metres, "
             "or exchanged?), or set records.out_of_range: drop."
         )
     open_places = ~out
@@ -205,7 +257,9 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
         polygons, bad = _footprints(wkt, table["footprintSRS"].to_numpy(dtype=object), given)
         reason[bad & (rules.kind == "footprint")] = REASONS.index("unreadable footprint")
         todo &= ~(bad & (rules.kind == "footprint"))
-        for (row, polygon), code in zip(polygons.items(), shapely.to_wkb(list(polygons.values())), strict=True):
+        for (row, polygon), code in zip(
+            polygons.items(), shapely.to_wkb(list(polygons.values())), strict=True
+        ):
             key = ("footprint", code)
             keys[row] = key
             shapes[key] = polygon
@@ -239,7 +293,9 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
     if only_metres.any():
         lon[only_metres], lat[only_metres] = to_degrees("GB", east[only_metres], north[only_metres])
     if rules.max_uncertainty_m is not None:
-        vague = (open_places & ~listed & (reason == 0)) & (np.nan_to_num(uncertainty, nan=0.0) > rules.max_uncertainty_m)
+        vague = (open_places & ~listed & (reason == 0)) & (
+            np.nan_to_num(uncertainty, nan=0.0) > rules.max_uncertainty_m
+        )
         reason[vague] = REASONS.index("place too uncertain")
         keys[vague] = None
         points &= ~vague
@@ -248,7 +304,9 @@ def resolve_places(places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFr
         _snap(keys, shapes, squares, reason, rules.grid_m)
         rows = np.flatnonzero(points)
         too_large = np.nan_to_num(uncertainty[rows]) > rules.grid_m
-        for row, found, large in zip(rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), too_large, strict=True):
+        for row, found, large in zip(
+            rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), too_large, strict=True
+        ):
             if found is None:
                 reason[row] = REASONS.index("outside the grid")
             elif large:
@@ -276,8 +334,12 @@ def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     return values, np.isnan(values) & (stripped != "").to_numpy()
 
 
-def _footprints(wkt: np.ndarray, srs: np.ndarray, given: np.ndarray) -> tuple[dict[int, shapely.Geometry], np.ndarray]:
-    """Return the normal form of readable footprints by row, and which rows have an unreadable one."""
+def _footprints(
+    wkt: np.ndarray, srs: np.ndarray, given: np.ndarray
+) -> tuple[dict[int, shapely.Geometry], np.ndarray]:
+    """
+    Return the normal form of readable footprints by row, and which rows have an unreadable one.
+    """
     bad = np.zeros(len(wkt), dtype=bool)
     rows = np.flatnonzero(given)
     if not len(rows):
@@ -287,15 +349,32 @@ def _footprints(wkt: np.ndarray, srs: np.ndarray, given: np.ndarray) -> tuple[di
     shapes = shapely.from_wkt([text for text, _ in unique], on_invalid="ignore")
     found = _normal_footprints(shapes, [str(system) for _, system in unique])[codes]
     bad[rows] = shapely.is_missing(found)
-    return {int(row): shape for row, shape in zip(rows, found, strict=True) if shape is not None}, bad
+    return {
+        int(row): shape for row, shape in zip(rows, found, strict=True) if shape is not None
+    }, bad
 
 
 def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray:
-    """Return polygons in EPSG:4326 in their normal form, None for each that is no polygon, has no area or lies nowhere."""
+    """
+    Return polygons in EPSG:4326 in their normal form, None for each that is no polygon, has no area
+    or lies nowhere.
+    """
     shapes = shapes.copy()
     shapes[~(np.isin(shapely.get_type_id(shapes), (3, 6)) & (shapely.area(shapes) > 0))] = None
-    names = np.array([s.strip().upper().replace("URN:OGC:DEF:CRS:", "").replace("::", ":") for s in systems], dtype=object)
-    for name in set(names) - {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}:
+    names = np.array(
+        [s.strip().upper().replace("URN:OGC:DEF:CRS:", "").replace("::", ":") for s in systems],
+        dtype=object,
+    )
+    for name in set(names) - {
+        "",
+        "EPSG:4326",
+        "WGS84",
+        "WGS 84",
+        "CRS84",
+        "OGC:CRS84",
+        "4326",
+        "UNKNOWN",
+    }:
         here = names == name
         try:
             transformer = pyproj.Transformer.from_crs(name, "EPSG:4326", always_xy=True)
@@ -304,7 +383,9 @@ def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray
             continue
         shapes[here] = shapely.transform(shapes[here], partial(_project, transformer))
     bounds = shapely.bounds(shapes)
-    shapes[~(np.isfinite(bounds) & (np.abs(np.nan_to_num(bounds)) <= (180, 90, 180, 90))).all(axis=1)] = None
+    shapes[
+        ~(np.isfinite(bounds) & (np.abs(np.nan_to_num(bounds)) <= (180, 90, 180, 90))).all(axis=1)
+    ] = None
     single = (shapely.get_type_id(shapes) == 6) & (shapely.get_num_geometries(shapes) == 1)
     shapes[single] = shapely.get_geometry(shapes[single], 0)
     rounded = shapely.transform(shapely.force_2d(shapes), lambda xy: np.round(xy, _DIGITS) + 0.0)
@@ -324,9 +405,15 @@ def _parse_or_none(text: str) -> GridSquare | None:
 
 
 def _snap(
-    keys: np.ndarray, shapes: dict[object, shapely.Geometry], squares: dict[int, GridSquare], reason: np.ndarray, grid_m: int
+    keys: np.ndarray,
+    shapes: dict[object, shapely.Geometry],
+    squares: dict[int, GridSquare],
+    reason: np.ndarray,
+    grid_m: int,
 ) -> None:
-    """Bring grid squares and footprints to the squares of one size, or say why that is impossible."""
+    """
+    Bring grid squares and footprints to the squares of one size, or say why that is impossible.
+    """
     too_large = REASONS.index("place larger than the grid square")
     for row, square in list(squares.items()):
         try:
@@ -340,7 +427,11 @@ def _snap(
     unique = {keys[row] for row in rows}
     ordered = list(unique)
     centres = shapely.centroid([shapes[key] for key in ordered])
-    found = dict(zip(ordered, squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m), strict=True))
+    found = dict(
+        zip(
+            ordered, squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m), strict=True
+        )
+    )
     for row in rows:
         key = keys[row]
         place = found[key]
@@ -348,7 +439,9 @@ def _snap(
         width, height = _extent_m(shapes[key])
         if place is None:
             reason[row] = REASONS.index("outside the grid")
-        elif max(width, height) > 1.1 * grid_m:  # squares of the ground are not quite upright in degrees
+        elif (
+            max(width, height) > 1.1 * grid_m
+        ):  # squares of the ground are not quite upright in degrees
             reason[row] = too_large
         else:
             squares[row] = place
@@ -358,7 +451,9 @@ def _snap(
 
 def _extent_m(shape: shapely.Geometry) -> tuple[float, float]:
     left, low, right, high = shape.bounds
-    return (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2))), (high - low) * _DEGREE_M
+    return (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2))), (
+        high - low
+    ) * _DEGREE_M
 
 
 def _add_points(
@@ -369,19 +464,34 @@ def _add_points(
     lat: np.ndarray,
     uncertainty: np.ndarray,
 ) -> None:
-    """Make a site of every distinct point: the square whose corners lie at its largest uncertainty (10 m for none)."""
+    """
+    Make a site of every distinct point: the square whose corners lie at its largest uncertainty (10
+    m for none).
+    """
     if not len(rows):
         return
     x, y = np.round(lon[rows], _DIGITS) + 0.0, np.round(lat[rows], _DIGITS) + 0.0
-    largest = pd.DataFrame({"x": x, "y": y, "u": np.nan_to_num(uncertainty[rows])}).groupby(["x", "y"])["u"].max()
+    largest = (
+        pd.DataFrame({"x": x, "y": y, "u": np.nan_to_num(uncertainty[rows])})
+        .groupby(["x", "y"])["u"]
+        .max()
+    )
     px, py = (largest.index.get_level_values(axis).to_numpy() for axis in ("x", "y"))
     squares = _point_squares(px, py, largest.to_numpy())
-    shapes.update(zip((("point", *place) for place in zip(px.tolist(), py.tolist(), strict=True)), squares, strict=True))
+    shapes.update(
+        zip(
+            (("point", *place) for place in zip(px.tolist(), py.tolist(), strict=True)),
+            squares,
+            strict=True,
+        )
+    )
     for row, place in zip(rows.tolist(), zip(x.tolist(), y.tolist(), strict=True), strict=True):
         keys[row] = ("point", *place)
 
 
-def _point_squares(lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray | float) -> np.ndarray:
+def _point_squares(
+    lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray | float
+) -> np.ndarray:
     half = np.maximum(uncertainty_m / np.sqrt(2), 5.0)
     dy = half / _DEGREE_M
     dx = dy / np.maximum(np.cos(np.radians(lat)), 1e-3)
@@ -405,11 +515,19 @@ def _number(
                 continue
             other = by_shape.setdefault(shapely.to_wkb(normal), str(name))
             if other != name:
-                raise RecordsError(f"The table of sites gives {other} and {name} the same footprint. A site is one footprint.")
+                raise RecordsError(
+                    f"The table of sites gives {other} and {name} the same footprint. A site is "
+                    "one footprint."
+                )
     by_key: dict[object, str] = {}
     if by_shape:
-        normal_shapes = _normal_footprints(np.array([*shapes.values(), None])[:-1], [""] * len(shapes))
-        by_key = {key: by_shape.get(code, "") for key, code in zip(shapes, shapely.to_wkb(normal_shapes), strict=True)}
+        normal_shapes = _normal_footprints(
+            np.array([*shapes.values(), None])[:-1], [""] * len(shapes)
+        )
+        by_key = {
+            key: by_shape.get(code, "")
+            for key, code in zip(shapes, shapely.to_wkb(normal_shapes), strict=True)
+        }
     numbers: dict[object, int] = {}
     footprints: list[shapely.Geometry] = []
     names: list[str] = []
@@ -433,7 +551,11 @@ def _number(
             refs.append(references.get(key, ""))
         rows.append(numbers[identity])
     frame = pl.DataFrame(
-        {"code": code, "site": pl.Series(rows, dtype=pl.UInt32), "place_reason": pl.Series(reason, dtype=pl.UInt8)}
+        {
+            "code": code,
+            "site": pl.Series(rows, dtype=pl.UInt32),
+            "place_reason": pl.Series(reason, dtype=pl.UInt8),
+        }
     )
     held = np.empty(len(footprints), dtype=object)
     held[:] = footprints
@@ -442,7 +564,8 @@ def _number(
 
 def site_ids(places: Places, rows: Sequence[int]) -> list[str]:
     """
-    Name sites: the listed id, the grid reference, or the centre in degrees; the same place always has the same name.
+    Name sites: the listed id, the grid reference, or the centre in degrees; the same place always
+    has the same name.
 
     Two footprints around one centre get some digits of their geometry's hash as well.
     """

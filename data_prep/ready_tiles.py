@@ -66,8 +66,8 @@ def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) ->
     site_ids
         Sites to look for.
     pattern
-        File name with ``{site_id}`` and, anywhere, ``*``. The id in a name ends where letters and digits end, so that site
-        ``A1`` does not take the file of ``A10``.
+        File name with ``{site_id}`` and, anywhere, ``*``. The id in a name ends where letters and
+        digits end, so that site ``A1`` does not take the file of ``A10``.
 
     Raises
     ------
@@ -82,12 +82,24 @@ def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) ->
     """
     if "{site_id}" not in pattern:
         raise DataError(
-            f"ready_tiles.pattern = {pattern!r} does not say where the site stands. Write for example *{{site_id}}*.tif"
+            f"ready_tiles.pattern = {pattern!r} does not say where the site stands. Write for "
+            f"example *{{site_id}}*.tif"
         )
-    before, after = (".*".join(map(re.escape, part.split("*"))) for part in pattern.split("{site_id}", 1))
+    before, after = (
+        ".*".join(map(re.escape, part.split("*"))) for part in pattern.split("{site_id}", 1)
+    )
     known = set(site_ids)
-    any_id = re.compile(before + r"(?<![0-9A-Za-z])(" + "|".join(map(re.escape, sorted(known, key=len, reverse=True))) + ")"
-                        r"(?![0-9A-Za-z])" + after) if known else None  # fmt: skip
+    any_id = (
+        re.compile(
+            before
+            + r"(?<![0-9A-Za-z])("
+            + "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+            + ")"
+            r"(?![0-9A-Za-z])" + after
+        )
+        if known
+        else None
+    )
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (file.name, str(file))):
         match = any_id.fullmatch(file.name) if any_id else None
@@ -135,51 +147,77 @@ def find_ready_tiles(
     DataError
         No file belongs to a site, or two to one.
     """
-    folders = [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    folders = (
+        [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
+    )
     for folder in folders:
         if not folder.is_dir():
-            raise MissingFileError(f"There is no folder of ready tiles {folder}. Check ready_tiles.folder.")
+            raise MissingFileError(
+                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
+            )
     names = [canonical_band(band) for band in bands]
     chosen = tuple(canonical_band(band) for band in wanted)
     for band in chosen:
         if band not in names:
-            raise RasterError(f"The ready tiles have no band {band!r}; they have {', '.join(names)}. Change tiles.bands.")
-    found = match_files((file for folder in folders for file in folder.iterdir()), site_ids, pattern)
+            raise RasterError(
+                f"The ready tiles have no band {band!r}; they have {', '.join(names)}. Change "
+                "tiles.bands."
+            )
+    found = match_files(
+        (file for folder in folders for file in folder.iterdir()), site_ids, pattern
+    )
     sites = tuple(site for site in site_ids if site in found)
     if not sites:
         raise DataError(
-            f"No file in {', '.join(map(str, folders))} fits {pattern!r} for any of the {len(site_ids)} sites "
-            f"(such as {site_ids[0] if len(site_ids) else '-'}). Check ready_tiles.pattern and the site ids."
+            f"No file in {', '.join(map(str, folders))} fits {pattern!r} for any of the "
+            f"{len(site_ids)} sites "
+            f"(such as {site_ids[0] if len(site_ids) else '-'}). Check ready_tiles.pattern and the "
+            "site ids."
         )
-    layers = tuple(describe_layer(str(found[site]), bands=names, nodata=nodata)[0] for site in sites)
+    layers = tuple(
+        describe_layer(str(found[site]), bands=names, nodata=nodata)[0] for site in sites
+    )
     sizes = {(layer.height, layer.width) for layer in layers}
     smallest = min(min(size) for size in sizes)
-    if size_px is None and (len(sizes) > 1 or len(next(iter(sizes))) != 2 or any(h != w for h, w in sizes)):
+    if size_px is None and (
+        len(sizes) > 1 or len(next(iter(sizes))) != 2 or any(h != w for h, w in sizes)
+    ):
         raise RasterError(
-            f"The ready tiles differ in size, from {smallest} to {max(max(size) for size in sizes)} pixels. "
+            f"The ready tiles differ in size, from {smallest} to "
+            f"{max(max(size) for size in sizes)} pixels. "
             "State tiles.size_px: larger files are then cut down around their centre."
         )
     size = smallest if size_px is None else size_px
     for site, layer in zip(sites, layers, strict=True):
         if min(layer.height, layer.width) < size:
             raise RasterError(
-                f"{layer.path} of site {site} has {layer.height} x {layer.width} pixels, and tiles.size_px is {size}. Lower it."
+                f"{layer.path} of site {site} has {layer.height} x {layer.width} pixels, and "
+                f"tiles.size_px is {size}. Lower it."
             )
         if layer.dtype not in ("uint8", "uint16"):
             raise RasterError(
-                f"{layer.path} holds {layer.dtype} values; ready tiles hold whole numbers (uint16). Convert them."
+                f"{layer.path} holds {layer.dtype} values; ready tiles hold whole numbers "
+                "(uint16). Convert them."
             )
-    resolution = {round(abs(layer.transform.e) * metres_per_unit(layer.crs, layer.path), 6): layer for layer in layers}
+    resolution = {
+        round(abs(layer.transform.e) * metres_per_unit(layer.crs, layer.path), 6): layer
+        for layer in layers
+    }
     if len(resolution) > 1:
         raise RasterError(
             "The ready tiles differ in resolution: "
-            + " and ".join(f"{metres:g} m in {Path(layer.path).name}" for metres, layer in sorted(resolution.items())[:2])
+            + " and ".join(
+                f"{metres:g} m in {Path(layer.path).name}"
+                for metres, layer in sorted(resolution.items())[:2]
+            )
             + ". Bring them to one first."
         )
     return ReadyTiles(sites, layers, chosen, size, next(iter(resolution)), nodata)
 
 
-def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progress: Progress = silent) -> np.ndarray:
+def pack_tiles(
+    ready: ReadyTiles, out: str | Path, *, executor: Executor, progress: Progress = silent
+) -> np.ndarray:
     """
     Copy ready tiles into one ``.npy`` file of shape (tiles, bands, size, size), uint16.
 
@@ -198,7 +236,18 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
     new_array(out, shape, np.uint16).flush()
     packed = PackedArray(out)
     work = [
-        (str(at), _pack_unit, (ready.layers[at : at + FILES_PER_UNIT], at, ready.bands, ready.size_px, ready.nodata, packed))
+        (
+            str(at),
+            _pack_unit,
+            (
+                ready.layers[at : at + FILES_PER_UNIT],
+                at,
+                ready.bands,
+                ready.size_px,
+                ready.nodata,
+                packed,
+            ),
+        )
         for at in range(0, len(ready.sites), FILES_PER_UNIT)
     ]
     valid = np.zeros(len(ready.sites))
@@ -213,7 +262,12 @@ def pack_tiles(ready: ReadyTiles, out: str | Path, *, executor: Executor, progre
 
 
 def _pack_unit(
-    layers: Sequence[Layer], start: int, bands: Sequence[str], size: int, nodata: int, out: PackedArray
+    layers: Sequence[Layer],
+    start: int,
+    bands: Sequence[str],
+    size: int,
+    nodata: int,
+    out: PackedArray,
 ) -> np.ndarray:
     array = out.open()
     shares = np.zeros(len(layers))
@@ -223,7 +277,9 @@ def _pack_unit(
             with rasterio.open(layer.path) as source:
                 tile = source.read([layer.indexes[layer.bands.index(band)] for band in bands])
         except (RasterioError, OSError) as error:
-            raise RasterError(f"{layer.path} cannot be read: {error}. The file is damaged; fetch it again.") from error
+            raise RasterError(
+                f"{layer.path} cannot be read: {error}. The file is damaged; fetch it again."
+            ) from error
         tile = tile[:, row : row + size, column : column + size]
         array[start + number] = tile
         shares[number] = (tile != nodata).all(axis=0).mean()
@@ -232,7 +288,10 @@ def _pack_unit(
 
 
 def tile_places(ready: ReadyTiles) -> Mapping[str, list]:
-    """Return ``tile_crs``, ``tile_left`` and ``tile_top`` of every tile, as columns of the table of sites."""
+    """
+    Return ``tile_crs``, ``tile_left`` and ``tile_top`` of every tile, as columns of the table of
+    sites.
+    """
     corners = [ready.corner(number) for number in range(len(ready.sites))]
     return {
         "tile_crs": [layer.crs.to_string() for layer in ready.layers],

@@ -1,9 +1,10 @@
 """
 Bring any recorder's files into one compact table of occurrences.
 
-Texts repeat: a million records have some thousand places, dates and names. Each distinct text is kept once, in a dictionary,
-and a record is a row of numbers of such texts. Rules are then applied to the dictionaries, and only whole numbers are counted.
-The table lies in Parquet files, so that another set of rules needs no second reading.
+Texts repeat: a million records have some thousand places, dates and names. Each distinct text is
+kept once, in a dictionary, and a record is a row of numbers of such texts. Rules are then applied
+to the dictionaries, and only whole numbers are counted. The table lies in Parquet files, so that
+another set of rules needs no second reading.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Occurrences:
         Parameters
         ----------
         columns
-            Of ``file``, ``row`` (numbers), one per group (number of its texts), ``event`` (hash of the event's id, 0 for none),
-            ``is_event`` (a survey, not a record).
+            Of ``file``, ``row`` (numbers), one per group (number of its texts), ``event`` (hash of
+            the event's id, 0 for none), ``is_event`` (a survey, not a record).
         """
         for path in sorted(self.folder.glob("rows-*.parquet")):
             yield pl.read_parquet(path, columns=list(columns))
@@ -109,7 +110,8 @@ class _Dictionary:
     """
     The distinct texts of a group, numbered in the order in which they came.
 
-    A table of hashes with open addressing, so that a block is looked up at once: most rows find their text at the first place.
+    A table of hashes with open addressing, so that a block is looked up at once: most rows find
+    their text at the first place.
     """
 
     def __init__(self, terms: Sequence[str]) -> None:
@@ -120,7 +122,9 @@ class _Dictionary:
         self._numbers = np.zeros(1 << 12, dtype=np.uint32)
 
     def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept."""
+        """
+        Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
+        """
         hashes = texts.hash_rows(seed=len(self.terms)).to_numpy(writable=True)
         hashes[hashes == 0] = 1
         slots, new = self._find(hashes)
@@ -151,7 +155,10 @@ class _Dictionary:
         return slots, np.concatenate(new)
 
     def _put(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
-        """Enter hashes that are not in the table; where two want one slot, one of them goes on to the next."""
+        """
+        Enter hashes that are not in the table; where two want one slot, one of them goes on to the
+        next.
+        """
         while len(hashes):
             slots, _ = self._find(hashes)
             self._hashes[slots] = hashes
@@ -167,7 +174,10 @@ class _Dictionary:
         self._put(hashes, numbers)
 
     def table(self) -> pl.DataFrame:
-        """Return the texts with their number, ``code``, in an order that does not depend on that of the rows."""
+        """
+        Return the texts with their number, ``code``, in an order that does not depend on that of
+        the rows.
+        """
         schema = dict.fromkeys(self.terms, pl.String)
         held = pl.concat(self.entries) if self.entries else pl.DataFrame(schema=schema)
         return held.with_row_index("code").sort(*self.terms)
@@ -176,7 +186,10 @@ class _Dictionary:
 def _own(texts: pl.DataFrame) -> pl.DataFrame:
     """Copy texts, so that they do not keep the whole block in memory."""
     return pl.DataFrame(
-        {term: series.to_arrow(compat_level=pl.CompatLevel.oldest()) for term, series in zip(texts.columns, texts, strict=True)}
+        {
+            term: series.to_arrow(compat_level=pl.CompatLevel.oldest())
+            for term, series in zip(texts.columns, texts, strict=True)
+        }
     )
 
 
@@ -189,7 +202,9 @@ class _Coder:
     read: int = 0
     malformed: int = 0
     columns: set[str] = field(default_factory=set)
-    dictionaries: dict[str, _Dictionary] = field(default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()})
+    dictionaries: dict[str, _Dictionary] = field(
+        default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()}
+    )
     bad: list[pl.DataFrame] = field(default_factory=list)
     records: list[np.ndarray] = field(default_factory=list)
     waiting: list[pl.DataFrame] = field(default_factory=list)
@@ -201,7 +216,9 @@ class _Coder:
         if not is_event:
             self.read += len(block.rows) + len(block.malformed)
             self.malformed += len(block.malformed)
-            kept = _MALFORMED_KEPT - sum(len(frame) for frame in self.bad if frame["file"][0] == file)
+            kept = _MALFORMED_KEPT - sum(
+                len(frame) for frame in self.bad if frame["file"][0] == file
+            )
             if len(block.malformed) and kept > 0:
                 number = pl.lit(file, dtype=pl.UInt16).alias("file")
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
@@ -212,15 +229,25 @@ class _Coder:
         columns = {term: held.get(term, empty.alias(term)) for term in TERMS}
         numbers, hashes = {}, []
         for group, terms in GROUPS.items():
-            numbers[group], of_group = self.dictionaries[group].number(pl.DataFrame([columns[term] for term in terms]))
+            numbers[group], of_group = self.dictionaries[group].number(
+                pl.DataFrame([columns[term] for term in terms])
+            )
             hashes.append(pl.Series(group, of_group))
-        # The whole row as far as it is understood: the same row again is a duplicate, wherever it stands.
+        # The whole row as far as it is understood: the same row again is a duplicate, wherever it
+        # stands.
         identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
         self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
         event = np.zeros(len(block.rows), dtype=np.uint64)
         if "eventID" in held:
-            np.copyto(event, held["eventID"].hash(seed=2).to_numpy(), where=(held["eventID"] != "").to_numpy())
-        same = {"file": np.full(len(event), file, dtype=np.uint16), "is_event": np.full(len(event), is_event)}
+            np.copyto(
+                event,
+                held["eventID"].hash(seed=2).to_numpy(),
+                where=(held["eventID"] != "").to_numpy(),
+            )
+        same = {
+            "file": np.full(len(event), file, dtype=np.uint16),
+            "is_event": np.full(len(event), is_event),
+        }
         frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **same})
         self.waiting.append(frame)
         self.waiting_rows += len(frame)
@@ -231,12 +258,19 @@ class _Coder:
         """Write the rows that wait."""
         if not self.waiting:
             return
-        _write(pl.concat(self.waiting), self.folder / f"rows-{self.parts:05d}.parquet", statistics=False)
+        _write(
+            pl.concat(self.waiting),
+            self.folder / f"rows-{self.parts:05d}.parquet",
+            statistics=False,
+        )
         self.parts += 1
         self.waiting, self.waiting_rows = [], 0
 
     def again(self) -> np.ndarray:
-        """Return the places of rows that stood before, counting all rows in the order in which they were read."""
+        """
+        Return the places of rows that stood before, counting all rows in the order in which they
+        were read.
+        """
         records = np.concatenate(self.records) if self.records else np.empty(0, dtype=np.uint64)
         ordered = np.sort(records)
         if not (ordered[1:] == ordered[:-1]).any():  # the usual case
@@ -256,8 +290,9 @@ def read_occurrences(
     """
     Read files of records into one table.
 
-    The result lies in a folder of ``scratch`` named after the files, their size and time; it is used again as long as these do
-    not change. Memory in use is a few blocks of 8 MiB and the dictionaries.
+    The result lies in a folder of ``scratch`` named after the files, their size and time; it is
+    used again as long as these do not change. Memory in use is a few blocks of 8 MiB and the
+    dictionaries.
 
     Parameters
     ----------
@@ -283,7 +318,9 @@ def read_occurrences(
         A file is damaged, in no known layout or without records.
     """
     if not paths:
-        raise RecordsError("records.path names no file. Name at least one archive or table of records.")
+        raise RecordsError(
+            "records.path names no file. Name at least one archive or table of records."
+        )
     for path in paths:
         if not Path(path).exists():
             raise MissingFileError(f"There are no records at {path}. Correct records.path.")
@@ -306,7 +343,11 @@ def read_occurrences(
             events = _events(file)
             if events is not None:
                 core = "event"
-                coder.add(Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)), number, is_event=True)
+                coder.add(
+                    Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)),
+                    number,
+                    is_event=True,
+                )
             rows, orphans = coder.read, 0
             for block, position in file.blocks():
                 if events is not None:
@@ -315,10 +356,13 @@ def read_occurrences(
                 coder.add(block, number)
                 progress("reading records", before + min(position, file.bytes), total)
             if coder.read == rows:
-                raise RecordsError(f"{file.path} holds a header but no records. Download or export it again.")
+                raise RecordsError(
+                    f"{file.path} holds a header but no records. Download or export it again."
+                )
             if orphans:
                 notes.append(
-                    f"{file.path.name}: {orphans:,} of its records name an event that its table of events does not hold."
+                    f"{file.path.name}: {orphans:,} of its records name an event that its table of "
+                    "events does not hold."
                 )
             before += file.bytes
         progress("reading records", total, total)
@@ -327,7 +371,10 @@ def read_occurrences(
             _write(dictionary.table(), partial / f"{group}.parquet")
         _write(pl.DataFrame({"place": coder.again()}), partial / "again.parquet")
         bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
-        _write(pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema), partial / "malformed.parquet")
+        _write(
+            pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema),
+            partial / "malformed.parquet",
+        )
         layouts = {file.day_first for file in opened}
         card: dict[str, Any] = {
             "key": key,
@@ -374,26 +421,48 @@ def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
         held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
     return fingerprint(
-        {"files": state, "format": format, "columns": dict(columns), "polars": pl.__version__, "version": FORMAT_VERSION}
+        {
+            "files": state,
+            "format": format,
+            "columns": dict(columns),
+            "polars": pl.__version__,
+            "version": FORMAT_VERSION,
+        }
     )
 
 
 def _events(file: RecordFile) -> pl.DataFrame | None:
-    """Return the survey events of a file; place and date of an event that has none are those of its parent."""
+    """
+    Return the survey events of a file; place and date of an event that has none are those of its
+    parent.
+    """
     blocks: Iterator[tuple[Block, int]] | None = file.events()
     if blocks is None:
         return None
     frames = [_own(block.rows) for block, _ in blocks]
     if not frames or not sum(map(len, frames)):
-        raise RecordsError(f"{file.path} has a table of events without rows. Download or export it again.")
-    events = pl.concat(frames, how="diagonal").fill_null("").unique(subset="eventID", keep="first", maintain_order=True)
+        raise RecordsError(
+            f"{file.path} has a table of events without rows. Download or export it again."
+        )
+    events = (
+        pl.concat(frames, how="diagonal")
+        .fill_null("")
+        .unique(subset="eventID", keep="first", maintain_order=True)
+    )
     if "parentEventID" not in events.columns:
         return events
-    inherited = [term for term in events.columns if term not in ("eventID", "parentEventID", "recordID")]
-    groups = [[t for t in GROUPS["place"] if t in inherited], [t for t in GROUPS["date"] if t in inherited]]
+    inherited = [
+        term for term in events.columns if term not in ("eventID", "parentEventID", "recordID")
+    ]
+    groups = [
+        [t for t in GROUPS["place"] if t in inherited],
+        [t for t in GROUPS["date"] if t in inherited],
+    ]
     groups += [[t] for t in inherited if t not in groups[0] + groups[1]]
     for _ in range(3):  # section, visit, survey
-        parents = events.select(pl.col("eventID").alias("parentEventID"), pl.col(inherited).name.suffix("_parent"))
+        parents = events.select(
+            pl.col("eventID").alias("parentEventID"), pl.col(inherited).name.suffix("_parent")
+        )
         joined = events.join(parents, on="parentEventID", how="left", maintain_order="left")
         events = joined.with_columns(
             pl.when(pl.all_horizontal(pl.col(group) == ""))
@@ -408,10 +477,17 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
 
 
 def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
-    """Give occurrences the place and date of their event where they have none; also count those whose event is unknown."""
+    """
+    Give occurrences the place and date of their event where they have none; also count those whose
+    event is unknown.
+    """
     if "eventID" not in block.rows.columns:
         return block, 0
-    terms = [term for term in events.columns if term in TERMS and term not in ("eventID", "parentEventID", "recordID")]
+    terms = [
+        term
+        for term in events.columns
+        if term in TERMS and term not in ("eventID", "parentEventID", "recordID")
+    ]
     joined = block.rows.join(
         events.select("eventID", pl.col(terms).name.suffix("_event"), known=True),
         on="eventID",
@@ -422,7 +498,9 @@ def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
     rows = block.rows.columns
     filled = joined.with_columns(
         (
-            pl.when(pl.col(term) == "").then(pl.col(f"{term}_event").fill_null("")).otherwise(pl.col(term))
+            pl.when(pl.col(term) == "")
+            .then(pl.col(f"{term}_event").fill_null(""))
+            .otherwise(pl.col(term))
             if term in rows
             else pl.col(f"{term}_event").fill_null("")
         ).alias(term)

@@ -42,9 +42,11 @@ def scene_of(
     opened
         What :func:`open_named` gave for the paths of the config, so that they are not opened twice.
     bbox
-        West, south, east and north in degrees of what is needed, for a STAC search that does not state it.
+        West, south, east and north in degrees of what is needed, for a STAC search that does not
+        state it.
     check
-        Called with the scene before its dates are composed, which may take hours: raises where the scene is of no use.
+        Called with the scene before its dates are composed, which may take hours: raises where the
+        scene is of no use.
     executor
         Runs the blocks of a composite; None for two threads.
 
@@ -64,19 +66,35 @@ def scene_of(
 
         where = config.stac.bbox or bbox
         if where is None:
-            raise ConfigError("scenes.stac.bbox is missing: state west, south, east and north of the area in degrees.")
+            raise ConfigError(
+                "scenes.stac.bbox is missing: state west, south, east and north of the area in "
+                "degrees."
+            )
         paths += fetch_products(
-            config.stac.url, scratch / "stac", bbox=where, start=config.stac.start, end=config.stac.end,
-            collection=config.stac.collection, bands=tuple(bands or ("red", "green", "blue", "nir")),
-            max_cloud=config.stac.max_cloud, most_items=config.stac.most_items, progress=progress,
-        )  # fmt: skip
-    scene = opened if opened is not None and config.stac is None else open_named(config, paths, bands=bands)
+            config.stac.url,
+            scratch / "stac",
+            bbox=where,
+            start=config.stac.start,
+            end=config.stac.end,
+            collection=config.stac.collection,
+            bands=tuple(bands or ("red", "green", "blue", "nir")),
+            max_cloud=config.stac.max_cloud,
+            most_items=config.stac.most_items,
+            progress=progress,
+        )
+    scene = (
+        opened
+        if opened is not None and config.stac is None
+        else open_named(config, paths, bands=bands)
+    )
     if check is not None:
         check(scene)
     if config.composite is None:
         return scene, None
     if not any(piece.mask for piece in scene.pieces):
-        log.warning("No scene has a scene classification (SCL), so the composite cannot leave out clouds.")
+        log.warning(
+            "No scene has a scene classification (SCL), so the composite cannot leave out clouds."
+        )
     scratch.mkdir(parents=True, exist_ok=True)
     files = files_of(scene)
     composite = make_composite(
@@ -90,14 +108,18 @@ def scene_of(
     composed = open_scene(composite.path).select(scene.bands)
     if composed.offset != scene.offset:
         raise RasterError(
-            f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it and build again."
+            f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it "
+            "and build again."
         )
     return composed, replace(composite, files=files)
 
 
-def open_named(config: ScenesConfig, paths: Sequence[str | Path], *, bands: Sequence[str] | None = None) -> Scene:
+def open_named(
+    config: ScenesConfig, paths: Sequence[str | Path], *, bands: Sequence[str] | None = None
+) -> Scene:
     """
-    Open paths as the scene that a config means: its bands, clouds, years and months. No pixel is read.
+    Open paths as the scene that a config means: its bands, clouds, years and months. No pixel is
+    read.
 
     Raises
     ------
@@ -107,9 +129,18 @@ def open_named(config: ScenesConfig, paths: Sequence[str | Path], *, bands: Sequ
     if not paths:
         raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
     scene = open_scene(
-        paths, bands=config.bands, nodata=config.nodata, scale=config.scale, offset=config.offset, harmonise=config.harmonise,
-        cloudy=config.cloudy if config.cloudy is not None else CLOUDY if config.composite is not None else (),
-    )  # fmt: skip
+        paths,
+        bands=config.bands,
+        nodata=config.nodata,
+        scale=config.scale,
+        offset=config.offset,
+        harmonise=config.harmonise,
+        cloudy=config.cloudy
+        if config.cloudy is not None
+        else CLOUDY
+        if config.composite is not None
+        else (),
+    )
     if bands is not None:
         scene = scene.select(bands)
     if config.composite is None:
@@ -119,5 +150,9 @@ def open_named(config: ScenesConfig, paths: Sequence[str | Path], *, bands: Sequ
 
 def files_of(scene: Scene) -> dict[str, str | None]:
     """Return the files a scene reads, each with the licence its product states, if any."""
-    layers = [(piece, layer) for piece in scene.pieces for layer in (*piece.layers, *filter(None, [piece.mask]))]
+    layers = [
+        (piece, layer)
+        for piece in scene.pieces
+        for layer in (*piece.layers, *filter(None, [piece.mask]))
+    ]
     return {layer.path: piece.licence for piece, layer in layers}

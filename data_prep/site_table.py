@@ -19,7 +19,8 @@ BRITISH_GRID = "EPSG:27700"
 
 def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTable:
     """
-    Add the listed sites that no counted record names, with 0 visits: a rate of 0 of 0 is unknown, not 0.
+    Add the listed sites that no counted record names, with 0 visits: a rate of 0 of 0 is unknown,
+    not 0.
 
     Parameters
     ----------
@@ -32,9 +33,14 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
     lost = int((listed.geometry.isna() | listed.geometry.is_empty).sum())
     notes = [f"{len(new)} listed sites without a counted record are kept with 0 visits."]
     if lost:
-        notes.append(f"{lost} listed sites are left out because the table of sites does not say where they lie.")
+        notes.append(
+            f"{lost} listed sites are left out because the table of sites does not say where they "
+            "lie."
+        )
     species = survey.detections.columns
-    detections = pd.concat([survey.detections, pd.DataFrame(0, index=new.index, columns=species)]).sort_index()
+    detections = pd.concat(
+        [survey.detections, pd.DataFrame(0, index=new.index, columns=species)]
+    ).sort_index()
     centres = shapely.centroid(new.geometry.to_numpy())
     columns = {"lon": shapely.get_x(centres), "lat": shapely.get_y(centres), "records": 0}
     added = gpd.GeoDataFrame(columns, index=new.index, geometry=new.geometry)
@@ -44,14 +50,17 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
         survey,
         detections=detections,
         visits=visits.loc[detections.index],
-        sites=gpd.GeoDataFrame(sites.loc[detections.index], geometry="geometry", crs=survey.sites.crs),
+        sites=gpd.GeoDataFrame(
+            sites.loc[detections.index], geometry="geometry", crs=survey.sites.crs
+        ),
         notes=(*survey.notes, *notes),
     )
 
 
 def usual_crs(lon: pd.Series, lat: pd.Series) -> str:
     """
-    Return the projected CRS people would choose for places: the British National Grid in its area, else their UTM zone.
+    Return the projected CRS people would choose for places: the British National Grid in its area,
+    else their UTM zone.
 
     Parameters
     ----------
@@ -69,7 +78,11 @@ def usual_crs(lon: pd.Series, lat: pd.Series) -> str:
     'EPSG:32633'
     """
     area = CRS.from_user_input(BRITISH_GRID).area_of_use
-    if area is not None and lon.between(area.west, area.east).all() and lat.between(area.south, area.north).all():
+    if (
+        area is not None
+        and lon.between(area.west, area.east).all()
+        and lat.between(area.south, area.north).all()
+    ):
         return BRITISH_GRID
     east, north = (lon.min() + lon.max()) / 2, (lat.min() + lat.max()) / 2
     zone = min(int((east + 180) // 6) + 1, 60)
@@ -88,7 +101,8 @@ def stretched(sites: pd.DataFrame, position_crs: str) -> float:
     Returns
     -------
     float
-        A share: 0.1 where 1000 m on the ground are 1100 m or 900 m in the CRS; 0 where PROJ cannot tell.
+        A share: 0.1 where 1000 m on the ground are 1100 m or 900 m in the CRS; 0 where PROJ cannot
+        tell.
     """
     try:
         factors = Proj(position_crs).get_factors(sites["lon"].to_numpy(), sites["lat"].to_numpy())
@@ -98,9 +112,12 @@ def stretched(sites: pd.DataFrame, position_crs: str) -> float:
     return float(np.nanmax(np.abs(scales[np.isfinite(scales)] - 1), initial=0))
 
 
-def site_table(survey: SurveyTable, *, position_crs: str | None = None) -> tuple[gpd.GeoDataFrame, pd.DataFrame, str]:
+def site_table(
+    survey: SurveyTable, *, position_crs: str | None = None
+) -> tuple[gpd.GeoDataFrame, pd.DataFrame, str]:
     """
-    Return the sites of a survey with positions, and their detections, both in the order of the survey's detections.
+    Return the sites of a survey with positions, and their detections, both in the order of the
+    survey's detections.
 
     Parameters
     ----------
@@ -110,7 +127,8 @@ def site_table(survey: SurveyTable, *, position_crs: str | None = None) -> tuple
     Returns
     -------
     sites : GeoDataFrame
-        Index ``site_id``; ``easting`` and ``northing`` in metres, ``lon`` and ``lat`` in degrees, ``visits``, ``geometry``.
+        Index ``site_id``; ``easting`` and ``northing`` in metres, ``lon`` and ``lat`` in degrees,
+        ``visits``, ``geometry``.
     detections : DataFrame of int, shape (sites, species)
     position_crs : str
         The CRS of the positions.
@@ -126,32 +144,55 @@ def site_table(survey: SurveyTable, *, position_crs: str | None = None) -> tuple
     detections.index = detections.index.astype(str).rename("site_id")
     sites = survey.sites.copy()
     sites.index = sites.index.astype(str).rename("site_id")
-    sites = sites.loc[detections.index, [column for column in ("geometry", "lon", "lat") if column in sites.columns]]
+    sites = sites.loc[
+        detections.index,
+        [column for column in ("geometry", "lon", "lat") if column in sites.columns],
+    ]
     visits = survey.visits.copy()
     visits.index = visits.index.astype(str)
-    shapes = sites.geometry if sites.crs is None or sites.crs == "EPSG:4326" else sites.geometry.to_crs(4326)
-    centre = shapely.centroid(shapes.to_numpy())  # in degrees: right to centimetres for a square of a kilometre
+    shapes = (
+        sites.geometry
+        if sites.crs is None or sites.crs == "EPSG:4326"
+        else sites.geometry.to_crs(4326)
+    )
+    centre = shapely.centroid(
+        shapes.to_numpy()
+    )  # in degrees: right to centimetres for a square of a kilometre
     for axis, values in (("lon", shapely.get_x(centre)), ("lat", shapely.get_y(centre))):
         if axis not in sites.columns:
             sites[axis] = values
     position_crs = position_crs or usual_crs(sites["lon"], sites["lat"])
     try:
-        position = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326).to_crs(position_crs)
+        position = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326).to_crs(
+            position_crs
+        )
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
-            f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as EPSG:27700, or leave it out."
+            f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as "
+            "EPSG:27700, or leave it out."
         ) from error
     if not position.crs.is_projected:
         raise ConfigError(
-            f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as EPSG:27700, or leave it out."
+            f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as "
+            "EPSG:27700, or leave it out."
         )
     factor = position.crs.axis_info[0].unit_conversion_factor
-    sites["easting"], sites["northing"] = position.x.to_numpy() * factor, position.y.to_numpy() * factor
+    sites["easting"], sites["northing"] = (
+        position.x.to_numpy() * factor,
+        position.y.to_numpy() * factor,
+    )
     outside = ~np.isfinite(sites[["easting", "northing"]]).all(axis=1)
     if outside.any():
-        raise DataError(f"Site {sites.index[outside][0]} has no position in {position_crs}. Choose another build.position_crs.")
+        raise DataError(
+            f"Site {sites.index[outside][0]} has no position in {position_crs}. Choose another "
+            "build.position_crs."
+        )
     sites["visits"] = visits.loc[detections.index].astype("int64")
     detections = detections.astype("int64")
     detections.columns = detections.columns.astype(str).rename(None)
     order = ["easting", "northing", "lon", "lat", "visits", "geometry"]
-    return gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326), detections, position_crs
+    return (
+        gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326),
+        detections,
+        position_crs,
+    )

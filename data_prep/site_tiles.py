@@ -46,14 +46,16 @@ def fill_tiles(
     partial
         The unfinished data set folder.
     scratch
-        Folder in it for what is needed on the way, so that an interrupted build goes on where it was.
+        Folder in it for what is needed on the way, so that an interrupted build goes on where it
+        was.
     opened
         The scene, if :func:`data_prep.input_files.check_inputs` has opened it.
 
     Returns
     -------
     sites : GeoDataFrame
-        With the columns ``tile_row`` (-1: no tile), ``valid_fraction``, ``tile_crs``, ``tile_left``, ``tile_top``.
+        With the columns ``tile_row`` (-1: no tile), ``valid_fraction``, ``tile_crs``,
+        ``tile_left``, ``tile_top``.
     card : TileCard or None
         What the tiles have in common; None where the config names no imagery.
 
@@ -68,30 +70,40 @@ def fill_tiles(
         margin = 0.05
         west, south, east, north = sites.total_bounds
         scene, composite = scene_of(
-            config.scenes, bands=config.tiles.bands, scratch=scratch, opened=opened, executor=executor, progress=progress,
+            config.scenes,
+            bands=config.tiles.bands,
+            scratch=scratch,
+            opened=opened,
+            executor=executor,
+            progress=progress,
             bbox=(west - margin, south - margin, east + margin, north + margin),
-        )  # fmt: skip
+        )
         findings.imagery |= files_of(scene) if composite is None else composite.files
         if composite is not None:
             clouds = ", ".join(
-                f"{day} ({share:.0%} cloudy)" for day, share in zip(composite.dates, composite.cloudiness, strict=True)
+                f"{day} ({share:.0%} cloudy)"
+                for day, share in zip(composite.dates, composite.cloudiness, strict=True)
             )
             findings.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
         columns, card = _cut(config, scene, sites, scratch, executor, findings, progress)
     else:
         assert config.ready_tiles is not None
-        columns, card = _import(config, config.ready_tiles, sites, scratch, executor, findings, progress)
+        columns, card = _import(
+            config, config.ready_tiles, sites, scratch, executor, findings, progress
+        )
     keep = columns["tile_row"] >= 0
     dropped = keep & (columns["valid_fraction"] < config.tiles.min_valid_fraction)
     kept = np.flatnonzero(keep & ~dropped)
     if not len(kept):
         raise RasterError(
             f"No tile has {config.tiles.min_valid_fraction:.0%} valid pixels; the best has "
-            f"{columns['valid_fraction'].max():.0%}. Lower tiles.min_valid_fraction, or give scenes with fewer gaps."
+            f"{columns['valid_fraction'].max():.0%}. Lower tiles.min_valid_fraction, or give "
+            "scenes with fewer gaps."
         )
     if dropped.any():
         findings.notes.append(
-            f"{int(dropped.sum())} sites have no tile because fewer than {config.tiles.min_valid_fraction:.0%} of its pixels "
+            f"{int(dropped.sum())} sites have no tile because fewer than "
+            f"{config.tiles.min_valid_fraction:.0%} of its pixels "
             "are valid."
         )
     if (~keep).any():
@@ -106,7 +118,9 @@ def fill_tiles(
     columns.iloc[kept, columns.columns.get_loc("tile_row")] = np.arange(len(kept))
     tiles = np.load(partial / "tiles.npy", mmap_mode="r", allow_pickle=False)
     for message in implausible(
-        sample_pixels(tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset)
+        sample_pixels(
+            tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset
+        )
     ):
         findings.warn(f"Tiles: {message}")
     return gpd.GeoDataFrame(sites.join(columns), geometry="geometry", crs=sites.crs), card
@@ -123,14 +137,25 @@ def _cut(
 ) -> tuple[pd.DataFrame, TileCard]:
     options = config.tiles
     grid = tile_grid(
-        sites["lon"].to_numpy(), sites["lat"].to_numpy(), scene=scene, size_px=options.size_px,
-        resolution_m=options.resolution_m, crs=options.crs, lattice_m=options.lattice_m,
-    )  # fmt: skip
+        sites["lon"].to_numpy(),
+        sites["lat"].to_numpy(),
+        scene=scene,
+        size_px=options.size_px,
+        resolution_m=options.resolution_m,
+        crs=options.crs,
+        lattice_m=options.lattice_m,
+    )
     touched = np.unique(np.concatenate([tiles_on(grid, piece) for piece in scene.pieces]))
     if not len(touched):
         raise RasterError(_nowhere(scene, grid, sites))
     columns = pd.DataFrame(
-        {"tile_row": np.full(len(sites), -1), "valid_fraction": 0.0, "tile_crs": None, "tile_left": np.nan, "tile_top": np.nan},
+        {
+            "tile_row": np.full(len(sites), -1),
+            "valid_fraction": 0.0,
+            "tile_crs": None,
+            "tile_left": np.nan,
+            "tile_top": np.nan,
+        },
         index=sites.index,
     )
     columns["tile_crs"] = columns["tile_crs"].astype("str")
@@ -139,7 +164,14 @@ def _cut(
     if done.is_file() and (scratch / "cut.npy").is_file():
         valid = np.array(read_json(done))
     else:
-        valid = cut_tiles(scene, part, scratch / "cut.npy", resampling=options.resampling, executor=executor, progress=progress)
+        valid = cut_tiles(
+            scene,
+            part,
+            scratch / "cut.npy",
+            resampling=options.resampling,
+            executor=executor,
+            progress=progress,
+        )
         write_json(done, valid.tolist())
     at = columns.columns.get_indexer(["tile_row", "valid_fraction", "tile_left", "tile_top"])
     columns.iloc[touched, at[0]] = np.arange(len(touched))
@@ -163,8 +195,10 @@ def _nowhere(scene: Scene, grid: TileGrid, sites: gpd.GeoDataFrame) -> str:
     return (
         f"The scenes cover none of the {len(sites)} sites. The scenes ({scene.pieces[0].name}"
         + (f" and {len(scene.pieces) - 1} more" if len(scene.pieces) > 1 else "")
-        + f") lie at {left:.2f} to {right:.2f} E, {bottom:.2f} to {top:.2f} N; the sites at {sites['lon'].min():.2f} to "
-        f"{sites['lon'].max():.2f} E, {sites['lat'].min():.2f} to {sites['lat'].max():.2f} N. Give scenes of the sites."
+        + f") lie at {left:.2f} to {right:.2f} E, {bottom:.2f} to {top:.2f} N; the sites at "
+        f"{sites['lon'].min():.2f} to "
+        f"{sites['lon'].max():.2f} E, {sites['lat'].min():.2f} to {sites['lat'].max():.2f} N. Give "
+        "scenes of the sites."
     )
 
 
@@ -179,33 +213,48 @@ def _import(
 ) -> tuple[pd.DataFrame, TileCard]:
     stated = "size_px" in config.tiles.model_fields_set
     ready = find_ready_tiles(
-        ready_config.folders, tuple(sites.index), bands=ready_config.bands, wanted=config.tiles.bands,
-        pattern=ready_config.pattern, nodata=ready_config.nodata, size_px=config.tiles.size_px if stated else None,
-    )  # fmt: skip
+        ready_config.folders,
+        tuple(sites.index),
+        bands=ready_config.bands,
+        wanted=config.tiles.bands,
+        pattern=ready_config.pattern,
+        nodata=ready_config.nodata,
+        size_px=config.tiles.size_px if stated else None,
+    )
     findings.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
     valid = pack_tiles(ready, scratch / "cut.npy", executor=executor, progress=progress)
     columns = pd.DataFrame(
-        {"tile_row": np.arange(len(ready.sites)), "valid_fraction": valid, **tile_places(ready)}, index=list(ready.sites)
+        {"tile_row": np.arange(len(ready.sites)), "valid_fraction": valid, **tile_places(ready)},
+        index=list(ready.sites),
     )
     _check_places(columns, sites, ready.size_px * ready.resolution_m, findings)
     columns = columns.reindex(sites.index)
     columns["tile_row"] = columns["tile_row"].fillna(-1).astype("int64")
     columns["valid_fraction"] = columns["valid_fraction"].fillna(0.0)
     card = TileCard(
-        bands=ready.bands, size_px=ready.size_px, resolution_m=ready.resolution_m, scale=ready_config.scale,
-        offset=ready_config.offset, nodata=ready.nodata,
-    )  # fmt: skip
+        bands=ready.bands,
+        size_px=ready.size_px,
+        resolution_m=ready.resolution_m,
+        scale=ready_config.scale,
+        offset=ready_config.offset,
+        nodata=ready.nodata,
+    )
     return columns, card
 
 
-def _check_places(columns: pd.DataFrame, sites: gpd.GeoDataFrame, side: float, findings: Findings) -> None:
+def _check_places(
+    columns: pd.DataFrame, sites: gpd.GeoDataFrame, side: float, findings: Findings
+) -> None:
     """Warn of ready tiles that do not show their site."""
     wrong = []
     for crs, part in columns.groupby("tile_crs"):
-        points = gpd.GeoSeries(gpd.points_from_xy(sites.loc[part.index, "lon"], sites.loc[part.index, "lat"]), crs=4326).to_crs(
-            crs
+        points = gpd.GeoSeries(
+            gpd.points_from_xy(sites.loc[part.index, "lon"], sites.loc[part.index, "lat"]), crs=4326
+        ).to_crs(crs)
+        x, y = (
+            points.x.to_numpy() - part["tile_left"].to_numpy(),
+            part["tile_top"].to_numpy() - points.y.to_numpy(),
         )
-        x, y = points.x.to_numpy() - part["tile_left"].to_numpy(), part["tile_top"].to_numpy() - points.y.to_numpy()
         wrong += list(part.index[(x < 0) | (x > side) | (y < 0) | (y > side)])
     if wrong:
         findings.warn(

@@ -39,7 +39,9 @@ class CutReport:
 
 @dataclass
 class Journal:
-    """Remember finished units of work on disk, so that a cut that was killed goes on where it was."""
+    """
+    Remember finished units of work on disk, so that a cut that was killed goes on where it was.
+    """
 
     path: Path | None
     array: np.ndarray
@@ -83,8 +85,9 @@ def cut_tiles(
     """
     Cut a tile for every place of a grid into one packed array on disk.
 
-    Where pieces of a mosaic overlap, the first (by name) with a measurement counts. Tiles made of whole pixels of the scene
-    are copied bit by bit. An interrupted cut goes on where it was when it is called again with the same arguments.
+    Where pieces of a mosaic overlap, the first (by name) with a measurement counts. Tiles made of
+    whole pixels of the scene are copied bit by bit. An interrupted cut goes on where it was when it
+    is called again with the same arguments.
 
     Parameters
     ----------
@@ -93,12 +96,13 @@ def cut_tiles(
     grid
         Where the tiles lie, see :func:`data_prep.grids.tile_grid`.
     out
-        ``.npy`` file of shape (tiles, bands, size, size), uint16; written in place, beside it ``NAME.journal`` while it grows.
+        ``.npy`` file of shape (tiles, bands, size, size), uint16; written in place, beside it
+        ``NAME.journal`` while it grows.
     resampling
         nearest, bilinear or cubic; for tiles that are not made of whole pixels of the scene.
     executor
-        Runs the units of work (each at least about 0.2 s, and repeatable); None for ``workers`` threads. Workers of another
-        machine need to see ``out`` under the same path.
+        Runs the units of work (each at least about 0.2 s, and repeatable); None for ``workers``
+        threads. Workers of another machine need to see ``out`` under the same path.
     report
         Filled with counts of what was done.
 
@@ -136,7 +140,10 @@ def cut_tiles(
 
 @contextmanager
 def threads(workers: int, executor: Executor | None = None) -> Iterator[Executor]:
-    """Yield ``executor``, or else a pool of threads; when the block ends early, work not yet begun is dropped."""
+    """
+    Yield ``executor``, or else a pool of threads; when the block ends early, work not yet begun is
+    dropped.
+    """
     if executor is not None:
         yield executor
         return
@@ -159,14 +166,20 @@ def _cut(
 ) -> None:
     exact = on_scene_pixels(scene, grid.crs, grid.resolution)
     stages: list[Iterator[Stage]] = []
-    for number, piece in reversed(list(enumerate(scene.pieces))):  # the first piece last, over the others
+    for number, piece in reversed(
+        list(enumerate(scene.pieces))
+    ):  # the first piece last, over the others
         tiles = tiles_on(grid, piece)
         if not len(tiles):
             continue
         if exact and _one_grid(piece) and scene.offset_of(piece.layers[0]) is not None:
             stages.append(_copy_stages(scene, piece, number, grid, tiles, out, not stages))
         elif _similar(grid, piece):
-            stages.append(_warp_stages(scene, piece, number, grid, tiles, out, resampling, journal.done, not stages))
+            stages.append(
+                _warp_stages(
+                    scene, piece, number, grid, tiles, out, resampling, journal.done, not stages
+                )
+            )
         else:
             stages.append(_gdal_stages(scene, piece, number, grid, tiles, out, resampling))
     for index, stage in enumerate(stage for piece_stages in stages for stage in piece_stages):
@@ -198,7 +211,8 @@ class Stage:
     lasting
         Their result stays when the process is killed.
     once
-        They decode every block once, so GDAL need not keep decoded blocks (by default it fills 5 % of the memory with them).
+        They decode every block once, so GDAL need not keep decoded blocks (by default it fills 5 %
+        of the memory with them).
     """
 
     label: str
@@ -207,9 +221,12 @@ class Stage:
     once: bool = True
 
 
-def run_units(executor: Executor, work: Iterable[Unit], ahead: int = 8) -> Iterator[tuple[str, Any]]:
+def run_units(
+    executor: Executor, work: Iterable[Unit], ahead: int = 8
+) -> Iterator[tuple[str, Any]]:
     """
-    Run units of work and yield name and result as they end, few at a time so that interrupting stops soon.
+    Run units of work and yield name and result as they end, few at a time so that interrupting
+    stops soon.
 
     Results come in any order. The first error is raised after the units already begun have ended.
     """
@@ -239,36 +256,59 @@ def tiles_on(grid: TileGrid, piece: Piece) -> np.ndarray:
     """Return the numbers of the tiles that touch a piece."""
     layer = piece.layers[0]
     boxes = grid.bounds_in(layer.crs)
-    corners = np.array([layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)])
+    corners = np.array(
+        [layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)]
+    )
     (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
-    touches = (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < top) & (boxes[:, 3] > bottom)
+    touches = (
+        (boxes[:, 0] < right) & (boxes[:, 2] > left) & (boxes[:, 1] < top) & (boxes[:, 3] > bottom)
+    )
     return np.flatnonzero(touches & np.isfinite(boxes).all(axis=1))
 
 
 def _one_grid(piece: Piece) -> bool:
     first = piece.layers[0]
     return all(
-        (layer.crs, layer.transform, layer.width, layer.height) == (first.crs, first.transform, first.width, first.height)
+        (layer.crs, layer.transform, layer.width, layer.height)
+        == (first.crs, first.transform, first.width, first.height)
         for layer in piece.layers
     )
 
 
 def _similar(grid: TileGrid, piece: Piece) -> bool:
-    """Return whether the lattice warp serves: one grid for all layers, and pixels not much finer than the tile's."""
+    """
+    Return whether the lattice warp serves: one grid for all layers, and pixels not much finer than
+    the tile's.
+    """
     first = piece.layers[0]
     own = np.sqrt(abs(first.transform.determinant)) * metres_per_unit(first.crs, piece.name)
     return _one_grid(piece) and own >= 0.95 * grid.resolution_m and not first.crs.is_geographic
 
 
 def _copy_stages(
-    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: PackedArray, fresh: bool
+    scene: Scene,
+    piece: Piece,
+    number: int,
+    grid: TileGrid,
+    tiles: np.ndarray,
+    out: PackedArray,
+    fresh: bool,
 ) -> Iterator[Stage]:
     origin = scene.offset_of(piece.layers[0])
     assert origin is not None
-    columns = np.round((grid.left[tiles] - scene.transform.c) / grid.resolution).astype(np.int64) - origin[0]
-    rows = np.round((scene.transform.f - grid.top[tiles]) / grid.resolution).astype(np.int64) - origin[1]
+    columns = (
+        np.round((grid.left[tiles] - scene.transform.c) / grid.resolution).astype(np.int64)
+        - origin[0]
+    )
+    rows = (
+        np.round((scene.transform.f - grid.top[tiles]) / grid.resolution).astype(np.int64)
+        - origin[1]
+    )
     yield Stage(
-        "cutting tiles", _copies(scene, piece, str(number), rows, columns, grid.size_px, grid.size_px, tiles, out, fresh)
+        "cutting tiles",
+        _copies(
+            scene, piece, str(number), rows, columns, grid.size_px, grid.size_px, tiles, out, fresh
+        ),
     )
 
 
@@ -286,7 +326,11 @@ def _copies(
 ) -> list[Unit]:
     reads = plan_reads(piece.layers[0], rows, columns, height, width)
     return [
-        (f"{prefix}/{index}", _copy_unit, (scene, piece, *_local(unit, rows, columns, targets), out, fresh))
+        (
+            f"{prefix}/{index}",
+            _copy_unit,
+            (scene, piece, *_local(unit, rows, columns, targets), out, fresh),
+        )
         for index, unit in enumerate(units(reads, 2 * len(scene.bands)))
     ]
 
@@ -294,9 +338,16 @@ def _copies(
 def _local(
     unit: Sequence[BlockRead], rows: np.ndarray, columns: np.ndarray, targets: np.ndarray
 ) -> tuple[list[BlockRead], np.ndarray, np.ndarray, np.ndarray]:
-    """Reduce the arrays of a unit to the windows it serves, so that it can travel to another machine."""
+    """
+    Reduce the arrays of a unit to the windows it serves, so that it can travel to another machine.
+    """
     used = np.unique(np.concatenate([read.windows for read in unit]))
-    reads = [BlockRead(read.row, read.column, read.height, read.width, np.searchsorted(used, read.windows)) for read in unit]
+    reads = [
+        BlockRead(
+            read.row, read.column, read.height, read.width, np.searchsorted(used, read.windows)
+        )
+        for read in unit
+    ]
     return reads, rows[used], columns[used], targets[used]
 
 
@@ -327,7 +378,10 @@ def _warp_stages(
     done: set[str],
     fresh: bool,
 ) -> Iterator[Stage]:
-    """Cut the source pixels of each tile into a scratch array, block by block, then warp them tile by tile."""
+    """
+    Cut the source pixels of each tile into a scratch array, block by block, then warp them tile by
+    tile.
+    """
     layer = piece.layers[0]
     node_columns, node_rows = source_coordinates(grid.take(tiles), layer)
     margin = 3  # cubic reaches two pixels beyond
@@ -347,7 +401,17 @@ def _warp_stages(
             across = node_columns[some] - first_column[some, None, None]
             down = node_rows[some] - first_row[some, None, None]
             slots = np.arange(at, at + len(some))
-            arguments = (scratch, slots, out, tiles[some], across, down, scene.nodata, resampling, fresh)
+            arguments = (
+                scratch,
+                slots,
+                out,
+                tiles[some],
+                across,
+                down,
+                scene.nodata,
+                resampling,
+                fresh,
+            )
             warps.append((f"{number}/{start + at}", _warp_unit, arguments))
         if all(name in done for name, _, _ in warps):
             continue
@@ -359,7 +423,9 @@ def _warp_stages(
         scratch.close()
         rows, columns = first_row[chosen], first_column[chosen]
         slots = np.arange(len(chosen))
-        copies = _copies(scene, piece, "scratch", rows, columns, height, width, slots, scratch, True)
+        copies = _copies(
+            scene, piece, "scratch", rows, columns, height, width, slots, scratch, True
+        )
         yield Stage("reading blocks", copies, lasting=False)
         yield Stage("warping tiles", warps)
     scratch.close()
@@ -382,8 +448,12 @@ def _warp_unit(
     size = array.shape[-1]
     with out.path.open("r+b", buffering=0) as file:
         for slot, target, across, down in zip(slots, targets, node_columns, node_rows, strict=True):
-            values, measured = warp_patch(patches[slot], across, down, size, nodata=nodata, resampling=resampling)
-            if fresh or measured is None:  # a whole tile: written at once it costs less than through the mapped pages
+            values, measured = warp_patch(
+                patches[slot], across, down, size, nodata=nodata, resampling=resampling
+            )
+            if (
+                fresh or measured is None
+            ):  # a whole tile: written at once it costs less than through the mapped pages
                 file.seek(array.offset + int(target) * values.nbytes)
                 file.write(np.ascontiguousarray(values).data)
             else:
@@ -393,16 +463,30 @@ def _warp_unit(
 
 
 def _gdal_stages(
-    scene: Scene, piece: Piece, number: int, grid: TileGrid, tiles: np.ndarray, out: PackedArray, resampling: str
+    scene: Scene,
+    piece: Piece,
+    number: int,
+    grid: TileGrid,
+    tiles: np.ndarray,
+    out: PackedArray,
+    resampling: str,
 ) -> Iterator[Stage]:
     parts = [(at, tiles[at : at + 20]) for at in range(0, len(tiles), 20)]
     work: list[Unit] = [
-        (f"{number}/{at}", _gdal_unit, (scene, piece, grid.take(some), out, some, resampling)) for at, some in parts
+        (f"{number}/{at}", _gdal_unit, (scene, piece, grid.take(some), out, some, resampling))
+        for at, some in parts
     ]
     yield Stage("warping tiles", work, once=False)
 
 
-def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: PackedArray, targets: np.ndarray, resampling: str) -> int:
+def _gdal_unit(
+    scene: Scene,
+    piece: Piece,
+    grid: TileGrid,
+    out: PackedArray,
+    targets: np.ndarray,
+    resampling: str,
+) -> int:
     array = out.open()
     for tile, target in enumerate(targets):
         values, measured = warp_with_gdal(scene, piece, grid, tile, resampling=resampling)
@@ -411,9 +495,14 @@ def _gdal_unit(scene: Scene, piece: Piece, grid: TileGrid, out: PackedArray, tar
     return 0
 
 
-def _valid_fractions(out: PackedArray, shape: tuple[int, ...], nodata: int, executor: Executor) -> np.ndarray:
+def _valid_fractions(
+    out: PackedArray, shape: tuple[int, ...], nodata: int, executor: Executor
+) -> np.ndarray:
     step = max(1, UNIT_PIXELS // (shape[2] * shape[3]))
-    work = [(str(at), _count_valid, (out, at, min(at + step, shape[0]), nodata)) for at in range(0, shape[0], step)]
+    work = [
+        (str(at), _count_valid, (out, at, min(at + step, shape[0]), nodata))
+        for at in range(0, shape[0], step)
+    ]
     valid = np.zeros(shape[0])
     for at, counts in run_units(executor, work):
         valid[int(at) : int(at) + len(counts)] = counts

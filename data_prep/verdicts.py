@@ -39,7 +39,10 @@ REASONS = (
     "list too short",
     "too few visits to the site",
 )
-"""Why a row is left out, in the order in which the reasons are tried; the place in the tuple is the code."""
+"""
+Why a row is left out, in the order in which the reasons are tried; the place in the tuple is the
+code.
+"""
 
 _PLACE_OFFSET = REASONS.index(place_rules.REASONS[1]) - 1
 _DATE_OFFSET = REASONS.index(date_rules.REASONS[1]) - 1
@@ -71,7 +74,8 @@ class SurveyRules:
     max_footprint_deg2
         Largest footprint, square degrees.
     species
-        Species to keep, in order; None: all that were detected, by name. Records of others still show that somebody looked.
+        Species to keep, in order; None: all that were detected, by name. Records of others still
+        show that somebody looked.
     synonyms
         Recorded name: accepted name.
     day_first
@@ -104,9 +108,11 @@ class Verdicts:
     Attributes
     ----------
     rows
-        The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``), ``day``, ``event`` where that is
-        a visit, ``taxon`` (place in ``taxa``, -1 for none), ``present``, ``source_number`` (scheme); ``is_event`` (a survey,
-        not a record); ``rank_reason`` (place in :data:`REASONS`, of rules that come after those about sites, 0 for none).
+        The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``),
+        ``day``, ``event`` where that is a visit, ``taxon`` (place in ``taxa``, -1 for none),
+        ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a record);
+        ``rank_reason`` (place in :data:`REASONS`, of rules that come after those about sites, 0 for
+        none).
     dropped
         How many other records there are, by reason.
     dropped_rows
@@ -129,10 +135,16 @@ class Verdicts:
 
     @classmethod
     def of(
-        cls, occurrences: Occurrences, rules: SurveyRules, sites: gpd.GeoDataFrame | None = None, *, numbered: bool = True
+        cls,
+        occurrences: Occurrences,
+        rules: SurveyRules,
+        sites: gpd.GeoDataFrame | None = None,
+        *,
+        numbered: bool = True,
     ) -> Verdicts:
         """
-        Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps ``file`` and ``row``.
+        Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps
+        ``file`` and ``row``.
 
         Raises
         ------
@@ -140,7 +152,10 @@ class Verdicts:
             The records name no places.
         """
         if not set(GROUPS["place"]) & occurrences.columns:
-            raise RecordsError("The records name no places: no file has coordinates, a footprint or a grid reference.")
+            raise RecordsError(
+                "The records name no places: no file has coordinates, a footprint or a grid "
+                "reference."
+            )
         texts = occurrences.dictionaries
         places = resolve_places(texts["place"], rules.places, sites)
         day_first = rules.day_first if rules.day_first is not None else occurrences.day_first
@@ -154,13 +169,18 @@ class Verdicts:
         }
         told = {group: _by_code(table) for group, table in judged.items()}
         has_events = occurrences.core == "event"
-        kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.scheme.visit == "event" else [])]
+        kept = [
+            *(["file", "row"] if numbered else []),
+            *(["event"] if rules.scheme.visit == "event" else []),
+        ]
         columns = [*kept, *GROUPS, *(["is_event"] if has_events else [])]
         counts = np.zeros(len(REASONS), dtype=np.int64)
         good_parts, bad_parts, before = [], [], 0
         for part in occurrences.parts(columns):
             codes = {group: part[group].to_numpy() for group in GROUPS}
-            is_event = part["is_event"].to_numpy() if has_events else np.zeros(len(part), dtype=bool)
+            is_event = (
+                part["is_event"].to_numpy() if has_events else np.zeros(len(part), dtype=bool)
+            )
             reason = np.zeros(len(part), dtype=np.uint8)
             for group in _FIRST:
                 of_text = told[group][f"{group}_reason"]
@@ -172,9 +192,15 @@ class Verdicts:
             bad = (reason != 0) & ~is_event
             counts += np.bincount(reason[bad], minlength=len(REASONS))
             if numbered:
-                bad_parts.append(part.select("file", "row").with_columns(pl.Series("reason", reason)).filter(pl.Series(bad)))
+                bad_parts.append(
+                    part.select("file", "row")
+                    .with_columns(pl.Series("reason", reason))
+                    .filter(pl.Series(bad))
+                )
             good = np.flatnonzero(reason == 0)
-            place, date, state, name, source = (codes[group][good] for group in ("place", "date", "state", "name", "source"))
+            place, date, state, name, source = (
+                codes[group][good] for group in ("place", "date", "state", "name", "source")
+            )
             is_event = is_event[good]
             good_parts.append(
                 pl.DataFrame(
@@ -191,21 +217,43 @@ class Verdicts:
                 )
             )
         rows = pl.concat(good_parts).with_columns(pl.col("day").cast(pl.Date))
-        return cls(occurrences, rows, counts, pl.concat(bad_parts) if numbered else None, taxa, names, places)
+        return cls(
+            occurrences,
+            rows,
+            counts,
+            pl.concat(bad_parts) if numbered else None,
+            taxa,
+            names,
+            places,
+        )
 
 
 def _by_code(table: pl.DataFrame) -> dict[str, np.ndarray]:
-    """Return the columns of a judged dictionary, each in the order of the codes; where there is nothing, there is 0."""
+    """
+    Return the columns of a judged dictionary, each in the order of the codes; where there is
+    nothing, there is 0.
+    """
     ordered = table.sort("code").drop("code")
-    return {s.name: s.to_physical().fill_null(False if s.dtype == pl.Boolean else 0).to_numpy() for s in ordered}
+    return {
+        s.name: s.to_physical().fill_null(False if s.dtype == pl.Boolean else 0).to_numpy()
+        for s in ordered
+    }
 
 
 def _offset(column: str, offset: int) -> pl.Expr:
-    return pl.when(pl.col(column) == 0).then(0).otherwise(pl.col(column) + offset).cast(pl.UInt8).alias(column)
+    return (
+        pl.when(pl.col(column) == 0)
+        .then(0)
+        .otherwise(pl.col(column) + offset)
+        .cast(pl.UInt8)
+        .alias(column)
+    )
 
 
 def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None) -> pl.DataFrame:
-    days = date_rules.read_days(dates, day_first=day_first).with_columns(_offset("date_reason", _DATE_OFFSET))
+    days = date_rules.read_days(dates, day_first=day_first).with_columns(
+        _offset("date_reason", _DATE_OFFSET)
+    )
     outside = pl.lit(False)
     if rules.years is not None:
         outside = ~pl.col("day").dt.year().is_between(*rules.years)
@@ -213,7 +261,11 @@ def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None
     if rules.scheme.months is not None:
         first, last = rules.scheme.months
         month = pl.col("day").dt.month()
-        off = ~month.is_between(first, last) if first <= last else month.is_between(last + 1, first - 1)
+        off = (
+            ~month.is_between(first, last)
+            if first <= last
+            else month.is_between(last + 1, first - 1)
+        )
     return days.select(
         "code",
         "day",
@@ -231,7 +283,8 @@ def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None
 
 def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame, tuple[str, ...]]:
     read = [
-        read_name(s, p, r, rules.synonyms) for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()
+        read_name(s, p, r, rules.synonyms)
+        for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()
     ]
     detecting = {"species", "aggregate"} if rules.scheme.aggregates == "detect" else {"species"}
     taxa = tuple(sorted({name.accepted for name in read if name.kind in detecting}))
@@ -247,7 +300,10 @@ def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame,
     frame = pl.DataFrame(
         {
             "code": names["code"],
-            "taxon": pl.Series([number.get(n.accepted, -1) if n.kind in detecting else -1 for n in read], dtype=pl.Int32),
+            "taxon": pl.Series(
+                [number.get(n.accepted, -1) if n.kind in detecting else -1 for n in read],
+                dtype=pl.Int32,
+            ),
             "name_reason": pl.Series([reason(n) for n in read], dtype=pl.UInt8),
             "accepted": pl.Series([n.accepted for n in read], dtype=pl.String),
             "recorded": pl.Series([n.recorded for n in read], dtype=pl.String),
@@ -258,11 +314,17 @@ def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame,
 
 def _judge_sources(sources: pl.DataFrame, rules: SurveyRules) -> pl.DataFrame:
     other = (
-        ~pl.col("institutionCode").str.strip_chars().is_in(list(rules.institutions)) if rules.institutions else pl.lit(False)
+        ~pl.col("institutionCode").str.strip_chars().is_in(list(rules.institutions))
+        if rules.institutions
+        else pl.lit(False)
     )
     reason = pl.when(other).then(REASONS.index("another institution")).otherwise(0).cast(pl.UInt8)
-    schemes = pl.concat_str("institutionCode", "collectionCode", "datasetName", separator="|").rank("dense")
-    return sources.select("code", schemes.cast(pl.UInt32).alias("source_number"), reason.alias("source_reason"))
+    schemes = pl.concat_str("institutionCode", "collectionCode", "datasetName", separator="|").rank(
+        "dense"
+    )
+    return sources.select(
+        "code", schemes.cast(pl.UInt32).alias("source_number"), reason.alias("source_reason")
+    )
 
 
 def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame:
@@ -273,8 +335,12 @@ def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame
     zero = zero.fill_null(False) & ~absent
     incomplete = pl.lit(False)
     if scheme.complete_only:
-        incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(r"[^A-Z0-9]", "").is_in(list(_COMPLETE))
-    dropped = (absent & pl.lit(scheme.absent == "drop")) | (zero & pl.lit(scheme.zero_count == "drop"))
+        incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(
+            r"[^A-Z0-9]", ""
+        ).is_in(list(_COMPLETE))
+    dropped = (absent & pl.lit(scheme.absent == "drop")) | (
+        zero & pl.lit(scheme.zero_count == "drop")
+    )
     dropped |= zero & pl.lit(scheme.zero_count == "absent" and scheme.absent == "drop")
     return states.select(
         "code",

@@ -1,4 +1,6 @@
-"""Count visits n and detections k per site and species, and account for every row of the records."""
+"""
+Count visits n and detections k per site and species, and account for every row of the records.
+"""
 
 from __future__ import annotations
 
@@ -42,19 +44,21 @@ class SurveyTable:
     visits
         (site_id,) visits, whatever was recorded: whole numbers n.
     sites
-        Index ``site_id``; ``geometry`` (footprint, EPSG:4326), ``lon`` and ``lat`` of its centre, ``records`` (rows).
+        Index ``site_id``; ``geometry`` (footprint, EPSG:4326), ``lon`` and ``lat`` of its centre,
+        ``records`` (rows).
     rows
-        Record rows read, ``dropped: REASON`` for every reason that occurred, ``kept``; then ``flagged: REASON`` among the kept.
+        Record rows read, ``dropped: REASON`` for every reason that occurred, ``kept``; then
+        ``flagged: REASON`` among the kept.
     years
         Years of the visits.
     notes
         What a reader of the tables should know, in sentences.
     coarse
-        ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that are told only as sums over
-        squares; they are no columns of ``detections``.
+        ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that
+        are told only as sums over squares; they are no columns of ``detections``.
     names
-        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and in how many spellings (with
-        and without author, say) it occurs.
+        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
+        in how many spellings (with and without author, say) it occurs.
     """
 
     detections: pd.DataFrame
@@ -64,13 +68,24 @@ class SurveyTable:
     years: tuple[int, ...]
     notes: tuple[str, ...] = ()
     coarse: pd.DataFrame | None = None
-    names: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"]))
+    names: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"])
+    )
 
     def __post_init__(self) -> None:
-        if not (self.detections.index.equals(self.visits.index) and self.detections.index.equals(self.sites.index)):
-            raise RecordsError("Detections, visits and sites do not list the same sites in the same order.")
-        if (self.detections.to_numpy() > self.visits.to_numpy()[:, None]).any() or (self.detections.to_numpy() < 0).any():
-            raise RecordsError("A species was detected on more visits than there were, or on fewer than none.")
+        if not (
+            self.detections.index.equals(self.visits.index)
+            and self.detections.index.equals(self.sites.index)
+        ):
+            raise RecordsError(
+                "Detections, visits and sites do not list the same sites in the same order."
+            )
+        if (self.detections.to_numpy() > self.visits.to_numpy()[:, None]).any() or (
+            self.detections.to_numpy() < 0
+        ).any():
+            raise RecordsError(
+                "A species was detected on more visits than there were, or on fewer than none."
+            )
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -84,7 +99,11 @@ class SurveyTable:
 
 
 def read_survey(
-    config: RecordsConfig, *, scratch: Path, progress: Progress = silent, explain: Path | None = None
+    config: RecordsConfig,
+    *,
+    scratch: Path,
+    progress: Progress = silent,
+    explain: Path | None = None,
 ) -> SurveyTable:
     """
     Read the records a config names and count them: the one entry of the build stage.
@@ -96,11 +115,16 @@ def read_survey(
     scratch
         Folder for the compact table of records, which a later call with the same files uses again.
     explain
-        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
+        reason.
     """
     with within(_limits(config)):
         occurrences = read_occurrences(
-            _paths(config), scratch=scratch, format=config.format, columns=config.columns, progress=progress
+            _paths(config),
+            scratch=scratch,
+            format=config.format,
+            columns=config.columns,
+            progress=progress,
         )
     sites = None if config.sites is None else read_sites(config.sites)
     return survey(occurrences, rules_of(config), sites=sites, explain=explain)
@@ -118,8 +142,12 @@ def rules_of(config: RecordsConfig) -> SurveyRules:
         "months": config.months,
     }
     return SurveyRules(
-        scheme=recording_scheme(config.scheme, **{rule: value for rule, value in changes.items() if value is not None}),
-        places=PlaceRules(config.place, config.grid_m, config.max_uncertainty_m, config.out_of_range),
+        scheme=recording_scheme(
+            config.scheme, **{rule: value for rule, value in changes.items() if value is not None}
+        ),
+        places=PlaceRules(
+            config.place, config.grid_m, config.max_uncertainty_m, config.out_of_range
+        ),
         institutions=config.institutions,
         years=config.years,
         min_records=config.min_records,
@@ -134,7 +162,10 @@ def rules_of(config: RecordsConfig) -> SurveyRules:
 
 
 def record_sources(config: RecordsConfig) -> list[Source]:
-    """Return the files of records and sites a config names, with checksum and, where known, licence and citation."""
+    """
+    Return the files of records and sites a config names, with checksum and, where known, licence
+    and citation.
+    """
     sources = []
     for path in _paths(config):
         with within(_limits(config)):
@@ -146,7 +177,9 @@ def record_sources(config: RecordsConfig) -> list[Source]:
             sources.append(
                 Source(
                     role="records",
-                    name=path.name if file == path else f"{path.name}/{file.relative_to(path).as_posix()}",
+                    name=path.name
+                    if file == path
+                    else f"{path.name}/{file.relative_to(path).as_posix()}",
                     sha256=sha256(file),
                     bytes=file.stat().st_size,
                     licence=((fetched and fetched.licence) or opened.licence) if first else None,
@@ -155,7 +188,12 @@ def record_sources(config: RecordsConfig) -> list[Source]:
             )
     if config.sites is not None:
         sources.append(
-            Source(role="sites", name=config.sites.name, sha256=sha256(config.sites), bytes=config.sites.stat().st_size)
+            Source(
+                role="sites",
+                name=config.sites.name,
+                sha256=sha256(config.sites),
+                bytes=config.sites.stat().st_size,
+            )
         )
     return sources
 
@@ -178,9 +216,10 @@ def survey(
     """
     Count visits and detections per site.
 
-    A visit is a site and a day (or a survey event) with at least one record that shows effort; a species is detected on a visit
-    if at least one record of presence names it, however many rows or individuals. Where only records are known, visits that saw
-    nothing are not, so the rates are upper bounds; a table of survey events removes that bias.
+    A visit is a site and a day (or a survey event) with at least one record that shows effort; a
+    species is detected on a visit if at least one record of presence names it, however many rows or
+    individuals. Where only records are known, visits that saw nothing are not, so the rates are
+    upper bounds; a table of survey events removes that bias.
 
     Parameters
     ----------
@@ -189,9 +228,11 @@ def survey(
     rules
         Which records and sites count.
     sites
-        One row per listed site, see :func:`data_prep.places.read_sites`; records elsewhere are then left out.
+        One row per listed site, see :func:`data_prep.places.read_sites`; records elsewhere are then
+        left out.
     explain
-        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its reason.
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
+        reason.
 
     Returns
     -------
@@ -209,7 +250,9 @@ def survey(
     count.apply_rules_of_sites(listed_only=sites is not None)
     count.apply_rules_of_visits()
     if explain is not None:
-        rows = dropped_rows(occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms)
+        rows = dropped_rows(
+            occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms
+        )
         write_dropped(explain, rows)
     return count.table()
 
@@ -225,7 +268,9 @@ class _Count:
         self.flags: dict[str, int] = {}
         self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
         if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
-            by_day = pl.col("day").cast(pl.Int64).cast(pl.UInt64)  # records without an event are visits of their day
+            by_day = (
+                pl.col("day").cast(pl.Int64).cast(pl.UInt64)
+            )  # records without an event are visits of their day
             self.rows = self.rows.with_columns(
                 pl.when(pl.col("event") == 0).then(by_day).otherwise(pl.col("event")).alias("event")
             )
@@ -240,7 +285,9 @@ class _Count:
         records = marked & ~self.rows["is_event"]
         self.dropped[code] += int(records.sum())
         if self.dropped_rows is not None:
-            told = self.rows.filter(records).select("file", "row", pl.lit(code, dtype=pl.UInt8).alias("reason"))
+            told = self.rows.filter(records).select(
+                "file", "row", pl.lit(code, dtype=pl.UInt8).alias("reason")
+            )
             self.dropped_rows.append(told)
         self.rows = self.rows.filter(~marked)
 
@@ -248,13 +295,20 @@ class _Count:
         """Leave out sites that are too large, hold too few records or are not listed."""
         rules, places = self.rules, self.verdicts.places
         if rules.max_footprint_deg2 is not None:
-            self._drop_sites(shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large")
+            self._drop_sites(
+                shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large"
+            )
         self._drop_sites(self._records() < rules.min_records, "too few records at the site")
         if listed_only:
-            self._drop_sites(np.array([not name for name in places.listed], dtype=bool), "not a listed site")
+            self._drop_sites(
+                np.array([not name for name in places.listed], dtype=bool), "not a listed site"
+            )
 
     def apply_rules_of_visits(self) -> None:
-        """Leave out rows that show no effort, visits told twice, short lists and sites with few visits."""
+        """
+        Leave out rows that show no effort, visits told twice, short lists and sites with few
+        visits.
+        """
         rules = self.rules
         for reason in ("rank above species", "species aggregate"):
             self.drop(pl.col("rank_reason") == REASONS.index(reason), reason)
@@ -265,8 +319,17 @@ class _Count:
             if shared_rows:
                 self.flags["the same species on one visit in two schemes"] = shared_rows
         if rules.scheme.min_list_length > 1:
-            length = pl.col("taxon").filter(pl.col("present") & (pl.col("taxon") >= 0)).n_unique().alias("length")
-            lists = self.rows.group_by(self.visit).agg(length).filter(pl.col("length") < rules.scheme.min_list_length)
+            length = (
+                pl.col("taxon")
+                .filter(pl.col("present") & (pl.col("taxon") >= 0))
+                .n_unique()
+                .alias("length")
+            )
+            lists = (
+                self.rows.group_by(self.visit)
+                .agg(length)
+                .filter(pl.col("length") < rules.scheme.min_list_length)
+            )
             self._drop_visits(lists, self.visit, "list too short")
         if rules.min_visits > 1:
             visits = self.rows.select(self.visit).unique().group_by("site").len("visits")
@@ -286,7 +349,9 @@ class _Count:
             self.drop(bad[self.rows["site"].to_numpy()], reason)
 
     def _drop_visits(self, visits: pl.DataFrame, by: list[str], reason: str) -> None:
-        marked = self.rows.join(visits.select(*by, bad=True), on=by, how="left", maintain_order="left")["bad"]
+        marked = self.rows.join(
+            visits.select(*by, bad=True), on=by, how="left", maintain_order="left"
+        )["bad"]
         self.drop(pl.lit(marked), reason)
 
     def reasons(self) -> pl.DataFrame:
@@ -297,7 +362,11 @@ class _Count:
         """Return how many rows were read, left out for each reason, and kept."""
         dropped = self.dropped.tolist()
         dropped[REASONS.index("malformed row")] = self.verdicts.occurrences.malformed
-        told = {f"dropped: {reason}": dropped[code] for code, reason in enumerate(REASONS) if dropped[code]}
+        told = {
+            f"dropped: {reason}": dropped[code]
+            for code, reason in enumerate(REASONS)
+            if dropped[code]
+        }
         kept = len(self.rows) - int(self.rows["is_event"].sum())
         return {"read": self.verdicts.occurrences.read, **told, "kept": kept}
 
@@ -328,20 +397,34 @@ class _Count:
         every = detections
         detections, coarse, told = self.rules.sensitive.split(every, n, held)
         if not len(detections.columns):
-            raise RecordsError("All species are sensitive: none is left to count. Remove one from records.sensitive.")
-        # A site where nothing else was ever seen would say by itself that the sensitive species was seen there.
+            raise RecordsError(
+                "All species are sensitive: none is left to count. Remove one from "
+                "records.sensitive."
+            )
+        # A site where nothing else was ever seen would say by itself that the sensitive species was
+        # seen there.
         hidden = every.any(axis=1) & ~detections.any(axis=1)
         if hidden.any():
             detections, n, held = detections[~hidden], n[~hidden], held[~hidden]
-            told = (*told, f"Left out, because nothing but sensitive species was seen there: {int(hidden.sum())} sites.")
+            told = (
+                *told,
+                "Left out, because nothing but sensitive species was seen there: "
+                f"{int(hidden.sum())} sites.",
+            )
         if detections.empty:
-            raise RecordsError("No site is left: nothing but sensitive species was seen. Remove one from records.sensitive.")
+            raise RecordsError(
+                "No site is left: nothing but sensitive species was seen. Remove one from "
+                "records.sensitive."
+            )
         years = self.rows["day"].dt.year().unique().sort().to_list()
         return SurveyTable(
             detections=detections,
             visits=n,
             sites=held,
-            rows={**account, **{f"flagged: {flag}": number for flag, number in self.flags.items() if number}},
+            rows={
+                **account,
+                **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
+            },
             years=tuple(int(year) for year in years),
             notes=(*self._notes(seen, places), *told),
             coarse=coarse if len(coarse) else None,
@@ -358,22 +441,36 @@ class _Count:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
                 raise RecordsError(
-                    "No record of presence names a species. Are the names in another column, or all rows ABSENT?"
+                    "No record of presence names a species. Are the names in another column, or "
+                    "all rows ABSENT?"
                 )
         else:
-            # A wanted species may be given by a recorded or by its accepted name; the table keeps the name that was given.
+            # A wanted species may be given by a recorded or by its accepted name; the table keeps
+            # the name that was given.
             column_of = {name: column for column, name in enumerate(taxa)}
-            wanted = [(name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species]
+            wanted = [
+                (name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species
+            ]
             if len({rules.synonyms.get(name, name) for name in rules.species}) < len(rules.species):
-                raise RecordsError("Two of the wanted species have one accepted name. Name each species once.")
-            others = np.setdiff1d(np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0])
-            effort = self.rows.select((pl.col("taxon").is_in(others.tolist()) & ~pl.col("is_event")).sum()).item()
+                raise RecordsError(
+                    "Two of the wanted species have one accepted name. Name each species once."
+                )
+            others = np.setdiff1d(
+                np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0]
+            )
+            effort = self.rows.select(
+                (pl.col("taxon").is_in(others.tolist()) & ~pl.col("is_event")).sum()
+            ).item()
             self.flags["shows effort, but no wanted species"] = int(effort)
-        k = np.hstack([k, np.zeros((len(k), 1), dtype=np.int64)])  # the last column: wanted, never recorded
+        k = np.hstack(
+            [k, np.zeros((len(k), 1), dtype=np.int64)]
+        )  # the last column: wanted, never recorded
         return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
 
     def _names(self) -> pd.DataFrame:
-        withheld = [name for name, action in self.rules.sensitive.actions.items() if action == "withhold"]
+        withheld = [
+            name for name, action in self.rules.sensitive.actions.items() if action == "withhold"
+        ]
         accepted = [self.rules.synonyms.get(name, name) for name in withheld]
         told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
@@ -383,9 +480,15 @@ class _Count:
         notes = list(self.verdicts.occurrences.notes)
         if self.verdicts.occurrences.core == "event":
             empty = len(seen.visit_site) - seen.visits_with_sightings
-            notes.append(f"Effort is told by an event core: visits include {empty} on which nothing was seen.")
+            notes.append(
+                f"Effort is told by an event core: visits include {empty} on which nothing was "
+                "seen."
+            )
         else:
-            notes.append("Effort is told by records alone (occurrence core): visits that saw nothing are unknown.")
+            notes.append(
+                "Effort is told by records alone (occurrence core): visits that saw nothing are "
+                "unknown."
+            )
         note = accuracy_note() if any(places.references) else None
         return (*notes, note) if note else tuple(notes)
 
@@ -412,18 +515,36 @@ class _Seen:
 
     @classmethod
     def of(cls, rows: pl.DataFrame, visit: str) -> _Seen:
-        """Pack site, visit, taxon and presence of each row into one whole number, and sort: faster than comparing columns."""
-        number = rows["day"].to_physical().to_numpy() if visit == "day" else rows[visit].rank("dense").to_numpy()
+        """
+        Pack site, visit, taxon and presence of each row into one whole number, and sort: faster
+        than comparing columns.
+        """
+        number = (
+            rows["day"].to_physical().to_numpy()
+            if visit == "day"
+            else rows[visit].rank("dense").to_numpy()
+        )
         first_number = number.min()
-        columns = [(rows["site"].to_numpy(), 0), (number, -int(first_number)), (rows["taxon"].to_numpy(), 1)]
+        columns = [
+            (rows["site"].to_numpy(), 0),
+            (number, -int(first_number)),
+            (rows["taxon"].to_numpy(), 1),
+        ]
         bits = [(int(column.max()) + shift).bit_length() for column, shift in columns] + [1]
         if sum(bits) > 64:
-            raise RecordsError("There are too many sites and visits to count at once. Divide the records by years or regions.")
+            raise RecordsError(
+                "There are too many sites and visits to count at once. Divide the records by years "
+                "or regions."
+            )
         packed = np.zeros(len(rows), dtype=np.uint64)
-        for (column, shift), width in zip([*columns, (rows["present"].to_numpy(), 0)], bits, strict=True):
+        for (column, shift), width in zip(
+            [*columns, (rows["present"].to_numpy(), 0)], bits, strict=True
+        ):
             packed <<= np.uint64(width)
             np.add(packed, column, out=packed, casting="unsafe")
-            packed += np.uint64(shift % (1 << 64))  # whole numbers are counted round and round: this may be a subtraction
+            packed += np.uint64(
+                shift % (1 << 64)
+            )  # whole numbers are counted round and round: this may be a subtraction
         packed.sort()
         packed = packed[np.append(True, packed[1:] != packed[:-1])]
         of_visit = packed >> np.uint64(bits[2] + 1)
@@ -442,8 +563,14 @@ class _Seen:
 
 
 def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
-    reasons = {key.removeprefix("dropped: "): n for key, n in account.items() if key.startswith("dropped: ")}
-    told = ", ".join(f"{n:,} for {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1]))
+    reasons = {
+        key.removeprefix("dropped: "): n
+        for key, n in account.items()
+        if key.startswith("dropped: ")
+    }
+    told = ", ".join(
+        f"{n:,} for {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])
+    )
     most = max(reasons, key=lambda reason: reasons[reason]) if reasons else ""
     advice = {
         "too few records at the site": "Lower records.min_records.",
@@ -452,13 +579,15 @@ def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
         "another institution": (
             "Correct records.institutions."
             if "institutionCode" in columns
-            else "The records do not name institutions: take records.institutions out, or name the column in records.columns."
+            else "The records do not name institutions: take records.institutions out, or name the "
+            "column in records.columns."
         ),
         "no date": "Are the dates in a column of another name? Say so in records.columns.",
         "unreadable date": "Dates are read as 2018-06-03, 3/6/2018 or 3 June 2018.",
         "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
-        "no coordinates": "Are the coordinates in a column of another name? Say so in records.columns.",
+        "no coordinates": "Are the coordinates in a column of another name? Say so in "
+        "records.columns.",
         "not a listed site": "Do records.sites list the footprints of these records?",
     }.get(most, "Check the records against the settings in build.records.")
     return f"No site is left: of {account['read']:,} rows {told or 'none'} were left out. {advice}"

@@ -1,9 +1,9 @@
 """
 Tiles from pixels on another grid: another CRS, another resolution, or a shifted raster.
 
-The exact projection is computed on a lattice of points of every tile, for all tiles in one call, and interpolated between
-them; the pixels are then resampled directly. Where the source is finer than the tile, or its bands lie on different grids,
-GDAL's warp is used instead.
+The exact projection is computed on a lattice of points of every tile, for all tiles in one call,
+and interpolated between them; the pixels are then resampled directly. Where the source is finer
+than the tile, or its bands lie on different grids, GDAL's warp is used instead.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from butterfly_sdm.data.raster import RESAMPLING, Scene, unreadable
 from data_prep.grids import TileGrid, transformer
 
 
-def source_coordinates(grid: TileGrid, layer: Layer, node_px: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def source_coordinates(
+    grid: TileGrid, layer: Layer, node_px: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Return where a lattice of points of each tile lies in the pixels of a file.
 
     Returns
     -------
     columns, rows : ndarray of shape (tiles, nodes, nodes)
-        Fractional pixels of the file (0 is the left or upper edge of its first pixel) at points spread evenly from the first
-        to the last pixel centre of the tile.
+        Fractional pixels of the file (0 is the left or upper edge of its first pixel) at points
+        spread evenly from the first to the last pixel centre of the tile.
     """
     nodes = max(17, grid.size_px // node_px + 1)
     t = np.linspace(0.5, grid.size_px - 0.5, nodes) * grid.resolution
@@ -39,21 +41,27 @@ def source_coordinates(grid: TileGrid, layer: Layer, node_px: int = 16) -> tuple
 
 
 def warp_patch(
-    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, size_px: int, *, nodata: int, resampling: str
+    patch: np.ndarray,
+    columns: np.ndarray,
+    rows: np.ndarray,
+    size_px: int,
+    *,
+    nodata: int,
+    resampling: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
     Resample a patch of a file into a tile.
 
-    A pixel is measured where the source pixel it falls into is; neighbours without a measurement do not count and the
-    weights of the others are scaled up, as GDAL does.
+    A pixel is measured where the source pixel it falls into is; neighbours without a measurement do
+    not count and the weights of the others are scaled up, as GDAL does.
 
     Parameters
     ----------
     patch
         (bands, H, W) uint16; reaches two pixels beyond all positions.
     columns, rows
-        (nodes, nodes) positions in the patch of points spread evenly from the first to the last pixel centre of the tile; 0
-        is the edge of the first pixel, 0.5 its centre.
+        (nodes, nodes) positions in the patch of points spread evenly from the first to the last
+        pixel centre of the tile; 0 is the edge of the first pixel, 0.5 its centre.
     size_px
         Pixels along a side of the tile.
     resampling
@@ -77,12 +85,22 @@ def warp_patch(
         else:
             values = _cubic(patch, across, down, None if whole else present)
     if nodata or resampling == "cubic":
-        values[values == nodata] = nodata + 1 if nodata < 65535 else nodata - 1  # a measured value is never nodata
-    return (values, None) if measured is None else (np.where(measured, values, np.uint16(nodata)), measured)
+        values[values == nodata] = (
+            nodata + 1 if nodata < 65535 else nodata - 1
+        )  # a measured value is never nodata
+    return (
+        (values, None)
+        if measured is None
+        else (np.where(measured, values, np.uint16(nodata)), measured)
+    )
 
 
 def _bilinear(
-    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, size_px: int, present: np.ndarray | None
+    patch: np.ndarray,
+    columns: np.ndarray,
+    rows: np.ndarray,
+    size_px: int,
+    present: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     # PyTorch's sampler is vectorised: ten times as fast here as NumPy's indexing.
     import torch
@@ -105,11 +123,15 @@ def _bilinear(
 
 
 def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
-    """Interpolate (k, k) values at nodes linearly to (size_px, size_px) pixels, of which the outermost are nodes."""
+    """
+    Interpolate (k, k) values at nodes linearly to (size_px, size_px) pixels, of which the outermost
+    are nodes.
+    """
     position = np.linspace(0, len(nodes) - 1, size_px)
     low = np.minimum(position.astype(int), len(nodes) - 2)
     part = (position - low).astype(nodes.dtype)
-    # Neither a matrix product nor PyTorch's interpolation: their threads would fight with those of the executor.
+    # Neither a matrix product nor PyTorch's interpolation: their threads would fight with those of
+    # the executor.
     rows = nodes[low] * (1 - part)[:, None] + nodes[low + 1] * part[:, None]
     values = np.diff(rows, axis=1).take(low, axis=1)
     values *= part
@@ -117,7 +139,9 @@ def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
     return values
 
 
-def _cubic(patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, present: np.ndarray | None) -> np.ndarray:
+def _cubic(
+    patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, present: np.ndarray | None
+) -> np.ndarray:
     """Cubic convolution of Keys (1981) with a = -1/2, as GDAL; PyTorch's has a = -3/4."""
     bands, _, width = patch.shape
     left, top = np.floor(columns - 0.5).astype(np.int32), np.floor(rows - 0.5).astype(np.int32)
@@ -142,7 +166,9 @@ def _cubic(patch: np.ndarray, columns: np.ndarray, rows: np.ndarray, present: np
     return np.clip(np.rint(total), 0, 65535).astype(np.uint16)
 
 
-def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, resampling: str) -> tuple[np.ndarray, np.ndarray]:
+def warp_with_gdal(
+    scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, resampling: str
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Warp one tile with GDAL, which averages where the source is finer than the tile.
 
@@ -159,9 +185,14 @@ def warp_with_gdal(scene: Scene, piece: Piece, grid: TileGrid, tile: int, *, res
     if scene.cloudy and piece.mask is not None:
         classes = np.zeros((size, size), np.uint8)
         reproject(
-            rasterio.band(scene.handle(piece.mask), piece.mask.indexes[0]), classes, src_crs=piece.mask.crs,
-            src_transform=piece.mask.transform, dst_crs=here[0], dst_transform=here[1], resampling=RESAMPLING["nearest"],
-        )  # fmt: skip
+            rasterio.band(scene.handle(piece.mask), piece.mask.indexes[0]),
+            classes,
+            src_crs=piece.mask.crs,
+            src_transform=piece.mask.transform,
+            dst_crs=here[0],
+            dst_transform=here[1],
+            resampling=RESAMPLING["nearest"],
+        )
         clear = ~np.isin(classes, scene.cloudy)
     for layer in piece.layers:
         source = scene.handle(layer)

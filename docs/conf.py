@@ -14,19 +14,31 @@ author = "The butterfly_sdm developers"
 copyright = "the butterfly_sdm developers"
 release = version = installed("butterfly-sdm")
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode", "mathml", "settings_table"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "mathml",
+    "settings_table",
+]
 html_math_renderer = "mathml"
 exclude_patterns = ["_build", "_ext", "**.ipynb_checkpoints"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# Notebooks lie beside the package, without outputs; with BUTTERFLY_SDM_DOCS_RUN=1 their pages show what they draw.
+# Notebooks lie beside the package, without outputs; with BUTTERFLY_SDM_DOCS_RUN=1 their pages show
+# what they draw.
 nb_execution_mode = "cache" if os.environ.get("BUTTERFLY_SDM_DOCS_RUN") else "off"
 nb_execution_timeout = 900
 shutil.rmtree(HERE / "notebooks", ignore_errors=True)
 if (HERE.parent / "notebooks").is_dir():
-    shutil.copytree(HERE.parent / "notebooks", HERE / "notebooks", ignore=shutil.ignore_patterns(".*", "butterfly_*"))
+    shutil.copytree(
+        HERE.parent / "notebooks",
+        HERE / "notebooks",
+        ignore=shutil.ignore_patterns(".*", "butterfly_*"),
+    )
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
@@ -46,7 +58,9 @@ def list_rooms(app, docname, source):
     if docname != "index":
         return
     groups = {
-        "In depth": sorted({path.stem for path in HERE.glob("*.md")} - {"index", *source[0].splitlines()}),
+        "In depth": sorted(
+            {path.stem for path in HERE.glob("*.md")} - {"index", *source[0].splitlines()}
+        ),
         "Other domains": sorted(
             (f"plugins/{path.stem}" for path in (HERE / "plugins").glob("*.md")),
             key=lambda name: (name != "plugins/index", name),

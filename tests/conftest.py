@@ -49,11 +49,15 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 for key, count in counts.items():
                     what, _, kind = key.partition("|")
                     tried.setdefault(what, Counter())[kind] += count
-                failed.update({key.partition("|")[0] for key in counts} if outcome == "failed" else ())
+                failed.update(
+                    {key.partition("|")[0] for key in counts} if outcome == "failed" else ()
+                )
     if not tried:
         return
     terminalreporter.section("what was tried")
     terminalreporter.write_line("| what | tried | failures |\n|---|---|---|")
     for what, kinds in sorted(tried.items()):
         of = ", ".join(f"{kind} {count:,}" for kind, count in sorted(kinds.items()) if kind)
-        terminalreporter.write_line(f"| {what}{f': {of}' if of else ''} | {sum(kinds.values()):,} | {failed[what]} |")
+        terminalreporter.write_line(
+            f"| {what}{f': {of}' if of else ''} | {sum(kinds.values()):,} | {failed[what]} |"
+        )

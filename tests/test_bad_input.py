@@ -1,4 +1,6 @@
-"""Each mistake a user can make is one clear sentence and exit code 2; nothing half-written is left."""
+"""
+Each mistake a user can make is one clear sentence and exit code 2; nothing half-written is left.
+"""
 
 import shutil
 import zipfile
@@ -18,12 +20,19 @@ from butterfly_sdm.simulate import Region, simulate_region
 @pytest.fixture(scope="module")
 def region(tmp_path_factory) -> Region:
     return simulate_region(
-        tmp_path_factory.mktemp("bad") / "region", size_px=512, n_sites=12, n_species=3, tile_px=64, window_px=64
+        tmp_path_factory.mktemp("bad") / "region",
+        size_px=512,
+        n_sites=12,
+        n_species=3,
+        tile_px=64,
+        window_px=64,
     )
 
 
 def _config(region: Region, at: Path, **changes: object) -> Path:
-    """Write the region's config into an empty folder, with absolute paths and some changes of build."""
+    """
+    Write the region's config into an empty folder, with absolute paths and some changes of build.
+    """
     config = yaml.safe_load(region.config.read_text())
     build = config["build"]
     build["records"]["path"], build["records"]["sites"] = str(region.records), str(region.sites)
@@ -49,10 +58,28 @@ def _refused(arguments: list[str], at: Path, *, leaves: set[str]) -> str:
     return sentence[0]
 
 
-def _scene(path: Path, *, bands: tuple[str, ...], crs: object = "EPSG:32630", left: float = 545_000, pixel: float = 10) -> Path:
-    profile = {"driver": "GTiff", "width": 600, "height": 600, "count": len(bands), "dtype": "uint16", "nodata": 0, "crs": crs}
+def _scene(
+    path: Path,
+    *,
+    bands: tuple[str, ...],
+    crs: object = "EPSG:32630",
+    left: float = 545_000,
+    pixel: float = 10,
+) -> Path:
+    profile = {
+        "driver": "GTiff",
+        "width": 600,
+        "height": 600,
+        "count": len(bands),
+        "dtype": "uint16",
+        "nodata": 0,
+        "crs": crs,
+    }
     with rasterio.open(
-        path, "w", transform=from_origin(left, 5_690_000 if pixel == 10 else 52, pixel, pixel), **profile
+        path,
+        "w",
+        transform=from_origin(left, 5_690_000 if pixel == 10 else 52, pixel, pixel),
+        **profile,
     ) as raster:
         raster.write(np.full((len(bands), 600, 600), 500, np.uint16))
         raster.descriptions = bands
@@ -87,7 +114,9 @@ def test_a_truncated_zip_is_told(region, tmp_path):
     archive.write_bytes(data[: len(data) // 2])
     said = _build(_config(region, tmp_path, records__path=str(archive)), tmp_path)
     assert "archive.zip" in said
-    assert any(word in said for word in ("truncated", "damaged", "incomplete", "cut short", "not a zip"))
+    assert any(
+        word in said for word in ("truncated", "damaged", "incomplete", "cut short", "not a zip")
+    )
 
 
 def test_an_archive_whose_entry_escapes_its_folder_is_refused(region, tmp_path):
@@ -110,21 +139,29 @@ def test_coordinates_out_of_range_are_told(region, tmp_path):
     table = tmp_path / "records.csv"
     rows = "".join(f"Pieris rapae,2018-06-{day:02d},151.2,-2.1\n" for day in range(1, 9))
     table.write_text("species,eventDate,decimalLatitude,decimalLongitude\n" + rows)
-    config = _config(region, tmp_path, records__path=str(table), records__institutions=[], records__sites=None)
+    config = _config(
+        region, tmp_path, records__path=str(table), records__institutions=[], records__sites=None
+    )
     said = _build(config, tmp_path)
     assert "151.2" in said or "latitude" in said.lower()
 
 
 def test_a_scene_with_fewer_bands_than_named_is_told(region, tmp_path):
     scene = _scene(tmp_path / "scene.tif", bands=("red", "green", "blue"))
-    config = _config(region, tmp_path, scenes__paths=[str(scene)], scenes__bands=["red", "green", "blue", "nir"])
+    config = _config(
+        region, tmp_path, scenes__paths=[str(scene)], scenes__bands=["red", "green", "blue", "nir"]
+    )
     said = _build(config, tmp_path)
     assert "3 bands" in said
     assert "4" in said or "nir" in said
 
 
 def test_a_scene_in_a_crs_without_units_is_told(region, tmp_path):
-    scene = _scene(tmp_path / "scene.tif", bands=("red", "green", "blue", "nir"), crs='LOCAL_CS["somewhere",UNIT["unknown",1]]')
+    scene = _scene(
+        tmp_path / "scene.tif",
+        bands=("red", "green", "blue", "nir"),
+        crs='LOCAL_CS["somewhere",UNIT["unknown",1]]',
+    )
     said = _build(_config(region, tmp_path, scenes__paths=[str(scene)]), tmp_path)
     assert "CRS" in said
 
@@ -154,12 +191,25 @@ def test_a_scene_without_a_band_of_the_run_is_told(region, tmp_path):
     built = CliRunner().invoke(app, ["build", str(config), "--out", str(tmp_path / "dataset")])
     assert built.exit_code == 0, built.output
     trained = CliRunner().invoke(
-        app, ["train", str(config), "--dataset", str(tmp_path / "dataset"), "--out", str(tmp_path / "run"), *quick]
+        app,
+        [
+            "train",
+            str(config),
+            "--dataset",
+            str(tmp_path / "dataset"),
+            "--out",
+            str(tmp_path / "run"),
+            *quick,
+        ],
     )
     assert trained.exit_code == 0, trained.output
     scene = _scene(tmp_path / "scene.tif", bands=("red", "green", "blue"))
     leaves = {path.name for path in tmp_path.iterdir()}
-    said = _refused(["map", str(tmp_path / "run"), str(scene), "--out", str(tmp_path / "map.tif")], tmp_path, leaves=leaves)
+    said = _refused(
+        ["map", str(tmp_path / "run"), str(scene), "--out", str(tmp_path / "map.tif")],
+        tmp_path,
+        leaves=leaves,
+    )
     assert "nir" in said
 
 

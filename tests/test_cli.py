@@ -32,7 +32,10 @@ def test_every_command_has_help_with_an_example(command):
 
 def test_examples_of_help_can_be_typed():
     group = typer.main.get_command(app)
-    examples = re.findall(r"butterfly-sdm (.+)", "\n".join(command.epilog or "" for command in app.registered_commands))
+    examples = re.findall(
+        r"butterfly-sdm (.+)",
+        "\n".join(command.epilog or "" for command in app.registered_commands),
+    )
     assert len(examples) >= len(COMMANDS)
     for example in examples:
         verb, *arguments = shlex.split(example)
@@ -44,9 +47,17 @@ def test_examples_of_help_can_be_typed():
 
 
 def test_help_imports_neither_torch_nor_rasterio():
-    code = "import sys; from butterfly_sdm.cli import app\ntry:\n app(['--help'])\nexcept SystemExit: pass\n"
-    code += "print([m for m in ('torch', 'rasterio', 'lightning', 'sklearn', 'pandas') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    code = (
+        "import sys; from butterfly_sdm.cli import app\ntry:\n app(['--help'])\nexcept SystemExit: "
+        "pass\n"
+    )
+    code += (
+        "print([m for m in ('torch', 'rasterio', 'lightning', 'sklearn', 'pandas') if m in "
+        "sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip().endswith("[]")
 
 
@@ -152,4 +163,9 @@ def test_a_data_set_built_from_other_settings_is_not_trained_on_unasked(tmp_path
     assert result.exit_code == 2
     assert "was built before the section build of the config was changed" in result.output
     dataset = tmp_path / "region" / "runs" / "simulated" / "dataset"
-    assert runner.invoke(app, [*edited, "--dataset", str(dataset), "--out", str(tmp_path / "run")]).exit_code == 0
+    assert (
+        runner.invoke(
+            app, [*edited, "--dataset", str(dataset), "--out", str(tmp_path / "run")]
+        ).exit_code
+        == 0
+    )

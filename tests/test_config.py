@@ -27,13 +27,31 @@ def test_an_empty_config_has_the_defaults():
     ("value", "message"),
     [
         ({"trian": {}}, "trian is an unknown key; did you mean 'train'"),
-        ({"train": {"fit": {"epoch": 3}}}, r"train\.fit\.epoch is an unknown key; did you mean 'epochs'"),
-        ({"train": {"fit": {"epochs": "three"}}}, r'train\.fit\.epochs = "three": input should be a valid integer'),
-        ({"train": {"fit": {"learning_rate": -1.0}}}, r"learning_rate = -1\.0: input should be greater than 0"),
-        ({"evaluate": {"part": "tset"}}, r"evaluate\.part = \"tset\": input should be 'train', 'validation' or 'test'"),
+        (
+            {"train": {"fit": {"epoch": 3}}},
+            r"train\.fit\.epoch is an unknown key; did you mean 'epochs'",
+        ),
+        (
+            {"train": {"fit": {"epochs": "three"}}},
+            r'train\.fit\.epochs = "three": input should be a valid integer',
+        ),
+        (
+            {"train": {"fit": {"learning_rate": -1.0}}},
+            r"learning_rate = -1\.0: input should be greater than 0",
+        ),
+        (
+            {"evaluate": {"part": "tset"}},
+            r"evaluate\.part = \"tset\": input should be 'train', 'validation' or 'test'",
+        ),
         ({"build": {}}, r"build\.records is missing"),
-        ({"build": {"records": {"path": "${NOT_SET_ANYWHERE}/a.zip"}}}, "environment variable NOT_SET_ANYWHERE is not set"),
-        ({"build": {"records": {"path": "a.zip", "years": [2018, "x"]}}}, r"build\.records\.years\.1 = \"x\""),
+        (
+            {"build": {"records": {"path": "${NOT_SET_ANYWHERE}/a.zip"}}},
+            "environment variable NOT_SET_ANYWHERE is not set",
+        ),
+        (
+            {"build": {"records": {"path": "a.zip", "years": [2018, "x"]}}},
+            r"build\.records\.years\.1 = \"x\"",
+        ),
         ({"name": "../up"}, "name = "),
     ],
 )
@@ -70,7 +88,11 @@ def test_set_overrides_one_key_and_makes_missing_sections():
 
 @pytest.mark.parametrize(
     ("override", "message"),
-    [("epochs", "is not key=value"), ("train.fit.epochs.x=1", "no key"), ("train.fit.epochs=[", "not YAML")],
+    [
+        ("epochs", "is not key=value"),
+        ("train.fit.epochs.x=1", "no key"),
+        ("train.fit.epochs=[", "not YAML"),
+    ],
 )
 def test_a_wrong_override_says_what_is_wrong(override, message):
     with pytest.raises(ConfigError, match=message):
@@ -102,8 +124,15 @@ def test_the_starter_is_short_and_reads_also_with_its_examples_uncommented(tmp_p
     tiles, model = plain.build.tiles, plain.train.model
     assert tiles.size_px >= model.window_px + 2 * model.margin_px
     assert plain.build.split.buffer_m >= tiles.size_px * tiles.resolution_m
-    examples = re.sub(r"^( *)# (?=( *- |columns|grid_m|bands|covariates:|  rasters|layers))", r"\1", text, flags=re.MULTILINE)
-    examples = examples.replace("    columns: {species: Taxon, date: Survey date, latitude: Lat, longitude: Lon}\n", "")
+    examples = re.sub(
+        r"^( *)# (?=( *- |columns|grid_m|bands|covariates:|  rasters|layers))",
+        r"\1",
+        text,
+        flags=re.MULTILINE,
+    )
+    examples = examples.replace(
+        "    columns: {species: Taxon, date: Survey date, latitude: Lat, longitude: Lon}\n", ""
+    )
     (tmp_path / "examples.yaml").write_text(examples)
     told = load_config(tmp_path / "examples.yaml")
     assert told.build.records.columns["grid_reference"] == "Grid ref"
@@ -114,12 +143,17 @@ def test_the_starter_is_short_and_reads_also_with_its_examples_uncommented(tmp_p
 
 
 def test_every_setting_says_what_it_means():
-    sections = [value for value in vars(config_module).values() if isinstance(value, type) and issubclass(value, Section)]
+    sections = [
+        value
+        for value in vars(config_module).values()
+        if isinstance(value, type) and issubclass(value, Section)
+    ]
     silent = [
         f"{section.__name__}.{name}"
         for section in sections
         for name, field in section.model_fields.items()
-        if not field.description and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
+        if not field.description
+        and not (isinstance(field.annotation, type) and issubclass(field.annotation, Section))
     ]
     assert silent == []
 
@@ -132,7 +166,10 @@ def test_the_whole_starter_reads_as_a_config_also_with_every_setting_uncommented
     everything = (
         head
         + "build:"
-        + "\n".join(line.replace("# ", "", 1) if line.lstrip().startswith("# ") else line for line in body.split("\n"))
+        + "\n".join(
+            line.replace("# ", "", 1) if line.lstrip().startswith("# ") else line
+            for line in body.split("\n")
+        )
     )
     (tmp_path / "all.yaml").write_text(everything)
     assert load_config(tmp_path / "all.yaml").train == Config().train
@@ -140,7 +177,9 @@ def test_the_whole_starter_reads_as_a_config_also_with_every_setting_uncommented
 
 def test_paths_of_a_mapping_mean_the_same_from_another_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    config = load_config({"build": {"records": {"path": "a.csv"}, "scenes": {"paths": ["../b.tif"]}}})
+    config = load_config(
+        {"build": {"records": {"path": "a.csv"}, "scenes": {"paths": ["../b.tif"]}}}
+    )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(dump_config(config))
     again = load_config(tmp_path / "run" / "config.yaml")
@@ -168,7 +207,10 @@ def test_yaml_cannot_make_python_objects(tmp_path):
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(list(Config.model_fields)), inner),
+        lambda inner: (
+            st.lists(inner)
+            | st.dictionaries(st.text() | st.sampled_from(list(Config.model_fields)), inner)
+        ),
         max_leaves=10,
     )
 )

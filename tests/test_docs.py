@@ -1,4 +1,7 @@
-"""The documentation builds without a warning, its links lead somewhere, its examples run, and nothing public is undescribed."""
+"""
+The documentation builds without a warning, its links lead somewhere, its examples run, and nothing
+public is undescribed.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,29 @@ from butterfly_sdm.config import load_config
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if not {"_build", "notebooks"} & set(path.relative_to(DOCS).parts))
+PAGES = sorted(
+    path
+    for path in DOCS.rglob("*.md")
+    if not {"_build", "notebooks"} & set(path.relative_to(DOCS).parts)
+)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.timeout(900)
 def test_the_site_builds_without_a_warning(tmp_path: Path):
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(DOCS), str(tmp_path / "html")]
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        str(DOCS),
+        str(tmp_path / "html"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-4000:]
     index = (tmp_path / "html" / "index.html").read_text(encoding="utf-8")
@@ -35,7 +53,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path):
     assert "margin_px" in settings
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_links_inside_the_project_lead_to_a_file(page: Path):
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in LINK.findall(text):
@@ -45,7 +65,9 @@ def test_links_inside_the_project_lead_to_a_file(page: Path):
         assert path.exists(), f"{page.name} links to {target}"
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix())
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md"], ids=lambda path: path.relative_to(ROOT).as_posix()
+)
 def test_examples_on_pages_are_valid(page: Path):
     """Python parses, and YAML that begins with a section of the config is accepted by it."""
     for language, code in FENCE.findall(page.read_text(encoding="utf-8")):
@@ -55,7 +77,15 @@ def test_examples_on_pages_are_valid(page: Path):
                 assert hasattr(butterfly_sdm, name), f"{page.name} calls butterfly_sdm.{name}"
         elif language == "yaml":
             value = yaml.safe_load(code)
-            if isinstance(value, dict) and set(value) <= {"name", "seed", "out", "build", "train", "evaluate", "map"}:
+            if isinstance(value, dict) and set(value) <= {
+                "name",
+                "seed",
+                "out",
+                "build",
+                "train",
+                "evaluate",
+                "map",
+            }:
                 build = value.get("build")
                 if isinstance(build, dict):
                     build.setdefault("records", {}).setdefault("path", "records.zip")
@@ -66,7 +96,9 @@ def modules() -> list[str]:
     found = [
         module.name
         for package in ("butterfly_sdm", "data_prep")
-        for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}.")
+        for module in pkgutil.walk_packages(
+            importlib.import_module(package).__path__, f"{package}."
+        )
     ]
     return [name for name in found if not name.endswith("__main__")]
 
@@ -78,7 +110,9 @@ def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pyte
         module = importlib.import_module(name)
     except ImportError as error:
         pytest.skip(f"{name} needs something optional: {error}")
-    failures, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    failures, _ = doctest.testmod(
+        module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    )
     assert failures == 0
 
 
@@ -96,6 +130,7 @@ def test_every_page_is_in_the_table_of_contents():
     missing = [
         page.name
         for page in PAGES
-        if page.resolve() not in {Path(p).resolve() for p in listed} | rooms and page.stem != "index"
+        if page.resolve() not in {Path(p).resolve() for p in listed} | rooms
+        and page.stem != "index"
     ]
     assert not missing

@@ -1,4 +1,7 @@
-"""Every public name says what it takes, gives and raises, in which shape, and where a method comes from."""
+"""
+Every public name says what it takes, gives and raises, in which shape, and where a method comes
+from.
+"""
 
 from __future__ import annotations
 
@@ -68,31 +71,53 @@ def raised(function: Callable[..., Any]) -> set[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError):
         return set()
-    calls = (node.exc.func for node in ast.walk(tree) if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call))
+    calls = (
+        node.exc.func
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
+    )
     names = {call.id if isinstance(call, ast.Name) else getattr(call, "attr", "") for call in calls}
     return {name for name in names if hasattr(errors, name)}
 
 
 def flaws_of_function(function: Callable[..., Any], where: str, told_above: str = "") -> list[str]:
-    """Return what the docstring of a function or method leaves open; ``told_above``: that of its class."""
+    """
+    Return what the docstring of a function or method leaves open; ``told_above``: that of its
+    class.
+    """
     text = inspect.getdoc(function) or ""
     if not text:
         return [f"{where} has no docstring"]
     elsewhere = re.search(r"\b[Ss]ee :(meth|func|class):", text)
     found = []
-    parameters = described(text, "Parameters") | described(told_above, "Parameters") | described(told_above, "Attributes")
+    parameters = (
+        described(text, "Parameters")
+        | described(told_above, "Parameters")
+        | described(told_above, "Attributes")
+    )
     signature = inspect.signature(function)
     for name, parameter in signature.parameters.items():
         if name in COMMON or name.startswith("_"):
             continue
         mentioned = name in parameters or re.search(rf"``{name}\b", text)
-        if not mentioned and not elsewhere and len(signature.parameters) - ("self" in signature.parameters) > 2:
+        if (
+            not mentioned
+            and not elsewhere
+            and len(signature.parameters) - ("self" in signature.parameters) > 2
+        ):
             found.append(f"{where} leaves the parameter {name} undescribed")
-        elif name in parameters and SHAPED.search(str(parameter.annotation)) and not SHAPE.search(parameters[name]):
+        elif (
+            name in parameters
+            and SHAPED.search(str(parameter.annotation))
+            and not SHAPE.search(parameters[name])
+        ):
             found.append(f"{where} does not say the shape of {name}")
     gives = str(signature.return_annotation)
     told = re.match(r"(Return|Yield)", text) or section(text, "Returns") or section(text, "Yields")
-    itself = gives in ("Self", function.__qualname__.split(".")[0])  # Dataset.open returns a Dataset
+    itself = gives in (
+        "Self",
+        function.__qualname__.split(".")[0],
+    )  # Dataset.open returns a Dataset
     if gives not in ("None", "<class 'inspect._empty'>") and not told and not itself:
         found.append(f"{where} does not say what it returns")
     for error in sorted(raised(function)):
@@ -105,17 +130,28 @@ def flaws_of_class(cls: type, where: str) -> list[str]:
     text = inspect.getdoc(cls) or ""
     if not text:
         return [f"{where} has no docstring"]
-    if issubclass(cls, Section | Exception | enum.Enum):  # settings are described one by one, see test_config.py
+    if issubclass(
+        cls, Section | Exception | enum.Enum
+    ):  # settings are described one by one, see test_config.py
         return []
     found = []
     told = described(text, "Attributes") | described(text, "Parameters")
     if dataclasses.is_dataclass(cls):
-        missing = [f.name for f in dataclasses.fields(cls) if f.name[0] != "_" and f.name not in told and f.name not in COMMON]
+        missing = [
+            f.name
+            for f in dataclasses.fields(cls)
+            if f.name[0] != "_" and f.name not in told and f.name not in COMMON
+        ]
         if missing and not all(re.search(rf"``{name}\b", text) for name in missing):
             found.append(f"{where} leaves the fields {', '.join(missing)} undescribed")
     elif "__init__" in vars(cls):
         for name in inspect.signature(cls.__init__).parameters:
-            if name not in COMMON and not name.startswith("_") and name not in told and not re.search(rf"``{name}\b", text):
+            if (
+                name not in COMMON
+                and not name.startswith("_")
+                and name not in told
+                and not re.search(rf"``{name}\b", text)
+            ):
                 found.append(f"{where} leaves the parameter {name} undescribed")
     for name, member in vars(cls).items():
         if name.startswith("_"):
@@ -125,18 +161,24 @@ def flaws_of_class(cls: type, where: str) -> list[str]:
             continue  # the contract as a whole is described
         if inspect.isfunction(function) and any(name in vars(base) for base in cls.__mro__[1:]):
             continue  # as its contract says
-        if inspect.isfunction(function) and function.__name__ == name:  # not a default that is a function
+        if (
+            inspect.isfunction(function) and function.__name__ == name
+        ):  # not a default that is a function
             found += flaws_of_function(function, f"{where}.{name}", text)
     return found
 
 
 def flaws(thing: Any, where: str) -> list[str]:
-    return flaws_of_class(thing, where) if inspect.isclass(thing) else flaws_of_function(thing, where)
+    return (
+        flaws_of_class(thing, where) if inspect.isclass(thing) else flaws_of_function(thing, where)
+    )
 
 
 def modules() -> Iterator[ModuleType]:
     for package in ("butterfly_sdm", "data_prep"):
-        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        for found in pkgutil.walk_packages(
+            importlib.import_module(package).__path__, f"{package}."
+        ):
             if not found.name.endswith(("__main__", "cli")):
                 try:
                     yield importlib.import_module(found.name)
@@ -159,18 +201,29 @@ def everything() -> dict[str, Any]:
 
 
 def public() -> dict[str, Any]:
-    """Return what people are told to use: ``__all__`` of packages, predictors by name, what a page or a notebook imports."""
+    """
+    Return what people are told to use: ``__all__`` of packages, predictors by name, what a page or
+    a notebook imports.
+    """
     places = {*BASELINES.values(), *MODELS.values()}
-    for package in ("butterfly_sdm", *(f"butterfly_sdm.{room}" for room in ("figures", "evaluation", "mapping", "simulate"))):
+    for package in (
+        "butterfly_sdm",
+        *(f"butterfly_sdm.{room}" for room in ("figures", "evaluation", "mapping", "simulate")),
+    ):
         places |= {f"{package}:{name}" for name in importlib.import_module(package).__all__}
-    texts = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md")]
+    texts = [
+        path.read_text(encoding="utf-8")
+        for path in (*ROOT.glob("docs/**/*.md"), ROOT / "README.md")
+    ]
     texts += [
         "".join(cell["source"])
         for path in ROOT.glob("notebooks/*.ipynb")
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]
     ]
     for text in texts:
-        for module, names in re.findall(r"^from ((?:butterfly_sdm|data_prep)[\w.]*) import ([\w, ]+)$", text, re.MULTILINE):
+        for module, names in re.findall(
+            r"^from ((?:butterfly_sdm|data_prep)[\w.]*) import ([\w, ]+)$", text, re.MULTILINE
+        ):
             places |= {f"{module}:{name.split(' as ')[0].strip()}" for name in names.split(",")}
         for path in re.findall(r"auto(?:function|class):: ([\w.]+)\.(\w+)$", text, re.MULTILINE):
             places.add(":".join(path))
@@ -195,7 +248,11 @@ def test_whatever_raises_an_error_of_this_package_says_so_and_published_methods_
     things = everything()
     found = [flaw for name, thing in things.items() for flaw in flaws(thing, name)]
     assert [flaw for flaw in found if "does not say so" in flaw or "no docstring" in flaw] == []
-    assert [name for name in sorted(METHODS) if not re.search(r"\b(19|20)\d\d\b", inspect.getdoc(things[name]) or "")] == []
+    assert [
+        name
+        for name in sorted(METHODS)
+        if not re.search(r"\b(19|20)\d\d\b", inspect.getdoc(things[name]) or "")
+    ] == []
 
 
 def test_the_check_sees_what_is_missing():

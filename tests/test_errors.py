@@ -16,7 +16,10 @@ from data_prep.schemes import recording_scheme
 
 
 def test_names_are_near_without_regard_to_case_and_underscores():
-    assert did_you_mean("pieris_napi", ["Pieris rapae", "Pieris napi"]) == " Did you mean 'Pieris napi'?"
+    assert (
+        did_you_mean("pieris_napi", ["Pieris rapae", "Pieris napi"])
+        == " Did you mean 'Pieris napi'?"
+    )
     assert did_you_mean("wombat", ["Pieris rapae"]) == ""
 
 
@@ -27,7 +30,12 @@ def test_names_are_near_without_regard_to_case_and_underscores():
         (lambda: predictor_class("nearest_site"), "nearest_sites"),
         (lambda: load_config({"train": {"fit": {"epoch": 3}}}), "epochs"),
         (lambda: load_config({"train": {"fit": {"loss": "binomal"}}}), "binomial"),
-        (lambda: load_config({"build": {"records": {"path": "a.csv"}, "split": {"method": "block"}}}), "blocks"),
+        (
+            lambda: load_config(
+                {"build": {"records": {"path": "a.csv"}, "split": {"method": "block"}}}
+            ),
+            "blocks",
+        ),
         (lambda: Trunk("resnet19", ("red",)), "resnet18"),
         (lambda: run_plugin("cmdm", "train", "x.yaml"), "cmmd"),
         (lambda: reader("gbiff"), "gbif"),
@@ -42,9 +50,18 @@ def test_an_unknown_name_is_told_with_the_nearest(mistake, meant):
 @pytest.mark.parametrize(
     ("origin", "command"),
     [
-        ({"url": "file:///home/ann/my%20clone", "dir_info": {"editable": True}}, 'pip install -e "/home/ann/my clone[search]"'),
-        ({"url": "file:///home/ann/clone", "dir_info": {}}, 'pip install "/home/ann/clone[search]"'),
-        ({"url": "https://example.org/a.whl", "archive_info": {}}, 'pip install "butterfly-sdm[search]"'),
+        (
+            {"url": "file:///home/ann/my%20clone", "dir_info": {"editable": True}},
+            'pip install -e "/home/ann/my clone[search]"',
+        ),
+        (
+            {"url": "file:///home/ann/clone", "dir_info": {}},
+            'pip install "/home/ann/clone[search]"',
+        ),
+        (
+            {"url": "https://example.org/a.whl", "archive_info": {}},
+            'pip install "butterfly-sdm[search]"',
+        ),
         (None, 'pip install "butterfly-sdm[search]"'),
     ],
     ids=["a clone that may be edited", "a clone", "a wheel from elsewhere", "an index"],
@@ -52,7 +69,11 @@ def test_an_unknown_name_is_told_with_the_nearest(mistake, meant):
 def test_an_extra_is_installed_from_where_the_package_came(monkeypatch, tmp_path, origin, command):
     if origin is not None:
         (tmp_path / "direct_url.json").write_text(json.dumps(origin))
-    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: importlib.metadata.PathDistribution(tmp_path))
+    monkeypatch.setattr(
+        importlib.metadata,
+        "distribution",
+        lambda name: importlib.metadata.PathDistribution(tmp_path),
+    )
     assert how_to_install("search") == command
 
 

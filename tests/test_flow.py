@@ -39,7 +39,10 @@ def test_the_network_beats_the_mean_rate_on_held_out_blocks(walked):
 def test_the_map_has_one_named_band_per_species_and_follows_the_truth(walked):
     out, _ = walked
     dataset = bs.Dataset.open(out / "dataset")
-    with rasterio.open(out / "map.tif") as map_, rasterio.open(out / "region" / "truth.tif") as truth:
+    with (
+        rasterio.open(out / "map.tif") as map_,
+        rasterio.open(out / "region" / "truth.tif") as truth,
+    ):
         assert map_.descriptions[: len(dataset.species)] == dataset.species
         correlations = []
         for name in dataset.species:
@@ -63,9 +66,17 @@ def test_ten_lines_of_python_do_the_same(walked):
     assert len(dataset.site_ids) > 100
     assert scores["mse"] < scores.beside.loc["mean_rate", "mse"]
     assert map_.species == dataset.species
-    best = pd.read_csv(run.folder / "history.csv")[f"validation_{run.config.train.fit.score}"].idxmin() + 1
+    best = (
+        pd.read_csv(run.folder / "history.csv")[f"validation_{run.config.train.fit.score}"].idxmin()
+        + 1
+    )
     assert f"number {best} was the best" in run.epochs
-    for thing, word in ((dataset, "blocks"), (run, "resnet18 on image"), (scores, "noise floor"), (map_, "<select")):
+    for thing, word in (
+        (dataset, "blocks"),
+        (run, "resnet18 on image"),
+        (scores, "noise floor"),
+        (map_, "<select"),
+    ):
         shown = thing._repr_html_()  # in a notebook
         assert word in shown
         assert "object at 0x" not in shown
@@ -73,9 +84,13 @@ def test_ten_lines_of_python_do_the_same(walked):
 
 def test_a_run_refuses_a_data_set_with_other_species(walked, tmp_path):
     out, _ = walked
-    other = bs.simulate_region(tmp_path / "region", size_px=768, n_sites=25, n_species=5, tile_px=128)
+    other = bs.simulate_region(
+        tmp_path / "region", size_px=768, n_sites=25, n_species=5, tile_px=128
+    )
     bs.build(other.config, tmp_path / "dataset")
-    result = CliRunner().invoke(app, ["evaluate", str(out / "run"), "--dataset", str(tmp_path / "dataset")])
+    result = CliRunner().invoke(
+        app, ["evaluate", str(out / "run"), "--dataset", str(tmp_path / "dataset")]
+    )
     assert result.exit_code == 2
     assert "The run knows 8 species, the data set" in result.output
     assert "Traceback" not in result.output

@@ -1,4 +1,7 @@
-"""Every notebook runs from a fresh kernel, on a small region they share, in the order a reader takes them."""
+"""
+Every notebook runs from a fresh kernel, on a small region they share, in the order a reader takes
+them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ def test_a_notebook_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     notebook = nbformat.read(path, as_version=4)
-    (parameters,) = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
+    (parameters,) = (
+        cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())
+    )
     parameters.source = SMALL
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
 

@@ -17,7 +17,14 @@ from butterfly_sdm.data.artefact import sha256
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.simulate import HABITATS, SPECIES, Region, simulate_region
 
-SMALL = {"size_px": 768, "n_sites": 18, "n_species": 5, "mean_visits": 12.0, "window_px": 128, "tile_px": 128}
+SMALL = {
+    "size_px": 768,
+    "n_sites": 18,
+    "n_species": 5,
+    "mean_visits": 12.0,
+    "window_px": 128,
+    "tile_px": 128,
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +48,9 @@ def counted(records: pd.DataFrame, region: Region) -> tuple[pd.DataFrame, pd.Ser
         & (records.taxonRank == "SPECIES")
         & (records.occurrenceStatus == "PRESENT")
     ]
-    kept = kept.assign(day=kept.eventDate.str[:10]).merge(sites, left_on="footprintWKT", right_on="footprint_wkt")
+    kept = kept.assign(day=kept.eventDate.str[:10]).merge(
+        sites, left_on="footprintWKT", right_on="footprint_wkt"
+    )
     once = kept.drop_duplicates(["site_id", "day", "species"])
     detections = pd.crosstab(once.site_id, once.species)[list(region.species)]
     return detections, once.groupby("site_id").day.nunique()
@@ -66,7 +75,9 @@ def test_a_finished_region_is_left_as_it_is_and_a_damaged_one_is_made_again(tmp_
     assert sha256(region.truth_map) == wanted
 
 
-def test_counting_the_archive_gives_back_the_detections_and_visits_of_the_truth(region: Region, records: pd.DataFrame):
+def test_counting_the_archive_gives_back_the_detections_and_visits_of_the_truth(
+    region: Region, records: pd.DataFrame
+):
     detections, visits = counted(records, region)
     truth = pd.read_csv(region.truth_detections).set_index("site_id")
     table = pd.read_csv(region.truth_table).set_index("site_id")
@@ -78,7 +89,12 @@ def test_counting_the_archive_gives_back_the_detections_and_visits_of_the_truth(
 
 
 def test_the_archive_holds_every_kind_of_row_that_must_not_count(records: pd.DataFrame):
-    assert {"2016", "2017", "2018", "2019", "2020", "2021"} & set(records.year) >= {"2016", "2018", "2019", "2020"}
+    assert {"2016", "2017", "2018", "2019", "2020", "2021"} & set(records.year) >= {
+        "2016",
+        "2018",
+        "2019",
+        "2020",
+    }
     assert set(records.institutionCode) == {"SIMULATED", "OTHER"}
     assert set(records.occurrenceStatus) == {"PRESENT", "ABSENT"}
     assert set(records.taxonRank) == {"SPECIES", "GENUS"}
@@ -87,31 +103,49 @@ def test_the_archive_holds_every_kind_of_row_that_must_not_count(records: pd.Dat
     assert records.eventDate.str.len().isin([10, 19]).all()
     assert set(records.eventDate.str.len()) == {10, 19}
     assert records.gbifID.is_unique
-    assert records.duplicated([name for name in records if name not in ("gbifID", "occurrenceID")]).any()
-    areas = records.footprintWKT[records.footprintWKT != ""].drop_duplicates().map(lambda text: from_wkt(text).area)
+    assert records.duplicated(
+        [name for name in records if name not in ("gbifID", "occurrenceID")]
+    ).any()
+    areas = (
+        records.footprintWKT[records.footprintWKT != ""]
+        .drop_duplicates()
+        .map(lambda text: from_wkt(text).area)
+    )
     assert (areas > 0.0002).sum() == 1
 
 
-def test_absent_and_genus_rows_fall_on_dates_that_are_visits_anyway(region: Region, records: pd.DataFrame):
+def test_absent_and_genus_rows_fall_on_dates_that_are_visits_anyway(
+    region: Region, records: pd.DataFrame
+):
     scheme = records[
-        records.year.isin(["2018", "2019"]) & (records.institutionCode == "SIMULATED") & (records.footprintWKT != "")
+        records.year.isin(["2018", "2019"])
+        & (records.institutionCode == "SIMULATED")
+        & (records.footprintWKT != "")
     ]
     visit = scheme.footprintWKT + scheme.eventDate.str[:10]
     counts = (scheme.taxonRank == "SPECIES") & (scheme.occurrenceStatus == "PRESENT")
     assert set(visit[~counts]) <= set(visit[counts])
 
 
-def test_the_archive_describes_its_columns_as_a_gbif_download_does(region: Region, records: pd.DataFrame):
+def test_the_archive_describes_its_columns_as_a_gbif_download_does(
+    region: Region, records: pd.DataFrame
+):
     with zipfile.ZipFile(region.records) as archive:
         meta = archive.read("meta.xml").decode()
         assert set(archive.namelist()) == {"meta.xml", "metadata.xml", "occurrence.txt"}
     assert len(records.columns) == 34
     assert meta.count("<field ") == 33
-    assert f'<field index="{list(records.columns).index("eventDate")}" term="http://rs.tdwg.org/dwc/terms/eventDate"/>' in meta
+    assert (
+        f'<field index="{list(records.columns).index("eventDate")}" '
+        'term="http://rs.tdwg.org/dwc/terms/eventDate"/>' in meta
+    )
 
 
 def test_the_archive_has_the_columns_of_the_real_one(records: pd.DataFrame, shared: Path):
-    with zipfile.ZipFile(shared / "data" / "s2bms" / "records_dwca.zip") as archive, archive.open("occurrence.txt") as file:
+    with (
+        zipfile.ZipFile(shared / "data" / "s2bms" / "records_dwca.zip") as archive,
+        archive.open("occurrence.txt") as file,
+    ):
         assert list(records.columns) == file.readline().decode().rstrip("\n").split("\t")
 
 
@@ -124,7 +158,10 @@ def test_two_scenes_overlap_and_name_their_bands(region: Region):
         assert west.bounds.left < east.bounds.left < west.bounds.right < east.bounds.right
         shift = round((east.bounds.left - west.bounds.left) / 10)
         shared_px = Window(shift, 0, west.width - shift, west.height)
-        ours, theirs = west.read(window=shared_px), east.read(window=Window(0, 0, shared_px.width, west.height))
+        ours, theirs = (
+            west.read(window=shared_px),
+            east.read(window=Window(0, 0, shared_px.width, west.height)),
+        )
     both = (ours > 0).all(0) & (theirs > 0).all(0)
     assert 0.2 < both.mean() < 1
     np.testing.assert_array_equal(ours[:, both], theirs[:, both])
@@ -144,7 +181,9 @@ def test_over_vegetation_nir_is_above_green_above_red_above_blue(region: Region)
     assert np.median(pixels[3][there]) < np.median(pixels[2][there])
 
 
-def test_footprints_are_squares_of_a_kilometre_inside_the_landscape_and_far_from_its_edge(region: Region):
+def test_footprints_are_squares_of_a_kilometre_inside_the_landscape_and_far_from_its_edge(
+    region: Region,
+):
     sites = pd.read_csv(region.sites)
     truth = pd.read_csv(region.truth_table)
     assert sites.footprint_wkt.is_unique
@@ -155,7 +194,10 @@ def test_footprints_are_squares_of_a_kilometre_inside_the_landscape_and_far_from
     x, y = to_grid.transform(sites.lon, sites.lat)
     np.testing.assert_allclose(truth.easting, x, atol=0.2)
     np.testing.assert_allclose(truth.northing, y, atol=0.2)
-    sides = [to_grid.transform(*shape.bounds[:2]) + to_grid.transform(*shape.bounds[2:]) for shape in shapes]
+    sides = [
+        to_grid.transform(*shape.bounds[:2]) + to_grid.transform(*shape.bounds[2:])
+        for shape in shapes
+    ]
     lengths = np.array([[right - left, top - bottom] for left, bottom, right, top in sides])
     assert (np.abs(lengths - 1000) < 60).all()
 
@@ -163,7 +205,9 @@ def test_footprints_are_squares_of_a_kilometre_inside_the_landscape_and_far_from
 def test_the_truth_map_and_the_truth_at_sites_come_from_one_function(region: Region):
     truth = pd.read_csv(region.truth_table)
     sites = pd.read_csv(region.sites)
-    x, y = Transformer.from_crs("EPSG:4326", "EPSG:32630", always_xy=True).transform(sites.lon, sites.lat)
+    x, y = Transformer.from_crs("EPSG:4326", "EPSG:32630", always_xy=True).transform(
+        sites.lon, sites.lat
+    )
     with rasterio.open(region.truth_map) as raster:
         assert raster.descriptions == region.species == SPECIES[:5]
         assert raster.res == (320, 320)
@@ -173,7 +217,9 @@ def test_the_truth_map_and_the_truth_at_sites_come_from_one_function(region: Reg
     assert ((everywhere > 0) & (everywhere < 1)).all()
     difference = np.abs(at_sites - truth[list(region.species)].to_numpy())
     assert difference.mean() < 0.03  # a cell is 320 m wide, a site lies somewhere in it
-    assert np.corrcoef(at_sites.ravel(), truth[list(region.species)].to_numpy().ravel())[0, 1] > 0.97
+    assert (
+        np.corrcoef(at_sites.ravel(), truth[list(region.species)].to_numpy().ravel())[0, 1] > 0.97
+    )
 
 
 def test_the_truth_follows_its_formula(region: Region):
@@ -182,10 +228,14 @@ def test_the_truth_follows_its_formula(region: Region):
     with rasterio.open(region.truth_map) as raster:
         truth = raster.read()
     row, column = 12, 11
-    window = habitat[row * 32 + 16 - 64 : row * 32 + 16 + 64, column * 32 + 16 - 64 : column * 32 + 16 + 64]
+    window = habitat[
+        row * 32 + 16 - 64 : row * 32 + 16 + 64, column * 32 + 16 - 64 : column * 32 + 16 + 64
+    ]
     share = np.bincount(window.ravel(), minlength=7) / window.size
     usual = np.array([0.20, 0.30, 0.28, 0.09, 0.08, 0.02, 0.03])
-    answer = 0.7 * np.array([-1, 4, 0, 1, -3, -3, 6])  # Maniola jurtina, who does not mind the temperature
+    answer = 0.7 * np.array(
+        [-1, 4, 0, 1, -3, -3, 6]
+    )  # Maniola jurtina, who does not mind the temperature
     logit = np.log(0.42 / 0.58) + answer @ (share - usual)
     assert truth[0, row, column] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
 
@@ -203,7 +253,10 @@ def test_rates_from_records_come_from_the_true_probabilities(tmp_path: Path):
 def test_sites_lie_in_clusters_and_visits_spread_widely(tmp_path: Path):
     region = simulate_region(tmp_path, seed=0, size_px=1536, n_sites=60)
     truth = pd.read_csv(region.truth_table)
-    steps = truth[["easting", "northing"]].to_numpy()[:, None] - truth[["easting", "northing"]].to_numpy()[None]
+    steps = (
+        truth[["easting", "northing"]].to_numpy()[:, None]
+        - truth[["easting", "northing"]].to_numpy()[None]
+    )
     apart = np.hypot(steps[..., 0], steps[..., 1])
     np.fill_diagonal(apart, np.inf)
     assert (apart.min(1) < 1500).mean() > 0.5
@@ -231,7 +284,9 @@ def test_the_config_it_writes_is_a_config_and_names_files_that_exist(region: Reg
         ({"tile_px": 100}, "multiple of 32"),
     ],
 )
-def test_impossible_sizes_are_refused_and_leave_nothing(tmp_path: Path, change: dict[str, int], message: str):
+def test_impossible_sizes_are_refused_and_leave_nothing(
+    tmp_path: Path, change: dict[str, int], message: str
+):
     with pytest.raises(DataError, match=message):
         simulate_region(tmp_path / "region", **(SMALL | change))
     assert not (tmp_path / "region").exists()

@@ -38,7 +38,9 @@ def test_the_best_settings_become_a_config_that_trains(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump(EXPERIMENT))
     told: list[int] = []
     butterfly_sdm.search(path, dataset=DATA, overrides=["search.trials=1"])
-    found = butterfly_sdm.search(path, dataset=DATA, progress=lambda task, done, total: told.append(done))
+    found = butterfly_sdm.search(
+        path, dataset=DATA, progress=lambda task, done, total: told.append(done)
+    )
     assert told == [1, 2, 3]  # goes on where it was
     assert found.config == tmp_path / "runs" / "trial" / "search" / "best.yaml"
     pd.testing.assert_frame_equal(pd.read_csv(found.config.with_name("trials.csv")), found.table)
@@ -74,7 +76,10 @@ def test_what_cannot_be_drawn_is_said(change: str, message: str) -> None:
 
 def test_a_changed_search_wants_another_folder(tmp_path: Path) -> None:
     butterfly_sdm.search(EXPERIMENT, tmp_path, dataset=DATA, overrides=["search.trials=1"])
-    with pytest.raises(ModelError, match=r"another space, other settings or other data. Choose another folder \(--out\)"):
+    with pytest.raises(
+        ModelError,
+        match=r"another space, other settings or other data. Choose another folder \(--out\)",
+    ):
         butterfly_sdm.search(EXPERIMENT, tmp_path, dataset=DATA, overrides=["train.fit.epochs=3"])
 
 
@@ -98,19 +103,34 @@ def test_the_published_search_is_a_search_of_the_published_setting(monkeypatch) 
     assert config.search.method == "random"
     for key, choice in config.search.space.items():
         for value in (choice.low, choice.high) if not isinstance(choice, tuple) else choice:
-            butterfly_sdm.load_config(config, [f"{key}={value:.6f}" if isinstance(value, float) else f"{key}={value}"])
+            butterfly_sdm.load_config(
+                config, [f"{key}={value:.6f}" if isinstance(value, float) else f"{key}={value}"]
+            )
 
 
 def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: Path) -> None:
     data = make_dataset(60, image=False, seed=3)
-    fit = {"epochs": 12, "batch_size": 16, "learning_rate": 0.02, "patience": None, "accelerator": "cpu"}
-    experiment = {"train": {"model": EXPERIMENT["train"]["model"] | {"position": True, "members": 1}, "fit": fit},
-                  "evaluate": {"folds": 2}}  # fmt: skip
+    fit = {
+        "epochs": 12,
+        "batch_size": 16,
+        "learning_rate": 0.02,
+        "patience": None,
+        "accelerator": "cpu",
+    }
+    experiment = {
+        "train": {
+            "model": EXPERIMENT["train"]["model"] | {"position": True, "members": 1},
+            "fit": fit,
+        },
+        "evaluate": {"folds": 2},
+    }
     change = ["train.fit.learning_rate=1.0e-6"]  # stays at the mean rates
     found = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
     assert found.table.index.tolist() == ["seed 0", "seed 1", "mean of all seeds"]
     assert (found.table["low"] > 0).all()  # changed - as it is: worse, and surely so
-    assert (found.table["changed"] - found.table["as_it_is"]).to_numpy() == pytest.approx(found.table["difference"].to_numpy())
+    assert (found.table["changed"] - found.table["as_it_is"]).to_numpy() == pytest.approx(
+        found.table["difference"].to_numpy()
+    )
     assert found.table["sites"].tolist() == [60, 60, 60]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     files = sorted((tmp_path / "out_of_fold").iterdir())

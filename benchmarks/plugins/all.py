@@ -4,7 +4,8 @@ Run every experiment of the plugins, each seed in a process of its own, and prin
 python benchmarks/plugins/all.py --out DIR [--seeds 5] [--jobs 14] [--budget-s 360]
 python benchmarks/plugins/all.py --out DIR --tables
 
-Longest first. What is finished is not run again; when the budget is spent, the rest is stopped and keeps what it has found.
+Longest first. What is finished is not run again; when the budget is spent, the rest is stopped and
+keeps what it has found.
 """
 
 from __future__ import annotations
@@ -43,22 +44,42 @@ def units_of(out: Path, seeds: int, only: list[str]) -> list[Unit]:
         for name, experiment in importlib.import_module(script).EXPERIMENTS.items():
             if only and name not in only:
                 continue
-            units += [Unit(script, name, seed, experiment) for seed in range(seeds) if not finished(out, name, seed)]
+            units += [
+                Unit(script, name, seed, experiment)
+                for seed in range(seeds)
+                if not finished(out, name, seed)
+            ]
     return sorted(units, key=lambda unit: (-unit.experiment.seconds, unit.seed))
 
 
 def start(unit: Unit, options: argparse.Namespace, deadline: float) -> None:
     """Start the process of a unit; those that do not want the GPU do not see it."""
-    environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    environment = os.environ | dict.fromkeys(
+        ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"
+    )
     environment["EXPERIMENT_SECONDS_LEFT"] = f"{max(0.0, deadline - time.monotonic()):.0f}"
     if not unit.experiment.gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     log = options.out / "logs" / f"{unit.name}_{unit.seed}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     unit.log = log.open("wb")
-    command = [sys.executable, str(Path(__file__).with_name(f"{unit.script}.py")), "--only", unit.name]
-    command += ["--seed", str(unit.seed), "--out", str(options.out), "--work", str(options.work or options.out / "work")]
-    unit.process = subprocess.Popen(command, stdout=unit.log, stderr=subprocess.STDOUT, env=environment)
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name(f"{unit.script}.py")),
+        "--only",
+        unit.name,
+    ]
+    command += [
+        "--seed",
+        str(unit.seed),
+        "--out",
+        str(options.out),
+        "--work",
+        str(options.work or options.out / "work"),
+    ]
+    unit.process = subprocess.Popen(
+        command, stdout=unit.log, stderr=subprocess.STDOUT, env=environment
+    )
 
 
 def run_all(options: argparse.Namespace) -> None:
@@ -75,12 +96,18 @@ def run_all(options: argparse.Namespace) -> None:
             if not well:
                 failed.append(unit)
             passed = time.monotonic() - began
-            print(f"{passed:5.0f} s  {unit.name} {unit.seed} {'done' if well else 'FAILED, see logs'}", flush=True)
+            print(
+                f"{passed:5.0f} s  {unit.name} {unit.seed} "
+                f"{'done' if well else 'FAILED, see logs'}",
+                flush=True,
+            )
         if time.monotonic() > deadline:
             break
         for unit in list(waiting):
             on_gpu = sum(other.experiment.gpu for other in running)
-            if len(running) < options.jobs and (not unit.experiment.gpu or on_gpu < options.gpu_jobs):
+            if len(running) < options.jobs and (
+                not unit.experiment.gpu or on_gpu < options.gpu_jobs
+            ):
                 waiting.remove(unit)
                 start(unit, options, deadline)
                 running.append(unit)
@@ -105,15 +132,30 @@ def print_tables(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/plugins"), help="folder of the results")
-    parser.add_argument("--work", type=Path, help="folder for files on the way; OUT/work if not given")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/plugins"), help="folder of the results"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for files on the way; OUT/work if not given"
+    )
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes at a time")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="processes at a time"
+    )
     parser.add_argument("--gpu-jobs", type=int, default=10, help="of which may use the GPU")
-    parser.add_argument("--budget-s", type=float, default=float("inf"), help="stop what still runs after so many seconds")
+    parser.add_argument(
+        "--budget-s",
+        type=float,
+        default=float("inf"),
+        help="stop what still runs after so many seconds",
+    )
     parser.add_argument("--only", nargs="*", default=[], help="names of experiments")
-    parser.add_argument("--tables", action="store_true", help="print the tables of what has run, and run nothing")
+    parser.add_argument(
+        "--tables", action="store_true", help="print the tables of what has run, and run nothing"
+    )
     options = parser.parse_args()
     if not options.tables:
         run_all(options)

@@ -44,7 +44,10 @@ METHODS = {
 
 
 def digits(folder: Path, seed: int) -> Path:
-    """Write 1,500 labelled source digits, 5 labelled target digits per class, and the rest to hold out."""
+    """
+    Write 1,500 labelled source digits, 5 labelled target digits per class, and the rest to hold
+    out.
+    """
     data = np.load(shared() / "mnist_usps_16px.npz", allow_pickle=False)
     rng = np.random.default_rng(seed)
     rows = []
@@ -55,13 +58,19 @@ def digits(folder: Path, seed: int) -> Path:
         order = rng.permutation(len(images))
         if domain == "mnist":
             split = np.empty(len(images), dtype=object)
-            split[order[:1500]], split[order[1500:1600]], split[order[1600:]] = "train", "validation", "test"
+            split[order[:1500]], split[order[1500:1600]], split[order[1600:]] = (
+                "train",
+                "validation",
+                "test",
+            )
         else:
             split = np.full(len(images), "test", dtype=object)
             for digit in range(10):
                 own = order[labels[order] == digit]
                 split[own[:5]], split[own[5:20]] = "train", "validation"
-        rows.append(pd.DataFrame({"path": names, "label": labels, "domain": domain, "split": split}))
+        rows.append(
+            pd.DataFrame({"path": names, "label": labels, "domain": domain, "split": split})
+        )
     table = folder / "table.csv"
     pd.concat(rows).to_csv(table, index=False)
     return table
@@ -70,15 +79,24 @@ def digits(folder: Path, seed: int) -> Path:
 def mammograms(folder: Path, seed: int) -> Path:
     """Write mammograms, normal or with a finding; dense breasts are the target."""
     data = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)
-    lines = [line.split() for line in (shared() / "mias_labels.txt").read_text().splitlines() if line.startswith("mdb")]
-    seen = {line[0]: (line[1], "normal" if line[2] == "NORM" else "finding") for line in reversed(lines)}
+    lines = [
+        line.split()
+        for line in (shared() / "mias_labels.txt").read_text().splitlines()
+        if line.startswith("mdb")
+    ]
+    seen = {
+        line[0]: (line[1], "normal" if line[2] == "NORM" else "finding") for line in reversed(lines)
+    }
     names = [f"{name}.png" for name in data["name"]]
     write_images(folder, data["image"], names)
     table = pd.DataFrame(
         {
             "path": names,
             "label": [seen[str(name)][1] for name in data["name"]],
-            "domain": [{"D": "dense"}.get(seen[str(name)][0], "fatty or glandular") for name in data["name"]],
+            "domain": [
+                {"D": "dense"}.get(seen[str(name)][0], "fatty or glandular")
+                for name in data["name"]
+            ],
             # The two breasts of a woman have neighbouring numbers.
             "patient": [str((int(str(name)[3:]) - 1) // 2) for name in data["name"]],
         }
@@ -88,11 +106,15 @@ def mammograms(folder: Path, seed: int) -> Path:
     return path
 
 
-def compare(folder: Path, seed: int, *, write: Callable[[Path, int], Path], settings: dict) -> Iterator[Measures]:
+def compare(
+    folder: Path, seed: int, *, write: Callable[[Path, int], Path], settings: dict
+) -> Iterator[Measures]:
     """Train and score every method on one table."""
     table = write(folder, seed)
     for method, changes in METHODS.items():
-        config, _ = load_settings(Cmmd.config, settings | changes | {"seed": seed, "sources": [{"path": str(table)}]})
+        config, _ = load_settings(
+            Cmmd.config, settings | changes | {"seed": seed, "sources": [{"path": str(table)}]}
+        )
         metrics = evaluate(train(Cmmd(), "cmmd", config, folder / method)).metrics
         keys = ("target_accuracy", "target_auc", "source_accuracy", "cmmd", "dcmmd", "cmmd_ratio")
         yield {f"{method}_{key}": metrics[key] for key in keys}
@@ -113,11 +135,23 @@ EXPERIMENTS = {
                 ">=",
                 0.01,
             ),
-            Target("target accuracy: SupCon - source only", "supcon_target_accuracy - source_only_target_accuracy", ">=", 0.3),
+            Target(
+                "target accuracy: SupCon - source only",
+                "supcon_target_accuracy - source_only_target_accuracy",
+                ">=",
+                0.3,
+            ),
             Target("CMMD/DCMMD: SupCon / joint cross-entropy", ratio("joint_ce", 1), "<=", 0.5),
             Target("CMMD/DCMMD: SupCon / source only", ratio("source_only", 1), "<=", 0.1),
-            Target("the same of the squares: SupCon / joint cross-entropy", ratio("joint_ce", 2), "<=", 0.5),
-            Target("the same of the squares: SupCon / source only", ratio("source_only", 2), "<=", 0.1),
+            Target(
+                "the same of the squares: SupCon / joint cross-entropy",
+                ratio("joint_ce", 2),
+                "<=",
+                0.5,
+            ),
+            Target(
+                "the same of the squares: SupCon / source only", ratio("source_only", 2), "<=", 0.1
+            ),
         ),
         seconds=70,
         gpu=True,

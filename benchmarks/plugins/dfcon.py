@@ -1,7 +1,9 @@
 """
-Tell real faces from self-blended fakes: three small backbones, their votes, and cross-entropy beside.
+Tell real faces from self-blended fakes: three small backbones, their votes, and cross-entropy
+beside.
 
-python benchmarks/plugins/dfcon.py [--seeds 5] [--only dfcon_faces|dfcon_cross_entropy|dfcon_unbalanced]
+python benchmarks/plugins/dfcon.py [--seeds 5] [--only
+dfcon_faces|dfcon_cross_entropy|dfcon_unbalanced]
 """
 
 from collections.abc import Iterator
@@ -17,17 +19,26 @@ from butterfly_sdm.plugins.dfcon.method import Dfcon
 from butterfly_sdm.plugins.runner import evaluate, train
 from butterfly_sdm.settings import load_settings
 
-# The transformer learns more slowly: its rate was chosen among 1e-3, 3e-4 and 1e-4, its patches among 4 and 8 px, by the AUC on
-# people taken out of the training part (two draws).
+# The transformer learns more slowly: its rate was chosen among 1e-3, 3e-4 and 1e-4, its patches
+# among 4 and 8 px, by the AUC on people taken out of the training part (two draws).
 BACKBONES: dict[str, dict[str, Any]] = {
     "maxvit": {"model": "maxvit_rmlp_pico_rw_256", "weights": None},
     "coatnet": {"model": "coatnet_pico_rw_224", "weights": None},
-    "eva02": {"model": "eva02_tiny_patch14_224", "weights": None, "patch_px": 8, "epochs": 80, "learning_rate": 1e-4},
+    "eva02": {
+        "model": "eva02_tiny_patch14_224",
+        "weights": None,
+        "patch_px": 8,
+        "epochs": 80,
+        "learning_rate": 1e-4,
+    },
 }
 
 
 def faces(folder: Path, seed: int, ratio: int = 1) -> Path:
-    """Write real faces and self-blended fakes, split by person; ``ratio`` fakes per real face in training."""
+    """
+    Write real faces and self-blended fakes, split by person; ``ratio`` fakes per real face in
+    training.
+    """
     data = np.load(shared() / "orl_faces_92x112.npz", allow_pickle=False)
     rng = np.random.default_rng(seed)
     people = rng.permutation(np.unique(data["person"]))
@@ -71,25 +82,44 @@ def members(folder: Path, seed: int) -> Iterator[Measures]:
     """Train the members by the contrastive loss; compare them with their votes."""
     metrics = score(settings(faces(folder / "faces", seed), seed), folder / "run")
     accuracy = [metrics[f"{member}_accuracy"] for member in BACKBONES]
-    found = {key: number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))}
+    found = {
+        key: number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))
+    }
     least = min(metrics[f"{member}_auc"] for member in BACKBONES)
-    yield found | {"best_accuracy": max(accuracy), "median_accuracy": float(np.median(accuracy)), "least_auc": least}
+    yield found | {
+        "best_accuracy": max(accuracy),
+        "median_accuracy": float(np.median(accuracy)),
+        "least_auc": least,
+    }
 
 
 def cross_entropy(folder: Path, seed: int) -> Iterator[Measures]:
     """Train the same members for as many epochs by cross-entropy."""
     value = settings(faces(folder / "faces", seed), seed) | {"objective": "cross_entropy"}
     metrics = score(value, folder / "run")
-    yield {f"ce_{key}": number for key, number in metrics.items() if key.endswith(("_accuracy", "auc"))}
+    yield {
+        f"ce_{key}": number for key, number in metrics.items() if key.endswith(("_accuracy", "auc"))
+    }
 
 
 def mean_accuracy(prefix: str) -> str:
-    return "(" + " + ".join(f"{prefix}{member}_accuracy" for member in BACKBONES) + f") / {len(BACKBONES)}"
+    return (
+        "("
+        + " + ".join(f"{prefix}{member}_accuracy" for member in BACKBONES)
+        + f") / {len(BACKBONES)}"
+    )
 
 
 def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
-    """Train one backbone with as many fakes as real faces, then with five times as many, with and without balance."""
-    for name, ratio, balance in (("equal", 1, True), ("five_to_one", 5, True), ("five_to_one_as_drawn", 5, False)):
+    """
+    Train one backbone with as many fakes as real faces, then with five times as many, with and
+    without balance.
+    """
+    for name, ratio, balance in (
+        ("equal", 1, True),
+        ("five_to_one", 5, True),
+        ("five_to_one_as_drawn", 5, False),
+    ):
         value = settings(faces(folder / name, seed, ratio), seed)
         # Three times the rows: a third of the epochs are as many steps.
         value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
@@ -103,8 +133,18 @@ EXPERIMENTS = {
         members,
         (
             Target("AUC of the weakest backbone", "least_auc", ">=", 0.8, every=True),
-            Target("accuracy: mean probability - best single", "soft_vote_accuracy - best_accuracy", ">=", -0.01),
-            Target("accuracy: mean probability - median single", "soft_vote_accuracy - median_accuracy", ">=", 0),
+            Target(
+                "accuracy: mean probability - best single",
+                "soft_vote_accuracy - best_accuracy",
+                ">=",
+                -0.01,
+            ),
+            Target(
+                "accuracy: mean probability - median single",
+                "soft_vote_accuracy - median_accuracy",
+                ">=",
+                0,
+            ),
             Target(
                 "accuracy, mean of the members: contrastive and frozen head - cross-entropy",
                 f"{mean_accuracy('')} - {mean_accuracy('ce_')}",
@@ -116,7 +156,9 @@ EXPERIMENTS = {
         gpu=True,
         beside="dfcon_cross_entropy",
     ),
-    "dfcon_cross_entropy": Experiment("The same faces and members by cross-entropy", cross_entropy, seconds=150, gpu=True),
+    "dfcon_cross_entropy": Experiment(
+        "The same faces and members by cross-entropy", cross_entropy, seconds=150, gpu=True
+    ),
     "dfcon_unbalanced": Experiment(
         "Five fakes per real face, balanced accuracy",
         unbalanced,

@@ -1,4 +1,6 @@
-"""What the experiments share: seeds and their result files, targets, tables, and files of images."""
+"""
+What the experiments share: seeds and their result files, targets, tables, and files of images.
+"""
 
 from __future__ import annotations
 
@@ -49,14 +51,20 @@ class Target:
             values = table.eval(self.expression).dropna()
         except (pd.errors.UndefinedVariableError, KeyError):
             values = pd.Series(dtype=float)
-        wanted = f"{self.name} {self.relation} {self.bound:g}" + (" (every seed)" if self.every else "")
+        wanted = f"{self.name} {self.relation} {self.bound:g}" + (
+            " (every seed)" if self.every else ""
+        )
         if values.empty:
             return f"| {wanted} | not run | | |"
         judged = values if self.every else pd.Series([values.mean()])
-        met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[self.relation].all()
+        met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[
+            self.relation
+        ].all()
         spread = f"{values.std():.3f}" if len(values) > 1 else "-"
         seeds = "" if len(values) == len(table) else f", {len(values)} seeds"
-        return f"| {wanted} | {values.mean():.3f} | {spread} | {'yes' if met else '**no**'}{seeds} |"
+        return (
+            f"| {wanted} | {values.mean():.3f} | {spread} | {'yes' if met else '**no**'}{seeds} |"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +77,8 @@ class Experiment:
     title
         Of its table.
     once
-        (folder for files, seed) -> measures, yielded as they are found, so that a run that is cut short loses little.
+        (folder for files, seed) -> measures, yielded as they are found, so that a run that is cut
+        short loses little.
     targets
         What it shall show.
     seconds
@@ -89,19 +98,29 @@ class Experiment:
 
 
 def main(experiments: Mapping[str, Experiment], description: str | None) -> None:
-    """Run the experiments of a script for all seeds, one after the other, and print their tables."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """
+    Run the experiments of a script for all seeds, one after the other, and print their tables.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=sorted(experiments), help="one experiment")
     parser.add_argument("--seeds", type=int, default=5, help="run the seeds 0 to SEEDS - 1")
     parser.add_argument("--seed", type=int, help="run this seed only")
-    parser.add_argument("--out", type=Path, default=Path("runs/plugins"), help="folder of the results")
-    parser.add_argument("--work", type=Path, help="folder for files on the way; OUT/work if not given")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/plugins"), help="folder of the results"
+    )
+    parser.add_argument(
+        "--work", type=Path, help="folder for files on the way; OUT/work if not given"
+    )
     options = parser.parse_args()
     chosen = [options.only] if options.only else list(experiments)
     for name in chosen:
         for seed in range(options.seeds) if options.seed is None else [options.seed]:
             if not finished(options.out, name, seed):
-                run(name, experiments[name], seed, options.out, options.work or options.out / "work")
+                run(
+                    name, experiments[name], seed, options.out, options.work or options.out / "work"
+                )
         if options.seed is None:
             print(report(options.out, name, experiments[name]), flush=True)
 
@@ -122,8 +141,17 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> 
     measures: Measures = {}
     for found in experiment.once(folder, seed):
         measures |= {key: float(value) for key, value in found.items()}
-        _write(out, name, seed, result | {"measures": measures, "seconds": round(time.monotonic() - began, 1)})
-    result |= {"measures": measures, "finished": True, "seconds": round(time.monotonic() - began, 1)}
+        _write(
+            out,
+            name,
+            seed,
+            result | {"measures": measures, "seconds": round(time.monotonic() - began, 1)},
+        )
+    result |= {
+        "measures": measures,
+        "finished": True,
+        "seconds": round(time.monotonic() - began, 1),
+    }
     _write(out, name, seed, result)
     shutil.rmtree(folder, ignore_errors=True)
     print(f"{name} seed {seed}: {result['seconds']} s", flush=True)
@@ -137,18 +165,31 @@ def finished(out: Path, name: str, seed: int) -> bool:
 
 def results(out: Path, name: str) -> pd.DataFrame:
     """Return the measures of all seeds that have any, one row each, with ``seconds``."""
-    read = [json.loads(path.read_text()) for path in sorted(_place(out, name, 0).parent.glob(f"{name}_seed_*.json"))]
-    rows = [value["measures"] | {"seconds": value["seconds"]} for value in read if value["measures"]]
+    read = [
+        json.loads(path.read_text())
+        for path in sorted(_place(out, name, 0).parent.glob(f"{name}_seed_*.json"))
+    ]
+    rows = [
+        value["measures"] | {"seconds": value["seconds"]} for value in read if value["measures"]
+    ]
     return pd.DataFrame(rows, index=[value["seed"] for value in read if value["measures"]])
 
 
 def report(out: Path, name: str, experiment: Experiment) -> str:
     """Return mean and spread of every measure and every target, met or not, as Markdown."""
     table = results(out, name)
-    beside = table if experiment.beside is None else table.join(results(out, experiment.beside), rsuffix="_beside")
+    beside = (
+        table
+        if experiment.beside is None
+        else table.join(results(out, experiment.beside), rsuffix="_beside")
+    )
     if table.empty:
         return f"\n### {experiment.title}\n\nNot run.\n"
-    lines = [f"\n### {experiment.title} ({len(table)} seeds)\n", "| target | mean | sd | met |", "|---|---|---|---|"]
+    lines = [
+        f"\n### {experiment.title} ({len(table)} seeds)\n",
+        "| target | mean | sd | met |",
+        "|---|---|---|---|",
+    ]
     lines += [target.row(beside) for target in experiment.targets]
     if not experiment.targets:
         lines = lines[:1]
@@ -157,7 +198,11 @@ def report(out: Path, name: str, experiment: Experiment) -> str:
         values = table[column].dropna()
         digits = 0 if column == "seconds" or values.abs().max() >= 100 else 3
         numbers = (values.mean(), values.std(), values.min(), values.max())
-        lines.append(f"| {column} | " + " | ".join("-" if np.isnan(x) else f"{x:.{digits}f}" for x in numbers) + " |")
+        lines.append(
+            f"| {column} | "
+            + " | ".join("-" if np.isnan(x) else f"{x:.{digits}f}" for x in numbers)
+            + " |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -171,7 +216,11 @@ def shared() -> Path:
 
 def write_images(folder: Path, images: np.ndarray, names: Sequence[str]) -> None:
     """Write (n, h, w[, 3]) images in [0, 1] or uint8 as PNG files."""
-    pixels = images if images.dtype == np.uint8 else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    pixels = (
+        images
+        if images.dtype == np.uint8
+        else (np.clip(images, 0, 1) * 255).round().astype(np.uint8)
+    )
     for parent in {(folder / name).parent for name in names}:
         parent.mkdir(parents=True, exist_ok=True)
     for image, name in zip(pixels, names, strict=True):

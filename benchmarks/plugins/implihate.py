@@ -1,7 +1,9 @@
 """
-Recognise from several modalities: three views of real digits, spoken digits with images, and the text of real videos.
+Recognise from several modalities: three views of real digits, spoken digits with images, and the
+text of real videos.
 
-python benchmarks/plugins/implihate.py [--seeds 5] [--only implihate_views_5|implihate_views_20|implihate_spoken|implihate_text]
+python benchmarks/plugins/implihate.py [--seeds 5] [--only
+implihate_views_5|implihate_views_20|implihate_spoken|implihate_text]
 """
 
 import json
@@ -20,10 +22,11 @@ from butterfly_sdm.plugins.plugin import Report
 from butterfly_sdm.plugins.runner import PluginRun, build, evaluate, train
 from butterfly_sdm.settings import load_settings
 
-# The sizes are the paper's and the rates the plugin's defaults, which were chosen on the digits of DEVELOPMENT; no reported run
-# sees those.
+# The sizes are the paper's and the rates the plugin's defaults, which were chosen on the digits of
+# DEVELOPMENT; no reported run sees those.
 SETTINGS: dict[str, Any] = {"epochs": 50}
-# The classifier alone: with the same last stage, and with the rate and epochs that suited it best there.
+# The classifier alone: with the same last stage, and with the rate and epochs that suited it best
+# there.
 ALONE = {"contrastive": "none"}
 ALONE_CHOSEN = ALONE | {"classifier_epochs": 150, "classifier_learning_rate": 1e-4}
 VIEWS = {"image": "fou", "text": "zer", "audio": "mor"}
@@ -37,17 +40,27 @@ def fit(settings: dict[str, Any], out: Path) -> tuple[PluginRun, Report]:
     return run, evaluate(run)
 
 
-def view_settings(folder: Path, per_class: int, seed: int, *, development: bool = False) -> dict[str, Any]:
-    """Write features and labels of three views: ``per_class`` digits to train, the others to test."""
+def view_settings(
+    folder: Path, per_class: int, seed: int, *, development: bool = False
+) -> dict[str, Any]:
+    """
+    Write features and labels of three views: ``per_class`` digits to train, the others to test.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     data = np.load(shared() / "uci_digits_six_views.npz", allow_pickle=False)
     videos = np.array([f"digit_{row:04d}" for row in range(2000)])
-    np.savez(folder / "views.npz", video_id=videos, **{key: data[name] for key, name in VIEWS.items()})
+    np.savez(
+        folder / "views.npz", video_id=videos, **{key: data[name] for key, name in VIEWS.items()}
+    )
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(development == DEVELOPMENT))
     table = pd.DataFrame({"video_id": videos[rows], "label": data["label"][rows]})
     table["split"] = np.where(table.groupby("label").cumcount() < per_class, "train", "test")
     table.to_csv(folder / "labels.csv", index=False)
-    return SETTINGS | {"features": str(folder / "views.npz"), "labels": str(folder / "labels.csv"), "seed": seed}
+    return SETTINGS | {
+        "features": str(folder / "views.npz"),
+        "labels": str(folder / "labels.csv"),
+        "seed": seed,
+    }
 
 
 def views(folder: Path, seed: int, *, per_class: int) -> Iterator[Measures]:
@@ -67,10 +80,13 @@ def views(folder: Path, seed: int, *, per_class: int) -> Iterator[Measures]:
             table = result.tables["modalities"].set_index("without")["macro_f1"]
             found |= {f"{name}_without_{key}": float(table[key]) for key in VIEWS}
         if name == "two_stages":
-            # The encoders do not move in stage 2; with fresh cross-encoders they show what was there before.
+            # The encoders do not move in stage 2; with fresh cross-encoders they show what was
+            # there before.
             test, model = Implihate().load(run.config), run.model()
             after = retrieval(model, test, test.rows("test"))
-            model.cross.load_state_dict(build(run.plugin, run.config, run.facts, "model").cross.state_dict())
+            model.cross.load_state_dict(
+                build(run.plugin, run.config, run.facts, "model").cross.state_dict()
+            )
             before = retrieval(model.eval(), test, test.rows("test"))
             for key in after:
                 found |= {f"{key}_before": before[key], f"{key}_after": after[key]}
@@ -81,7 +97,10 @@ def views(folder: Path, seed: int, *, per_class: int) -> Iterator[Measures]:
 
 
 def spoken(folder: Path, seed: int) -> Iterator[Measures]:
-    """Join spoken digits, as WAV files through the audio front end, with images of digits; a speaker is in one part only."""
+    """
+    Join spoken digits, as WAV files through the audio front end, with images of digits; a speaker
+    is in one part only.
+    """
     from scipy.io import wavfile
 
     data = np.load(shared() / "spoken_digits_8khz.npz", allow_pickle=False)
@@ -103,10 +122,14 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     order = rng.permutation(200)
     halves = {"train": order[:100], "test": order[100:]}
     for row, (digit, part) in enumerate(zip(label, split, strict=True)):
-        image[row] = pixels[digit * 200 + rng.choice(halves[part])] + rng.normal(0, 4, pixels.shape[1])
+        image[row] = pixels[digit * 200 + rng.choice(halves[part])] + rng.normal(
+            0, 4, pixels.shape[1]
+        )
     audio = np.stack([listen.extract(folder / "media" / f"{name}.wav")["audio"] for name in names])
     np.savez(folder / "both.npz", video_id=np.array(names), image=image, audio=audio)
-    pd.DataFrame({"video_id": names, "label": label, "split": split}).to_csv(folder / "labels.csv", index=False)
+    pd.DataFrame({"video_id": names, "label": label, "split": split}).to_csv(
+        folder / "labels.csv", index=False
+    )
     base = SETTINGS | {
         "epochs": 30,
         "classifier_epochs": 20,
@@ -115,7 +138,11 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
         "contrastive": "one_stage",
         "seed": seed,
     }
-    for name, keys in {"both": ["image", "audio"], "only_image": ["image"], "only_audio": ["audio"]}.items():
+    for name, keys in {
+        "both": ["image", "audio"],
+        "only_image": ["image"],
+        "only_audio": ["audio"],
+    }.items():
         yield {name: fit(base | {"modalities": keys}, folder / name)[1].metrics["macro_f1"]}
 
 
@@ -127,7 +154,9 @@ def text(folder: Path, seed: int) -> Iterator[Measures]:
     for video in videos:
         name = f"video_{video['video_id']}"
         rows[name] = {"video_id": name, "label": video["label"], "split": video["split"]}
-        (folder / "media" / f"{name}.txt").write_text(f"{video['title']}\n{video['transcript']}", encoding="utf-8")
+        (folder / "media" / f"{name}.txt").write_text(
+            f"{video['title']}\n{video['transcript']}", encoding="utf-8"
+        )
     pd.DataFrame(rows.values()).to_csv(folder / "labels.csv", index=False)
     base = SETTINGS | {
         "epochs": 10,
@@ -147,11 +176,21 @@ def views_targets() -> tuple[Target, ...]:
     lost = "(one_stage_without_image + one_stage_without_text + one_stage_without_audio) / 3"
     return (
         Target("macro-F1: stage 1 - classifier only", "one_stage - classifier", ">=", 0.01),
-        Target("the same, classifier with its own rate and epochs", "one_stage - classifier_chosen", ">=", 0.01),
+        Target(
+            "the same, classifier with its own rate and epochs",
+            "one_stage - classifier_chosen",
+            ">=",
+            0.01,
+        ),
         Target("two stages - classifier only", "two_stages - classifier", ">=", 0),
         Target("three modalities - best single", "one_stage - best_single", ">=", 0.05),
         Target("what losing one modality costs, mean", f"one_stage - {lost}", "<=", 0.3),
-        Target("class retrieval after / before stage 2", "retrieval_class_after / retrieval_class_before", ">=", 2),
+        Target(
+            "class retrieval after / before stage 2",
+            "retrieval_class_after / retrieval_class_before",
+            ">=",
+            2,
+        ),
     )
 
 

@@ -1,5 +1,6 @@
 """
-Pretrain by shared attributes: digits of three scanners, six labels per task; X-rays, ultrasound and mammograms.
+Pretrain by shared attributes: digits of three scanners, six labels per task; X-rays, ultrasound and
+mammograms.
 
 python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_medical]
 """
@@ -15,7 +16,14 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.modan.method import Modan, ModanConfig, Task, fine_tune, linear_probe, shared_cosines
+from butterfly_sdm.plugins.modan.method import (
+    Modan,
+    ModanConfig,
+    Task,
+    fine_tune,
+    linear_probe,
+    shared_cosines,
+)
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, over_images, unit
 from butterfly_sdm.plugins.runner import PluginRun, build, train
 from butterfly_sdm.settings import load_settings
@@ -34,7 +42,10 @@ SETTINGS = {
 
 
 def scanners(folder: Path) -> tuple[list[str], pd.DataFrame]:
-    """Write digits of MNIST, USPS and optdigits; the scanner is the modality, the pair of digits the anatomy."""
+    """
+    Write digits of MNIST, USPS and optdigits; the scanner is the modality, the pair of digits the
+    anatomy.
+    """
     data = np.load(shared() / "mnist_usps_16px.npz", allow_pickle=False)
     small = load_digits()
     optdigits = np.kron(small.images / 16.0, np.ones((2, 2)))
@@ -46,17 +57,25 @@ def scanners(folder: Path) -> tuple[list[str], pd.DataFrame]:
     ):
         names = [f"{modality}/{row:04d}.png" for row in range(len(images))]
         write_images(folder, np.asarray(images), names)
-        table = pd.DataFrame({"path": names, "modality": modality, "anatomy": np.asarray(digits) // 2})
+        table = pd.DataFrame(
+            {"path": names, "modality": modality, "anatomy": np.asarray(digits) // 2}
+        )
         rows.append(table.assign(which=np.asarray(digits) % 2))
     table = pd.concat(rows, ignore_index=True)
     return table["path"].tolist(), table
 
 
-def pretrained(table: pd.DataFrame, folder: Path, objective: str, seed: int, settings: dict) -> tuple[ModanConfig, PluginRun]:
+def pretrained(
+    table: pd.DataFrame, folder: Path, objective: str, seed: int, settings: dict
+) -> tuple[ModanConfig, PluginRun]:
     """Pretrain by one objective."""
     path = folder / f"table_{seed}.csv"
     table.drop(columns="which").to_csv(path, index=False)
-    value = settings | {"collection": {"path": str(path.resolve())}, "objective": objective, "seed": seed}
+    value = settings | {
+        "collection": {"path": str(path.resolve())},
+        "objective": objective,
+        "seed": seed,
+    }
     config, _ = load_settings(Modan.config, value)
     run = train(Modan(), "modan", config, folder / f"{objective}_{seed}")
     return config, run
@@ -72,9 +91,17 @@ def compare(
     part: str,
     rng: np.random.Generator,
 ) -> Measures:
-    """Return the AUC of one task from ``per_class`` labels per class: fine-tuned and probed, of every encoder and of none."""
+    """
+    Return the AUC of one task from ``per_class`` labels per class: fine-tuned and probed, of every
+    encoder and of none.
+    """
     which, train = table["which"].to_numpy(dtype=np.int64), (table["split"] == "train").to_numpy()
-    chosen = np.concatenate([rng.permutation(rows[train[rows] & (which[rows] == value)])[:per_class] for value in (0, 1)])
+    chosen = np.concatenate(
+        [
+            rng.permutation(rows[train[rows] & (which[rows] == value)])[:per_class]
+            for value in (0, 1)
+        ]
+    )
     test = rows[~train[rows]]
     task = Task(images, table, which, np.arange(len(table)).astype(str))
     config = config.model_copy(update={"accelerator": "cpu"})  # six images at a time
@@ -89,27 +116,50 @@ def compare(
 
 
 def digits(folder: Path, seed: int) -> Iterator[Measures]:
-    """Fine-tune 15 tasks from six labelled images each: from scratch, after SimCLR, after Jaccard pretraining."""
+    """
+    Fine-tune 15 tasks from six labelled images each: from scratch, after SimCLR, after Jaccard
+    pretraining.
+    """
     names, table = scanners(folder)
     rng = np.random.default_rng(seed)
     table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    runs = {objective: pretrained(table, folder, objective, seed, SETTINGS) for objective in ("jaccard", "simclr")}
+    runs = {
+        objective: pretrained(table, folder, objective, seed, SETTINGS)
+        for objective in ("jaccard", "simclr")
+    }
     images = Images([folder / name for name in names], 16, 1)
     encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
     held_out = np.flatnonzero(table["split"] == "test")
-    columns = [*pd.get_dummies(table["modality"]).to_numpy().T, *pd.get_dummies(table["anatomy"]).to_numpy().T]
+    columns = [
+        *pd.get_dummies(table["modality"]).to_numpy().T,
+        *pd.get_dummies(table["anatomy"]).to_numpy().T,
+    ]
     labels = torch.from_numpy(np.stack(columns, axis=1)[held_out].astype(np.float32))
-    z = unit(over_images(encoders["jaccard"].features, images, held_out, device_of(encoders["jaccard"])))
+    z = unit(
+        over_images(encoders["jaccard"].features, images, held_out, device_of(encoders["jaccard"]))
+    )
     yield shared_cosines(z, labels)
     tasks = [
-        compare(table, np.asarray(rows), 3, images, encoders, runs["jaccard"][0], f"{modality} {anatomy}", rng)
+        compare(
+            table,
+            np.asarray(rows),
+            3,
+            images,
+            encoders,
+            runs["jaccard"][0],
+            f"{modality} {anatomy}",
+            rng,
+        )
         for (modality, anatomy), rows in table.groupby(["modality", "anatomy"]).groups.items()
     ]
     yield pd.DataFrame(tasks).mean().to_dict()
 
 
 def medical(folder: Path, seed: int) -> Iterator[Measures]:
-    """Pretrain on X-rays, ultrasound and mammograms together; fine-tune the first two from 20 labels per class."""
+    """
+    Pretrain on X-rays, ultrasound and mammograms together; fine-tune the first two from 20 labels
+    per class.
+    """
     xray = np.load(shared() / "pneumonia_xray_28px.npz", allow_pickle=False)
     sound = np.load(shared() / "breast_ultrasound_128px.npz", allow_pickle=False)
     mammograms = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)["image"]
@@ -125,13 +175,21 @@ def medical(folder: Path, seed: int) -> Iterator[Measures]:
     for modality, (images, positive, anatomy) in sets.items():
         names = [f"{modality}/{row:04d}.png" for row in range(len(images))]
         write_images(folder, images, names)
-        columns = {"path": names, "modality": modality, "anatomy": anatomy, "which": np.asarray(positive).astype(int)}
+        columns = {
+            "path": names,
+            "modality": modality,
+            "anatomy": anatomy,
+            "which": np.asarray(positive).astype(int),
+        }
         tables.append(pd.DataFrame(columns))
     table = pd.concat(tables, ignore_index=True)
     rng = np.random.default_rng(seed)
     table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
     settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
-    runs = {objective: pretrained(table, folder, objective, seed, settings) for objective in ("jaccard", "simclr")}
+    runs = {
+        objective: pretrained(table, folder, objective, seed, settings)
+        for objective in ("jaccard", "simclr")
+    }
     encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
     images = Images([folder / name for name in table["path"]], 32, 1)
     for modality in ("XR", "US"):
@@ -147,14 +205,21 @@ EXPERIMENTS = {
         (
             Target("fine-tuned: Jaccard - scratch", "jaccard_tuned - scratch_tuned", ">=", 0.02),
             Target("fine-tuned: Jaccard - SimCLR", "jaccard_tuned - simclr_tuned", ">", 0),
-            Target("mean cosine: both shared - one", "cosine_shared_2 - cosine_shared_1", ">=", 0.1),
-            Target("mean cosine: one shared - none", "cosine_shared_1 - cosine_shared_0", ">=", 0.1),
+            Target(
+                "mean cosine: both shared - one", "cosine_shared_2 - cosine_shared_1", ">=", 0.1
+            ),
+            Target(
+                "mean cosine: one shared - none", "cosine_shared_1 - cosine_shared_0", ">=", 0.1
+            ),
         ),
         seconds=80,
         gpu=True,
     ),
     "modan_medical": Experiment(
-        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)", medical, seconds=80, gpu=True
+        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)",
+        medical,
+        seconds=80,
+        gpu=True,
     ),
 }
 

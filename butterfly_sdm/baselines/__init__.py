@@ -1,7 +1,8 @@
 """
 Honest baselines: predictors that any image model has to beat.
 
-``BASELINES`` names the class of each kind as ``"module:Class"``; nothing is imported until :func:`load_class` asks for it.
+``BASELINES`` names the class of each kind as ``"module:Class"``; nothing is imported until
+:func:`load_class` asks for it.
 """
 
 from importlib import import_module
@@ -47,12 +48,17 @@ def make_baseline(kind: str, **options: Any) -> Any:
     from butterfly_sdm.errors import ModelError, did_you_mean
 
     if kind not in BASELINES:
-        raise ModelError(f"There is no baseline {kind!r}; known are {', '.join(BASELINES)}.{did_you_mean(kind, BASELINES)}")
+        raise ModelError(
+            f"There is no baseline {kind!r}; known are "
+            f"{', '.join(BASELINES)}.{did_you_mean(kind, BASELINES)}"
+        )
     cls = load_class(BASELINES[kind])
     try:
         return cls(**options)
     except TypeError as error:
-        raise ModelError(f"The baseline {kind!r} cannot be made with {options}: {error}.") from error
+        raise ModelError(
+            f"The baseline {kind!r} cannot be made with {options}: {error}."
+        ) from error
 
 
 def load_class(path: str) -> Any:

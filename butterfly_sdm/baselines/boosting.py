@@ -1,4 +1,7 @@
-"""Gradient-boosted trees, one model per species, on covariates, position and band statistics of a site."""
+"""
+Gradient-boosted trees, one model per species, on covariates, position and band statistics of a
+site.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from butterfly_sdm.data.dataset import Dataset
 @dataclass
 class Boosting(ArrayPredictor):
     """
-    Histogram gradient boosting of the logistic likelihood [1]_, species by species, each site weighted by its visits.
+    Histogram gradient boosting of the logistic likelihood [1]_, species by species, each site
+    weighted by its visits.
 
-    Each site enters as a detection with weight k and a non-detection with weight n - k. The trees are kept as plain arrays:
-    input, threshold, where missing numbers go, children, value.
+    Each site enters as a detection with weight k and a non-detection with weight n - k. The trees
+    are kept as plain arrays: input, threshold, where missing numbers go, children, value.
 
     Parameters
     ----------
@@ -34,13 +38,15 @@ class Boosting(ArrayPredictor):
     visits_power
         A site counts ``n ** visits_power`` visits.
     covariates, position, bands
-        What the trees see, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`; missing numbers are kept.
+        What the trees see, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`; missing
+        numbers are kept.
     seed
         Of the share of inputs tried.
 
     References
     ----------
-    .. [1] J. H. Friedman (2001), Greedy function approximation: a gradient boosting machine. Annals of Statistics 29.
+    .. [1] J. H. Friedman (2001), Greedy function approximation: a gradient boosting machine. Annals
+           of Statistics 29.
     """
 
     rounds: int = 50
@@ -55,13 +61,22 @@ class Boosting(ArrayPredictor):
     seed: int = 0
     kind: ClassVar[str] = "boosting"
     needed: ClassVar[tuple[str, ...]] = (
-        "base", "roots", "species_of_tree", "feature", "threshold", "missing_left", "children", "value"
-    )  # fmt: skip
+        "base",
+        "roots",
+        "species_of_tree",
+        "feature",
+        "threshold",
+        "missing_left",
+        "children",
+        "value",
+    )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         self.inputs = tuple(table.columns)
         values = table.to_numpy(dtype=np.float64)
         k, n = labels(dataset, sites)
@@ -75,10 +90,16 @@ class Boosting(ArrayPredictor):
                 base[column] = 20.0 if rate.sum() else -20.0
                 continue
             model = HistGradientBoostingClassifier(
-                max_iter=self.rounds, learning_rate=self.learning_rate, max_depth=self.max_depth,
-                min_samples_leaf=self.min_samples_leaf, l2_regularization=self.penalty, max_features=0.5, max_bins=32,
-                early_stopping=False, random_state=self.seed,
-            ).fit(twice, outcome, sample_weight=weights / weights.mean())  # fmt: skip
+                max_iter=self.rounds,
+                learning_rate=self.learning_rate,
+                max_depth=self.max_depth,
+                min_samples_leaf=self.min_samples_leaf,
+                l2_regularization=self.penalty,
+                max_features=0.5,
+                max_bins=32,
+                early_stopping=False,
+                random_state=self.seed,
+            ).fit(twice, outcome, sample_weight=weights / weights.mean())
             base[column] = float(model._baseline_prediction.ravel()[0])
             trees += [(column, rounds[0].nodes) for rounds in model._predictors]
         return {"base": base} | _stacked(trees)
@@ -86,7 +107,9 @@ class Boosting(ArrayPredictor):
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         from scipy.special import expit
 
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=np.float64)
         logits = np.tile(self.state["base"], (len(values), 1))
         if len(self.state["roots"]):
@@ -99,7 +122,9 @@ def _stacked(trees: Sequence[tuple[int, Any]]) -> dict[str, np.ndarray]:
     """Return all trees in one set of node arrays; children of a leaf are -1."""
     sizes = [len(nodes) for _, nodes in trees]
     roots = np.r_[0, np.cumsum(sizes)].astype(np.int32)
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in ("feature", "threshold", "missing_left", "children", "value")}
+    parts: dict[str, list[np.ndarray]] = {
+        name: [] for name in ("feature", "threshold", "missing_left", "children", "value")
+    }
     for (_, nodes), root in zip(trees, roots[:-1], strict=True):
         leaf = nodes["is_leaf"].astype(bool)
         children = np.column_stack([nodes["left"], nodes["right"]]).astype(np.int64) + root
@@ -108,9 +133,19 @@ def _stacked(trees: Sequence[tuple[int, Any]]) -> dict[str, np.ndarray]:
         parts["threshold"].append(np.where(leaf, 0.0, nodes["num_threshold"]))
         parts["missing_left"].append(nodes["missing_go_to_left"].astype(bool))
         parts["value"].append(nodes["value"])
-    empty = {"children": np.empty((0, 2), np.int32), "missing_left": np.empty(0, bool), "feature": np.empty(0, np.int16)}
-    arrays = {name: np.concatenate(part) if part else empty.get(name, np.empty(0)) for name, part in parts.items()}
-    return arrays | {"roots": roots[:-1], "species_of_tree": np.array([column for column, _ in trees], dtype=np.int32)}
+    empty = {
+        "children": np.empty((0, 2), np.int32),
+        "missing_left": np.empty(0, bool),
+        "feature": np.empty(0, np.int16),
+    }
+    arrays = {
+        name: np.concatenate(part) if part else empty.get(name, np.empty(0))
+        for name, part in parts.items()
+    }
+    return arrays | {
+        "roots": roots[:-1],
+        "species_of_tree": np.array([column for column, _ in trees], dtype=np.int32),
+    }
 
 
 def _leaves(state: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
@@ -123,5 +158,7 @@ def _leaves(state: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
         if not inner.any():
             return node
         seen = values[row, state["feature"][node]]
-        left = np.where(np.isnan(seen), state["missing_left"][node], seen <= state["threshold"][node])
+        left = np.where(
+            np.isnan(seen), state["missing_left"][node], seen <= state["threshold"][node]
+        )
         node = np.where(inner, np.where(left, children[..., 0], children[..., 1]), node)

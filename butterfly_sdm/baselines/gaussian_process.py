@@ -15,43 +15,54 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
 CHUNK_ROWS = 2048
-SQUARE_PULL, BEND_PULL = 0.02, 0.01  # towards slopes 1 and 0, in units of the mean species' variance
+SQUARE_PULL, BEND_PULL = (
+    0.02,
+    0.01,
+)  # towards slopes 1 and 0, in units of the mean species' variance
 
 
 @dataclass
 class GaussianProcess(GroupedInputs):
     """
-    Kriging with covariates: each species' arcsine-transformed rate is a Gaussian process, all with one kernel.
+    Kriging with covariates: each species' arcsine-transformed rate is a Gaussian process, all with
+    one kernel.
 
-    The kernel is a sum of Matern kernels over position (near, middle, far), over each group of covariates with a length scale
-    per column, over the principal components of a location embedding, and of products: each group with position, and each
-    pair of groups. Its numbers maximise the mean marginal likelihood of all species [1]_. The noise of a site is
-    ``nugget + sampling / visits``, on the scale of ``arcsin(sqrt((k + offset) / (n + 2 offset)))``, which makes binomial noise
-    nearly the same at all rates [2]_. Transforming back gives medians rather than means, so a parabola per species, fitted to
-    leave-one-out predictions, ends the work.
+    The kernel is a sum of Matern kernels over position (near, middle, far), over each group of
+    covariates with a length scale per column, over the principal components of a location
+    embedding, and of products: each group with position, and each pair of groups. Its numbers
+    maximise the mean marginal likelihood of all species [1]_. The noise of a site is ``nugget +
+    sampling / visits``, on the scale of ``arcsin(sqrt((k + offset) / (n + 2 offset)))``, which
+    makes binomial noise nearly the same at all rates [2]_. Transforming back gives medians rather
+    than means, so a parabola per species, fitted to leave-one-out predictions, ends the work.
 
     Parameters
     ----------
     groups
-        Prefixes of covariate names, separated by commas; the columns of each prefix form a group, the rest another.
+        Prefixes of covariate names, separated by commas; the columns of each prefix form a group,
+        the rest another.
     embedding
-        Prefix of the columns that are one location embedding, of which the principal components are used; empty: none.
+        Prefix of the columns that are one location embedding, of which the principal components are
+        used; empty: none.
     components
         How many principal components.
     density_km
-        Distances, separated by commas, within which the other sites of the data set are counted, with visits or without: where
-        people survey says something of the place. The counts join the last group. Empty: none.
+        Distances, separated by commas, within which the other sites of the data set are counted,
+        with visits or without: where people survey says something of the place. The counts join the
+        last group. Empty: none.
     steps
         Steps of the optimiser of the kernel.
     inflation
-        Factor on the noise at prediction. A likelihood that takes species as independent is too sure of the kernel.
+        Factor on the noise at prediction. A likelihood that takes species as independent is too
+        sure of the kernel.
     offset
         Added to the detections, and twice to the visits, before the transform.
 
     References
     ----------
-    .. [1] C. E. Rasmussen, C. K. I. Williams (2006), Gaussian Processes for Machine Learning. MIT Press, chapter 5.
-    .. [2] F. J. Anscombe (1948), The transformation of Poisson, binomial and negative-binomial data. Biometrika 35, 246-254.
+    .. [1] C. E. Rasmussen, C. K. I. Williams (2006), Gaussian Processes for Machine Learning. MIT
+           Press, chapter 5.
+    .. [2] F. J. Anscombe (1948), The transformation of Poisson, binomial and negative-binomial
+           data. Biometrika 35, 246-254.
     """
 
     groups: str = ""
@@ -62,7 +73,14 @@ class GaussianProcess(GroupedInputs):
     inflation: float = 1.5
     offset: float = 0.1
     kind: ClassVar[str] = "gaussian_process"
-    needed: ClassVar[tuple[str, ...]] = ("features", "position", "coefficients", "mean", "calibration", "sizes")
+    needed: ClassVar[tuple[str, ...]] = (
+        "features",
+        "position",
+        "coefficients",
+        "mean",
+        "calibration",
+        "sizes",
+    )
 
     def __post_init__(self) -> None:
         for name, least in (("components", 1), ("steps", 0), ("inflation", 0), ("offset", 0)):
@@ -81,7 +99,9 @@ class GaussianProcess(GroupedInputs):
         embedded = "axes" in state
         if embedded:
             spreads[-1] = 1.2  # of the first component's standard deviation
-        kernel = SharedKernel([part.shape[1] for part in features], embedding=embedded, spreads=spreads)
+        kernel = SharedKernel(
+            [part.shape[1] for part in features], embedding=embedded, spreads=spreads
+        )
         fit_kernel(kernel, position, features, values, n, steps=self.steps)
         covariance = kernel.covariance(position, features, position, features)
         nugget, sampling = np.exp(kernel.arrays()["kernel_noise"])
@@ -89,7 +109,9 @@ class GaussianProcess(GroupedInputs):
         mean = np.average(values, axis=0, weights=1 / (noise + covariance.diagonal().mean() / 3))
         inverse = np.linalg.inv(covariance + np.diag(self.inflation * noise + 1e-6))
         coefficients = inverse @ (values - mean)
-        left_out = values - coefficients / inverse.diagonal()[:, None]  # Rasmussen & Williams 2006, eq. 5.12
+        left_out = (
+            values - coefficients / inverse.diagonal()[:, None]
+        )  # Rasmussen & Williams 2006, eq. 5.12
         return (
             state
             | kernel.arrays()
@@ -112,7 +134,9 @@ class GaussianProcess(GroupedInputs):
         for start in range(0, len(sites), CHUNK_ROWS):
             chunk = list(sites)[start : start + CHUNK_ROWS]
             features = self._features(state, dataset, chunk)
-            alike = kernel.covariance(position_km(dataset, chunk), features, state["position"], known)
+            alike = kernel.covariance(
+                position_km(dataset, chunk), features, state["position"], known
+            )
             out[start : start + len(chunk)] = state["mean"] + alike @ state["coefficients"]
         return _calibrated(_sine(out), state["calibration"])
 
@@ -124,9 +148,11 @@ def _sine(angle: np.ndarray) -> np.ndarray:
 
 def _calibration(sine: np.ndarray, rates: np.ndarray) -> np.ndarray:
     """
-    Return (3, species) coefficients of 1, square and sine: each species' parabola from sine to rate, drawn towards the square.
+    Return (3, species) coefficients of 1, square and sine: each species' parabola from sine to
+    rate, drawn towards the square.
 
-    The part of the sine that the square does not explain is drawn to 0, so that the two do not compete.
+    The part of the sine that the square does not explain is drawn to 0, so that the two do not
+    compete.
     """
     square = sine**2
     away = square - square.mean(axis=0)
@@ -136,7 +162,9 @@ def _calibration(sine: np.ndarray, rates: np.ndarray) -> np.ndarray:
     beyond = sine - sine.mean(axis=0) - along * away
     slope = ((away * rates).sum(axis=0) + SQUARE_PULL * unit) / (spread + SQUARE_PULL * unit)
     bend = (beyond * rates).sum(axis=0) / ((beyond**2).sum(axis=0) + BEND_PULL * unit)
-    level = rates.mean(axis=0) - (slope - bend * along) * square.mean(axis=0) - bend * sine.mean(axis=0)
+    level = (
+        rates.mean(axis=0) - (slope - bend * along) * square.mean(axis=0) - bend * sine.mean(axis=0)
+    )
     return np.stack([level, slope - bend * along, bend])
 
 

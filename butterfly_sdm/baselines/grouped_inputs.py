@@ -1,4 +1,6 @@
-"""Predictors that see covariates in groups, and a location embedding by its principal components."""
+"""
+Predictors that see covariates in groups, and a location embedding by its principal components.
+"""
 
 from __future__ import annotations
 
@@ -21,25 +23,29 @@ from butterfly_sdm.baselines.storage import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, ModelError
 
-FRACTION_WEIGHT = 3.0  # a change of a land-cover root fraction by 1/3 counts as much as one standard deviation of climate
+# a change of a land-cover root fraction by 1/3 counts as much as one standard deviation of climate
+FRACTION_WEIGHT = 3.0
 
 
 @dataclass
 class GroupedInputs(ArrayPredictor):
     """
-    The part of a predictor that turns covariates into numbers of comparable size; scales come from the training sites.
+    The part of a predictor that turns covariates into numbers of comparable size; scales come from
+    the training sites.
 
     Parameters
     ----------
     groups
-        Prefixes of covariate names, separated by commas; the columns of each prefix form a group, the rest another.
+        Prefixes of covariate names, separated by commas; the columns of each prefix form a group,
+        the rest another.
     embedding
         Prefix of the columns that are one location embedding; empty: none.
     components
         How many principal components of the embedding.
     density_km
-        Distances, separated by commas, within which the other sites of the data set are counted, with visits or without: where
-        people survey says something of the place. The counts join the last group. Empty: none.
+        Distances, separated by commas, within which the other sites of the data set are counted,
+        with visits or without: where people survey says something of the place. The counts join the
+        last group. Empty: none.
     """
 
     groups: str = ""
@@ -62,17 +68,27 @@ class GroupedInputs(ArrayPredictor):
         except ValueError:
             radii = [0.0]
         if any(radius <= 0 for radius in radii):
-            raise ModelError(f"density_km = {self.density_km!r}; it needs distances in km, such as '3,10,30', or nothing.")
+            raise ModelError(
+                f"density_km = {self.density_km!r}; it needs distances in km, such as '3,10,30', "
+                "or nothing."
+            )
         return radii
 
-    def _fit_inputs(self, dataset: Dataset, sites: Sequence[str]) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def _fit_inputs(
+        self, dataset: Dataset, sites: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
         """Return scaling statistics and the standardised columns of each group; sets ``inputs``."""
         table = covariate_table(dataset, sites)
-        table = table.loc[:, table.notna().any() & (table.max() > table.min())]  # a constant says nothing
+        table = table.loc[
+            :, table.notna().any() & (table.max() > table.min())
+        ]  # a constant says nothing
         columns = [str(name) for name in table.columns]
         embedded = [name for name in columns if self.embedding and name.startswith(self.embedding)]
         if self.embedding and not embedded:
-            raise DataError(f"No covariate begins with {self.embedding!r}. Build with the embedding, or leave embedding empty.")
+            raise DataError(
+                f"No covariate begins with {self.embedding!r}. Build with the embedding, or leave "
+                "embedding empty."
+            )
         plain = [name for name in columns if name not in set(embedded)]
         prefixes = [part.strip() for part in self.groups.split(",") if part.strip()]
         groups = group_columns(plain, prefixes) if plain or prefixes else {}
@@ -97,10 +113,14 @@ class GroupedInputs(ArrayPredictor):
         if self.radii_km:
             state["places"] = position_km(dataset, dataset.site_ids)
             counts = log_counts(state["places"], position_km(dataset, sites), self.radii_km)
-            state["density_scale"] = np.stack([counts.mean(axis=0), np.maximum(counts.std(axis=0), 1e-9)])
+            state["density_scale"] = np.stack(
+                [counts.mean(axis=0), np.maximum(counts.std(axis=0), 1e-9)]
+            )
         return state, self._features(state, dataset, sites)
 
-    def _features(self, state: dict[str, np.ndarray], dataset: Dataset, sites: Sequence[str]) -> list[np.ndarray]:
+    def _features(
+        self, state: dict[str, np.ndarray], dataset: Dataset, sites: Sequence[str]
+    ) -> list[np.ndarray]:
         """Return one array (sites, columns) per covariate group, then the embedding."""
         table = match_inputs(covariate_table(dataset, sites), self.inputs, self.kind)
         sizes = state["group_sizes"]
@@ -123,4 +143,7 @@ class GroupedInputs(ArrayPredictor):
             if "position" in state
             else (parts, place)
         )
-        return [fill_from_nearest(part, place, other, at) for part, other in zip(parts, known, strict=True)]
+        return [
+            fill_from_nearest(part, place, other, at)
+            for part, other in zip(parts, known, strict=True)
+        ]

@@ -1,4 +1,7 @@
-"""The kernel of a Gaussian process over sites: a sum over position, groups of covariates, their products and an embedding."""
+"""
+The kernel of a Gaussian process over sites: a sum over position, groups of covariates, their
+products and an embedding.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,8 @@ from torch import Tensor, nn
 
 NEAR, MIDDLE, FAR = 0.2, 1.0, 4.0  # first length scales over position, units of 100 km
 MEETING = 2.0  # first length scale of position in products with covariates
-# Of each logarithm towards its first value: species share habitats, so their likelihoods say less than their number.
+# Of each logarithm towards its first value: species share habitats, so their likelihoods say less
+# than their number.
 PULL = 0.2
 FLOOR = 1e-4  # a species that hardly varies must not rule the likelihood
 
@@ -31,7 +35,9 @@ class SharedKernel(nn.Module):
         First length scale of each group.
     """
 
-    def __init__(self, sizes: Sequence[int], *, embedding: bool, spreads: Sequence[float] | None = None) -> None:
+    def __init__(
+        self, sizes: Sequence[int], *, embedding: bool, spreads: Sequence[float] | None = None
+    ) -> None:
         super().__init__()
         self.sizes, self.embedding = list(sizes), embedding
         self.groups = len(self.sizes) - embedding
@@ -41,7 +47,11 @@ class SharedKernel(nn.Module):
         def logs(values: Sequence[float]) -> nn.Parameter:
             return nn.Parameter(torch.log(torch.tensor(list(values), dtype=torch.float64)))
 
-        self.amplitude = logs([0.05, 0.1, 0.2] + [0.2] * self.groups + [0.1] * (self.groups + len(self.pairs) + embedding))
+        self.amplitude = logs(
+            [0.05, 0.1, 0.2]
+            + [0.2] * self.groups
+            + [0.1] * (self.groups + len(self.pairs) + embedding)
+        )
         self.place = logs([NEAR, MIDDLE, FAR])
         self.stretch = nn.Parameter(torch.full((2,), 0.1, dtype=torch.float64))
         self.meeting = logs([MEETING] * self.groups)
@@ -54,12 +64,17 @@ class SharedKernel(nn.Module):
         return np.split(features, np.cumsum(self.sizes)[:-1], axis=1) if self.sizes else []
 
     def forward(self, p: Tensor, x: Sequence[Tensor], q: Tensor, y: Sequence[Tensor]) -> Tensor:
-        """Return the covariance (rows, columns) between sites at p with features x and sites at q with y."""
+        """
+        Return the covariance (rows, columns) between sites at p with features x and sites at q with
+        y.
+        """
         place, meeting, amplitude = self.place.exp(), self.meeting.exp(), iter(self.amplitude.exp())
         along, across = self.stretch
         turned = torch.stack([torch.stack([1 + along, across]), torch.stack([across, 1 - along])])
         square = _squares(p, q)
-        leaning = _squares(p @ turned, q @ turned)  # likeness may reach farther along a coast or a ridge than across
+        leaning = _squares(
+            p @ turned, q @ turned
+        )  # likeness may reach farther along a coast or a ridge than across
         total = (
             next(amplitude) * _matern12(leaning / place[0] ** 2)
             + next(amplitude) * _matern32(leaning / place[1] ** 2)
@@ -76,7 +91,9 @@ class SharedKernel(nn.Module):
         for one, other in self.pairs:
             total = total + next(amplitude) * alike[one] * alike[other]
         if self.embedding:
-            total = total + next(amplitude) * _matern32(_squares(x[-1], y[-1]) / self.scale[-1].exp() ** 2)
+            total = total + next(amplitude) * _matern32(
+                _squares(x[-1], y[-1]) / self.scale[-1].exp() ** 2
+            )
         return total
 
     def variance(self, visits: Tensor) -> Tensor:
@@ -85,15 +102,23 @@ class SharedKernel(nn.Module):
         return nugget + sampling / visits
 
     @torch.no_grad()
-    def covariance(self, p: np.ndarray, x: Sequence[np.ndarray], q: np.ndarray, y: Sequence[np.ndarray]) -> np.ndarray:
+    def covariance(
+        self, p: np.ndarray, x: Sequence[np.ndarray], q: np.ndarray, y: Sequence[np.ndarray]
+    ) -> np.ndarray:
         """Return :meth:`forward` as numbers."""
         tensor = torch.as_tensor
         return self(tensor(p), [*map(tensor, x)], tensor(q), [*map(tensor, y)]).numpy()  # type: ignore[no-any-return]
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what :meth:`from_arrays` needs."""
-        named = {f"kernel_{name}": value.detach().numpy().astype(np.float64) for name, value in self.named_parameters()}
-        return named | {"sizes": np.array(self.sizes, dtype=np.int64), "has_embedding": np.array([int(self.embedding)])}
+        named = {
+            f"kernel_{name}": value.detach().numpy().astype(np.float64)
+            for name, value in self.named_parameters()
+        }
+        return named | {
+            "sizes": np.array(self.sizes, dtype=np.int64),
+            "has_embedding": np.array([int(self.embedding)]),
+        }
 
     @classmethod
     def from_arrays(cls, state: dict[str, np.ndarray]) -> Self:
@@ -125,7 +150,10 @@ def fit_kernel(
     """
     single = torch.float32  # twice as fast, and the noise keeps the matrix well conditioned
     kernel.to(single)
-    p, x = torch.as_tensor(position, dtype=single), [torch.as_tensor(part, dtype=single) for part in features]
+    p, x = (
+        torch.as_tensor(position, dtype=single),
+        [torch.as_tensor(part, dtype=single) for part in features],
+    )
     y = torch.as_tensor(values - values.mean(axis=0), dtype=single)
     y = y / y.std().clamp_min(1e-9)
     n = torch.as_tensor(visits, dtype=single)
@@ -135,7 +163,10 @@ def fit_kernel(
         optimiser.zero_grad()
         factor = torch.linalg.cholesky(kernel(p, x, p, x) + torch.diag(kernel.variance(n) + FLOOR))
         white = torch.linalg.solve_triangular(factor, y, upper=False)  # (sites, species)
-        loss = 0.5 * len(y) * torch.log((white**2).mean(dim=0) + FLOOR).mean() + torch.log(torch.diagonal(factor)).sum()
+        loss = (
+            0.5 * len(y) * torch.log((white**2).mean(dim=0) + FLOOR).mean()
+            + torch.log(torch.diagonal(factor)).sum()
+        )
         for name, value in kernel.named_parameters():
             loss = loss + PULL * ((value - first[name]) ** 2).sum()
         loss.backward()
@@ -144,7 +175,9 @@ def fit_kernel(
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
-    return ((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T).clamp_min(0)  # (rows, columns)
+    return ((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T).clamp_min(
+        0
+    )  # (rows, columns)
 
 
 def _matern12(square: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Generalised linear model: binomial regression of detections on the numbers of a site, with a ridge penalty."""
+"""
+Generalised linear model: binomial regression of detections on the numbers of a site, with a ridge
+penalty.
+"""
 
 from __future__ import annotations
 
@@ -18,21 +21,24 @@ from butterfly_sdm.errors import DataError
 @dataclass
 class Linear(ArrayPredictor):
     """
-    Logistic regression of k detections in n visits on standardised covariates and position, and their squares.
+    Logistic regression of k detections in n visits on standardised covariates and position, and
+    their squares.
 
-    The log-likelihood of a site counts ``n ** visits_power`` times that of one visit: visits to one site are alike, so that
-    the full binomial weight (1) trusts well-visited sites too much.
+    The log-likelihood of a site counts ``n ** visits_power`` times that of one visit: visits to one
+    site are alike, so that the full binomial weight (1) trusts well-visited sites too much.
 
     Parameters
     ----------
     penalty
-        On the sum of squared slopes, per training site; larger draws every species towards its mean rate.
+        On the sum of squared slopes, per training site; larger draws every species towards its mean
+        rate.
     quadratic
         Add the square of every input, so that a species can prefer the middle of a gradient.
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing numbers become the mean.
+        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing
+        numbers become the mean.
 
     References
     ----------
@@ -46,14 +52,26 @@ class Linear(ArrayPredictor):
     position: bool = True
     bands: bool = False
     kind: ClassVar[str] = "linear"
-    needed: ClassVar[tuple[str, ...]] = ("mean", "deviation", "square_mean", "square_deviation", "slopes", "intercept")
+    needed: ClassVar[tuple[str, ...]] = (
+        "mean",
+        "deviation",
+        "square_mean",
+        "square_deviation",
+        "slopes",
+        "intercept",
+    )
 
     def __post_init__(self) -> None:
         if self.penalty <= 0:
-            raise DataError(f"penalty = {self.penalty} must be above 0, else species with few detections have no solution.")
+            raise DataError(
+                f"penalty = {self.penalty} must be above 0, else species with few detections have "
+                "no solution."
+            )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         self.inputs = tuple(table.columns)
         values = table.to_numpy(dtype=float)
         mean, deviation = mean_and_deviation(values)
@@ -61,20 +79,27 @@ class Linear(ArrayPredictor):
         scaled = np.nan_to_num((values - mean) / deviation)
         state["square_mean"], state["square_deviation"] = mean_and_deviation(scaled**2)
         k, n = labels(dataset, sites)
-        slopes, intercept = fit_logistic(self._design(values, state), k / n[:, None], n**self.visits_power, self.penalty)
+        slopes, intercept = fit_logistic(
+            self._design(values, state), k / n[:, None], n**self.visits_power, self.penalty
+        )
         return state | {"slopes": slopes, "intercept": intercept}
 
     def _design(self, values: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-        # Beyond the range of training a straight line has no say: three deviations are the end of the scale.
+        # Beyond the range of training a straight line has no say: three deviations are the end of
+        # the scale.
         scaled = np.clip(np.nan_to_num((values - state["mean"]) / state["deviation"]), -3, 3)
         if not self.quadratic:
             return scaled
         return np.hstack([scaled, (scaled**2 - state["square_mean"]) / state["square_deviation"]])
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=float)
-        return expit(self._design(values, self.state) @ self.state["slopes"] + self.state["intercept"])
+        return expit(
+            self._design(values, self.state) @ self.state["slopes"] + self.state["intercept"]
+        )
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,8 +111,13 @@ def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, np.where(deviation > 1e-9, deviation, 1.0)
 
 
-def fit_logistic(design: np.ndarray, rate: np.ndarray, weight: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return slopes (inputs, species) and intercepts (species,) of the penalised likelihood, all species at once."""
+def fit_logistic(
+    design: np.ndarray, rate: np.ndarray, weight: np.ndarray, penalty: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Return slopes (inputs, species) and intercepts (species,) of the penalised likelihood, all
+    species at once.
+    """
     from scipy.optimize import minimize
 
     sites, inputs = design.shape
@@ -99,10 +129,18 @@ def fit_logistic(design: np.ndarray, rate: np.ndarray, weight: np.ndarray, penal
     def objective(flat: np.ndarray) -> tuple[float, np.ndarray]:
         slopes, intercept = np.split(flat.reshape(inputs + 1, species), [inputs])
         logits = design @ slopes + intercept
-        value = (weight * (np.logaddexp(0, logits) - rate * logits)).sum() + penalty / 2 * (slopes**2).sum()
+        value = (weight * (np.logaddexp(0, logits) - rate * logits)).sum() + penalty / 2 * (
+            slopes**2
+        ).sum()
         error = weight * (expit(logits) - rate)
         return value, np.vstack([design.T @ error + penalty * slopes, error.sum(axis=0)]).ravel()
 
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": 500, "maxcor": 20}).x
+    found = minimize(
+        objective,
+        start.ravel(),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 500, "maxcor": 20},
+    ).x
     slopes, intercept = np.split(found.reshape(inputs + 1, species), [inputs])
     return slopes, intercept[0]

@@ -19,26 +19,31 @@ class MaxEnt(ArrayPredictor):
     """
     MaxEnt [1]_ per species: sites where it was recorded against all surveyed sites as background.
 
-    Only the places of records enter the model, not how often a species was found there; the background of surveyed sites takes
-    uneven recording out (target-group background [2]_). The suitability MaxEnt gives is not a detection rate; one factor per
-    species, from the training sites, brings its mean to the mean rate so that scores can be compared.
+    Only the places of records enter the model, not how often a species was found there; the
+    background of surveyed sites takes uneven recording out (target-group background [2]_). The
+    suitability MaxEnt gives is not a detection rate; one factor per species, from the training
+    sites, brings its mean to the mean rate so that scores can be compared.
 
     Parameters
     ----------
     features
-        Feature classes of elapid, separated by blanks: linear, quadratic, hinge, product, threshold.
+        Feature classes of elapid, separated by blanks: linear, quadratic, hinge, product,
+        threshold.
     regularisation
         The ``beta_multiplier`` of elapid; larger gives smoother responses.
     scaled
         Apply the factor.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing numbers become the median.
+        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing
+        numbers become the median.
 
     References
     ----------
-    .. [1] S. J. Phillips, R. P. Anderson, R. E. Schapire (2006), Maximum entropy modeling of species geographic distributions.
+    .. [1] S. J. Phillips, R. P. Anderson, R. E. Schapire (2006), Maximum entropy modeling of
+           species geographic distributions.
        Ecological Modelling 190, 231-259.
-    .. [2] S. J. Phillips et al. (2009), Sample selection bias and presence-only distribution models. Ecological
+    .. [2] S. J. Phillips et al. (2009), Sample selection bias and presence-only distribution
+           models. Ecological
        Applications 19, 181-197.
     """
 
@@ -50,16 +55,26 @@ class MaxEnt(ArrayPredictor):
     bands: bool = False
     seed: int = 0
     kind: ClassVar[str] = "maxent"
-    needed: ClassVar[tuple[str, ...]] = ("background", "median", "slopes", "alpha", "entropy", "factor")
+    needed: ClassVar[tuple[str, ...]] = (
+        "background",
+        "median",
+        "slopes",
+        "alpha",
+        "entropy",
+        "factor",
+    )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         elapid = _elapid()
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         self.inputs = tuple(table.columns)
         median = table.median().fillna(0.0)
         values = table.fillna(median).to_numpy(dtype=float)
         k, n = labels(dataset, sites)
-        # Everything elapid learns beside the slopes comes from the range of the background, which holds the presences too.
+        # Everything elapid learns beside the slopes comes from the range of the background, which
+        # holds the presences too.
         state = {"background": values, "median": median.to_numpy(dtype=float)}
         design = self._transformer(values).transform(values)
         slopes = np.zeros((design.shape[1], k.shape[1]))
@@ -68,17 +83,28 @@ class MaxEnt(ArrayPredictor):
             present = k[:, column] > 0
             if present.any():
                 model = elapid.MaxentModel(
-                    feature_types=self.features.split(), beta_multiplier=self.regularisation, use_sklearn=True,
+                    feature_types=self.features.split(),
+                    beta_multiplier=self.regularisation,
+                    use_sklearn=True,
                     random_state=self.seed,
-                )  # fmt: skip
-                model.fit(np.vstack([values[present], values]), np.r_[np.ones(present.sum()), np.zeros(len(values))])
-                slopes[:, column], alpha[column], entropy[column] = model.beta_scores_, model.alpha_, model.entropy_
+                )
+                model.fit(
+                    np.vstack([values[present], values]),
+                    np.r_[np.ones(present.sum()), np.zeros(len(values))],
+                )
+                slopes[:, column], alpha[column], entropy[column] = (
+                    model.beta_scores_,
+                    model.alpha_,
+                    model.entropy_,
+                )
             else:
                 alpha[column] = -np.inf  # never recorded: suitable nowhere
         state |= {"slopes": slopes, "alpha": alpha, "entropy": entropy}
         suitability = _cloglog(design, state)
         mean = suitability.mean(axis=0)
-        factor = np.divide((k / n[:, None]).mean(axis=0), mean, out=np.zeros(len(mean)), where=mean > 0)
+        factor = np.divide(
+            (k / n[:, None]).mean(axis=0), mean, out=np.zeros(len(mean)), where=mean > 0
+        )
         return state | {"factor": factor if self.scaled else np.ones(len(mean))}
 
     def _transformer(self, background: np.ndarray) -> Any:
@@ -88,7 +114,9 @@ class MaxEnt(ArrayPredictor):
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         _elapid()
-        table = site_inputs(dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands)
+        table = site_inputs(
+            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
+        )
         values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=float)
         values = np.where(np.isnan(values), self.state["median"], values)
         design = self._transformer(self.state["background"]).transform(values)
@@ -96,12 +124,16 @@ class MaxEnt(ArrayPredictor):
 
 
 def _cloglog(design: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-    return 1 - np.exp(-np.exp(np.clip(design @ state["slopes"] + state["alpha"] + state["entropy"], None, 50)))
+    return 1 - np.exp(
+        -np.exp(np.clip(design @ state["slopes"] + state["alpha"] + state["entropy"], None, 50))
+    )
 
 
 def _elapid() -> Any:
     try:
         import elapid
     except ImportError as error:
-        raise MissingPackageError(f"MaxEnt needs elapid. Install it with: {how_to_install('sdm')}") from error
+        raise MissingPackageError(
+            f"MaxEnt needs elapid. Install it with: {how_to_install('sdm')}"
+        ) from error
     return elapid

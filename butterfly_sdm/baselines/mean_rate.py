@@ -1,4 +1,7 @@
-"""Predict every site by the mean detection rates of the training sites, over all of them or by grid square."""
+"""
+Predict every site by the mean detection rates of the training sites, over all of them or by grid
+square.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class MeanRate(ArrayPredictor):
     Parameters
     ----------
     weights
-        ``"sites"``: every site counts alike, as in the published mean rate (van der Plas et al. 2025); ``"visits"``: every
-        visit counts alike.
+        ``"sites"``: every site counts alike, as in the published mean rate (van der Plas et al.
+        2025); ``"visits"``: every visit counts alike.
     """
 
     weights: Literal["sites", "visits"] = "sites"
@@ -40,10 +43,11 @@ class MeanRate(ArrayPredictor):
 @dataclass
 class RegionalRate(ArrayPredictor):
     """
-    The mean detection rate within a grid square, drawn towards the overall mean where few sites lie in it.
+    The mean detection rate within a grid square, drawn towards the overall mean where few sites lie
+    in it.
 
-    The rate of a square with m sites is ``(m * mean of the square + shrinkage * overall mean) / (m + shrinkage)``; a square
-    without sites has the overall mean.
+    The rate of a square with m sites is ``(m * mean of the square + shrinkage * overall mean) / (m
+    + shrinkage)``; a square without sites has the overall mean.
 
     Parameters
     ----------
@@ -76,4 +80,6 @@ class RegionalRate(ArrayPredictor):
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         known = {tuple(square): row for row, square in enumerate(self.state["squares"].tolist())}
         rows = [known.get(tuple(square)) for square in self._squares(dataset, sites).tolist()]
-        return np.stack([self.state["rate"] if row is None else self.state["square_rates"][row] for row in rows])
+        return np.stack(
+            [self.state["rate"] if row is None else self.state["square_rates"][row] for row in rows]
+        )

@@ -18,7 +18,8 @@ class NearestSites(ArrayPredictor):
     """
     The weighted mean rate of the nearest training sites.
 
-    A neighbour at distance d with n visits has the weight ``n ** visits_power / max(d, floor_m) ** distance_power``.
+    A neighbour at distance d with n visits has the weight ``n ** visits_power / max(d, floor_m) **
+    distance_power``.
 
     Parameters
     ----------
@@ -41,7 +42,10 @@ class NearestSites(ArrayPredictor):
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.floor_m <= 0:
-            raise DataError(f"neighbours = {self.neighbours} and floor_m = {self.floor_m} must be at least 1 and above 0.")
+            raise DataError(
+                f"neighbours = {self.neighbours} and floor_m = {self.floor_m} must be at least 1 "
+                "and above 0."
+            )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         k, n = labels(dataset, sites)
@@ -53,7 +57,12 @@ class NearestSites(ArrayPredictor):
 
         position = dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
         count = min(self.neighbours, len(self.state["position"]))
-        distance, rows = KDTree(self.state["position"]).query(position, k=[*range(1, count + 1)])  # (sites, neighbours)
-        weight = self.state["visits"][rows] ** self.visits_power / np.maximum(distance, self.floor_m) ** self.distance_power
+        distance, rows = KDTree(self.state["position"]).query(
+            position, k=[*range(1, count + 1)]
+        )  # (sites, neighbours)
+        weight = (
+            self.state["visits"][rows] ** self.visits_power
+            / np.maximum(distance, self.floor_m) ** self.distance_power
+        )
         weight /= weight.sum(axis=1, keepdims=True)
         return np.einsum("sn,snk->sk", weight, self.state["rates"][rows])

@@ -16,13 +16,16 @@ from butterfly_sdm.errors import ModelError
 
 EMBEDDING_WEIGHT = 1.5  # of the embedding's components among standardised covariates
 BATCH = 64
-WAVE_RATE = 1.0  # standard deviation of the waves' rates, radians per standard deviation of position
+WAVE_RATE = (
+    1.0  # standard deviation of the waves' rates, radians per standard deviation of position
+)
 
 
 @dataclass
 class Perceptron(GroupedInputs):
     """
-    Two hidden layers with heavy dropout and the binomial likelihood; several networks from different seeds vote.
+    Two hidden layers with heavy dropout and the binomial likelihood; several networks from
+    different seeds vote.
 
     Parameters
     ----------
@@ -39,14 +42,16 @@ class Perceptron(GroupedInputs):
     dropout, input_dropout
         Share of the hidden units and of the inputs left out at each step.
     surroundings_km
-        Means of the covariates of all sites around, weighted by a bell curve with this standard deviation, are inputs too;
-        0: none. The sites around need covariates, not visits.
+        Means of the covariates of all sites around, weighted by a bell curve with this standard
+        deviation, are inputs too; 0: none. The sites around need covariates, not visits.
     waves
         How many cosines of position, of random direction and length, are inputs too.
     dispersion
-        How much two visits to a site tell the same: ``n`` visits count as ``n / (1 + dispersion n)``.
+        How much two visits to a site tell the same: ``n`` visits count as ``n / (1 + dispersion
+        n)``.
     regulariser
-        Weight of the soft supervised contrastive term (van der Plas et al. 2025) on the second hidden layer; 0: none.
+        Weight of the soft supervised contrastive term (van der Plas et al. 2025) on the second
+        hidden layer; 0: none.
     seed
         Of first values, batches and dropout.
     """
@@ -64,25 +69,49 @@ class Perceptron(GroupedInputs):
     regulariser: float = 0.0
     seed: int = 0
     kind: ClassVar[str] = "perceptron"
-    needed: ClassVar[tuple[str, ...]] = ("features", "position", "place_scale", *(f"w{i}" for i in range(3)), "b2")
+    needed: ClassVar[tuple[str, ...]] = (
+        "features",
+        "position",
+        "place_scale",
+        *(f"w{i}" for i in range(3)),
+        "b2",
+    )
 
     def __post_init__(self) -> None:
         for name, least, most in (
-            ("components", 1, np.inf), ("networks", 1, np.inf), ("width", 1, np.inf), ("epochs", 1, np.inf),
-            ("dropout", 0, 0.99), ("input_dropout", 0, 0.99), ("surroundings_km", 0, np.inf), ("waves", 0, np.inf),
-            ("dispersion", 0, np.inf), ("regulariser", 0, np.inf),
-        ):  # fmt: skip
+            ("components", 1, np.inf),
+            ("networks", 1, np.inf),
+            ("width", 1, np.inf),
+            ("epochs", 1, np.inf),
+            ("dropout", 0, 0.99),
+            ("input_dropout", 0, 0.99),
+            ("surroundings_km", 0, np.inf),
+            ("waves", 0, np.inf),
+            ("dispersion", 0, np.inf),
+            ("regulariser", 0, np.inf),
+        ):
             if not least <= getattr(self, name) <= most:
-                raise ModelError(f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}.")
+                raise ModelError(
+                    f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}."
+                )
 
-    def _table(self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray) -> np.ndarray:
+    def _table(
+        self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray
+    ) -> np.ndarray:
         """Return (sites, inputs) of the networks."""
         place = (_diagonal(position) - state["place_scale"][0]) / state["place_scale"][1]
         parts = list(features)
         if "axes" in state:
             parts[-1] = parts[-1] * EMBEDDING_WEIGHT
         if "around" in state:
-            parts.append(mean_around(state["around"], state["around_position"], position, sd=self.surroundings_km / 100))
+            parts.append(
+                mean_around(
+                    state["around"],
+                    state["around_position"],
+                    position,
+                    sd=self.surroundings_km / 100,
+                )
+            )
         if "waves" in state:
             parts.append(np.cos(position @ state["waves"][:2] + state["waves"][2]))
         return np.concatenate([place, *parts], axis=1).astype(np.float32)
@@ -97,15 +126,21 @@ class Perceptron(GroupedInputs):
         state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
         plain = features[: len(features) - ("axes" in state)]
         if self.surroundings_km and plain:
-            table = covariate_table(dataset, dataset.site_ids)[list(self.inputs[: state["group_sizes"].sum()])]
+            table = covariate_table(dataset, dataset.site_ids)[
+                list(self.inputs[: state["group_sizes"].sum()])
+            ]
             known = list(table.index[table.notna().any(axis=1)])
-            state["around"] = np.concatenate(self._features(state, dataset, known)[: len(plain)], axis=1)
+            state["around"] = np.concatenate(
+                self._features(state, dataset, known)[: len(plain)], axis=1
+            )
             state["around_position"] = position_km(dataset, known)
         if self.waves:
             random = np.random.default_rng(self.seed)
             rate = WAVE_RATE / max(float(position.std(axis=0).mean()), 1e-9)
             directions = random.normal(scale=rate, size=(2, self.waves))
-            state["waves"] = np.concatenate([directions, random.uniform(0, 2 * np.pi, (1, self.waves))])
+            state["waves"] = np.concatenate(
+                [directions, random.uniform(0, 2 * np.pi, (1, self.waves))]
+            )
         k, n = labels(dataset, sites)
         return state | self._train(self._table(state, features, position), k, n)
 
@@ -133,11 +168,17 @@ class Perceptron(GroupedInputs):
             biases = [torch.zeros(self.networks, 1, b) for b in sizes[1:]]
             biases[-1] += torch.logit(rates)
             values = [value.requires_grad_() for value in (*weights, *biases)]
-            optimiser = torch.optim.AdamW(values, lr=self.learning_rate, weight_decay=self.weight_decay)
+            optimiser = torch.optim.AdamW(
+                values, lr=self.learning_rate, weight_decay=self.weight_decay
+            )
             batches = max(len(x) // BATCH, 1)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, self.learning_rate, total_steps=self.epochs * batches)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimiser, self.learning_rate, total_steps=self.epochs * batches
+            )
             for _ in range(self.epochs):
-                order = torch.stack([torch.randperm(len(x)) for _ in range(self.networks)])  # each network its own batches
+                order = torch.stack(
+                    [torch.randperm(len(x)) for _ in range(self.networks)]
+                )  # each network its own batches
                 for batch in range(batches):
                     rows = order[:, batch * BATCH : (batch + 1) * BATCH]  # (networks, batch)
                     hidden = dropout(x[rows], self.input_dropout)
@@ -145,11 +186,15 @@ class Perceptron(GroupedInputs):
                         hidden = silu(torch.baddbmm(biases[layer], hidden, weights[layer]))
                         hidden = dropout(hidden, self.dropout) if layer == 0 else hidden
                     logits = torch.baddbmm(biases[2], dropout(hidden, self.dropout), weights[2])
-                    loss = (binomial(logits, detections[rows], visits[rows]) * weight[rows]).mean(dim=(1, 2)).sum() / scale
+                    loss = (binomial(logits, detections[rows], visits[rows]) * weight[rows]).mean(
+                        dim=(1, 2)
+                    ).sum() / scale
                     if self.regulariser:
                         for z, row in zip(normalize(hidden, dim=2), rows, strict=True):
                             alike = cosine(detections[row] / visits[row])
-                            loss = loss + self.regulariser * contrast(z, nearest(alike, 5), similarity=alike)
+                            loss = loss + self.regulariser * contrast(
+                                z, nearest(alike, 5), similarity=alike
+                            )
                     optimiser.zero_grad()
                     loss.backward()
                     optimiser.step()
@@ -161,7 +206,9 @@ class Perceptron(GroupedInputs):
         from scipy.special import expit
 
         state = self.state
-        hidden = self._table(state, self._features(state, dataset, sites), position_km(dataset, sites))[None]
+        hidden = self._table(
+            state, self._features(state, dataset, sites), position_km(dataset, sites)
+        )[None]
         for layer in range(2):
             hidden = hidden @ state[f"w{layer}"] + state[f"b{layer}"]
             hidden = hidden * expit(hidden)

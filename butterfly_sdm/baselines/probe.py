@@ -20,12 +20,14 @@ from butterfly_sdm.errors import DataError, MissingFileError
 @dataclass
 class Probe(ArrayPredictor):
     """
-    Logistic regression on embeddings that some other model made: what its representation knows about species.
+    Logistic regression on embeddings that some other model made: what its representation knows
+    about species.
 
     Parameters
     ----------
     embeddings
-        ``.npz`` with ``site_id`` and ``embedding``, or Parquet or CSV with ``site_id`` and one column per dimension.
+        ``.npz`` with ``site_id`` and ``embedding``, or Parquet or CSV with ``site_id`` and one
+        column per dimension.
     components
         Principal components of the training sites that are kept; 0: the embeddings as they are.
     penalty, visits_power
@@ -43,27 +45,41 @@ class Probe(ArrayPredictor):
         table = read_embeddings(Path(self.embeddings))
         absent = [site for site in sites if site not in table.index]
         if absent:
-            raise DataError(f"{self.embeddings} has no embedding of site {absent[0]} and {len(absent) - 1} more.")
+            raise DataError(
+                f"{self.embeddings} has no embedding of site {absent[0]} and {len(absent) - 1} "
+                "more."
+            )
         return table.loc[list(sites)].to_numpy(dtype=float)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         values = self._embedded(sites)
         mean = values.mean(axis=0)
         count = min(self.components or values.shape[1], *values.shape)
-        axes = np.linalg.svd(values - mean, full_matrices=False)[2][:count].T if self.components else np.eye(values.shape[1])
+        axes = (
+            np.linalg.svd(values - mean, full_matrices=False)[2][:count].T
+            if self.components
+            else np.eye(values.shape[1])
+        )
         _, deviation = mean_and_deviation((values - mean) @ axes)
         k, n = labels(dataset, sites)
         # One scale for all axes: the leading ones of an embedding say most.
         deviation = np.full_like(deviation, np.sqrt((deviation**2).mean()))
         design = (values - mean) @ axes / deviation
         slopes, intercept = fit_logistic(design, k / n[:, None], n**self.visits_power, self.penalty)
-        return {"mean": mean, "axes": axes, "deviation": deviation, "slopes": slopes, "intercept": intercept}
+        return {
+            "mean": mean,
+            "axes": axes,
+            "deviation": deviation,
+            "slopes": slopes,
+            "intercept": intercept,
+        }
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         values = self._embedded(sites)
         if values.shape[1] != len(self.state["mean"]):
             raise DataError(
-                f"{self.embeddings} has {values.shape[1]} dimensions; the probe was fitted to {len(self.state['mean'])}."
+                f"{self.embeddings} has {values.shape[1]} dimensions; the probe was fitted to "
+                f"{len(self.state['mean'])}."
             )
         design = (values - self.state["mean"]) @ self.state["axes"] / self.state["deviation"]
         return expit(design @ self.state["slopes"] + self.state["intercept"])
@@ -83,11 +99,17 @@ def read_embeddings(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".npz":
             with np.load(path, allow_pickle=False) as arrays:
-                table = pd.DataFrame(arrays["embedding"], index=pd.Index(arrays["site_id"].astype(str), name="site_id"))
+                table = pd.DataFrame(
+                    arrays["embedding"],
+                    index=pd.Index(arrays["site_id"].astype(str), name="site_id"),
+                )
         else:
-            table = (pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)).set_index("site_id")
+            table = (
+                pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+            ).set_index("site_id")
         return table[~table.index.duplicated()].astype(float)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
-            f"{path} is not a table of embeddings ({error}). It needs site_id and one number per dimension."
+            f"{path} is not a table of embeddings ({error}). It needs site_id and one number per "
+            "dimension."
         ) from error

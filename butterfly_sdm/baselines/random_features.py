@@ -1,4 +1,7 @@
-"""Random convolutional features of the tiles (MOSAIKS) under a logistic regression: an image model without training."""
+"""
+Random convolutional features of the tiles (MOSAIKS) under a logistic regression: an image model
+without training.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,12 @@ from butterfly_sdm.errors import DataError
 @dataclass
 class RandomFeatures(ArrayPredictor):
     """
-    Small patches drawn from the training tiles serve as filters; their mean response over a tile describes it [1]_.
+    Small patches drawn from the training tiles serve as filters; their mean response over a tile
+    describes it [1]_.
 
-    The patches are whitened (so that they respond to texture, not to brightness alone), every tile is convolved with each, what
-    is above 0 and what is below -0 is averaged over the tile, and a ridge-penalised logistic regression follows.
+    The patches are whitened (so that they respond to texture, not to brightness alone), every tile
+    is convolved with each, what is above 0 and what is below -0 is averaged over the tile, and a
+    ridge-penalised logistic regression follows.
 
     Parameters
     ----------
@@ -36,7 +41,8 @@ class RandomFeatures(ArrayPredictor):
 
     References
     ----------
-    .. [1] E. Rolf et al. (2021), A generalizable and accessible approach to machine learning with global satellite imagery.
+    .. [1] E. Rolf et al. (2021), A generalizable and accessible approach to machine learning with
+           global satellite imagery.
        Nature Communications 12, 4392.
     """
 
@@ -46,11 +52,22 @@ class RandomFeatures(ArrayPredictor):
     visits_power: float = 0.5
     seed: int = 0
     kind: ClassVar[str] = "random_features"
-    needed: ClassVar[tuple[str, ...]] = ("centre", "spread", "filters", "bias", "mean", "deviation", "slopes", "intercept")
+    needed: ClassVar[tuple[str, ...]] = (
+        "centre",
+        "spread",
+        "filters",
+        "bias",
+        "mean",
+        "deviation",
+        "slopes",
+        "intercept",
+    )
 
     def __post_init__(self) -> None:
         if self.filters < 1 or self.patch_px < 1:
-            raise DataError(f"filters = {self.filters} and patch_px = {self.patch_px} must be at least 1.")
+            raise DataError(
+                f"filters = {self.filters} and patch_px = {self.patch_px} must be at least 1."
+            )
 
     @property
     def needs_tiles(self) -> bool:
@@ -62,26 +79,35 @@ class RandomFeatures(ArrayPredictor):
         assert dataset.tiles is not None and dataset.card.tiles is not None
         self.inputs = tuple(dataset.card.tiles.bands)
         if min(dataset.tiles.shape[2:]) < self.patch_px:
-            raise DataError(f"The tiles are {dataset.tiles.shape[2:]} pixels, smaller than patch_px = {self.patch_px}.")
+            raise DataError(
+                f"The tiles are {dataset.tiles.shape[2:]} pixels, smaller than patch_px = "
+                f"{self.patch_px}."
+            )
         patches = self._patches(dataset, rows)  # (patches, bands, side, side)
         centre, spread = patches.mean(axis=(0, 2, 3)), patches.std(axis=(0, 2, 3))
         spread = np.where(spread > 1e-9, spread, 1.0)
         flat = ((patches - centre[:, None, None]) / spread[:, None, None]).reshape(len(patches), -1)
         mean = flat.mean(axis=0)
-        values, vectors = np.linalg.eigh(np.cov(flat - mean, rowvar=False) + 1e-9 * np.eye(flat.shape[1]))
+        values, vectors = np.linalg.eigh(
+            np.cov(flat - mean, rowvar=False) + 1e-9 * np.eye(flat.shape[1])
+        )
         whiten = vectors / np.sqrt(values + 0.1) @ vectors.T  # ZCA
         chosen = (flat[: self.filters] - mean) @ whiten
         chosen /= np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-9)
         kernel = chosen @ whiten  # whitening of a patch, then the product with a white filter
         state = {
-            "centre": centre, "spread": spread, "bias": -(kernel @ mean).astype(np.float32),
+            "centre": centre,
+            "spread": spread,
+            "bias": -(kernel @ mean).astype(np.float32),
             "filters": kernel.reshape(-1, *patches.shape[1:]).astype(np.float32),
-        }  # fmt: skip
+        }
         described = self._describe(dataset, rows, state)
         state["mean"], state["deviation"] = mean_and_deviation(described)
         k, n = labels(dataset, sites)
         design = np.clip((described - state["mean"]) / state["deviation"], -3, 3)
-        state["slopes"], state["intercept"] = fit_logistic(design, k / n[:, None], n**self.visits_power, self.penalty)
+        state["slopes"], state["intercept"] = fit_logistic(
+            design, k / n[:, None], n**self.visits_power, self.penalty
+        )
         return state
 
     def _patches(self, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -91,27 +117,41 @@ class RandomFeatures(ArrayPredictor):
         count = max(self.filters, 2000)
         patches = np.empty((count, dataset.tiles.shape[1], side, side))
         which = random.choice(rows, count)
-        top, left = random.integers(0, height - side + 1, count), random.integers(0, width - side + 1, count)
+        top, left = (
+            random.integers(0, height - side + 1, count),
+            random.integers(0, width - side + 1, count),
+        )
         for i, row in enumerate(which):
             patches[i] = dataset.tiles[row, :, top[i] : top[i] + side, left[i] : left[i] + side]
         return patches
 
-    def _describe(self, dataset: Dataset, rows: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
+    def _describe(
+        self, dataset: Dataset, rows: np.ndarray, state: dict[str, np.ndarray]
+    ) -> np.ndarray:
         """Return (sites, 2 x filters) mean responses above and below 0."""
         import torch
 
         assert dataset.tiles is not None and dataset.card.tiles is not None
-        kernel, bias = torch.from_numpy(state["filters"].copy()), torch.from_numpy(state["bias"].copy())
+        kernel, bias = (
+            torch.from_numpy(state["filters"].copy()),
+            torch.from_numpy(state["bias"].copy()),
+        )
         result = np.empty((len(rows), 2 * len(kernel)))
         with torch.inference_mode():
             for i, row in enumerate(rows):
                 tile = np.asarray(dataset.tiles[row])
-                # A pixel without a measurement is taken as average, so that no filter sees an edge there.
+                # A pixel without a measurement is taken as average, so that no filter sees an edge
+                # there.
                 scaled = (tile - state["centre"][:, None, None]) / state["spread"][:, None, None]
                 scaled[:, (tile == dataset.card.tiles.nodata).all(axis=0)] = 0.0
                 image = torch.from_numpy(scaled.astype(np.float32))[None]
-                response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(1)  # (filters, positions)
-                above, below = response.clamp(min=0).mean(dim=1), (-response).clamp(min=0).mean(dim=1)
+                response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(
+                    1
+                )  # (filters, positions)
+                above, below = (
+                    response.clamp(min=0).mean(dim=1),
+                    (-response).clamp(min=0).mean(dim=1),
+                )
                 result[i] = torch.cat([above, below]).numpy()
         return result
 
@@ -120,7 +160,8 @@ class RandomFeatures(ArrayPredictor):
         assert dataset.card.tiles is not None
         if tuple(dataset.card.tiles.bands) != self.inputs:
             raise DataError(
-                f"The filters see the bands {', '.join(self.inputs)}; the tiles have {', '.join(dataset.card.tiles.bands)}."
+                f"The filters see the bands {', '.join(self.inputs)}; the tiles have "
+                f"{', '.join(dataset.card.tiles.bands)}."
             )
         described = self._describe(dataset, rows, self.state)
         design = np.clip((described - self.state["mean"]) / self.state["deviation"], -3, 3)

@@ -46,8 +46,10 @@ def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, 
         taken = [name for name in left if name.startswith(prefix)]
         if not taken:
             raise DataError(
-                f"No covariate begins with {prefix!r}; there are {', '.join(map(str, columns[:5])) or 'none'}"
-                f"{' …' if len(columns) > 5 else ''}. Name other groups, or build the data set with these covariates."
+                f"No covariate begins with {prefix!r}; there are "
+                f"{', '.join(map(str, columns[:5])) or 'none'}"
+                f"{' …' if len(columns) > 5 else ''}. Name other groups, or build the data set "
+                "with these covariates."
             )
         groups[prefix] = taken
         left = [name for name in left if name not in set(taken)]
@@ -76,14 +78,20 @@ def transform_codes(values: np.ndarray) -> np.ndarray:
 
 
 def transformed(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    """Apply :func:`transform_codes`; negative values, which the training sites do not have, count as 0."""
+    """
+    Apply :func:`transform_codes`; negative values, which the training sites do not have, count as
+    0.
+    """
     positive = np.maximum(values, 0.0)
     return np.where(codes == 1, np.sqrt(positive), np.where(codes == 2, np.log1p(positive), values))
 
 
-def fill_from_nearest(values: np.ndarray, position: np.ndarray, known: np.ndarray, at: np.ndarray) -> np.ndarray:
+def fill_from_nearest(
+    values: np.ndarray, position: np.ndarray, known: np.ndarray, at: np.ndarray
+) -> np.ndarray:
     """
-    Replace what is missing in each column by the value of the nearest place that has one; 0 where none has.
+    Replace what is missing in each column by the value of the nearest place that has one; 0 where
+    none has.
 
     Parameters
     ----------
@@ -124,16 +132,22 @@ def log_counts(places: np.ndarray, position: np.ndarray, radii_km: Sequence[floa
 
     tree = KDTree(places)
     here = tree.query_ball_point(position, HERE, return_length=True)
-    counts = [tree.query_ball_point(position, radius / 100, return_length=True) - here for radius in radii_km]
+    counts = [
+        tree.query_ball_point(position, radius / 100, return_length=True) - here
+        for radius in radii_km
+    ]
     return np.log1p(np.column_stack(counts))
 
 
-def mean_around(values: np.ndarray, at: np.ndarray, position: np.ndarray, *, sd: float) -> np.ndarray:
+def mean_around(
+    values: np.ndarray, at: np.ndarray, position: np.ndarray, *, sd: float
+) -> np.ndarray:
     """
-    Return the mean of ``values`` at the places around each position, weighted by a bell curve of distance.
+    Return the mean of ``values`` at the places around each position, weighted by a bell curve of
+    distance.
 
-    A place at the position itself does not count, so that a site is described by others. Far from all places it is the value
-    of the nearest.
+    A place at the position itself does not count, so that a site is described by others. Far from
+    all places it is the value of the nearest.
 
     Parameters
     ----------

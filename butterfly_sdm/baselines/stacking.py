@@ -22,22 +22,26 @@ class Stacking:
     """
     A weighted mean of other predictors [1]_.
 
-    The training sites are divided into folds of whole clusters of neighbouring sites; every member predicts each fold from the
-    others, and the weights (per species, none negative, summing to 1, drawn towards those of all species together) minimise
-    the squared error of these predictions. Then every member is fitted to all training sites.
+    The training sites are divided into folds of whole clusters of neighbouring sites; every member
+    predicts each fold from the others, and the weights (per species, none negative, summing to 1,
+    drawn towards those of all species together) minimise the squared error of these predictions.
+    Then every member is fitted to all training sites.
 
     Parameters
     ----------
     members
-        Kinds of the members, separated by commas; a second member of a kind is written ``kind:name``.
+        Kinds of the members, separated by commas; a second member of a kind is written
+        ``kind:name``.
     weights
-        Weights of the members, separated by commas, where they are known already; empty: learn them.
+        Weights of the members, separated by commas, where they are known already; empty: learn
+        them.
     folds
         How many folds.
     distance_m
         Training sites nearer than this are in one fold.
     shrinkage
-        How many sites' worth of evidence the weights common to all species count for, in the weights of each.
+        How many sites' worth of evidence the weights common to all species count for, in the
+        weights of each.
     seed
         Of the folds.
     options
@@ -65,25 +69,48 @@ class Stacking:
         seed: int = 0,
         **options: Any,
     ) -> None:
-        self.members, self.weights, self.folds, self.distance_m = members, weights, folds, distance_m
+        self.members, self.weights, self.folds, self.distance_m = (
+            members,
+            weights,
+            folds,
+            distance_m,
+        )
         self.shrinkage, self.seed, self.options = shrinkage, seed, options
         entries = [part.strip() for part in members.split(",") if part.strip()]
-        self._kinds = {(entry.partition(":")[2] or entry): entry.partition(":")[0] for entry in entries}
-        if not entries or len(self._kinds) != len(entries) or not all(map(str.isidentifier, self._kinds)):  # they name folders
-            raise ModelError(f"members = {members!r}; it needs names that differ, such as 'gaussian_process,trees:deep'.")
+        self._kinds = {
+            (entry.partition(":")[2] or entry): entry.partition(":")[0] for entry in entries
+        }
+        if (
+            not entries
+            or len(self._kinds) != len(entries)
+            or not all(map(str.isidentifier, self._kinds))
+        ):  # they name folders
+            raise ModelError(
+                f"members = {members!r}; it needs names that differ, such as "
+                "'gaussian_process,trees:deep'."
+            )
         if folds < 2 or distance_m < 0 or shrinkage < 0:
-            raise ModelError(f"folds = {folds}, distance_m = {distance_m}, shrinkage = {shrinkage}; need >= 2, >= 0, >= 0.")
+            raise ModelError(
+                f"folds = {folds}, distance_m = {distance_m}, shrinkage = {shrinkage}; need >= 2, "
+                ">= 0, >= 0."
+            )
         self.species: tuple[str, ...] = ()
         self.fitted: dict[str, Any] = {}
         self.weight: np.ndarray = np.empty((0, 0))
         self.dataset_fingerprint = ""
         given = [float(part) for part in weights.split(",")] if weights else []
         if given and (len(given) != len(entries) or min(given) < 0 or sum(given) <= 0):
-            raise ModelError(f"weights = {weights!r}; {len(entries)} members need as many weights, none negative, not all 0.")
+            raise ModelError(
+                f"weights = {weights!r}; {len(entries)} members need as many weights, none "
+                "negative, not all 0."
+            )
         self._given = np.array(given) / sum(given) if given else None
         for key in options:
             if key.partition(".")[0] not in self._kinds or "." not in key:
-                raise TypeError(f"option {key!r} is none of stacking; write 'member.parameter' with one of {self.names}")
+                raise TypeError(
+                    f"option {key!r} is none of stacking; write 'member.parameter' with one of "
+                    f"{self.names}"
+                )
         for name in self.names:
             self._make(name)  # wrong options shall be known before hours of work
 
@@ -95,12 +122,19 @@ class Stacking:
     @property
     def needs_tiles(self) -> bool:
         """Whether a member cannot predict sites without a tile."""
-        return any(getattr(self.fitted.get(name) or self._make(name), "needs_tiles", False) for name in self.names)
+        return any(
+            getattr(self.fitted.get(name) or self._make(name), "needs_tiles", False)
+            for name in self.names
+        )
 
     def _make(self, name: str) -> Any:
         from butterfly_sdm.baselines import make_baseline
 
-        own = {key.partition(".")[2]: value for key, value in self.options.items() if key.partition(".")[0] == name}
+        own = {
+            key.partition(".")[2]: value
+            for key, value in self.options.items()
+            if key.partition(".")[0] == name
+        }
         return make_baseline(self._kinds[name], **own)
 
     def settings(self) -> dict[str, Any]:
@@ -110,7 +144,8 @@ class Stacking:
 
     def fit(self, dataset: Dataset, sites: Sequence[str]) -> Self:
         """
-        Learn the weights and the members from ``sites`` and no others; sites without a visit are passed over.
+        Learn the weights and the members from ``sites`` and no others; sites without a visit are
+        passed over.
 
         Raises
         ------
@@ -122,18 +157,25 @@ class Stacking:
         if self._given is not None:
             self.weight = np.tile(self._given, (k.shape[1], 1))
         else:
-            self.weight = blend_weights(self.out_of_fold(dataset, used), k / n[:, None], shrinkage=self.shrinkage)
+            self.weight = blend_weights(
+                self.out_of_fold(dataset, used), k / n[:, None], shrinkage=self.shrinkage
+            )
         self.fitted = {name: self._make(name).fit(dataset, used) for name in self.names}
         self.species = dataset.species
         self.dataset_fingerprint = dataset.fingerprint
         return self
 
     def out_of_fold(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        """Return (members, sites, species) predictions of each site by members that were fitted to other folds."""
+        """
+        Return (members, sites, species) predictions of each site by members that were fitted to
+        other folds.
+        """
         place = {site: row for row, site in enumerate(sites)}
         table = dataset.sites.iloc[dataset.rows(sites)]
         out = np.empty((len(self.names), len(sites), len(dataset.species)))
-        for fold in spatial_folds(table, distance_m=self.distance_m, n_folds=self.folds, seed=self.seed):
+        for fold in spatial_folds(
+            table, distance_m=self.distance_m, n_folds=self.folds, seed=self.seed
+        ):
             held = [place[site] for site in fold.validation]
             for member, name in enumerate(self.names):
                 model = self._make(name).fit(dataset, fold.train)
@@ -150,10 +192,17 @@ class Stacking:
             The model was not fitted.
         """
         if not self.species:
-            raise ModelError("The stacking model was not fitted yet. Call fit(dataset, sites) before predict, or load a run.")
+            raise ModelError(
+                "The stacking model was not fitted yet. Call fit(dataset, sites) before predict, "
+                "or load a run."
+            )
         parts = [self.fitted[name].predict(dataset, sites) for name in self.names]
-        total = sum(part.to_numpy() * weight for part, weight in zip(parts, self.weight.T, strict=True))
-        return pd.DataFrame(np.clip(total, 0.0, 1.0), index=parts[0].index, columns=list(self.species))
+        total = sum(
+            part.to_numpy() * weight for part, weight in zip(parts, self.weight.T, strict=True)
+        )
+        return pd.DataFrame(
+            np.clip(total, 0.0, 1.0), index=parts[0].index, columns=list(self.species)
+        )
 
     def save(self, folder: Path) -> None:
         """
@@ -180,7 +229,10 @@ class Stacking:
                 "species": list(self.species),
                 "inputs": [],
                 "dataset": self.dataset_fingerprint,
-                "weights": {name: weight.tolist() for name, weight in zip(self.names, self.weight.T, strict=True)},
+                "weights": {
+                    name: weight.tolist()
+                    for name, weight in zip(self.names, self.weight.T, strict=True)
+                },
             },
         )
 
@@ -202,10 +254,14 @@ class Stacking:
             model = cls(**card["settings"])
             model.weight = np.array([card["weights"][name] for name in model.names], dtype=float).T
         except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"The model.json in {folder} is damaged: {error}. Train it again.") from error
+            raise ArtefactError(
+                f"The model.json in {folder} is damaged: {error}. Train it again."
+            ) from error
         model.species = tuple(card["species"])
         if model.weight.shape != (len(model.species), len(model.names)):
-            raise ArtefactError(f"The model.json in {folder} is damaged: weights of another shape. Train it again.")
+            raise ArtefactError(
+                f"The model.json in {folder} is damaged: weights of another shape. Train it again."
+            )
         model.dataset_fingerprint = str(card.get("dataset", ""))
         for name, kind in model._kinds.items():
             model.fitted[name] = load_class(BASELINES[kind]).load(folder / f"member_{name}")
@@ -214,7 +270,8 @@ class Stacking:
 
 def blend_weights(predictions: np.ndarray, rates: np.ndarray, *, shrinkage: float) -> np.ndarray:
     """
-    Return (species, members) convex weights of least squared error, drawn towards those of all species together.
+    Return (species, members) convex weights of least squared error, drawn towards those of all
+    species together.
 
     Parameters
     ----------
@@ -226,13 +283,16 @@ def blend_weights(predictions: np.ndarray, rates: np.ndarray, *, shrinkage: floa
         Number of sites the common weights count for.
     """
     sites = rates.shape[0]
-    errors = predictions - rates  # (members, sites, species); weights sum to 1, so the blend's error is the blend of errors
+    errors = (
+        predictions - rates
+    )  # (members, sites, species); weights sum to 1, so the blend's error is the blend of errors
     gram = np.einsum("msk,nsk->kmn", errors, errors) / sites  # (species, members, members)
     common = _simplex(gram.mean(axis=0), np.full(len(predictions), 1 / len(predictions)), 0.0)
     share = shrinkage / (shrinkage + sites)
     own = []
     for matrix in gram:
-        # The pull is measured in this species' own squared error, so that rare and common species are drawn alike.
+        # The pull is measured in this species' own squared error, so that rare and common species
+        # are drawn alike.
         pull = share / max(1 - share, 1e-9) * np.trace(matrix) / len(matrix)
         own.append(common if share >= 1 else _simplex(matrix, common, pull))
     return np.stack(own)

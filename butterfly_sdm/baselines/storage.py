@@ -22,8 +22,9 @@ class ArrayPredictor:
     """
     A predictor whose fitted state is a dictionary of arrays.
 
-    Subclasses are dataclasses whose fields are the hyper-parameters (numbers, text or None), name their ``kind`` and implement
-    ``_fit`` and ``_predict``; checking, saving and loading are done here.
+    Subclasses are dataclasses whose fields are the hyper-parameters (numbers, text or None), name
+    their ``kind`` and implement ``_fit`` and ``_predict``; checking, saving and loading are done
+    here.
 
     Attributes
     ----------
@@ -46,7 +47,10 @@ class ArrayPredictor:
 
     @property
     def needs_tiles(self) -> bool:
-        """Whether sites without a tile cannot be predicted: hyper-parameter ``bands``, if there is one."""
+        """
+        Whether sites without a tile cannot be predicted: hyper-parameter ``bands``, if there is
+        one.
+        """
         return bool(getattr(self, "bands", False))
 
     def settings(self) -> dict[str, Any]:
@@ -55,7 +59,8 @@ class ArrayPredictor:
 
     def fit(self, dataset: Dataset, sites: Sequence[str]) -> Self:
         """
-        Learn from the detections of ``sites`` and of no others; sites without a visit are passed over.
+        Learn from the detections of ``sites`` and of no others; sites without a visit are passed
+        over.
 
         Raises
         ------
@@ -82,11 +87,14 @@ class ArrayPredictor:
         """
         if not self.species:
             raise ModelError(
-                f"The {self.kind} model was not fitted yet. Call fit(dataset, sites) before predict, or load a run."
+                f"The {self.kind} model was not fitted yet. Call fit(dataset, sites) before "
+                "predict, or load a run."
             )
         sites = list(sites)
         probability = np.clip(self._predict(dataset, sites), 0.0, 1.0)
-        return pd.DataFrame(probability, index=pd.Index(sites, name="site_id"), columns=list(self.species))
+        return pd.DataFrame(
+            probability, index=pd.Index(sites, name="site_id"), columns=list(self.species)
+        )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         raise NotImplementedError
@@ -110,7 +118,9 @@ class ArrayPredictor:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / "model.safetensors") as temporary:
-            save_file({name: np.ascontiguousarray(array) for name, array in self.state.items()}, temporary)
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in self.state.items()}, temporary
+            )
         write_json(
             folder / "model.json",
             {
@@ -146,10 +156,14 @@ class ArrayPredictor:
             state = load_file(path)
             model = cls(**card["settings"])
         except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise ArtefactError(f"The model in {folder} is damaged: {error}. Train it again.") from error
+            raise ArtefactError(
+                f"The model in {folder} is damaged: {error}. Train it again."
+            ) from error
         missing = set(cls.needed) - set(state)
         if missing:
-            raise ArtefactError(f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again.")
+            raise ArtefactError(
+                f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again."
+            )
         model.species = tuple(card["species"])
         model.inputs = tuple(card["inputs"])
         model.dataset_fingerprint = str(card.get("dataset", ""))
@@ -169,13 +183,25 @@ def read_model_card(folder: Path, kind: str) -> Mapping[str, Any]:
     card = read_json(Path(folder) / "model.json")
     if not isinstance(card, Mapping) or card.get("kind") != kind:
         found = card.get("kind") if isinstance(card, Mapping) else None
-        raise ArtefactError(f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of its kind.")
-    check_version(card.get("format_version"), FORMAT_VERSION, f"The model in {folder}", "butterfly-sdm train CONFIG")
+        raise ArtefactError(
+            f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of "
+            "its kind."
+        )
+    check_version(
+        card.get("format_version"),
+        FORMAT_VERSION,
+        f"The model in {folder}",
+        "butterfly-sdm train CONFIG",
+    )
     texts = ("species", "inputs")
     if not isinstance(card.get("settings"), Mapping) or not all(
-        isinstance(card.get(key), list) and all(isinstance(name, str) for name in card[key]) for key in texts
+        isinstance(card.get(key), list) and all(isinstance(name, str) for name in card[key])
+        for key in texts
     ):
-        raise ArtefactError(f"The model.json in {folder} is damaged: it needs settings, species and inputs. Train it again.")
+        raise ArtefactError(
+            f"The model.json in {folder} is damaged: it needs settings, species and inputs. Train "
+            "it again."
+        )
     return card
 
 
@@ -192,11 +218,15 @@ def visited(dataset: Dataset, sites: Sequence[str]) -> list[str]:
     visits = dataset.visits.to_numpy()[dataset.rows(sites)]
     used = [site for site, n in zip(sites, visits, strict=True) if n > 0]
     if not used:
-        raise DataError(f"None of the {len(sites)} sites to learn from has a visit. Choose sites with visits.")
+        raise DataError(
+            f"None of the {len(sites)} sites to learn from has a visit. Choose sites with visits."
+        )
     return used
 
 
 def labels(dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return detections k (sites, species) and visits n (sites,) as floats."""
     rows = dataset.rows(sites)
-    return dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[rows]
+    return dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[
+        rows
+    ]

@@ -1,8 +1,9 @@
 """
 Write artefacts so that they are either whole or absent.
 
-A file is written under a temporary name in its own folder and renamed; a folder is filled as ``NAME.partial`` and renamed when
-it is complete, so that interrupted work can be found and continued. A lock file keeps two processes from filling one folder.
+A file is written under a temporary name in its own folder and renamed; a folder is filled as
+``NAME.partial`` and renamed when it is complete, so that interrupted work can be found and
+continued. A lock file keeps two processes from filling one folder.
 """
 
 import glob
@@ -34,7 +35,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.{_writer()}{os.getpid()}-", suffix=path.suffix, dir=path.parent)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.stem}.{_writer()}{os.getpid()}-", suffix=path.suffix, dir=path.parent
+    )
     os.close(handle)
     temporary = Path(name)
     try:
@@ -48,7 +51,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def _writer() -> str:
-    """Return what the temporary files of this machine are called by, before the number of the process."""
+    """
+    Return what the temporary files of this machine are called by, before the number of the process.
+    """
     return f"unfinished-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
 
 
@@ -109,11 +114,15 @@ def read_json(path: Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"{path} does not exist. Is {path.parent} the folder you mean, and was it finished?")
+        raise MissingFileError(
+            f"{path} does not exist. Is {path.parent} the folder you mean, and was it finished?"
+        )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} is damaged: it is not JSON ({error}). Make the artefact again.") from error
+        raise ArtefactError(
+            f"{path} is damaged: it is not JSON ({error}). Make the artefact again."
+        ) from error
 
 
 def check_version(found: Any, known: int, what: str, remake: str) -> None:
@@ -140,11 +149,14 @@ def check_version(found: Any, known: int, what: str, remake: str) -> None:
         return
     newer = isinstance(found, int) and found > known
     way = (
-        "A newer release made it: update butterfly-sdm (git pull, or pip install --upgrade), or make it again"
+        "A newer release made it: update butterfly-sdm (git pull, or pip install --upgrade), or "
+        "make it again"
         if newer
         else "Make it again"
     )
-    raise ArtefactError(f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}")
+    raise ArtefactError(
+        f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}"
+    )
 
 
 def sha256(path: Path) -> str:
@@ -161,7 +173,8 @@ def fingerprint(value: Mapping[str, Any]) -> str:
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return ``value`` with its own SHA-256 under the key ``seal``, so that :func:`damage` can tell whether it was changed.
+    Return ``value`` with its own SHA-256 under the key ``seal``, so that :func:`damage` can tell
+    whether it was changed.
 
     >>> sealed({"a": 1})["seal"][:8]
     'f9d86028'
@@ -173,7 +186,8 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
 
 def damage(card: Path) -> list[str]:
     """
-    Compare a sealed card and the files it lists (under ``files``: name to SHA-256) with what was written.
+    Compare a sealed card and the files it lists (under ``files``: name to SHA-256) with what was
+    written.
 
     Returns
     -------
@@ -188,13 +202,18 @@ def damage(card: Path) -> list[str]:
         return [f"{card} lists no files. Make the artefact again."]
     problems = []
     if sealed(value)["seal"] != value.get("seal"):
-        problems.append(f"{card} was changed after it was written: its content does not fit its seal.")
+        problems.append(
+            f"{card} was changed after it was written: its content does not fit its seal."
+        )
     for name, expected in value["files"].items():
         path = card.parent / str(name)
         if not path.is_file():
             problems.append(f"{path} is missing.")
         elif sha256(path) != expected:
-            problems.append(f"{path} was changed after it was written: its SHA-256 is not {str(expected)[:12]}...")
+            problems.append(
+                f"{path} was changed after it was written: its SHA-256 is not "
+                f"{str(expected)[:12]}..."
+            )
     return problems
 
 
@@ -215,7 +234,8 @@ def exclusive(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout as error:
         raise ArtefactError(
-            f"Another process is writing {folder}. Wait until it has ended, or choose another --out."
+            f"Another process is writing {folder}. Wait until it has ended, or choose another "
+            "--out."
         ) from error
     try:
         for written in (folder, _finished_mark(folder)):
@@ -231,7 +251,8 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """
     Make a ``.npy`` file of zeros, memory-mapped for writing, with its space on the disk reserved.
 
-    Without the reservation a full disk ends the process (SIGBUS) when a page is written, with no error to catch.
+    Without the reservation a full disk ends the process (SIGBUS) when a page is written, with no
+    error to catch.
 
     Raises
     ------
@@ -239,7 +260,9 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
         The disk is full.
     """
     path = Path(path)
-    array: np.memmap = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
+    array: np.memmap = np.lib.format.open_memmap(
+        path, mode="w+", dtype=np.dtype(dtype), shape=shape
+    )
     if hasattr(os, "posix_fallocate"):
         try:
             with path.open("r+b") as file:
@@ -259,10 +282,12 @@ def open_array(path: Path) -> np.memmap:
 
 class PackedArray:
     """
-    A ``.npy`` file made by :func:`new_array`, for units of work that write to it: mapped once for all units in this process.
+    A ``.npy`` file made by :func:`new_array`, for units of work that write to it: mapped once for
+    all units in this process.
 
-    Each new mapping would have to be told of every page again, which costs more than filling it. Sent to another process, it
-    is mapped there, and :meth:`written` sees to it that other machines see what was written.
+    Each new mapping would have to be told of every page again, which costs more than filling it.
+    Sent to another process, it is mapped there, and :meth:`written` sees to it that other machines
+    see what was written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -277,7 +302,10 @@ class PackedArray:
         return self._array
 
     def written(self) -> None:
-        """End a unit of work: what another process than the first has written is flushed, for no one else there will."""
+        """
+        End a unit of work: what another process than the first has written is flushed, for no one
+        else there will.
+        """
         if self._sent and self._array is not None:
             self._array.flush()
 
@@ -290,14 +318,18 @@ class PackedArray:
 
 
 def release_pages(array: np.memmap) -> None:
-    """Take a mapped array out of the memory of this process; what was written is in its file, or on its way there."""
+    """
+    Take a mapped array out of the memory of this process; what was written is in its file, or on
+    its way there.
+    """
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         with suppress(OSError):
             array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _in_large_pages(array: np.memmap) -> np.memmap:
-    # Touching a new page of 4 kB costs more than filling it; where the system can, it then maps 2 MB at once.
+    # Touching a new page of 4 kB costs more than filling it; where the system can, it then maps 2
+    # MB at once.
     if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):
             array.base.madvise(mmap.MADV_HUGEPAGE)
@@ -319,7 +351,10 @@ def is_finished(folder: Path, key: str) -> bool:
 
 
 def tidy(folder: Path) -> None:
-    """Remove what a process that was killed at its very end left beside a finished folder: lock, marks, the one it replaced."""
+    """
+    Remove what a process that was killed at its very end left beside a finished folder: lock,
+    marks, the one it replaced.
+    """
     folder = Path(folder)
     discard_unfinished(folder.parent, f".{folder.name}")
     replaced = folder.with_name(f".{folder.name}.replaced")
@@ -337,9 +372,10 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
     """
     Fill ``folder`` in a way that survives interruption.
 
-    Yields ``NAME.partial``, with whatever an earlier, interrupted attempt with the same ``key`` left in it. When the block ends
-    without an error the partial folder takes the place of ``folder``; when it is interrupted the folder stays, to be continued
-    by the next call; after a user's mistake it is removed.
+    Yields ``NAME.partial``, with whatever an earlier, interrupted attempt with the same ``key``
+    left in it. When the block ends without an error the partial folder takes the place of
+    ``folder``; when it is interrupted the folder stays, to be continued by the next call; after a
+    user's mistake it is removed.
 
     Parameters
     ----------
@@ -360,7 +396,8 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
         try:
             yield partial
         except ButterflySDMError as error:
-            # Mending the mistake changes the key, so there is nothing to continue; a source that fails may answer next time.
+            # Mending the mistake changes the key, so there is nothing to continue; a source that
+            # fails may answer next time.
             if not isinstance(error, SourceError):
                 shutil.rmtree(partial)
             raise

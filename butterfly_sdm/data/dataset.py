@@ -1,5 +1,6 @@
 """
-The data set: sites, visits, detections, tiles and covariates, read from its folder or made in memory.
+The data set: sites, visits, detections, tiles and covariates, read from its folder or made in
+memory.
 
 Only ``data_prep`` writes a data set; everything else reads it through :class:`Dataset`.
 """
@@ -41,7 +42,8 @@ class TileCard(BaseModel):
     """
     What every tile of the data set has in common.
 
-    ``reflectance = (value - offset) * scale`` for the stored whole numbers; ``nodata`` marks pixels without a measurement.
+    ``reflectance = (value - offset) * scale`` for the stored whole numbers; ``nodata`` marks pixels
+    without a measurement.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -65,13 +67,19 @@ class DatasetCard(BaseModel):
     position_crs: str = "EPSG:27700"
     tiles: TileCard | None = None
     covariates: dict[str, str] = Field(default_factory=dict, description="unit of each covariate")
-    rows: dict[str, int] = Field(default_factory=dict, description="record rows read, dropped per reason, kept")
+    rows: dict[str, int] = Field(
+        default_factory=dict, description="record rows read, dropped per reason, kept"
+    )
     sources: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     software: dict[str, str] = Field(default_factory=dict)
-    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of every other file of the folder")
-    seal: str | None = Field(None, description="SHA-256 of the card itself, see data.artefact.sealed")
+    files: dict[str, str] = Field(
+        default_factory=dict, description="SHA-256 of every other file of the folder"
+    )
+    seal: str | None = Field(
+        None, description="SHA-256 of the card itself, see data.artefact.sealed"
+    )
 
 
 @dataclass(frozen=True)
@@ -84,15 +92,18 @@ class Dataset:
     card
         Where the data come from and what they mean.
     sites
-        Index ``site_id``. Columns ``easting``, ``northing`` (metres in ``card.position_crs``), ``lon``, ``lat`` (degrees),
-        ``visits`` (whole number n; 0 for a site of which nothing is known, there to be predicted), ``geometry`` (footprint,
-        EPSG:4326); with tiles also ``tile_row`` (row in ``tiles``, -1 for none), ``valid_fraction`` (share of pixels that
-        are not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner of the tile in its own CRS). Optional: ``block``
-        (group of neighbours that the split keeps together, -1 for none).
+        Index ``site_id``. Columns ``easting``, ``northing`` (metres in ``card.position_crs``),
+        ``lon``, ``lat`` (degrees), ``visits`` (whole number n; 0 for a site of which nothing is
+        known, there to be predicted), ``geometry`` (footprint, EPSG:4326); with tiles also
+        ``tile_row`` (row in ``tiles``, -1 for none), ``valid_fraction`` (share of pixels that are
+        not nodata), ``tile_crs``, ``tile_left``, ``tile_top`` (corner of the tile in its own CRS).
+        Optional: ``block`` (group of neighbours that the split keeps together, -1 for none).
     detections
-        (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same index as ``sites``.
+        (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same
+        index as ``sites``.
     tiles
-        (rows, bands, height, width) unsigned 16-bit, possibly memory-mapped; bands as ``card.tiles.bands``.
+        (rows, bands, height, width) unsigned 16-bit, possibly memory-mapped; bands as
+        ``card.tiles.bands``.
     covariates
         (site, covariate) numbers, NaN where missing. Same index as ``sites``.
     split
@@ -100,8 +111,9 @@ class Dataset:
     folder
         Where it was read from; None if made in memory.
     coarse
-        ``species``, ``square`` (grid reference), ``size_m``, ``detections``, ``visits``: sensitive species, told only as sums
-        over squares that hold several sites. They are no columns of ``detections``.
+        ``species``, ``square`` (grid reference), ``size_m``, ``detections``, ``visits``: sensitive
+        species, told only as sums over squares that hold several sites. They are no columns of
+        ``detections``.
     """
 
     card: DatasetCard
@@ -116,14 +128,23 @@ class Dataset:
     def __post_init__(self) -> None:
         missing = {"easting", "northing", "visits"} - set(self.sites.columns)
         if missing:
-            raise DataError(f"The sites lack the column {sorted(missing)[0]!r}; sites need easting, northing and visits.")
+            raise DataError(
+                f"The sites lack the column {sorted(missing)[0]!r}; sites need easting, northing "
+                "and visits."
+            )
         if not self.sites.index.is_unique:
-            raise DataError(f"Site {self.sites.index[self.sites.index.duplicated()][0]} occurs twice among the sites.")
+            raise DataError(
+                f"Site {self.sites.index[self.sites.index.duplicated()][0]} occurs twice among the "
+                "sites."
+            )
         if not self.detections.index.equals(self.sites.index):
-            raise DataError("The detections and the sites do not list the same sites in the same order.")
+            raise DataError(
+                "The detections and the sites do not list the same sites in the same order."
+            )
         if tuple(self.detections.columns) != self.card.species:
             raise DataError(
-                f"The detections have {self.detections.shape[1]} species, the card {len(self.card.species)}, or another order."
+                f"The detections have {self.detections.shape[1]} species, the card "
+                f"{len(self.card.species)}, or another order."
             )
         k = self.detections.to_numpy()
         if k.dtype.kind not in "iu":
@@ -132,15 +153,28 @@ class Dataset:
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
             raise DataError(
-                f"{self.card.species[column]} was detected on {k[row, column]} visits of site {self.sites.index[row]}, "
-                f"which has {self.sites['visits'].iloc[row]}. Detections lie between 0 and the visits."
+                f"{self.card.species[column]} was detected on {k[row, column]} visits of site "
+                f"{self.sites.index[row]}, "
+                f"which has {self.sites['visits'].iloc[row]}. Detections lie between 0 and the "
+                "visits."
             )
         if self.tiles is not None and self.card.tiles is None:
-            raise DataError("There are tiles, but the card says nothing about their bands. Add card.tiles.")
-        if self.tiles is not None and self.card.tiles is not None and self.tiles.shape[1] != len(self.card.tiles.bands):
-            raise DataError(f"The tiles have {self.tiles.shape[1]} bands, the card names {', '.join(self.card.tiles.bands)}.")
+            raise DataError(
+                "There are tiles, but the card says nothing about their bands. Add card.tiles."
+            )
+        if (
+            self.tiles is not None
+            and self.card.tiles is not None
+            and self.tiles.shape[1] != len(self.card.tiles.bands)
+        ):
+            raise DataError(
+                f"The tiles have {self.tiles.shape[1]} bands, the card names "
+                f"{', '.join(self.card.tiles.bands)}."
+            )
         if self.covariates is not None and not self.covariates.index.equals(self.sites.index):
-            raise DataError("The covariates and the sites do not list the same sites in the same order.")
+            raise DataError(
+                "The covariates and the sites do not list the same sites in the same order."
+            )
         if self.coarse is not None:
             _check_coarse(self.coarse, self.species)
 
@@ -163,15 +197,23 @@ class Dataset:
     def rates(self) -> pd.DataFrame:
         """(site, species) detection rate k / n; NaN where a site has no visit."""
         n = self.visits.to_numpy(dtype=float)
-        return self.detections.div(pd.Series(np.where(n > 0, n, np.nan), index=self.sites.index), axis=0)
+        return self.detections.div(
+            pd.Series(np.where(n > 0, n, np.nan), index=self.sites.index), axis=0
+        )
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change with the labels, the bands or the files of the data set."""
+        """
+        16 hexadecimal digits that change with the labels, the bands or the files of the data set.
+        """
         return fingerprint(
             {
-                "card": self.card.model_dump(mode="json", exclude={"software", "sources", "warnings", "notes", "seal"}),
-                "labels": pd.util.hash_pandas_object(self.detections, index=True).to_numpy().tolist(),
+                "card": self.card.model_dump(
+                    mode="json", exclude={"software", "sources", "warnings", "notes", "seal"}
+                ),
+                "labels": pd.util.hash_pandas_object(self.detections, index=True)
+                .to_numpy()
+                .tolist(),
                 "visits": self.visits.tolist(),
             }
         )
@@ -187,7 +229,10 @@ class Dataset:
         """
         rows = self.sites.index.get_indexer(pd.Index(list(sites), dtype=self.sites.index.dtype))
         if (rows < 0).any():
-            raise DataError(f"Site {list(sites)[int(np.argmin(rows))]} is not in the data set {self.card.name!r}.")
+            raise DataError(
+                f"Site {list(sites)[int(np.argmin(rows))]} is not in the data set "
+                f"{self.card.name!r}."
+            )
         return rows
 
     def tile_rows(self, sites: Sequence[str]) -> np.ndarray:
@@ -200,10 +245,16 @@ class Dataset:
             The data set has no tiles, or one of the sites has none.
         """
         if self.tiles is None:
-            raise DataError(f"The data set {self.card.name!r} has no tiles. Name scenes or a folder of tiles in build.")
+            raise DataError(
+                f"The data set {self.card.name!r} has no tiles. Name scenes or a folder of tiles "
+                "in build."
+            )
         rows = self.sites["tile_row"].to_numpy()[self.rows(sites)]
         if (rows < 0).any():
-            raise DataError(f"Site {list(sites)[int(np.argmin(rows))]} has no tile: no scene covers it well enough.")
+            raise DataError(
+                f"Site {list(sites)[int(np.argmin(rows))]} has no tile: no scene covers it well "
+                "enough."
+            )
         return rows
 
     @property
@@ -227,7 +278,10 @@ class Dataset:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise MissingFileError(f"There is no data set at {folder}. Make one with: butterfly-sdm build CONFIG --out DIR")
+            raise MissingFileError(
+                f"There is no data set at {folder}. Make one with: butterfly-sdm build CONFIG "
+                "--out DIR"
+            )
         card = read_card(folder)
         for name in card.files:
             if not (folder / name).is_file():
@@ -238,15 +292,25 @@ class Dataset:
             covariates = None
             if (folder / "covariates.parquet").is_file():
                 covariates = pd.read_parquet(folder / "covariates.parquet").set_index("site_id")
-            coarse = pd.read_parquet(folder / "coarse.parquet") if (folder / "coarse.parquet").is_file() else None
+            coarse = (
+                pd.read_parquet(folder / "coarse.parquet")
+                if (folder / "coarse.parquet").is_file()
+                else None
+            )
             tiles = None
             if (folder / "tiles.npy").is_file():
                 tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
-            raise MissingFileError(f"The data set {folder} is incomplete: {error}. Build it again.") from error
+            raise MissingFileError(
+                f"The data set {folder} is incomplete: {error}. Build it again."
+            ) from error
         except (OSError, ValueError, KeyError) as error:
-            raise ArtefactError(f"The data set {folder} is damaged: {error}. Build it again.") from error
-        split = Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
+            raise ArtefactError(
+                f"The data set {folder} is damaged: {error}. Build it again."
+            ) from error
+        split = (
+            Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
+        )
         return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
 
     @property
@@ -256,7 +320,8 @@ class Dataset:
         if tiles is None:
             return ""
         return (
-            f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x {tiles.size_px} "
+            f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x "
+            f"{tiles.size_px} "
             f"pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
         )
 
@@ -268,14 +333,23 @@ class Dataset:
             "species": f"{len(self.species)}: {names}",
             "visits": f"{int(self.visits.sum()):,}",
             "years": ", ".join(map(str, card.years)) or "all",
-            "records": ", ".join(f"{count:,} {reason}" for reason, count in card.rows.items() if reason in ("read", "kept")),
+            "records": ", ".join(
+                f"{count:,} {reason}"
+                for reason, count in card.rows.items()
+                if reason in ("read", "kept")
+            ),
             "tiles": self.tiles_in_words or "none",
-            "covariates": "none" if self.covariates is None else ", ".join(map(str, self.covariates.columns[:6])),
+            "covariates": "none"
+            if self.covariates is None
+            else ", ".join(map(str, self.covariates.columns[:6])),
         }
         if self.covariates is not None and self.covariates.shape[1] > 6:
             facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"
         if self.split is not None:
-            sizes = (f"{len(getattr(self.split, part)):,} {part}" for part in ("train", "validation", "test"))
+            sizes = (
+                f"{len(getattr(self.split, part)):,} {part}"
+                for part in ("train", "validation", "test")
+            )
             facts["split"] = f"{', '.join(sizes)} ({self.split.method})"
         return facts_html(f"Data set {card.name}", facts, warnings=card.warnings)
 
@@ -283,12 +357,21 @@ class Dataset:
 def _check_coarse(coarse: pd.DataFrame, species: Sequence[str]) -> None:
     wanted = ["species", "square", "size_m", "detections", "visits"]
     if list(coarse.columns) != wanted:
-        raise DataError(f"The table of coarsened species has the columns {list(coarse.columns)}; it needs {wanted}.")
+        raise DataError(
+            f"The table of coarsened species has the columns {list(coarse.columns)}; it needs "
+            f"{wanted}."
+        )
     told = sorted(set(coarse["species"]) & set(species))
     if told:
-        raise DataError(f"{told[0]} is told only as sums over squares, and per site as well. It may be only one of them.")
+        raise DataError(
+            f"{told[0]} is told only as sums over squares, and per site as well. It may be only "
+            "one of them."
+        )
     if ((coarse["detections"] < 0) | (coarse["detections"] > coarse["visits"])).any():
-        raise DataError("A coarsened species was detected on more visits of a square than there were, or on fewer than none.")
+        raise DataError(
+            "A coarsened species was detected on more visits of a square than there were, or on "
+            "fewer than none."
+        )
 
 
 def read_card(folder: Path) -> DatasetCard:
@@ -302,13 +385,20 @@ def read_card(folder: Path) -> DatasetCard:
     """
     value = read_json(Path(folder) / "dataset.json")
     if not isinstance(value, dict) or value.get("format") != "butterfly_sdm dataset":
-        raise ArtefactError(f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so.")
+        raise ArtefactError(
+            f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so."
+        )
     check_version(
-        value.get("format_version"), FORMAT_VERSION, f"The data set {folder}", f"butterfly-sdm build CONFIG --out {folder}"
+        value.get("format_version"),
+        FORMAT_VERSION,
+        f"The data set {folder}",
+        f"butterfly-sdm build CONFIG --out {folder}",
     )
     try:
         return DatasetCard.model_validate(value)
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"]))
-        raise ArtefactError(f"The card of {folder} is damaged at {where}: {problem['msg']}. Build it again.") from error
+        raise ArtefactError(
+            f"The card of {folder} is damaged at {where}: {problem['msg']}. Build it again."
+        ) from error

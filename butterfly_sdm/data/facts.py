@@ -21,17 +21,26 @@ def facts_html(title: str, facts: Mapping[str, object], *, warnings: Sequence[st
     True
     """
     rows = "".join(
-        f"<tr><th scope='row' style='{CELL}'>{escape(str(name))}</th><td style='{CELL}'>{escape(str(value))}</td></tr>"
+        f"<tr><th scope='row' style='{CELL}'>{escape(str(name))}</th><td "
+        f"style='{CELL}'>{escape(str(value))}</td></tr>"
         for name, value in facts.items()
     )
     said = "".join(f"<li>{escape(text)}</li>" for text in warnings)
-    told = f"<div style='margin-top:6px'><b>Warnings</b><ul style='margin:2px 0'>{said}</ul></div>" if said else ""
-    return f"<div><b>{escape(title)}</b><table style='border:none'><tbody>{rows}</tbody></table>{told}</div>"
+    told = (
+        f"<div style='margin-top:6px'><b>Warnings</b><ul style='margin:2px 0'>{said}</ul></div>"
+        if said
+        else ""
+    )
+    return (
+        f"<div><b>{escape(title)}</b><table "
+        f"style='border:none'><tbody>{rows}</tbody></table>{told}</div>"
+    )
 
 
 def table_html(table: pd.DataFrame, *, digits: str = ".4g", max_rows: int | None = None) -> str:
     """
-    Return a table of numbers as HTML that can be read without a style sheet; what is missing is left empty.
+    Return a table of numbers as HTML that can be read without a style sheet; what is missing is
+    left empty.
 
     Parameters
     ----------
@@ -43,5 +52,7 @@ def table_html(table: pd.DataFrame, *, digits: str = ".4g", max_rows: int | None
     >>> "0.3333" in table_html(pd.DataFrame({"mse": [1 / 3]}))
     True
     """
-    plain = table.to_html(float_format=lambda value: f"{value:{digits}}", na_rep="", border=0, max_rows=max_rows)
+    plain = table.to_html(
+        float_format=lambda value: f"{value:{digits}}", na_rep="", border=0, max_rows=max_rows
+    )
     return plain.replace("<td>", f"<td style='{NUMBER}'>").replace("<th>", f"<th style='{NUMBER}'>")

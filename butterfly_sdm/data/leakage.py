@@ -1,8 +1,9 @@
 """
 Leakage between the parts of a split: ground shown by tiles of two parts, distances, and prevalence.
 
-A model that saw the ground of a test site while it was trained is scored too well. What counts is the ground that tiles show:
-two tiles 2.8 km apart share a corner when their centres are 2 km apart along both axes, whatever the split was made by.
+A model that saw the ground of a test site while it was trained is scored too well. What counts is
+the ground that tiles show: two tiles 2.8 km apart share a corner when their centres are 2 km apart
+along both axes, whatever the split was made by.
 """
 
 from __future__ import annotations
@@ -33,12 +34,15 @@ class LeakageReport:
     tile_m
         Side of the ground a tile shows.
     overlaps
-        One row per pair of sites of different parts whose tiles overlap: ``site``, ``part``, ``other``, ``other_part`` and
-        ``shared``, the share of the tile of ``site`` that ``other`` shows too.
+        One row per pair of sites of different parts whose tiles overlap: ``site``, ``part``,
+        ``other``, ``other_part`` and ``shared``, the share of the tile of ``site`` that ``other``
+        shows too.
     distances
-        Metres from each held-out site to the nearest training site: ``site``, ``part``, ``distance_m``.
+        Metres from each held-out site to the nearest training site: ``site``, ``part``,
+        ``distance_m``.
     area_distances_m
-        Metres from places of the prediction area to the nearest training site; empty if no area was given.
+        Metres from places of the prediction area to the nearest training site; empty if no area was
+        given.
     prevalence
         (species, part) mean detection rate.
     """
@@ -55,44 +59,75 @@ class LeakageReport:
         return tuple(sorted({*self.overlaps["site"], *self.overlaps["other"]}))
 
     def warnings(self) -> list[str]:
-        """Say in plain words what is wrong, naming sites; overlaps of all pairs below 5 % of the ground are no warning."""
+        """
+        Say in plain words what is wrong, naming sites; overlaps of all pairs below 5 % of the
+        ground are no warning.
+        """
         found = []
         leaking = self.leaking_sites
         if leaking and self.overlaps["shared"].max() >= WORTH_A_WARNING:
             held = set(self.distances["site"])
             touched = [site for site in leaking if site in held]
             first = self.overlaps.iloc[0]
-            share = f"{len(touched) / len(held):.0%}" if len(touched) >= 0.01 * len(held) else "less than 1%"
+            share = (
+                f"{len(touched) / len(held):.0%}"
+                if len(touched) >= 0.01 * len(held)
+                else "less than 1%"
+            )
             named = ", ".join(touched[:8]) + (", ..." if len(touched) > 8 else "")
             found.append(
-                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites ({share}) "
-                f"overlap tiles of another part, such as {first['site']} ({first['part']}) and {first['other']} "
-                f"({first['other_part']}), which share {first['shared']:.0%} of their ground. Sites: {named}. "
+                f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites "
+                f"({share}) "
+                f"overlap tiles of another part, such as {first['site']} ({first['part']}) and "
+                f"{first['other']} "
+                f"({first['other_part']}), which share {first['shared']:.0%} of their ground. "
+                f"Sites: {named}. "
                 "Split by clusters (split.method), or leave sites out near others (split.buffer_m)."
             )
         if len(self.area_distances_m) and len(self.distances):
-            near, far = float(self.distances["distance_m"].median()), float(np.median(self.area_distances_m))
+            near, far = (
+                float(self.distances["distance_m"].median()),
+                float(np.median(self.area_distances_m)),
+            )
             if near < 0.5 * far:
                 found.append(
-                    f"Held-out sites lie {near / 1000:.1f} km from the nearest training site (median), places of the "
-                    f"prediction area {far / 1000:.1f} km: the scores are those of interpolation, and the map extrapolates."
+                    f"Held-out sites lie {near / 1000:.1f} km from the nearest training site "
+                    "(median), places of the "
+                    f"prediction area {far / 1000:.1f} km: the scores are those of interpolation, "
+                    "and the map extrapolates."
                 )
         return found
 
     def summary(self) -> pd.DataFrame:
-        """Return one row per held-out part: sites, sites that overlap another part, and quantiles of the distance in metres."""
+        """
+        Return one row per held-out part: sites, sites that overlap another part, and quantiles of
+        the distance in metres.
+        """
         rows = {}
         for part, group in self.distances.groupby("part"):
             quantiles = group["distance_m"].quantile([0, 0.1, 0.5, 0.9]).to_numpy()
-            touching = {*self.overlaps.loc[self.overlaps["part"] == part, "site"],
-                        *self.overlaps.loc[self.overlaps["other_part"] == part, "other"]}  # fmt: skip
+            touching = {
+                *self.overlaps.loc[self.overlaps["part"] == part, "site"],
+                *self.overlaps.loc[self.overlaps["other_part"] == part, "other"],
+            }
             rows[part] = [len(group), len(touching), *quantiles]
-        columns = ["sites", "overlapping", "nearest_m", "distance_10_m", "distance_50_m", "distance_90_m"]
+        columns = [
+            "sites",
+            "overlapping",
+            "nearest_m",
+            "distance_10_m",
+            "distance_50_m",
+            "distance_90_m",
+        ]
         return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
 def leakage_report(
-    dataset: Dataset, split: Split | None = None, *, tile_m: float | None = None, area: pd.DataFrame | None = None
+    dataset: Dataset,
+    split: Split | None = None,
+    *,
+    tile_m: float | None = None,
+    area: pd.DataFrame | None = None,
 ) -> LeakageReport:
     """
     Look for leakage between the parts of a split.
@@ -102,8 +137,8 @@ def leakage_report(
     split
         By default that of the data set.
     tile_m
-        Side of the ground around each site that counts, such as that of the window a model sees; by default the ground of the
-        tiles of the data set, or of the published ones (2,560 m).
+        Side of the ground around each site that counts, such as that of the window a model sees; by
+        default the ground of the tiles of the data set, or of the published ones (2,560 m).
     area
         Places of the area that shall be mapped: columns ``easting`` and ``northing`` in metres.
 
@@ -119,11 +154,22 @@ def leakage_report(
     """
     split = split or dataset.split
     if split is None:
-        raise DataError("There is no split to report on. Give one, or build the data set with split.")
+        raise DataError(
+            "There is no split to report on. Give one, or build the data set with split."
+        )
     card = dataset.card.tiles
     side = tile_m or (card.size_px * card.resolution_m if card is not None else PUBLISHED_TILE_M)
-    sites = dataset.sites if tile_m is None else dataset.sites.drop(columns="tile_row", errors="ignore")
-    return report_leakage(sites, split, tile_m=side, position_crs=dataset.card.position_crs, rates=dataset.rates, area=area)
+    sites = (
+        dataset.sites if tile_m is None else dataset.sites.drop(columns="tile_row", errors="ignore")
+    )
+    return report_leakage(
+        sites,
+        split,
+        tile_m=side,
+        position_crs=dataset.card.position_crs,
+        rates=dataset.rates,
+        area=area,
+    )
 
 
 def report_leakage(
@@ -141,9 +187,10 @@ def report_leakage(
     Parameters
     ----------
     sites
-        Index ``site_id``; columns ``easting`` and ``northing`` in metres. Training sites with 0 ``visits`` do not count. Where
-        it has the columns of tiles (``tile_row``, ``tile_crs``, ``tile_left``, ``tile_top``), the ground of those tiles
-        counts, and sites without a tile show none; else the squares of side ``tile_m`` around the sites.
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres. Training sites with 0
+        ``visits`` do not count. Where it has the columns of tiles (``tile_row``, ``tile_crs``,
+        ``tile_left``, ``tile_top``), the ground of those tiles counts, and sites without a tile
+        show none; else the squares of side ``tile_m`` around the sites.
     position_crs
         CRS of ``easting`` and ``northing``.
     rates
@@ -158,36 +205,65 @@ def report_leakage(
 
     known = set(sites.index)
     parts = {part: [site for site in getattr(split, part) if site in known] for part in PARTS}
-    if "visits" in sites.columns:  # a site without a visit teaches nothing, so it gives nothing away
-        parts["train"] = [site for site, n in zip(parts["train"], sites.loc[parts["train"], "visits"], strict=True) if n > 0]
+    if (
+        "visits" in sites.columns
+    ):  # a site without a visit teaches nothing, so it gives nothing away
+        parts["train"] = [
+            site
+            for site, n in zip(parts["train"], sites.loc[parts["train"], "visits"], strict=True)
+            if n > 0
+        ]
     if not parts["train"]:
         raise DataError("The split has no training site with a visit in the data set.")
-    place = {part: sites.loc[ids, ["easting", "northing"]].to_numpy(float).reshape(-1, 2) for part, ids in parts.items()}
+    place = {
+        part: sites.loc[ids, ["easting", "northing"]].to_numpy(float).reshape(-1, 2)
+        for part, ids in parts.items()
+    }
     trees = {part: KDTree(points) for part, points in place.items() if len(points)}
     squares = _squares(sites, tile_m=tile_m, position_crs=position_crs)
     ground = {part: squares.reindex(ids).dropna() for part, ids in parts.items()}
     rows = []
     for one, two in combinations(PARTS, 2):
         theirs, ours = shapely.STRtree(ground[one].to_numpy()).query(ground[two].to_numpy())[::-1]
-        shared = shapely.area(shapely.intersection(ground[one].to_numpy()[theirs], ground[two].to_numpy()[ours]))
+        shared = shapely.area(
+            shapely.intersection(ground[one].to_numpy()[theirs], ground[two].to_numpy()[ours])
+        )
         shared = shared / shapely.area(ground[two].to_numpy()[ours])
         names = ground[two].index[ours], ground[one].index[theirs]
-        rows += [(site, two, other, one, part) for site, other, part in zip(*names, shared, strict=True) if part > 1e-9]
+        rows += [
+            (site, two, other, one, part)
+            for site, other, part in zip(*names, shared, strict=True)
+            if part > 1e-9
+        ]
     overlaps = pd.DataFrame(rows, columns=["site", "part", "other", "other_part", "shared"])
-    overlaps = overlaps.sort_values(["shared", "site", "other"], ascending=[False, True, True], ignore_index=True)
+    overlaps = overlaps.sort_values(
+        ["shared", "site", "other"], ascending=[False, True, True], ignore_index=True
+    )
     distances = pd.concat(
         [
-            pd.DataFrame({"site": parts[part], "part": part, "distance_m": trees["train"].query(place[part])[0]})
+            pd.DataFrame(
+                {
+                    "site": parts[part],
+                    "part": part,
+                    "distance_m": trees["train"].query(place[part])[0],
+                }
+            )
             for part in PARTS[1:]
             if parts[part]
         ]
         or [pd.DataFrame({"site": [], "part": [], "distance_m": []})],
         ignore_index=True,
     )
-    area_m = np.zeros(0) if area is None else trees["train"].query(area[["easting", "northing"]].to_numpy(float))[0]
+    area_m = (
+        np.zeros(0)
+        if area is None
+        else trees["train"].query(area[["easting", "northing"]].to_numpy(float))[0]
+    )
     prevalence = pd.DataFrame()
     if rates is not None:
-        prevalence = pd.DataFrame({part: rates.loc[ids].mean() for part, ids in parts.items() if ids})
+        prevalence = pd.DataFrame(
+            {part: rates.loc[ids].mean() for part, ids in parts.items() if ids}
+        )
     return LeakageReport(tile_m, overlaps, distances, area_m, prevalence)
 
 
@@ -197,13 +273,17 @@ def _squares(sites: pd.DataFrame, *, tile_m: float, position_crs: str) -> pd.Ser
     if not {"tile_row", "tile_crs", "tile_left", "tile_top"} <= set(sites.columns):
         middle = sites[["easting", "northing"]].to_numpy(float)
         return pd.Series(
-            shapely.polygons(middle[:, None] + tile_m * (corners + np.array([-0.5, 0.5]))), sites.index, dtype=object
+            shapely.polygons(middle[:, None] + tile_m * (corners + np.array([-0.5, 0.5]))),
+            sites.index,
+            dtype=object,
         )
     found = []
     for crs, group in sites[sites["tile_row"] >= 0].groupby("tile_crs"):
         own, theirs = CRS.from_user_input(crs), CRS.from_user_input(position_crs)
         side = tile_m / own.axis_info[0].unit_conversion_factor
-        x, y = (group[["tile_left", "tile_top"]].to_numpy(float)[:, None] + side * corners).transpose(2, 0, 1)
+        x, y = (
+            group[["tile_left", "tile_top"]].to_numpy(float)[:, None] + side * corners
+        ).transpose(2, 0, 1)
         if own != theirs:
             x, y = Transformer.from_crs(own, theirs, always_xy=True).transform(x, y)
         metres = np.stack([x, y], axis=-1) * theirs.axis_info[0].unit_conversion_factor

@@ -1,9 +1,10 @@
 """
 Read packed tiles in batches: whole numbers, bands by name, cropped, ahead of the computing.
 
-Tiles lie in one memory map; a batch is a copy of crops, 16 bits per value, so that half as much crosses to the device as with
-floats. Turning, lighting and normalising a batch is the device's work. One thread reads ahead: worker processes would spend
-more on handing batches over than reading costs.
+Tiles lie in one memory map; a batch is a copy of crops, 16 bits per value, so that half as much
+crosses to the device as with floats. Turning, lighting and normalising a batch is the device's
+work. One thread reads ahead: worker processes would spend more on handing batches over than reading
+costs.
 """
 
 from __future__ import annotations
@@ -51,16 +52,23 @@ class TileReader:
 
     def __init__(self, dataset: Dataset, bands: Sequence[str], tile_px: int) -> None:
         if dataset.tiles is None or dataset.card.tiles is None:
-            raise DataError(f"The data set {dataset.card.name!r} has no tiles. Name scenes or a folder of tiles in build.")
+            raise DataError(
+                f"The data set {dataset.card.name!r} has no tiles. Name scenes or a folder of "
+                "tiles in build."
+            )
         card = dataset.card.tiles
         absent = [band for band in bands if band not in card.bands]
         if absent:
-            raise ModelError(f"The network needs the band {absent[0]}; the tiles have {', '.join(card.bands)}.")
+            raise ModelError(
+                f"The network needs the band {absent[0]}; the tiles have {', '.join(card.bands)}."
+            )
         side = min(dataset.tiles.shape[-2:])
         if side < tile_px:
             raise ModelError(
-                f"The tiles are {side} px wide; the network looks at {tile_px} px (window_px + 2 * margin_px). "
-                "Build larger tiles (build.tiles.size_px), or choose a smaller window_px or margin_px."
+                f"The tiles are {side} px wide; the network looks at {tile_px} px (window_px + 2 * "
+                "margin_px). "
+                "Build larger tiles (build.tiles.size_px), or choose a smaller window_px or "
+                "margin_px."
             )
         self.card, self.tile_px = card, tile_px
         self.places = [card.bands.index(band) for band in bands]
@@ -79,7 +87,9 @@ class TileReader:
         shape = (count, len(self.places), self.tile_px, self.tile_px)
         return torch.empty(shape, dtype=torch.uint16, pin_memory=pin)
 
-    def read(self, rows: Tensor, corners: Tensor | None = None, *, into: Tensor | None = None) -> Tensor:
+    def read(
+        self, rows: Tensor, corners: Tensor | None = None, *, into: Tensor | None = None
+    ) -> Tensor:
         """
         Return counts (n, bands, tile_px, tile_px) as uint16.
 
@@ -90,7 +100,8 @@ class TileReader:
         corners
             (n, 2) top and left of the cut within the tile; None: the middle.
         into
-            Room for at least n images (:meth:`memory`), which is written over: fresh pages cost more than the copy. None: new.
+            Room for at least n images (:meth:`memory`), which is written over: fresh pages cost
+            more than the copy. None: new.
 
         Raises
         ------
@@ -99,7 +110,8 @@ class TileReader:
         """
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.tiles):
             raise DataError(
-                f"Tiles {int(rows.min())} to {int(rows.max())} are asked for; there are {len(self.tiles)}. "
+                f"Tiles {int(rows.min())} to {int(rows.max())} are asked for; there are "
+                f"{len(self.tiles)}. "
                 "Build the data set again."
             )
         batch = (self.memory(len(rows)) if into is None else into)[: len(rows)]
@@ -107,18 +119,27 @@ class TileReader:
         middle = (self.slack[0] // 2, self.slack[1] // 2)
         cuts = [middle] * len(rows) if corners is None else corners.tolist()
         tiles = np.asarray(self.tiles)  # slices of a memory map are slow to make
-        if self.places != list(range(tiles.shape[1])) or tiles.strides[-1] != tiles.itemsize or tiles.dtype != out.dtype:
+        if (
+            self.places != list(range(tiles.shape[1]))
+            or tiles.strides[-1] != tiles.itemsize
+            or tiles.dtype != out.dtype
+        ):
             for number, (row, (top, left)) in enumerate(zip(rows.tolist(), cuts, strict=True)):
                 out[number] = tiles[row, self.places, top : top + size, left : left + size]
             return batch
-        line = np.dtype((np.void, size * tiles.itemsize))  # a line of a cut as one item: half the time of line by line
+        line = np.dtype(
+            (np.void, size * tiles.itemsize)
+        )  # a line of a cut as one item: half the time of line by line
         lines = out.view(line)
         for number, (row, (top, left)) in enumerate(zip(rows.tolist(), cuts, strict=True)):
             np.copyto(lines[number], tiles[row, :, top : top + size, left : left + size].view(line))
         return batch
 
     def reflectance(self, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """Return float32 reflectance of counts, and where (n, 1, height, width) every band was measured."""
+        """
+        Return float32 reflectance of counts, and where (n, 1, height, width) every band was
+        measured.
+        """
         values = counts.to(torch.float32)
         valid = (values != self.card.nodata).all(dim=1, keepdim=True)
         return (values - self.card.offset) * self.card.scale, valid
@@ -126,7 +147,8 @@ class TileReader:
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
         if isinstance(self.tiles, np.memmap) and self.tiles.filename is not None:
-            # A mapped file is opened again where the reader is unpickled instead of being copied there.
+            # A mapped file is opened again where the reader is unpickled instead of being copied
+            # there.
             state["tiles"] = Path(self.tiles.filename)
         return state
 
@@ -163,7 +185,9 @@ class ReadAhead(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         items: queue.Queue[tuple[str, object]] = queue.Queue(self.ahead)
         stop = threading.Event()
-        reader = threading.Thread(target=_fill, args=(iter(self.source), items, stop), daemon=True, name="read-ahead")
+        reader = threading.Thread(
+            target=_fill, args=(iter(self.source), items, stop), daemon=True, name="read-ahead"
+        )
         self.waited_s = 0.0
         reader.start()
         try:
@@ -183,7 +207,9 @@ class ReadAhead(Generic[T]):
                 reader.join(0.05)
 
 
-def _fill(source: Iterator[T], items: queue.Queue[tuple[str, object]], stop: threading.Event) -> None:
+def _fill(
+    source: Iterator[T], items: queue.Queue[tuple[str, object]], stop: threading.Event
+) -> None:
     put: Callable[[tuple[str, object]], None] = items.put
     try:
         for item in source:

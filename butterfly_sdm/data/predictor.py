@@ -14,12 +14,14 @@ from butterfly_sdm.data.dataset import Dataset
 @runtime_checkable
 class Predictor(Protocol):
     """
-    Mean rates, nearest sites, trees, networks and ensembles: all are fitted to sites and predict species at sites.
+    Mean rates, nearest sites, trees, networks and ensembles: all are fitted to sites and predict
+    species at sites.
 
     Attributes
     ----------
     species
-        The names of the species, in the order of the columns of :meth:`predict`; empty before :meth:`fit`.
+        The names of the species, in the order of the columns of :meth:`predict`; empty before
+        :meth:`fit`.
     """
 
     species: tuple[str, ...]
@@ -35,7 +37,8 @@ class Predictor(Protocol):
         Returns
         -------
         DataFrame of shape (sites, species)
-            Rows in the order of ``sites``, index named ``site_id``; columns in the order of ``species``.
+            Rows in the order of ``sites``, index named ``site_id``; columns in the order of
+            ``species``.
         """
         ...
 

@@ -1,7 +1,8 @@
 """
 Products: which files hold which bands, where they lie, and what their numbers mean.
 
-A product is a raster with several bands, a folder of band files, a Sentinel-2 SAFE folder or a STAC item.
+A product is a raster with several bands, a folder of band files, a Sentinel-2 SAFE folder or a STAC
+item.
 """
 
 from __future__ import annotations
@@ -28,9 +29,20 @@ _QUIETLY = threading.Lock()  # threads that silence warnings at once would let t
 
 # Names of the STAC "eo" extension for the bands of Sentinel-2.
 SENTINEL2 = {
-    "B01": "coastal", "B02": "blue", "B03": "green", "B04": "red", "B05": "rededge1", "B06": "rededge2", "B07": "rededge3",
-    "B08": "nir", "B8A": "nir08", "B09": "nir09", "B10": "cirrus", "B11": "swir16", "B12": "swir22",
-}  # fmt: skip
+    "B01": "coastal",
+    "B02": "blue",
+    "B03": "green",
+    "B04": "red",
+    "B05": "rededge1",
+    "B06": "rededge2",
+    "B07": "rededge3",
+    "B08": "nir",
+    "B8A": "nir08",
+    "B09": "nir09",
+    "B10": "cirrus",
+    "B11": "swir16",
+    "B12": "swir22",
+}
 
 
 def is_remote(path: str) -> bool:
@@ -77,7 +89,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a raster lies according to its metadata: the CRS, and the transform of a raster of a certain shape."""
+    """
+    Where a raster lies according to its metadata: the CRS, and the transform of a raster of a
+    certain shape.
+    """
 
     crs: CRS
     transform: Affine
@@ -127,7 +142,10 @@ class Piece:
 
     @property
     def order(self) -> tuple[str, str]:
-        """What pieces are sorted by: the name first, so that it does not matter in which folder they lie."""
+        """
+        What pieces are sorted by: the name first, so that it does not matter in which folder they
+        lie.
+        """
         return self.name, self.layers[0].path
 
 
@@ -188,11 +206,14 @@ def open_raster(path: str) -> Any:
     """
     try:
         with _QUIETLY, warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # where it lies may stand in its metadata
+            warnings.simplefilter(
+                "ignore", NotGeoreferencedWarning
+            )  # where it lies may stand in its metadata
             return rasterio.open(path)
     except (RasterioIOError, OSError) as error:
         raise RasterError(
-            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a GeoTIFF, JPEG 2000 or VRT."
+            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a "
+            "GeoTIFF, JPEG 2000 or VRT."
         ) from error
 
 
@@ -200,28 +221,42 @@ def _describe(
     source: Any, path: str, bands: Sequence[str] | None, nodata: float | None, place: Place | None
 ) -> tuple[Layer, float | None, float | None]:
     if not source.count:
-        raise RasterError(f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it to GeoTIFF.")
-    indexes = tuple(i for i, use in zip(source.indexes, source.colorinterp, strict=True) if use != ColorInterp.alpha)
+        raise RasterError(
+            f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it "
+            "to GeoTIFF."
+        )
+    indexes = tuple(
+        i
+        for i, use in zip(source.indexes, source.colorinterp, strict=True)
+        if use != ColorInterp.alpha
+    )
     described = [source.descriptions[index - 1] for index in indexes]
     if bands is not None and len(bands) != len(indexes):
         found = f"{len(indexes)} band" + ("s" if len(indexes) > 1 else "")
         raise RasterError(
-            f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band of the file, in order."
+            f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band "
+            "of the file, in order."
         )
     if bands is None:
         if not all(described):
             raise RasterError(
-                f"{path} does not say what its {len(indexes)} bands are. Name them in file order under scenes.bands, "
+                f"{path} does not say what its {len(indexes)} bands are. Name them in file order "
+                "under scenes.bands, "
                 "such as [red, green, blue, nir]."
             )
         bands = [canonical_band(name) for name in described if name]
     if len(set(bands)) < len(bands):
-        raise RasterError(f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own.")
+        raise RasterError(
+            f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own."
+        )
     crs, transform = source.crs, source.transform
     if crs is None and place is not None:
         crs, transform = place.crs, place.on(source.height, source.width)
     if not np.isfinite(transform).all() or transform.is_degenerate:
-        raise RasterError(f"{path} is damaged: its pixels have no size ({tuple(transform)[:6]}). Fetch or make it again.")
+        raise RasterError(
+            f"{path} is damaged: its pixels have no size ({tuple(transform)[:6]}). Fetch or make "
+            "it again."
+        )
     metres_per_unit(crs, path)
     own_nodata = nodata if nodata is not None else source.nodata
     if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
@@ -255,11 +290,16 @@ def metres_per_unit(crs: CRS | None, name: str) -> float:
         There is no CRS, or it has no units on the ground.
     """
     if crs is None:
-        raise RasterError(f"{name} has no CRS, so nobody knows where it lies. Assign one, for example with rio edit-info.")
+        raise RasterError(
+            f"{name} has no CRS, so nobody knows where it lies. Assign one, for example with rio "
+            "edit-info."
+        )
     try:
         known = ProjCRS.from_wkt(crs.to_wkt())
     except (CRSError, RuntimeError) as error:
-        raise RasterError(f"{name} has a CRS that cannot be understood: {error}. Assign another.") from error
+        raise RasterError(
+            f"{name} has a CRS that cannot be understood: {error}. Assign another."
+        ) from error
     if known.is_geographic:
         return 111_320.0
     factor = known.axis_info[0].unit_conversion_factor if known.axis_info else 0.0

@@ -1,10 +1,12 @@
 """
-Plausibility of reflectances: band order, offset, scale, saturation and constant bands, said in plain words.
+Plausibility of reflectances: band order, offset, scale, saturation and constant bands, said in
+plain words.
 
-Over vegetated land the near infrared is far above the visible bands. Which visible band is which is told by how they vary, not
-by how bright they are, because haze adds to blue and green until they are above red: where leaves are denser the near infrared
-rises, chlorophyll darkens red most and green least, so green follows the near infrared best; and from leaves to soil red
-changes more than blue. What is found is a warning, never an error.
+Over vegetated land the near infrared is far above the visible bands. Which visible band is which is
+told by how they vary, not by how bright they are, because haze adds to blue and green until they
+are above red: where leaves are denser the near infrared rises, chlorophyll darkens red most and
+green least, so green follows the near infrared best; and from leaves to soil red changes more than
+blue. What is found is a warning, never an error.
 """
 
 from __future__ import annotations
@@ -52,12 +54,20 @@ class SpectralSample:
 
 
 def sample_pixels(
-    tiles: np.ndarray, *, bands: Sequence[str], nodata: int = 0, scale: float = 1e-4, offset: float = 0.0
+    tiles: np.ndarray,
+    *,
+    bands: Sequence[str],
+    nodata: int = 0,
+    scale: float = 1e-4,
+    offset: float = 0.0,
 ) -> SpectralSample:
     """
-    Draw pixels evenly from tiles of shape (tiles, bands, height, width): at most about 400,000, always the same ones.
+    Draw pixels evenly from tiles of shape (tiles, bands, height, width): at most about 400,000,
+    always the same ones.
     """
-    step = max(1, int(np.ceil(np.sqrt(tiles.shape[0] * tiles.shape[2] * tiles.shape[3] / SAMPLE_PIXELS))))
+    step = max(
+        1, int(np.ceil(np.sqrt(tiles.shape[0] * tiles.shape[2] * tiles.shape[3] / SAMPLE_PIXELS)))
+    )
     every = max(1, tiles.shape[0] // 4000)
     together = -(-tiles.shape[0] // (every * GROUPS))  # tiles in one group
     parts, group = [], []
@@ -67,8 +77,12 @@ def sample_pixels(
         parts.append(part[:, (part != nodata).all(axis=0)])
         group.append(np.full(parts[-1].shape[1], number // together))
     if not parts:
-        return SpectralSample(tuple(bands), np.zeros((len(bands), 0), np.uint16), scale, offset, np.zeros(0, int))
-    return SpectralSample(tuple(bands), np.concatenate(parts, axis=1), scale, offset, np.concatenate(group))
+        return SpectralSample(
+            tuple(bands), np.zeros((len(bands), 0), np.uint16), scale, offset, np.zeros(0, int)
+        )
+    return SpectralSample(
+        tuple(bands), np.concatenate(parts, axis=1), scale, offset, np.concatenate(group)
+    )
 
 
 def implausible(sample: SpectralSample) -> list[str]:
@@ -93,7 +107,10 @@ def _constant(sample: SpectralSample) -> list[str]:
     for number, band in enumerate(sample.bands):
         values = sample.counts[number]
         if values.min() == values.max():
-            found.append(f"Band {band} holds only the value {values.min()}. Is the file of this band damaged or empty?")
+            found.append(
+                f"Band {band} holds only the value {values.min()}. Is the file of this band "
+                "damaged or empty?"
+            )
         found.extend(
             f"Bands {other} and {band} hold the same values. Was one file given twice?"
             for other, theirs in zip(sample.bands[:number], sample.counts[:number], strict=True)
@@ -109,7 +126,8 @@ def _saturated(sample: SpectralSample) -> list[str]:
         share = float((values == top).mean())
         if share > 0.02 and values.min() < top:
             found.append(
-                f"{share:.0%} of the pixels of band {band} have the highest value, {top}: saturated or clipped. "
+                f"{share:.0%} of the pixels of band {band} have the highest value, {top}: "
+                "saturated or clipped. "
                 "Were the values cut off when the file was made?"
             )
     return found
@@ -122,25 +140,36 @@ def _range(sample: SpectralSample) -> list[str]:
     found = []
     if medians[highest] > 1.2:
         found.append(
-            f"The median reflectance of band {highest} is {medians[highest]:.3g}, and reflectance is rarely above 1. "
+            f"The median reflectance of band {highest} is {medians[highest]:.3g}, and reflectance "
+            "is rarely above 1. "
             f"Is the scale {sample.scale:g} right? (0.0001 for Sentinel-2)"
         )
     elif medians[highest] < 0.01:
         found.append(
-            f"The highest median reflectance of a band is {medians[highest]:.2g} (band {highest}); land has 0.02 to 0.5. "
-            f"Is the scale {sample.scale:g} right, and is the offset {sample.offset:g} not too large?"
+            f"The highest median reflectance of a band is {medians[highest]:.2g} (band {highest}); "
+            "land has 0.02 to 0.5. "
+            f"Is the scale {sample.scale:g} right, and is the offset {sample.offset:g} not too "
+            "large?"
         )
-    dark = {band: float(np.percentile(reflectance[band], 1)) for band in VISIBLE if band in reflectance}
-    if len(dark) >= 2 and all(0.1 <= value < 0.2 for value in dark.values()) and medians[highest] < 1:
+    dark = {
+        band: float(np.percentile(reflectance[band], 1)) for band in VISIBLE if band in reflectance
+    }
+    if (
+        len(dark) >= 2
+        and all(0.1 <= value < 0.2 for value in dark.values())
+        and medians[highest] < 1
+    ):
         found.append(
-            f"The darkest 1 % of pixels still have a reflectance of {min(dark.values()):.2f} in all visible bands. "
+            f"The darkest 1 % of pixels still have a reflectance of {min(dark.values()):.2f} in "
+            "all visible bands. "
             "Sentinel-2 products of processing baseline 04.00 and later need an offset of 1000."
         )
     for band, value in dark.items():
         share = float((reflectance[band] <= 0).mean())
         if share > 0.05 and value <= 0:
             found.append(
-                f"{share:.0%} of the pixels of band {band} have no positive reflectance. Was the offset subtracted twice?"
+                f"{share:.0%} of the pixels of band {band} have no positive reflectance. Was the "
+                "offset subtracted twice?"
             )
     return found
 
@@ -150,7 +179,8 @@ def _order(sample: SpectralSample) -> list[str]:
     names = [band for band in ("nir", *VISIBLE) if band in reflectance]
     stack = np.stack([reflectance[band] for band in names])
     ordered = np.sort(stack, axis=0)
-    # Vegetation: one band towers over the visible ones. Water, clouds and bare ground do not look like that.
+    # Vegetation: one band towers over the visible ones. Water, clouds and bare ground do not look
+    # like that.
     towering = (ordered[-1] > 1.8 * np.maximum(ordered[-2], 1e-4)) & (ordered[-1] > 0.1)
     if towering.mean() < 0.02:
         return []
@@ -159,15 +189,22 @@ def _order(sample: SpectralSample) -> list[str]:
     best = max(share, key=lambda band: share[band])
     if best != "nir":
         return [
-            f"Over vegetation the near infrared is far above all other bands, but here it is band {best} in {share[best]:.0%} "
-            f"of such pixels and nir in {share['nir']:.0%}: nir and {best} look swapped. Check the order of the bands."
+            "Over vegetation the near infrared is far above all other bands, but here it is band "
+            f"{best} in {share[best]:.0%} "
+            f"of such pixels and nir in {share['nir']:.0%}: nir and {best} look swapped. Check the "
+            "order of the bands."
         ]
     return _visible_order(sample, stack, ordered) if len(names) == 4 else []
 
 
 def _visible_order(sample: SpectralSample, stack: np.ndarray, ordered: np.ndarray) -> list[str]:
-    """Compare the visible bands: ``stack`` holds (nir, red, green, blue) reflectances, ``ordered`` the same sorted."""
-    vegetated = (stack[0] > 1.3 * ordered[-2]) & (stack[0] > 0.1) & (ordered[0] < 0.15)  # whatever the order; clouds left out
+    """
+    Compare the visible bands: ``stack`` holds (nir, red, green, blue) reflectances, ``ordered`` the
+    same sorted.
+    """
+    vegetated = (
+        (stack[0] > 1.3 * ordered[-2]) & (stack[0] > 0.1) & (ordered[0] < 0.15)
+    )  # whatever the order; clouds left out
     follows, varies = [], []
     for number in np.unique(sample.group[vegetated]):
         chosen = stack[:, vegetated & (sample.group == number)]
@@ -195,17 +232,25 @@ def _visible_order(sample: SpectralSample, stack: np.ndarray, ordered: np.ndarra
         ratio = float(np.exp(np.median(spread[:, 0] - spread[:, 2])))
         agree = f"{int((redder < 0).sum())} of {len(redder)} tiles or groups of tiles"
         return [
-            "From leaves to soil red changes more than blue and falls more clearly where the near infrared rises, but here red "
-            f"changes {ratio:.2f} times as much as blue, and {agree} look the wrong way round: red and blue look swapped. "
+            "From leaves to soil red changes more than blue and falls more clearly where the near "
+            "infrared rises, but here red "
+            f"changes {ratio:.2f} times as much as blue, and {agree} look the wrong way round: red "
+            "and blue look swapped. "
             "Check the order of the bands."
         ]
     red = one if score > 0 else two
-    figures = ", ".join(f"{VISIBLE[band]} {follow[band]:+.2f} and {level[band]:.3f}" for band in range(3))
-    found = f"Over vegetation green follows the near infrared best, but here the correlations and medians are {figures}: "
+    figures = ", ".join(
+        f"{VISIBLE[band]} {follow[band]:+.2f} and {level[band]:.3f}" for band in range(3)
+    )
+    found = (
+        "Over vegetation green follows the near infrared best, but here the correlations and "
+        f"medians are {figures}: "
+    )
     other = 2 - green  # neither the band called green nor the one that looks green
     if (red == other) == (VISIBLE[other] == "red"):
         return [f"{found}green and {VISIBLE[green]} look swapped. Check the order of the bands."]
     return [
-        f"{found}the bands look swapped in a circle; what is called {VISIBLE[green]} is green, {VISIBLE[red]} is red and "
+        f"{found}the bands look swapped in a circle; what is called {VISIBLE[green]} is green, "
+        f"{VISIBLE[red]} is red and "
         f"{VISIBLE[one + two - red]} is blue. Check the order of the bands."
     ]

@@ -40,7 +40,10 @@ class Split:
         for part in PARTS:
             for site in getattr(self, part):
                 if site in seen:
-                    raise DataError(f"Site {site} is in {seen[site]} and in {part}. A site belongs to one part of a split.")
+                    raise DataError(
+                        f"Site {site} is in {seen[site]} and in {part}. A site belongs to one part "
+                        "of a split."
+                    )
                 seen[site] = part
 
     def part(self, name: str) -> tuple[str, ...]:
@@ -56,7 +59,10 @@ class Split:
             raise DataError(f"A split has the parts {', '.join(PARTS)}; {name!r} is none of them.")
         sites: tuple[str, ...] = getattr(self, name)
         if not sites:
-            raise DataError(f"The {name} part of the split is empty. Choose another part, or another split of the data set.")
+            raise DataError(
+                f"The {name} part of the split is empty. Choose another part, or another split of "
+                "the data set."
+            )
         return sites
 
     def part_of(self) -> dict[str, str]:
@@ -67,7 +73,11 @@ class Split:
         """Write the split as ``split.json``."""
         write_json(
             path,
-            {"format": "butterfly_sdm split", "format_version": FORMAT_VERSION, "method": self.method}
+            {
+                "format": "butterfly_sdm split",
+                "format_version": FORMAT_VERSION,
+                "method": self.method,
+            }
             | {part: list(getattr(self, part)) for part in PARTS},
         )
 
@@ -83,21 +93,36 @@ class Split:
         """
         value: Any = read_json(path)
         if not isinstance(value, Mapping) or not all(
-            isinstance(value.get(part, []), list) and all(isinstance(site, str) for site in value.get(part, []))
+            isinstance(value.get(part, []), list)
+            and all(isinstance(site, str) for site in value.get(part, []))
             for part in PARTS
         ):
-            raise ArtefactError(f"{path} is not a split: it needs lists of site ids under {', '.join(PARTS)}.")
+            raise ArtefactError(
+                f"{path} is not a split: it needs lists of site ids under {', '.join(PARTS)}."
+            )
         if "format_version" in value:  # a split made by hand needs none
-            check_version(value["format_version"], FORMAT_VERSION, f"The split {path}", "butterfly-sdm build CONFIG")
+            check_version(
+                value["format_version"],
+                FORMAT_VERSION,
+                f"The split {path}",
+                "butterfly-sdm build CONFIG",
+            )
         unknown = set(value) - {*PARTS, "format", "format_version", "method"}
         if unknown:
-            raise ArtefactError(f"{path} has the unknown part {sorted(unknown)[0]!r}; the parts are {', '.join(PARTS)}.")
-        return cls(**{part: tuple(value.get(part, [])) for part in PARTS}, method=str(value.get("method", "given")))
+            raise ArtefactError(
+                f"{path} has the unknown part {sorted(unknown)[0]!r}; the parts are "
+                f"{', '.join(PARTS)}."
+            )
+        return cls(
+            **{part: tuple(value.get(part, [])) for part in PARTS},
+            method=str(value.get("method", "given")),
+        )
 
 
 def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
     """
-    Return, per site, the number of its cluster: sites nearer than ``distance_m``, directly or through others, are in one.
+    Return, per site, the number of its cluster: sites nearer than ``distance_m``, directly or
+    through others, are in one.
 
     Parameters
     ----------
@@ -119,13 +144,17 @@ def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
     return connected_components(links, directed=False)[1]
 
 
-def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: int = 5, seed: int = 0) -> list[Split]:
+def spatial_folds(
+    sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: int = 5, seed: int = 0
+) -> list[Split]:
     """
-    Divide sites into folds of about equal size; each fold is the validation part once and the rest its training part.
+    Divide sites into folds of about equal size; each fold is the validation part once and the rest
+    its training part.
 
-    Sites nearer to each other than ``distance_m``, directly or through others, stay in one fold, so that no validation site
-    has a training site that near. Where sites lie so dense that this leaves fewer clusters than folds, squares of that side
-    are dealt out instead, which have neighbours beyond their edges; the words of the folds say so.
+    Sites nearer to each other than ``distance_m``, directly or through others, stay in one fold, so
+    that no validation site has a training site that near. Where sites lie so dense that this leaves
+    fewer clusters than folds, squares of that side are dealt out instead, which have neighbours
+    beyond their edges; the words of the folds say so.
 
     Parameters
     ----------
@@ -158,12 +187,16 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
         words = f"squares of {distance_m:g} m"
         if cluster_of.max(initial=-1) + 1 < n_folds:
             raise DataError(
-                f"Sites nearer than {distance_m:g} m stay together and form {clusters} clusters, fewer than the {n_folds} "
-                f"folds, and so are squares of that side. Lower the distance (evaluate.fold_distance_m) or the number of folds."
+                f"Sites nearer than {distance_m:g} m stay together and form {clusters} clusters, "
+                f"fewer than the {n_folds} "
+                "folds, and so are squares of that side. Lower the distance "
+                "(evaluate.fold_distance_m) or the number of folds."
             )
     sizes = np.bincount(cluster_of)
     order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, so that the small ones even the folds out
+    order = order[
+        np.argsort(-sizes[order], kind="stable")
+    ]  # the largest first, so that the small ones even the folds out
     fold_of_cluster = np.empty(len(sizes), dtype=int)
     filled = np.zeros(n_folds)
     for cluster in order:
@@ -173,6 +206,10 @@ def spatial_folds(sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: i
     ids = sites.index.to_numpy()
     method = f"of {n_folds}: {words}, seed {seed}"
     return [
-        Split(tuple(ids[fold_of != fold]), tuple(ids[fold_of == fold]), method=f"fold {fold + 1} {method}")
+        Split(
+            tuple(ids[fold_of != fold]),
+            tuple(ids[fold_of == fold]),
+            method=f"fold {fold + 1} {method}",
+        )
         for fold in range(n_folds)
     ]

@@ -22,7 +22,11 @@ NAMES = {
 
 
 def group_sites(
-    sites: pd.DataFrame, *, method: str, distance_m: float = 4000.0, regions: pd.Series | None = None
+    sites: pd.DataFrame,
+    *,
+    method: str,
+    distance_m: float = 4000.0,
+    regions: pd.Series | None = None,
 ) -> tuple[np.ndarray, str]:
     """
     Put sites into groups that a split keeps together.
@@ -32,8 +36,9 @@ def group_sites(
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres.
     method
-        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others (as published, with 4 km).
-        ``blocks``: squares of that side. ``regions``: by ``regions``. ``random``: every site alone, which leaks.
+        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others (as
+        published, with 4 km). ``blocks``: squares of that side. ``regions``: by ``regions``.
+        ``random``: every site alone, which leaks.
     regions
         (site,) name of the region of each site.
 
@@ -49,15 +54,24 @@ def group_sites(
         The method is unknown.
     """
     if method == "clusters":
-        return neighbour_clusters(sites, distance_m=distance_m), f"clusters of sites nearer than {distance_m:g} m"
+        return neighbour_clusters(
+            sites, distance_m=distance_m
+        ), f"clusters of sites nearer than {distance_m:g} m"
     if method == "blocks":
-        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(np.int64)
-        return np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1), f"blocks of {distance_m:g} m"
+        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(
+            np.int64
+        )
+        return np.unique(squares, axis=0, return_inverse=True)[1].reshape(
+            -1
+        ), f"blocks of {distance_m:g} m"
     if method == "regions" and regions is not None:
         return np.unique(regions.to_numpy(dtype=str), return_inverse=True)[1], "regions"
     if method == "random":
         return np.arange(len(sites)), "random: every site alone"
-    raise DataError(f"split.method = {method!r} is unknown here; choose clusters, blocks, regions, random or file.")
+    raise DataError(
+        f"split.method = {method!r} is unknown here; choose clusters, blocks, regions, random or "
+        "file."
+    )
 
 
 def make_split(
@@ -78,7 +92,8 @@ def make_split(
     method, distance_m
         Which sites stay together, see :func:`group_sites`.
     fractions
-        Shares of the sites in the three parts; groups are dealt out so that the parts come near to them.
+        Shares of the sites in the three parts; groups are dealt out so that the parts come near to
+        them.
     seed
         Of the order in which groups are dealt out.
 
@@ -94,14 +109,19 @@ def make_split(
         The fractions do not sum to 1, or there are too few groups for the parts asked for.
     """
     if abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(f"split.fractions sum to {sum(fractions):g}; the shares of the three parts must sum to 1.")
+        raise DataError(
+            f"split.fractions sum to {sum(fractions):g}; the shares of the three parts must sum to "
+            "1."
+        )
     block, words = group_sites(sites, method=method, distance_m=distance_m)
     part_of_block = _deal(np.bincount(block), fractions, seed)
     if part_of_block is None:
         raise DataError(
-            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the parts {_words(fractions)}. "
+            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the "
+            f"parts {_words(fractions)}. "
             f"{'' if method == 'blocks' else 'Sites this dense need split.method: blocks. Or '}"
-            f"{'Lower' if method == 'blocks' else 'lower'} split.distance_m, or ask for fewer parts."
+            f"{'Lower' if method == 'blocks' else 'lower'} split.distance_m, or ask for fewer "
+            "parts."
         )
     ids = sites.index.to_numpy()
     part = part_of_block[block]
@@ -110,10 +130,16 @@ def make_split(
 
 
 def make_folds(
-    sites: pd.DataFrame, *, method: str = "clusters", distance_m: float = 4000.0, folds: int = 5, seed: int = 0
+    sites: pd.DataFrame,
+    *,
+    method: str = "clusters",
+    distance_m: float = 4000.0,
+    folds: int = 5,
+    seed: int = 0,
 ) -> tuple[list[Split], np.ndarray]:
     """
-    Divide sites into folds of about equal size; each is the validation part once and the rest its training part.
+    Divide sites into folds of about equal size; each is the validation part once and the rest its
+    training part.
 
     Returns
     -------
@@ -129,26 +155,32 @@ def make_folds(
     fold_of_block = _deal(np.bincount(block), [1 / folds] * folds, seed)
     if fold_of_block is None:
         raise DataError(
-            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), fewer than the {folds} folds. "
+            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), fewer than the "
+            f"{folds} folds. "
             "Lower split.distance_m or split.folds."
         )
     ids, fold_of = sites.index.to_numpy(), fold_of_block[block]
     return [
         Split(
-            tuple(ids[fold_of != fold]), tuple(ids[fold_of == fold]), method=f"fold {fold + 1} of {folds}: {words}, seed {seed}"
+            tuple(ids[fold_of != fold]),
+            tuple(ids[fold_of == fold]),
+            method=f"fold {fold + 1} of {folds}: {words}, seed {seed}",
         )
         for fold in range(folds)
     ], block
 
 
-def split_by_region(regions: pd.Series, *, validation: Sequence[str], test: Sequence[str] = ()) -> Split:
+def split_by_region(
+    regions: pd.Series, *, validation: Sequence[str], test: Sequence[str] = ()
+) -> Split:
     """
     Validate and test on whole regions and train on the others.
 
     Parameters
     ----------
     regions
-        (site,) name of the region of each site; missing where it is in none, such sites are trained on.
+        (site,) name of the region of each site; missing where it is in none, such sites are trained
+        on.
 
     Raises
     ------
@@ -159,10 +191,14 @@ def split_by_region(regions: pd.Series, *, validation: Sequence[str], test: Sequ
     for name in (*validation, *test):
         if not (names == name).any():
             raise DataError(
-                f"No site lies in the region {name!r}; the regions are {', '.join(sorted(set(names) - {''})[:12])}."
+                f"No site lies in the region {name!r}; the regions are "
+                f"{', '.join(sorted(set(names) - {''})[:12])}."
             )
     if set(validation) & set(test):
-        raise DataError(f"The region {sorted(set(validation) & set(test))[0]!r} is asked for in validation and in test.")
+        raise DataError(
+            f"The region {sorted(set(validation) & set(test))[0]!r} is asked for in validation and "
+            "in test."
+        )
     held = names.isin([*validation, *test])
     return Split(
         tuple(regions.index[~held]),
@@ -174,7 +210,8 @@ def split_by_region(regions: pd.Series, *, validation: Sequence[str], test: Sequ
 
 def leave_out_near(split: Split, sites: pd.DataFrame, *, buffer_m: float) -> Split:
     """
-    Leave training sites out that are nearer than ``buffer_m`` to a site of another part (and validation sites near test).
+    Leave training sites out that are nearer than ``buffer_m`` to a site of another part (and
+    validation sites near test).
 
     Parameters
     ----------
@@ -201,7 +238,10 @@ def leave_out_near(split: Split, sites: pd.DataFrame, *, buffer_m: float) -> Spl
     validation = apart(split.validation, split.test)
     train = apart(split.train, (*validation, *split.test))
     if not train:
-        raise DataError(f"No training site is {buffer_m:g} m away from all sites of the other parts. Lower split.buffer_m.")
+        raise DataError(
+            f"No training site is {buffer_m:g} m away from all sites of the other parts. Lower "
+            "split.buffer_m."
+        )
     return Split(train, validation, split.test, method=f"{split.method}; buffer of {buffer_m:g} m")
 
 
@@ -212,7 +252,8 @@ def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
     Parameters
     ----------
     path
-        ``split.json``, or a table (CSV, Parquet) with the columns ``site_id`` and ``split`` (train, val or validation, test).
+        ``split.json``, or a table (CSV, Parquet) with the columns ``site_id`` and ``split`` (train,
+        val or validation, test).
     site_ids
         Sites of the data set; others in the file are ignored.
 
@@ -237,20 +278,33 @@ def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str)
         for column in ("site_id", "split"):
             if column not in table.columns:
-                raise DataError(f"{path} has no column {column}; a split is a table of site_id and split.")
+                raise DataError(
+                    f"{path} has no column {column}; a split is a table of site_id and split."
+                )
         twice = table["site_id"].duplicated()
         if twice.any():
-            raise DataError(f"{path} has site {table.loc[twice, 'site_id'].iloc[0]} twice. A site belongs to one part.")
+            raise DataError(
+                f"{path} has site {table.loc[twice, 'site_id'].iloc[0]} twice. A site belongs to "
+                "one part."
+            )
         table = table.dropna(subset=["split"])
-        unknown = [name for name in table["split"].unique() if str(name).strip().lower() not in NAMES]
+        unknown = [
+            name for name in table["split"].unique() if str(name).strip().lower() not in NAMES
+        ]
         if unknown:
-            raise DataError(f"{path} names the part {unknown[0]!r}; the parts are {', '.join(NAMES)}.")
+            raise DataError(
+                f"{path} names the part {unknown[0]!r}; the parts are {', '.join(NAMES)}."
+            )
         part_of = {
-            str(site): NAMES[str(name).strip().lower()] for site, name in zip(table["site_id"], table["split"], strict=True)
+            str(site): NAMES[str(name).strip().lower()]
+            for site, name in zip(table["site_id"], table["split"], strict=True)
         }
     parts = {part: tuple(site for site in site_ids if part_of.get(site) == part) for part in PARTS}
     if not any(parts.values()):
-        raise DataError(f"{path} names none of the {len(site_ids)} sites of the data set (such as {site_ids[0]}).")
+        raise DataError(
+            f"{path} names none of the {len(site_ids)} sites of the data set (such as "
+            f"{site_ids[0]})."
+        )
     return Split(**parts, method=f"given by {path.name}"), len(set(part_of) - set(site_ids))
 
 
@@ -283,16 +337,30 @@ def read_regions(path: str | Path, sites: pd.DataFrame) -> pd.Series:
     try:
         polygons = gpd.read_file(path)
     except Exception as error:
-        raise DataError(f"{path} cannot be read as polygons: {error}. Give a GeoPackage, GeoJSON or Shapefile.") from error
+        raise DataError(
+            f"{path} cannot be read as polygons: {error}. Give a GeoPackage, GeoJSON or Shapefile."
+        ) from error
     if "name" not in polygons.columns or polygons.crs is None:
-        raise DataError(f"{path} needs a column name and a CRS; it has {', '.join(map(str, polygons.columns))}.")
-    points = gpd.GeoDataFrame(index=sites.index, geometry=gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326)
-    joined = gpd.sjoin(points.to_crs(polygons.crs), polygons[["name", "geometry"]], how="left", predicate="intersects")
+        raise DataError(
+            f"{path} needs a column name and a CRS; it has {', '.join(map(str, polygons.columns))}."
+        )
+    points = gpd.GeoDataFrame(
+        index=sites.index, geometry=gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326
+    )
+    joined = gpd.sjoin(
+        points.to_crs(polygons.crs),
+        polygons[["name", "geometry"]],
+        how="left",
+        predicate="intersects",
+    )
     return joined.sort_values("name").groupby(level=0)["name"].first().reindex(sites.index)
 
 
 def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarray | None:
-    """Return the part of each group, the largest first, each to the part that lacks most; None if impossible."""
+    """
+    Return the part of each group, the largest first, each to the part that lacks most; None if
+    impossible.
+    """
     asked = np.asarray(fractions, float)
     if len(sizes) < np.count_nonzero(asked):
         return None
@@ -312,4 +380,8 @@ def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarra
 
 
 def _words(fractions: Sequence[float]) -> str:
-    return ", ".join(f"{part} {fraction:g}" for part, fraction in zip(PARTS, fractions, strict=True) if fraction > 0)
+    return ", ".join(
+        f"{part} {fraction:g}"
+        for part, fraction in zip(PARTS, fractions, strict=True)
+        if fraction > 0
+    )

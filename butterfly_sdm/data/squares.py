@@ -1,8 +1,8 @@
 """
 Values of a raster in squares of ground: their mean, or the share of each class.
 
-A pixel counts when its centre lies in the square; where none does, because the pixels are larger, the pixel at the middle of
-the square counts. Pixels without a value do not count.
+A pixel counts when its centre lies in the square; where none does, because the pixels are larger,
+the pixel at the middle of the square counts. Pixels without a value do not count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ MOST_PIXELS = 4_000_000
 
 
 def square_means(
-    path: str | Path, easting: np.ndarray, northing: np.ndarray, crs: str, *, side_m: float, band: int = 1
+    path: str | Path,
+    easting: np.ndarray,
+    northing: np.ndarray,
+    crs: str,
+    *,
+    side_m: float,
+    band: int = 1,
 ) -> np.ndarray:
     """
     Return the mean of a raster in squares around places.
@@ -37,7 +43,8 @@ def square_means(
     path
         A raster in any CRS.
     easting, northing
-        (n,) middles of the squares in metres of ``crs``; the sides of the squares run along its axes.
+        (n,) middles of the squares in metres of ``crs``; the sides of the squares run along its
+        axes.
     side_m
         Side of the squares in metres.
     band
@@ -61,10 +68,17 @@ def square_means(
 
 
 def square_shares(
-    path: str | Path, easting: np.ndarray, northing: np.ndarray, crs: str, *, side_m: float, band: int = 1
+    path: str | Path,
+    easting: np.ndarray,
+    northing: np.ndarray,
+    crs: str,
+    *,
+    side_m: float,
+    band: int = 1,
 ) -> pd.DataFrame:
     """
-    Return the share of each class of a raster in squares around places; arguments and errors as of :func:`square_means`.
+    Return the share of each class of a raster in squares around places; arguments and errors as of
+    :func:`square_means`.
 
     Returns
     -------
@@ -80,7 +94,10 @@ def square_shares(
 
 
 def share_of(shares: pd.DataFrame, value: int) -> np.ndarray:
-    """Return the shares (n,) of a class from those of :func:`square_shares`: 0 beside other classes, NaN where none is."""
+    """
+    Return the shares (n,) of a class from those of :func:`square_shares`: 0 beside other classes,
+    NaN where none is.
+    """
     known = shares.notna().any(axis=1).to_numpy()
     share = shares[value].fillna(0.0).to_numpy() if value in shares else 0.0
     return np.where(known, share, np.nan)
@@ -89,12 +106,18 @@ def share_of(shares: pd.DataFrame, value: int) -> np.ndarray:
 def _in_squares(
     path: str | Path, easting: np.ndarray, northing: np.ndarray, crs: str, side_m: float, band: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the places, by number, and the values of the pixels that count, both (pixels,), for some places at a time."""
+    """
+    Yield the places, by number, and the values of the pixels that count, both (pixels,), for some
+    places at a time.
+    """
     if not Path(path).exists():
         raise MissingFileError(f"There is no raster {path}. Check the paths of the covariates.")
     with open_raster(str(path)) as source:
         if not 1 <= band <= source.count:
-            raise RasterError(f"{path} has {source.count} bands; band {band} is asked for. They are counted from 1.")
+            raise RasterError(
+                f"{path} has {source.count} bands; band {band} is asked for. They are counted from "
+                "1."
+            )
         metres_per_unit(source.crs, str(path))
         there, back = _transformer(str(crs), source.crs.to_wkt()), ~source.transform
 
@@ -103,16 +126,25 @@ def _in_squares(
             return back.a * x + back.b * y + back.c, back.d * x + back.e * y + back.f
 
         for start in range(0, len(easting), CHUNK):
-            x, y = np.asarray(easting, float)[start : start + CHUNK], np.asarray(northing, float)[start : start + CHUNK]
+            x, y = (
+                np.asarray(easting, float)[start : start + CHUNK],
+                np.asarray(northing, float)[start : start + CHUNK],
+            )
             middle = np.stack(pixels(x, y), axis=1)  # (n, 2): column, row
-            east = np.stack(pixels(x + side_m / 2, y), axis=1) - np.stack(pixels(x - side_m / 2, y), axis=1)
-            north = np.stack(pixels(x, y + side_m / 2), axis=1) - np.stack(pixels(x, y - side_m / 2), axis=1)
+            east = np.stack(pixels(x + side_m / 2, y), axis=1) - np.stack(
+                pixels(x - side_m / 2, y), axis=1
+            )
+            north = np.stack(pixels(x, y + side_m / 2), axis=1) - np.stack(
+                pixels(x, y - side_m / 2), axis=1
+            )
             reach = (np.abs(east) + np.abs(north)) / 2
             known = np.isfinite(middle).all(axis=1) & np.isfinite(reach).all(axis=1)
             size = np.array([source.width, source.height])
             known &= ((middle + reach >= 0) & (middle - reach <= size)).all(axis=1)
             for some in _groups(np.flatnonzero(known), middle, reach):
-                place, values = _read(source, band, middle[some], east[some], north[some], reach[some])
+                place, values = _read(
+                    source, band, middle[some], east[some], north[some], reach[some]
+                )
                 yield start + some[place], values
 
 
@@ -133,7 +165,12 @@ def _groups(places: np.ndarray, middle: np.ndarray, reach: np.ndarray) -> Iterat
 
 
 def _read(
-    source: Any, band: int, middle: np.ndarray, east: np.ndarray, north: np.ndarray, reach: np.ndarray
+    source: Any,
+    band: int,
+    middle: np.ndarray,
+    east: np.ndarray,
+    north: np.ndarray,
+    reach: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     size = np.array([source.width, source.height])
     low = np.maximum(np.floor((middle - reach).min(axis=0)), 0).astype(int)
@@ -143,7 +180,9 @@ def _read(
     try:
         raw = source.read(band, window=Window(*low, *(high - low)), masked=True)
     except (RasterioError, OSError) as error:
-        raise RasterError(f"{source.name} cannot be read: {error}. Fetch or make it again.") from error
+        raise RasterError(
+            f"{source.name} cannot be read: {error}. Fetch or make it again."
+        ) from error
     there = ~np.ma.getmaskarray(raw)
     if raw.dtype.kind == "f":
         there &= np.isfinite(raw.data)
@@ -152,7 +191,8 @@ def _read(
     columns = first[:, 0, None, None] + np.arange(wide)[None, None, :]
     rows = first[:, 1, None, None] + np.arange(tall)[None, :, None]
     dx, dy = columns + 0.5 - middle[:, 0, None, None], rows + 0.5 - middle[:, 1, None, None]
-    # How far to the east and north of the middle a pixel lies, in sides of the square: within it the projection is even.
+    # How far to the east and north of the middle a pixel lies, in sides of the square: within it
+    # the projection is even.
     area = east[:, 0] * north[:, 1] - east[:, 1] * north[:, 0]
     along = ((north[:, 1] / area)[:, None, None] * dx) - ((north[:, 0] / area)[:, None, None] * dy)
     up = ((east[:, 0] / area)[:, None, None] * dy) - ((east[:, 1] / area)[:, None, None] * dx)

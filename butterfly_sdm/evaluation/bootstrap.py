@@ -1,4 +1,7 @@
-"""Intervals for means over sites whose neighbours are alike: whole blocks are drawn again, not single sites."""
+"""
+Intervals for means over sites whose neighbours are alike: whole blocks are drawn again, not single
+sites.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,13 @@ class Interval:
 
 def grid_blocks(sites: pd.DataFrame, *, side_m: float = 20_000.0) -> pd.Series:
     """Return the grid square of each site, as text ``"east_north"`` in units of ``side_m``."""
-    east, north = (np.floor(sites[name].to_numpy(dtype=float) / side_m).astype(int) for name in ("easting", "northing"))
-    return pd.Series([f"{e}_{n}" for e, n in zip(east, north, strict=True)], index=sites.index, name="block")
+    east, north = (
+        np.floor(sites[name].to_numpy(dtype=float) / side_m).astype(int)
+        for name in ("easting", "northing")
+    )
+    return pd.Series(
+        [f"{e}_{n}" for e, n in zip(east, north, strict=True)], index=sites.index, name="block"
+    )
 
 
 def block_means(
@@ -63,18 +71,23 @@ def block_means(
 
     References
     ----------
-    .. [1] A. C. Davison, D. V. Hinkley (1997), Bootstrap Methods and their Application, section 3.8.
+    .. [1] A. C. Davison, D. V. Hinkley (1997), Bootstrap Methods and their Application, section
+           3.8.
     """
     if len(values) != len(blocks):
         raise DataError(f"{len(values)} values and {len(blocks)} blocks do not belong together.")
     _, block_of = np.unique(np.asarray(blocks), return_inverse=True)
     count = int(block_of.max()) + 1 if len(block_of) else 0
     if count < 2:
-        raise DataError(f"The sites lie in {count} block; an interval needs at least 2. Make blocks smaller.")
+        raise DataError(
+            f"The sites lie in {count} block; an interval needs at least 2. Make blocks smaller."
+        )
     sums = np.zeros((count, *values.shape[1:]))
     np.add.at(sums, block_of, values)
     sizes = np.bincount(block_of, minlength=count)
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=repeats)  # (repeats, blocks)
+    drawn = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=repeats
+    )  # (repeats, blocks)
     totals = drawn @ sizes
     replicates = (drawn @ sums) / (totals if values.ndim == 1 else totals[:, None])
     return values.mean(axis=0), replicates, count
@@ -84,15 +97,20 @@ def percentile_interval(replicates: np.ndarray, blocks: int, *, level: float = 0
     """
     Return (2,) or (2, columns) the ends of the interval of bootstrap replicates.
 
-    Percentiles widened for the number of blocks as a t interval is (Hesterberg 2015, section 5.3): the plain ones are too
-    narrow by a factor of about sqrt((blocks - 1) / blocks) and more.
+    Percentiles widened for the number of blocks as a t interval is (Hesterberg 2015, section 5.3):
+    the plain ones are too narrow by a factor of about sqrt((blocks - 1) / blocks) and more.
     """
     tail = stats.norm.cdf(np.sqrt(blocks / (blocks - 1)) * stats.t.ppf((1 - level) / 2, blocks - 1))
     return np.quantile(replicates, [tail, 1 - tail], axis=0)
 
 
 def mean_interval(
-    values: np.ndarray, blocks: np.ndarray | pd.Series, *, repeats: int = 2000, level: float = 0.95, seed: int = 0
+    values: np.ndarray,
+    blocks: np.ndarray | pd.Series,
+    *,
+    repeats: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Return the mean of ``values`` (sites,) with the interval of the block bootstrap."""
     mean, replicates, count = block_means(values, blocks, repeats=repeats, seed=seed)

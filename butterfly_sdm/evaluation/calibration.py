@@ -1,4 +1,7 @@
-"""Is a predicted 0.3 detected on 30 % of visits? Reliability, its decomposition, and recalibration per species."""
+"""
+Is a predicted 0.3 detected on 30 % of visits? Reliability, its decomposition, and recalibration per
+species.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,9 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError
 from butterfly_sdm.evaluation.scores import EPSILON, checked_predictions
 
-UNCHANGED = np.array([1.0, 1.0, 0.0])  # a, b and c of the beta map that leaves predictions as they are
+UNCHANGED = np.array(
+    [1.0, 1.0, 0.0]
+)  # a, b and c of the beta map that leaves predictions as they are
 
 
 @dataclass(frozen=True)
@@ -27,12 +32,14 @@ class Reliability:
     Attributes
     ----------
     curve
-        One row per bin: ``predicted`` and ``observed`` mean per visit, ``visits`` and ``cells`` (sites x species) in it.
+        One row per bin: ``predicted`` and ``observed`` mean per visit, ``visits`` and ``cells``
+        (sites x species) in it.
     calibration_error
         Expected calibration error: mean over visits of \\|observed - predicted\\| of the bin.
     brier, reliability, resolution, uncertainty, within_bins
-        Mean squared error per visit and its parts (Murphy 1973): ``brier = reliability - resolution + uncertainty +
-        within_bins``; the last is what binning leaves over (Stephenson et al. 2008).
+        Mean squared error per visit and its parts (Murphy 1973): ``brier = reliability - resolution
+        + uncertainty + within_bins``; the last is what binning leaves over (Stephenson et al.
+        2008).
     """
 
     curve: pd.DataFrame
@@ -44,7 +51,9 @@ class Reliability:
     within_bins: float
 
 
-def reliability(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame, *, bins: int = 15) -> Reliability:
+def reliability(
+    dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame, *, bins: int = 15
+) -> Reliability:
     """
     Measure calibration over all sites and species, every visit counting alike.
 
@@ -86,7 +95,14 @@ def reliability(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFram
     off = float((weight * (predicted - observed) ** 2).sum())
     resolution = float((weight * (observed - base) ** 2).sum())
     uncertainty = float(base * (1 - base))
-    curve = pd.DataFrame({"predicted": predicted, "observed": observed, "visits": visits, "cells": np.bincount(bin_of)})
+    curve = pd.DataFrame(
+        {
+            "predicted": predicted,
+            "observed": observed,
+            "visits": visits,
+            "cells": np.bincount(bin_of),
+        }
+    )
     return Reliability(
         curve=curve,
         calibration_error=float(weight @ np.abs(predicted - observed)),
@@ -108,7 +124,8 @@ class Recalibration:
     method
         ``"beta"`` or ``"isotonic"``.
     curves
-        Per species the knots: predicted and corrected probabilities, both rising; in between linear.
+        Per species the knots: predicted and corrected probabilities, both rising; in between
+        linear.
     """
 
     method: str
@@ -125,13 +142,18 @@ class Recalibration:
         """
         unknown = [species for species in predictions.columns if species not in self.curves]
         if unknown:
-            raise DataError(f"There is no recalibration of {unknown[0]!r}. Fit it on predictions of all species.")
+            raise DataError(
+                f"There is no recalibration of {unknown[0]!r}. Fit it on predictions of all "
+                "species."
+            )
         return predictions.apply(lambda column: np.interp(column, *self.curves[column.name]))
 
     def to_json(self, path: Path) -> None:
         """Write method and knots."""
         curves = {species: [x.tolist(), y.tolist()] for species, (x, y) in self.curves.items()}
-        write_json(path, {"format": "butterfly_sdm recalibration", "method": self.method, "curves": curves})
+        write_json(
+            path, {"format": "butterfly_sdm recalibration", "method": self.method, "curves": curves}
+        )
 
     @classmethod
     def from_json(cls, path: Path) -> Recalibration:
@@ -146,11 +168,14 @@ class Recalibration:
         value: Any = read_json(path)
         try:
             pairs = {
-                str(species): [np.asarray(knots, dtype=float) for knots in pair] for species, pair in value["curves"].items()
+                str(species): [np.asarray(knots, dtype=float) for knots in pair]
+                for species, pair in value["curves"].items()
             }
             return cls(str(value["method"]), {species: (x, y) for species, (x, y) in pairs.items()})
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise ArtefactError(f"{path} is not a recalibration ({error}). Fit it again.") from error
+            raise ArtefactError(
+                f"{path} is not a recalibration ({error}). Fit it again."
+            ) from error
 
 
 def fit_recalibration(
@@ -166,13 +191,15 @@ def fit_recalibration(
     Parameters
     ----------
     out_of_fold
-        Predictions of sites by models that have not seen them, as :func:`~butterfly_sdm.evaluation.compare.cross_validate`
-        keeps them. Predictions of training sites would teach that nothing is wrong.
+        Predictions of sites by models that have not seen them, as
+        :func:`~butterfly_sdm.evaluation.compare.cross_validate` keeps them. Predictions of training
+        sites would teach that nothing is wrong.
     method
-        ``"beta"``: logit of the result = a log p - b log(1 - p) + c with a, b >= 0 [1]_; ``"isotonic"``: a rising step
-        function [2]_, for thousands of visits.
+        ``"beta"``: logit of the result = a log p - b log(1 - p) + c with a, b >= 0 [1]_;
+        ``"isotonic"``: a rising step function [2]_, for thousands of visits.
     prior_visits
-        Beta: how many visits speak for leaving the predictions as they are, so that rare species are not overfitted.
+        Beta: how many visits speak for leaving the predictions as they are, so that rare species
+        are not overfitted.
 
     Returns
     -------
@@ -187,48 +214,77 @@ def fit_recalibration(
     References
     ----------
     .. [1] M. Kull, T. Silva Filho, P. Flach (2017), Beta calibration. AISTATS.
-    .. [2] B. Zadrozny, C. Elkan (2002), Transforming classifier scores into accurate multiclass probability estimates. KDD.
+    .. [2] B. Zadrozny, C. Elkan (2002), Transforming classifier scores into accurate multiclass
+           probability estimates. KDD.
     """
     if method not in ("beta", "isotonic"):
         raise DataError(f"method = {method!r}: recalibration is 'beta' or 'isotonic'.")
     k, n, p = _cells(dataset, list(out_of_fold.index), out_of_fold)
     fit_one = _beta_curve if method == "beta" else _isotonic_curve
     return Recalibration(
-        method, {species: fit_one(k[:, i], n, p[:, i], prior_visits) for i, species in enumerate(dataset.species)}
+        method,
+        {
+            species: fit_one(k[:, i], n, p[:, i], prior_visits)
+            for i, species in enumerate(dataset.species)
+        },
     )
 
 
-def _beta_curve(k: np.ndarray, n: np.ndarray, p: np.ndarray, prior_visits: float) -> tuple[np.ndarray, np.ndarray]:
+def _beta_curve(
+    k: np.ndarray, n: np.ndarray, p: np.ndarray, prior_visits: float
+) -> tuple[np.ndarray, np.ndarray]:
     from scipy.optimize import minimize
 
     p = np.clip(p, EPSILON, 1 - EPSILON)
     design = np.column_stack([np.log(p), -np.log1p(-p), np.ones_like(p)])  # (sites, 3)
-    prior = prior_visits * k.sum() / n.sum() * (1 - k.sum() / n.sum())  # in units of information, less for rare species
+    prior = (
+        prior_visits * k.sum() / n.sum() * (1 - k.sum() / n.sum())
+    )  # in units of information, less for rare species
 
     def objective(change: np.ndarray) -> tuple[float, np.ndarray]:
         logits = design @ (UNCHANGED + change)
         value = (n * np.logaddexp(0, logits) - k * logits).sum() + prior / 2 * change @ change
         return value, design.T @ (n * expit(logits) - k) + prior * change
 
-    change = minimize(objective, np.zeros(3), jac=True, bounds=[(-1, None), (-1, None), (None, None)], method="L-BFGS-B").x
+    change = minimize(
+        objective,
+        np.zeros(3),
+        jac=True,
+        bounds=[(-1, None), (-1, None), (None, None)],
+        method="L-BFGS-B",
+    ).x
     x = np.r_[0.0, expit(np.linspace(logit(EPSILON), logit(1 - EPSILON), 201)), 1.0]
     inner = np.clip(x, EPSILON, 1 - EPSILON)
-    y = expit(np.column_stack([np.log(inner), -np.log1p(-inner), np.ones_like(inner)]) @ (UNCHANGED + change))
+    y = expit(
+        np.column_stack([np.log(inner), -np.log1p(-inner), np.ones_like(inner)])
+        @ (UNCHANGED + change)
+    )
     return x, np.maximum.accumulate(y)
 
 
-def _isotonic_curve(k: np.ndarray, n: np.ndarray, p: np.ndarray, prior_visits: float) -> tuple[np.ndarray, np.ndarray]:
+def _isotonic_curve(
+    k: np.ndarray, n: np.ndarray, p: np.ndarray, prior_visits: float
+) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.isotonic import IsotonicRegression
 
-    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(p, k / n, sample_weight=n)
+    model = IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip").fit(
+        p, k / n, sample_weight=n
+    )
     x, y = model.X_thresholds_, model.y_thresholds_
     return (np.r_[x, x[-1] + 1.0], np.r_[y, y[-1]]) if len(x) == 1 else (x, y)
 
 
-def _cells(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cells(
+    dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     used = [site for site in sites if dataset.visits[site] > 0]
     if not used:
-        raise DataError("None of the sites has a visit; calibration compares predictions with visits.")
+        raise DataError(
+            "None of the sites has a visit; calibration compares predictions with visits."
+        )
     rows = dataset.rows(used)
-    k, n = dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[rows]
+    k, n = (
+        dataset.detections.to_numpy(dtype=float)[rows],
+        dataset.visits.to_numpy(dtype=float)[rows],
+    )
     return k, n, checked_predictions(dataset, used, predictions)

@@ -16,8 +16,19 @@ from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.evaluation.bootstrap import Interval, block_means, grid_blocks, mean_interval, percentile_interval
-from butterfly_sdm.evaluation.scores import Scores, cell_scores, checked_predictions, score_predictions
+from butterfly_sdm.evaluation.bootstrap import (
+    Interval,
+    block_means,
+    grid_blocks,
+    mean_interval,
+    percentile_interval,
+)
+from butterfly_sdm.evaluation.scores import (
+    Scores,
+    cell_scores,
+    checked_predictions,
+    score_predictions,
+)
 from butterfly_sdm.progress import Progress, silent
 
 Factory = Callable[[], Predictor]
@@ -91,9 +102,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         table = self.per_species.sort_values("difference")
-        return facts_html(f"{self.first} beside {self.second}", {"verdict": self.verdict}) + table_html(
-            table, digits=".4f", max_rows=16
-        )
+        return facts_html(
+            f"{self.first} beside {self.second}", {"verdict": self.verdict}
+        ) + table_html(table, digits=".4f", max_rows=16)
 
     @property
     def verdict(self) -> str:
@@ -106,8 +117,10 @@ class Comparison:
         else:
             start = f"{self.first} and {self.second} cannot be told apart"
         return (
-            f"{start}: difference in {self.score.upper()} {self.difference} over {self.sites} sites in {self.blocks} blocks; "
-            f"{self.first} is ahead on {self.first_wins} of {total} species (surely on {self.first_surely}), "
+            f"{start}: difference in {self.score.upper()} {self.difference} over {self.sites} "
+            f"sites in {self.blocks} blocks; "
+            f"{self.first} is ahead on {self.first_wins} of {total} species (surely on "
+            f"{self.first_surely}), "
             f"{self.second} on {self.second_wins} (surely on {self.second_surely})."
         )
 
@@ -172,15 +185,24 @@ def cross_validate(
     order = dataset.sites.index[dataset.sites.index.isin(held_out.index)]
     predictions = pd.concat(parts).loc[order]
     fold_of = held_out.loc[order]
-    scores = score_predictions(dataset, list(order), predictions, reference=reference, blocks=fold_of, name=name)
+    scores = score_predictions(
+        dataset, list(order), predictions, reference=reference, blocks=fold_of, name=name
+    )
     return CrossValidation(name, predictions, fold_of, scores, seconds)
 
 
-def rescored(validation: CrossValidation, dataset: Dataset, reference: pd.DataFrame) -> CrossValidation:
+def rescored(
+    validation: CrossValidation, dataset: Dataset, reference: pd.DataFrame
+) -> CrossValidation:
     """Return the same predictions, scored against another reference."""
     sites = list(validation.predictions.index)
     scores = score_predictions(
-        dataset, sites, validation.predictions, reference=reference, blocks=validation.fold_of, name=validation.name
+        dataset,
+        sites,
+        validation.predictions,
+        reference=reference,
+        blocks=validation.fold_of,
+        name=validation.name,
     )
     return replace(validation, scores=scores)
 
@@ -226,7 +248,8 @@ def compare(
     """
     Compare two sets of predictions of the same sites by a paired block bootstrap.
 
-    Both predictors are scored on the same drawn blocks, so that what makes a block hard for both cancels.
+    Both predictors are scored on the same drawn blocks, so that what makes a block hard for both
+    cancels.
 
     Parameters
     ----------
@@ -261,7 +284,13 @@ def compare(
     low, high = percentile_interval(replicates, count, level=level)
     overall_low, overall_high = percentile_interval(replicates.mean(axis=1), count, level=level)
     table = pd.DataFrame(
-        {names[0]: one.mean(axis=0), names[1]: two.mean(axis=0), "difference": mean, "low": low, "high": high},
+        {
+            names[0]: one.mean(axis=0),
+            names[1]: two.mean(axis=0),
+            "difference": mean,
+            "low": low,
+            "high": high,
+        },
         index=pd.Index(list(dataset.species), name="species"),
     )
     return Comparison(
@@ -280,17 +309,28 @@ def compare(
 
 
 def _cells(
-    dataset: Dataset, sites: Sequence[str], tables: Sequence[pd.DataFrame], score: str, blocks: pd.Series | None
+    dataset: Dataset,
+    sites: Sequence[str],
+    tables: Sequence[pd.DataFrame],
+    score: str,
+    blocks: pd.Series | None,
 ) -> tuple[list[np.ndarray], list[str], pd.Series]:
-    """Return the score of each table per site and species, the sites with visits, and their blocks."""
+    """
+    Return the score of each table per site and species, the sites with visits, and their blocks.
+    """
     used = [site for site in sites if dataset.visits[site] > 0]
     rows = dataset.rows(used)
-    k, n = dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[rows]
+    k, n = (
+        dataset.detections.to_numpy(dtype=float)[rows],
+        dataset.visits.to_numpy(dtype=float)[rows],
+    )
     values = []
     for table in tables:
         cells = cell_scores(k, n, checked_predictions(dataset, used, table))
         if score not in cells:
-            raise DataError(f"There is no score {score!r} per site and species; there are {', '.join(cells)}.")
+            raise DataError(
+                f"There is no score {score!r} per site and species; there are {', '.join(cells)}."
+            )
         values.append(cells[score])
     block_of = grid_blocks(dataset.sites.loc[used]) if blocks is None else blocks.loc[used]
     return values, used, block_of

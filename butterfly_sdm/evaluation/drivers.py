@@ -1,4 +1,7 @@
-"""What drives a prediction: permutation importance, partial dependence, tile occlusion, and the sites most alike."""
+"""
+What drives a prediction: permutation importance, partial dependence, tile occlusion, and the sites
+most alike.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ def input_groups(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """
     Return the groups of inputs of a data set that are shuffled together.
 
-    ``position``; every band as ``band NAME``; covariates whose names differ only by a number or code at the end
-    (``bioclim_01``, ``bioclim_02``) as one, since shuffling one of several that say the same changes nothing.
+    ``position``; every band as ``band NAME``; covariates whose names differ only by a number or
+    code at the end (``bioclim_01``, ``bioclim_02``) as one, since shuffling one of several that say
+    the same changes nothing.
     """
     groups: dict[str, tuple[str, ...]] = {"position": ()}
     if dataset.covariates is not None:
@@ -53,14 +57,16 @@ def permutation_importance(
     predictor
         Fitted; better judged on ``sites`` it has not seen.
     groups
-        Name of a group and its covariates; ``position`` and ``band NAME`` stand for themselves. None: :func:`input_groups`.
+        Name of a group and its covariates; ``position`` and ``band NAME`` stand for themselves.
+        None: :func:`input_groups`.
     repeats
         Shufflings per group.
 
     Returns
     -------
     DataFrame
-        Index ``input``, largest first: ``importance`` (score shuffled - score), ``sd`` over shufflings, ``share`` of the score.
+        Index ``input``, largest first: ``importance`` (score shuffled - score), ``sd`` over
+        shufflings, ``share`` of the score.
 
     Raises
     ------
@@ -69,21 +75,32 @@ def permutation_importance(
 
     References
     ----------
-    .. [1] A. Fisher, C. Rudin, F. Dominici (2019), All models are wrong, but many are useful. JMLR 20, 1-81.
+    .. [1] A. Fisher, C. Rudin, F. Dominici (2019), All models are wrong, but many are useful. JMLR
+           20, 1-81.
     """
     part = subset(dataset, sites)
     chosen = input_groups(dataset) if groups is None else groups
     k, n = part.detections.to_numpy(dtype=float), part.visits.to_numpy(dtype=float)
 
     def total(changed: Dataset) -> float:
-        return float(cell_scores(k, n, checked_predictions(part, sites, predictor.predict(changed, sites)))[score].mean())
+        return float(
+            cell_scores(k, n, checked_predictions(part, sites, predictor.predict(changed, sites)))[
+                score
+            ].mean()
+        )
 
     base = total(part)
     random = np.random.default_rng(seed)
     rows = {}
     for done, (group, names) in enumerate(chosen.items(), start=1):
-        losses = [total(shuffled(part, group, names, random.permutation(len(part.sites)))) - base for _ in range(repeats)]
-        rows[group] = {"importance": np.mean(losses), "sd": np.std(losses, ddof=1) if repeats > 1 else np.nan}
+        losses = [
+            total(shuffled(part, group, names, random.permutation(len(part.sites)))) - base
+            for _ in range(repeats)
+        ]
+        rows[group] = {
+            "importance": np.mean(losses),
+            "sd": np.std(losses, ddof=1) if repeats > 1 else np.nan,
+        }
         progress("importance", done, len(chosen))
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("input")
     return table.assign(share=table["importance"] / base).sort_values("importance", ascending=False)
@@ -105,21 +122,36 @@ def shuffled(dataset: Dataset, group: str, names: Sequence[str], order: np.ndarr
                 sites[name] = sites[name].to_numpy()[order]
         return replace(dataset, sites=sites)
     if group.startswith("band ") and not names:
-        if dataset.tiles is None or dataset.card.tiles is None or group[5:] not in dataset.card.tiles.bands:
-            raise DataError(f"The data set has no {group}; its groups are {', '.join(input_groups(dataset))}.")
+        if (
+            dataset.tiles is None
+            or dataset.card.tiles is None
+            or group[5:] not in dataset.card.tiles.bands
+        ):
+            raise DataError(
+                f"The data set has no {group}; its groups are {', '.join(input_groups(dataset))}."
+            )
         band = dataset.card.tiles.bands.index(group[5:])
         tiles = np.array(dataset.tiles)
-        tiles[:, band] = tiles[order[order < len(tiles)], band]  # sites without a tile have none to give
+        tiles[:, band] = tiles[
+            order[order < len(tiles)], band
+        ]  # sites without a tile have none to give
         return replace(dataset, tiles=tiles)
     if dataset.covariates is None or not set(names) <= set(dataset.covariates.columns):
-        raise DataError(f"The data set has not all covariates of the group {group!r}: {', '.join(names)}.")
+        raise DataError(
+            f"The data set has not all covariates of the group {group!r}: {', '.join(names)}."
+        )
     covariates = dataset.covariates.copy()
     covariates[list(names)] = covariates[list(names)].to_numpy()[order]
     return replace(dataset, covariates=covariates)
 
 
 def partial_dependence(
-    predictor: Predictor, dataset: Dataset, sites: Sequence[str], covariate: str, *, points: int = 15
+    predictor: Predictor,
+    dataset: Dataset,
+    sites: Sequence[str],
+    covariate: str,
+    *,
+    points: int = 15,
 ) -> pd.DataFrame:
     """
     Return the mean prediction when one covariate is set to the same value at all sites [1]_.
@@ -136,11 +168,14 @@ def partial_dependence(
 
     References
     ----------
-    .. [1] J. H. Friedman (2001), Greedy function approximation: a gradient boosting machine. Annals of Statistics 29.
+    .. [1] J. H. Friedman (2001), Greedy function approximation: a gradient boosting machine. Annals
+           of Statistics 29.
     """
     part = subset(dataset, sites)
     if part.covariates is None or covariate not in part.covariates.columns:
-        known = "none" if part.covariates is None else ", ".join(map(str, part.covariates.columns[:8]))
+        known = (
+            "none" if part.covariates is None else ", ".join(map(str, part.covariates.columns[:8]))
+        )
         raise DataError(f"There is no covariate {covariate!r}; the data set has {known}.")
     seen = part.covariates[covariate].dropna()
     if seen.empty:
@@ -148,17 +183,25 @@ def partial_dependence(
     low, high = (float(np.percentile(seen, share)) for share in (2, 98))
     values = np.unique(np.linspace(low, high, points))
     means = [
-        predictor.predict(replace(part, covariates=part.covariates.assign(**{covariate: value})), sites).mean()
+        predictor.predict(
+            replace(part, covariates=part.covariates.assign(**{covariate: value})), sites
+        ).mean()
         for value in values
     ]
     return pd.DataFrame(means, index=pd.Index(values, name=covariate))
 
 
 def occlusion(
-    predictor: Predictor, dataset: Dataset, site: str, *, side_px: int = 32, step_px: int | None = None
+    predictor: Predictor,
+    dataset: Dataset,
+    site: str,
+    *,
+    side_px: int = 32,
+    step_px: int | None = None,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """
-    Return how predictions change when a square of a site's tile is painted over with the mean of the tile [1]_.
+    Return how predictions change when a square of a site's tile is painted over with the mean of
+    the tile [1]_.
 
     Parameters
     ----------
@@ -168,7 +211,8 @@ def occlusion(
     Returns
     -------
     change
-        (rows, columns, species) prediction without the square - prediction: negative where the square spoke for the species.
+        (rows, columns, species) prediction without the square - prediction: negative where the
+        square spoke for the species.
     species
         Names along the last axis.
 
@@ -179,7 +223,8 @@ def occlusion(
 
     References
     ----------
-    .. [1] M. D. Zeiler, R. Fergus (2014), Visualizing and understanding convolutional networks. ECCV.
+    .. [1] M. D. Zeiler, R. Fergus (2014), Visualizing and understanding convolutional networks.
+           ECCV.
     """
     row = int(dataset.tile_rows([site])[0])
     assert dataset.tiles is not None and dataset.card.tiles is not None
@@ -188,10 +233,15 @@ def occlusion(
     step = step_px or side_px
     if not 1 <= side_px <= min(height, width) or step < 1:
         raise DataError(
-            f"side_px = {side_px} and step_px = {step} must be at least 1 and fit into a tile of {height} x {width} px."
+            f"side_px = {side_px} and step_px = {step} must be at least 1 and fit into a tile of "
+            f"{height} x {width} px."
         )
     valid = (tile != dataset.card.tiles.nodata).all(axis=0)
-    mean = (tile[:, valid] if valid.any() else tile.reshape(len(tile), -1)).mean(axis=1).astype(tile.dtype)
+    mean = (
+        (tile[:, valid] if valid.any() else tile.reshape(len(tile), -1))
+        .mean(axis=1)
+        .astype(tile.dtype)
+    )
     tops, lefts = (range(0, size - side_px + 1, step) for size in (height, width))
     tiles = np.tile(tile, (1 + len(tops) * len(lefts), 1, 1, 1))
     for i, (top, left) in enumerate((top, left) for top in tops for left in lefts):
@@ -201,14 +251,17 @@ def occlusion(
     return (predicted[1:] - predicted[0]).reshape(len(tops), len(lefts), -1), predictor.species
 
 
-def most_alike(described: pd.DataFrame, site: str, *, among: Sequence[str] | None = None, count: int = 5) -> pd.Series:
+def most_alike(
+    described: pd.DataFrame, site: str, *, among: Sequence[str] | None = None, count: int = 5
+) -> pd.Series:
     """
     Return the sites most like one site, with their distance, nearest first.
 
     Parameters
     ----------
     described
-        (site, numbers): embeddings, or covariates (each is scaled to unit variance; a missing number counts as the mean).
+        (site, numbers): embeddings, or covariates (each is scaled to unit variance; a missing
+        number counts as the mean).
     among
         Candidates, such as the training sites; None: all others.
 
@@ -256,6 +309,16 @@ def _copies(dataset: Dataset, site: str, tiles: np.ndarray) -> Dataset:
     rows = np.repeat(dataset.rows([site]), len(tiles))
     index = pd.Index([f"{site}#{i}" for i in range(len(tiles))], name="site_id")
     table = dataset.sites.iloc[rows].set_axis(index).assign(tile_row=np.arange(len(tiles)))
-    covariates = None if dataset.covariates is None else dataset.covariates.iloc[rows].set_axis(index)
+    covariates = (
+        None if dataset.covariates is None else dataset.covariates.iloc[rows].set_axis(index)
+    )
     detections = dataset.detections.iloc[rows].set_axis(index)
-    return replace(dataset, sites=table, detections=detections, tiles=tiles, covariates=covariates, split=None, folder=None)
+    return replace(
+        dataset,
+        sites=table,
+        detections=detections,
+        tiles=tiles,
+        covariates=covariates,
+        split=None,
+        folder=None,
+    )

@@ -43,7 +43,8 @@ def evaluate_run(
     """
     Score a fitted predictor on one part of the split, beside baselines fitted to the training part.
 
-    A predictor that needs tiles is scored, and everything beside it, on those sites of the part that have one.
+    A predictor that needs tiles is scored, and everything beside it, on those sites of the part
+    that have one.
 
     Parameters
     ----------
@@ -54,13 +55,15 @@ def evaluate_run(
     part
         ``"train"``, ``"validation"`` or ``"test"``.
     baselines
-        Keys of ``BASELINES``. The mean rate is always fitted, as the reference of skill and factors.
+        Keys of ``BASELINES``. The mean rate is always fitted, as the reference of skill and
+        factors.
     options
         Hyper-parameters of baselines by kind.
     name
         Of the predictor, in the tables.
     folder
-        Where ``scores.csv``, ``predictions.parquet``, ``per_species.csv``, ``per_site.csv`` and pictures go; None: nowhere.
+        Where ``scores.csv``, ``predictions.parquet``, ``per_species.csv``, ``per_site.csv`` and
+        pictures go; None: nowhere.
     seed
         Of baselines that take chances.
 
@@ -76,10 +79,21 @@ def evaluate_run(
     """
     split = split if split is not None else dataset.split
     if split is None:
-        raise DataError(f"The data set {dataset.card.name!r} has no split; build it with one, so that it can be evaluated.")
+        raise DataError(
+            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
+            "be evaluated."
+        )
     sites = scorable_sites(dataset, split.part(part), [predictor])
     predictions = predictions_beside(
-        predictor, dataset, split, sites, baselines=baselines, options=options, name=name, seed=seed, progress=progress
+        predictor,
+        dataset,
+        split,
+        sites,
+        baselines=baselines,
+        options=options,
+        name=name,
+        seed=seed,
+        progress=progress,
     )
     scores = scores_beside(dataset, sites, predictions)
     if folder is not None:
@@ -108,8 +122,8 @@ def predictions_beside(
     Returns
     -------
     dict
-        Predictions by name: the predictor first, then the mean rate, then the other baselines. A baseline that is called like
-        the predictor is named ``KIND (fitted afresh)``.
+        Predictions by name: the predictor first, then the mean rate, then the other baselines. A
+        baseline that is called like the predictor is named ``KIND (fitted afresh)``.
     """
     kinds = list(dict.fromkeys([REFERENCE, *baselines]))
     steps = 1 + len(kinds)
@@ -119,21 +133,35 @@ def predictions_beside(
     train = split.part("train")
     for done, kind in enumerate(kinds, start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = make_baseline(kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)).fit(dataset, train)
+        fitted = make_baseline(
+            kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)
+        ).fit(dataset, train)
         predictions[label] = fitted.predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions
 
 
-def scores_beside(dataset: Dataset, sites: Sequence[str], predictions: Mapping[str, pd.DataFrame]) -> Scores:
-    """Score the first of several predictions, with one row per prediction beside it; the second is the reference."""
+def scores_beside(
+    dataset: Dataset, sites: Sequence[str], predictions: Mapping[str, pd.DataFrame]
+) -> Scores:
+    """
+    Score the first of several predictions, with one row per prediction beside it; the second is the
+    reference.
+    """
     reference = list(predictions.values())[1]
-    scores = [score_predictions(dataset, sites, table, reference=reference, name=name) for name, table in predictions.items()]
-    beside = pd.DataFrame([one.overall for one in scores], index=pd.Index(list(predictions), name="predictor"))
+    scores = [
+        score_predictions(dataset, sites, table, reference=reference, name=name)
+        for name, table in predictions.items()
+    ]
+    beside = pd.DataFrame(
+        [one.overall for one in scores], index=pd.Index(list(predictions), name="predictor")
+    )
     return replace(scores[0], beside=beside)
 
 
-def scorable_sites(dataset: Dataset, sites: Sequence[str], predictors: Sequence[Predictor]) -> list[str]:
+def scorable_sites(
+    dataset: Dataset, sites: Sequence[str], predictors: Sequence[Predictor]
+) -> list[str]:
     """
     Return those of ``sites`` that have a visit and, if one of the predictors needs tiles, a tile.
 
@@ -153,8 +181,12 @@ def scorable_sites(dataset: Dataset, sites: Sequence[str], predictors: Sequence[
             "Name scenes that cover them, or another part."
         )
     if len(shown) < len(kept):
-        log.warning("%d of %d sites lack a tile; all predictors are scored on the other %d.", len(kept) - len(shown), len(kept),
-                    len(shown))  # fmt: skip
+        log.warning(
+            "%d of %d sites lack a tile; all predictors are scored on the other %d.",
+            len(kept) - len(shown),
+            len(kept),
+            len(shown),
+        )
     return shown
 
 
@@ -165,5 +197,7 @@ def needs_tiles(predictor: Predictor) -> bool:
 
 def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
     """Give ``seed`` to those baselines that take one."""
-    takes_seed = kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
+    takes_seed = (
+        kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
+    )
     return {"seed": seed, **options} if takes_seed else options

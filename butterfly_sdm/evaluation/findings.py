@@ -21,7 +21,12 @@ from butterfly_sdm.evaluation.bootstrap import Interval, grid_blocks
 from butterfly_sdm.evaluation.calibration import Reliability, reliability
 from butterfly_sdm.evaluation.compare import Comparison, compare, score_interval
 from butterfly_sdm.evaluation.drivers import permutation_importance
-from butterfly_sdm.evaluation.evaluate import needs_tiles, predictions_beside, scorable_sites, scores_beside
+from butterfly_sdm.evaluation.evaluate import (
+    needs_tiles,
+    predictions_beside,
+    scorable_sites,
+    scores_beside,
+)
 from butterfly_sdm.evaluation.scores import Scores
 from butterfly_sdm.evaluation.uncertainty import cross_coverage
 from butterfly_sdm.progress import Progress, silent
@@ -100,7 +105,8 @@ def collect_findings(
     progress: Progress = silent,
 ) -> Findings:
     """
-    Score a fitted predictor and judge its calibration, intervals, applicability and drivers on held-out sites.
+    Score a fitted predictor and judge its calibration, intervals, applicability and drivers on
+    held-out sites.
 
     Parameters
     ----------
@@ -111,7 +117,8 @@ def collect_findings(
     config
         The resolved config, for the ODMAP protocol.
     folder
-        Run folder: its ``model.json`` and, if ``ladder`` is None, its ``ladder.csv`` are read if they are there.
+        Run folder: its ``model.json`` and, if ``ladder`` is None, its ``ladder.csv`` are read if
+        they are there.
     importance_repeats
         Shufflings per group of inputs; 0: no importance.
     name
@@ -131,16 +138,29 @@ def collect_findings(
     """
     split = split if split is not None else dataset.split
     if split is None:
-        raise DataError(f"The data set {dataset.card.name!r} has no split; build it with one, so that it can be evaluated.")
+        raise DataError(
+            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
+            "be evaluated."
+        )
     sites = scorable_sites(dataset, split.part(part), [predictor])
     tables = predictions_beside(
-        predictor, dataset, split, sites, baselines=baselines, options=options, name=name, seed=seed, progress=progress
+        predictor,
+        dataset,
+        split,
+        sites,
+        baselines=baselines,
+        options=options,
+        name=name,
+        seed=seed,
+        progress=progress,
     )
     scores = scores_beside(dataset, sites, tables)
     predictions = tables[name]
     blocks = _blocks(dataset, sites)
     comparisons = {
-        other: compare(dataset, sites, predictions, table, names=(name, other), blocks=blocks, seed=seed)
+        other: compare(
+            dataset, sites, predictions, table, names=(name, other), blocks=blocks, seed=seed
+        )
         for other, table in tables.items()
         if other != name
     }
@@ -148,7 +168,9 @@ def collect_findings(
     dissimilarity, threshold = _applicability(dataset, train, sites, needs_tiles(predictor))
     importance = None
     if importance_repeats:
-        importance = permutation_importance(predictor, dataset, sites, repeats=importance_repeats, seed=seed, progress=progress)
+        importance = permutation_importance(
+            predictor, dataset, sites, repeats=importance_repeats, seed=seed, progress=progress
+        )
     return Findings(
         name=name,
         part=part,
@@ -171,7 +193,10 @@ def collect_findings(
 
 
 def _blocks(dataset: Dataset, sites: Sequence[str]) -> pd.Series | None:
-    """Return blocks for the bootstrap: None (squares of 20 km) unless the region is so small that they would be few."""
+    """
+    Return blocks for the bootstrap: None (squares of 20 km) unless the region is so small that they
+    would be few.
+    """
     part = dataset.sites.loc[list(sites)]
     if grid_blocks(part).nunique() >= 20:
         return None
@@ -179,11 +204,19 @@ def _blocks(dataset: Dataset, sites: Sequence[str]) -> pd.Series | None:
     return grid_blocks(part, side_m=extent / 7)
 
 
-def _coverage(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame, seed: int) -> pd.DataFrame | None:
-    """Return the coverage of intervals learned on some of the held-out sites and tried on others."""
+def _coverage(
+    dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame, seed: int
+) -> pd.DataFrame | None:
+    """
+    Return the coverage of intervals learned on some of the held-out sites and tried on others.
+    """
     try:
-        folds = spatial_folds(dataset.sites.loc[list(sites)], distance_m=4000.0, n_folds=4, seed=seed)
-        fold_of = pd.Series({site: number for number, fold in enumerate(folds) for site in fold.validation})
+        folds = spatial_folds(
+            dataset.sites.loc[list(sites)], distance_m=4000.0, n_folds=4, seed=seed
+        )
+        fold_of = pd.Series(
+            {site: number for number, fold in enumerate(folds) for site in fold.validation}
+        )
         return cross_coverage(dataset, predictions, fold_of)[0]
     except DataError:  # too few sites or clusters for intervals
         return None
@@ -200,18 +233,24 @@ def _applicability(
         train = [site for site in train if site in have]
     try:
         table = site_inputs(dataset, [*train, *sites], position=False, bands=bands)
-        fold_of = pd.Series(neighbour_clusters(dataset.sites.loc[list(train)], distance_m=4000.0), index=list(train))
+        fold_of = pd.Series(
+            neighbour_clusters(dataset.sites.loc[list(train)], distance_m=4000.0), index=list(train)
+        )
         area = Applicability.fit(table.loc[list(train)], fold_of=fold_of)
     except DataError:  # too few training sites, or nothing that varies
         return None, None
-    return area.dissimilarity(table.loc[list(sites)].fillna(table.loc[list(train)].mean())), area.threshold
+    return area.dissimilarity(
+        table.loc[list(sites)].fillna(table.loc[list(train)].mean())
+    ), area.threshold
 
 
 def _distance(dataset: Dataset, train: Sequence[str], sites: Sequence[str]) -> pd.Series:
     from scipy.spatial import KDTree
 
     position = dataset.sites[["easting", "northing"]]
-    distance = KDTree(position.loc[list(train)].to_numpy(dtype=float)).query(position.loc[list(sites)].to_numpy(dtype=float))[0]
+    distance = KDTree(position.loc[list(train)].to_numpy(dtype=float)).query(
+        position.loc[list(sites)].to_numpy(dtype=float)
+    )[0]
     return pd.Series(distance, index=list(sites), name="distance_m")
 
 
@@ -225,4 +264,8 @@ def _read(folder: Path | None, name: str) -> dict[str, Any]:
 
 def _read_ladder(folder: Path | None) -> pd.DataFrame | None:
     path = None if folder is None else Path(folder) / "ladder.csv"
-    return pd.read_csv(path, index_col="predictor", keep_default_na=True) if path is not None and path.is_file() else None
+    return (
+        pd.read_csv(path, index_col="predictor", keep_default_na=True)
+        if path is not None and path.is_file()
+        else None
+    )

@@ -1,4 +1,7 @@
-"""A ladder of predictors: each on the official split and in spatial cross-validation, one row each, with intervals."""
+"""
+A ladder of predictors: each on the official split and in spatial cross-validation, one row each,
+with intervals.
+"""
 
 from __future__ import annotations
 
@@ -45,16 +48,18 @@ class Ladder:
     Attributes
     ----------
     table
-        One row per predictor, best cross-validated first (else best on the split). Columns: scores on the part of the split;
-        ``mse_low``, ``mse_high``; with folds the same with the prefix ``cv_``; ``better_species`` (of all, lower
-        cross-validated MSE than the mean rate), ``surely_better_species`` and ``surely_worse_species`` (interval excludes 0);
-        ``seconds`` of fitting; ``note`` why a predictor could not be made.
+        One row per predictor, best cross-validated first (else best on the split). Columns: scores
+        on the part of the split; ``mse_low``, ``mse_high``; with folds the same with the prefix
+        ``cv_``; ``better_species`` (of all, lower cross-validated MSE than the mean rate),
+        ``surely_better_species`` and ``surely_worse_species`` (interval excludes 0); ``seconds`` of
+        fitting; ``note`` why a predictor could not be made.
     scores
         On the part of the split, by name.
     cross_validations
         By name; empty without folds.
     comparisons
-        Each predictor with the mean rate, by name: cross-validated if there are folds, else on the part.
+        Each predictor with the mean rate, by name: cross-validated if there are folds, else on the
+        part.
     part
         Name of the part of the split.
     """
@@ -74,19 +79,26 @@ class Ladder:
                 continue
             text = f"{self.part} MSE {row['mse']:.5f} [{row['mse_low']:.5f}, {row['mse_high']:.5f}]"
             if "cv_mse" in self.table:
-                text += f", cross-validated {row['cv_mse']:.5f} [{row['cv_mse_low']:.5f}, {row['cv_mse_high']:.5f}]"
+                text += (
+                    f", cross-validated {row['cv_mse']:.5f} [{row['cv_mse_low']:.5f}, "
+                    f"{row['cv_mse_high']:.5f}]"
+                )
             rows[str(name)] = text
         return rows
 
     def to_markdown(self) -> str:
         """Return the table as Markdown."""
-        return markdown_table(self.table.drop(columns="note") if not self.table["note"].any() else self.table)
+        return markdown_table(
+            self.table.drop(columns="note") if not self.table["note"].any() else self.table
+        )
 
     def _repr_html_(self) -> str:
         return table_html(self.table, digits=".5g")
 
 
-def ladder_factories(steps: Sequence[str | Mapping[str, Any]], *, seed: int = 0) -> dict[str, Factory]:
+def ladder_factories(
+    steps: Sequence[str | Mapping[str, Any]], *, seed: int = 0
+) -> dict[str, Factory]:
     """
     Return a factory per step of a ladder of baselines.
 
@@ -115,7 +127,9 @@ def ladder_factories(steps: Sequence[str | Mapping[str, Any]], *, seed: int = 0)
         options = seeded_options(kind, dict(given.get("options") or {}), seed)
         make_baseline(kind, **options)  # a wrong option is an error now, not after an hour
         if name in factories:
-            raise DataError(f"Two steps of the ladder are called {name!r}. Give one of them another name.")
+            raise DataError(
+                f"Two steps of the ladder are called {name!r}. Give one of them another name."
+            )
         factories[name] = lambda kind=kind, options=options: make_baseline(kind, **options)  # type: ignore[misc]
     return factories
 
@@ -141,20 +155,23 @@ def run_ladder(
     Parameters
     ----------
     steps
-        Kinds of baselines, mappings with ``kind``, ``name`` and ``options``, or factories by name. The mean rate is always
-        there. A predictor the data set does not serve (no tiles, no covariates) is noted and left out. If only some sites have
-        tiles and a predictor needs them, all predictors are fitted and scored on those sites.
+        Kinds of baselines, mappings with ``kind``, ``name`` and ``options``, or factories by name.
+        The mean rate is always there. A predictor the data set does not serve (no tiles, no
+        covariates) is noted and left out. If only some sites have tiles and a predictor needs them,
+        all predictors are fitted and scored on those sites.
     part, split
-        Where each is scored after fitting to the training part; ``split`` None: that of the data set.
+        Where each is scored after fitting to the training part; ``split`` None: that of the data
+        set.
     n_folds, distance_m, folds
-        Spatial cross-validation over the training and this part; ``n_folds = 0``: none; ``folds``: these instead.
+        Spatial cross-validation over the training and this part; ``n_folds = 0``: none; ``folds``:
+        these instead.
     blocks
         Block of each site, for the bootstrap; None: squares of 20 km.
     repeats
         Of the bootstrap.
     folder
-        Where ``ladder.csv``, ``ladder.md``, ``ladder.png``, ``ladder_species.csv`` and, per predictor,
-        ``predictions_NAME.parquet`` and ``out_of_fold_NAME.parquet`` go.
+        Where ``ladder.csv``, ``ladder.md``, ``ladder.png``, ``ladder_species.csv`` and, per
+        predictor, ``predictions_NAME.parquet`` and ``out_of_fold_NAME.parquet`` go.
 
     Returns
     -------
@@ -168,16 +185,26 @@ def run_ladder(
     """
     split = split if split is not None else dataset.split
     if split is None:
-        raise DataError(f"The data set {dataset.card.name!r} has no split; build it with one, so that it can be evaluated.")
+        raise DataError(
+            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
+            "be evaluated."
+        )
     factories = dict(steps) if isinstance(steps, Mapping) else ladder_factories(steps, seed=seed)
     if REFERENCE not in factories:
         factories = {REFERENCE: lambda: make_baseline(REFERENCE), **factories}
-    factories = {REFERENCE: factories.pop(REFERENCE), **factories}  # first: the others are compared with it
+    factories = {
+        REFERENCE: factories.pop(REFERENCE),
+        **factories,
+    }  # first: the others are compared with it
     split = _with_tiles(dataset, split, factories)
     sites = [site for site in split.part(part) if dataset.visits[site] > 0]
     known = dataset.sites.loc[[*split.part("train"), *(sites if part != "train" else ())]]
     if folds is None:
-        folds = spatial_folds(known, distance_m=distance_m, n_folds=n_folds, seed=seed) if n_folds else []
+        folds = (
+            spatial_folds(known, distance_m=distance_m, n_folds=n_folds, seed=seed)
+            if n_folds
+            else []
+        )
 
     predictions: dict[str, pd.DataFrame] = {}
     scores: dict[str, Scores] = {}
@@ -192,9 +219,13 @@ def run_ladder(
             seconds[name] = time.perf_counter() - start
             if folds:
                 reference = validations[REFERENCE].predictions if validations else None
-                validations[name] = cross_validate(make, dataset, folds, name=name, reference=reference, progress=progress)
+                validations[name] = cross_validate(
+                    make, dataset, folds, name=name, reference=reference, progress=progress
+                )
                 if reference is None:
-                    validations[name] = rescored(validations[name], dataset, validations[name].predictions)
+                    validations[name] = rescored(
+                        validations[name], dataset, validations[name].predictions
+                    )
         except ButterflySDMError as error:
             if name == REFERENCE:
                 raise
@@ -202,13 +233,17 @@ def run_ladder(
             notes[name] = str(error)
             log.warning("%s is left out of the ladder: %s", name, error)
         else:
-            scores[name] = score_predictions(dataset, sites, predictions[name], reference=predictions[REFERENCE], name=name)
+            scores[name] = score_predictions(
+                dataset, sites, predictions[name], reference=predictions[REFERENCE], name=name
+            )
         progress("ladder", done, len(factories))
 
     tables = {key: value.predictions for key, value in validations.items()} or predictions
     drawn: dict[str, Any] = {"blocks": blocks, "repeats": repeats, "seed": seed}
     comparisons = {
-        name: compare(dataset, list(table.index), table, tables[REFERENCE], names=(name, REFERENCE), **drawn)
+        name: compare(
+            dataset, list(table.index), table, tables[REFERENCE], names=(name, REFERENCE), **drawn
+        )
         for name, table in tables.items()
         if name in scores and name != REFERENCE
     }
@@ -219,9 +254,16 @@ def run_ladder(
             validation = validations[name]
             columns = _score_columns(dataset, validation.predictions, validation.scores, drawn)
             rows[name] |= {f"cv_{key}": value for key, value in columns.items()}
-        rows[name] |= _comparison_columns(comparisons.get(name)) | {"seconds": seconds[name], "note": ""}
-    table = pd.DataFrame.from_dict(rows | {name: {"note": note} for name, note in notes.items()}, orient="index")
-    table = table.sort_values("cv_mse" if folds else "mse", na_position="last").rename_axis("predictor")
+        rows[name] |= _comparison_columns(comparisons.get(name)) | {
+            "seconds": seconds[name],
+            "note": "",
+        }
+    table = pd.DataFrame.from_dict(
+        rows | {name: {"note": note} for name, note in notes.items()}, orient="index"
+    )
+    table = table.sort_values("cv_mse" if folds else "mse", na_position="last").rename_axis(
+        "predictor"
+    )
     ladder = Ladder(table, scores, validations, comparisons, part)
     if folder is not None:
         _write(ladder, predictions, Path(folder))
@@ -229,7 +271,9 @@ def run_ladder(
 
 
 def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]) -> Split:
-    """Return the split without sites that have no tile, if a predictor needs tiles and there are some."""
+    """
+    Return the split without sites that have no tile, if a predictor needs tiles and there are some.
+    """
     have = set(dataset.sites_with_tiles)
     if not have or not any(needs_tiles(make()) for make in factories.values()):
         return split
@@ -237,7 +281,9 @@ def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]
     lost = sum(len(getattr(split, part)) - len(sites) for part, sites in parts.items())
     if lost:
         log.warning(
-            "%d sites have no tile and are left out of the whole ladder, since one of its predictors needs tiles.", lost
+            "%d sites have no tile and are left out of the whole ladder, since one of its "
+            "predictors needs tiles.",
+            lost,
         )
     return Split(**parts, method=split.method)
 
@@ -246,9 +292,14 @@ def _fitted(make: Factory, dataset: Dataset, split: Split) -> Predictor:
     return make().fit(dataset, split.part("train"))
 
 
-def _score_columns(dataset: Dataset, predictions: pd.DataFrame, scores: Scores, drawn: Mapping[str, Any]) -> dict[str, Any]:
+def _score_columns(
+    dataset: Dataset, predictions: pd.DataFrame, scores: Scores, drawn: Mapping[str, Any]
+) -> dict[str, Any]:
     interval = score_interval(dataset, list(predictions.index), predictions, **drawn)
-    return {key: scores[key] for key in SHOWN} | {"mse_low": interval.low, "mse_high": interval.high}
+    return {key: scores[key] for key in SHOWN} | {
+        "mse_low": interval.low,
+        "mse_high": interval.high,
+    }
 
 
 def _comparison_columns(comparison: Comparison | None) -> dict[str, Any]:
@@ -271,7 +322,9 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
     write_text(folder / "ladder.md", ladder.to_markdown())
     species = pd.DataFrame(
         {
-            name: (ladder.cross_validations[name].scores if ladder.cross_validations else scores).per_species["mse"]
+            name: (
+                ladder.cross_validations[name].scores if ladder.cross_validations else scores
+            ).per_species["mse"]
             for name, scores in ladder.scores.items()
         }
     )
@@ -293,10 +346,15 @@ def markdown_table(table: pd.DataFrame) -> str:
     """Return a table as Markdown, numbers with five significant digits."""
 
     def cell(value: Any) -> str:
-        return f"{value:.5g}" if isinstance(value, float) else str(value).replace("|", "\\|").replace("\n", " ")
+        return (
+            f"{value:.5g}"
+            if isinstance(value, float)
+            else str(value).replace("|", "\\|").replace("\n", " ")
+        )
 
     lines = [[table.index.name or "", *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
     lines += [
-        [cell(index), *(cell(value) for value in row)] for index, row in zip(table.index, table.to_numpy(object), strict=True)
+        [cell(index), *(cell(value) for value in row)]
+        for index, row in zip(table.index, table.to_numpy(object), strict=True)
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,4 +1,7 @@
-"""Scores that ask only whether a species was recorded at all: AUC, average precision, TSS, Boyce index."""
+"""
+Scores that ask only whether a species was recorded at all: AUC, average precision, TSS, Boyce
+index.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,31 @@ def auc(detected: np.ndarray, predicted: np.ndarray) -> float:
     if not positives or not negatives:
         return float("nan")
     ranks = rankdata(predicted)
-    return float((ranks[detected].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+    return float(
+        (ranks[detected].sum() - positives * (positives + 1) / 2) / (positives * negatives)
+    )
 
 
 def average_precision(detected: np.ndarray, predicted: np.ndarray) -> float:
-    """Return the mean precision over the recall steps, tied predictions taken together; NaN if none is detected."""
+    """
+    Return the mean precision over the recall steps, tied predictions taken together; NaN if none is
+    detected.
+    """
     positives = int(detected.sum())
     if not positives:
         return float("nan")
     order = np.argsort(-predicted, kind="stable")
-    ends = np.flatnonzero(np.r_[np.diff(predicted[order]) != 0, True])  # last place of each group of ties
+    ends = np.flatnonzero(
+        np.r_[np.diff(predicted[order]) != 0, True]
+    )  # last place of each group of ties
     hits = np.cumsum(detected[order])[ends]
     return float((np.diff(hits, prepend=0) / positives * hits / (ends + 1)).sum())
 
 
 def true_skill(detected: np.ndarray, predicted: np.ndarray, threshold: float) -> float:
     """
-    Return sensitivity + specificity - 1 with ``predicted >= threshold`` taken as presence (Allouche et al. 2006).
+    Return sensitivity + specificity - 1 with ``predicted >= threshold`` taken as presence (Allouche
+    et al. 2006).
 
     NaN if all or none are detected.
     """
@@ -47,9 +58,11 @@ def true_skill(detected: np.ndarray, predicted: np.ndarray, threshold: float) ->
 
 def max_skill_threshold(detected: np.ndarray, predicted: np.ndarray) -> float:
     """
-    Return the threshold with the largest true skill, the lowest of equals; NaN if all or none are detected.
+    Return the threshold with the largest true skill, the lowest of equals; NaN if all or none are
+    detected.
 
-    On the data it is then scored on this is an upper bound; choose it on training or out-of-fold predictions.
+    On the data it is then scored on this is an upper bound; choose it on training or out-of-fold
+    predictions.
     """
     if detected.all() or not detected.any():
         return float("nan")
@@ -60,13 +73,16 @@ def max_skill_threshold(detected: np.ndarray, predicted: np.ndarray) -> float:
     return float(values[np.argmax(sensitivity - false_positive)])
 
 
-def boyce_index(presence: np.ndarray, background: np.ndarray, *, window: float | None = None, steps: int = 101) -> float:
+def boyce_index(
+    presence: np.ndarray, background: np.ndarray, *, window: float | None = None, steps: int = 101
+) -> float:
     """
     Return the continuous Boyce index (Hirzel et al. 2006).
 
-    Windows slide over the range of predictions; in each, the share of the presences over the share of the background is the
-    ratio of predicted to expected. The index is Spearman's correlation of that ratio with the middle of the window. Runs of
-    equal ratios count once, as in the R package ecospat.
+    Windows slide over the range of predictions; in each, the share of the presences over the share
+    of the background is the ratio of predicted to expected. The index is Spearman's correlation of
+    that ratio with the middle of the window. Runs of equal ratios count once, as in the R package
+    ecospat.
 
     Parameters
     ----------
@@ -82,7 +98,8 @@ def boyce_index(presence: np.ndarray, background: np.ndarray, *, window: float |
     Returns
     -------
     float
-        -1 to 1; NaN where it is undefined (no presences, one value throughout, fewer than three different ratios).
+        -1 to 1; NaN where it is undefined (no presences, one value throughout, fewer than three
+        different ratios).
 
     Raises
     ------
@@ -91,11 +108,15 @@ def boyce_index(presence: np.ndarray, background: np.ndarray, *, window: float |
 
     References
     ----------
-    .. [1] A. H. Hirzel et al. (2006), Evaluating the ability of habitat suitability models to predict species presences.
+    .. [1] A. H. Hirzel et al. (2006), Evaluating the ability of habitat suitability models to
+           predict species presences.
        Ecological Modelling 199, 142-152.
     """
     if steps < 2 or (window is not None and window <= 0):
-        raise DataError(f"The Boyce index needs at least 2 steps and a positive window; got {steps} and {window}.")
+        raise DataError(
+            f"The Boyce index needs at least 2 steps and a positive window; got {steps} and "
+            f"{window}."
+        )
     if len(presence) == 0 or len(background) == 0:
         return float("nan")
     low, high = float(background.min()), float(background.max())
@@ -118,5 +139,7 @@ def boyce_index(presence: np.ndarray, background: np.ndarray, *, window: float |
 
 def _share_between(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     ordered = np.sort(values)
-    count = np.searchsorted(ordered, ends, side="right") - np.searchsorted(ordered, starts, side="left")
+    count = np.searchsorted(ordered, ends, side="right") - np.searchsorted(
+        ordered, starts, side="left"
+    )
     return count / len(values)

@@ -1,4 +1,7 @@
-"""Score the predictions of a set of sites against their detections: over the whole set, per species, per site, per block."""
+"""
+Score the predictions of a set of sites against their detections: over the whole set, per species,
+per site, per block.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,13 @@ from butterfly_sdm.data.artefact import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.evaluation.ranking import auc, average_precision, boyce_index, max_skill_threshold, true_skill
+from butterfly_sdm.evaluation.ranking import (
+    auc,
+    average_precision,
+    boyce_index,
+    max_skill_threshold,
+    true_skill,
+)
 from butterfly_sdm.evaluation.topk import adaptive_top_k, top_k_overlap
 
 EPSILON = 1e-6  # probabilities are kept this far from 0 and 1 where a logarithm is taken
@@ -21,18 +30,25 @@ EPSILON = 1e-6  # probabilities are kept this far from 0 and 1 where a logarithm
 DEFINITIONS: dict[str, str] = {
     "mse": "mean over sites and species of (probability - rate)²",
     "mae": "mean over sites and species of |probability - rate|",
-    "bce": "mean over sites and species of -(rate log probability + (1 - rate) log(1 - probability))",
-    "deviance": "mean over sites and species of the binomial deviance of k in n against the saturated model (rate itself)",
-    "noise_floor": "mean of rate (1 - rate) / (visits - 1): the expected MSE of the true probabilities",
-    "skill": "(MSE of the reference - MSE) / (MSE of the reference - noise floor): 0 as the reference, 1 perfect",
-    "top5": "share of the 5 most frequent species among the 5 predicted highest; ties by expected value",
-    "top10": "share of the 10 most frequent species among the 10 predicted highest; ties by expected value",
+    "bce": "mean over sites and species of -(rate log probability + (1 - rate) log(1 - "
+    "probability))",
+    "deviance": "mean over sites and species of the binomial deviance of k in n against the "
+    "saturated model (rate itself)",
+    "noise_floor": "mean of rate (1 - rate) / (visits - 1): the expected MSE of the true "
+    "probabilities",
+    "skill": "(MSE of the reference - MSE) / (MSE of the reference - noise floor): 0 as the "
+    "reference, 1 perfect",
+    "top5": "share of the 5 most frequent species among the 5 predicted highest; ties by expected "
+    "value",
+    "top10": "share of the 10 most frequent species among the 10 predicted highest; ties by "
+    "expected value",
     "adaptive_top": "as top-k with k = species recorded at the site",
     "auc": "mean over species of the area under the ROC of recorded at all against not",
     "average_precision": "mean over species of the average precision of recorded at all",
     "tss": "mean over species of sensitivity + specificity - 1 at the stated threshold",
     "boyce": "mean over species of the continuous Boyce index",
-    "richness_bias": "mean over sites of the sum of probabilities - the sum of rates: species per visit",
+    "richness_bias": "mean over sites of the sum of probabilities - the sum of rates: species per "
+    "visit",
     "richness_mae": "mean over sites of |sum of probabilities - sum of rates|",
     "similarity": "mean over sites of the Bray-Curtis similarity of probabilities and rates",
     "sites": "sites with at least one visit",
@@ -51,8 +67,8 @@ class Scores:
     overall
         Scores of the whole set, by the names of ``DEFINITIONS``.
     per_species
-        Index ``species``: observed and predicted mean, the scores, ``factor`` (MSE of the reference / MSE: above 1 is better
-        than the reference).
+        Index ``species``: observed and predicted mean, the scores, ``factor`` (MSE of the reference
+        / MSE: above 1 is better than the reference).
     per_site
         Index ``site_id``: position, visits, the scores, ``factor``.
     per_block
@@ -84,14 +100,19 @@ class Scores:
             rows["skill"] = f"{self['skill']:.2f} ({meaning})"
         factor = self.per_species["factor"].dropna()
         if len(factor):
-            rows["species predicted better than by the mean rate"] = f"{int((factor > 1).sum())} of {len(factor)}"
+            rows["species predicted better than by the mean rate"] = (
+                f"{int((factor > 1).sum())} of {len(factor)}"
+            )
         if self.top_k:
             rows[f"top-{self.top_k} agreement"] = f"{self[f'top{self.top_k}']:.1%}"
         return rows
 
     @property
     def top_k(self) -> int:
-        """The largest k, 10 or 5, of at most half the species (0: none): any ten of twelve species agree with any other ten."""
+        """
+        The largest k, 10 or 5, of at most half the species (0: none): any ten of twelve species
+        agree with any other ten.
+        """
         return next((k for k in (10, 5) if 2 * k <= len(self.per_species)), 0)
 
     def __getitem__(self, score: str) -> float:
@@ -101,14 +122,28 @@ class Scores:
         shown = facts_html(f"Scores of {self.name}", self.summary())
         if self.beside is None:
             return shown
-        columns = ["mse", "mae", "skill", *([f"top{self.top_k}"] if self.top_k else []), "auc", "boyce"]
+        columns = [
+            "mse",
+            "mae",
+            "skill",
+            *([f"top{self.top_k}"] if self.top_k else []),
+            "auc",
+            "boyce",
+        ]
         return shown + table_html(self.beside[columns])
 
     def to_csv(self, folder: Path) -> None:
-        """Write ``scores.csv``, ``per_species.csv``, ``per_site.csv`` and, with blocks, ``per_block.csv``."""
+        """
+        Write ``scores.csv``, ``per_species.csv``, ``per_site.csv`` and, with blocks,
+        ``per_block.csv``.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        beside = self.beside if self.beside is not None else self.overall.to_frame(self.name).T.rename_axis("predictor")
+        beside = (
+            self.beside
+            if self.beside is not None
+            else self.overall.to_frame(self.name).T.rename_axis("predictor")
+        )
         tables: Mapping[str, pd.DataFrame | None] = {
             "scores": beside,
             "per_species": self.per_species,
@@ -132,7 +167,8 @@ def score_predictions(
     name: str = "model",
 ) -> Scores:
     """
-    Score predictions on the whole set at once, so that no score depends on batches or on the order of sites.
+    Score predictions on the whole set at once, so that no score depends on batches or on the order
+    of sites.
 
     Parameters
     ----------
@@ -141,14 +177,16 @@ def score_predictions(
     sites
         Sites to score; those without a visit are left out.
     predictions
-        (site, species) presence probabilities; more sites are allowed, the species must be those of the data set.
+        (site, species) presence probabilities; more sites are allowed, the species must be those of
+        the data set.
     reference
-        (site, species) predictions that ``skill`` and ``factor`` compare with, usually those of the mean rate; None: both NaN.
+        (site, species) predictions that ``skill`` and ``factor`` compare with, usually those of the
+        mean rate; None: both NaN.
     blocks
         Block of each site; None: ``dataset.sites["block"]`` if it is there.
     thresholds
-        Per species, from training or out-of-fold predictions, for the true skill; None: chosen on these sites themselves, so
-        that the true skill is an upper bound.
+        Per species, from training or out-of-fold predictions, for the true skill; None: chosen on
+        these sites themselves, so that the true skill is an upper bound.
     name
         Of the predictor.
 
@@ -160,11 +198,14 @@ def score_predictions(
     Raises
     ------
     DataError
-        A site or species has no prediction, a prediction is not a probability, or no site has a visit.
+        A site or species has no prediction, a prediction is not a probability, or no site has a
+        visit.
     """
     sites = [site for site in sites if dataset.visits[site] > 0]
     if not sites:
-        raise DataError("None of the sites to score has a visit; nothing to compare predictions with.")
+        raise DataError(
+            "None of the sites to score has a visit; nothing to compare predictions with."
+        )
     probability = checked_predictions(dataset, sites, predictions)
     base = None if reference is None else checked_predictions(dataset, sites, reference)
     rows = dataset.rows(sites)
@@ -185,21 +226,32 @@ def score_predictions(
     overall = {key: float(value.mean()) for key, value in cells.items()}
     overall["noise_floor"] = float(np.nanmean(floor)) if (n > 1).any() else float("nan")
     gap = float("nan") if base_error is None else float(base_error.mean()) - overall["noise_floor"]
-    overall["skill"] = 1 - (overall["mse"] - overall["noise_floor"]) / gap if gap and np.isfinite(gap) else float("nan")
+    overall["skill"] = (
+        1 - (overall["mse"] - overall["noise_floor"]) / gap
+        if gap and np.isfinite(gap)
+        else float("nan")
+    )
     for key in ("top5", "top10", "adaptive_top", "similarity"):
         overall[key] = float(per_site[key].mean())
     for key in ("auc", "average_precision", "tss", "boyce"):
         overall[key] = float(per_species[key].mean())
     richness = per_site["richness_predicted"] - per_site["richness"]
-    overall |= {"richness_bias": float(richness.mean()), "richness_mae": float(richness.abs().mean())}
+    overall |= {
+        "richness_bias": float(richness.mean()),
+        "richness_mae": float(richness.abs().mean()),
+    }
     overall["sites"] = float(len(sites))
     if blocks is None and "block" in dataset.sites.columns:
         blocks = dataset.sites["block"]
     per_block = None if blocks is None else _per_block(per_site, blocks)
-    return Scores(name, pd.Series(overall, name=name)[list(DEFINITIONS)], per_species, per_site, per_block)
+    return Scores(
+        name, pd.Series(overall, name=name)[list(DEFINITIONS)], per_species, per_site, per_block
+    )
 
 
-def checked_predictions(dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame) -> np.ndarray:
+def checked_predictions(
+    dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame
+) -> np.ndarray:
     """
     Return the predictions of ``sites`` in the data set's order of species.
 
@@ -211,18 +263,23 @@ def checked_predictions(dataset: Dataset, sites: Sequence[str], predictions: pd.
     absent = [species for species in dataset.species if species not in predictions.columns]
     if absent:
         raise DataError(
-            f"The predictions lack {len(absent)} of the {len(dataset.species)} species of the data set, such as {absent[0]!r}. "
+            f"The predictions lack {len(absent)} of the {len(dataset.species)} species of the data "
+            f"set, such as {absent[0]!r}. "
             "Train the model on this data set."
         )
     lost = pd.Index(list(sites)).difference(predictions.index)
     if len(lost):
-        raise DataError(f"There is no prediction for site {lost[0]} and {len(lost) - 1} more. Predict all {len(sites)}.")
+        raise DataError(
+            f"There is no prediction for site {lost[0]} and {len(lost) - 1} more. Predict all "
+            f"{len(sites)}."
+        )
     values = predictions.loc[list(sites), list(dataset.species)].to_numpy(dtype=float)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise DataError(
-            f"The prediction of {dataset.species[column]} at site {list(sites)[row]} is {values[row, column]}; "
+            f"The prediction of {dataset.species[column]} at site {list(sites)[row]} is "
+            f"{values[row, column]}; "
             "a probability lies between 0 and 1."
         )
     return values
@@ -262,19 +319,28 @@ def cell_scores(k: np.ndarray, n: np.ndarray, probability: np.ndarray) -> dict[s
 
 def noise_floor(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
     """
-    Return (sites, species) the unbiased estimate of the binomial variance of each rate; NaN at sites with one visit.
+    Return (sites, species) the unbiased estimate of the binomial variance of each rate; NaN at
+    sites with one visit.
 
-    If k of n is binomial with probability q, the expectation of rate (1 - rate) / (n - 1) is q (1 - q) / n: the squared error
-    that remains when q itself is predicted.
+    If k of n is binomial with probability q, the expectation of rate (1 - rate) / (n - 1) is q (1 -
+    q) / n: the squared error that remains when q itself is predicted.
     """
     return rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None]
 
 
 def _per_species(
-    dataset: Dataset, rate: np.ndarray, probability: np.ndarray, cells: Mapping[str, np.ndarray], thresholds: pd.Series | None
+    dataset: Dataset,
+    rate: np.ndarray,
+    probability: np.ndarray,
+    cells: Mapping[str, np.ndarray],
+    thresholds: pd.Series | None,
 ) -> pd.DataFrame:
     table = pd.DataFrame(
-        {"rate": rate.mean(axis=0), "predicted": probability.mean(axis=0), "recorded_at": (rate > 0).sum(axis=0)},
+        {
+            "rate": rate.mean(axis=0),
+            "predicted": probability.mean(axis=0),
+            "recorded_at": (rate > 0).sum(axis=0),
+        },
         index=pd.Index(list(dataset.species), name="species"),
     )
     for key, value in cells.items():
@@ -282,17 +348,35 @@ def _per_species(
     rankings = []
     for column, species in enumerate(dataset.species):
         detected, p = rate[:, column] > 0, probability[:, column]
-        limit = max_skill_threshold(detected, p) if thresholds is None else float(thresholds[species])
-        rankings.append((
-            auc(detected, p), average_precision(detected, p), limit, true_skill(detected, p, limit), boyce_index(p[detected], p)
-        ))  # fmt: skip
+        limit = (
+            max_skill_threshold(detected, p) if thresholds is None else float(thresholds[species])
+        )
+        rankings.append(
+            (
+                auc(detected, p),
+                average_precision(detected, p),
+                limit,
+                true_skill(detected, p, limit),
+                boyce_index(p[detected], p),
+            )
+        )
     return table.assign(
-        **dict(zip(("auc", "average_precision", "threshold", "tss", "boyce"), np.array(rankings).T, strict=True))
+        **dict(
+            zip(
+                ("auc", "average_precision", "threshold", "tss", "boyce"),
+                np.array(rankings).T,
+                strict=True,
+            )
+        )
     )
 
 
 def _per_site(
-    dataset: Dataset, sites: Sequence[str], rate: np.ndarray, probability: np.ndarray, cells: Mapping[str, np.ndarray]
+    dataset: Dataset,
+    sites: Sequence[str],
+    rate: np.ndarray,
+    probability: np.ndarray,
+    cells: Mapping[str, np.ndarray],
 ) -> pd.DataFrame:
     place = dataset.sites.loc[list(sites)]
     table = pd.DataFrame({name: place[name] for name in ("easting", "northing", "visits")})
@@ -306,13 +390,17 @@ def _per_site(
     table["richness"] = rate.sum(axis=1)
     table["richness_predicted"] = probability.sum(axis=1)
     total = (rate + probability).sum(axis=1)
-    table["similarity"] = 1 - np.divide(np.abs(rate - probability).sum(axis=1), total, out=np.zeros(len(rate)), where=total > 0)
+    table["similarity"] = 1 - np.divide(
+        np.abs(rate - probability).sum(axis=1), total, out=np.zeros(len(rate)), where=total > 0
+    )
     return table
 
 
 def _per_block(per_site: pd.DataFrame, blocks: pd.Series) -> pd.DataFrame:
     groups = per_site.assign(block=blocks.reindex(per_site.index).to_numpy()).groupby("block")
-    table = groups[["mse", "mae", "bce", "deviance", "top5", "top10", "similarity", "noise_floor"]].mean()
+    table = groups[
+        ["mse", "mae", "bce", "deviance", "top5", "top10", "similarity", "noise_floor"]
+    ].mean()
     table.insert(0, "sites", groups.size())
     table.insert(1, "visits", groups["visits"].sum())
     return table
@@ -321,4 +409,6 @@ def _per_block(per_site: pd.DataFrame, blocks: pd.Series) -> pd.DataFrame:
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
-    return np.where(count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan)
+    return np.where(
+        count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
+    )

@@ -22,8 +22,8 @@ class Conformal:
     """
     How wide the interval around a prediction has to be, per species.
 
-    The interval of a rate seen on n visits is ``p ± quantile * sqrt(p (1 - p) (1 / n + spread))``, cut at 0 and 1: binomial
-    noise, and the model's own error expressed in the same unit.
+    The interval of a rate seen on n visits is ``p ± quantile * sqrt(p (1 - p) (1 / n + spread))``,
+    cut at 0 and 1: binomial noise, and the model's own error expressed in the same unit.
 
     Attributes
     ----------
@@ -37,7 +37,9 @@ class Conformal:
     quantile: pd.Series
     spread: pd.Series
 
-    def intervals(self, predictions: pd.DataFrame, visits: pd.Series | float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def intervals(
+        self, predictions: pd.DataFrame, visits: pd.Series | float
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
         """
         Return the lower and upper ends for the rate that would be seen on so many visits.
 
@@ -48,7 +50,10 @@ class Conformal:
         """
         unknown = [species for species in predictions.columns if species not in self.quantile.index]
         if unknown:
-            raise DataError(f"There is no interval for {unknown[0]!r}. Fit intervals on predictions of all species.")
+            raise DataError(
+                f"There is no interval for {unknown[0]!r}. Fit intervals on predictions of all "
+                "species."
+            )
         p = predictions.to_numpy(dtype=float)
         n = (
             np.full(len(p), visits, dtype=float)
@@ -60,7 +65,10 @@ class Conformal:
         columns = list(predictions.columns)
         half = self.quantile[columns].to_numpy() * _scale(p, n, self.spread[columns].to_numpy())
         frames = (np.clip(p - half, 0, 1), np.clip(p + half, 0, 1))
-        low, high = (pd.DataFrame(frame, index=predictions.index, columns=predictions.columns) for frame in frames)
+        low, high = (
+            pd.DataFrame(frame, index=predictions.index, columns=predictions.columns)
+            for frame in frames
+        )
         return low, high
 
     def to_json(self, path: Path) -> None:
@@ -84,23 +92,29 @@ class Conformal:
         value: Any = read_json(path)
         try:
             return cls(
-                float(value["level"]), pd.Series(value["quantile"], dtype=float), pd.Series(value["spread"], dtype=float)
+                float(value["level"]),
+                pd.Series(value["quantile"], dtype=float),
+                pd.Series(value["spread"], dtype=float),
             )
         except (TypeError, KeyError, ValueError) as error:
-            raise ArtefactError(f"{path} does not hold conformal intervals ({error}). Fit them again.") from error
+            raise ArtefactError(
+                f"{path} does not hold conformal intervals ({error}). Fit them again."
+            ) from error
 
 
 def fit_conformal(dataset: Dataset, out_of_fold: pd.DataFrame, *, level: float = 0.9) -> Conformal:
     """
     Learn the width of intervals from predictions of sites the model has not seen.
 
-    Split-conformal prediction with normalised residuals [1]_, one quantile per species. On sites exchangeable with these the
-    intervals hold for at least the share ``level``; over new regions, or where visits are far fewer, nothing is promised.
+    Split-conformal prediction with normalised residuals [1]_, one quantile per species. On sites
+    exchangeable with these the intervals hold for at least the share ``level``; over new regions,
+    or where visits are far fewer, nothing is promised.
 
     Parameters
     ----------
     out_of_fold
-        (site, species) out-of-fold predictions; those of training sites would make intervals too narrow.
+        (site, species) out-of-fold predictions; those of training sites would make intervals too
+        narrow.
     level
         Between 0 and 1.
 
@@ -116,14 +130,18 @@ def fit_conformal(dataset: Dataset, out_of_fold: pd.DataFrame, *, level: float =
 
     References
     ----------
-    .. [1] J. Lei et al. (2018), Distribution-free predictive inference for regression. JASA 113, 1094-1111, section 5.2.
+    .. [1] J. Lei et al. (2018), Distribution-free predictive inference for regression. JASA 113,
+           1094-1111, section 5.2.
     """
     if not 0 < level < 1:
         raise DataError(f"level = {level} must lie between 0 and 1, such as 0.9.")
     used = [site for site in out_of_fold.index if dataset.visits[site] > 0]
     needed = int(np.ceil(level / (1 - level) - 1e-9))
     if len(used) < needed:
-        raise DataError(f"Intervals of level {level} need at least {needed} sites with visits; there are {len(used)}.")
+        raise DataError(
+            f"Intervals of level {level} need at least {needed} sites with visits; there are "
+            f"{len(used)}."
+        )
     p = checked_predictions(dataset, used, out_of_fold)
     n = dataset.visits[used].to_numpy(dtype=float)
     rate = dataset.rates.loc[used].to_numpy()

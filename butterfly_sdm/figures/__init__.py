@@ -1,8 +1,9 @@
 """
 Pictures for notebooks: tiles, survey effort, maps, training, embeddings.
 
-Every function returns a :class:`Picture` that shows itself in Jupyter and saves itself as a file; none changes matplotlib's
-global state. Colours are told apart by colour-blind readers, and everything that has a unit or a scale shows it.
+Every function returns a :class:`Picture` that shows itself in Jupyter and saves itself as a file;
+none changes matplotlib's global state. Colours are told apart by colour-blind readers, and
+everything that has a unit or a scale shows it.
 """
 
 from importlib import import_module

@@ -13,7 +13,8 @@ from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, without_ticks
 
 def principal_plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
     """
-    Project (n, d) points onto the plane in which they vary most; return (n, 2) and the share of variance it keeps.
+    Project (n, d) points onto the plane in which they vary most; return (n, 2) and the share of
+    variance it keeps.
 
     Raises
     ------
@@ -22,7 +23,10 @@ def principal_plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
     """
     embedding = np.asarray(embedding, dtype=np.float64)
     if embedding.ndim != 2 or len(embedding) < 3:
-        raise DataError(f"An embedding map needs (n, d) points with n of at least 3; these have shape {embedding.shape}.")
+        raise DataError(
+            "An embedding map needs (n, d) points with n of at least 3; these have shape "
+            f"{embedding.shape}."
+        )
     centred = embedding - embedding.mean(axis=0)
     _, singular, axes = np.linalg.svd(centred, full_matrices=False)
     total = float((singular**2).sum())
@@ -32,14 +36,17 @@ def principal_plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
     return plane, float((singular[:2] ** 2).sum()) / total if total else 0.0
 
 
-def show_embedding(embeddings: Mapping[str, np.ndarray] | np.ndarray, values: np.ndarray, label: str) -> Picture:
+def show_embedding(
+    embeddings: Mapping[str, np.ndarray] | np.ndarray, values: np.ndarray, label: str
+) -> Picture:
     """
     Show embeddings in their principal plane, coloured by a number per site.
 
     Parameters
     ----------
     embeddings
-        (n, d) embedding of the sites, or several by title, to compare: each gets its own panel and plane.
+        (n, d) embedding of the sites, or several by title, to compare: each gets its own panel and
+        plane.
     values
         (n,) number per site, such as the detection rate of a species.
     label
@@ -63,11 +70,21 @@ def show_embedding(embeddings: Mapping[str, np.ndarray] | np.ndarray, values: np
     for number, (title, embedding) in enumerate(panels.items()):
         if len(embedding) != len(values):
             raise DataError(
-                f"There are {len(embedding)} points and {len(values)} numbers to colour them by; give one for each."
+                f"There are {len(embedding)} points and {len(values)} numbers to colour them by; "
+                "give one for each."
             )
         plane, kept = principal_plane(embedding)
         axes = picture.add_subplot(1, len(panels), number + 1)
-        dots = axes.scatter(plane[:, 0], plane[:, 1], c=values, s=14, cmap=SEQUENTIAL, vmin=low, vmax=high, linewidths=0)
+        dots = axes.scatter(
+            plane[:, 0],
+            plane[:, 1],
+            c=values,
+            s=14,
+            cmap=SEQUENTIAL,
+            vmin=low,
+            vmax=high,
+            linewidths=0,
+        )
         axes.set_title(f"{title}\n{kept:.0%} of the variance".strip(), fontsize=9)
         axes.set_aspect("equal", adjustable="datalim")
         without_ticks(axes)

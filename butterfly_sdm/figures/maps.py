@@ -1,4 +1,6 @@
-"""Pictures of maps: species side by side, and a map with a picker of species that needs no server."""
+"""
+Pictures of maps: species side by side, and a map with a picker of species that needs no server.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,10 @@ NOTHING = "#d9dcdd"
 
 @dataclass(frozen=True)
 class Layer:
-    """One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, metres per pixel, the unit."""
+    """
+    One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, metres
+    per pixel, the unit.
+    """
 
     name: str
     values: np.ndarray
@@ -29,7 +34,9 @@ class Layer:
     unit: str = ""
 
 
-def read_layers(path: str | Path, names: Sequence[str] | None = None, *, most_px: int = 512) -> list[Layer]:
+def read_layers(
+    path: str | Path, names: Sequence[str] | None = None, *, most_px: int = 512
+) -> list[Layer]:
     """
     Read bands of a map by name, thinned to at most ``most_px`` pixels a side.
 
@@ -42,22 +49,38 @@ def read_layers(path: str | Path, names: Sequence[str] | None = None, *, most_px
     """
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"There is no map at {path}. Make one with: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
+        raise MissingFileError(
+            f"There is no map at {path}. Make one with: butterfly-sdm map RUN SCENE.tif --out "
+            "MAP.tif"
+        )
     try:
         with rasterio.open(path) as raster:
-            bands = [name or f"band {number}" for number, name in enumerate(raster.descriptions, start=1)]
+            bands = [
+                name or f"band {number}" for number, name in enumerate(raster.descriptions, start=1)
+            ]
             wanted = list(names) if names is not None else bands
             unknown = [name for name in wanted if name not in bands]
             if unknown:
-                raise RasterError(f"{path.name} has no band {unknown[0]!r}. It has {', '.join(bands[:8])} ...")
+                raise RasterError(
+                    f"{path.name} has no band {unknown[0]!r}. It has {', '.join(bands[:8])} ..."
+                )
             thin = max(1.0, max(raster.height, raster.width) / most_px)
             shape = (max(1, round(raster.height / thin)), max(1, round(raster.width / thin)))
             layers = []
             for name in wanted:
                 index = bands.index(name) + 1
-                values = raster.read(index, out_shape=shape, masked=True, resampling=Resampling.average).astype(np.float32)
+                values = raster.read(
+                    index, out_shape=shape, masked=True, resampling=Resampling.average
+                ).astype(np.float32)
                 values = values * raster.scales[index - 1] + raster.offsets[index - 1]
-                layers.append(Layer(name, values.filled(np.nan), abs(raster.transform.a) * thin, raster.units[index - 1] or ""))
+                layers.append(
+                    Layer(
+                        name,
+                        values.filled(np.nan),
+                        abs(raster.transform.a) * thin,
+                        raster.units[index - 1] or "",
+                    )
+                )
             return layers
     except rasterio.errors.RasterioIOError as error:
         raise RasterError(f"{path} cannot be read as a raster: {error}.") from error
@@ -82,7 +105,8 @@ def show_maps(
     columns
         Panels in a row, for a single map.
     same_scale
-        One colour scale, from 0 to 1, for all panels; otherwise one per species, shared by the maps that are compared.
+        One colour scale, from 0 to 1, for all panels; otherwise one per species, shared by the maps
+        that are compared.
 
     Returns
     -------
@@ -105,12 +129,18 @@ def show_maps(
     picture = Picture(2.9 * across, 2.7 * down)
     picture.get_layout_engine().set(wspace=0.03)  # type: ignore[union-attr, call-arg]
     for column in range(len(species)):
-        top = 1.0 if same_scale else max(float(np.nanmax(row[column].values, initial=1e-6)) for row in rows_of)
+        top = (
+            1.0
+            if same_scale
+            else max(float(np.nanmax(row[column].values, initial=1e-6)) for row in rows_of)
+        )
         for row, (title, layers) in enumerate(zip(named, rows_of, strict=True)):
             layer = layers[column]
             axes = picture.add_subplot(down, across, row * across + column + 1)
             axes.set_facecolor(NOTHING)
-            shown = axes.imshow(layer.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
+            shown = axes.imshow(
+                layer.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest"
+            )
             axes.set_title(f"{title}\n{layer.name}".strip(), fontsize=8)
             bar = picture.colorbar(shown, ax=axes, shrink=0.75, pad=0.02)
             bar.ax.tick_params(labelsize=6)
@@ -146,7 +176,10 @@ class MapView:
 
     def _repr_html_(self) -> str:
         pictures = [_as_png(layer) for layer in self.layers]
-        options = "".join(f"<option value='{n}'>{html.escape(layer.name)}</option>" for n, layer in enumerate(self.layers))
+        options = "".join(
+            f"<option value='{n}'>{html.escape(layer.name)}</option>"
+            for n, layer in enumerate(self.layers)
+        )
         images = "".join(
             f"<img alt='{html.escape(layer.name, quote=True)}' src='data:image/png;base64,{data}' "
             f"style='max-width:100%;display:{'block' if n == 0 else 'none'}'>"
@@ -174,7 +207,8 @@ class MapView:
 
         write_text(
             Path(path),
-            f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{html.escape(self.path.name)}</title>"
+            "<!doctype html><html lang='en'><meta "
+            f"charset='utf-8'><title>{html.escape(self.path.name)}</title>"
             f"<body style='font-family:sans-serif;margin:2em'>{self._repr_html_()}</body></html>\n",
         )
         return Path(path)

@@ -55,21 +55,51 @@ class Picture(Figure):
 
 
 def scale_bar(axes: Axes, metres_per_unit: float) -> None:
-    """Draw a bar of a round length, about a quarter of the width, into the lower left corner of a picture of ground."""
+    """
+    Draw a bar of a round length, about a quarter of the width, into the lower left corner of a
+    picture of ground.
+    """
     left, right = sorted(axes.get_xlim())
     span_m = (right - left) * metres_per_unit
     length_m = max(
-        (step * 10**power for power in range(1, 7) for step in (1, 2, 5) if step * 10**power <= span_m / 3), default=span_m / 3
+        (
+            step * 10**power
+            for power in range(1, 7)
+            for step in (1, 2, 5)
+            if step * 10**power <= span_m / 3
+        ),
+        default=span_m / 3,
     )
     share = length_m / span_m
     text = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
     at = axes.transAxes
-    axes.plot([0.04, 0.04 + share], [0.05, 0.05], color="white", linewidth=4.5, transform=at, solid_capstyle="butt")
-    axes.plot([0.04, 0.04 + share], [0.05, 0.05], color=INK, linewidth=2.5, transform=at, solid_capstyle="butt")
+    axes.plot(
+        [0.04, 0.04 + share],
+        [0.05, 0.05],
+        color="white",
+        linewidth=4.5,
+        transform=at,
+        solid_capstyle="butt",
+    )
+    axes.plot(
+        [0.04, 0.04 + share],
+        [0.05, 0.05],
+        color=INK,
+        linewidth=2.5,
+        transform=at,
+        solid_capstyle="butt",
+    )
     axes.text(
-        0.04 + share / 2, 0.075, text, transform=at, ha="center", va="bottom", fontsize=7, color=INK,
+        0.04 + share / 2,
+        0.075,
+        text,
+        transform=at,
+        ha="center",
+        va="bottom",
+        fontsize=7,
+        color=INK,
         bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1.0},
-    )  # fmt: skip
+    )
 
 
 def without_ticks(axes: Axes) -> None:

@@ -14,8 +14,8 @@ def show_reliability(curve: pd.DataFrame, *, title: str = "") -> Picture:
     Parameters
     ----------
     curve
-        One row per bin with ``predicted`` and ``observed`` means per visit and the ``visits`` behind them, such as
-        :attr:`butterfly_sdm.evaluation.calibration.Reliability.curve`.
+        One row per bin with ``predicted`` and ``observed`` means per visit and the ``visits``
+        behind them, such as :attr:`butterfly_sdm.evaluation.calibration.Reliability.curve`.
     title
         Written above.
 

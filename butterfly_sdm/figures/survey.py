@@ -7,24 +7,40 @@ from matplotlib.colors import LogNorm
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.figures.picture import INK, OTHER, PALETTE, SEQUENTIAL, Picture, scale_bar, without_ticks
+from butterfly_sdm.figures.picture import (
+    INK,
+    OTHER,
+    PALETTE,
+    SEQUENTIAL,
+    Picture,
+    scale_bar,
+    without_ticks,
+)
 
 
 def show_effort(dataset: Dataset) -> Picture:
     """
-    Show where the sites lie, how often they were visited, and which part of the split each belongs to.
+    Show where the sites lie, how often they were visited, and which part of the split each belongs
+    to.
 
     Returns
     -------
     Picture
-        Left: sites by visits. Middle: sites by part of the split. Right: how many sites have how many visits.
+        Left: sites by visits. Middle: sites by part of the split. Right: how many sites have how
+        many visits.
     """
     sites = dataset.sites
     picture = Picture(11, 3.9)
     effort, parts, histogram = picture.subplots(1, 3, width_ratios=(1.15, 1, 1))
     visits = sites["visits"].to_numpy()
     dots = effort.scatter(
-        sites["easting"], sites["northing"], c=np.maximum(visits, 1), s=12, cmap=SEQUENTIAL, norm=LogNorm(), linewidths=0
+        sites["easting"],
+        sites["northing"],
+        c=np.maximum(visits, 1),
+        s=12,
+        cmap=SEQUENTIAL,
+        norm=LogNorm(),
+        linewidths=0,
     )
     picture.colorbar(dots, ax=effort, label="visits", shrink=0.8)
     belongs = dataset.split.part_of() if dataset.split is not None else {}
@@ -40,8 +56,18 @@ def show_effort(dataset: Dataset) -> Picture:
                 label=f"{part} ({here.sum()})",
             )
     if belongs:
-        parts.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, frameon=False, handletextpad=0)
-    for axes, title in ((effort, f"{len(sites):,} sites by visits"), (parts, "by part of the split")):
+        parts.legend(
+            fontsize=7,
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            ncols=3,
+            frameon=False,
+            handletextpad=0,
+        )
+    for axes, title in (
+        (effort, f"{len(sites):,} sites by visits"),
+        (parts, "by part of the split"),
+    ):
         axes.set_aspect("equal")
         axes.set_title(title, fontsize=9)
         scale_bar(axes, 1.0)
@@ -57,7 +83,8 @@ def show_effort(dataset: Dataset) -> Picture:
 
 def show_rates(dataset: Dataset, species: str) -> Picture:
     """
-    Show the detection rate of one species at every site; the size of a dot grows with the visits behind it.
+    Show the detection rate of one species at every site; the size of a dot grows with the visits
+    behind it.
 
     Returns
     -------
@@ -70,15 +97,24 @@ def show_rates(dataset: Dataset, species: str) -> Picture:
         The data set has no such species.
     """
     if species not in dataset.species:
-        raise DataError(f"The data set has no species {species!r}. It has {', '.join(dataset.species[:5])} ...")
+        raise DataError(
+            f"The data set has no species {species!r}. It has {', '.join(dataset.species[:5])} ..."
+        )
     sites = dataset.sites
     picture = Picture(5.2, 4.4)
     axes = picture.add_subplot()
     size = 6 + 60 * np.sqrt(sites["visits"] / max(1, sites["visits"].max()))
     dots = axes.scatter(
-        sites["easting"], sites["northing"], c=dataset.rates[species], s=size, cmap=SEQUENTIAL, vmin=0, vmax=1,
-        edgecolors="white", linewidths=0.3,
-    )  # fmt: skip
+        sites["easting"],
+        sites["northing"],
+        c=dataset.rates[species],
+        s=size,
+        cmap=SEQUENTIAL,
+        vmin=0,
+        vmax=1,
+        edgecolors="white",
+        linewidths=0.3,
+    )
     picture.colorbar(dots, ax=axes, label="detection rate (visits with it / visits)", shrink=0.8)
     axes.set_aspect("equal")
     axes.set_title(species, fontsize=10, style="italic")

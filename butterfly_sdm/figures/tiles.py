@@ -15,7 +15,12 @@ FALSE_COLOUR = ("nir", "red", "green")
 
 
 def show_tiles(
-    dataset: Dataset, sites: Sequence[str] | None = None, *, false_colour: bool = False, columns: int = 4, species: int = 2
+    dataset: Dataset,
+    sites: Sequence[str] | None = None,
+    *,
+    false_colour: bool = False,
+    columns: int = 4,
+    species: int = 2,
 ) -> Picture:
     """
     Show the tiles of some sites, with their visits and the species seen there most.
@@ -43,10 +48,8 @@ def show_tiles(
     DataError
         The tiles lack a band that is needed, or a site has no tile.
 
-    Notes
-    -----
-    All tiles share one stretch (2nd to 98th percentile of all of them), so that bright ground looks bright. Pixels without
-    a measurement are white.
+    Notes ----- All tiles share one stretch (2nd to 98th percentile of all of them), so that bright
+    ground looks bright. Pixels without a measurement are white.
     """
     wanted = FALSE_COLOUR if false_colour else TRUE_COLOUR
     card = dataset.card.tiles
@@ -54,10 +57,14 @@ def show_tiles(
         raise DataError(f"The data set {dataset.card.name!r} has no tiles to show.")
     missing = [band for band in wanted if band not in card.bands]
     if missing:
-        raise DataError(f"The tiles have {', '.join(card.bands)}; {missing[0]} is needed for these colours.")
+        raise DataError(
+            f"The tiles have {', '.join(card.bands)}; {missing[0]} is needed for these colours."
+        )
     sites = list(sites) if sites is not None else list(dataset.sites_with_tiles[:8])
     order = [card.bands.index(band) for band in wanted]
-    values = np.stack([np.asarray(dataset.tiles[row])[order] for row in dataset.tile_rows(sites)])  # (n, 3, px, px)
+    values = np.stack(
+        [np.asarray(dataset.tiles[row])[order] for row in dataset.tile_rows(sites)]
+    )  # (n, 3, px, px)
     valid = (values != card.nodata).all(axis=1)
     colours = values.astype(np.float32)
     low, high = np.percentile(colours.transpose(0, 2, 3, 1)[valid], [2, 98], axis=0)
@@ -72,8 +79,17 @@ def show_tiles(
         axes = picture.add_subplot(rows, columns, number + 1)
         axes.imshow(colours[number])
         axes.set_title(f"{site} · {int(dataset.visits[site])} visits", fontsize=8)
-        rates = dataset.rates.loc[site].dropna().sort_values(ascending=False, kind="stable").head(species)
-        axes.set_xlabel("\n".join(f"{name} {rate:.0%}" for name, rate in rates.items()), fontsize=7, style="italic")
+        rates = (
+            dataset.rates.loc[site]
+            .dropna()
+            .sort_values(ascending=False, kind="stable")
+            .head(species)
+        )
+        axes.set_xlabel(
+            "\n".join(f"{name} {rate:.0%}" for name, rate in rates.items()),
+            fontsize=7,
+            style="italic",
+        )
         without_ticks(axes)
         if number == 0:
             scale_bar(axes, card.resolution_m)

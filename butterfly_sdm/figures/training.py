@@ -14,7 +14,9 @@ from butterfly_sdm.figures.picture import INK, OTHER, PALETTE, Picture
 SPEED = ("learning_rate", "seconds", "sites_per_second", "waiting")
 
 
-def show_history(history: pd.DataFrame | str | Path, *, reference: float | None = None, speed: bool = False) -> Picture:
+def show_history(
+    history: pd.DataFrame | str | Path, *, reference: float | None = None, speed: bool = False
+) -> Picture:
     """
     Show how fit and validation scores went, epoch by epoch.
 
@@ -23,7 +25,8 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
     history
         A table with a column ``epoch``, or the ``history.csv`` or folder of a run.
     reference
-        Validation error of something simpler, such as the mean rate: drawn as a line in the panels of mean squared error.
+        Validation error of something simpler, such as the mean rate: drawn as a line in the panels
+        of mean squared error.
     speed
         Also show the learning rate, the seconds of each epoch, and sites per second.
 
@@ -40,11 +43,17 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
     if not isinstance(history, pd.DataFrame):
         path = Path(history) / "history.csv" if Path(history).is_dir() else Path(history)
         if not path.is_file():
-            raise MissingFileError(f"There is no history at {path}. Only networks that were trained leave one.")
+            raise MissingFileError(
+                f"There is no history at {path}. Only networks that were trained leave one."
+            )
         history = pd.read_csv(path)
     epochs = 1 + (history["epoch"] if "epoch" in history else pd.Series(range(len(history))))
     left_out = ["epoch", "step", *(() if speed else SPEED)]
-    numbers = history.drop(columns=left_out, errors="ignore").select_dtypes("number").dropna(axis=1, how="all")
+    numbers = (
+        history.drop(columns=left_out, errors="ignore")
+        .select_dtypes("number")
+        .dropna(axis=1, how="all")
+    )
     panels: dict[str, list[str]] = {}
     for name in numbers:
         measure = name.removeprefix("validation_").removeprefix("train_").removeprefix("val_")
@@ -55,7 +64,13 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
     for number, (measure, names) in enumerate(panels.items()):
         axes = picture.add_subplot(rows, columns, number + 1)
         for name in names:
-            part = "validation" if name.startswith("val") else "train" if name.startswith("train") else ""
+            part = (
+                "validation"
+                if name.startswith("val")
+                else "train"
+                if name.startswith("train")
+                else ""
+            )
             known = numbers[name].notna()
             axes.plot(
                 epochs[known],
@@ -67,7 +82,9 @@ def show_history(history: pd.DataFrame | str | Path, *, reference: float | None 
             )
         if reference is not None and measure == "mse":
             axes.axhline(reference, color=INK, linestyle=":", linewidth=1, label="reference")
-        axes.set_title({"mse": "mean squared error"}.get(measure, measure.replace("_", " ")), fontsize=9)
+        axes.set_title(
+            {"mse": "mean squared error"}.get(measure, measure.replace("_", " ")), fontsize=9
+        )
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.spines[["top", "right"]].set_visible(False)

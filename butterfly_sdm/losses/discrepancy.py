@@ -1,4 +1,6 @@
-"""How far apart two groups of embeddings lie: maximum mean discrepancy, also per class across domains."""
+"""
+How far apart two groups of embeddings lie: maximum mean discrepancy, also per class across domains.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ class ClassDiscrepancy(NamedTuple):
     Attributes
     ----------
     within
-        CMMD^2: mean over classes of the squared distance between the means of one class in the two domains.
-        Small: domains agree.
+        CMMD^2: mean over classes of the squared distance between the means of one class in the two
+        domains. Small: domains agree.
     between
-        DCMMD^2: squared distances between means of different classes, over all domains. Large: classes lie apart.
+        DCMMD^2: squared distances between means of different classes, over all domains. Large:
+        classes lie apart.
     """
 
     within: Tensor
@@ -36,7 +39,8 @@ def mean_discrepancy(x: Tensor, y: Tensor, *, width: float | None = None) -> Ten
     x, y
         (n, d) and (m, d).
     width
-        Of the Gaussian kernel exp(-|x - y|^2 / (2 width^2)); None: the linear kernel, that is |mean(x) - mean(y)|^2.
+        Of the Gaussian kernel exp(-|x - y|^2 / (2 width^2)); None: the linear kernel, that is
+        |mean(x) - mean(y)|^2.
 
     Notes
     -----
@@ -53,7 +57,8 @@ def mean_discrepancy(x: Tensor, y: Tensor, *, width: float | None = None) -> Ten
     """
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or not len(x) or not len(y):
         raise DataError(
-            f"Two samples of vectors of one length are needed; these have shapes {tuple(x.shape)} and {tuple(y.shape)}."
+            f"Two samples of vectors of one length are needed; these have shapes {tuple(x.shape)} "
+            f"and {tuple(y.shape)}."
         )
     if width is None:
         return ((x.mean(dim=0) - y.mean(dim=0)) ** 2).sum()
@@ -80,7 +85,8 @@ def class_discrepancy(z: Tensor, classes: Tensor, domains: Tensor) -> ClassDiscr
     z
         (n, d) embeddings.
     classes, domains
-        (n,) whole numbers; rows with a negative class are left out, and classes that one of the domains lacks.
+        (n,) whole numbers; rows with a negative class are left out, and classes that one of the
+        domains lacks.
 
     Raises
     ------
@@ -93,7 +99,8 @@ def class_discrepancy(z: Tensor, classes: Tensor, domains: Tensor) -> ClassDiscr
     """
     if z.ndim != 2 or classes.shape != z.shape[:1] or domains.shape != z.shape[:1]:
         raise DataError(
-            f"Needed are (n, d) embeddings and (n,) classes and domains; got {tuple(z.shape)}, {tuple(classes.shape)}, "
+            f"Needed are (n, d) embeddings and (n,) classes and domains; got {tuple(z.shape)}, "
+            f"{tuple(classes.shape)}, "
             f"{tuple(domains.shape)}."
         )
     known = classes >= 0
@@ -106,7 +113,10 @@ def class_discrepancy(z: Tensor, classes: Tensor, domains: Tensor) -> ClassDiscr
     if not common:
         raise DataError("No class is in both domains, so no class means can be compared.")
     means = torch.stack(
-        [torch.stack([z[(classes == c) & (domains == d)].mean(dim=0) for d in names]) for c in common]
+        [
+            torch.stack([z[(classes == c) & (domains == d)].mean(dim=0) for d in names])
+            for c in common
+        ]
     )  # (classes, 2, d)
     share = torch.stack([(domains == d).sum() for d in names]).to(z.dtype)
     share = share / share.sum()  # (2,)

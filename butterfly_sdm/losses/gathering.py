@@ -22,9 +22,11 @@ def sum_over_processes(value: Tensor) -> Tensor:
 
 def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """
-    Return the rows of all processes, in the order of their ranks, and where those of this process begin.
+    Return the rows of all processes, in the order of their ranks, and where those of this process
+    begin.
 
-    Gradients flow back to the process a row came from, summed over all processes. Batches may differ in length.
+    Gradients flow back to the process a row came from, summed over all processes. Batches may
+    differ in length.
     """
     if world_size() == 1:
         return rows, 0

@@ -1,9 +1,10 @@
 """
 Pair weights: which pairs of a batch attract, and how much.
 
-A pair weight is a plain function of labels. All return a float matrix of shape (anchors, references) with entries >= 0, where 0
-means "no positive pair". With one argument the references are the anchors themselves; the diagonal then says how similar a
-sample is to itself and :class:`~butterfly_sdm.losses.contrastive.ContrastiveLoss` leaves it out.
+A pair weight is a plain function of labels. All return a float matrix of shape (anchors,
+references) with entries >= 0, where 0 means "no positive pair". With one argument the references
+are the anchors themselves; the diagonal then says how similar a sample is to itself and
+:class:`~butterfly_sdm.losses.contrastive.ContrastiveLoss` leaves it out.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from butterfly_sdm.errors import DataError
 
 def same_class(labels: Tensor, references: Tensor | None = None) -> Tensor:
     """
-    Weigh 1 for samples of the same class [1]_, or for views of one image if the label is the image [2]_.
+    Weigh 1 for samples of the same class [1]_, or for views of one image if the label is the image
+    [2]_.
 
     Parameters
     ----------
@@ -35,7 +37,8 @@ def same_class(labels: Tensor, references: Tensor | None = None) -> Tensor:
     References
     ----------
     .. [1] Khosla et al. (2020). Supervised contrastive learning. NeurIPS 33.
-    .. [2] Chen et al. (2020). A simple framework for contrastive learning of visual representations. ICML.
+    .. [2] Chen et al. (2020). A simple framework for contrastive learning of visual
+           representations. ICML.
 
     Examples
     --------
@@ -44,7 +47,10 @@ def same_class(labels: Tensor, references: Tensor | None = None) -> Tensor:
     """
     references = labels if references is None else references
     if labels.ndim != 1 or references.ndim != 1:
-        raise DataError(f"Class labels have one number per sample; these have shape {_shape(labels)} and {_shape(references)}.")
+        raise DataError(
+            f"Class labels have one number per sample; these have shape {_shape(labels)} and "
+            f"{_shape(references)}."
+        )
     return ((labels[:, None] == references) & (labels[:, None] >= 0)).float()  # (n, m)
 
 
@@ -66,7 +72,8 @@ def jaccard(labels: Tensor, references: Tensor | None = None, *, threshold: floa
 
     References
     ----------
-    .. [1] Takaya & Inamori (2025). ModAn-MulSupCon: modality- and anatomy-aware multi-label supervised
+    .. [1] Takaya & Inamori (2025). ModAn-MulSupCon: modality- and anatomy-aware multi-label
+           supervised
        contrastive pretraining for medical images. arXiv 2508.18613.
     """
     _same_columns(labels, references)
@@ -84,7 +91,8 @@ def jaccard(labels: Tensor, references: Tensor | None = None, *, threshold: floa
 
 def cosine(rates: Tensor, references: Tensor | None = None) -> Tensor:
     """
-    Return the cosine similarity of rate vectors; a row without any detection is similar to none (0).
+    Return the cosine similarity of rate vectors; a row without any detection is similar to none
+    (0).
 
     Parameters
     ----------
@@ -98,12 +106,16 @@ def cosine(rates: Tensor, references: Tensor | None = None) -> Tensor:
     """
     _same_columns(rates, references)
     anchors = torch.nn.functional.normalize(rates.float(), dim=1)
-    others = anchors if references is None else torch.nn.functional.normalize(references.float(), dim=1)
+    others = (
+        anchors if references is None else torch.nn.functional.normalize(references.float(), dim=1)
+    )
     with torch.autocast(rates.device.type, enabled=False):  # 8 bits would reorder neighbours
         return anchors @ others.T
 
 
-def nearest(similarity: Tensor, count: int, *, exclude: Tensor | None = None, power: float = 2.0) -> Tensor:
+def nearest(
+    similarity: Tensor, count: int, *, exclude: Tensor | None = None, power: float = 2.0
+) -> Tensor:
     """
     Keep ``similarity ** power`` of the ``count`` most similar references per row, else 0 [1]_.
 
@@ -114,14 +126,14 @@ def nearest(similarity: Tensor, count: int, *, exclude: Tensor | None = None, po
     count
         Neighbours per row; more than there are means all.
     exclude
-        (n, m) pairs that are one and the same sample. None: the diagonal of a square matrix, nothing of another one.
+        (n, m) pairs that are one and the same sample. None: the diagonal of a square matrix,
+        nothing of another one.
     power
         2 is the published rule.
 
-    Notes
-    -----
-    Among equally similar references those that ``torch.topk`` returns are kept, as in the published code: the same on every
-    run on one device, yet an arbitrary choice, since the published rule defines none.
+    Notes ----- Among equally similar references those that ``torch.topk`` returns are kept, as in
+    the published code: the same on every run on one device, yet an arbitrary choice, since the
+    published rule defines none.
 
     Raises
     ------
@@ -130,21 +142,27 @@ def nearest(similarity: Tensor, count: int, *, exclude: Tensor | None = None, po
 
     References
     ----------
-    .. [1] van der Plas, Law & Pocock (2025). Predicting butterfly species presence from satellite imagery using soft
+    .. [1] van der Plas, Law & Pocock (2025). Predicting butterfly species presence from satellite
+           imagery using soft
        contrastive regularisation. CVPR FGVC workshop, arXiv 2505.09306.
     """
     if count < 1:
         raise DataError(f"At least 1 nearest row is needed; {count} was asked for.")
     exclude = self_pairs(similarity) if exclude is None else exclude
-    places = ranked(similarity, min(count, similarity.shape[1]), largest=True, exclude=exclude)  # (n, count)
+    places = ranked(
+        similarity, min(count, similarity.shape[1]), largest=True, exclude=exclude
+    )  # (n, count)
     values = similarity.gather(1, places).clamp(min=0) ** power
     weights = torch.zeros_like(similarity).scatter_(1, places, values)
     return weights.masked_fill(exclude, 0.0)
 
 
-def ranked(similarity: Tensor, count: int, *, largest: bool, exclude: Tensor | None = None) -> Tensor:
+def ranked(
+    similarity: Tensor, count: int, *, largest: bool, exclude: Tensor | None = None
+) -> Tensor:
     """
-    Return the columns of the ``count`` most (or least) similar references per row, in no particular order.
+    Return the columns of the ``count`` most (or least) similar references per row, in no particular
+    order.
 
     Parameters
     ----------
@@ -164,7 +182,9 @@ def ranked(similarity: Tensor, count: int, *, largest: bool, exclude: Tensor | N
 
 
 def self_pairs(matrix: Tensor) -> Tensor:
-    """Return the diagonal of a square matrix, and nothing of another one, as a mask of its shape."""
+    """
+    Return the diagonal of a square matrix, and nothing of another one, as a mask of its shape.
+    """
     mask = torch.zeros(matrix.shape, dtype=torch.bool, device=matrix.device)
     if matrix.shape[0] == matrix.shape[1]:
         mask.fill_diagonal_(True)
@@ -172,10 +192,13 @@ def self_pairs(matrix: Tensor) -> Tensor:
 
 
 def _same_columns(labels: Tensor, references: Tensor | None) -> None:
-    if labels.ndim != 2 or (references is not None and (references.ndim != 2 or references.shape[1] != labels.shape[1])):
+    if labels.ndim != 2 or (
+        references is not None and (references.ndim != 2 or references.shape[1] != labels.shape[1])
+    ):
         other = "" if references is None else f" and {_shape(references)}"
         raise DataError(
-            f"Labels need shape (samples, labels), the same labels on both sides; these have {_shape(labels)}{other}."
+            "Labels need shape (samples, labels), the same labels on both sides; these have "
+            f"{_shape(labels)}{other}."
         )
 
 

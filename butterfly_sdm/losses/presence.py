@@ -16,7 +16,8 @@ PresenceName = Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal"
 
 def binomial(logits: Tensor, detections: Tensor, visits: Tensor) -> Tensor:
     """
-    Return the negative log-likelihood of k detections on n visits, without the constant log C(n, k).
+    Return the negative log-likelihood of k detections on n visits, without the constant log C(n,
+    k).
 
     Parameters
     ----------
@@ -35,12 +36,15 @@ def binomial(logits: Tensor, detections: Tensor, visits: Tensor) -> Tensor:
     return -(detections * logsigmoid(logits) + (visits - detections) * logsigmoid(-logits))
 
 
-def beta_binomial(logits: Tensor, detections: Tensor, visits: Tensor, concentration: Tensor) -> Tensor:
+def beta_binomial(
+    logits: Tensor, detections: Tensor, visits: Tensor, concentration: Tensor
+) -> Tensor:
     """
-    Return the negative log-likelihood of k of n when the rate of a site scatters around the claim, without log C(n, k).
+    Return the negative log-likelihood of k of n when the rate of a site scatters around the claim,
+    without log C(n, k).
 
-    The rate is Beta(p c, (1 - p) c): variance p (1 - p) / (c + 1). Large c gives the binomial; small c lets single sites with
-    many visits pull less.
+    The rate is Beta(p c, (1 - p) c): variance p (1 - p) / (c + 1). Large c gives the binomial;
+    small c lets single sites with many visits pull less.
 
     Parameters
     ----------
@@ -51,7 +55,10 @@ def beta_binomial(logits: Tensor, detections: Tensor, visits: Tensor, concentrat
     -------
     Tensor of shape (n, species)
     """
-    alpha, beta = logits.sigmoid() * concentration, (-logits).sigmoid() * concentration  # (n, species)
+    alpha, beta = (
+        logits.sigmoid() * concentration,
+        (-logits).sigmoid() * concentration,
+    )  # (n, species)
     alpha, beta = alpha.clamp(min=1e-6), beta.clamp(min=1e-6)
     seen = torch.lgamma(detections + alpha) - torch.lgamma(alpha)
     unseen = torch.lgamma(visits - detections + beta) - torch.lgamma(beta)
@@ -59,7 +66,10 @@ def beta_binomial(logits: Tensor, detections: Tensor, visits: Tensor, concentrat
 
 
 def cross_entropy(logits: Tensor, detections: Tensor, visits: Tensor) -> Tensor:
-    """Return the binary cross-entropy of the rate k / n: a rate from 3 visits counts as much as one from 100."""
+    """
+    Return the binary cross-entropy of the rate k / n: a rate from 3 visits counts as much as one
+    from 100.
+    """
     return binary_cross_entropy_with_logits(logits, _rates(detections, visits), reduction="none")
 
 
@@ -75,15 +85,19 @@ def absolute_error(logits: Tensor, detections: Tensor, visits: Tensor) -> Tensor
 
 def focal(logits: Tensor, detections: Tensor, visits: Tensor, *, gamma: float = 2.0) -> Tensor:
     """
-    Return the cross-entropy of the rate, weighted by |rate - p| ** gamma so that what is predicted well counts little [1]_.
+    Return the cross-entropy of the rate, weighted by |rate - p| ** gamma so that what is predicted
+    well counts little [1]_.
 
     References
     ----------
-    .. [1] Lin et al. (2017). Focal loss for dense object detection. ICCV; for soft labels Li et al. (2020). Generalized focal
+    .. [1] Lin et al. (2017). Focal loss for dense object detection. ICCV; for soft labels Li et al.
+           (2020). Generalized focal
        loss. NeurIPS 33.
     """
     rates = _rates(detections, visits)
-    return (rates - logits.sigmoid()).abs() ** gamma * binary_cross_entropy_with_logits(logits, rates, reduction="none")
+    return (rates - logits.sigmoid()).abs() ** gamma * binary_cross_entropy_with_logits(
+        logits, rates, reduction="none"
+    )
 
 
 def asymmetric(
@@ -96,7 +110,8 @@ def asymmetric(
     margin: float = 0.05,
 ) -> Tensor:
     """
-    Return the asymmetric loss [1]_: absences, and among them the easy ones, count less than presences.
+    Return the asymmetric loss [1]_: absences, and among them the easy ones, count less than
+    presences.
 
     References
     ----------
@@ -126,13 +141,14 @@ class PresenceLoss(nn.Module):
     Parameters
     ----------
     name
-        ``binomial``, ``beta_binomial`` (with one learned concentration per species), ``bce``, ``mse``, ``mae``, ``focal`` or
-        ``asymmetric``.
+        ``binomial``, ``beta_binomial`` (with one learned concentration per species), ``bce``,
+        ``mse``, ``mae``, ``focal`` or ``asymmetric``.
     species
         Number of species.
     mean_visits
-        The two likelihoods grow with n; divided by the mean n of the training sites they have the size of a cross-entropy, so
-        that learning rates and the weight of a regulariser keep their meaning.
+        The two likelihoods grow with n; divided by the mean n of the training sites they have the
+        size of a cross-entropy, so that learning rates and the weight of a regulariser keep their
+        meaning.
     species_weights
         (species,) >= 0; None: all 1.
 
@@ -146,22 +162,34 @@ class PresenceLoss(nn.Module):
     species_weights: Tensor | None
 
     def __init__(
-        self, name: PresenceName, *, species: int, mean_visits: float = 1.0, species_weights: Tensor | None = None
+        self,
+        name: PresenceName,
+        *,
+        species: int,
+        mean_visits: float = 1.0,
+        species_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         if name not in get_args(PresenceName):
-            raise DataError(f"The loss is one of {', '.join(get_args(PresenceName))}; {name!r} is none of them.")
+            raise DataError(
+                f"The loss is one of {', '.join(get_args(PresenceName))}; {name!r} is none of them."
+            )
         if not mean_visits > 0:
             raise DataError(f"The mean number of visits must be above 0; it is {mean_visits}.")
-        if species_weights is not None and (len(species_weights) != species or bool((species_weights < 0).any())):
+        if species_weights is not None and (
+            len(species_weights) != species or bool((species_weights < 0).any())
+        ):
             raise DataError(
-                f"Species weights are {species} numbers of at least 0, one per species; got {len(species_weights)}."
+                f"Species weights are {species} numbers of at least 0, one per species; got "
+                f"{len(species_weights)}."
             )
         self.name = name
         self.scale = mean_visits if name in ("binomial", "beta_binomial") else 1.0
         self.register_buffer("species_weights", species_weights)
         # exp(3) = 20: a site's rate scatters as if the claim rested on 20 visits.
-        self.log_concentration = nn.Parameter(torch.full((species,), 3.0)) if name == "beta_binomial" else None
+        self.log_concentration = (
+            nn.Parameter(torch.full((species,), 3.0)) if name == "beta_binomial" else None
+        )
 
     def elements(self, logits: Tensor, detections: Tensor, visits: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -170,7 +198,8 @@ class PresenceLoss(nn.Module):
         Returns
         -------
         loss, known : Tensor of shape (n, species)
-            A label is missing (loss 0) where the site has no visit or ``detections`` is negative or NaN.
+            A label is missing (loss 0) where the site has no visit or ``detections`` is negative or
+            NaN.
 
         Raises
         ------
@@ -179,7 +208,8 @@ class PresenceLoss(nn.Module):
         """
         if logits.shape != detections.shape or visits.shape != logits.shape[:1]:
             raise DataError(
-                f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits {tuple(visits.shape)} do not "
+                f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits "
+                f"{tuple(visits.shape)} do not "
                 "fit: (sites, species) twice, and (sites,)."
             )
         with torch.autocast(logits.device.type, enabled=False):
@@ -192,7 +222,14 @@ class PresenceLoss(nn.Module):
                 loss = SIMPLE[self.name](logits, k, n)
             return torch.where(known, loss / self.scale, 0.0), known
 
-    def forward(self, logits: Tensor, detections: Tensor, visits: Tensor, *, site_weights: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        logits: Tensor,
+        detections: Tensor,
+        visits: Tensor,
+        *,
+        site_weights: Tensor | None = None,
+    ) -> Tensor:
         """
         Return the weighted mean over all labels that exist; 0 if none does.
 
@@ -201,7 +238,8 @@ class PresenceLoss(nn.Module):
         logits
             (n, species).
         detections, visits
-            (n, species) and (n,); a label is missing where the site has no visit or ``detections`` is negative or NaN.
+            (n, species) and (n,); a label is missing where the site has no visit or ``detections``
+            is negative or NaN.
         site_weights
             (n,) >= 0; None: all 1.
         """

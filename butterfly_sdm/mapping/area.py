@@ -24,9 +24,11 @@ class Area:
     Attributes
     ----------
     polygons
-        A vector file (anything GDAL reads) or polygons; positions outside all of them have no value. None: everywhere.
+        A vector file (anything GDAL reads) or polygons; positions outside all of them have no
+        value. None: everywhere.
     masks
-        Raster file: the values that have no value in the map, such as those of sea in a land cover map.
+        Raster file: the values that have no value in the map, such as those of sea in a land cover
+        map.
     """
 
     polygons: Path | gpd.GeoDataFrame | None = None
@@ -36,7 +38,9 @@ class Area:
         files = [*self.masks, *([self.polygons] if isinstance(self.polygons, str | Path) else [])]
         for path in files:
             if not Path(path).is_file():
-                raise MissingFileError(f"There is no file {path} for the area of the map. Check area and masks.")
+                raise MissingFileError(
+                    f"There is no file {path} for the area of the map. Check area and masks."
+                )
 
     def wanted(self, lattice: Lattice, crs: Any) -> np.ndarray:
         """
@@ -57,7 +61,10 @@ class Area:
                 found = sample_raster(Path(path), *lattice.coordinates(rows, cols), crs)
                 wanted[rows, cols] = ~np.isin(found, values)
         if not wanted.any():
-            raise DataError("No position of the scene lies in the area that was asked for. Check the area and its CRS.")
+            raise DataError(
+                "No position of the scene lies in the area that was asked for. Check the area and "
+                "its CRS."
+            )
         return wanted
 
     def _polygons(self) -> gpd.GeoDataFrame:
@@ -68,8 +75,11 @@ class Area:
                 shapes = gpd.read_file(self.polygons)
             except Exception as error:  # drivers raise errors of their own
                 raise DataError(
-                    f"{self.polygons} cannot be read as polygons: {error}. Give a GeoPackage, GeoJSON or shapefile."
+                    f"{self.polygons} cannot be read as polygons: {error}. Give a GeoPackage, "
+                    "GeoJSON or shapefile."
                 ) from error
         if shapes.crs is None:
-            raise DataError("The polygons of the area have no CRS. Write one into the file, or use set_crs.")
+            raise DataError(
+                "The polygons of the area have no CRS. Write one into the file, or use set_crs."
+            )
         return shapes[shapes.geometry.notna()]

@@ -14,7 +14,13 @@ CHUNK = 25
 
 
 def audit_positions(
-    surface: Any, exact: WindowSurface, store: Store, *, count: int, seed: int, progress: Progress = silent
+    surface: Any,
+    exact: WindowSurface,
+    store: Store,
+    *,
+    count: int,
+    seed: int,
+    progress: Progress = silent,
 ) -> dict[str, float]:
     """
     Predict random positions again, window by window, and compare.
@@ -22,8 +28,9 @@ def audit_positions(
     Returns
     -------
     dict
-        ``positions``, and over all of them and all species ``mean_abs``, ``p99_abs`` and ``max_abs`` difference in
-        probability and the ``correlation``. Empty if nothing is predicted anywhere.
+        ``positions``, and over all of them and all species ``mean_abs``, ``p99_abs`` and
+        ``max_abs`` difference in probability and the ``correlation``. Empty if nothing is predicted
+        anywhere.
     """
     places = predicted_positions(surface, store)
     if not len(places):
@@ -52,12 +59,16 @@ def audit_engine(surface: Any, *, blocks: int = 4, seed: int = 0) -> dict[str, f
     Returns
     -------
     dict
-        For int8 ``int8_mean_abs``, ``int8_p999_abs`` and ``int8_max_abs`` difference in probability over the windows inside the
-        blocks; for fp16 likewise.
+        For int8 ``int8_mean_abs``, ``int8_p999_abs`` and ``int8_max_abs`` difference in probability
+        over the windows inside the blocks; for fp16 likewise.
     """
     units = surface.all_units()
     picked = np.random.default_rng(seed).choice(len(units), min(blocks, len(units)), replace=False)
-    apart = [part for number in picked if (part := surface.engine_difference(units[int(number)])) is not None]
+    apart = [
+        part
+        for number in picked
+        if (part := surface.engine_difference(units[int(number)])) is not None
+    ]
     if not apart:
         return {}
     whole = np.concatenate(apart)

@@ -70,7 +70,10 @@ class MapReader:
         wanted = self.names if names is None else tuple(names)
         for name in wanted:
             if name not in self.names:
-                raise DataError(f"{self.path} has no band {name!r}; it has {len(self.names)}: {', '.join(self.names[:5])} ...")
+                raise DataError(
+                    f"{self.path} has no band {name!r}; it has {len(self.names)}: "
+                    f"{', '.join(self.names[:5])} ..."
+                )
         return [self.names.index(name) + 1 for name in wanted]
 
     def blocks(self, names: Sequence[str] | None = None) -> Iterator[tuple[Window, np.ndarray]]:
@@ -80,7 +83,12 @@ class MapReader:
         with rasterio.Env(GDAL_CACHEMAX=64 * 2**20), rasterio.open(self.path) as source:
             for row in range(0, self.shape[0], TILE_PX):
                 for col in range(0, self.shape[1], TILE_PX):
-                    window = Window(col, row, min(TILE_PX, self.shape[1] - col), min(TILE_PX, self.shape[0] - row))
+                    window = Window(
+                        col,
+                        row,
+                        min(TILE_PX, self.shape[1] - col),
+                        min(TILE_PX, self.shape[0] - row),
+                    )
                     stored = source.read(indexes, window=window)
                     values = stored.astype(np.float64) * scales[:, None, None]
                     yield window, np.where(stored == self.nodata, np.nan, values)

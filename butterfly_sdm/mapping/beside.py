@@ -12,16 +12,25 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds, transform_geom
 
-from butterfly_sdm.data.artefact import atomic_path, discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm.data.artefact import (
+    atomic_path,
+    discard_unfinished,
+    sha256,
+    write_json,
+    write_text,
+)
 from butterfly_sdm.mapping.writer import read_tags
 
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
 RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
 
 
-def write_stac(path: Path, *, observed: tuple[datetime, datetime] | None = None, title: str = "") -> Path:
+def write_stac(
+    path: Path, *, observed: tuple[datetime, datetime] | None = None, title: str = ""
+) -> Path:
     """
-    Write a STAC item ``MAP.json`` beside a map, with raster and projection properties of every band.
+    Write a STAC item ``MAP.json`` beside a map, with raster and projection properties of every
+    band.
 
     Parameters
     ----------
@@ -36,11 +45,15 @@ def write_stac(path: Path, *, observed: tuple[datetime, datetime] | None = None,
         box = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
         left, bottom, right, top = source.bounds
         ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
-        geometry = transform_geom(source.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]})
+        geometry = transform_geom(
+            source.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]}
+        )
         bands = [
             {"name": name, "unit": unit, "nodata": source.nodata, "data_type": source.dtypes[0]}
             | ({"scale": scale} if scale != 1 else {})
-            for name, unit, scale in zip(source.descriptions, source.units, source.scales, strict=True)
+            for name, unit, scale in zip(
+                source.descriptions, source.units, source.scales, strict=True
+            )
         ]
         shape, grid, wkt = list(source.shape), list(source.transform)[:6], source.crs.to_wkt()
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
@@ -67,9 +80,16 @@ def write_stac(path: Path, *, observed: tuple[datetime, datetime] | None = None,
         stac_extensions=["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
     )
     asset = pystac.Asset(
-        f"./{path.name}", "presence probabilities", media_type=pystac.MediaType.COG, roles=["data"],
-        extra_fields={"bands": bands, "file:size": path.stat().st_size, "file:checksum": "1220" + sha256(path)},
-    )  # fmt: skip
+        f"./{path.name}",
+        "presence probabilities",
+        media_type=pystac.MediaType.COG,
+        roles=["data"],
+        extra_fields={
+            "bands": bands,
+            "file:size": path.stat().st_size,
+            "file:checksum": "1220" + sha256(path),
+        },
+    )
     item.add_asset("map", asset)
     target = path.with_suffix(".json")
     write_json(target, item.to_dict(include_self_link=False))
@@ -77,7 +97,10 @@ def write_stac(path: Path, *, observed: tuple[datetime, datetime] | None = None,
 
 
 def write_styles(path: Path) -> Path:
-    """Write one QGIS style per band into the folder ``MAP_styles``, and ``MAP.qml``, which QGIS takes for the first band."""
+    """
+    Write one QGIS style per band into the folder ``MAP_styles``, and ``MAP.qml``, which QGIS takes
+    for the first band.
+    """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
         scales = source.scales
@@ -102,7 +125,8 @@ def _style(band: int, name: str, top: float, scale: float) -> str:
     del scale
     steps = len(RAMP) - 1
     items = "\n".join(
-        f'          <item value="{top * i / steps:.6g}" label="{top * i / steps:.3g}" color="{color}" alpha="255"/>'
+        f'          <item value="{top * i / steps:.6g}" label="{top * i / steps:.3g}" '
+        f'color="{color}" alpha="255"/>'
         for i, color in enumerate(RAMP)
     )
     return f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
@@ -128,19 +152,27 @@ def _largest(path: Path, band: int) -> float:
 
 
 def read_reduced(path: Path, bands: tuple[int, ...] | None, most: int) -> np.ndarray:
-    """Return (bands, rows, cols) numbers of a map, reduced to at most ``most`` pixels a side; NaN where there are none."""
+    """
+    Return (bands, rows, cols) numbers of a map, reduced to at most ``most`` pixels a side; NaN
+    where there are none.
+    """
     with rasterio.open(path) as source:
         factor = max(1.0, max(source.shape) / most)
         shape = (max(1, round(source.height / factor)), max(1, round(source.width / factor)))
         indexes = list(bands or source.indexes)
         method = Resampling.average if factor > 1 else Resampling.nearest
-        stored = source.read(indexes, out_shape=(len(indexes), *shape), masked=True, resampling=method)
+        stored = source.read(
+            indexes, out_shape=(len(indexes), *shape), masked=True, resampling=method
+        )
         scales = np.array([source.scales[number - 1] for number in indexes])
     return stored.astype(np.float64).filled(np.nan) * scales[:, None, None]
 
 
 def write_quicklook(path: Path, *, most: int = 9) -> Path:
-    """Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how many there are."""
+    """
+    Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how
+    many there are.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
@@ -161,9 +193,12 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     for place, (name, meaning, band) in enumerate(zip(names, units, values, strict=True), start=1):
         axes = figure.add_subplot(rows, columns, place)
         image = axes.imshow(
-            np.ma.masked_invalid(band), cmap=ramp, vmin=0, extent=(left / step, right / step, bottom / step, top / step),
+            np.ma.masked_invalid(band),
+            cmap=ramp,
+            vmin=0,
+            extent=(left / step, right / step, bottom / step, top / step),
             interpolation="nearest",
-        )  # fmt: skip
+        )
         axes.set_title(name, fontsize=9)
         axes.tick_params(labelsize=6)
         axes.ticklabel_format(useOffset=False, style="plain")

@@ -1,9 +1,11 @@
 """
-Dense prediction: the trunk runs once over large blocks, and the mean over a window becomes a sliding mean of its cells.
+Dense prediction: the trunk runs once over large blocks, and the mean over a window becomes a
+sliding mean of its cells.
 
-A window of 192 px every 32 px shares 97 % of its pixels with the next, so predicting window by window repeats nearly all of the
-work. The feature map of a large block holds the features of every window at once, as long as the trunk has a fixed stride and
-sees only a neighbourhood. Positions between the cells are reached by running the trunk again, shifted.
+A window of 192 px every 32 px shares 97 % of its pixels with the next, so predicting window by
+window repeats nearly all of the work. The feature map of a large block holds the features of every
+window at once, as long as the trunk has a fixed stride and sees only a neighbourhood. Positions
+between the cells are reached by running the trunk again, shifted.
 """
 
 from __future__ import annotations
@@ -64,7 +66,9 @@ class Phase:
 
 
 def phases(lattice: Lattice, cell_px: int) -> list[Phase]:
-    """Return the placements of cells of ``cell_px`` pixels that reach all positions of ``lattice``."""
+    """
+    Return the placements of cells of ``cell_px`` pixels that reach all positions of ``lattice``.
+    """
     period = math.lcm(lattice.stride_px, cell_px)
     every = period // lattice.stride_px
     row_starts, col_starts = lattice.window_starts()
@@ -75,7 +79,18 @@ def phases(lattice: Lattice, cell_px: int) -> list[Phase]:
             rows, cols = range(i, lattice.height, every), range(j, lattice.width, every)
             step = period // cell_px
             height, width = (len(rows) - 1) * step + window, (len(cols) - 1) * step + window
-            found.append(Phase(f"{i}_{j}", rows, cols, int(row_starts[i]), int(col_starts[j]), step, height, width))
+            found.append(
+                Phase(
+                    f"{i}_{j}",
+                    rows,
+                    cols,
+                    int(row_starts[i]),
+                    int(col_starts[j]),
+                    step,
+                    height,
+                    width,
+                )
+            )
     return found
 
 
@@ -125,9 +140,11 @@ def normalised(
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     """
-    Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing was measured.
+    Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing
+    was measured.
 
-    The same as :meth:`PresenceNet.standardise` of the reflectance, made where the trunk runs: counts travel in half the bytes.
+    The same as :meth:`PresenceNet.standardise` of the reflectance, made where the trunk runs:
+    counts travel in half the bytes.
 
     Parameters
     ----------
@@ -165,19 +182,26 @@ class DenseUnit:
         window = self.block.pixels(self.job.cell_px, self.job.halo_px)
         values = np.empty((len(self.job.scene.bands), window.height, window.width), dtype=np.uint16)
         valid = np.empty((window.height, window.width), dtype=bool)
-        for top in range(0, window.height, READ_PX):  # reading makes copies: some rows at a time they are small
+        for top in range(
+            0, window.height, READ_PX
+        ):  # reading makes copies: some rows at a time they are small
             rows = slice(top, min(top + READ_PX, window.height))
             part = Window(window.col_off, window.row_off + top, window.width, rows.stop - top)
             values[:, rows], valid[rows] = self.job.scene.read(part)
         return values, valid
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid."""
+        """
+        Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any
+        pixel is valid.
+        """
         values, valid = data
         job, halo = self.job, self.job.halo_px
         inner = valid[halo : valid.shape[0] - halo, halo : valid.shape[1] - halo]
         rows, cols = inner.shape[0] // job.cell_px, inner.shape[1] // job.cell_px
-        counts = inner.reshape(rows, job.cell_px, cols, job.cell_px).sum(axis=(1, 3), dtype=np.int32)
+        counts = inner.reshape(rows, job.cell_px, cols, job.cell_px).sum(
+            axis=(1, 3), dtype=np.int32
+        )
         if not valid.any():
             return counts, None
         network = job.handle.predictor.network
@@ -185,7 +209,14 @@ class DenseUnit:
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
-            return normalised(part, valid[rows], network, job.scene, device=engine.device, memory_format=engine.memory_format)
+            return normalised(
+                part,
+                valid[rows],
+                network,
+                job.scene,
+                device=engine.device,
+                memory_format=engine.memory_format,
+            )
 
         cells = engine.run_rows(network, image, values.shape[1])
         skip = halo // job.cell_px
@@ -206,7 +237,8 @@ class DenseSurface(BesideExact):
     block_px
         Side of the ground of one block, without its halo.
     halo_px
-        Ground around a block that the trunk sees and whose cells are dropped; the farther, the less the edge is felt.
+        Ground around a block that the trunk sees and whose cells are dropped; the farther, the less
+        the edge is felt.
     """
 
     exact: WindowSurface
@@ -243,11 +275,18 @@ class DenseSurface(BesideExact):
         units = []
         for phase in self.phases:
             needed = self._needed_cells(phase)
-            units += [DenseUnit(self, block) for block in blocks(phase, most) if needed[block.rows, block.cols].any()]
+            units += [
+                DenseUnit(self, block)
+                for block in blocks(phase, most)
+                if needed[block.rows, block.cols].any()
+            ]
         return units
 
     def engine_difference(self, unit: DenseUnit) -> np.ndarray | None:
-        """Return the differences in probability between the engine and PyTorch in the windows inside a block, if it has any."""
+        """
+        Return the differences in probability between the engine and PyTorch in the windows inside a
+        block, if it has any.
+        """
         side = self.lattice.window_px // self.cell_px
         exact = replace(self, engine=Engine("torch", device=self.engine.device))
         data = unit.read()
@@ -269,8 +308,13 @@ class DenseSurface(BesideExact):
             return np.ones((phase.height, phase.width), dtype=bool)
         needed = np.zeros((phase.height, phase.width), dtype=bool)
         side = self.lattice.window_px // self.cell_px
-        for row, col in np.argwhere(self.wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]):
-            needed[row * phase.step : row * phase.step + side, col * phase.step : col * phase.step + side] = True
+        for row, col in np.argwhere(
+            self.wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]
+        ):
+            needed[
+                row * phase.step : row * phase.step + side,
+                col * phase.step : col * phase.step + side,
+            ] = True
         return needed
 
     def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray | None]) -> None:
@@ -314,25 +358,47 @@ class DenseSurface(BesideExact):
             embedding[r, c] = joined.cpu().numpy()
         return Strip(rows, self.species, probability, fraction, self.exact.places, embedding)
 
-    def _beside(self, rows: np.ndarray, cols: np.ndarray, device: Any) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Return the covariates and the positions that the network sees beside the image at positions of the map."""
+    def _beside(
+        self, rows: np.ndarray, cols: np.ndarray, device: Any
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """
+        Return the covariates and the positions that the network sees beside the image at positions
+        of the map.
+        """
         predictor = self.handle.predictor
-        names, position = getattr(predictor, "covariate_names", ()), getattr(predictor, "position", False)
+        names, position = (
+            getattr(predictor, "covariate_names", ()),
+            getattr(predictor, "position", False),
+        )
         if not names and not position:
             return None, None
         sites = self.exact.places(rows, cols)
-        inputs = site_inputs(sites, sites.site_ids, image=False, covariates=names, position=position)
-        return tuple(None if value is None else value.to(device) for value in (inputs.covariates, inputs.position))  # type: ignore[return-value]
+        inputs = site_inputs(
+            sites, sites.site_ids, image=False, covariates=names, position=position
+        )
+        return tuple(
+            None if value is None else value.to(device)
+            for value in (inputs.covariates, inputs.position)
+        )  # type: ignore[return-value]
 
-    def _pooled(self, store: Store, phase: Phase, inside: list[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the mean of the cells of each window, and the share of its pixels that are valid."""
+    def _pooled(
+        self, store: Store, phase: Phase, inside: list[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return the mean of the cells of each window, and the share of its pixels that are valid.
+        """
         side = self.lattice.window_px // self.cell_px
         part = slice(inside[0] * phase.step, inside[-1] * phase.step + side)
         cells = torch.from_numpy(np.array(store[f"cells_{phase.name}"][part])).permute(2, 0, 1)
-        valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))[None]
+        valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))[
+            None
+        ]
         store.release()
         pooled = nn.functional.avg_pool2d(cells, side, phase.step).permute(1, 2, 0)
-        seen = nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0] / self.lattice.window_px**2
+        seen = (
+            nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0]
+            / self.lattice.window_px**2
+        )
         return pooled.numpy(), seen.numpy()
 
     def fractions(self, store: Store) -> np.ndarray:
@@ -341,25 +407,38 @@ class DenseSurface(BesideExact):
         fraction = np.zeros(self.lattice.shape)
         for phase in self.phases:
             valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"], dtype=np.float64))[None]
-            seen = nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0] / self.lattice.window_px**2
+            seen = (
+                nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0]
+                / self.lattice.window_px**2
+            )
             fraction[np.ix_(list(phase.rows), list(phase.cols))] = seen.numpy()
         return fraction
 
 
-def dense_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: Path) -> DenseSurface:
-    """Return the surface that gives densely what ``exact`` gives window by window; the engine keeps its files in ``folder``."""
+def dense_surface(
+    exact: WindowSurface, *, block_px: int, engine: str, folder: Path
+) -> DenseSurface:
+    """
+    Return the surface that gives densely what ``exact`` gives window by window; the engine keeps
+    its files in ``folder``.
+    """
     predictor, scene = exact.handle.predictor, exact.scene
     network = predictor.network
     if torch.cuda.is_available() and getattr(predictor, "accelerator", "auto") != "cpu":
         network.cuda()
     network.eval()
-    chosen = choose_engine(network, engine, folder, lambda: [image.numpy() for image in _samples(network, scene)])
+    chosen = choose_engine(
+        network, engine, folder, lambda: [image.numpy() for image in _samples(network, scene)]
+    )
     length = network.projection.out_features
     return DenseSurface(exact, length, chosen, block_px, halo_px=reach_px(network))
 
 
 def reach_px(network: Any) -> int:
-    """Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px for a ResNet-18."""
+    """
+    Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px
+    for a ResNet-18.
+    """
     training = network.training
     network.eval()
     device = next(network.parameters()).device
@@ -372,30 +451,47 @@ def reach_px(network: Any) -> int:
 def _samples(network: Any, scene: Scene, count: int = 8) -> list[torch.Tensor]:
     """Return standardised crops from all over the scene, the same each time."""
     cell_px = int(network.stride)
-    side = max(cell_px, min(CALIBRATION_PX, scene.width // cell_px * cell_px, scene.height // cell_px * cell_px))
+    side = max(
+        cell_px,
+        min(CALIBRATION_PX, scene.width // cell_px * cell_px, scene.height // cell_px * cell_px),
+    )
     generator = np.random.default_rng(0)
     crops = []
     for _ in range(20 * count):
-        col, row = (int(generator.integers(0, max(1, length - side))) for length in (scene.width, scene.height))
+        col, row = (
+            int(generator.integers(0, max(1, length - side)))
+            for length in (scene.width, scene.height)
+        )
         values, valid = scene.read(Window(col, row, side, side))
         if valid.mean() > 0.5:
             crops.append(normalised(values, valid, network, scene))
         if len(crops) == count:
             break
     if not crops:
-        raise RasterError("Nowhere is half of the scene covered well enough to set the ranges of int8. Use engine auto.")
+        raise RasterError(
+            "Nowhere is half of the scene covered well enough to set the ranges of int8. Use "
+            "engine auto."
+        )
     return crops
 
 
 def why_not_dense(network: Any, lattice: Lattice) -> str:
-    """Return why ``network`` cannot be mapped densely at the positions of ``lattice``, or nothing."""
+    """
+    Return why ``network`` cannot be mapped densely at the positions of ``lattice``, or nothing.
+    """
     cell_px = int(network.stride)
     if network.trunk is None:
         return "it sees no imagery"
     if not network.dense:
-        return f"its trunk {network.trunk.name} sees more of an image than a neighbourhood of fixed size"
+        return (
+            f"its trunk {network.trunk.name} sees more of an image than a neighbourhood of fixed "
+            "size"
+        )
     if network.window_px % cell_px:
-        return f"its window of {network.window_px} px is no multiple of the trunk's stride of {cell_px} px"
+        return (
+            f"its window of {network.window_px} px is no multiple of the trunk's stride of "
+            f"{cell_px} px"
+        )
     shifts = math.lcm(lattice.stride_px, cell_px) // lattice.stride_px
     if shifts > MAX_SHIFTS:
         near = cell_px // MAX_SHIFTS

@@ -36,7 +36,8 @@ def map_difference(later: str | Path, earlier: str | Path, out: str | Path) -> d
     Returns
     -------
     dict
-        ``bands``, ``positions`` compared, and over all of them ``mean``, ``mean_abs`` and ``max_abs`` difference.
+        ``bands``, ``positions`` compared, and over all of them ``mean``, ``mean_abs`` and
+        ``max_abs`` difference.
 
     Raises
     ------
@@ -46,22 +47,33 @@ def map_difference(later: str | Path, earlier: str | Path, out: str | Path) -> d
     one, two = MapReader(later), MapReader(earlier)
     names = [name for name in one.names if name in two.names]
     if not names:
-        raise DataError(f"{later} and {earlier} share no band: nothing to compare. Map the same species.")
+        raise DataError(
+            f"{later} and {earlier} share no band: nothing to compare. Map the same species."
+        )
     total = absolute = largest = 0.0
     count = positions = 0
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64 * 2**20))
-        first, second = stack.enter_context(rasterio.open(later)), stack.enter_context(rasterio.open(earlier))
+        first, second = (
+            stack.enter_context(rasterio.open(later)),
+            stack.enter_context(rasterio.open(earlier)),
+        )
         if (two.crs, two.transform, two.shape) != (one.crs, one.transform, one.shape):
             second = stack.enter_context(
                 WarpedVRT(
-                    second, crs=one.crs, transform=one.transform, height=one.shape[0], width=one.shape[1],
+                    second,
+                    crs=one.crs,
+                    transform=one.transform,
+                    height=one.shape[0],
+                    width=one.shape[1],
                     resampling=Resampling.bilinear,
                 )
-            )  # fmt: skip
+            )
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         bands = [Band(name, "difference") for name in names]
-        with open_map(Path(out), one.shape, one.transform, one.crs, bands, dtype="float32", scratch=scratch) as writer:
+        with open_map(
+            Path(out), one.shape, one.transform, one.crs, bands, dtype="float32", scratch=scratch
+        ) as writer:
             for row in range(0, one.shape[0], ROWS):
                 rows = slice(row, min(row + ROWS, one.shape[0]))
                 window = Window(0, row, one.shape[1], rows.stop - row)

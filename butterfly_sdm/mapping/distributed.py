@@ -1,11 +1,21 @@
-"""Run the independent units of a map here, in several processes or on a cluster: all through one standard Executor."""
+"""
+Run the independent units of a map here, in several processes or on a cluster: all through one
+standard Executor.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import current_process, get_context
@@ -16,7 +26,10 @@ from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 
 
 class Unit(Protocol):
-    """One piece of work: reading apart from computing, so that the next read runs beside the computing."""
+    """
+    One piece of work: reading apart from computing, so that the next read runs beside the
+    computing.
+    """
 
     @property
     def key(self) -> str: ...  # noqa: D102
@@ -28,7 +41,8 @@ class Unit(Protocol):
 
 class Handle:
     """
-    A predictor that travels to workers as the folder it is saved in, never as a pickle of its weights.
+    A predictor that travels to workers as the folder it is saved in, never as a pickle of its
+    weights.
 
     Parameters
     ----------
@@ -44,7 +58,10 @@ class Handle:
 
     def __getstate__(self) -> dict[str, Any]:
         if self.folder is None:
-            raise ModelError("This predictor was not saved, so it cannot be sent to other processes. Use workers=1.")
+            raise ModelError(
+                "This predictor was not saved, so it cannot be sent to other processes. Use "
+                "workers=1."
+            )
         return {"folder": self.folder, "_predictor": None}
 
     @property
@@ -129,7 +146,9 @@ def _share_machine(threads: int) -> None:
 
 
 @contextmanager
-def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[Executor | None, int]]:
+def open_executor(
+    workers: int = 1, dask: str | None = None
+) -> Iterator[tuple[Executor | None, int]]:
     """
     Yield an executor and how many units it runs at a time; (None, 1) for this process alone.
 
@@ -138,7 +157,8 @@ def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[E
     workers
         Processes on this machine, which share its cores.
     dask
-        Address of a Dask scheduler, such as ``tcp://host:8786``; its workers need this package and the folder of the map.
+        Address of a Dask scheduler, such as ``tcp://host:8786``; its workers need this package and
+        the folder of the map.
 
     Raises
     ------
@@ -151,17 +171,23 @@ def open_executor(workers: int = 1, dask: str | None = None) -> Iterator[tuple[E
         try:
             from distributed import Client
         except ImportError as error:
-            raise MissingPackageError(f"A Dask cluster needs: {how_to_install('distributed')}") from error
+            raise MissingPackageError(
+                f"A Dask cluster needs: {how_to_install('distributed')}"
+            ) from error
         try:
             client = Client(dask, timeout="10s")
         except (OSError, ValueError) as error:
-            raise ModelError(f"No Dask scheduler answers at {dask}: {error}. Start one, or leave dask out.") from error
+            raise ModelError(
+                f"No Dask scheduler answers at {dask}: {error}. Start one, or leave dask out."
+            ) from error
         with client:
             yield client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
     elif workers > 1:
         threads = max(1, (os.cpu_count() or 1) // workers)
         # spawn: forking a process in which torch has started threads can hang
-        with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_share_machine, initargs=(threads,)) as pool:
+        with ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_share_machine, initargs=(threads,)
+        ) as pool:
             try:
                 yield pool, workers
             except BaseException:

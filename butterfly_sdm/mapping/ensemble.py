@@ -1,4 +1,7 @@
-"""An ensemble of networks, mapped densely: one run of each trunk, then the mean and the spread of the members."""
+"""
+An ensemble of networks, mapped densely: one run of each trunk, then the mean and the spread of the
+members.
+"""
 
 from __future__ import annotations
 
@@ -63,15 +66,24 @@ class EnsembleSurface(BesideExact):
 
     def all_units(self) -> list[Any]:
         """Return all that has to be done, done or not."""
-        return [MemberUnit(number, unit) for number, part in enumerate(self.parts) for unit in part.all_units()]
+        return [
+            MemberUnit(number, unit)
+            for number, part in enumerate(self.parts)
+            for unit in part.all_units()
+        ]
 
     def engine_difference(self, unit: Any) -> np.ndarray | None:
-        """Return the differences in probability between the engine and PyTorch in the windows of a member's block."""
+        """
+        Return the differences in probability between the engine and PyTorch in the windows of a
+        member's block.
+        """
         return self.parts[unit.member].engine_difference(unit.unit)
 
     def open(self, folder: Path) -> MemberStores:
         """Make or continue the arrays of all members in ``folder``."""
-        return MemberStores([part.open(folder / str(number)) for number, part in enumerate(self.parts)])
+        return MemberStores(
+            [part.open(folder / str(number)) for number, part in enumerate(self.parts)]
+        )
 
     def units(self, store: MemberStores) -> list[Unit]:
         """Return what is still to be done."""
@@ -90,19 +102,31 @@ class EnsembleSurface(BesideExact):
         strips = [part.strip(own, rows) for part, own in zip(self.parts, store.stores, strict=True)]
         tables = np.stack([strip.probability for strip in strips]).astype(np.float64)
         spread = tables.std(axis=0, ddof=1).astype(np.float32) if len(strips) > 1 else None
-        return replace(strips[0], probability=tables.mean(axis=0).astype(np.float32), spread=spread, embedding=None)
+        return replace(
+            strips[0],
+            probability=tables.mean(axis=0).astype(np.float32),
+            spread=spread,
+            embedding=None,
+        )
 
     def fractions(self, store: MemberStores) -> np.ndarray:
         """Return (height, width) the share of measured pixels in the window of each position."""
         return self.parts[0].fractions(store.stores[0])
 
 
-def ensemble_surface(exact: WindowSurface, *, block_px: int, engine: str, folder: Path) -> EnsembleSurface:
-    """Return the surface that gives densely what ``exact`` gives window by window; engines keep their files in ``folder``."""
+def ensemble_surface(
+    exact: WindowSurface, *, block_px: int, engine: str, folder: Path
+) -> EnsembleSurface:
+    """
+    Return the surface that gives densely what ``exact`` gives window by window; engines keep their
+    files in ``folder``.
+    """
     parts = []
     for number, member in enumerate(exact.handle.predictor.members):
         saved = exact.handle.folder
         handle = Handle(member, None if saved is None else saved / "members" / str(number))
         own = replace(exact, handle=handle, scene=exact.scene.select(member.network.bands))
-        parts.append(dense_surface(own, block_px=block_px, engine=engine, folder=folder / str(number)))
+        parts.append(
+            dense_surface(own, block_px=block_px, engine=engine, folder=folder / str(number))
+        )
     return EnsembleSurface(exact, tuple(parts))

@@ -48,9 +48,10 @@ class Lattice:
         """
         Lay a lattice over ``scene`` so that the map covers all of it.
 
-        The edges of map pixels lie on whole multiples of their size in the CRS of the scene, so that maps of neighbouring
-        scenes fit together without a seam. Where the pixels of the scene do not allow that (its corner is not a whole
-        multiple of its resolution), the map begins at the corner of the scene.
+        The edges of map pixels lie on whole multiples of their size in the CRS of the scene, so
+        that maps of neighbouring scenes fit together without a seam. Where the pixels of the scene
+        do not allow that (its corner is not a whole multiple of its resolution), the map begins at
+        the corner of the scene.
 
         Raises
         ------
@@ -59,15 +60,25 @@ class Lattice:
         """
         transform = scene.transform
         if stride_px < 1:
-            raise RasterError(f"A stride of {stride_px} px is impossible. Use 1 or more, for instance 32.")
-        if transform.b or transform.d or transform.e >= 0 or not math.isclose(transform.a, -transform.e, rel_tol=1e-6):
             raise RasterError(
-                f"The scene is rotated or its pixels are not square ({tuple(transform)[:6]}). Warp it to a north-up grid first."
+                f"A stride of {stride_px} px is impossible. Use 1 or more, for instance 32."
+            )
+        if (
+            transform.b
+            or transform.d
+            or transform.e >= 0
+            or not math.isclose(transform.a, -transform.e, rel_tol=1e-6)
+        ):
+            raise RasterError(
+                f"The scene is rotated or its pixels are not square ({tuple(transform)[:6]}). Warp "
+                "it to a north-up grid first."
             )
         size = transform.a
         left, top = transform.c / size, transform.f / size
         row0 = col0 = 0
-        if math.isclose(left, round(left), abs_tol=1e-3) and math.isclose(top, round(top), abs_tol=1e-3):
+        if math.isclose(left, round(left), abs_tol=1e-3) and math.isclose(
+            top, round(top), abs_tol=1e-3
+        ):
             col0 = -(round(left) % stride_px)
             row0 = -(-round(top) % stride_px)
         height = math.ceil((scene.height - row0) / stride_px)
@@ -87,13 +98,20 @@ class Lattice:
         return Affine(grid.a * side, 0.0, left, 0.0, grid.e * side, top)
 
     def window_starts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first scene row of each row of windows, and the first column of each column of windows."""
+        """
+        Return the first scene row of each row of windows, and the first column of each column of
+        windows.
+        """
         shift = (self.stride_px - self.window_px) // 2
         rows = self.row0 + np.arange(self.height) * self.stride_px + shift
         cols = self.col0 + np.arange(self.width) * self.stride_px + shift
         return rows, cols
 
     def coordinates(self, rows: Any, cols: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Return x and y of the centres of the map pixels ``(rows, cols)``, in the CRS of the scene."""
+        """
+        Return x and y of the centres of the map pixels ``(rows, cols)``, in the CRS of the scene.
+        """
         grid = self.transform
-        return grid.c + grid.a * (np.asarray(cols) + 0.5), grid.f + grid.e * (np.asarray(rows) + 0.5)
+        return grid.c + grid.a * (np.asarray(cols) + 0.5), grid.f + grid.e * (
+            np.asarray(rows) + 0.5
+        )

@@ -39,7 +39,8 @@ class Richness:
     """
     Expected number of species: the sum of the probabilities.
 
-    What one visit is expected to find of the species mapped, where probabilities speak of detection on a visit.
+    What one visit is expected to find of the species mapped, where probabilities speak of detection
+    on a visit.
     """
 
     unit: str = "species"
@@ -60,7 +61,8 @@ class Richness:
 @dataclass(frozen=True)
 class RichnessVariance:
     """
-    Variance of the number of species, as if they occurred independently of each other: the sum of p (1 - p).
+    Variance of the number of species, as if they occurred independently of each other: the sum of p
+    (1 - p).
 
     Species that come and go together make the true variance larger: a lower bound.
     """
@@ -104,7 +106,9 @@ class Spread:
             The predictor is no ensemble.
         """
         if strip.spread is None:
-            raise ModelError("The spread needs an ensemble; this predictor has no members. Leave the layer out.")
+            raise ModelError(
+                "The spread needs an ensemble; this predictor has no members. Leave the layer out."
+            )
         return strip.spread.mean(axis=0, keepdims=True)
 
 
@@ -143,7 +147,9 @@ class Presence:
         if isinstance(given, Mapping):
             missing = [name for name in strip.species if name not in given]
             if missing:
-                raise DataError(f"There is no threshold for {missing[0]}. Give one per species, or one for all.")
+                raise DataError(
+                    f"There is no threshold for {missing[0]}. Give one per species, or one for all."
+                )
             cut = np.array([given[name] for name in strip.species])
         else:
             cut = np.full(len(strip.species), given)
@@ -154,7 +160,8 @@ class Presence:
 @dataclass(frozen=True)
 class Derived:
     """
-    Any number per position, by a function: dissimilarity to the training sites, width of a conformal interval.
+    Any number per position, by a function: dissimilarity to the training sites, width of a
+    conformal interval.
 
     Attributes
     ----------
@@ -163,10 +170,11 @@ class Derived:
     function
         From ``of`` at n positions to (n,) numbers.
     of
-        What the function is given: ``probability`` (n, species), ``embedding`` (n, length) of a network, or ``sites``: a data
-        set with the positions and covariates of n places.
+        What the function is given: ``probability`` (n, species), ``embedding`` (n, length) of a
+        network, or ``sites``: a data set with the positions and covariates of n places.
     limit
-        A larger number is a warning: it is in the metadata, and a page of the map hatches such places. None: no number is.
+        A larger number is a warning: it is in the metadata, and a page of the map hatches such
+        places. None: no number is.
     masks
         Whether positions above the limit lose their probabilities.
     maximum
@@ -211,7 +219,10 @@ class Derived:
             given = strip.probability[:, known].T
         elif self.of == "embedding":
             if strip.embedding is None:
-                raise ModelError(f"The layer {self.name!r} needs the embeddings of a network mapped densely. Leave it out.")
+                raise ModelError(
+                    f"The layer {self.name!r} needs the embeddings of a network mapped densely. "
+                    "Leave it out."
+                )
             given = strip.embedding[known]
         else:
             given = strip.sites(known)
@@ -219,7 +230,11 @@ class Derived:
         return out
 
 
-NAMED: dict[str, Layer] = {"richness": Richness(), "richness_variance": RichnessVariance(), "spread": Spread()}
+NAMED: dict[str, Layer] = {
+    "richness": Richness(),
+    "richness_variance": RichnessVariance(),
+    "spread": Spread(),
+}
 
 
 def named_layers(layers: Sequence[str | Layer]) -> tuple[Layer, ...]:

@@ -39,9 +39,11 @@ log = logging.getLogger("butterfly_sdm.mapping")
 Mode = Literal["auto", "dense", "exact"]
 
 CACHE_BYTES = 64 * 2**20  # of decoded imagery: rows read one after the other share its blocks
-#: Mean difference in probability between the dense way and window by window above which ``auto`` gives the dense map up.
+#: Mean difference in probability between the dense way and window by window above which ``auto``
+#: gives the dense map up.
 FAR = 0.03
-#: Mean and 99th percentile of that difference above which a map says that its network was not trained for it.
+#: Mean and 99th percentile of that difference above which a map says that its network was not
+#: trained for it.
 NEAR = (0.005, 0.03)
 
 
@@ -87,7 +89,8 @@ class MapResult:
         }
         if "mean_abs" in self.audit:
             facts["audit"] = (
-                f"{self.audit['mean_abs']:.4f} from window by window on average, {self.audit['max_abs']:.4f} at most"
+                f"{self.audit['mean_abs']:.4f} from window by window on average, "
+                f"{self.audit['max_abs']:.4f} at most"
             )
         return facts_html("Map", facts) + MapView(self.path)._repr_html_()
 
@@ -121,8 +124,9 @@ def predict_map(
     """
     Predict every species at every position of a scene and write the map.
 
-    A pixel of the map is ``stride_px`` pixels of the scene wide; its value is the prediction for the window centred on it.
-    Interrupted at any moment, the same call continues and ends with the same file.
+    A pixel of the map is ``stride_px`` pixels of the scene wide; its value is the prediction for
+    the window centred on it. Interrupted at any moment, the same call continues and ends with the
+    same file.
 
     Parameters
     ----------
@@ -134,11 +138,11 @@ def predict_map(
     out
         The GeoTIFF to write.
     mode
-        ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it and the audit finds a mean
-        difference of at most 0.03, otherwise exact.
+        ``dense``, ``exact`` (window by window), or ``auto``: dense where the predictor allows it
+        and the audit finds a mean difference of at most 0.03, otherwise exact.
     block_px
-        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs more memory (about 100 bytes
-        per pixel).
+        Side of the ground the trunk sees at once, its surroundings apart; more is faster and needs
+        more memory (about 100 bytes per pixel).
     species
         Species to map; None for all.
     min_valid_fraction
@@ -146,30 +150,32 @@ def predict_map(
     dtype
         float32, or whole numbers with a scale: uint16 in steps of 0.0001, uint8 of 0.004.
     covariates
-        Raster per covariate, for predictors fitted with covariates: a path (its nearest pixel counts), or a
-        :class:`~butterfly_sdm.mapping.positions.CovariateRaster`.
+        Raster per covariate, for predictors fitted with covariates: a path (its nearest pixel
+        counts), or a :class:`~butterfly_sdm.mapping.positions.CovariateRaster`.
     position_crs
-        CRS of easting and northing in the data set the predictor was fitted to; None: as the predictor remembers, else
-        EPSG:27700.
+        CRS of easting and northing in the data set the predictor was fitted to; None: as the
+        predictor remembers, else EPSG:27700.
     audit, seed
-        How many random positions are predicted again window by window, and the seed that draws them.
+        How many random positions are predicted again window by window, and the seed that draws
+        them.
     engine
-        What runs the trunk: torch, onnx, or auto, the faster of the two. Only when named, with their own difference reported:
-        torch-fp16 (on a GPU) and onnx-int8.
+        What runs the trunk: torch, onnx, or auto, the faster of the two. Only when named, with
+        their own difference reported: torch-fp16 (on a GPU) and onnx-int8.
     area
         Where a map is wanted; None: wherever the scene reaches.
     grid
-        CRS of the map, such as ``EPSG:27700``: the scene is resampled to it while it is read. None: that of the scene. Either
-        way map pixels lie on whole multiples of their size.
+        CRS of the map, such as ``EPSG:27700``: the scene is resampled to it while it is read. None:
+        that of the scene. Either way map pixels lie on whole multiples of their size.
     layers
-        ``richness``, ``richness_variance``, ``spread``, or objects of :mod:`butterfly_sdm.mapping.layers`: bands after the
-        species.
+        ``richness``, ``richness_variance``, ``spread``, or objects of
+        :mod:`butterfly_sdm.mapping.layers`: bands after the species.
     sensitive
         Species to withhold or to tell coarsely.
     beside
         Files written beside the map: ``stac``, ``styles`` (QGIS), ``picture``.
     tile_px
-        Side of the tile cut around a position for predictors that look at tiles and are no networks.
+        Side of the tile cut around a position for predictors that look at tiles and are no
+        networks.
     workers, dask
         Processes on this machine, or the address of a Dask scheduler.
 
@@ -195,13 +201,17 @@ def predict_map(
     extra = named_layers(layers)
     unknown = set(beside) - {"stac", "styles", "picture"}
     if unknown:
-        raise DataError(f"Beside a map there is no {sorted(unknown)[0]!r}; there are stac, styles and picture.")
+        raise DataError(
+            f"Beside a map there is no {sorted(unknown)[0]!r}; there are stac, styles and picture."
+        )
     rasters = {
         name: raster if isinstance(raster, CovariateRaster) else CovariateRaster(Path(raster))
         for name, raster in (covariates or {}).items()
     }
     _check_covariates(predictor, rasters)
-    scene, lattice, sight = fit_scene(predictor, scene, stride_px=stride_px, grid=grid, tile_px=tile_px)
+    scene, lattice, sight = fit_scene(
+        predictor, scene, stride_px=stride_px, grid=grid, tile_px=tile_px
+    )
     wanted = (area or Area()).wanted(lattice, scene.crs)
     why = _why_not_dense(predictor, lattice)
     if mode == "dense" and why:
@@ -222,7 +232,8 @@ def predict_map(
         position_crs or _known_crs(predictor) or "EPSG:27700",
         tiles=sight is not None,
         covariates=CovariateRasters(rasters) if rasters else None,
-        embeds=isinstance(predictor, Embedding) and any(getattr(layer, "of", "") == "embedding" for layer in extra),
+        embeds=isinstance(predictor, Embedding)
+        and any(getattr(layer, "of", "") == "embedding" for layer in extra),
     )
     key = fingerprint(
         {
@@ -238,7 +249,10 @@ def predict_map(
         }
     )
     if (workers > 1 or dask) and not hasattr(predictor, "save"):
-        raise ModelError("This predictor cannot be saved, so it cannot be sent to other processes. Use workers=1.")
+        raise ModelError(
+            "This predictor cannot be saved, so it cannot be sent to other processes. Use "
+            "workers=1."
+        )
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), work_folder(out, key) as work:
         if workers > 1 or dask:
             if not (work / "model").is_dir():
@@ -260,19 +274,24 @@ def predict_map(
             store = surface.open(work / "surface")
             _fill(surface, store, workers, dask, progress)
             if audit:
-                found = audit_positions(surface, exact, store, count=audit, seed=seed, progress=progress)
+                found = audit_positions(
+                    surface, exact, store, count=audit, seed=seed, progress=progress
+                )
                 if surface.engine.rounds:
                     found |= audit_engine(surface, seed=seed)
             if found and (found["mean_abs"] > NEAR[0] or found["p99_abs"] > NEAR[1]):
                 give_up = mode == "auto" and found["mean_abs"] > FAR
                 log.warning(
-                    "The dense map differs from window by window by %.4f on average (99th percentile %.3f, largest %.3f): this "
-                    "network relies on the edges of its tiles. Networks trained with margin_px: 64 and padding: replicate do "
+                    "The dense map differs from window by window by %.4f on average (99th "
+                    "percentile %.3f, largest %.3f): this "
+                    "network relies on the edges of its tiles. Networks trained with margin_px: 64 "
+                    "and padding: replicate do "
                     "not.%s",
                     found["mean_abs"],
                     found["p99_abs"],
                     found["max_abs"],
-                    " Mapping window by window instead, which takes longer; mode: dense keeps the dense map."
+                    " Mapping window by window instead, which takes longer; mode: dense keeps the "
+                    "dense map."
                     if give_up
                     else "",
                 )
@@ -292,7 +311,11 @@ def predict_map(
             "margin_px": lattice.margin_px,
             "min_valid_fraction": min_valid_fraction,
             "sensitive": policy.record(),
-            "limits": {layer.name: layer.limit for layer in extra if isinstance(layer, Derived) and layer.limit is not None},
+            "limits": {
+                layer.name: layer.limit
+                for layer in extra
+                if isinstance(layer, Derived) and layer.limit is not None
+            },
             "version": package_version(),
         } | ({"engine": surface.engine.name} if dense else {})
         counts = _write(surface, store, out, chosen, extra, policy, dtype, work, tags, progress)
@@ -302,15 +325,22 @@ def predict_map(
 
 
 def fit_scene(
-    predictor: Predictor, scene: Scene, *, stride_px: int = 32, grid: str | None = None, tile_px: int = 256
+    predictor: Predictor,
+    scene: Scene,
+    *,
+    stride_px: int = 32,
+    grid: str | None = None,
+    tile_px: int = 256,
 ) -> tuple[Scene, Lattice, Sight | None]:
     """
-    Return the scene as a predictor sees it, the positions of its map, and what the predictor looks at; arguments as of a map.
+    Return the scene as a predictor sees it, the positions of its map, and what the predictor looks
+    at; arguments as of a map.
 
     Raises
     ------
     RasterError
-        The scene lacks a band, has pixels of another size than those trained on, or lies on no grid that can be mapped.
+        The scene lacks a band, has pixels of another size than those trained on, or lies on no grid
+        that can be mapped.
     """
     if grid is not None:
         scene = on_grid(scene, grid)
@@ -319,7 +349,11 @@ def fit_scene(
         scene = select_bands(scene, sight.bands)
         _check_resolution(predictor, scene)
     window_px, margin_px = (sight.window_px, sight.margin_px) if sight is not None else (0, 0)
-    return scene, Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px), sight
+    return (
+        scene,
+        Lattice.of(scene, stride_px=stride_px, window_px=window_px, margin_px=margin_px),
+        sight,
+    )
 
 
 def _write(
@@ -336,15 +370,28 @@ def _write(
 ) -> dict[str, int]:
     """Write the map strip by strip and count its positions."""
     lattice: Lattice = surface.lattice
-    counts = {"positions": lattice.height * lattice.width, "predicted": 0, "without_imagery": 0, "outside_area": 0}
+    counts = {
+        "positions": lattice.height * lattice.width,
+        "predicted": 0,
+        "without_imagery": 0,
+        "outside_area": 0,
+    }
     bands = [Band(name) for name in chosen]
-    bands += [Band(name, layer.unit, layer.largest(chosen)) for layer in layers for name in layer.names(chosen)]
+    bands += [
+        Band(name, layer.unit, layer.largest(chosen))
+        for layer in layers
+        for name in layer.names(chosen)
+    ]
     parts = list(strips(lattice, len(surface.species)))
-    coarse = Coarse(lattice, {name: side for name, side in policy.coarsen.items() if name in chosen})
+    coarse = Coarse(
+        lattice, {name: side for name, side in policy.coarsen.items() if name in chosen}
+    )
     if coarse.species:
         for rows in parts:
             coarse.add(surface.strip(store, rows))
-    with open_map(out, lattice.shape, lattice.transform, surface.scene.crs, bands, dtype=dtype, scratch=work) as writer:
+    with open_map(
+        out, lattice.shape, lattice.transform, surface.scene.crs, bands, dtype=dtype, scratch=work
+    ) as writer:
         for rows in parts:
             strip = coarse.apply(surface.strip(store, rows).take(chosen))
             known = strip.known
@@ -354,8 +401,17 @@ def _write(
                 if isinstance(layer, Derived) and layer.limit is not None and layer.masks:
                     derived[number] = layer.values(strip)
                     shown = shown.without(derived[number][0] > layer.limit)
-            derived |= {number: layer.values(shown) for number, layer in enumerate(layers) if number not in derived}
-            writer.write(rows, np.concatenate([shown.probability, *(derived[number] for number in range(len(layers)))]))
+            derived |= {
+                number: layer.values(shown)
+                for number, layer in enumerate(layers)
+                if number not in derived
+            }
+            writer.write(
+                rows,
+                np.concatenate(
+                    [shown.probability, *(derived[number] for number in range(len(layers)))]
+                ),
+            )
             counts["predicted"] += int(known.sum())
             counts["outside_area"] += int((~surface.wanted[rows]).sum())
             counts["without_imagery"] += int((~known & surface.wanted[rows]).sum())
@@ -371,7 +427,15 @@ def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
     return {name: writers[name](out) for name in beside}
 
 
-def _fill(surface: Any, store: Store, workers: int, dask: str | None, progress: Progress, *, task: str = "map") -> None:
+def _fill(
+    surface: Any,
+    store: Store,
+    workers: int,
+    dask: str | None,
+    progress: Progress,
+    *,
+    task: str = "map",
+) -> None:
     units = surface.units(store)
     already = len(store.done)
     total = already + len(units)
@@ -419,35 +483,48 @@ def select_bands(scene: Scene, bands: Sequence[str]) -> Scene:
     missing = [band for band in bands if band not in scene.bands]
     if missing:
         raise RasterError(
-            f"The run was trained on the bands {', '.join(bands)}; the scene has {', '.join(scene.bands)} and lacks "
-            f"{', '.join(missing)}. Name the bands of the scene in file order under bands, or map another scene."
+            f"The run was trained on the bands {', '.join(bands)}; the scene has "
+            f"{', '.join(scene.bands)} and lacks "
+            f"{', '.join(missing)}. Name the bands of the scene in file order under bands, or map "
+            "another scene."
         )
     return scene.select(bands)
 
 
 def scene_key(scene: Scene) -> dict[str, Any]:
-    """Return what identifies the pixels of a scene: its grid, and name, size and time of its files."""
+    """
+    Return what identifies the pixels of a scene: its grid, and name, size and time of its files.
+    """
     files = {}
     for path in scene.paths:
         stat = Path(path).stat() if Path(path).exists() else None
         files[str(path)] = None if stat is None else (stat.st_size, stat.st_mtime_ns)
-    return {"grid": repr((scene.bands, scene.crs.to_wkt(), tuple(scene.transform), scene.width, scene.height)), "files": files,
-            "counts": (scene.nodata, scene.scale, scene.offset)}  # fmt: skip
+    return {
+        "grid": repr(
+            (scene.bands, scene.crs.to_wkt(), tuple(scene.transform), scene.width, scene.height)
+        ),
+        "files": files,
+        "counts": (scene.nodata, scene.scale, scene.offset),
+    }
 
 
 def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tuple[str, ...]:
     if not predictor.species:
-        raise ModelError("The predictor was not fitted, so there is nothing to map. Train it, or load a run.")
+        raise ModelError(
+            "The predictor was not fitted, so there is nothing to map. Train it, or load a run."
+        )
     if species is None:
         return tuple(predictor.species)
     for name in species:
         if name not in predictor.species:
             raise DataError(
-                f"The predictor does not know the species {name!r}; it knows {len(predictor.species)} others."
-                + did_you_mean(name, predictor.species)
+                f"The predictor does not know the species {name!r}; it knows "
+                f"{len(predictor.species)} others." + did_you_mean(name, predictor.species)
             )
     if not species:
-        raise DataError("The list of species to map is empty. Name at least one, or leave it out to map all.")
+        raise DataError(
+            "The list of species to map is empty. Name at least one, or leave it out to map all."
+        )
     return tuple(species)
 
 
@@ -464,7 +541,8 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
     trained = next((card["resolution_m"] for card in cards if card.get("resolution_m")), None)
     if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
         raise RasterError(
-            f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} m. "
+            f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} "
+            "m. "
             "Map a scene of that resolution, or train on tiles of this one."
         )
 
@@ -474,7 +552,8 @@ def _check_covariates(predictor: Any, covariates: Mapping[str, CovariateRaster])
     missing = [name for name in needed if name not in covariates]
     if missing:
         raise DataError(
-            f"The run was trained with {len(needed)} covariates; no raster is given for {missing[0]!r}"
+            f"The run was trained with {len(needed)} covariates; no raster is given for "
+            f"{missing[0]!r}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. "
             f"Name one raster per covariate: map.covariates: {{{missing[0]}: FILE.tif}}."
         )
@@ -489,7 +568,10 @@ def _why_not_dense(predictor: Any, lattice: Lattice) -> str:
             network = getattr(member, "network", None)
             if network is None:
                 return "a member of the ensemble is not a network"
-            if network.bands and (network.window_px, network.margin_px) != (lattice.window_px, lattice.margin_px):
+            if network.bands and (network.window_px, network.margin_px) != (
+                lattice.window_px,
+                lattice.margin_px,
+            ):
                 return "the members of the ensemble have different windows"
             if why := why_not_dense(network, lattice):
                 return f"of a member of the ensemble: {why}"
@@ -499,8 +581,17 @@ def _why_not_dense(predictor: Any, lattice: Lattice) -> str:
 
 
 def _save(predictor: Predictor, folder: Path) -> str:
-    """Save the predictor and return what identifies it; a predictor that cannot be saved is never the same twice."""
+    """
+    Save the predictor and return what identifies it; a predictor that cannot be saved is never the
+    same twice.
+    """
     if not hasattr(predictor, "save"):
         return f"unsaved {id(predictor)}"
     predictor.save(folder)
-    return fingerprint({str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()})
+    return fingerprint(
+        {
+            str(path.relative_to(folder)): sha256(path)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+    )

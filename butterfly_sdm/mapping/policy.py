@@ -23,7 +23,8 @@ class SensitivePolicy:
     withhold
         Species that have no band. They count in no layer either.
     coarsen
-        Species by the side in metres of the grid squares within which only their mean is told, such as 10000.
+        Species by the side in metres of the grid squares within which only their mean is told, such
+        as 10000.
     """
 
     withhold: tuple[str, ...] = ()
@@ -32,7 +33,10 @@ class SensitivePolicy:
     def __post_init__(self) -> None:
         for name, side in self.coarsen.items():
             if side <= 0:
-                raise DataError(f"{name} cannot be coarsened to squares of {side} m. Give a side in metres, such as 10000.")
+                raise DataError(
+                    f"{name} cannot be coarsened to squares of {side} m. Give a side in metres, "
+                    "such as 10000."
+                )
 
     def shown(self, species: Sequence[str]) -> tuple[str, ...]:
         """
@@ -45,16 +49,27 @@ class SensitivePolicy:
         """
         shown = tuple(name for name in species if name not in self.withhold)
         if not shown:
-            raise DataError("The policy for sensitive species withholds every species of the map; nothing is left to show.")
+            raise DataError(
+                "The policy for sensitive species withholds every species of the map; nothing is "
+                "left to show."
+            )
         return shown
 
     def record(self) -> dict[str, Any]:
-        """Return what goes into the metadata of the map; withheld species are counted, not named."""
-        return {"withheld": len(self.withhold), "coarsened_m": {name: float(side) for name, side in self.coarsen.items()}}
+        """
+        Return what goes into the metadata of the map; withheld species are counted, not named.
+        """
+        return {
+            "withheld": len(self.withhold),
+            "coarsened_m": {name: float(side) for name, side in self.coarsen.items()},
+        }
 
 
 class Coarse:
-    """Means of the probability of species over grid squares: filled from all strips, then put in place of the fine values."""
+    """
+    Means of the probability of species over grid squares: filled from all strips, then put in place
+    of the fine values.
+    """
 
     def __init__(self, lattice: Lattice, coarsen: Mapping[str, float]) -> None:
         self._lattice = lattice
@@ -70,7 +85,9 @@ class Coarse:
         """Return the number of the square down (rows,) and across (cols,)."""
         _, y = self._lattice.coordinates(np.arange(rows.start, rows.stop), 0)
         x, _ = self._lattice.coordinates(0, np.arange(self._lattice.width))
-        return np.floor(y / self._side[name]).astype(int), np.floor(x / self._side[name]).astype(int)
+        return np.floor(y / self._side[name]).astype(int), np.floor(x / self._side[name]).astype(
+            int
+        )
 
     def add(self, strip: Strip) -> None:
         """Count the values of a strip."""
@@ -84,7 +101,10 @@ class Coarse:
                     part = values[np.ix_(down == i, across == j)]
                     known = part[np.isfinite(part)]
                     total, count = self._sums.get((name, int(i), int(j)), (0.0, 0))
-                    self._sums[name, int(i), int(j)] = (total + float(known.sum(dtype=np.float64)), count + len(known))
+                    self._sums[name, int(i), int(j)] = (
+                        total + float(known.sum(dtype=np.float64)),
+                        count + len(known),
+                    )
 
     def apply(self, strip: Strip) -> Strip:
         """Return the strip with the means in place of the values of the coarsened species."""
@@ -99,5 +119,7 @@ class Coarse:
                     total, count = self._sums.get((name, int(i), int(j)), (0.0, 0))
                     where = np.ix_(down == i, across == j)
                     mean = total / count if count else np.nan
-                    probability[place][where] = np.where(np.isfinite(probability[place][where]), mean, np.nan)
+                    probability[place][where] = np.where(
+                        np.isfinite(probability[place][where]), mean, np.nan
+                    )
         return replace(strip, probability=probability)

@@ -1,4 +1,6 @@
-"""Positions of a lattice as the sites of a data set in memory, so that any predictor can be mapped."""
+"""
+Positions of a lattice as the sites of a data set in memory, so that any predictor can be mapped.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ class CovariateRaster:
     path
         The file.
     side_m
-        Side of the square around a position whose mean counts, as in building a data set; None: the nearest pixel.
+        Side of the square around a position whose mean counts, as in building a data set; None: the
+        nearest pixel.
     value
         Class whose share of the square counts, instead of the mean.
     band
@@ -60,11 +63,14 @@ class CovariateRasters:
     def __post_init__(self) -> None:
         for name, raster in self.rasters.items():
             if not Path(raster.path).is_file():
-                raise MissingFileError(f"There is no raster {raster.path} of the covariate {name!r}. Check covariates.")
+                raise MissingFileError(
+                    f"There is no raster {raster.path} of the covariate {name!r}. Check covariates."
+                )
 
     def at(self, easting: np.ndarray, northing: np.ndarray, crs: str) -> pd.DataFrame:
         """
-        Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and where it has no data.
+        Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and
+        where it has no data.
 
         Raises
         ------
@@ -77,18 +83,25 @@ class CovariateRasters:
             if raster.side_m is None:
                 found[name] = sample_raster(raster.path, easting, northing, crs, band=raster.band)
             elif raster.value is None:
-                found[name] = square_means(raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band)
+                found[name] = square_means(
+                    raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band
+                )
             else:
                 key = raster.path, raster.side_m, raster.band
                 if key not in shares:
-                    shares[key] = square_shares(raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band)
+                    shares[key] = square_shares(
+                        raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band
+                    )
                 found[name] = share_of(shares[key], raster.value)
         return pd.DataFrame(found)
 
 
-def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band: int = 1) -> np.ndarray:
+def sample_raster(
+    path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band: int = 1
+) -> np.ndarray:
     """
-    Return (n,) values of a band at coordinates given in ``crs``; NaN outside the raster and where it has no data.
+    Return (n,) values of a band at coordinates given in ``crs``; NaN outside the raster and where
+    it has no data.
 
     Raises
     ------
@@ -98,15 +111,24 @@ def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band
     try:
         with rasterio.open(path) as source:
             if not 1 <= band <= source.count:
-                raise RasterError(f"{path} has {source.count} bands; band {band} is asked for. They are counted from 1.")
+                raise RasterError(
+                    f"{path} has {source.count} bands; band {band} is asked for. They are counted "
+                    "from 1."
+                )
             if source.crs is None:
-                raise RasterError(f"{path} has no CRS, so positions cannot be found in it. Write one with gdal_edit -a_srs.")
+                raise RasterError(
+                    f"{path} has no CRS, so positions cannot be found in it. Write one with "
+                    "gdal_edit -a_srs."
+                )
             xs, ys = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
             back = ~source.transform
             columns = back.a * np.asarray(xs) + back.b * np.asarray(ys) + back.c
             rows = back.d * np.asarray(xs) + back.e * np.asarray(ys) + back.f
             found = np.isfinite(columns) & np.isfinite(rows)
-            columns, rows = np.floor(np.where(found, columns, -1)), np.floor(np.where(found, rows, -1))
+            columns, rows = (
+                np.floor(np.where(found, columns, -1)),
+                np.floor(np.where(found, rows, -1)),
+            )
             found = (columns >= 0) & (rows >= 0) & (columns < source.width) & (rows < source.height)
             values = np.full(len(x), np.nan)
             if found.any():
@@ -117,7 +139,9 @@ def sample_raster(path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band
                 values[found] = part[rows - top, columns - left]
             return values
     except RasterioError as error:
-        raise RasterError(f"{path} cannot be read as the raster of a covariate: {error}.") from error
+        raise RasterError(
+            f"{path} cannot be read as the raster of a covariate: {error}."
+        ) from error
 
 
 def positions_as_sites(
@@ -142,7 +166,9 @@ def positions_as_sites(
         CRS of easting and northing.
     """
     x, y = lattice.coordinates(rows, cols)
-    easting, northing = Transformer.from_crs(scene.crs, position_crs, always_xy=True).transform(x, y)
+    easting, northing = Transformer.from_crs(scene.crs, position_crs, always_xy=True).transform(
+        x, y
+    )
     lon, lat = Transformer.from_crs(scene.crs, "EPSG:4326", always_xy=True).transform(x, y)
     index = pd.Index([f"{row}_{col}" for row, col in zip(rows, cols, strict=True)], name="site_id")
     size_px = lattice.window_px + 2 * lattice.margin_px
@@ -175,14 +201,18 @@ def positions_as_sites(
         table = covariates.at(easting, northing, position_crs).set_index(index)
     return Dataset(
         card=card,
-        sites=gpd.GeoDataFrame(columns, index=index, geometry=gpd.points_from_xy(lon, lat), crs="EPSG:4326"),
+        sites=gpd.GeoDataFrame(
+            columns, index=index, geometry=gpd.points_from_xy(lon, lat), crs="EPSG:4326"
+        ),
         detections=pd.DataFrame(0, index=index, columns=list(species)),
         tiles=_cut(lattice, rows, cols, scene, size_px) if tiles else None,
         covariates=table,
     )
 
 
-def _cut(lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene, size_px: int) -> np.ndarray:
+def _cut(
+    lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene, size_px: int
+) -> np.ndarray:
     """Return (n, bands, size, size) counts, nodata where there is no measurement."""
     row_starts, col_starts = (starts - lattice.margin_px for starts in lattice.window_starts())
     tops, lefts = row_starts[rows], col_starts[cols]

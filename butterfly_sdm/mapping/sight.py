@@ -36,15 +36,22 @@ def sight_of(predictor: Any, bands: Sequence[str], tile_px: int) -> Sight | None
     tile_px
         Side of its tiles.
 
-    Notes
-    -----
-    A network says itself what it sees. An ensemble sees what its members see: all their bands, the largest of their windows.
-    Other predictors that look at tiles say so by ``bands = True``.
+    Notes ----- A network says itself what it sees. An ensemble sees what its members see: all their
+    bands, the largest of their windows. Other predictors that look at tiles say so by ``bands =
+    True``.
     """
     network = getattr(predictor, "network", None)
     if network is not None:
-        return Sight(tuple(network.bands), network.window_px, network.margin_px) if network.bands else None
-    members = [sight for member in members_of(predictor) if (sight := sight_of(member, bands, tile_px)) is not None]
+        return (
+            Sight(tuple(network.bands), network.window_px, network.margin_px)
+            if network.bands
+            else None
+        )
+    members = [
+        sight
+        for member in members_of(predictor)
+        if (sight := sight_of(member, bands, tile_px)) is not None
+    ]
     if members:
         names = tuple(dict.fromkeys(band for sight in members for band in sight.bands))
         window = max(sight.window_px for sight in members)
@@ -56,9 +63,14 @@ def sight_of(predictor: Any, bands: Sequence[str], tile_px: int) -> Sight | None
 
 
 def covariates_of(predictor: Any) -> tuple[str, ...]:
-    """Return the names of the covariates that a predictor or its members were fitted with, where they say so."""
+    """
+    Return the names of the covariates that a predictor or its members were fitted with, where they
+    say so.
+    """
     parts = [predictor, *members_of(predictor)]
-    return tuple(dict.fromkeys(name for part in parts for name in getattr(part, "covariate_names", ())))
+    return tuple(
+        dict.fromkeys(name for part in parts for name in getattr(part, "covariate_names", ()))
+    )
 
 
 def members_of(predictor: Any) -> list[Any]:

@@ -1,4 +1,7 @@
-"""Results of blocks, kept on disk until all are there, so that an interrupted map continues where it stopped."""
+"""
+Results of blocks, kept on disk until all are there, so that an interrupted map continues where it
+stopped.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ class Store:
     """
     Arrays in a folder, filled block by block, with a journal of the blocks that are done.
 
-    A block is entered in the journal only after its arrays are written; a process that is killed in between computes that
-    block again, to the same values.
+    A block is entered in the journal only after its arrays are written; a process that is killed in
+    between computes that block again, to the same values.
 
     Parameters
     ----------
@@ -34,7 +37,9 @@ class Store:
     def __init__(self, folder: Path, arrays: Mapping[str, tuple[Shape, str]]) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._arrays = {name: self._open(name, shape, dtype) for name, (shape, dtype) in arrays.items()}
+        self._arrays = {
+            name: self._open(name, shape, dtype) for name, (shape, dtype) in arrays.items()
+        }
         self._journal = self.folder / "done.txt"
         self.done = self._read_journal()
 
@@ -44,7 +49,9 @@ class Store:
             array = np.lib.format.open_memmap(path, mode="r+")
             if array.shape == shape and array.dtype == np.dtype(dtype):
                 return array
-            raise ArtefactError(f"{path} is not what this map needs; delete {self.folder} and start again.")
+            raise ArtefactError(
+                f"{path} is not what this map needs; delete {self.folder} and start again."
+            )
         # Under another name first: a file of that name is always whole.
         fresh = path.with_suffix(".new")
         new_array(fresh, shape, dtype).flush()
@@ -62,7 +69,10 @@ class Store:
         return self._arrays[name]
 
     def release(self) -> None:
-        """Take the arrays out of the memory of this process: a map of any size then needs what its blocks need."""
+        """
+        Take the arrays out of the memory of this process: a map of any size then needs what its
+        blocks need.
+        """
         for array in self._arrays.values():
             release_pages(array)
 
@@ -89,7 +99,8 @@ class Store:
 @contextmanager
 def work_folder(out: Path, key: str) -> Iterator[Path]:
     """
-    Yield ``OUT.partial``, with what an interrupted run with the same ``key`` left in it; removed once the block ends well.
+    Yield ``OUT.partial``, with what an interrupted run with the same ``key`` left in it; removed
+    once the block ends well.
 
     Raises
     ------

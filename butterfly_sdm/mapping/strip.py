@@ -59,5 +59,7 @@ class Strip:
         return replace(self, species=species, probability=self.probability[places], spread=spread)
 
     def without(self, where: np.ndarray) -> Strip:
-        """Return the strip with nothing predicted at the positions marked in ``where`` (rows, cols)."""
+        """
+        Return the strip with nothing predicted at the positions marked in ``where`` (rows, cols).
+        """
         return replace(self, probability=np.where(where, np.float32(np.nan), self.probability))

@@ -1,4 +1,7 @@
-"""Look at a map in a browser: one page that holds everything, as a file or from a server on this machine alone."""
+"""
+Look at a map in a browser: one page that holds everything, as a file or from a server on this
+machine alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,9 @@ CLIENTS = 64  # answered at a time
 LEVELS = 250  # steps of a value in the page; 255 stands for nothing
 
 
-def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = None, limit: float | None = None) -> str:
+def viewer_page(
+    path: str | Path, *, most_px: int = 1024, overlay: str | None = None, limit: float | None = None
+) -> str:
     """
     Return an HTML page that shows a map, without anything from outside.
 
@@ -34,8 +39,8 @@ def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = 
     most_px
         Larger maps are reduced to so many pixels a side.
     overlay, limit
-        Band, such as a dissimilarity, that is drawn as hatching where it exceeds ``limit``. None: as the metadata of the map
-        says.
+        Band, such as a dissimilarity, that is drawn as hatching where it exceeds ``limit``. None:
+        as the metadata of the map says.
 
     Raises
     ------
@@ -50,11 +55,19 @@ def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = 
         source.indexes([overlay])
         limit = limits.get(overlay) if limit is None else limit
         if limit is None:
-            raise DataError(f"The overlay {overlay!r} needs a limit: the largest value that counts as applicable.")
+            raise DataError(
+                f"The overlay {overlay!r} needs a limit: the largest value that counts as "
+                "applicable."
+            )
     values = read_reduced(source.path, None, most_px)
-    bands = [_pack(name, unit, band) for name, unit, band in zip(source.names, source.units, values, strict=True)]
+    bands = [
+        _pack(name, unit, band)
+        for name, unit, band in zip(source.names, source.units, values, strict=True)
+    ]
     grid, (rows, cols) = source.transform, source.shape
-    corners = [(grid.c + grid.a * i * cols, grid.f + grid.e * j * rows) for j in (0, 1) for i in (0, 1)]
+    corners = [
+        (grid.c + grid.a * i * cols, grid.f + grid.e * j * rows) for j in (0, 1) for i in (0, 1)
+    ]
     lon, lat = transform(source.crs, "EPSG:4326", *zip(*corners, strict=True))
     audit = source.tags.get("audit") or {}
     data: dict[str, Any] = {
@@ -73,13 +86,19 @@ def viewer_page(path: str | Path, *, most_px: int = 1024, overlay: str | None = 
         "lat": [round(v, 6) for v in lat],
         "overlay": overlay,
         "limit": limit,
-        "note": f"dense against window by window: mean {audit['mean_abs']:.4f}, largest {audit['max_abs']:.4f}"
+        "note": f"dense against window by window: mean {audit['mean_abs']:.4f}, largest "
+        f"{audit['max_abs']:.4f}"
         if audit
         else "",
     }
     text = json.dumps(data, ensure_ascii=False, allow_nan=False)
     # A band name cannot end the script element or begin a comment in it.
-    text = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+    text = (
+        text.replace("&", "\\u0026")
+        .replace("<", "\\u003c")
+        .replace(">", "\\u003e")
+        .replace("\u2028", "\\u2028")
+    )
     template = files("butterfly_sdm.mapping").joinpath("viewer.html").read_text(encoding="utf-8")
     return template.replace("__DATA__", text.replace("\u2029", "\\u2029"))
 
@@ -90,7 +109,9 @@ def _pack(name: str, unit: str, values: np.ndarray) -> dict[str, Any]:
     low = 0.0 if probability or not known.any() else min(0.0, float(values[known].min()))
     high = 1.0 if probability or not known.any() else float(values[known].max())
     step = (high - low) / LEVELS or 1.0
-    stored = np.where(known, np.clip(np.rint((np.where(known, values, 0) - low) / step), 0, LEVELS), 255).astype(np.uint8)
+    stored = np.where(
+        known, np.clip(np.rint((np.where(known, values, 0) - low) / step), 0, LEVELS), 255
+    ).astype(np.uint8)
     packed = base64.b64encode(zlib.compress(stored.tobytes(), 9)).decode()
     return {"name": name, "unit": unit, "low": low, "high": high, "data": packed}
 
@@ -120,7 +141,8 @@ def export_page(path: str | Path, out: str | Path | None = None, **options: Any)
 
 def make_server(path: str | Path, *, port: int = 0, **options: Any) -> ThreadingHTTPServer:
     """
-    Return a server that shows a map at ``http://127.0.0.1:PORT/`` to this machine alone; call its ``serve_forever``.
+    Return a server that shows a map at ``http://127.0.0.1:PORT/`` to this machine alone; call its
+    ``serve_forever``.
 
     Parameters
     ----------

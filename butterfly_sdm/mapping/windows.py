@@ -1,4 +1,7 @@
-"""Prediction position by position, through ``predict`` of any predictor: the exact way, and the only one for most models."""
+"""
+Prediction position by position, through ``predict`` of any predictor: the exact way, and the only
+one for most models.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ from butterfly_sdm.mapping.positions import CovariateRasters, positions_as_sites
 from butterfly_sdm.mapping.store import Store
 from butterfly_sdm.mapping.strip import Strip
 
-WITH_TILES, WITHOUT_TILES = 8, 64  # positions down and across a unit: a tile of 256 px and 4 bands holds half a MB
+WITH_TILES, WITHOUT_TILES = (
+    8,
+    64,
+)  # positions down and across a unit: a tile of 256 px and 4 bands holds half a MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,16 +44,24 @@ class WindowUnit:
         """Return the valid fraction of each position and the wanted positions as sites."""
         job = self.job
         fraction = valid_fractions(job.scene, job.lattice, self.rows, self.cols)
-        wanted = job.wanted[self.rows, self.cols] & (fraction > 0) & (fraction >= job.min_valid_fraction)
+        wanted = (
+            job.wanted[self.rows, self.cols] & (fraction > 0) & (fraction >= job.min_valid_fraction)
+        )
         rows, cols = np.nonzero(wanted)
         if not len(rows):
             return fraction, None
         return fraction, job.sites(rows + self.rows.start, cols + self.cols.start)
 
     def compute(self, data: tuple[np.ndarray, Dataset | None]) -> dict[str, np.ndarray]:
-        """Return the valid fractions (rows, cols), and probabilities and spread (rows, cols, species), NaN where none."""
+        """
+        Return the valid fractions (rows, cols), and probabilities and spread (rows, cols, species),
+        NaN where none.
+        """
         fraction, sites = data
-        result = {"fraction": fraction, "probability": np.full((*fraction.shape, len(self.job.species)), np.nan, np.float32)}
+        result = {
+            "fraction": fraction,
+            "probability": np.full((*fraction.shape, len(self.job.species)), np.nan, np.float32),
+        }
         if self.job.members > 1:
             result["spread"] = result["probability"].copy()
         if sites is None:
@@ -60,7 +74,9 @@ class WindowUnit:
             result["embedding"] = np.full((*fraction.shape, z.shape[1]), np.nan, np.float32)
             result["embedding"][where] = z
         if self.job.members > 1:
-            tables = np.stack([table.to_numpy() for table in predictor.predict_members(sites, sites.site_ids)])
+            tables = np.stack(
+                [table.to_numpy() for table in predictor.predict_members(sites, sites.site_ids)]
+            )
             result["probability"][where] = tables.mean(axis=0)
             result["spread"][where] = tables.std(axis=0, ddof=1)
         else:
@@ -69,16 +85,31 @@ class WindowUnit:
 
 
 def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) -> np.ndarray:
-    """Return the share of pixels with a measurement in the window of each position; of its map pixel if it has no window."""
+    """
+    Return the share of pixels with a measurement in the window of each position; of its map pixel
+    if it has no window.
+    """
     side = lattice.window_px or lattice.stride_px
     shift = 0 if lattice.window_px else -(lattice.stride_px // 2)
-    tops, lefts = (starts[part] + shift for starts, part in zip(lattice.window_starts(), (rows, cols), strict=True))
-    window = Window(int(lefts[0]), int(tops[0]), int(lefts[-1] - lefts[0]) + side, int(tops[-1] - tops[0]) + side)
+    tops, lefts = (
+        starts[part] + shift
+        for starts, part in zip(lattice.window_starts(), (rows, cols), strict=True)
+    )
+    window = Window(
+        int(lefts[0]),
+        int(tops[0]),
+        int(lefts[-1] - lefts[0]) + side,
+        int(tops[-1] - tops[0]) + side,
+    )
     _, valid = scene.read(window)
-    total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64)  # sums from the corner
+    total = np.zeros(
+        (valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64
+    )  # sums from the corner
     total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     r, c = (tops - tops[0])[:, None], (lefts - lefts[0])[None, :]
-    return (total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]) / side**2
+    return (
+        total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]
+    ) / side**2
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +143,9 @@ class WindowSurface:
         return self.sites(rows, cols, tiles=False)
 
     def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool | None = None) -> Dataset:
-        """Return positions as the sites of a data set, with tiles if the predictor looks at images."""
+        """
+        Return positions as the sites of a data set, with tiles if the predictor looks at images.
+        """
         return positions_as_sites(
             self.lattice,
             rows,
@@ -146,15 +179,23 @@ class WindowSurface:
         side = WITH_TILES if self.tiles else WITHOUT_TILES
         height, width = self.lattice.shape
         units = [
-            WindowUnit(self, slice(row, min(row + side, height)), slice(col, min(col + side, width)))
+            WindowUnit(
+                self, slice(row, min(row + side, height)), slice(col, min(col + side, width))
+            )
             for row in range(0, height, side)
             for col in range(0, width, side)
         ]
-        return [unit for unit in units if unit.key not in store.done and self.wanted[unit.rows, unit.cols].any()]
+        return [
+            unit
+            for unit in units
+            if unit.key not in store.done and self.wanted[unit.rows, unit.cols].any()
+        ]
 
     def keep(self, store: Store, unit: Any, result: dict[str, np.ndarray]) -> None:
         """Write the result of one unit."""
-        store.keep(unit.key, {name: ((unit.rows, unit.cols), values) for name, values in result.items()})
+        store.keep(
+            unit.key, {name: ((unit.rows, unit.cols), values) for name, values in result.items()}
+        )
 
     def strip(self, store: Store, rows: slice) -> Strip:
         """Return the probabilities of some rows of positions."""
@@ -171,7 +212,10 @@ class WindowSurface:
 
 
 class BesideExact:
-    """What a faster way of the same map shares with the window-by-window way it stands beside, its attribute ``exact``."""
+    """
+    What a faster way of the same map shares with the window-by-window way it stands beside, its
+    attribute ``exact``.
+    """
 
     exact: WindowSurface
 

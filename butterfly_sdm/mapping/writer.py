@@ -30,7 +30,8 @@ TAG = "BUTTERFLY_SDM"
 @dataclass(frozen=True)
 class Encoding:
     """
-    How numbers are stored: ``number = stored * scale``, and which stored value means nothing is predicted.
+    How numbers are stored: ``number = stored * scale``, and which stored value means nothing is
+    predicted.
 
     Whole numbers keep probabilities to half of ``scale`` and make files two to six times smaller.
     """
@@ -41,7 +42,11 @@ class Encoding:
 
     def scales(self, largest: Sequence[float]) -> list[float]:
         """Return the scale of each band whose values go up to ``largest``."""
-        return [self.scale * max(1.0, value) for value in largest] if self.dtype != "float32" else [1.0] * len(largest)
+        return (
+            [self.scale * max(1.0, value) for value in largest]
+            if self.dtype != "float32"
+            else [1.0] * len(largest)
+        )
 
     def encode(self, values: np.ndarray, scales: Sequence[float]) -> np.ndarray:
         """Return what is stored for (bands, rows, cols) ``values``; NaN becomes nodata."""
@@ -81,12 +86,22 @@ class MapWriter:
         """Write (bands, rows, cols) numbers, NaN where nothing is predicted."""
         stored = self._encoding.encode(values, self._scales)
         _digest(self._digest, stored)
-        self._target.write(stored, window=Window(0, rows.start, values.shape[2], rows.stop - rows.start))
+        self._target.write(
+            stored, window=Window(0, rows.start, values.shape[2], rows.stop - rows.start)
+        )
 
     def tag(self, **tags: Any) -> None:
-        """Add metadata: JSON under the key ``BUTTERFLY_SDM_NAME``; to be called when all rows are written."""
+        """
+        Add metadata: JSON under the key ``BUTTERFLY_SDM_NAME``; to be called when all rows are
+        written.
+        """
         tags = {**tags, "sha256": self._digest.hexdigest()}
-        self._target.update_tags(**{f"{TAG}_{name.upper()}": json.dumps(value, sort_keys=True) for name, value in tags.items()})
+        self._target.update_tags(
+            **{
+                f"{TAG}_{name.upper()}": json.dumps(value, sort_keys=True)
+                for name, value in tags.items()
+            }
+        )
 
 
 def _digest(digest: Any, stored: np.ndarray) -> None:
@@ -127,7 +142,13 @@ def open_map(
         raise RasterError(f"A map cannot be stored as {dtype!r}. Use {', '.join(ENCODINGS)}.")
     encoding = ENCODINGS[dtype]
     height, width = shape
-    layout = {"tiled": True, "blockxsize": TILE_PX, "blockysize": TILE_PX, "interleave": "band", "BIGTIFF": "IF_SAFER"}
+    layout = {
+        "tiled": True,
+        "blockxsize": TILE_PX,
+        "blockysize": TILE_PX,
+        "interleave": "band",
+        "BIGTIFF": "IF_SAFER",
+    }
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
@@ -189,20 +210,32 @@ def read_tags(path: Path) -> dict[str, Any]:
         There is no such file, or it is no map of this package.
     """
     if not Path(path).is_file():
-        raise MissingFileError(f"There is no map {path}. Make one with: butterfly-sdm map RUN SCENE --out MAP.tif")
+        raise MissingFileError(
+            f"There is no map {path}. Make one with: butterfly-sdm map RUN SCENE --out MAP.tif"
+        )
     try:
         with rasterio.open(path) as source:
             tags = source.tags()
     except RasterioError as error:
         raise RasterError(
-            f"{path} is not a map: it cannot be read as a GeoTIFF. Name a map that butterfly-sdm map wrote."
+            f"{path} is not a map: it cannot be read as a GeoTIFF. Name a map that butterfly-sdm "
+            "map wrote."
         ) from error
     try:
-        found = {key[len(TAG) + 1 :].lower(): json.loads(value) for key, value in tags.items() if key.startswith(f"{TAG}_")}
+        found = {
+            key[len(TAG) + 1 :].lower(): json.loads(value)
+            for key, value in tags.items()
+            if key.startswith(f"{TAG}_")
+        }
     except ValueError as error:
-        raise RasterError(f"{path} is damaged: its metadata cannot be read ({error}). Make the map again.") from error
+        raise RasterError(
+            f"{path} is damaged: its metadata cannot be read ({error}). Make the map again."
+        ) from error
     if "sha256" not in found:
-        raise RasterError(f"{path} is not a map of butterfly_sdm: its metadata lacks {TAG}_SHA256. Name another file.")
+        raise RasterError(
+            f"{path} is not a map of butterfly_sdm: its metadata lacks {TAG}_SHA256. Name another "
+            "file."
+        )
     return found
 
 
@@ -223,8 +256,13 @@ def check_map(path: Path) -> list[str]:
     from rio_cogeo.cogeo import cog_validate
 
     stated = _stated_checksum(path)
-    if stated is not None and stated != "1220" + sha256(path):  # 1220: the multihash of 32 bytes of SHA-256
-        return [f"{path} was changed after it was written: its bytes no longer have the checksum in its STAC item."]
+    if stated is not None and stated != "1220" + sha256(
+        path
+    ):  # 1220: the multihash of 32 bytes of SHA-256
+        return [
+            f"{path} was changed after it was written: its bytes no longer have the checksum in "
+            "its STAC item."
+        ]
     expected = read_tags(path)["sha256"]
     digest = hashlib.sha256()
     problems = []
@@ -236,7 +274,10 @@ def check_map(path: Path) -> list[str]:
     except RasterioError as error:
         return [f"{path} is damaged: {error}. Make the map again."]
     if digest.hexdigest() != expected:
-        problems.append(f"{path} was changed after it was written: its values no longer have the checksum in its metadata.")
+        problems.append(
+            f"{path} was changed after it was written: its values no longer have the checksum in "
+            "its metadata."
+        )
     _, errors, _ = cog_validate(path)
     problems += [f"{path} is no longer cloud-optimised: {error}" for error in errors]
     return problems
@@ -250,6 +291,10 @@ def _stated_checksum(path: Path) -> str | None:
     value = read_json(item)
     assets = value.get("assets") if isinstance(value, dict) else None
     for asset in assets.values() if isinstance(assets, dict) else ():
-        if isinstance(asset, dict) and Path(str(asset.get("href"))).name == path.name and "file:checksum" in asset:
+        if (
+            isinstance(asset, dict)
+            and Path(str(asset.get("href"))).name == path.name
+            and "file:checksum" in asset
+        ):
             return str(asset["file:checksum"])
     return None

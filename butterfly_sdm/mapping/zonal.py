@@ -34,8 +34,8 @@ def squares_table(path: str | Path, side_m: float, *, crs: str | None = None) ->
     Returns
     -------
     GeoDataFrame
-        One row per square with a value: ``zone`` (easting and northing of its lower left corner in km), ``positions`` (map
-        pixels with a value whose centre lies in it), one column per band.
+        One row per square with a value: ``zone`` (easting and northing of its lower left corner in
+        km), ``positions`` (map pixels with a value whose centre lies in it), one column per band.
 
     Raises
     ------
@@ -44,14 +44,18 @@ def squares_table(path: str | Path, side_m: float, *, crs: str | None = None) ->
     """
     source = MapReader(path)
     if side_m <= 0:
-        raise DataError(f"Squares of {side_m} m are impossible. Give a side in metres, such as 1000.")
+        raise DataError(
+            f"Squares of {side_m} m are impossible. Give a side in metres, such as 1000."
+        )
     target = crs or source.crs
     there = Transformer.from_crs(source.crs, target, always_xy=True)
     sums: dict[tuple[int, int], np.ndarray] = {}
     for window, values in source.blocks():
         x, y = np.meshgrid(*source.centres(window))
         east, north = there.transform(x.ravel(), y.ravel())
-        squares = np.column_stack([np.floor(np.asarray(east) / side_m), np.floor(np.asarray(north) / side_m)]).astype(np.int64)
+        squares = np.column_stack(
+            [np.floor(np.asarray(east) / side_m), np.floor(np.asarray(north) / side_m)]
+        ).astype(np.int64)
         unique, zone = np.unique(squares, axis=0, return_inverse=True)
         table = _sums(values, zone.ravel(), len(unique))
         for place, square in enumerate(map(tuple, unique.tolist())):
@@ -63,9 +67,12 @@ def squares_table(path: str | Path, side_m: float, *, crs: str | None = None) ->
     return gpd.GeoDataFrame(frame, geometry=shapes, crs=target)
 
 
-def polygons_table(path: str | Path, polygons: Path | gpd.GeoDataFrame, *, name: str | None = None) -> gpd.GeoDataFrame:
+def polygons_table(
+    path: str | Path, polygons: Path | gpd.GeoDataFrame, *, name: str | None = None
+) -> gpd.GeoDataFrame:
     """
-    Return the mean of every band over polygons; a map pixel belongs to the polygon its centre lies in.
+    Return the mean of every band over polygons; a map pixel belongs to the polygon its centre lies
+    in.
 
     Parameters
     ----------
@@ -89,9 +96,16 @@ def polygons_table(path: str | Path, polygons: Path | gpd.GeoDataFrame, *, name:
     if polygons.crs is None:
         raise DataError("The polygons have no CRS. Write one into the file, or use set_crs.")
     if name is not None and name not in polygons.columns:
-        raise DataError(f"The polygons have no column {name!r}; they have {', '.join(map(str, polygons.columns))}.")
+        raise DataError(
+            f"The polygons have no column {name!r}; they have "
+            f"{', '.join(map(str, polygons.columns))}."
+        )
     shapes = polygons.to_crs(source.crs).reset_index(drop=True)
-    numbered = [(shape, number + 1) for number, shape in enumerate(shapes.geometry) if shape is not None and not shape.is_empty]
+    numbered = [
+        (shape, number + 1)
+        for number, shape in enumerate(shapes.geometry)
+        if shape is not None and not shape.is_empty
+    ]
     total = np.zeros((len(shapes), len(source.names) + 1))
     for window, values in source.blocks():
         grid = window_transform(window, source.transform)
@@ -102,12 +116,21 @@ def polygons_table(path: str | Path, polygons: Path | gpd.GeoDataFrame, *, name:
         )
         total += _sums(values, zone.ravel(), len(shapes) + 1)[1:]
     frame = _means(source.names, total)
-    frame.insert(0, "zone", shapes[name].astype(str) if name is not None else [str(n) for n in range(1, len(shapes) + 1)])
+    frame.insert(
+        0,
+        "zone",
+        shapes[name].astype(str)
+        if name is not None
+        else [str(n) for n in range(1, len(shapes) + 1)],
+    )
     return gpd.GeoDataFrame(frame, geometry=shapes.geometry, crs=source.crs)
 
 
 def _sums(values: np.ndarray, zone: np.ndarray, zones: int) -> np.ndarray:
-    """Return (zones, bands + 1): the sum of every band over the positions that have a value in all, and their number."""
+    """
+    Return (zones, bands + 1): the sum of every band over the positions that have a value in all,
+    and their number.
+    """
     flat = values.reshape(len(values), -1)
     known = np.isfinite(flat).all(axis=0)
     sums = [np.bincount(zone[known], weights=band[known], minlength=zones) for band in flat]
@@ -116,7 +139,12 @@ def _sums(values: np.ndarray, zone: np.ndarray, zones: int) -> np.ndarray:
 
 def _means(names: Sequence[str], sums: np.ndarray) -> pd.DataFrame:
     count = sums[:, -1]
-    means = np.divide(sums[:, :-1], count[:, None], out=np.full_like(sums[:, :-1], np.nan), where=count[:, None] > 0)
+    means = np.divide(
+        sums[:, :-1],
+        count[:, None],
+        out=np.full_like(sums[:, :-1], np.nan),
+        where=count[:, None] > 0,
+    )
     frame = pd.DataFrame(means, columns=list(names))
     frame.insert(0, "positions", count.astype(int))
     return frame
@@ -134,7 +162,9 @@ def write_zonal(table: gpd.GeoDataFrame, stem: Path) -> tuple[Path, Path]:
     stem = Path(stem)
     csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
     with atomic_path(csv) as temporary:
-        pd.DataFrame(table.drop(columns="geometry")).to_csv(temporary, index=False, float_format="%.6g")
+        pd.DataFrame(table.drop(columns="geometry")).to_csv(
+            temporary, index=False, float_format="%.6g"
+        )
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary)
     return csv, parquet

@@ -1,7 +1,8 @@
 """
 Networks: stem, backbone, heads, training and ensembles.
 
-``MODELS`` names the class of each kind as ``"module:Class"``; nothing is imported until someone asks for it.
+``MODELS`` names the class of each kind as ``"module:Class"``; nothing is imported until someone
+asks for it.
 """
 
 MODELS: dict[str, str] = {

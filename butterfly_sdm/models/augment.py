@@ -1,4 +1,7 @@
-"""Changes of training sites that leave true what is said of them: images seen from above, numbers known roughly."""
+"""
+Changes of training sites that leave true what is said of them: images seen from above, numbers
+known roughly.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,9 @@ class Augmentation:
     gain: float = 0.05
     band_gain: float = 0.02
 
-    def draw(self, count: int, bands: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(
+        self, count: int, bands: int, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
         """
         Draw what happens to ``count`` images.
 
@@ -43,22 +48,30 @@ class Augmentation:
         """
         haze = self.gain * torch.randn(count, 1, generator=generator)
         light = 1 + haze + self.band_gain * torch.randn(count, bands, generator=generator)
-        ways = torch.randint(8, (count,), generator=generator) if self.turn else torch.zeros(count, dtype=torch.int64)
+        ways = (
+            torch.randint(8, (count,), generator=generator)
+            if self.turn
+            else torch.zeros(count, dtype=torch.int64)
+        )
         return ways, light
 
 
 def turned(images: Tensor, counts: Sequence[int]) -> Tensor:
     """
-    Return images (n, bands, side, side) turned: the first ``counts[0]`` in way 0 of :func:`dihedral`, the next in way 1.
+    Return images (n, bands, side, side) turned: the first ``counts[0]`` in way 0 of
+    :func:`dihedral`, the next in way 1.
 
-    Images of one way lie together, so that turning a batch is one copy and a GPU is never waited for.
+    Images of one way lie together, so that turning a batch is one copy and a GPU is never waited
+    for.
     """
     if counts[0] == len(images):
         return images
     # Turning moves bytes: not every device turns unsigned numbers.
     bytes_of = images.view(torch.int16) if images.dtype == torch.uint16 else images
     parts = bytes_of.split(list(counts))
-    return torch.cat([dihedral(part, way) for way, part in enumerate(parts) if len(part)]).view(images.dtype)
+    return torch.cat([dihedral(part, way) for way, part in enumerate(parts) if len(part)]).view(
+        images.dtype
+    )
 
 
 def dihedral(image: Tensor, way: int) -> Tensor:
@@ -70,7 +83,8 @@ def dihedral(image: Tensor, way: int) -> Tensor:
 @dataclass(frozen=True)
 class Blur:
     """
-    Noise on the numbers of training sites, so that no site can be told from its neighbours and learned by heart.
+    Noise on the numbers of training sites, so that no site can be told from its neighbours and
+    learned by heart.
 
     Attributes
     ----------
@@ -83,18 +97,23 @@ class Blur:
     covariates: Tensor | None = None
     position: Tensor | None = None
 
-    def of(self, name: str, values: Tensor, places: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def of(
+        self, name: str, values: Tensor, places: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Return the ``covariates`` or the ``position`` of the sites at ``places`` with noise."""
         if name == "covariates" and self.covariates is not None:
             return values + self.covariates * torch.randn(values.shape, generator=generator)
         if name == "position" and self.position is not None:
-            return values + self.position[places, None] * torch.randn(values.shape, generator=generator)
+            return values + self.position[places, None] * torch.randn(
+                values.shape, generator=generator
+            )
         return values
 
 
 def distance_to_neighbour(position: Tensor, which: int) -> Tensor:
     """
-    Return how far from each position (n, 2) the ``which``-th nearest of the others lies, in metres; 0 where none is known.
+    Return how far from each position (n, 2) the ``which``-th nearest of the others lies, in metres;
+    0 where none is known.
 
     Where sites lie thick a position says more than where they lie thin.
     """

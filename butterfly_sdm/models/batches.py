@@ -34,8 +34,8 @@ class SiteBatches(TorchDataset[Batch]):
     pooled
         (views, n, channels) features of a frozen trunk, computed once; then no tile is read.
     augmentation
-        What is done to images: beside its turns and lights the cut may lie anywhere in a larger tile. None: nothing, the cut is
-        the middle.
+        What is done to images: beside its turns and lights the cut may lie anywhere in a larger
+        tile. None: nothing, the cut is the middle.
     blur
         Noise on covariates and positions. None: they are exact.
     hide
@@ -64,19 +64,26 @@ class SiteBatches(TorchDataset[Batch]):
         return self.inputs.tile_rows is not None and self.pooled is None and self.reader is not None
 
     def __getitem__(self, draw: tuple[Sequence[int], int]) -> Batch:
-        """Return the batch of some places; what is drawn at random follows from the number beside them."""
+        """
+        Return the batch of some places; what is drawn at random follows from the number beside
+        them.
+        """
         return self.load(draw)
 
     def load(self, draw: tuple[Sequence[int], int], *, into: Tensor | None = None) -> Batch:
         """
-        Return the batch of some places; what is drawn at random follows from the number beside them, whenever it is loaded.
+        Return the batch of some places; what is drawn at random follows from the number beside
+        them, whenever it is loaded.
 
         Parameters
         ----------
         into
             Memory for the tiles, see :meth:`butterfly_sdm.data.loader.TileReader.read`.
         """
-        places, generator = torch.as_tensor(draw[0], dtype=torch.int64), torch.Generator().manual_seed(draw[1])
+        places, generator = (
+            torch.as_tensor(draw[0], dtype=torch.int64),
+            torch.Generator().manual_seed(draw[1]),
+        )
         inputs, reader, augmentation = self.inputs, self.reader, self.augmentation
         ways = light = None
         if reader is not None and self.reads_tiles and augmentation is not None:
@@ -87,7 +94,11 @@ class SiteBatches(TorchDataset[Batch]):
         def hidden() -> Tensor:
             return torch.rand(len(places), generator=generator) < self.hide
 
-        batch: Batch = {"place": places, "detections": inputs.detections[places], "visits": inputs.visits[places]}
+        batch: Batch = {
+            "place": places,
+            "detections": inputs.detections[places],
+            "visits": inputs.visits[places],
+        }
         for name, table in (("covariates", inputs.covariates), ("position", inputs.position)):
             if table is not None:
                 batch[name] = table[places]
@@ -112,7 +123,9 @@ class SiteBatches(TorchDataset[Batch]):
         elif reader is not None:
             corners = None
             if augmentation is not None and max(reader.slack) > 0:
-                corners = (torch.rand(len(rows), 2, generator=generator) * (torch.tensor(reader.slack) + 1)).long()
+                corners = (
+                    torch.rand(len(rows), 2, generator=generator) * (torch.tensor(reader.slack) + 1)
+                ).long()
             batch["counts"] = reader.read(rows, corners, into=into)
             if ways is not None and light is not None:
                 batch["light"] = light[seen]
@@ -134,7 +147,9 @@ class Feed:
         Batches that may be in use at once; the tiles of older ones are written over.
     """
 
-    def __init__(self, part: SiteBatches, order: Shuffled, *, pin: bool = False, keep: int = 1) -> None:
+    def __init__(
+        self, part: SiteBatches, order: Shuffled, *, pin: bool = False, keep: int = 1
+    ) -> None:
         self.part, self.order, self.pin, self.keep = part, order, pin, keep
 
     def __len__(self) -> int:
@@ -143,28 +158,45 @@ class Feed:
     def __iter__(self) -> Iterator[Batch]:
         reader = self.part.reader if self.part.reads_tiles else None
         if self.pin:
-            # Each batch has memory of its own: PyTorch gives it out again only after the device has fetched it.
+            # Each batch has memory of its own: PyTorch gives it out again only after the device has
+            # fetched it.
             for draw in self.order:
-                batch = self.part.load(draw, into=None if reader is None else reader.memory(len(draw[0]), pin=True))
+                batch = self.part.load(
+                    draw, into=None if reader is None else reader.memory(len(draw[0]), pin=True)
+                )
                 yield {
-                    name: value.pin_memory() if isinstance(value, Tensor) and not value.is_pinned() else value
+                    name: value.pin_memory()
+                    if isinstance(value, Tensor) and not value.is_pinned()
+                    else value
                     for name, value in batch.items()
                 }
             return
-        memory = [reader.memory(self.order.largest) for _ in range(self.keep)] if reader is not None else [None]
+        memory = (
+            [reader.memory(self.order.largest) for _ in range(self.keep)]
+            if reader is not None
+            else [None]
+        )
         for number, draw in enumerate(self.order):
             yield self.part.load(draw, into=memory[number % len(memory)])
 
 
 class Shuffled(Sampler[tuple[list[int], int]]):
     """
-    Batches of one process in an order that follows from the seed and the epoch alone, so that a resumed fit sees the same.
+    Batches of one process in an order that follows from the seed and the epoch alone, so that a
+    resumed fit sees the same.
 
     A last batch of a single site joins the one before it: batch statistics need two.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, seed: int, rank: int = 0, processes: int = 1, shuffle: bool = True
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        shuffle: bool = True,
     ) -> None:
         self.count, self.batch_size, self.seed = count, batch_size, seed
         self.rank, self.processes, self.shuffle = rank, processes, shuffle
@@ -175,7 +207,11 @@ class Shuffled(Sampler[tuple[list[int], int]]):
         self.epoch = epoch
 
     def _edges(self) -> list[int]:
-        own = math.ceil(self.count / self.processes) if self.shuffle else len(range(self.rank, self.count, self.processes))
+        own = (
+            math.ceil(self.count / self.processes)
+            if self.shuffle
+            else len(range(self.rank, self.count, self.processes))
+        )
         edges = [*range(0, own, self.batch_size), own]
         if self.shuffle and len(edges) > 2 and edges[-1] - edges[-2] == 1:
             del edges[-2]
@@ -192,7 +228,10 @@ class Shuffled(Sampler[tuple[list[int], int]]):
     def __iter__(self) -> Iterator[tuple[list[int], int]]:
         order = torch.arange(self.count)
         if self.shuffle:
-            order = torch.randperm(self.count, generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch))
+            order = torch.randperm(
+                self.count,
+                generator=torch.Generator().manual_seed(self.seed * 100_003 + self.epoch),
+            )
             lacking = -self.count % self.processes  # every process takes equally many steps
             order = torch.cat([order, order[:lacking]])
         own = order[self.rank :: self.processes].tolist()
@@ -201,11 +240,17 @@ class Shuffled(Sampler[tuple[list[int], int]]):
         return iter([(own[start:end], first + 7_919 * start) for start, end in pairwise(edges)])
 
 
-def predict_batch(net: PresenceNet, batch: Batch, reader: TileReader | None) -> tuple[Tensor, Tensor]:
-    """Return logits and embeddings of one batch of :class:`SiteBatches`, on the device of the batch."""
+def predict_batch(
+    net: PresenceNet, batch: Batch, reader: TileReader | None
+) -> tuple[Tensor, Tensor]:
+    """
+    Return logits and embeddings of one batch of :class:`SiteBatches`, on the device of the batch.
+    """
     image = None
     if "counts" in batch and reader is not None:
-        image = image_of(net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns"))
+        image = image_of(
+            net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns")
+        )
     return net(
         image,
         batch.get("covariates"),
@@ -216,7 +261,12 @@ def predict_batch(net: PresenceNet, batch: Batch, reader: TileReader | None) -> 
 
 
 def image_of(
-    net: PresenceNet, counts: Tensor, reader: TileReader, *, light: Tensor | None = None, turns: Sequence[int] | None = None
+    net: PresenceNet,
+    counts: Tensor,
+    reader: TileReader,
+    *,
+    light: Tensor | None = None,
+    turns: Sequence[int] | None = None,
 ) -> Tensor:
     """
     Return the input of the trunk for counts, in few passes over the pixels.
@@ -228,7 +278,8 @@ def image_of(
     light
         (n, bands) factors on the reflectance; None: 1.
     turns
-        How many images are turned in each way, see :func:`butterfly_sdm.models.augment.turned`; None: none.
+        How many images are turned in each way, see :func:`butterfly_sdm.models.augment.turned`;
+        None: none.
 
     Returns
     -------
@@ -239,13 +290,22 @@ def image_of(
         counts = turned(counts, turns)
     image = counts.to(torch.float32, memory_format=torch.channels_last)
     valid = (image != reader.card.nodata).all(dim=1, keepdim=True)
-    factor = reader.card.scale / net.std if light is None else reader.card.scale / net.std * light  # (bands,) or (n, bands)
+    factor = (
+        reader.card.scale / net.std if light is None else reader.card.scale / net.std * light
+    )  # (bands,) or (n, bands)
     shift = -reader.card.offset * factor - net.mean / net.std
-    return image.mul_(factor[..., None, None]).add_(shift[..., None, None]).masked_fill_(~valid, 0.0)
+    return (
+        image.mul_(factor[..., None, None]).add_(shift[..., None, None]).masked_fill_(~valid, 0.0)
+    )
 
 
 def trunk_features(
-    net: PresenceNet, inputs: SiteInputs, reader: TileReader, *, views: int, device: torch.device | str = "cpu"
+    net: PresenceNet,
+    inputs: SiteInputs,
+    reader: TileReader,
+    *,
+    views: int,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """
     Run a frozen trunk once over all tiles.

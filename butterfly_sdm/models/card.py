@@ -24,6 +24,13 @@ def read_model_card(folder: Path, kind: str) -> dict[str, Any]:
     value = read_json(folder / "model.json")
     if not isinstance(value, dict) or value.get("format") != FORMAT or value.get("kind") != kind:
         article = "an" if kind[0] in "aeiou" else "a"
-        raise ModelError(f"{folder / 'model.json'} does not describe {article} {kind} of butterfly_sdm.")
-    check_version(value.get("format_version"), FORMAT_VERSION, f"The model in {folder}", "butterfly-sdm train CONFIG")
+        raise ModelError(
+            f"{folder / 'model.json'} does not describe {article} {kind} of butterfly_sdm."
+        )
+    check_version(
+        value.get("format_version"),
+        FORMAT_VERSION,
+        f"The model in {folder}",
+        "butterfly-sdm train CONFIG",
+    )
     return value

@@ -49,7 +49,8 @@ class Ensemble:
     @classmethod
     def of_networks(cls, count: int, *, seed: int = 0, **settings: Any) -> Ensemble:
         """
-        Return an unfitted ensemble of networks that differ in their seeds: ``seed``, ``seed + 1``, and so on.
+        Return an unfitted ensemble of networks that differ in their seeds: ``seed``, ``seed + 1``,
+        and so on.
 
         Parameters
         ----------
@@ -83,7 +84,9 @@ class Ensemble:
     def history(self) -> pd.DataFrame:
         """One row per member and epoch."""
         tables = [getattr(member, "history", pd.DataFrame()) for member in self.members]
-        return pd.concat([table.assign(member=place) for place, table in enumerate(tables)], ignore_index=True)
+        return pd.concat(
+            [table.assign(member=place) for place, table in enumerate(tables)], ignore_index=True
+        )
 
     def fit(
         self,
@@ -101,7 +104,13 @@ class Ensemble:
         """
         for place, member in enumerate(self.members):
             own = None if folder is None else Path(folder) / "members" / str(place)
-            member.fit(dataset, sites, validation=validation, folder=own, progress=_shifted(progress, place, len(self.members)))
+            member.fit(
+                dataset,
+                sites,
+                validation=validation,
+                folder=own,
+                progress=_shifted(progress, place, len(self.members)),
+            )
         if folder is not None:
             with atomic_path(Path(folder) / "history.csv") as path:
                 self.history.to_csv(path, index=False)
@@ -113,7 +122,8 @@ class Ensemble:
 
     def spread(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """
-        Return the standard deviation over members (sites, species): how much of a claim is owed to the start of the fit.
+        Return the standard deviation over members (sites, species): how much of a claim is owed to
+        the start of the fit.
 
         Raises
         ------
@@ -121,7 +131,9 @@ class Ensemble:
             There is only one member.
         """
         if len(self.members) < 2:
-            raise ModelError("One member alone cannot disagree: an ensemble needs two for a spread.")
+            raise ModelError(
+                "One member alone cannot disagree: an ensemble needs two for a spread."
+            )
         tables = self.predict_members(dataset, sites)
         values = np.stack([table.to_numpy() for table in tables]).std(axis=0, ddof=1)
         return pd.DataFrame(values, index=tables[0].index, columns=tables[0].columns)
@@ -135,8 +147,14 @@ class Ensemble:
         first = tables[0]
         for table in tables[1:]:
             if tuple(table.columns) != tuple(first.columns):
-                raise ModelError("The members of the ensemble do not predict the same species in the same order.")
-        return pd.DataFrame(np.mean([table.to_numpy() for table in tables], axis=0), index=first.index, columns=first.columns)
+                raise ModelError(
+                    "The members of the ensemble do not predict the same species in the same order."
+                )
+        return pd.DataFrame(
+            np.mean([table.to_numpy() for table in tables], axis=0),
+            index=first.index,
+            columns=first.columns,
+        )
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and one folder per member into ``folder``."""
@@ -157,7 +175,9 @@ class Ensemble:
         )
 
     @classmethod
-    def load(cls, folder: Path, *, load_member: Callable[[Path], Predictor] | None = None) -> Ensemble:
+    def load(
+        cls, folder: Path, *, load_member: Callable[[Path], Predictor] | None = None
+    ) -> Ensemble:
         """
         Read what :meth:`save` wrote.
 
@@ -176,20 +196,37 @@ class Ensemble:
         folder = Path(folder)
         value = read_model_card(folder, cls.kind)
         names = value.get("members")
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise ArtefactError(f"{folder / 'model.json'} is damaged: it does not list its members. Train again.")
+        if (
+            not isinstance(names, list)
+            or not names
+            or not all(isinstance(name, str) for name in names)
+        ):
+            raise ArtefactError(
+                f"{folder / 'model.json'} is damaged: it does not list its members. Train again."
+            )
         root = folder.resolve()
         for name in names:
             if not (root / name).resolve().is_relative_to(root):
-                raise ArtefactError(f"{folder / 'model.json'} names the member {name!r}, which lies outside the run.")
+                raise ArtefactError(
+                    f"{folder / 'model.json'} names the member {name!r}, which lies outside the "
+                    "run."
+                )
         loaded = cls([(load_member or _load_member)(folder / name) for name in names])
         for place, member in enumerate(loaded.members):
             if tuple(member.species) != tuple(value.get("species", ())):
-                raise ModelError(f"Member {place} of {folder} does not predict the species that model.json names. Train again.")
+                raise ModelError(
+                    f"Member {place} of {folder} does not predict the species that model.json "
+                    "names. Train again."
+                )
         return loaded
 
     @classmethod
-    def of_runs(cls, folders: Sequence[str | Path], *, load_member: Callable[[Path], Predictor] | None = None) -> Ensemble:
+    def of_runs(
+        cls,
+        folders: Sequence[str | Path],
+        *,
+        load_member: Callable[[Path], Predictor] | None = None,
+    ) -> Ensemble:
         """
         Join the fitted models of several run folders.
 
@@ -210,7 +247,10 @@ class Ensemble:
         members = [(load_member or _load_member)(Path(folder)) for folder in folders]
         for folder, member in zip(folders, members, strict=True):
             if tuple(member.species) != tuple(members[0].species):
-                raise DataError(f"The runs {folders[0]} and {folder} do not predict the same species, so they have no mean.")
+                raise DataError(
+                    f"The runs {folders[0]} and {folder} do not predict the same species, so they "
+                    "have no mean."
+                )
         return cls(members)
 
 
@@ -218,7 +258,9 @@ def _load_member(folder: Path) -> Predictor:
     value = read_json(folder / "model.json")
     kind = value.get("kind") if isinstance(value, dict) else None
     if kind not in MODELS:
-        raise ModelError(f"{folder} holds a {kind!r}; members of an ensemble are read as {', '.join(MODELS)}.")
+        raise ModelError(
+            f"{folder} holds a {kind!r}; members of an ensemble are read as {', '.join(MODELS)}."
+        )
     module, _, name = MODELS[kind].partition(":")
     return getattr(importlib.import_module(module), name).load(folder)  # type: ignore[no-any-return]
 

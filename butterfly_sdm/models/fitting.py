@@ -87,7 +87,11 @@ class Fitting(lightning.LightningModule):
         """Learn which share of the sites this process sees."""
         s = self.settings
         self.order = Shuffled(
-            len(self.parts[0]), s.batch_size, seed=s.seed, rank=self.trainer.global_rank, processes=self.trainer.world_size
+            len(self.parts[0]),
+            s.batch_size,
+            seed=s.seed,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
         )
         # Lightning draws the order of the first epoch before it says which one that is.
         self.order.set_epoch(self.first_epoch)
@@ -102,14 +106,21 @@ class Fitting(lightning.LightningModule):
         if self.parts[1] is None:
             return []
         order = Shuffled(
-            len(self.parts[1]), 2 * self.settings.batch_size, seed=0, rank=self.trainer.global_rank,
-            processes=self.trainer.world_size, shuffle=False,
-        )  # fmt: skip
+            len(self.parts[1]),
+            2 * self.settings.batch_size,
+            seed=0,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+            shuffle=False,
+        )
         return self._feed(self.parts[1], order)
 
     def _feed(self, part: SiteBatches, order: Shuffled) -> Feed | ReadAhead[Batch]:
-        # One batch with the reader, AHEAD waiting, one in the step, one that the loop has not let go of.
-        feed = Feed(part, order, pin=self.trainer.strategy.root_device.type == "cuda", keep=AHEAD + 3)
+        # One batch with the reader, AHEAD waiting, one in the step, one that the loop has not let
+        # go of.
+        feed = Feed(
+            part, order, pin=self.trainer.strategy.root_device.type == "cuda", keep=AHEAD + 3
+        )
         return ReadAhead(feed, AHEAD) if part.reads_tiles else feed
 
     def configure_optimizers(self) -> Any:
@@ -121,8 +132,12 @@ class Fitting(lightning.LightningModule):
         for parameter in self.parameters():
             if parameter.requires_grad or will_learn:
                 (decayed if parameter.ndim > 1 else plain).append(parameter)
-        groups = [{"params": decayed, "weight_decay": s.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        # One pass over the weights; but 16-mixed scales gradients, and the fused step would undo that too late to clip them.
+        groups = [
+            {"params": decayed, "weight_decay": s.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        # One pass over the weights; but 16-mixed scales gradients, and the fused step would undo
+        # that too late to clip them.
         optimiser = torch.optim.AdamW(groups, lr=s.learning_rate, fused=s.precision != "16-mixed")
         if s.schedule == "constant":
             return optimiser
@@ -132,15 +147,24 @@ class Fitting(lightning.LightningModule):
         def factor(step: int) -> float:
             if step < warm:
                 return (step + 1) / (warm + 1)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm)))) + 1e-3
+            return (
+                0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+                + 1e-3
+            )
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
-        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Shorten long gradients. Lightning itself refuses a fused optimiser under bf16, though nothing is scaled there."""
+        """
+        Shorten long gradients. Lightning itself refuses a fused optimiser under bf16, though
+        nothing is scaled there.
+        """
         if gradient_clip_val:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
 
@@ -148,7 +172,11 @@ class Fitting(lightning.LightningModule):
         """Order the sites for this epoch, and unfreeze when it is time."""
         s = self.settings
         self.order.set_epoch(self.current_epoch)
-        if s.unfreeze_after is not None and self.current_epoch >= s.unfreeze_after and self.net.frozen != "nothing":
+        if (
+            s.unfreeze_after is not None
+            and self.current_epoch >= s.unfreeze_after
+            and self.net.frozen != "nothing"
+        ):
             log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
             self.net.freeze("nothing")
         self.sums = {"loss": 0.0, "regulariser": 0.0, "sites": 0.0}
@@ -159,7 +187,10 @@ class Fitting(lightning.LightningModule):
         return predict_batch(self.net, batch, self.parts[0].reader)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch, step and process."""
+        """
+        Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch,
+        step and process.
+        """
         epoch = self.settings.seed * 100_003 + self.current_epoch
         torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
         logits, z = self.forward(batch)
@@ -200,7 +231,10 @@ class Fitting(lightning.LightningModule):
 
 
 class Journal(Callback):
-    """Keep the rows of ``history.csv``, the best weights and how long nothing got better; all of it lies in the checkpoint."""
+    """
+    Keep the rows of ``history.csv``, the best weights and how long nothing got better; all of it
+    lies in the checkpoint.
+    """
 
     def __init__(self, settings: FitSettings, folder: Path | None, progress: Progress) -> None:
         self.settings, self.folder, self.progress = settings, folder, progress
@@ -216,18 +250,25 @@ class Journal(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint keeps."""
-        return {name: getattr(self, name) for name in ("rows", "best", "best_epoch", "waited", "weights", "finished")}
+        return {
+            name: getattr(self, name)
+            for name in ("rows", "best", "best_epoch", "waited", "weights", "finished")
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a checkpoint."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
-    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
         """Write the row of this epoch and keep the weights if they are the best so far."""
         assert isinstance(pl_module, Fitting)
         sites = max(pl_module.sums["sites"], 1.0)
-        loss, term = (float(pl_module.sums[name]) / sites for name in ("loss", "regulariser"))  # waits for the device
+        loss, term = (
+            float(pl_module.sums[name]) / sites for name in ("loss", "regulariser")
+        )  # waits for the device
         seconds = max(time.perf_counter() - pl_module.started, 1e-9)
         row = {
             "epoch": float(trainer.current_epoch),
@@ -237,16 +278,21 @@ class Journal(Callback):
             **pl_module.scores,
             "seconds": seconds,
             "sites_per_second": sites * trainer.world_size / seconds,
-            "waiting": getattr(pl_module.feed, "waited_s", 0.0) / seconds,  # share of the epoch that waited for tiles
+            "waiting": getattr(pl_module.feed, "waited_s", 0.0)
+            / seconds,  # share of the epoch that waited for tiles
         }
         if not math.isfinite(row["train_loss"]):
             raise ModelError(
-                f"The training loss became {row['train_loss']} in epoch {trainer.current_epoch}. Lower "
+                f"The training loss became {row['train_loss']} in epoch {trainer.current_epoch}. "
+                "Lower "
                 "train.fit.learning_rate, or use precision 32-true."
             )
         self.rows.append(row)
         if trainer.logger is not None:
-            trainer.logger.log_metrics({name: value for name, value in row.items() if name != "epoch"}, trainer.current_epoch)
+            trainer.logger.log_metrics(
+                {name: value for name, value in row.items() if name != "epoch"},
+                trainer.current_epoch,
+            )
         score = pl_module.scores.get(f"validation_{self.settings.score}")
         better = score is None or self.best is None or score < self.best
         if better:
@@ -254,15 +300,26 @@ class Journal(Callback):
         else:
             self.waited += 1
         if better or self.settings.keep == "last":
-            self.weights = {name: value.detach().cpu().clone() for name, value in pl_module.net.state_dict().items()}
-        if self.settings.patience is not None and score is not None and self.waited >= self.settings.patience:
+            self.weights = {
+                name: value.detach().cpu().clone()
+                for name, value in pl_module.net.state_dict().items()
+            }
+        if (
+            self.settings.patience is not None
+            and score is not None
+            and self.waited >= self.settings.patience
+        ):
             trainer.should_stop = True
         self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.settings.epochs
         if trainer.is_global_zero:
             if self.folder is not None:
                 with atomic_path(self.folder / "history.csv") as path:
                     self.table().to_csv(path, index=False)
-            self.progress("fit", self.settings.epochs if self.finished else len(self.rows), self.settings.epochs)
+            self.progress(
+                "fit",
+                self.settings.epochs if self.finished else len(self.rows),
+                self.settings.epochs,
+            )
 
     def table(self) -> pd.DataFrame:
         """Return one row per epoch."""
@@ -270,15 +327,17 @@ class Journal(Callback):
         return table.astype({"epoch": int}) if len(table) else table
 
 
-def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress = silent) -> Journal:
+def run_fit(
+    fitting: Fitting, *, folder: Path | None = None, progress: Progress = silent
+) -> Journal:
     """
     Fit, or continue an interrupted fit, and leave the best weights in the network.
 
     Parameters
     ----------
     folder
-        Checkpoints go to ``folder/checkpoints`` after every epoch, the history to ``folder/history.csv``. None: nothing is
-        kept.
+        Checkpoints go to ``folder/checkpoints`` after every epoch, the history to
+        ``folder/history.csv``. None: nothing is kept.
 
     Raises
     ------
@@ -292,7 +351,9 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
     s = fitting.settings
     processes = _processes(s)
     if processes > 1 and folder is None:
-        with tempfile.TemporaryDirectory() as temporary:  # the result comes back from the other processes in a file
+        with (
+            tempfile.TemporaryDirectory() as temporary
+        ):  # the result comes back from the other processes in a file
             return run_fit(fitting, folder=Path(temporary), progress=progress)
     journal = Journal(s, folder, progress)
     callbacks: list[Callback] = [journal]
@@ -301,7 +362,11 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
         last = Path(folder) / "checkpoints" / "last.ckpt"
         callbacks.append(
             ModelCheckpoint(
-                last.parent, filename="last", save_top_k=1, enable_version_counter=False, save_on_train_epoch_end=True
+                last.parent,
+                filename="last",
+                save_top_k=1,
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
             )
         )
     state = _read_checkpoint(last) if last is not None and last.is_file() else None
@@ -316,8 +381,9 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
                 trainer = lightning.Trainer(
                     accelerator=s.accelerator,
                     devices=processes,
-                    # Spawned, so that only this process writes the run; a relaunched program would write it once per device.
-                    # What a batch lacks (a modality, say) leaves parameters without gradient, in one process or in all.
+                    # Spawned, so that only this process writes the run; a relaunched program would
+                    # write it once per device. What a batch lacks (a modality, say) leaves
+                    # parameters without gradient, in one process or in all.
                     strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
                     precision=s.precision,
                     max_epochs=s.epochs,
@@ -332,12 +398,19 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
                     use_distributed_sampler=False,
                     deterministic="warn" if s.deterministic else False,
                     default_root_dir=folder,
-                )  # fmt: skip
-            except (ValueError, RuntimeError, lightning.pytorch.utilities.exceptions.MisconfigurationException) as error:
+                )
+            except (
+                ValueError,
+                RuntimeError,
+                lightning.pytorch.utilities.exceptions.MisconfigurationException,
+            ) as error:
                 raise ModelError(
-                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision {s.precision!r} cannot be used: {error}"
+                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision "
+                    f"{s.precision!r} cannot be used: {error}"
                 ) from error
-            trainer.fit(fitting, ckpt_path=str(last) if state is not None else None, weights_only=True)
+            trainer.fit(
+                fitting, ckpt_path=str(last) if state is not None else None, weights_only=True
+            )
         if processes > 1 and last is not None:
             journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])
     fitting.net.load_state_dict(journal.weights)
@@ -348,7 +421,9 @@ def run_fit(fitting: Fitting, *, folder: Path | None = None, progress: Progress 
 def _processes(settings: FitSettings) -> int:
     if settings.devices != "auto":
         return settings.devices
-    return max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
+    return (
+        max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
+    )
 
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:
@@ -357,7 +432,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         value["callbacks"]["Journal"]
     except Exception as error:
         raise ArtefactError(
-            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove its folder to train from the start."
+            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove its folder to "
+            "train from the start."
         ) from error
     return value  # type: ignore[no-any-return]
 
@@ -371,16 +447,25 @@ def _logger(settings: FitSettings, folder: Path | None) -> Any:
         return TensorBoardLogger(folder, name="tensorboard", version="")
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"train.fit.tensorboard needs TensorBoard: {how_to_install('tensorboard')}. Without it history.csv says the same."
+            f"train.fit.tensorboard needs TensorBoard: {how_to_install('tensorboard')}. Without it "
+            "history.csv says the same."
         ) from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's tips, banners and warnings about settings chosen on purpose away from the terminal."""
+    """
+    Keep Lightning's tips, banners and warnings about settings chosen on purpose away from the
+    terminal.
+    """
     loggers = [
         logging.getLogger(name)
-        for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero")
+        for name in (
+            "lightning",
+            "lightning.pytorch",
+            "lightning.fabric",
+            "lightning.pytorch.utilities.rank_zero",
+        )
     ]
     levels = [logger.level for logger in loggers]
     try:
@@ -388,7 +473,9 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
-            warnings.filterwarnings("ignore", category=FutureWarning, message=".*(treespec|LeafSpec).*")
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, message=".*(treespec|LeafSpec).*"
+            )
             warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
             yield
     finally:

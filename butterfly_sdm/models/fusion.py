@@ -1,4 +1,6 @@
-"""Join what the image, the covariates and the position say about a site; each of them may be missing."""
+"""
+Join what the image, the covariates and the position say about a site; each of them may be missing.
+"""
 
 from __future__ import annotations
 
@@ -14,18 +16,21 @@ class PositionEncoding(nn.Module):
     """
     Random Fourier features of a position [1]_.
 
-    Positions are standardised by the training sites, so that one unit is one standard deviation of where the sites lie.
+    Positions are standardised by the training sites, so that one unit is one standard deviation of
+    where the sites lie.
 
     Parameters
     ----------
     features
         Number of waves; each gives a sine and a cosine.
     scale
-        Standard deviation of the wave numbers in cycles per unit: larger values let presence vary over shorter distances.
+        Standard deviation of the wave numbers in cycles per unit: larger values let presence vary
+        over shorter distances.
 
     References
     ----------
-    .. [1] Rahimi & Recht (2007). Random features for large-scale kernel machines. NeurIPS 20; Tancik et al. (2020). Fourier
+    .. [1] Rahimi & Recht (2007). Random features for large-scale kernel machines. NeurIPS 20;
+           Tancik et al. (2020). Fourier
        features let networks learn high frequency functions in low dimensional domains. NeurIPS 33.
     """
 
@@ -38,7 +43,10 @@ class PositionEncoding(nn.Module):
         self.length = 2 * features + 2
 
     def forward(self, position: Tensor) -> Tensor:
-        """Return (n, length) numbers for standardised positions (n, 2): the position itself and its waves."""
+        """
+        Return (n, length) numbers for standardised positions (n, 2): the position itself and its
+        waves.
+        """
         angle = 2 * torch.pi * position @ self.waves
         return torch.cat([position, angle.sin(), angle.cos()], dim=1)
 
@@ -53,17 +61,26 @@ class Branch(nn.Module):
         Length of its input; 0 if the input already is a vector of the common length.
     """
 
-    def __init__(self, inputs: int, length: int, *, hidden: int = 128, dropout: float = 0.0) -> None:
+    def __init__(
+        self, inputs: int, length: int, *, hidden: int = 128, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.missing = nn.Parameter(torch.zeros(length))
         self.layers: nn.Module = nn.Identity()
         if inputs:
             self.layers = nn.Sequential(
-                nn.Linear(inputs, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, length), nn.LayerNorm(length)
+                nn.Linear(inputs, hidden),
+                nn.GELU(),
+                nn.Dropout(dropout),
+                nn.Linear(hidden, length),
+                nn.LayerNorm(length),
             )
 
     def start_at_unit_length(self) -> None:
-        """Let its vectors have the length of an embedding of an image at first, not sqrt(length) times as much."""
+        """
+        Let its vectors have the length of an embedding of an image at first, not sqrt(length) times
+        as much.
+        """
         last = self.layers[-1] if isinstance(self.layers, nn.Sequential) else None
         if isinstance(last, nn.LayerNorm):
             nn.init.constant_(last.weight, len(self.missing) ** -0.5)
@@ -82,7 +99,11 @@ class Branch(nn.Module):
         if value is None:
             return self.missing.expand(rows, -1)
         encoded = self.layers(value)
-        return encoded if present is None else torch.where(present[:, None], encoded, self.missing.to(encoded.dtype))
+        return (
+            encoded
+            if present is None
+            else torch.where(present[:, None], encoded, self.missing.to(encoded.dtype))
+        )
 
 
 class Fusion(nn.Module):
@@ -94,7 +115,8 @@ class Fusion(nn.Module):
     modalities
         How many there are.
     rule
-        ``concatenate``: one linear layer over all. ``gate``: a weighted sum with weights that depend on all.
+        ``concatenate``: one linear layer over all. ``gate``: a weighted sum with weights that
+        depend on all.
     """
 
     def __init__(self, modalities: int, length: int, *, rule: FusionRule = "concatenate") -> None:
@@ -104,10 +126,12 @@ class Fusion(nn.Module):
 
     def start_from_first(self) -> None:
         """
-        Let the joined vector be nearly the first one at first, so that the others learn what it leaves over.
+        Let the joined vector be nearly the first one at first, so that the others learn what it
+        leaves over.
 
-        Numbers tell training sites apart long before a trunk has learned what their images have in common; joined on equal
-        terms they are learned by heart, and the image is not learned at all.
+        Numbers tell training sites apart long before a trunk has learned what their images have in
+        common; joined on equal terms they are learned by heart, and the image is not learned at
+        all.
         """
         if self.rule != "concatenate":
             return

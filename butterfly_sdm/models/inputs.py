@@ -1,4 +1,7 @@
-"""What a network sees of sites: tiles by band name, covariates by name, positions; and what it learns from: k of n."""
+"""
+What a network sees of sites: tiles by band name, covariates by name, positions; and what it learns
+from: k of n.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,8 @@ def site_inputs(
     reader: TileReader | None = None,
 ) -> SiteInputs:
     """
-    Return what a network sees of ``sites``; what the data set lacks is missing, as long as something is left.
+    Return what a network sees of ``sites``; what the data set lacks is missing, as long as
+    something is left.
 
     Parameters
     ----------
@@ -83,19 +87,31 @@ def site_inputs(
         elif dataset.tiles is not None and reader is not None:
             tile_rows = torch.from_numpy(dataset.sites["tile_row"].to_numpy(dtype=np.int64)[rows])
         if tile_rows is None:
-            log.warning("The data set %r has no tiles: predicting without imagery.", dataset.card.name)
+            log.warning(
+                "The data set %r has no tiles: predicting without imagery.", dataset.card.name
+            )
     if covariates:
         own = dataset.covariates
         absent = [name for name in covariates if own is None or name not in own.columns]
         if absent:
-            log.warning("%d of %d covariates are missing, such as %s.", len(absent), len(covariates), absent[0])
+            log.warning(
+                "%d of %d covariates are missing, such as %s.",
+                len(absent),
+                len(covariates),
+                absent[0],
+            )
         if own is not None and len(absent) < len(covariates):
             values = own.reindex(columns=list(covariates)).to_numpy(dtype=np.float32)[rows]
             table = torch.from_numpy(np.where(np.isfinite(values), values, np.nan))
     if position:
-        place = torch.from_numpy(dataset.sites[["easting", "northing"]].to_numpy(dtype=np.float32)[rows])
+        place = torch.from_numpy(
+            dataset.sites[["easting", "northing"]].to_numpy(dtype=np.float32)[rows]
+        )
     if not image and not position and table is None:
-        raise DataError(f"The data set {dataset.card.name!r} has none of the covariates the network needs. Build it with them.")
+        raise DataError(
+            f"The data set {dataset.card.name!r} has none of the covariates the network needs. "
+            "Build it with them."
+        )
     detections = torch.from_numpy(dataset.detections.to_numpy(dtype=np.float32)[rows])
     visits = torch.from_numpy(dataset.visits.to_numpy(dtype=np.float32)[rows])
     return SiteInputs(tuple(sites), tile_rows, table, place, detections, visits)
@@ -103,7 +119,8 @@ def site_inputs(
 
 def band_statistics(reader: TileReader, rows: Tensor, *, most: int = 512) -> tuple[Tensor, Tensor]:
     """
-    Return mean and standard deviation of the reflectance of each band over the measured pixels of tiles.
+    Return mean and standard deviation of the reflectance of each band over the measured pixels of
+    tiles.
 
     Parameters
     ----------

@@ -1,4 +1,6 @@
-"""The network: trunk, pooling that leaves the surroundings out, projection head and species head."""
+"""
+The network: trunk, pooling that leaves the surroundings out, projection head and species head.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +38,11 @@ class Architecture:
     position
         Whether the network knows where a site lies.
     window_px, margin_px
-        Side of the ground a prediction speaks of, and width of the surroundings the trunk sees beside it.
+        Side of the ground a prediction speaks of, and width of the surroundings the trunk sees
+        beside it.
     padding
-        What the trunk sees beyond the edge of an image, see :class:`~butterfly_sdm.models.backbone.Trunk`.
+        What the trunk sees beyond the edge of an image, see
+        :class:`~butterfly_sdm.models.backbone.Trunk`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -75,12 +79,15 @@ class Architecture:
         """
         try:
             # Before padding could be chosen it was zeros. In JSON a list may stand for a tuple.
-            return TypeAdapter(cls).validate_json(json.dumps({"padding": "zeros"} | value), strict=True)
+            return TypeAdapter(cls).validate_json(
+                json.dumps({"padding": "zeros"} | value), strict=True
+            )
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"]))
             raise ModelError(
-                f"The architecture in model.json is not one this release knows: {where}: {problem['msg']}."
+                f"The architecture in model.json is not one this release knows: {where}: "
+                f"{problem['msg']}."
             ) from None
 
 
@@ -102,13 +109,12 @@ class PresenceNet(nn.Module):
     dense
         Whether a map may share the trunk between windows.
     mean, std
-        (bands,) of the reflectance of the training sites; the image given to :meth:`forward` is standardised with them and 0
-        where nothing was measured.
+        (bands,) of the reflectance of the training sites; the image given to :meth:`forward` is
+        standardised with them and 0 where nothing was measured.
 
-    Notes
-    -----
-    The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the cells of the window only. So the
-    network is trained on what a map over large blocks shows it: true surroundings instead of the zeros that pad an image.
+    Notes ----- The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the
+    cells of the window only. So the network is trained on what a map over large blocks shows it:
+    true surroundings instead of the zeros that pad an image.
     """
 
     mean: Tensor
@@ -122,7 +128,9 @@ class PresenceNet(nn.Module):
         super().__init__()
         a = self.architecture = architecture
         if not (a.bands or a.covariates or a.position):
-            raise ModelError("A network needs something to see: switch on image, covariates or position.")
+            raise ModelError(
+                "A network needs something to see: switch on image, covariates or position."
+            )
         self.bands, self.window_px, self.margin_px = a.bands, a.window_px, a.margin_px
         self.trunk: Trunk | None = None
         self.stride, self.dense = 32, False
@@ -133,7 +141,8 @@ class PresenceNet(nn.Module):
                 if value % self.stride:
                     below = value - value % self.stride
                     raise ModelError(
-                        f"{name} is {value}; {a.backbone} needs a multiple of its stride, {self.stride} px: "
+                        f"{name} is {value}; {a.backbone} needs a multiple of its stride, "
+                        f"{self.stride} px: "
                         f"{below} or {below + self.stride}."
                     )
             self.projection = nn.Linear(self.trunk.channels, a.embedding)
@@ -152,7 +161,11 @@ class PresenceNet(nn.Module):
         if a.position:
             self.encoding = PositionEncoding(a.waves, scale=a.wave_scale, seed=seed)
             self.branches["position"] = Branch(self.encoding.length, a.embedding, dropout=a.dropout)
-        self.fusion = Fusion(len(self.branches), a.embedding, rule=a.fusion) if len(self.branches) > 1 else None
+        self.fusion = (
+            Fusion(len(self.branches), a.embedding, rule=a.fusion)
+            if len(self.branches) > 1
+            else None
+        )
         if self.fusion is not None and a.bands:
             self.fusion.start_from_first()
             for branch in self.branches.children():
@@ -180,14 +193,16 @@ class PresenceNet(nn.Module):
 
     def standardise(self, reflectance: Tensor, valid: Tensor | None = None) -> Tensor:
         """
-        Return the input of the trunk: standardised reflectance, 0 (the mean) where nothing was measured.
+        Return the input of the trunk: standardised reflectance, 0 (the mean) where nothing was
+        measured.
 
         Parameters
         ----------
         reflectance
             (n, bands, height, width).
         valid
-            (n, height, width) or (n, 1, height, width) where something was measured; None: everywhere.
+            (n, height, width) or (n, 1, height, width) where something was measured; None:
+            everywhere.
         """
         image = (reflectance - self.mean[:, None, None]) / self.std[:, None, None]
         if valid is not None:
@@ -196,7 +211,8 @@ class PresenceNet(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """
-        Return the feature map (n, channels, height / stride, width / stride) of standardised images of any size.
+        Return the feature map (n, channels, height / stride, width / stride) of standardised images
+        of any size.
 
         Raises
         ------
@@ -226,14 +242,16 @@ class PresenceNet(nn.Module):
         has_image: Tensor | None = None,
     ) -> Tensor:
         """
-        Join the embedding of the image with covariates and position to one unit embedding (n, embedding).
+        Join the embedding of the image with covariates and position to one unit embedding (n,
+        embedding).
 
         Parameters
         ----------
         z
             (n, embedding) of :meth:`project`; None without imagery.
         covariates
-            (n, covariates) in their own units; NaN where missing. A row of NaN is a site without covariates.
+            (n, covariates) in their own units; NaN where missing. A row of NaN is a site without
+            covariates.
         position
             (n, 2) easting and northing in metres; NaN where unknown.
         has_image
@@ -250,7 +268,9 @@ class PresenceNet(nn.Module):
             return z
         given = [value for value in (z, covariates, position) if value is not None]
         if not given:
-            raise ModelError("No image, no covariates and no position were given: nothing to predict from.")
+            raise ModelError(
+                "No image, no covariates and no position were given: nothing to predict from."
+            )
         rows = len(given[0])
         parts = []
         if "image" in self.branches:
@@ -272,9 +292,12 @@ class PresenceNet(nn.Module):
         joined = parts[0] if self.fusion is None else self.fusion(parts)
         return nn.functional.normalize(joined, dim=-1)
 
-    def head(self, z: Tensor, covariates: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+    def head(
+        self, z: Tensor, covariates: Tensor | None = None, position: Tensor | None = None
+    ) -> Tensor:
         """
-        Return the logits (n, species) of embeddings of the image, beside covariates and position if the network knows them.
+        Return the logits (n, species) of embeddings of the image, beside covariates and position if
+        the network knows them.
 
         A modality that is not given counts as missing.
         """
@@ -282,7 +305,8 @@ class PresenceNet(nn.Module):
 
     def classify(self, z: Tensor) -> Tensor:
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
-        # The numbers of a unit vector shrink with its length; a layer learns well from numbers of size 1.
+        # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
+        # size 1.
         return self.classifier(z * z.shape[-1] ** 0.5)
 
     def forward(
@@ -300,7 +324,8 @@ class PresenceNet(nn.Module):
         Parameters
         ----------
         image
-            (n, bands, height, width) standardised; only the rows with an image if ``has_image`` is given.
+            (n, bands, height, width) standardised; only the rows with an image if ``has_image`` is
+            given.
         covariates, position
             (n, covariates) and (n, 2); see :meth:`fuse`.
         pooled
@@ -321,7 +346,9 @@ class PresenceNet(nn.Module):
             z = self.project(pooled)
             if has_image is not None and len(z) != len(has_image):
                 whole = z.new_zeros(len(has_image), z.shape[1])
-                z = whole.masked_scatter(has_image[:, None], z)  # places are not counted: a GPU would have to be waited for
+                z = whole.masked_scatter(
+                    has_image[:, None], z
+                )  # places are not counted: a GPU would have to be waited for
         joined = self.fuse(z, covariates, position, has_image=has_image)
         return self.classify(joined), joined
 
@@ -332,8 +359,8 @@ class PresenceNet(nn.Module):
         Parameters
         ----------
         what
-            ``nothing``; ``trunk``: all of it; ``all_but_stem``: all but the first convolution, so that new bands can be
-            learned.
+            ``nothing``; ``trunk``: all of it; ``all_but_stem``: all but the first convolution, so
+            that new bands can be learned.
         """
         self.frozen: Freeze = what
         if self.trunk is None:
@@ -345,7 +372,10 @@ class PresenceNet(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PresenceNet:
-        """Switch training on or off; a frozen trunk stays in evaluation, so that its batch statistics do not move."""
+        """
+        Switch training on or off; a frozen trunk stays in evaluation, so that its batch statistics
+        do not move.
+        """
         super().train(mode)
         if self.trunk is not None and getattr(self, "frozen", "nothing") != "nothing":
             self.trunk.eval()
@@ -353,7 +383,9 @@ class PresenceNet(nn.Module):
 
 
 def start_at_rates(net: PresenceNet, rates: Sequence[float] | Tensor) -> None:
-    """Let an untrained network predict the mean rates (species,) of the training sites everywhere."""
+    """
+    Let an untrained network predict the mean rates (species,) of the training sites everywhere.
+    """
     last = net.classifier[-1]
     assert isinstance(last, nn.Linear)
     value = torch.as_tensor(rates, dtype=torch.float32).clamp(1e-3, 1 - 1e-3)

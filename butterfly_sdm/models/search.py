@@ -27,7 +27,8 @@ class SearchResult:
     Attributes
     ----------
     best
-        Settings of the best trial, ready for :class:`~butterfly_sdm.models.training.NetworkPredictor`.
+        Settings of the best trial, ready for
+        :class:`~butterfly_sdm.models.training.NetworkPredictor`.
     score
         Its validation score.
     trials
@@ -53,22 +54,24 @@ def search(
     progress: Progress = silent,
 ) -> SearchResult:
     """
-    Fit networks with settings drawn from ``space`` and keep the one with the least validation score.
+    Fit networks with settings drawn from ``space`` and keep the one with the least validation
+    score.
 
     Parameters
     ----------
     sites, validation
-        Training sites, and the sites that judge a trial. The score of the winner on them is too good by the choice: report it
-        on sites that chose nothing.
+        Training sites, and the sites that judge a trial. The score of the winner on them is too
+        good by the choice: report it on sites that chose nothing.
     space
-        Name of a setting (``regulariser.weight`` for one of the regulariser's): a list of choices, or ``low`` and ``high`` with
-        optionally ``log`` (true) or ``step``.
+        Name of a setting (``regulariser.weight`` for one of the regulariser's): a list of choices,
+        or ``low`` and ``high`` with optionally ``log`` (true) or ``step``.
     trials
         How many in all, those of an interrupted search included.
     settings
         The other settings of the network.
     folder
-        Holds ``search.journal`` and ``trials.csv``; a search found there continues. None: nothing is written.
+        Holds ``search.journal`` and ``trials.csv``; a search found there continues. None: nothing
+        is written.
     method
         ``random``, as published, or ``tpe``, which learns from earlier trials.
 
@@ -98,17 +101,32 @@ def search(
             storage = JournalStorage(JournalFileBackend(str(Path(folder) / "search.journal")))
         found = 0
         if storage is not None and storage.get_all_studies():
-            found = len(optuna.load_study(study_name="search", storage=storage).get_trials(deepcopy=False))
-        # Each trial draws anew from seed and number, so that a continued search draws what it would have drawn.
-        samplers: dict[str, type] = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
-        study = optuna.create_study(study_name="search", storage=storage, load_if_exists=True, direction="minimize")
+            found = len(
+                optuna.load_study(study_name="search", storage=storage).get_trials(deepcopy=False)
+            )
+        # Each trial draws anew from seed and number, so that a continued search draws what it would
+        # have drawn.
+        samplers: dict[str, type] = {
+            "random": optuna.samplers.RandomSampler,
+            "tpe": optuna.samplers.TPESampler,
+        }
+        study = optuna.create_study(
+            study_name="search", storage=storage, load_if_exists=True, direction="minimize"
+        )
         key = fingerprint(
-            {"space": dict(space), "settings": fixed, "method": method, "seed": seed, "dataset": dataset.fingerprint}
+            {
+                "space": dict(space),
+                "settings": fixed,
+                "method": method,
+                "seed": seed,
+                "dataset": dataset.fingerprint,
+            }
             | {"sites": list(sites), "validation": list(validation)}
         )
         if study.user_attrs.get("key", key) != key:
             raise ModelError(
-                f"{folder} holds a search with another space, other settings or other data. Choose another folder (--out), "
+                f"{folder} holds a search with another space, other settings or other data. Choose "
+                "another folder (--out), "
                 "or remove it."
             )
         study.set_user_attr("key", key)
@@ -124,7 +142,9 @@ def search(
                 network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
                 network.fit(dataset, sites, validation=validation)
                 study.tell(trial, float(network.history[f"validation_{network.score}"].min()))
-            except ModelError as error:  # settings that cannot be fitted, such as a rate that diverges
+            except (
+                ModelError
+            ) as error:  # settings that cannot be fitted, such as a rate that diverges
                 log.warning("Trial %d: %s", trial.number, error)
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
             done += 1
@@ -133,8 +153,13 @@ def search(
                     _table(study).to_csv(temporary, index=False)
             progress("search", done, trials)
         if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
-            raise ModelError(f"None of the {trials} trials could be fitted. Narrow the space, learning_rate first.")
-        return SearchResult(_merged(fixed, study.best_params), float(study.best_value), _table(study))
+            raise ModelError(
+                f"None of the {trials} trials could be fitted. Narrow the space, learning_rate "
+                "first."
+            )
+        return SearchResult(
+            _merged(fixed, study.best_params), float(study.best_value), _table(study)
+        )
     finally:
         optuna.logging.set_verbosity(level)
 
@@ -146,10 +171,18 @@ def _check_space(space: Mapping[str, Any]) -> None:
         inner = known.get(first)
         if first not in known or (second and not (isinstance(inner, dict) and second in inner)):
             raise ModelError(f"The search space names {name!r}, which is no setting of a network.")
-        bounds = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {"low", "high", "log", "step"}
-        if not bounds and not (isinstance(choice, Sequence) and not isinstance(choice, str) and len(choice)):
+        bounds = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {
+            "low",
+            "high",
+            "log",
+            "step",
+        }
+        if not bounds and not (
+            isinstance(choice, Sequence) and not isinstance(choice, str) and len(choice)
+        ):
             raise ModelError(
-                f"The search space of {name} needs a list of choices, or low and high (and log or step): {choice!r}."
+                f"The search space of {name} needs a list of choices, or low and high (and log or "
+                f"step): {choice!r}."
             )
 
 
@@ -158,8 +191,12 @@ def _suggest(trial: Any, name: str, choice: Any) -> Any:
         return trial.suggest_categorical(name, list(choice))
     low, high = choice["low"], choice["high"]
     if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(name, low, high, log=choice.get("log", False), step=choice.get("step", 1))
-    return trial.suggest_float(name, float(low), float(high), log=choice.get("log", False), step=choice.get("step"))
+        return trial.suggest_int(
+            name, low, high, log=choice.get("log", False), step=choice.get("step", 1)
+        )
+    return trial.suggest_float(
+        name, float(low), float(high), log=choice.get("log", False), step=choice.get("step")
+    )
 
 
 def _merged(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,5 +211,8 @@ def _merged(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, An
 
 
 def _table(study: Any) -> pd.DataFrame:
-    rows = [{"trial": trial.number, "score": trial.value, **trial.params} for trial in study.get_trials(deepcopy=False)]
+    rows = [
+        {"trial": trial.number, "score": trial.value, **trial.params}
+        for trial in study.get_trials(deepcopy=False)
+    ]
     return pd.DataFrame(rows).sort_values("score", na_position="last", ignore_index=True)

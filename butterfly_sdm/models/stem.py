@@ -15,9 +15,25 @@ from butterfly_sdm.errors import ModelError
 log = logging.getLogger("butterfly_sdm.models.stem")
 
 RGB = ("red", "green", "blue")
-# Order of the bands in weights trained on all 13 bands of Sentinel-2 level 1C (SSL4EO-S12); level 2A lacks the cirrus band.
+# Order of the bands in weights trained on all 13 bands of Sentinel-2 level 1C (SSL4EO-S12); level
+# 2A lacks the cirrus band.
 SENTINEL2_L1C = tuple(
-    canonical_band(name) for name in ("B01", "B02", "B03", "B04", "B05", "B06", "B07", "B08", "B8A", "B09", "B10", "B11", "B12")
+    canonical_band(name)
+    for name in (
+        "B01",
+        "B02",
+        "B03",
+        "B04",
+        "B05",
+        "B06",
+        "B07",
+        "B08",
+        "B8A",
+        "B09",
+        "B10",
+        "B11",
+        "B12",
+    )
 )
 SENTINEL2_L2A = tuple(band for band in SENTINEL2_L1C if band != canonical_band("B10"))
 
@@ -25,7 +41,12 @@ StemRule = Literal["inflate", "published", "random"]
 
 
 def fit_stem(
-    weight: Tensor, source: Sequence[str], bands: Sequence[str], *, rule: StemRule = "inflate", seed: int = 0
+    weight: Tensor,
+    source: Sequence[str],
+    bands: Sequence[str],
+    *,
+    rule: StemRule = "inflate",
+    seed: int = 0,
 ) -> Tensor:
     """
     Return filters for ``bands`` made from filters trained on the bands ``source``, matched by name.
@@ -37,9 +58,10 @@ def fit_stem(
     source, bands
         Names of the bands of ``weight`` and of the tiles, in their orders.
     rule
-        What a band gets that ``source`` lacks. ``inflate``: the mean of all source filters. ``random``: normal numbers of the
-        same spread. Both then scale all filters by len(source) / len(bands), so that an image with equal bands gives the
-        response it gave before [1]_. ``published``: nir becomes a copy of red and nothing is scaled [2]_.
+        What a band gets that ``source`` lacks. ``inflate``: the mean of all source filters.
+        ``random``: normal numbers of the same spread. Both then scale all filters by len(source) /
+        len(bands), so that an image with equal bands gives the response it gave before [1]_.
+        ``published``: nir becomes a copy of red and nothing is scaled [2]_.
 
     Returns
     -------
@@ -56,12 +78,16 @@ def fit_stem(
     .. [2] van der Plas, Law & Pocock (2025). arXiv 2505.09306.
     """
     if weight.shape[1] != len(source):
-        raise ModelError(f"The stem has filters for {weight.shape[1]} bands, but {len(source)} names: {', '.join(source)}.")
+        raise ModelError(
+            f"The stem has filters for {weight.shape[1]} bands, but {len(source)} names: "
+            f"{', '.join(source)}."
+        )
     place = {name: number for number, name in enumerate(source)}
     absent = [band for band in bands if band not in place]
     if len(absent) == len(bands):
         raise ModelError(
-            f"The pretrained stem knows {', '.join(source)}; the tiles have {', '.join(bands)}: no band in common."
+            f"The pretrained stem knows {', '.join(source)}; the tiles have {', '.join(bands)}: no "
+            "band in common."
         )
     generator = torch.Generator().manual_seed(seed)
     filters: list[Tensor] = []
@@ -70,14 +96,23 @@ def fit_stem(
             filters.append(weight[:, place[band]])
         elif rule == "published":
             if band != "nir" or "red" not in place:
-                raise ModelError(f"The published stem copies red to nir; it has no filters for {band}. Use the rule 'inflate'.")
+                raise ModelError(
+                    f"The published stem copies red to nir; it has no filters for {band}. Use the "
+                    "rule 'inflate'."
+                )
             filters.append(weight[:, place["red"]])
         elif rule == "random":
-            filters.append(torch.randn(weight[:, 0].shape, generator=generator) * weight.std() + weight.mean())
+            filters.append(
+                torch.randn(weight[:, 0].shape, generator=generator) * weight.std() + weight.mean()
+            )
         else:
             filters.append(weight.mean(dim=1))
     if absent:
-        what = {"inflate": "the mean of the known ones", "published": "a copy of red", "random": "random numbers"}[rule]
+        what = {
+            "inflate": "the mean of the known ones",
+            "published": "a copy of red",
+            "random": "random numbers",
+        }[rule]
         log.info("No pretrained filters for %s: its filters are %s.", ", ".join(absent), what)
     scale = 1.0 if rule == "published" else len(source) / len(bands)
     return torch.stack(filters, dim=1) * scale
@@ -112,7 +147,8 @@ def names_of_bands(count: int, bands: Sequence[str]) -> tuple[str, ...]:
     known = {3: RGB, 12: SENTINEL2_L2A, 13: SENTINEL2_L1C}
     if count not in known:
         raise ModelError(
-            f"The stem of these weights has {count} bands and the tiles have {len(bands)} ({', '.join(bands)}). "
+            f"The stem of these weights has {count} bands and the tiles have {len(bands)} "
+            f"({', '.join(bands)}). "
             "Weights need the same bands, red green blue, or the 12 or 13 bands of Sentinel-2."
         )
     return known[count]

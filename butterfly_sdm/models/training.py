@@ -58,22 +58,24 @@ class NetworkPredictor:
     Parameters
     ----------
     backbone, weights, stem
-        Name of the trunk; its pretrained weights (None: from scratch, a name, or a local file); what bands get that the weights
-        lack (``inflate``, ``published`` or ``random``).
+        Name of the trunk; its pretrained weights (None: from scratch, a name, or a local file);
+        what bands get that the weights lack (``inflate``, ``published`` or ``random``).
     freeze, unfreeze_after
-        Which part of the trunk stays as it is, and after how many epochs all of it learns (None: never). The features of a
-        wholly frozen trunk are computed once, not every epoch.
+        Which part of the trunk stays as it is, and after how many epochs all of it learns (None:
+        never). The features of a wholly frozen trunk are computed once, not every epoch.
     embedding, head_layers, head_width, dropout
         Length of the projection; layers of the head, their width and dropout.
     window_px, margin_px
-        Side of the ground a prediction speaks of; surroundings the trunk sees and pooling leaves out. Multiples of 32.
+        Side of the ground a prediction speaks of; surroundings the trunk sees and pooling leaves
+        out. Multiples of 32.
     padding
-        What the trunk sees beyond the edge of a tile: the nearest cell again (``replicate``) or ``zeros``.
+        What the trunk sees beyond the edge of a tile: the nearest cell again (``replicate``) or
+        ``zeros``.
     image, covariates, position
         What the network sees. Sites that lack one of several are predicted from the others.
     fusion, modality_dropout
-        How modalities are joined (``concatenate`` or ``gate``), and the share of sites from which each is hidden while
-        training.
+        How modalities are joined (``concatenate`` or ``gate``), and the share of sites from which
+        each is hidden while training.
     waves, wave_scale
         Number and spread of the Fourier features of the position.
     loss, species_weights
@@ -81,17 +83,22 @@ class NetworkPredictor:
     regulariser
         The soft contrastive term, or its settings as a mapping; None switches it off.
     epochs, batch_size, learning_rate, weight_decay, schedule, accumulate
-        AdamW; the schedule is ``cosine`` or ``constant``; gradients of ``accumulate`` batches make one step.
+        AdamW; the schedule is ``cosine`` or ``constant``; gradients of ``accumulate`` batches make
+        one step.
     patience, score, keep
-        Stop after so many epochs without a better validation score (None: never), which score that is (``loss``, the presence
-        loss, or ``mse``), and whether the weights of the ``best`` or the ``last`` epoch are kept. ``last`` lets the
-        validation sites decide nothing, so that their score is that of unseen sites.
+        Stop after so many epochs without a better validation score (None: never), which score that
+        is (``loss``, the presence loss, or ``mse``), and whether the weights of the ``best`` or the
+        ``last`` epoch are kept. ``last`` lets the validation sites decide nothing, so that their
+        score is that of unseen sites.
     augment
-        Whether training tiles are turned, flipped, shifted and differently lit, and numbers of training sites blurred.
+        Whether training tiles are turned, flipped, shifted and differently lit, and numbers of
+        training sites blurred.
     covariate_noise
-        Standard deviation of the noise on covariates while training, in standard deviations of each.
+        Standard deviation of the noise on covariates while training, in standard deviations of
+        each.
     position_blur
-        Positions are blurred while training by the distance to the so many-th nearest training site; 0: not.
+        Positions are blurred while training by the distance to the so many-th nearest training
+        site; 0: not.
     precision, accelerator, devices, deterministic
         As Lightning's Trainer takes them.
     tensorboard
@@ -162,9 +169,13 @@ class NetworkPredictor:
             try:
                 self.regulariser = Regulariser(**self.regulariser)
             except TypeError as error:
-                raise ModelError(f"The regulariser has weight, temperature, nearest and bottom: {error}.") from error
+                raise ModelError(
+                    f"The regulariser has weight, temperature, nearest and bottom: {error}."
+                ) from error
         if not (self.image or self.covariates or self.position):
-            raise ModelError("A network needs something to see: switch on image, covariates or position.")
+            raise ModelError(
+                "A network needs something to see: switch on image, covariates or position."
+            )
         for name in ("epochs", "batch_size", "accumulate", "embedding", "head_layers"):
             if getattr(self, name) < 1:
                 raise ModelError(f"{name} must be at least 1; it is {getattr(self, name)}.")
@@ -188,7 +199,9 @@ class NetworkPredictor:
         """Return the hyper-parameters by name, as plain values."""
         value = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         value["regulariser"] = None if self.regulariser is None else dict(vars(self.regulariser))
-        value["species_weights"] = None if self.species_weights is None else [float(w) for w in self.species_weights]
+        value["species_weights"] = (
+            None if self.species_weights is None else [float(w) for w in self.species_weights]
+        )
         return value
 
     def fit(
@@ -206,12 +219,14 @@ class NetworkPredictor:
         Parameters
         ----------
         dataset, sites
-            Sites without a visit, or without anything the network sees, are passed over (the log says how many).
+            Sites without a visit, or without anything the network sees, are passed over (the log
+            says how many).
         validation
-            Sites whose score after each epoch chooses the weights that are kept. Without any, the last epoch is kept.
+            Sites whose score after each epoch chooses the weights that are kept. Without any, the
+            last epoch is kept.
         folder
-            Where checkpoints and ``history.csv`` go. A fit that was interrupted there continues, with the result it would have
-            had. None: nothing is written.
+            Where checkpoints and ``history.csv`` go. A fit that was interrupted there continues,
+            with the result it would have had. None: nothing is written.
 
         Raises
         ------
@@ -226,12 +241,18 @@ class NetworkPredictor:
         names = self._usable(dataset, sites, "training")
         watched = self._usable(dataset, validation, "validation") if len(validation) else []
         if set(names) & set(watched):
-            raise DataError(f"Site {sorted(set(names) & set(watched))[0]} is both a training and a validation site.")
+            raise DataError(
+                f"Site {sorted(set(names) & set(watched))[0]} is both a training and a validation "
+                "site."
+            )
         self.species = dataset.species
         self.covariate_names = ()
         if self.covariates:
             if dataset.covariates is None:
-                raise DataError(f"The data set {dataset.card.name!r} has no covariates. Name them in build.covariates.")
+                raise DataError(
+                    f"The data set {dataset.card.name!r} has no covariates. Name them in "
+                    "build.covariates."
+                )
             self.covariate_names = tuple(map(str, dataset.covariates.columns))
         bands = dataset.card.tiles.bands if self.image and dataset.card.tiles is not None else ()
         if self.image and not bands:
@@ -245,10 +266,17 @@ class NetworkPredictor:
             rates = train.detections.sum(dim=0) / train.visits.sum()
             start_at_rates(net, rates)
             moves = self.freeze == "nothing" or self.unfreeze_after is not None
-            if net.trunk is not None and moves and min(self.batch_size, len(names)) == 1 and net.tile_px <= net.trunk.stride:
+            if (
+                net.trunk is not None
+                and moves
+                and min(self.batch_size, len(names)) == 1
+                and net.tile_px <= net.trunk.stride
+            ):
                 raise ModelError(
-                    f"One tile of {net.tile_px} px gives {self.backbone} a single cell per batch; batch statistics need two. "
-                    f"Raise batch_size (it is {self.batch_size}) or window_px, or give more than one training site."
+                    f"One tile of {net.tile_px} px gives {self.backbone} a single cell per batch; "
+                    "batch statistics need two. "
+                    f"Raise batch_size (it is {self.batch_size}) or window_px, or give more than "
+                    "one training site."
                 )
             if self.weights is not None and net.trunk is not None:
                 net.trunk.load_pretrained(self.weights, rule=self.stem, seed=self.seed)
@@ -258,20 +286,35 @@ class NetworkPredictor:
             pooled: list[torch.Tensor | None] = [None, None]
             if reader is not None and self.freeze == "trunk" and self.unfreeze_after is None:
                 device = self._device()
-                for place, (part, views) in enumerate(((train, 8 if self.augment else 1), (held, 1))):
+                for place, (part, views) in enumerate(
+                    ((train, 8 if self.augment else 1), (held, 1))
+                ):
                     if part is not None and part.tile_rows is not None:
-                        pooled[place] = trunk_features(net, part, reader, views=views, device=device)
+                        pooled[place] = trunk_features(
+                            net, part, reader, views=views, device=device
+                        )
                 net.cpu()
-            weights = None if self.species_weights is None else torch.tensor(self.species_weights, dtype=torch.float32)
+            weights = (
+                None
+                if self.species_weights is None
+                else torch.tensor(self.species_weights, dtype=torch.float32)
+            )
             regulariser = (
-                self.regulariser if isinstance(self.regulariser, Regulariser) and self.regulariser.weight > 0 else None
+                self.regulariser
+                if isinstance(self.regulariser, Regulariser) and self.regulariser.weight > 0
+                else None
             )
             fitting = Fitting(
                 net,
                 PresenceLoss(
-                    self.loss, species=len(self.species), mean_visits=float(train.visits.mean()), species_weights=weights
+                    self.loss,
+                    species=len(self.species),
+                    mean_visits=float(train.visits.mean()),
+                    species_weights=weights,
                 ),
-                FitSettings(**{entry.name: getattr(self, entry.name) for entry in fields(FitSettings)}),
+                FitSettings(
+                    **{entry.name: getattr(self, entry.name) for entry in fields(FitSettings)}
+                ),
                 SiteBatches(
                     train,
                     reader,
@@ -284,7 +327,9 @@ class NetworkPredictor:
                 regulariser=None
                 if regulariser is None
                 else SoftRegulariser(
-                    temperature=regulariser.temperature, nearest=regulariser.nearest, bottom=regulariser.bottom
+                    temperature=regulariser.temperature,
+                    nearest=regulariser.nearest,
+                    bottom=regulariser.bottom,
                 ),
                 weight=0.0 if regulariser is None else regulariser.weight,
             )
@@ -320,7 +365,9 @@ class NetworkPredictor:
         """
         logits, _ = self._run(dataset, sites)
         index = pd.Index(list(sites), name="site_id")
-        return pd.DataFrame(expit(logits), index=index, columns=pd.Index(self.species, name="species"))
+        return pd.DataFrame(
+            expit(logits), index=index, columns=pd.Index(self.species, name="species")
+        )
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """Return the unit embeddings (sites, embedding) that the regulariser acts on."""
@@ -340,7 +387,9 @@ class NetworkPredictor:
 
         net = self._fitted()
         folder = Path(folder)
-        state = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
+        state = {
+            name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()
+        }
         with atomic_path(folder / "model.safetensors") as path:
             save_file(state, path, metadata={"format": FORMAT})
         write_json(
@@ -382,18 +431,27 @@ class NetworkPredictor:
         folder = Path(folder)
         value = read_model_card(folder, cls.kind)
         try:
-            settings, species, covariates = value["settings"], tuple(value["species"]), tuple(value["covariates"])
+            settings, species, covariates = (
+                value["settings"],
+                tuple(value["species"]),
+                tuple(value["covariates"]),
+            )
             architecture = Architecture.from_dict(value["architecture"])
             predictor = cls(**settings)
             if (architecture.species, architecture.covariates) != (len(species), len(covariates)):
                 raise ModelError(
-                    f"{folder / 'model.json'} names {len(species)} species, its network has {architecture.species}."
+                    f"{folder / 'model.json'} names {len(species)} species, its network has "
+                    f"{architecture.species}."
                 )
         except (KeyError, TypeError) as error:
-            raise ArtefactError(f"{folder / 'model.json'} is damaged: {error}. Train again.") from error
+            raise ArtefactError(
+                f"{folder / 'model.json'} is damaged: {error}. Train again."
+            ) from error
         path = folder / "model.safetensors"
         if not path.is_file():
-            raise MissingFileError(f"{folder} lacks model.safetensors, the weights of the network. Train again.")
+            raise MissingFileError(
+                f"{folder} lacks model.safetensors, the weights of the network. Train again."
+            )
         try:
             state = load_file(path)
         except (SafetensorError, OSError, ValueError) as error:
@@ -403,15 +461,28 @@ class NetworkPredictor:
                 own = PresenceNet(architecture).state_dict()
         except NotImplementedError:  # older versions of timm look at numbers while they build
             own = PresenceNet(architecture).state_dict()
-        wrong = sorted(set(own) ^ set(state)) or sorted(name for name in own if own[name].shape != state[name].shape)
+        wrong = sorted(set(own) ^ set(state)) or sorted(
+            name for name in own if own[name].shape != state[name].shape
+        )
         if wrong:
-            raise ModelError(f"{path} does not belong to {folder / 'model.json'}: they differ in {wrong[0]}. Train again.")
-        bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not bool(tensor.isfinite().all())]
+            raise ModelError(
+                f"{path} does not belong to {folder / 'model.json'}: they differ in {wrong[0]}. "
+                "Train again."
+            )
+        bad = [
+            name
+            for name, tensor in state.items()
+            if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+        ]
         if bad:
-            raise ArtefactError(f"{path} holds numbers that are not finite, in {bad[0]}. Train again.")
+            raise ArtefactError(
+                f"{path} holds numbers that are not finite, in {bad[0]}. Train again."
+            )
         net = PresenceNet(architecture)
         net.load_state_dict(state)
-        if net.trunk is not None:  # laid out as while it was fitted, so that it predicts the same to the last bit
+        if (
+            net.trunk is not None
+        ):  # laid out as while it was fitted, so that it predicts the same to the last bit
             net.trunk.to(memory_format=torch.channels_last)
         predictor.network = net.eval()
         predictor.species, predictor.covariate_names = species, covariates
@@ -432,11 +503,20 @@ class NetworkPredictor:
             **{
                 name: getattr(self, name)
                 for name in (
-                    "backbone", "embedding", "head_layers", "head_width", "dropout", "window_px", "margin_px", "padding",
-                    "fusion", "waves", "wave_scale",
+                    "backbone",
+                    "embedding",
+                    "head_layers",
+                    "head_width",
+                    "dropout",
+                    "window_px",
+                    "margin_px",
+                    "padding",
+                    "fusion",
+                    "waves",
+                    "wave_scale",
                 )
             },
-        )  # fmt: skip
+        )
         return PresenceNet(architecture, seed=self.seed)
 
     def _blur(self, net: PresenceNet, train: SiteInputs) -> Blur:
@@ -455,15 +535,27 @@ class NetworkPredictor:
             kept = [site for site in kept if site in with_tiles]
         if len(kept) < len(sites):
             log.warning(
-                "%d of %d %s sites have no visit or no tile and are passed over.", len(sites) - len(kept), len(sites), part
+                "%d of %d %s sites have no visit or no tile and are passed over.",
+                len(sites) - len(kept),
+                len(sites),
+                part,
             )
         if not kept:
-            raise DataError(f"None of the {len(sites)} {part} sites has a visit and what the network sees.")
+            raise DataError(
+                f"None of the {len(sites)} {part} sites has a visit and what the network sees."
+            )
         return kept
 
-    def _inputs(self, dataset: Dataset, sites: Sequence[str], reader: TileReader | None) -> SiteInputs:
+    def _inputs(
+        self, dataset: Dataset, sites: Sequence[str], reader: TileReader | None
+    ) -> SiteInputs:
         return site_inputs(
-            dataset, sites, image=self.image, covariates=self.covariate_names, position=self.position, reader=reader
+            dataset,
+            sites,
+            image=self.image,
+            covariates=self.covariate_names,
+            position=self.position,
+            reader=reader,
         )
 
     def _device(self) -> torch.device:
@@ -486,7 +578,9 @@ class NetworkPredictor:
         with torch.inference_mode():
             for start in range(0, len(part), max(self.batch_size, 1)):
                 batch = part[range(start, min(start + self.batch_size, len(part))), 0]
-                out = predict_batch(net, {name: value.to(device) for name, value in batch.items()}, reader)
+                out = predict_batch(
+                    net, {name: value.to(device) for name, value in batch.items()}, reader
+                )
                 logits.append(out[0].double().cpu().numpy())
                 embeddings.append(out[1].double().cpu().numpy())
         return (
@@ -495,18 +589,27 @@ class NetworkPredictor:
         )
 
     def _check_same_world(self, dataset: Dataset) -> None:
-        """Refuse tiles of another resolution and positions of another map: the numbers would mean something else."""
+        """
+        Refuse tiles of another resolution and positions of another map: the numbers would mean
+        something else.
+        """
         resolution = self.card.get("resolution_m")
         tiles = dataset.card.tiles
-        if resolution is not None and tiles is not None and abs(tiles.resolution_m - resolution) > 0.01 * resolution:
+        if (
+            resolution is not None
+            and tiles is not None
+            and abs(tiles.resolution_m - resolution) > 0.01 * resolution
+        ):
             raise ModelError(
-                f"The network was trained on pixels of {resolution:g} m; these tiles have {tiles.resolution_m:g} m. "
+                f"The network was trained on pixels of {resolution:g} m; these tiles have "
+                f"{tiles.resolution_m:g} m. "
                 "Build tiles at its resolution."
             )
         crs = (self.card.get("dataset") or {}).get("position_crs")
         if self.position and crs is not None and crs != dataset.card.position_crs:
             raise ModelError(
-                f"The network knows positions in {crs}; these sites have {dataset.card.position_crs}. Build with its CRS."
+                f"The network knows positions in {crs}; these sites have "
+                f"{dataset.card.position_crs}. Build with its CRS."
             )
 
 
@@ -515,7 +618,9 @@ def _set_statistics(net: PresenceNet, train: SiteInputs, reader: TileReader | No
     if reader is not None and train.tile_rows is not None:
         rows = train.tile_rows[train.tile_rows >= 0]
         if not len(rows):
-            raise DataError("None of the training sites has a tile: no scene covers them well enough.")
+            raise DataError(
+                "None of the training sites has a tile: no scene covers them well enough."
+            )
         mean, std = band_statistics(reader, rows)
         net.mean.copy_(mean)
         net.std.copy_(std)
@@ -525,7 +630,9 @@ def _set_statistics(net: PresenceNet, train: SiteInputs, reader: TileReader | No
         count = known.sum(axis=0)
         filled = np.where(known, table, 0.0)
         mean_of = filled.sum(axis=0) / np.maximum(count, 1)
-        spread = np.sqrt((np.where(known, table - mean_of, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1))
+        spread = np.sqrt(
+            (np.where(known, table - mean_of, 0.0) ** 2).sum(axis=0) / np.maximum(count, 1)
+        )
         # A covariate that never varies says nothing: leave it at 0 wherever it is the same.
         spread = np.where(spread > 1e-9 * np.maximum(1.0, np.abs(mean_of)), spread, 1.0)
         net.covariate_mean.copy_(torch.from_numpy(mean_of))

@@ -9,8 +9,13 @@ import numpy as np
 from butterfly_sdm.errors import DataError
 
 
-def shuffled(rows: np.ndarray, batch_size: int, rng: np.random.Generator, *, at_least: int = 2) -> Iterator[np.ndarray]:
-    """Yield every row once in random order; a last batch of fewer than ``at_least`` rows is left out unless alone."""
+def shuffled(
+    rows: np.ndarray, batch_size: int, rng: np.random.Generator, *, at_least: int = 2
+) -> Iterator[np.ndarray]:
+    """
+    Yield every row once in random order; a last batch of fewer than ``at_least`` rows is left out
+    unless alone.
+    """
     order = rng.permutation(rows)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
@@ -18,7 +23,9 @@ def shuffled(rows: np.ndarray, batch_size: int, rng: np.random.Generator, *, at_
             yield batch
 
 
-def balanced(rows: np.ndarray, classes: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+def balanced(
+    rows: np.ndarray, classes: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
     """
     Yield batches in which every class has the same share; rows of small classes come several times.
 
@@ -42,7 +49,10 @@ def _endless(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
 
 
 def split_by_group(
-    groups: Sequence[object], fractions: tuple[float, float, float], seed: int, labels: Sequence[object] | None = None
+    groups: Sequence[object],
+    fractions: tuple[float, float, float],
+    seed: int,
+    labels: Sequence[object] | None = None,
 ) -> np.ndarray:
     """
     Divide rows into training, validation and test so that no group is in two parts.
@@ -50,13 +60,15 @@ def split_by_group(
     Parameters
     ----------
     groups
-        (n,) patient, person or video of each row; rows without a group of their own are each a group.
+        (n,) patient, person or video of each row; rows without a group of their own are each a
+        group.
     fractions
         Of the groups, per part.
     seed
         Of the draw.
     labels
-        (n,) class of each row; the draw is made among groups of the same first label, so that classes keep their share.
+        (n,) class of each row; the draw is made among groups of the same first label, so that
+        classes keep their share.
 
     Returns
     -------
@@ -69,7 +81,9 @@ def split_by_group(
         The fractions do not sum to 1.
     """
     if abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(f"The fractions of a split sum to 1; {fractions} sum to {sum(fractions):g}.")
+        raise DataError(
+            f"The fractions of a split sum to 1; {fractions} sum to {sum(fractions):g}."
+        )
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     strata = np.zeros(len(names), dtype=int)
     if labels is not None:
@@ -79,7 +93,9 @@ def split_by_group(
     for stratum in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == stratum))
         ends = np.round(np.cumsum(fractions) * len(members)).astype(int)
-        for part, start, end in zip(("train", "validation", "test"), (0, *ends[:-1]), ends, strict=True):
+        for part, start, end in zip(
+            ("train", "validation", "test"), (0, *ends[:-1]), ends, strict=True
+        ):
             part_of[members[start:end]] = part
     return part_of[codes]
 
@@ -96,4 +112,7 @@ def check_groups(groups: Sequence[object], parts: Sequence[str], what: str) -> N
     seen: dict[object, str] = {}
     for group, part in zip(groups, parts, strict=True):
         if seen.setdefault(group, part) != part:
-            raise DataError(f"The {what} {group} is in {seen[group]} and in {part}. Keep each {what} in one part of the split.")
+            raise DataError(
+                f"The {what} {group} is in {seen[group]} and in {part}. Keep each {what} in one "
+                "part of the split."
+            )

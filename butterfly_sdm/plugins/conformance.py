@@ -1,4 +1,7 @@
-"""The check any plugin can run on itself: does it train, resume, measure and predict as the contract says."""
+"""
+The check any plugin can run on itself: does it train, resume, measure and predict as the contract
+says.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ LIMITS = Limits(epochs=2, steps=2)
 
 @dataclass(frozen=True)
 class Conformance:
-    """What the check found: the metrics of two steps of training (of no other value), and the predictions."""
+    """
+    What the check found: the metrics of two steps of training (of no other value), and the
+    predictions.
+    """
 
     metrics: dict[str, float]
     predictions: pd.DataFrame
@@ -48,14 +54,23 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
         Names the first rule the plugin does not keep.
     """
     if not isinstance(config, plugin.config):
-        raise PluginError(f"The settings are a {type(config).__name__}; this plugin says {plugin.config.__name__}.")
+        raise PluginError(
+            f"The settings are a {type(config).__name__}; this plugin says "
+            f"{plugin.config.__name__}."
+        )
     if config.inputs is None:
-        raise PluginError("Give the settings inputs with unseen files, so that predicting can be checked.")
+        raise PluginError(
+            "Give the settings inputs with unseen files, so that predicting can be checked."
+        )
     again, _ = load_settings(plugin.config, config.model_dump(mode="json"))
     if again != config:
-        raise PluginError("The settings do not survive being written and read: use JSON-like field types.")
+        raise PluginError(
+            "The settings do not survive being written and read: use JSON-like field types."
+        )
 
-    whole = _step("train", lambda: runner.train(plugin, "checked", config, folder / "whole", limits=LIMITS))
+    whole = _step(
+        "train", lambda: runner.train(plugin, "checked", config, folder / "whole", limits=LIMITS)
+    )
     calls = 0
 
     def interrupt(task: str, done: int, total: int) -> None:
@@ -65,27 +80,39 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
             raise KeyboardInterrupt
 
     with contextlib.suppress(KeyboardInterrupt):
-        runner.train(plugin, "checked", config, folder / "resumed", limits=LIMITS, progress=interrupt)
-    resumed = _step("resume", lambda: runner.train(plugin, "checked", config, folder / "resumed", limits=LIMITS))
+        runner.train(
+            plugin, "checked", config, folder / "resumed", limits=LIMITS, progress=interrupt
+        )
+    resumed = _step(
+        "resume", lambda: runner.train(plugin, "checked", config, folder / "resumed", limits=LIMITS)
+    )
     for part in plugin.parts(config):
         first, second = (load_file(run.folder / f"{part}.safetensors") for run in (whole, resumed))
         different = [name for name in first if not first[name].equal(second[name])]
         if different:
             raise PluginError(
-                f"Interrupted and continued training of {part!r} gives other weights ({different[0]}). Draw all randomness in "
-                "Stage.batches from its generator and in Stage.loss from torch, and keep no state between epochs."
+                f"Interrupted and continued training of {part!r} gives other weights "
+                f"({different[0]}). Draw all randomness in "
+                "Stage.batches from its generator and in Stage.loss from torch, and keep no state "
+                "between epochs."
             )
     report = _step("evaluate", lambda: runner.evaluate(whole))
     if not report.metrics or not all(math.isfinite(value) for value in report.metrics.values()):
         raise PluginError(f"Evaluation must give finite metrics; it gave {report.metrics}.")
     opened = runner.PluginRun.open(plugin, "checked", folder / "resumed")
     inputs = config.inputs
-    tables = [_step("predict", lambda run=run: plugin.predict(run.config, run, inputs)) for run in (whole, opened, opened)]
+    tables = [
+        _step("predict", lambda run=run: plugin.predict(run.config, run, inputs))
+        for run in (whole, opened, opened)
+    ]
     if tables[0].empty:
         raise PluginError(f"Prediction gave no row for {inputs}.")
     for table in tables[1:]:
         if not tables[0].equals(table):
-            raise PluginError("The same weights and files gave other predictions. Predict in evaluation mode, without drawing.")
+            raise PluginError(
+                "The same weights and files gave other predictions. Predict in evaluation mode, "
+                "without drawing."
+            )
     return Conformance(report.metrics, tables[0])
 
 
@@ -95,4 +122,6 @@ def _step(name: str, call: Any) -> Any:
     except ButterflySDMError as error:
         raise PluginError(f"The plugin fails in {name}: {error}") from error
     except Exception as error:
-        raise PluginError(f"The plugin fails in {name} with {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"The plugin fails in {name} with {type(error).__name__}: {error}"
+        ) from error

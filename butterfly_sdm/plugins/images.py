@@ -27,7 +27,8 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     Parameters
     ----------
     path
-        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, middle frame) or ``.npy`` (of a stack the middle).
+        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, middle frame) or ``.npy``
+        (of a stack the middle).
     size_px
         Side of the square it is resized to.
     channels
@@ -46,7 +47,9 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
 
     path = Path(path)
     if not path.is_file():
-        raise MissingFileError(f"There is no image {path}. Paths in the table are relative to the image root.")
+        raise MissingFileError(
+            f"There is no image {path}. Paths in the table are relative to the image root."
+        )
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
@@ -57,12 +60,18 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
             with Image.open(path) as opened:
                 opened.load()
                 sixteen = opened.mode.startswith(("I", "F"))
-                image = Image.fromarray(_eight_bit(np.asarray(opened, dtype=np.float32))) if sixteen else opened.copy()
+                image = (
+                    Image.fromarray(_eight_bit(np.asarray(opened, dtype=np.float32)))
+                    if sixteen
+                    else opened.copy()
+                )
     except MissingPackageError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is no readable image ({reason}). Remove its row, or repair the file.") from error
+        raise DataError(
+            f"{path} is no readable image ({reason}). Remove its row, or repair the file."
+        ) from error
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
@@ -88,7 +97,9 @@ def read_dicom(path: Path, *, pixels: bool = True) -> Any:
     try:
         import pydicom
     except ImportError as error:
-        raise MissingPackageError(f"DICOM files need pydicom: {how_to_install('medical')}") from error
+        raise MissingPackageError(
+            f"DICOM files need pydicom: {how_to_install('medical')}"
+        ) from error
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 
@@ -146,10 +157,13 @@ class Images:
 
     def __init__(self, sources: Sequence[Path] | np.ndarray, size_px: int, channels: int) -> None:
         if isinstance(sources, np.ndarray) and (sources.dtype != np.uint8 or sources.ndim != 4):
-            raise DataError(f"Images in memory are uint8 (rows, channels, h, w); these are {sources.dtype} {sources.shape}.")
+            raise DataError(
+                f"Images in memory are uint8 (rows, channels, h, w); these are {sources.dtype} "
+                f"{sources.shape}."
+            )
         if isinstance(sources, np.ndarray):
-            # images[:, None] of grey images has a channel stride of 1 pixel; torch takes that for another memory format, in
-            # which the gradient of a convolution was seen to crash.
+            # images[:, None] of grey images has a channel stride of 1 pixel; torch takes that for
+            # another memory format, in which the gradient of a convolution was seen to crash.
             sources = sources.reshape(-1).reshape(sources.shape)
         self.sources = sources
         self.size_px = size_px
@@ -168,7 +182,13 @@ class Images:
         sources = self.sources
         with ThreadPoolExecutor(4) as pool:
             read = dict(
-                zip(missing, pool.map(lambda row: read_image(sources[row], self.size_px, self.channels), missing), strict=True)
+                zip(
+                    missing,
+                    pool.map(
+                        lambda row: read_image(sources[row], self.size_px, self.channels), missing
+                    ),
+                    strict=True,
+                )
             )
         room = CACHE_BYTES // (self.channels * self.size_px**2) - len(self._cache)
         self._cache |= dict(list(read.items())[: max(0, room)])
@@ -207,22 +227,37 @@ def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> 
     if not path.is_file():
         raise MissingFileError(f"There is no table {path}.")
     try:
-        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, encoding="utf-8")
+        table = (
+            pd.read_parquet(path)
+            if path.suffix == ".parquet"
+            else pd.read_csv(path, dtype=str, encoding="utf-8")
+        )
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is no readable table: {error}") from error
     missing = [column for column in ("path", *columns) if column not in table.columns]
     if missing:
-        raise DataError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(map(str, table.columns)) or 'none'}.")
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r}; it has "
+            f"{', '.join(map(str, table.columns)) or 'none'}."
+        )
     if table.empty:
         raise DataError(f"{path} has no row.")
     if table["path"].duplicated().any():
-        raise DataError(f"{path} names {table['path'][table['path'].duplicated()].iloc[0]} twice. Keep one row per image.")
+        raise DataError(
+            f"{path} names {table['path'][table['path'].duplicated()].iloc[0]} twice. Keep one row "
+            "per image."
+        )
     base = path.parent if root is None else Path(root)
     return table.assign(path=[str(base / str(name)) for name in table["path"]])
 
 
 def with_split(
-    table: pd.DataFrame, fractions: tuple[float, float, float], seed: int, *, group: str, label: str | None = None
+    table: pd.DataFrame,
+    fractions: tuple[float, float, float],
+    seed: int,
+    *,
+    group: str,
+    label: str | None = None,
 ) -> pd.DataFrame:
     """
     Give a table the column ``split``: its own, checked, or one drawn by group.
@@ -232,21 +267,33 @@ def with_split(
     DataError
         A value of ``split`` is unknown, or a group is in two parts.
     """
-    groups = table[group] if group in table.columns else pd.Series(table.index.astype(str), index=table.index)
+    groups = (
+        table[group]
+        if group in table.columns
+        else pd.Series(table.index.astype(str), index=table.index)
+    )
     if "split" in table.columns:
-        split = table["split"].replace({"valid": "validation", "val": "validation", "training": "train"})
+        split = table["split"].replace(
+            {"valid": "validation", "val": "validation", "training": "train"}
+        )
         unknown = set(split) - set(PARTS)
         if unknown:
-            raise DataError(f"The split {sorted(map(str, unknown))[0]!r} is unknown; the parts are {', '.join(PARTS)}.")
+            raise DataError(
+                f"The split {sorted(map(str, unknown))[0]!r} is unknown; the parts are "
+                f"{', '.join(PARTS)}."
+            )
         check_groups(groups.tolist(), split.tolist(), group)
         return table.assign(split=split)
-    labels = None if label is None or label not in table.columns else table[label].astype(str).tolist()
+    labels = (
+        None if label is None or label not in table.columns else table[label].astype(str).tolist()
+    )
     return table.assign(split=split_by_group(groups.tolist(), fractions, seed, labels))
 
 
 def find_images(inputs: Path) -> list[Path]:
     """
-    List the images that ``inputs`` names: one file, a table with the column ``path``, or all images of a folder.
+    List the images that ``inputs`` names: one file, a table with the column ``path``, or all images
+    of a folder.
 
     Raises
     ------

@@ -1,4 +1,6 @@
-"""Building blocks of the plugins' networks: trunks, layered heads, and weights read without a pickle."""
+"""
+Building blocks of the plugins' networks: trunks, layered heads, and weights read without a pickle.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,13 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
         self.levels = nn.Sequential(
-            _Residual(width, width, 1), _Residual(width, 2 * width, 2), _Residual(2 * width, 4 * width, 2)
+            _Residual(width, width, 1),
+            _Residual(width, 2 * width, 2),
+            _Residual(2 * width, 4 * width, 2),
         )
         self.num_features = 4 * width
 
@@ -60,7 +66,12 @@ class _Residual(nn.Module):
 
 
 def make_trunk(
-    name: str, channels: int, *, size_px: int | None = None, weights: str | None = None, patch_px: int | None = None
+    name: str,
+    channels: int,
+    *,
+    size_px: int | None = None,
+    weights: str | None = None,
+    patch_px: int | None = None,
 ) -> nn.Module:
     """
     Make a trunk that turns images into feature vectors.
@@ -94,17 +105,24 @@ def make_trunk(
             raise ModelError(f"The trunk {name!r} is written small:WIDTH, such as small:16.")
         trunk: nn.Module = SmallResNet(channels, int(width))
         if weights == "pretrained":
-            raise ModelError("The trunk 'small' has no published weights. Choose a model of timm, or weights: null.")
+            raise ModelError(
+                "The trunk 'small' has no published weights. Choose a model of timm, or weights: "
+                "null."
+            )
     else:
         import timm
 
         if not timm.is_model(name.partition(".")[0]):
             near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
             raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
-        size: dict[str, Any] = {} if size_px is None or not _has_size(name) else {"img_size": size_px}
+        size: dict[str, Any] = (
+            {} if size_px is None or not _has_size(name) else {"img_size": size_px}
+        )
         size |= {} if patch_px is None else {"patch_size": patch_px}
         try:
-            trunk = timm.create_model(name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size)
+            trunk = timm.create_model(
+                name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size
+            )
         except Exception as error:
             if weights == "pretrained":
                 raise ModelError(
@@ -112,7 +130,8 @@ def make_trunk(
                     "Give a local file as weights, or null to start from random ones."
                 ) from error
             raise ModelError(
-                f"timm cannot build {name} for images of {size_px} px with {channels} channels: {error}"
+                f"timm cannot build {name} for images of {size_px} px with {channels} channels: "
+                f"{error}"
             ) from error
     if weights not in (None, "pretrained"):
         load_weights(trunk, Path(str(weights)))
@@ -120,12 +139,16 @@ def make_trunk(
 
 
 def _has_size(name: str) -> bool:
-    return any(family in name for family in ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit"))
+    return any(
+        family in name
+        for family in ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit")
+    )
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """
-    Load weights from a safetensors file or a plain state dict; classifier weights that do not fit are left out.
+    Load weights from a safetensors file or a plain state dict; classifier weights that do not fit
+    are left out.
 
     Raises
     ------
@@ -135,19 +158,34 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
     try:
-        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
-        raise ModelError(f"{path} is no file of weights that can be read without running code from it: {error}") from error
+        raise ModelError(
+            f"{path} is no file of weights that can be read without running code from it: {error}"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict", state.get("model")), dict):
         state = state.get("state_dict", state.get("model"))
     own = module.state_dict()
     if not isinstance(state, dict):
-        raise ModelError(f"{path} holds a {type(state).__name__}; weights are a mapping of names to tensors.")
+        raise ModelError(
+            f"{path} holds a {type(state).__name__}; weights are a mapping of names to tensors."
+        )
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and own[name].shape == value.shape
+    }
     missing = [name for name in own if name not in fitting]
     if missing:
-        raise ModelError(f"{path} does not fit this network: it lacks {missing[0]} ({len(missing)} of {len(own)} missing).")
+        raise ModelError(
+            f"{path} does not fit this network: it lacks {missing[0]} ({len(missing)} of "
+            f"{len(own)} missing)."
+        )
     module.load_state_dict(fitting)
 
 
@@ -177,7 +215,8 @@ class TrunkAndHead(nn.Module):
     Parameters
     ----------
     trunk
-        See :func:`make_trunk`. If timm says with what mean and spread its weights were trained, images are scaled so.
+        See :func:`make_trunk`. If timm says with what mean and spread its weights were trained,
+        images are scaled so.
     classes
         Length of the output.
     """
@@ -205,10 +244,17 @@ class TrunkAndHead(nn.Module):
         return logits
 
 
-def over_images(function: Callable[[Tensor], Tensor], images: Images, rows: np.ndarray, device: torch.device) -> Tensor:
-    """Apply ``function`` to the images of ``rows``, batch by batch, without gradients; the result lies on the CPU."""
+def over_images(
+    function: Callable[[Tensor], Tensor], images: Images, rows: np.ndarray, device: torch.device
+) -> Tensor:
+    """
+    Apply ``function`` to the images of ``rows``, batch by batch, without gradients; the result lies
+    on the CPU.
+    """
     with torch.no_grad():
-        return torch.cat([function(images.batch(part).to(device)).float().cpu() for part in images.all(rows)])
+        return torch.cat(
+            [function(images.batch(part).to(device)).float().cpu() for part in images.all(rows)]
+        )
 
 
 def device_of(module: nn.Module) -> torch.device:

@@ -1,9 +1,10 @@
 """
 What a plugin is, and which ones are installed.
 
-A distribution offers a plugin through the entry-point group ``butterfly_sdm.plugins``; the built-in ones use the same door. The
-entry point names a :class:`PluginCard`: a few words and the place of the implementation, so that listing what is installed
-imports no heavy library. The implementation is a subclass of :class:`Plugin`, imported when it is used.
+A distribution offers a plugin through the entry-point group ``butterfly_sdm.plugins``; the built-in
+ones use the same door. The entry point names a :class:`PluginCard`: a few words and the place of
+the implementation, so that listing what is installed imports no heavy library. The implementation
+is a subclass of :class:`Plugin`, imported when it is used.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ class PluginCard:
 
 
 class PluginData(Protocol):
-    """What :meth:`Plugin.load` returns: anything with ``facts``, JSON-like: what building and predicting need to know."""
+    """
+    What :meth:`Plugin.load` returns: anything with ``facts``, JSON-like: what building and
+    predicting need to know.
+    """
 
     @property
     def facts(self) -> dict[str, Any]: ...  # noqa: D102
@@ -95,8 +99,9 @@ class Plugin(ABC, Generic[C, D]):
     """
     A method: how its data are read, its network built, its stages trained, its results measured.
 
-    The core owns everything else: the command line, seeds, devices, checkpoints, resuming, the files of a run. A plugin keeps
-    no state between the verbs; what must survive training stands in ``facts`` and in the weights.
+    The core owns everything else: the command line, seeds, devices, checkpoints, resuming, the
+    files of a run. A plugin keeps no state between the verbs; what must survive training stands in
+    ``facts`` and in the weights.
 
     Attributes
     ----------
@@ -107,7 +112,10 @@ class Plugin(ABC, Generic[C, D]):
     config: ClassVar[type[PluginConfig]]
 
     def parts(self, config: C) -> tuple[str, ...]:
-        """Return the names of the networks trained one after the other; never are two in memory because of the core."""
+        """
+        Return the names of the networks trained one after the other; never are two in memory
+        because of the core.
+        """
         return ("model",)
 
     @abstractmethod
@@ -155,7 +163,8 @@ class PluginInfo:
 
 def list_plugins() -> list[PluginInfo]:
     """
-    List the installed plugins by name, broken ones with their error, without importing a deep-learning library.
+    List the installed plugins by name, broken ones with their error, without importing a
+    deep-learning library.
 
     Raises
     ------
@@ -180,23 +189,30 @@ def get_plugin(name: str) -> Plugin[Any, Any]:
     points = _entry_points()
     if name not in points:
         raise PluginError(
-            f"There is no plugin {name!r}. Installed: {', '.join(sorted(points)) or 'none'}.{did_you_mean(name, points)}"
+            f"There is no plugin {name!r}. Installed: "
+            f"{', '.join(sorted(points)) or 'none'}.{did_you_mean(name, points)}"
         )
     info, card = _inspect(points[name])
     if card is None or info.error is not None:
-        kind = MissingPackageError if card is not None and any(map(_absent, card.needs)) else PluginError
+        kind = (
+            MissingPackageError
+            if card is not None and any(map(_absent, card.needs))
+            else PluginError
+        )
         raise kind(f"The plugin {name!r} of {info.distribution} cannot be used: {info.error}")
     module, _, attribute = card.implementation.partition(":")
     try:
         plugin = getattr(importlib.import_module(module), attribute)()
     except (Exception, SystemExit) as error:
         raise PluginError(
-            f"The plugin {name!r} of {info.distribution} {info.version} is broken: {type(error).__name__}: {error}. "
+            f"The plugin {name!r} of {info.distribution} {info.version} is broken: "
+            f"{type(error).__name__}: {error}. "
             "Update or remove that package."
         ) from error
     if not isinstance(plugin, Plugin):
         raise PluginError(
-            f"{card.implementation} of {info.distribution} is no subclass of butterfly_sdm.plugins.plugin.Plugin."
+            f"{card.implementation} of {info.distribution} is no subclass of "
+            "butterfly_sdm.plugins.plugin.Plugin."
         )
     return plugin
 
@@ -259,10 +275,12 @@ def _entry_points() -> dict[str, EntryPoint]:
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         first = found.setdefault(point.name, point)
-        # One distribution seen twice on the path (an editable install beside its metadata) is no conflict.
+        # One distribution seen twice on the path (an editable install beside its metadata) is no
+        # conflict.
         if _distribution(first)[0] != _distribution(point)[0] or first.value != point.value:
             raise PluginError(
-                f"Two packages offer a plugin {point.name!r}: {_distribution(first)[0]} ({first.value}) and "
+                f"Two packages offer a plugin {point.name!r}: {_distribution(first)[0]} "
+                f"({first.value}) and "
                 f"{_distribution(point)[0]} ({point.value}). Remove one of them."
             )
     return found
@@ -286,7 +304,9 @@ def _inspect(point: EntryPoint) -> tuple[PluginInfo, PluginCard | None]:
     elif missing:
         problem = f"it needs {', '.join(missing)}: pip install {card.extra or ' '.join(missing)}"
     elif not attribute or _absent(package):
-        problem = f"its implementation {card.implementation} does not exist; it is written module:Class"
+        problem = (
+            f"its implementation {card.implementation} does not exist; it is written module:Class"
+        )
     return PluginInfo(point.name, card.summary, distribution, version, problem), card
 
 
@@ -298,4 +318,6 @@ def _absent(module: str) -> bool:
 
 
 def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return ("an unknown package", "") if point.dist is None else (point.dist.name, point.dist.version)
+    return (
+        ("an unknown package", "") if point.dist is None else (point.dist.name, point.dist.version)
+    )

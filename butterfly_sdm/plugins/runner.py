@@ -18,8 +18,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from butterfly_sdm.data.artefact import atomic_path, fingerprint, read_json, resumable_folder, write_json, write_text
-from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError, PluginError
+from butterfly_sdm.data.artefact import (
+    atomic_path,
+    fingerprint,
+    read_json,
+    resumable_folder,
+    write_json,
+    write_text,
+)
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ConfigError,
+    DataError,
+    MissingFileError,
+    PluginError,
+)
 from butterfly_sdm.plugins.plugin import Plugin, Report, Verb
 from butterfly_sdm.plugins.settings import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, device_of_config, seed_of, train_stages
@@ -72,11 +85,15 @@ class PluginRun:
         try:
             module.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError) as error:
-            raise ArtefactError(f"{path} is damaged or of another architecture ({error}). Train it again.") from error
+            raise ArtefactError(
+                f"{path} is damaged or of another architecture ({error}). Train it again."
+            ) from error
         return module.eval().to(self.device)
 
     @classmethod
-    def open(cls, plugin: Plugin[Any, Any], name: str, folder: Path, config: PluginConfig | None = None) -> PluginRun:
+    def open(
+        cls, plugin: Plugin[Any, Any], name: str, folder: Path, config: PluginConfig | None = None
+    ) -> PluginRun:
         """
         Open a run folder.
 
@@ -92,14 +109,24 @@ class PluginRun:
         """
         if not (folder / "model.json").is_file():
             partial = folder.with_name(folder.name + ".partial")
-            hint = " It was begun but not finished; the same command continues it." if partial.is_dir() else ""
-            raise MissingFileError(f"There is no trained run at {folder}.{hint} Train with: butterfly-sdm plugin {name} train")
+            hint = (
+                " It was begun but not finished; the same command continues it."
+                if partial.is_dir()
+                else ""
+            )
+            raise MissingFileError(
+                f"There is no trained run at {folder}.{hint} Train with: butterfly-sdm plugin "
+                f"{name} train"
+            )
         card = read_json(folder / "model.json")
         if not isinstance(card, dict) or card.get("format") != "butterfly_sdm plugin run":
-            raise ArtefactError(f"{folder} is not the run of a plugin: its model.json does not say so.")
+            raise ArtefactError(
+                f"{folder} is not the run of a plugin: its model.json does not say so."
+            )
         if card.get("plugin") != name or card.get("format_version") != FORMAT_VERSION:
             raise ArtefactError(
-                f"{folder} was trained by the plugin {card.get('plugin')!r} (format {card.get('format_version')}), "
+                f"{folder} was trained by the plugin {card.get('plugin')!r} (format "
+                f"{card.get('format_version')}), "
                 f"not by {name!r} (format {FORMAT_VERSION}). Choose another --out."
             )
         settings = config or load_settings(plugin.config, card["settings"])[0]
@@ -150,7 +177,8 @@ def train(
     limits: Limits | None = None,
 ) -> PluginRun:
     """
-    Train all parts of a plugin into ``folder``; interrupted training continues after the last finished epoch.
+    Train all parts of a plugin into ``folder``; interrupted training continues after the last
+    finished epoch.
 
     Parameters
     ----------
@@ -175,7 +203,9 @@ def train(
     settings = config.model_dump(mode="json")
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     with resumable_folder(folder, key) as partial:
-        if not (partial / "model.json").is_file():  # else interrupted at its very end: nothing is left but to tidy up
+        if not (
+            partial / "model.json"
+        ).is_file():  # else interrupted at its very end: nothing is left but to tidy up
             rows: list[dict[str, Any]] = []
             for part in plugin.parts(config):
                 weights, history = partial / f"{part}.safetensors", partial / f"{part}.history.json"
@@ -184,16 +214,28 @@ def train(
                     module = build(plugin, config, facts, part)
                     stages = plugin.stages(config, data, module, part)
                     part_rows = train_stages(
-                        module, stages, config, part=part, checkpoint=checkpoint, progress=progress, limits=limits
+                        module,
+                        stages,
+                        config,
+                        part=part,
+                        checkpoint=checkpoint,
+                        progress=progress,
+                        limits=limits,
                     )
                     write_json(history, part_rows)
                     with atomic_path(weights) as temporary:
-                        save_file({key: value.contiguous() for key, value in module.state_dict().items()}, temporary)
+                        save_file(
+                            {key: value.contiguous() for key, value in module.state_dict().items()},
+                            temporary,
+                        )
                     checkpoint.unlink(missing_ok=True)
                     del module, stages
                 rows += read_json(history)
             _write_table(partial / "history.csv", pd.DataFrame(rows))
-            write_text(partial / "config.yaml", yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+            write_text(
+                partial / "config.yaml",
+                yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
+            )
             card = {
                 "format": "butterfly_sdm plugin run",
                 "format_version": FORMAT_VERSION,
@@ -201,7 +243,9 @@ def train(
                 "plugin": name,
                 "settings": settings,
                 "facts": facts,
-                "software": {package: _version(package) for package in ("butterfly-sdm", "torch", "timm")},
+                "software": {
+                    package: _version(package) for package in ("butterfly-sdm", "torch", "timm")
+                },
             }
             write_json(partial / "model.json", card)
         for part in plugin.parts(config):
@@ -223,13 +267,17 @@ def evaluate(run: PluginRun) -> Report:
     if facts != run.facts:
         changed = [key for key in run.facts if facts.get(key) != run.facts[key]]
         raise DataError(
-            f"The data differ from those the run was trained on in: {', '.join(changed) or 'new facts'}. "
+            "The data differ from those the run was trained on in: "
+            f"{', '.join(changed) or 'new facts'}. "
             "Evaluate with the data of the training, or predict."
         )
     report = run.plugin.evaluate(run.config, data, run)
     wrong = [name for name, value in report.metrics.items() if not math.isfinite(value)]
     if wrong:
-        raise DataError(f"The measure {wrong[0]} is not a finite number; the held-out rows are too few or of one class only.")
+        raise DataError(
+            f"The measure {wrong[0]} is not a finite number; the held-out rows are too few or of "
+            "one class only."
+        )
     write_json(run.folder / "metrics.json", report.metrics)
     for name, table in report.tables.items():
         _write_table(run.folder / f"{name}.csv", table)
@@ -246,8 +294,12 @@ def predict(run: PluginRun, inputs: Path) -> Path:
     return path
 
 
-def build(plugin: Plugin[Any, Any], config: PluginConfig, facts: dict[str, Any], part: str) -> nn.Module:
-    """Make one untrained network; the same seed gives the same weights, whatever was drawn before."""
+def build(
+    plugin: Plugin[Any, Any], config: PluginConfig, facts: dict[str, Any], part: str
+) -> nn.Module:
+    """
+    Make one untrained network; the same seed gives the same weights, whatever was drawn before.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(config.seed, part, "build"))
         return plugin.build(config, facts, part)

@@ -14,7 +14,8 @@ from butterfly_sdm.errors import DataError
 
 def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """
-    Return accuracy, balanced accuracy, macro precision, recall and F1, and AUC (one against the rest, macro).
+    Return accuracy, balanced accuracy, macro precision, recall and F1, and AUC (one against the
+    rest, macro).
 
     Parameters
     ----------
@@ -30,30 +31,50 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
     """
     present = np.unique(labels)
     if len(present) < 2:
-        raise DataError(f"The held-out rows are of {len(present)} class; scores need at least 2. Hold out more rows.")
+        raise DataError(
+            f"The held-out rows are of {len(present)} class; scores need at least 2. Hold out more "
+            "rows."
+        )
     predicted = probabilities.argmax(axis=1)
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, average="macro", zero_division=0)
+    precision, recall, f1, _ = metrics.precision_recall_fscore_support(
+        labels, predicted, average="macro", zero_division=0
+    )
     return {
         "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(np.mean([(predicted[labels == value] == value).mean() for value in present])),
+        "balanced_accuracy": float(
+            np.mean([(predicted[labels == value] == value).mean() for value in present])
+        ),
         "macro_precision": float(precision),
         "macro_recall": float(recall),
         "macro_f1": float(f1),
-        "auc": float(np.mean([metrics.roc_auc_score(labels == value, probabilities[:, value]) for value in present])),
+        "auc": float(
+            np.mean(
+                [
+                    metrics.roc_auc_score(labels == value, probabilities[:, value])
+                    for value in present
+                ]
+            )
+        ),
     }
 
 
-def class_scores(labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
+def class_scores(
+    labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
     """Return precision, recall, F1 and number of rows per class."""
     values = metrics.precision_recall_fscore_support(
         labels, probabilities.argmax(axis=1), labels=range(len(classes)), zero_division=0
     )
-    return pd.DataFrame({"class": list(classes)} | dict(zip(("precision", "recall", "f1", "rows"), values, strict=True)))
+    return pd.DataFrame(
+        {"class": list(classes)}
+        | dict(zip(("precision", "recall", "f1", "rows"), values, strict=True))
+    )
 
 
 def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
     """
-    Return the error rate at the threshold where false positives and false negatives are equally frequent.
+    Return the error rate at the threshold where false positives and false negatives are equally
+    frequent.
 
     Parameters
     ----------

@@ -1,8 +1,10 @@
 """
-Training in stages: which weights move, on which batches, by which loss; checkpointed after epochs, as often as it costs little.
+Training in stages: which weights move, on which batches, by which loss; checkpointed after epochs,
+as often as it costs little.
 
-All randomness of an epoch comes from a seed made of (seed, part, stage, epoch), so that training that was interrupted and
-continued gives the same weights as training that was not. A checkpoint is one safetensors file, never a pickle.
+All randomness of an epoch comes from a seed made of (seed, part, stage, epoch), so that training
+that was interrupted and continued gives the same weights as training that was not. A checkpoint is
+one safetensors file, never a pickle.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ from butterfly_sdm.progress import Progress, silent
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 Batch = Mapping[str, Tensor]
-_WRITING_SHARE = 0.1  # of the time, at most, for checkpoints: those of a large network take longer than an epoch on few rows
+# of the time, at most, for checkpoints: those of a large network take longer than an epoch on few
+# rows
+_WRITING_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,19 @@ class Stage:
     epochs
         Passes over ``batches``.
     trains
-        Submodules whose weights move; empty: all. Everything else is in evaluation mode, bit for bit unchanged.
+        Submodules whose weights move; empty: all. Everything else is in evaluation mode, bit for
+        bit unchanged.
     rate
         Factor on the learning rate in an epoch, counted from 0.
     start
-        Called once with the network before the first epoch, such as to copy weights; it adds no parameters.
+        Called once with the network before the first epoch, such as to copy weights; it adds no
+        parameters.
     measure
-        Called with the network in evaluation mode after each epoch; its numbers go to ``history.csv``.
+        Called with the network in evaluation mode after each epoch; its numbers go to
+        ``history.csv``.
     select
-        Name of a measure: the weights of the epoch where it was largest are kept, instead of the last ones.
+        Name of a measure: the weights of the epoch where it was largest are kept, instead of the
+        last ones.
     """
 
     name: str
@@ -145,8 +153,8 @@ def train_stages(
     part
         Name of the network, part of the seed.
     checkpoint
-        File to continue from, and to write after the first and last epoch of a stage and in between as often as writing takes
-        at most a tenth of the time; None: none.
+        File to continue from, and to write after the first and last epoch of a stage and in between
+        as often as writing takes at most a tenth of the time; None: none.
     progress
         Told the epochs done of each stage.
     limits
@@ -167,7 +175,9 @@ def train_stages(
     limits = limits or Limits()
     device = device_of_config(config)
     module.to(device)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if device.type == "cuda" else []):
+    with torch.random.fork_rng(
+        devices=range(torch.cuda.device_count()) if device.type == "cuda" else []
+    ):
         state = _read(checkpoint) if checkpoint is not None and checkpoint.is_file() else _State()
         due = time.monotonic()
         for position, stage in enumerate(stages):
@@ -183,7 +193,9 @@ def train_stages(
                     torch.manual_seed(seed_of(config.seed, part, stage.name))
                     stage.start(module)
             _set_trainable(module, stage)
-            optimizer = stage.optimizer([parameter for parameter in module.parameters() if parameter.requires_grad])
+            optimizer = stage.optimizer(
+                [parameter for parameter in module.parameters() if parameter.requires_grad]
+            )
             rates = [group["lr"] for group in optimizer.param_groups]
             if state.tensors:
                 module.load_state_dict(_unprefixed(state.tensors, "model."))
@@ -195,7 +207,13 @@ def train_stages(
                     group["lr"] = rate * stage.rate(epoch)
                 row: dict[str, Any] = {"part": part, "stage": stage.name, "epoch": epoch + 1}
                 row["loss"] = _epoch(
-                    module, stage, optimizer, device, config, seed_of(config.seed, part, stage.name, epoch), limits
+                    module,
+                    stage,
+                    optimizer,
+                    device,
+                    config,
+                    seed_of(config.seed, part, stage.name, epoch),
+                    limits,
                 )
                 if stage.measure is not None:
                     module.eval()
@@ -205,7 +223,10 @@ def train_stages(
                 state.rows.append(row)
                 state.epoch = epoch + 1
                 if stage.select is not None and row[stage.select] >= state.best_value(stage):
-                    state.best = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+                    state.best = {
+                        name: tensor.detach().cpu().clone()
+                        for name, tensor in module.state_dict().items()
+                    }
                 last = state.epoch == epochs
                 if last and state.best:
                     module.load_state_dict(state.best)
@@ -276,13 +297,19 @@ def _epoch(
         optimizer.step()
         losses.append(loss.detach())
     if not losses:
-        raise ModelError(f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller batch_size.")
-    values = torch.stack(losses).double().cpu()  # once per epoch: each look at a value makes a GPU wait
+        raise ModelError(
+            f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller "
+            "batch_size."
+        )
+    values = (
+        torch.stack(losses).double().cpu()
+    )  # once per epoch: each look at a value makes a GPU wait
     wrong = (~torch.isfinite(values)).nonzero()
     if len(wrong):
         step = int(wrong[0])
         raise ModelError(
-            f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}. Lower the learning rate, "
+            f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}. "
+            "Lower the learning rate, "
             "or look for values that are not finite in the data."
         )
     return float(values.mean())
@@ -299,8 +326,15 @@ def _write(path: Path, module: nn.Module, optimizer: Any, state: _State, *, adva
                     tensors[f"optimizer.{index}.{key}"] = value
                 else:
                     steps[f"{index}.{key}"] = value
-    position = {"stage": state.stage + advance, "epoch": 0 if advance else state.epoch, "rows": state.rows, "steps": steps}
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    position = {
+        "stage": state.stage + advance,
+        "epoch": 0 if advance else state.epoch,
+        "rows": state.rows,
+        "steps": steps,
+    }
+    contiguous = {
+        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
+    }
     with atomic_path(path) as temporary:
         save_file(contiguous, temporary, metadata={"position": json.dumps(position)})
 
@@ -311,19 +345,31 @@ def _read(path: Path) -> _State:
         with safe_open(path, framework="pt") as file:
             position = json.loads((file.metadata() or {})["position"])
             state.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state.stage, state.epoch, state.rows = position["stage"], position["epoch"], position["rows"]
+        state.stage, state.epoch, state.rows = (
+            position["stage"],
+            position["epoch"],
+            position["rows"],
+        )
         state.steps = position["steps"]
     except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise ArtefactError(f"The checkpoint {path} is damaged ({error}). Remove it to train from the start.") from error
+        raise ArtefactError(
+            f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
+        ) from error
     logger.info("continuing from %s: stage %d, epoch %d", path.name, state.stage + 1, state.epoch)
     return state
 
 
 def _unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
-def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor], steps: Mapping[str, Any]) -> None:
+def _restore_optimizer(
+    optimizer: Optimizer, tensors: Mapping[str, Tensor], steps: Mapping[str, Any]
+) -> None:
     state = optimizer.state_dict()
     values: dict[int, dict[str, Any]] = {}
     for name, value in (*tensors.items(), *steps.items()):

@@ -7,7 +7,12 @@ from torch import Tensor, nn
 
 
 def random_view(
-    images: Tensor, *, scale: tuple[float, float] = (0.2, 1.0), flip: bool = True, jitter: float = 0.4, shift: float = 0.0
+    images: Tensor,
+    *,
+    scale: tuple[float, float] = (0.2, 1.0),
+    flip: bool = True,
+    jitter: float = 0.4,
+    shift: float = 0.0,
 ) -> Tensor:
     """
     Return one random view per image.

@@ -1,4 +1,7 @@
-"""The simulated landscape: parcels of habitat, hedges, a river, climate, and the reflectance a satellite sees."""
+"""
+The simulated landscape: parcels of habitat, hedges, a river, climate, and the reflectance a
+satellite sees.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ _COARSE_PX = 16
 _PARCEL_PX = 24
 _TEXTURE_PX = 512
 
-# surface reflectance x 10,000 per habitat: red, green, blue, nir; then spread between parcels and speckle within them
+# surface reflectance x 10,000 per habitat: red, green, blue, nir; then spread between parcels and
+# speckle within them
 _REFLECTANCE = np.array(
     [
         [260, 430, 210, 3100],
@@ -33,12 +37,17 @@ _REFLECTANCE = np.array(
 )
 _PARCEL_SPREAD = np.array([0.08, 0.12, 0.30, 0.12, 0.15, 0.10, 0.05], dtype=np.float32)
 _SPECKLE = np.array([0.16, 0.05, 0.05, 0.12, 0.10, 0.05, 0.10], dtype=np.float32)
-_GRAIN = np.array([0.05, 0.03, 0.03, 0.05, 0.26, 0.03, 0.05], dtype=np.float32)  # from pixel to pixel, in all bands at once
+_GRAIN = np.array(
+    [0.05, 0.03, 0.03, 0.05, 0.26, 0.03, 0.05], dtype=np.float32
+)  # from pixel to pixel, in all bands at once
 
 
 @dataclass(frozen=True)
 class Landscape:
-    """Smooth fields every 16 px and one row per parcel: small enough to keep, and all that the pixels follow from."""
+    """
+    Smooth fields every 16 px and one row per parcel: small enough to keep, and all that the pixels
+    follow from.
+    """
 
     seed: int
     size_px: int
@@ -62,40 +71,70 @@ class Landscape:
         count = size_px // _PARCEL_PX + 5  # two parcels beyond each edge
         jitter = rng.uniform(0.12, 0.88, (count, count, 2))
         seeds = (np.moveaxis(np.mgrid[:count, :count], 0, -1) - 2 + jitter) * _PARCEL_PX
-        preference = np.stack([sample(f, seeds[..., 0], seeds[..., 1]) for f in regional], axis=-1)  # (rows, cols, 5)
+        preference = np.stack(
+            [sample(f, seeds[..., 0], seeds[..., 1]) for f in regional], axis=-1
+        )  # (rows, cols, 5)
         preference[..., 4] = 1.6 * sample(town, seeds[..., 0], seeds[..., 1]) - 1.1
         preference[..., 3] -= 0.55
         preference[..., 1] += 0.25
         preference[..., 0] -= 0.1
         preference[..., 2] += 0.25
-        habitat = (preference * 1.6 + rng.gumbel(0, 0.7, preference.shape)).argmax(-1).astype(np.uint8)
+        habitat = (
+            (preference * 1.6 + rng.gumbel(0, 0.7, preference.shape)).argmax(-1).astype(np.uint8)
+        )
         spread = _PARCEL_SPREAD[habitat][..., None]
-        bright = rng.standard_normal((*habitat.shape, 1)) * 0.8 + rng.standard_normal((*habitat.shape, 4)) * 0.35
+        bright = (
+            rng.standard_normal((*habitat.shape, 1)) * 0.8
+            + rng.standard_normal((*habitat.shape, 4)) * 0.35
+        )
         shade = np.exp(spread * bright).astype(np.float32)
-        hedge_field = sample(field(1500), seeds[..., 0], seeds[..., 1]) + rng.normal(0, 0.4, habitat.shape)
+        hedge_field = sample(field(1500), seeds[..., 0], seeds[..., 1]) + rng.normal(
+            0, 0.4, habitat.shape
+        )
         farmed = (habitat == 1) | (habitat == 2)
         hedged = np.where(farmed, np.clip(hedge_field * 1.1 + 0.6, 0, 2.2), 0).astype(np.float32)
-        north = np.linspace(0.9, -0.9, elevation.shape[0])[:, None]  # the first row is the northern edge
+        north = np.linspace(0.9, -0.9, elevation.shape[0])[
+            :, None
+        ]  # the first row is the northern edge
         metres = 120 + 55 * elevation
         warmth = -0.9 * north + 0.35 * field(5000) - 0.0065 * (metres - 120)
         noise = rng.standard_normal((_TEXTURE_PX, _TEXTURE_PX))
-        texture = _unit(gaussian_filter(noise, 0.8, mode="wrap")) * 0.8 + _unit(gaussian_filter(noise, 3, mode="wrap")) * 0.6
+        texture = (
+            _unit(gaussian_filter(noise, 0.8, mode="wrap")) * 0.8
+            + _unit(gaussian_filter(noise, 3, mode="wrap")) * 0.6
+        )
         return cls(
-            seed, size_px, habitat, shade, hedged, seeds.astype(np.float32), river, warmth, metres, town,
+            seed,
+            size_px,
+            habitat,
+            shade,
+            hedged,
+            seeds.astype(np.float32),
+            river,
+            warmth,
+            metres,
+            town,
             texture.astype(np.float32),
-        )  # fmt: skip
+        )
 
     def strip(self, top: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Return habitat (height, width) and reflectance (bands, height, width) of some rows."""
         y = np.arange(top, top + height, dtype=np.float32)[:, None]
         x = np.arange(self.size_px, dtype=np.float32)[None, :]
-        bend = 5 * np.sin(y / 37) + 4 * np.cos(y / 83), 5 * np.sin(x / 41) + 4 * np.cos(x / 71)  # edges of fields curve
+        bend = (
+            5 * np.sin(y / 37) + 4 * np.cos(y / 83),
+            5 * np.sin(x / 41) + 4 * np.cos(x / 71),
+        )  # edges of fields curve
         y, x = y + bend[1], x + bend[0]
         row, column = (y // _PARCEL_PX).astype(np.int32) + 2, (x // _PARCEL_PX).astype(np.int32) + 2
         count = self.habitat.shape[0]
         np.clip(row, 1, count - 2, out=row)
         np.clip(column, 1, count - 2, out=column)
-        flat, seeds_y, seeds_x = row * count + column, self.seeds[..., 0].ravel(), self.seeds[..., 1].ravel()
+        flat, seeds_y, seeds_x = (
+            row * count + column,
+            self.seeds[..., 0].ravel(),
+            self.seeds[..., 1].ravel(),
+        )
         nearest = np.full(flat.shape, np.inf, dtype=np.float32)
         second = nearest.copy()
         parcel = flat.copy()
@@ -111,8 +150,12 @@ class Landscape:
         rows, columns = np.broadcast_arrays(y, x)
         is_river = np.abs(sample(self.river, rows, columns)) < 0.018
         habitat = np.where(is_river, 5, np.where(is_hedge, 6, habitat)).astype(np.uint8)
-        shade = np.where((habitat < 5)[None], self.shade.reshape(-1, 4)[parcel].transpose(2, 0, 1), 1)
-        repeat = np.ix_(np.arange(top, top + height) % _TEXTURE_PX, np.arange(self.size_px) % _TEXTURE_PX)
+        shade = np.where(
+            (habitat < 5)[None], self.shade.reshape(-1, 4)[parcel].transpose(2, 0, 1), 1
+        )
+        repeat = np.ix_(
+            np.arange(top, top + height) % _TEXTURE_PX, np.arange(self.size_px) % _TEXTURE_PX
+        )
         speckle = 1 + _SPECKLE[habitat] * self.texture[repeat]
         rng = np.random.default_rng([self.seed, 5, top])
         grain = 1 + _GRAIN[habitat] * rng.standard_normal(habitat.shape, dtype=np.float32)
@@ -127,18 +170,28 @@ def _unit(field: np.ndarray) -> np.ndarray:
 
 def _field_maker(rng: np.random.Generator, size_px: int) -> Callable[[float], np.ndarray]:
     side = size_px // _COARSE_PX + 8
-    margin = 3 * 5000 // (_COARSE_PX * PIXEL_M) // 2  # so that opposite edges of the landscape are not neighbours
+    margin = (
+        3 * 5000 // (_COARSE_PX * PIXEL_M) // 2
+    )  # so that opposite edges of the landscape are not neighbours
 
     def field(scale_m: float) -> np.ndarray:
-        """Return a random field with unit variance that changes over ``scale_m``; its first node lies 4 nodes outside."""
+        """
+        Return a random field with unit variance that changes over ``scale_m``; its first node lies
+        4 nodes outside.
+        """
         sigma = scale_m / 2 / (_COARSE_PX * PIXEL_M)
         noise = rng.standard_normal((side + 2 * margin, side + 2 * margin))
-        return _unit(gaussian_filter(noise, sigma, mode="wrap"))[margin : margin + side, margin : margin + side]
+        return _unit(gaussian_filter(noise, sigma, mode="wrap"))[
+            margin : margin + side, margin : margin + side
+        ]
 
     return field
 
 
 def sample(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Interpolate a coarse field at pixel coordinates."""
-    at = np.stack([np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64)]) / _COARSE_PX + 4
+    at = (
+        np.stack([np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64)]) / _COARSE_PX
+        + 4
+    )
     return map_coordinates(field, at, order=1, mode="nearest", output=np.float32)

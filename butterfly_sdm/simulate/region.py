@@ -15,8 +15,23 @@ from rasterio.windows import Window
 from butterfly_sdm.data.artefact import atomic_path, read_json, write_json, write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.progress import Progress, silent
-from butterfly_sdm.simulate.landscape import BANDS, HABITATS, LATTICE_PX, LEFT, PIXEL_M, SCENE_CRS, TOP, Landscape
-from butterfly_sdm.simulate.surveys import INSTITUTION, choose_sites, climate_table, walk, write_archive
+from butterfly_sdm.simulate.landscape import (
+    BANDS,
+    HABITATS,
+    LATTICE_PX,
+    LEFT,
+    PIXEL_M,
+    SCENE_CRS,
+    TOP,
+    Landscape,
+)
+from butterfly_sdm.simulate.surveys import (
+    INSTITUTION,
+    choose_sites,
+    climate_table,
+    walk,
+    write_archive,
+)
 from butterfly_sdm.simulate.truth import SPECIES, Probability
 
 VERSION = 2  # changes with the bytes that a seed gives
@@ -35,7 +50,8 @@ class Region:
     config
         ``config.yaml`` for the four verbs.
     scenes
-        Two overlapping GeoTIFFs: bands red, green, blue, nir; 10 m; reflectance x 10,000; 0 is nodata.
+        Two overlapping GeoTIFFs: bands red, green, blue, nir; 10 m; reflectance x 10,000; 0 is
+        nodata.
     records
         Darwin Core Archive, laid out as a GBIF download.
     sites
@@ -43,10 +59,11 @@ class Region:
     covariates
         CSV with ``site_id`` and climate.
     truth_map
-        GeoTIFF with one band per species: the true detection probability per visit, float32, one pixel per 320 m.
+        GeoTIFF with one band per species: the true detection probability per visit, float32, one
+        pixel per 320 m.
     truth_table
-        CSV per site: ``easting, northing`` (EPSG:27700), ``visits`` walked, ``recorded_visits`` (those that left a record),
-        then per species the true detection probability.
+        CSV per site: ``easting, northing`` (EPSG:27700), ``visits`` walked, ``recorded_visits``
+        (those that left a record), then per species the true detection probability.
     truth_detections
         CSV per site and species: visits on which the species was detected.
     habitats
@@ -89,9 +106,16 @@ class Region:
     def files(self) -> tuple[Path, ...]:
         """All files of the region."""
         return (
-            *self.scenes, self.records, self.sites, self.covariates, self.truth_map, self.truth_table,
-            self.truth_detections, self.habitats, self.config,
-        )  # fmt: skip
+            *self.scenes,
+            self.records,
+            self.sites,
+            self.covariates,
+            self.truth_map,
+            self.truth_table,
+            self.truth_detections,
+            self.habitats,
+            self.config,
+        )
 
 
 def simulate_region(
@@ -142,18 +166,21 @@ def simulate_region(
     DataError
         A size is out of range, or the landscape has no room for so many sites.
 
-    Notes
-    -----
-    The probability that a visit at place x finds species s is
-    ``logistic(logit(r_s) + sum_h b_sh (f_h(x) - m_h) + c_s t(x))``: r_s its typical rate, f_h(x) the share of habitat h (hedges
-    among them) in the window around x, m_h a usual share, t the temperature in degrees above the usual. A visit on which no
-    species is seen leaves no record, as in occurrence data: rates from records are slightly too high;
-    ``truth_table`` has both counts.
+    Notes ----- The probability that a visit at place x finds species s is ``logistic(logit(r_s) +
+    sum_h b_sh (f_h(x) - m_h) + c_s t(x))``: r_s its typical rate, f_h(x) the share of habitat h
+    (hedges among them) in the window around x, m_h a usual share, t the temperature in degrees
+    above the usual. A visit on which no species is seen leaves no record, as in occurrence data:
+    rates from records are slightly too high; ``truth_table`` has both counts.
     """
     if size_px < 512 or size_px % LATTICE_PX:
-        raise DataError(f"size_px is {size_px}; it has to be a multiple of {LATTICE_PX} and at least 512.")
+        raise DataError(
+            f"size_px is {size_px}; it has to be a multiple of {LATTICE_PX} and at least 512."
+        )
     if not 1 <= n_species <= len(SPECIES):
-        raise DataError(f"n_species is {n_species}; the simulation knows {len(SPECIES)} species. Ask for 1 to {len(SPECIES)}.")
+        raise DataError(
+            f"n_species is {n_species}; the simulation knows {len(SPECIES)} species. Ask for 1 to "
+            f"{len(SPECIES)}."
+        )
     if not 3 <= mean_visits <= 100:
         raise DataError(f"mean_visits is {mean_visits}; visits per site lie between 3 and 100.")
     if window_px < 2 or window_px % 2:
@@ -162,11 +189,21 @@ def simulate_region(
         raise DataError(f"tile_px is {tile_px}; it has to be a multiple of {LATTICE_PX}.")
     region = Region.in_folder(folder, SPECIES[:n_species])
     recipe = {
-        "version": VERSION, "seed": seed, "size_px": size_px, "n_sites": n_sites, "n_species": n_species,
-        "mean_visits": mean_visits, "window_px": window_px, "tile_px": tile_px,
-    }  # fmt: skip
+        "version": VERSION,
+        "seed": seed,
+        "size_px": size_px,
+        "n_sites": n_sites,
+        "n_species": n_species,
+        "mean_visits": mean_visits,
+        "window_px": window_px,
+        "tile_px": tile_px,
+    }
     mark = region.folder / "region.json"
-    if mark.is_file() and all(path.is_file() for path in region.files) and read_json(mark) == recipe:
+    if (
+        mark.is_file()
+        and all(path.is_file() for path in region.files)
+        and read_json(mark) == recipe
+    ):
         return region
     mark.unlink(missing_ok=True)
 
@@ -188,9 +225,16 @@ def simulate_region(
     _write_csv(region.sites, places[["site_id", "lon", "lat", "footprint_wkt"]])
     _write_csv(region.covariates, climate_table(land, places, np.random.default_rng([seed, 4])))
     effort = pd.DataFrame({"visits": visits, "recorded_visits": recorded})
-    table = [places[["site_id", "easting", "northing"]], effort, pd.DataFrame(truth, columns=region.species).round(6)]
+    table = [
+        places[["site_id", "easting", "northing"]],
+        effort,
+        pd.DataFrame(truth, columns=region.species).round(6),
+    ]
     _write_csv(region.truth_table, pd.concat(table, axis=1))
-    _write_csv(region.truth_detections, pd.concat([places[["site_id"]], pd.DataFrame(seen, columns=region.species)], axis=1))
+    _write_csv(
+        region.truth_detections,
+        pd.concat([places[["site_id"]], pd.DataFrame(seen, columns=region.species)], axis=1),
+    )
     write_text(region.config, _config_text(seed, tile_px, size_px))
     write_json(mark, recipe)
     return region
@@ -211,9 +255,19 @@ def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.nda
     habitat = np.empty((size, size), dtype=np.uint8)
     with atomic_path(region.scenes[0]) as west, atomic_path(region.scenes[1]) as east:
         profile = {
-            "driver": "GTiff", "height": size, "count": len(BANDS), "dtype": "uint16", "crs": SCENE_CRS, "nodata": 0,
-            "tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate", "predictor": 2, "zlevel": 1,
-        }  # fmt: skip
+            "driver": "GTiff",
+            "height": size,
+            "count": len(BANDS),
+            "dtype": "uint16",
+            "crs": SCENE_CRS,
+            "nodata": 0,
+            "tiled": True,
+            "blockxsize": 256,
+            "blockysize": 256,
+            "compress": "deflate",
+            "predictor": 2,
+            "zlevel": 1,
+        }
         rasters = [
             rasterio.open(path, "w", width=end - start, transform=_transform(start), **profile)
             for path, start, end in zip((west, east), starts, ends, strict=True)
@@ -221,22 +275,41 @@ def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.nda
         try:
             for raster in rasters:
                 raster.descriptions = BANDS
-                raster.update_tags(title="Simulated scene", scale="0.0001", source="butterfly_sdm.simulate")
+                raster.update_tags(
+                    title="Simulated scene", scale="0.0001", source="butterfly_sdm.simulate"
+                )
             for top in range(0, size, STRIP_PX):
                 height = min(STRIP_PX, size - top)
                 habitat[top : top + height], reflectance = land.strip(top, height)
-                for side, (raster, start, end) in enumerate(zip(rasters, starts, ends, strict=True)):
+                for side, (raster, start, end) in enumerate(
+                    zip(rasters, starts, ends, strict=True)
+                ):
                     pixels = reflectance[:, :, start:end].copy()
-                    pixels[:, _hidden(clouds[side], side, top, height, start, end, size, overlap)] = 0
+                    pixels[
+                        :, _hidden(clouds[side], side, top, height, start, end, size, overlap)
+                    ] = 0
                     raster.write(pixels, window=Window(0, top, end - start, height))
                 progress("simulate", min(top + STRIP_PX, size), size)
         finally:
             for raster in rasters:
                 raster.close()
-    with atomic_path(region.habitats) as path, rasterio.open(
-        path, "w", driver="GTiff", width=size, height=size, count=1, dtype="uint8", crs=SCENE_CRS, nodata=255,
-        transform=_transform(0), tiled=True, compress="deflate",
-    ) as raster:  # fmt: skip
+    with (
+        atomic_path(region.habitats) as path,
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=size,
+            height=size,
+            count=1,
+            dtype="uint8",
+            crs=SCENE_CRS,
+            nodata=255,
+            transform=_transform(0),
+            tiled=True,
+            compress="deflate",
+        ) as raster,
+    ):
         raster.write(habitat, 1)
         raster.update_tags(classes=json.dumps(dict(enumerate(HABITATS))))
     return habitat
@@ -253,8 +326,20 @@ def _clouds(rng: np.random.Generator, size: int, start: int, end: int) -> np.nda
     return np.stack([y, x, rng.uniform(20, 70, count)], axis=1)
 
 
-def _hidden(clouds: np.ndarray, side: int, top: int, height: int, start: int, end: int, size: int, overlap: int) -> np.ndarray:
-    """Return where (height, width) a scene has no measurement: clouds, and a slanting edge of the swath inside the overlap."""
+def _hidden(
+    clouds: np.ndarray,
+    side: int,
+    top: int,
+    height: int,
+    start: int,
+    end: int,
+    size: int,
+    overlap: int,
+) -> np.ndarray:
+    """
+    Return where (height, width) a scene has no measurement: clouds, and a slanting edge of the
+    swath inside the overlap.
+    """
     y, x = np.arange(top, top + height)[:, None], np.arange(start, end)[None, :]
     slant = overlap * 0.45 * y / size
     hidden = (x >= end - slant) if side == 0 else (x < start + 0.45 * overlap - slant)
@@ -268,20 +353,37 @@ def _write_truth_map(region: Region, probability: Probability, size_px: int) -> 
     y, x = np.meshgrid(middles, middles, indexing="ij")
     values = probability.at(x, y).transpose(2, 0, 1).astype(np.float32)
     cell_m = LATTICE_PX * PIXEL_M
-    with atomic_path(region.truth_map) as path, rasterio.open(
-        path, "w", driver="GTiff", width=len(middles), height=len(middles), count=len(values), dtype="float32", crs=SCENE_CRS,
-        nodata=float("nan"), transform=from_origin(LEFT, TOP, cell_m, cell_m), compress="deflate",
-    ) as raster:  # fmt: skip
+    with (
+        atomic_path(region.truth_map) as path,
+        rasterio.open(
+            path,
+            "w",
+            driver="GTiff",
+            width=len(middles),
+            height=len(middles),
+            count=len(values),
+            dtype="float32",
+            crs=SCENE_CRS,
+            nodata=float("nan"),
+            transform=from_origin(LEFT, TOP, cell_m, cell_m),
+            compress="deflate",
+        ) as raster,
+    ):
         raster.write(values)
         raster.descriptions = region.species
-        raster.update_tags(title="True detection probability per visit", source="butterfly_sdm.simulate")
+        raster.update_tags(
+            title="True detection probability per visit", source="butterfly_sdm.simulate"
+        )
 
 
 def _config_text(seed: int, tile_px: int, size_px: int) -> str:
-    # Blocks large enough to lose few sites to the buffer; in a small landscape a buffer would leave too few.
+    # Blocks large enough to lose few sites to the buffer; in a small landscape a buffer would leave
+    # too few.
     block_m = size_px * PIXEL_M * 7 // 30_000 * 1000
     buffer_m = tile_px * PIXEL_M * 6 // 5 if size_px >= 2048 else 0
-    margin_px = max(0, min(2 * LATTICE_PX, (tile_px - 2 * LATTICE_PX) // 2 // LATTICE_PX * LATTICE_PX))
+    margin_px = max(
+        0, min(2 * LATTICE_PX, (tile_px - 2 * LATTICE_PX) // 2 // LATTICE_PX * LATTICE_PX)
+    )
     return f"""\
 # A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
 name: simulated

@@ -18,7 +18,9 @@ INSTITUTION = "SIMULATED"
 _DATASET = "Simulated butterfly survey (butterfly_sdm)"
 
 
-def choose_sites(land: Landscape, rng: np.random.Generator, n_sites: int, window_px: int) -> pd.DataFrame:
+def choose_sites(
+    land: Landscape, rng: np.random.Generator, n_sites: int, window_px: int
+) -> pd.DataFrame:
     """
     Choose squares of the national grid, more of them near towns and near each other.
 
@@ -33,27 +35,53 @@ def choose_sites(land: Landscape, rng: np.random.Generator, n_sites: int, window
     to_grid = Transformer.from_crs(SCENE_CRS, POSITION_CRS, always_xy=True)
     to_degrees = Transformer.from_crs(POSITION_CRS, "EPSG:4326", always_xy=True)
     corners = np.array(to_grid.transform([LEFT, right, LEFT, right], [TOP, TOP, bottom, bottom]))
-    low, high = np.floor(corners.min(1) / 1000).astype(int), np.ceil(corners.max(1) / 1000).astype(int)
-    east, north = (a.ravel() * 1000 for a in np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1])))
-    sides = [to_degrees.transform(east + dx, north + dy) for dx, dy in ((0, 0), (1000, 0), (0, 1000), (1000, 1000))]
+    low, high = (
+        np.floor(corners.min(1) / 1000).astype(int),
+        np.ceil(corners.max(1) / 1000).astype(int),
+    )
+    east, north = (
+        a.ravel() * 1000
+        for a in np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
+    )
+    sides = [
+        to_degrees.transform(east + dx, north + dy)
+        for dx, dy in ((0, 0), (1000, 0), (0, 1000), (1000, 1000))
+    ]
     lons, lats = np.array([s[0] for s in sides]), np.array([s[1] for s in sides])
-    west, south, lon_e, lat_n = (np.round(a, 5) for a in (lons.min(0), lats.min(0), lons.max(0), lats.max(0)))
+    west, south, lon_e, lat_n = (
+        np.round(a, 5) for a in (lons.min(0), lats.min(0), lons.max(0), lats.max(0))
+    )
     lon, lat = (west + lon_e) / 2, (south + lat_n) / 2
     map_x, map_y = Transformer.from_crs("EPSG:4326", SCENE_CRS, always_xy=True).transform(lon, lat)
-    inside = (map_x > LEFT + margin_m) & (map_x < right - margin_m) & (map_y > bottom + margin_m) & (map_y < TOP - margin_m)
+    inside = (
+        (map_x > LEFT + margin_m)
+        & (map_x < right - margin_m)
+        & (map_y > bottom + margin_m)
+        & (map_y < TOP - margin_m)
+    )
     if inside.sum() < n_sites or n_sites < 1:
         raise DataError(
-            f"{n_sites} sites were asked for; a landscape of {size} px has room for {int(inside.sum())} squares of 1 km. "
+            f"{n_sites} sites were asked for; a landscape of {size} px has room for "
+            f"{int(inside.sum())} squares of 1 km. "
             "Ask for fewer sites, or a larger size_px."
         )
-    grid_x, grid_y = Transformer.from_crs("EPSG:4326", POSITION_CRS, always_xy=True).transform(lon, lat)
+    grid_x, grid_y = Transformer.from_crs("EPSG:4326", POSITION_CRS, always_xy=True).transform(
+        lon, lat
+    )
     squares = pd.DataFrame(
         {
-            "lon": lon.round(6), "lat": lat.round(6), "easting": np.round(grid_x, 1), "northing": np.round(grid_y, 1),
-            "x": (map_x - LEFT) / PIXEL_M, "y": (TOP - map_y) / PIXEL_M,
-            "west": west, "south": south, "east": lon_e, "north": lat_n,
+            "lon": lon.round(6),
+            "lat": lat.round(6),
+            "easting": np.round(grid_x, 1),
+            "northing": np.round(grid_y, 1),
+            "x": (map_x - LEFT) / PIXEL_M,
+            "y": (TOP - map_y) / PIXEL_M,
+            "west": west,
+            "south": south,
+            "east": lon_e,
+            "north": lat_n,
         }
-    )[inside].reset_index(drop=True)  # fmt: skip
+    )[inside].reset_index(drop=True)
     homes = squares.iloc[rng.choice(len(squares), max(1, n_sites // 8), replace=False)]
     steps = squares[["x", "y"]].to_numpy()[:, None] - homes[["x", "y"]].to_numpy()[None]
     near = np.exp(-((np.hypot(steps[..., 0], steps[..., 1]).min(1) / 250) ** 2))
@@ -62,7 +90,9 @@ def choose_sites(land: Landscape, rng: np.random.Generator, n_sites: int, window
     chosen = np.sort(rng.choice(len(squares), n_sites, replace=False, p=weight / weight.sum()))
     places = squares.iloc[chosen].reset_index(drop=True)
     places.insert(0, "site_id", [f"SIM-{number:04d}" for number in range(n_sites)])
-    places["footprint_wkt"] = [_box(*row) for row in places[["west", "south", "east", "north"]].itertuples(index=False)]
+    places["footprint_wkt"] = [
+        _box(*row) for row in places[["west", "south", "east", "north"]].itertuples(index=False)
+    ]
     return places
 
 
@@ -81,7 +111,9 @@ def climate_table(land: Landscape, places: pd.DataFrame, rng: np.random.Generato
     return pd.DataFrame(
         {
             "site_id": places["site_id"],
-            "temperature_c": (10.3 + sample(land.warmth, y, x).astype(float) + rng.normal(0, 0.05, len(places))).round(3),
+            "temperature_c": (
+                10.3 + sample(land.warmth, y, x).astype(float) + rng.normal(0, 0.05, len(places))
+            ).round(3),
             "rain_mm": rain.round(0),
             "elevation_m": elevation.round(1),
         }
@@ -89,10 +121,19 @@ def climate_table(land: Landscape, places: pd.DataFrame, rng: np.random.Generato
 
 
 def walk(
-    species: tuple[str, ...], places: pd.DataFrame, truth: np.ndarray, visits: np.ndarray, rng: np.random.Generator
+    species: tuple[str, ...],
+    places: pd.DataFrame,
+    truth: np.ndarray,
+    visits: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
-    """Walk all visits; return the record rows, decoys included, detections (sites, species) and recorded visits (sites,)."""
-    season = pd.date_range("2018-04-01", "2018-09-30").append(pd.date_range("2019-04-01", "2019-09-30"))
+    """
+    Walk all visits; return the record rows, decoys included, detections (sites, species) and
+    recorded visits (sites,).
+    """
+    season = pd.date_range("2018-04-01", "2018-09-30").append(
+        pd.date_range("2019-04-01", "2019-09-30")
+    )
     site = np.repeat(np.arange(len(places)), visits)
     day = np.concatenate([rng.choice(len(season), n, replace=False) for n in visits])
     detected = rng.random((len(site), len(species))) < truth[site]  # (visits, species)
@@ -108,22 +149,48 @@ def walk(
 
     def some(**change: object) -> pd.DataFrame:
         at, which = rng.integers(0, len(places), number), rng.integers(0, len(species), number)
-        return _rows(places, species, at, which, season[rng.integers(0, len(season), number)], rng).assign(**change)
+        return _rows(
+            places, species, at, which, season[rng.integers(0, len(season), number)], rng
+        ).assign(**change)
 
     walked = np.flatnonzero(detected.any(1))
     during = rng.choice(walked, number)
-    on_visits = _rows(places, species, site[during], rng.integers(0, len(species), number), season[day[during]], rng)
+    on_visits = _rows(
+        places,
+        species,
+        site[during],
+        rng.integers(0, len(species), number),
+        season[day[during]],
+        rng,
+    )
     missed_visit, missed = np.nonzero(~detected[during])
     pick = rng.choice(len(missed), min(number, len(missed)), replace=False)
     absent_visit = during[missed_visit[pick]]
-    absent = _rows(places, species, site[absent_visit], missed[pick], season[day[absent_visit]], rng)
-    poor_places = pd.DataFrame(
-        {"lon": [-2.3105], "lat": [51.1505], "footprint_wkt": [_box(-2.3177, 51.1460, -2.3033, 51.1550)]}
+    absent = _rows(
+        places, species, site[absent_visit], missed[pick], season[day[absent_visit]], rng
     )
-    wrong_place = pd.DataFrame({"lon": [-2.0], "lat": [51.2], "footprint_wkt": [_box(-2.5, 50.9, -1.5, 51.5)]})
+    poor_places = pd.DataFrame(
+        {
+            "lon": [-2.3105],
+            "lat": [51.1505],
+            "footprint_wkt": [_box(-2.3177, 51.1460, -2.3033, 51.1550)],
+        }
+    )
+    wrong_place = pd.DataFrame(
+        {"lon": [-2.0], "lat": [51.2], "footprint_wkt": [_box(-2.5, 50.9, -1.5, 51.5)]}
+    )
     poor = _rows(poor_places, species, np.zeros(2, int), np.zeros(2, int), season[[40, 80]], rng)
-    wrong = _rows(wrong_place, species, np.zeros(40, int), rng.integers(0, len(species), 40), season[np.arange(40) * 4], rng)
-    before, after = (season[rng.integers(0, 183, number)] + pd.DateOffset(years=years) for years in (-2, 2))
+    wrong = _rows(
+        wrong_place,
+        species,
+        np.zeros(40, int),
+        rng.integers(0, len(species), 40),
+        season[np.arange(40) * 4],
+        rng,
+    )
+    before, after = (
+        season[rng.integers(0, 183, number)] + pd.DateOffset(years=years) for years in (-2, 2)
+    )
     anywhere = rng.integers(0, len(places), (2, number)), rng.integers(0, len(species), (2, number))
     nowhere = {"lon": "", "lat": "", "footprint_wkt": ""}
     rows = pd.concat(
@@ -156,14 +223,24 @@ def _rows(
     table = places[["lon", "lat", "footprint_wkt"]].iloc[site].astype(str).reset_index(drop=True)
     name = np.array(species, dtype=object)[kind]
     return table.assign(
-        species=name, genus=[text.split()[0] for text in name], rank="SPECIES", status="PRESENT", institution=INSTITUTION,
-        count=1 + rng.poisson(1.5, len(site)), date=date, timed=timed, locality=[f"square {number:04d}" for number in site],
+        species=name,
+        genus=[text.split()[0] for text in name],
+        rank="SPECIES",
+        status="PRESENT",
+        institution=INSTITUTION,
+        count=1 + rng.poisson(1.5, len(site)),
+        date=date,
+        timed=timed,
+        locality=[f"square {number:04d}" for number in site],
         key=1_900_000 + kind,
-    )  # fmt: skip
+    )
 
 
 def write_archive(path: Path, rows: pd.DataFrame) -> None:
-    """Write a Darwin Core Archive with the columns of a GBIF download; the bytes depend on the rows alone."""
+    """
+    Write a Darwin Core Archive with the columns of a GBIF download; the bytes depend on the rows
+    alone.
+    """
     day = pd.to_datetime(rows["date"])
     number = (2_500_000_000 + np.arange(len(rows))).astype(str)
     genus_only = rows["rank"] == "GENUS"
@@ -191,7 +268,8 @@ def write_archive(path: Path, rows: pd.DataFrame) -> None:
         "coordinateUncertaintyInMeters": "707.1",
         "footprintWKT": rows["footprint_wkt"],
         "footprintSRS": "EPSG:4326",
-        "scientificName": np.where(genus_only, rows["genus"], rows["species"]) + authority.astype(object),
+        "scientificName": np.where(genus_only, rows["genus"], rows["species"])
+        + authority.astype(object),
         "kingdom": "Animalia",
         "phylum": "Arthropoda",
         "class": "Insecta",
@@ -217,7 +295,8 @@ def write_archive(path: Path, rows: pd.DataFrame) -> None:
 
 
 _METADATA = (
-    '<eml:eml xmlns:eml="eml://ecoinformatics.org/eml-2.1.1" packageId="butterfly-sdm-simulated" system="local">'
+    '<eml:eml xmlns:eml="eml://ecoinformatics.org/eml-2.1.1" packageId="butterfly-sdm-simulated" '
+    'system="local">'
     f"<dataset><title>{_DATASET}</title></dataset></eml:eml>\n"
 )
 _GBIF_TERMS = {"species", "datasetKey", "speciesKey", "hasCoordinate", "issue"}
@@ -227,12 +306,19 @@ def _meta(columns: list[str]) -> str:
     def term(name: str) -> str:
         if name in _GBIF_TERMS:
             return f"http://rs.gbif.org/terms/1.0/{name}"
-        return f"http://purl.org/dc/terms/{name}" if name == "license" else f"http://rs.tdwg.org/dwc/terms/{name}"
+        return (
+            f"http://purl.org/dc/terms/{name}"
+            if name == "license"
+            else f"http://rs.tdwg.org/dwc/terms/{name}"
+        )
 
-    fields = "".join(f'    <field index="{i}" term="{term(name)}"/>\n' for i, name in enumerate(columns) if i)
+    fields = "".join(
+        f'    <field index="{i}" term="{term(name)}"/>\n' for i, name in enumerate(columns) if i
+    )
     return (
         '<archive xmlns="http://rs.tdwg.org/dwc/text/" metadata="metadata.xml">\n'
-        '  <core encoding="utf-8" rowType="http://rs.tdwg.org/dwc/terms/Occurrence" fieldsTerminatedBy="\\t" '
+        '  <core encoding="utf-8" rowType="http://rs.tdwg.org/dwc/terms/Occurrence" '
+        'fieldsTerminatedBy="\\t" '
         'linesTerminatedBy="\\n" fieldsEnclosedBy="" ignoreHeaderLines="1">\n'
         "    <files><location>occurrence.txt</location></files>\n"
         f'    <id index="0"/>\n{fields}  </core>\n</archive>\n'

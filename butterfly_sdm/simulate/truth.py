@@ -11,7 +11,8 @@ _USUAL_SHARE = np.array([0.20, 0.30, 0.28, 0.09, 0.08, 0.02, 0.03])
 
 _STRENGTH = 0.7  # b_sh of the formula, over the numbers below
 
-# typical detection rate; answer (relative log odds per unit share) to each habitat of HABITATS; log odds per degree of warmth
+# typical detection rate; answer (relative log odds per unit share) to each habitat of HABITATS; log
+# odds per degree of warmth
 _SPECIES: dict[str, tuple[float, tuple[float, ...], float]] = {
     "Maniola jurtina": (0.42, (-1, 4, 0, 1, -3, -3, 6), 0.0),
     "Pararge aegeria": (0.35, (6, -1, -1, -1, 1, -2, 10), 0.0),
@@ -44,29 +45,46 @@ SPECIES = tuple(_SPECIES)
 class Probability:
     """The true probability that one visit at a place detects a species."""
 
-    def __init__(self, habitat: np.ndarray, land: Landscape, species: tuple[str, ...], window_px: int) -> None:
+    def __init__(
+        self, habitat: np.ndarray, land: Landscape, species: tuple[str, ...], window_px: int
+    ) -> None:
         self.land, self.half = land, window_px // 2
         self.sums = []  # integral images, one per habitat
         for number in range(len(HABITATS)):
             total = np.zeros((habitat.shape[0] + 1, habitat.shape[1] + 1), dtype=np.int32)
-            np.cumsum(np.cumsum(habitat == number, axis=0, dtype=np.int32), axis=1, out=total[1:, 1:])
+            np.cumsum(
+                np.cumsum(habitat == number, axis=0, dtype=np.int32), axis=1, out=total[1:, 1:]
+            )
             self.sums.append(total)
         typical, weights, warm = zip(*(_SPECIES[name] for name in species), strict=True)
         rate = np.array(typical)
-        self.constant, self.weights, self.warm = np.log(rate / (1 - rate)), _STRENGTH * np.array(weights), np.array(warm)
+        self.constant, self.weights, self.warm = (
+            np.log(rate / (1 - rate)),
+            _STRENGTH * np.array(weights),
+            np.array(warm),
+        )
 
     def shares(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Return the share of each habitat (..., habitats) in the window around pixel corners x, y; clipped at the edge."""
+        """
+        Return the share of each habitat (..., habitats) in the window around pixel corners x, y;
+        clipped at the edge.
+        """
         size = self.land.size_px
         x, y = np.rint(x).astype(int), np.rint(y).astype(int)
         left, right = np.clip(x - self.half, 0, size), np.clip(x + self.half, 0, size)
         top, bottom = np.clip(y - self.half, 0, size), np.clip(y + self.half, 0, size)
         area = (right - left) * (bottom - top)
-        counts = [s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in self.sums]
+        counts = [
+            s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in self.sums
+        ]
         return np.stack(counts, axis=-1) / area[..., None]
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the probability (..., species) at pixel coordinates x, y."""
         warmth = sample(self.land.warmth, y, x).astype(float)
-        logit = self.constant + (self.shares(x, y) - _USUAL_SHARE) @ self.weights.T + warmth[..., None] * self.warm
+        logit = (
+            self.constant
+            + (self.shares(x, y) - _USUAL_SHARE) @ self.weights.T
+            + warmth[..., None] * self.warm
+        )
         return 1 / (1 + np.exp(-logit))

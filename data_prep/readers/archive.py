@@ -23,7 +23,10 @@ _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\r\\n": "\r\n", "&quot;": '
 
 @dataclass(frozen=True)
 class Table:
-    """One table of an archive: its files, their layout, which columns mean what, and columns with one value throughout."""
+    """
+    One table of an archive: its files, their layout, which columns mean what, and columns with one
+    value throughout.
+    """
 
     row_type: str
     files: tuple[str, ...]
@@ -78,7 +81,10 @@ class DarwinCoreArchive:
                     else block.rows.with_columns(
                         pl.lit(value).alias(term)
                         if term not in block.rows.columns
-                        else pl.when(pl.col(term) == "").then(pl.lit(value)).otherwise(pl.col(term)).alias(term)
+                        else pl.when(pl.col(term) == "")
+                        .then(pl.lit(value))
+                        .otherwise(pl.col(term))
+                        .alias(term)
                         for term, value in table.defaults.items()
                     )
                 )
@@ -90,7 +96,9 @@ class DarwinCoreArchive:
 
 
 class ArchiveReader:
-    """Darwin Core Archives, as GBIF, the NBN Atlas and IPT servers publish them; zipped or unpacked."""
+    """
+    Darwin Core Archives, as GBIF, the NBN Atlas and IPT servers publish them; zipped or unpacked.
+    """
 
     name = "dwca"
     summary = "Darwin Core Archive with an occurrence or event core (zip or folder)"
@@ -120,23 +128,35 @@ class ArchiveReader:
             tables = _described(container, root, columns)
         else:
             tables = [_undescribed(container, root, columns)]
-            notes.append(f"{path.name} has no meta.xml; the header row of occurrence.txt was taken to name the columns.")
+            notes.append(
+                f"{path.name} has no meta.xml; the header row of occurrence.txt was taken to name "
+                "the columns."
+            )
         core, *extensions = tables
         occurrences, events = core, None
         if core.row_type == "event":
             events = core
             found = [table for table in extensions if table.row_type == "occurrence"]
             if not found:
-                raise RecordsError(f"{path} has an event core but no table of occurrences: nobody says what was seen. Add it.")
+                raise RecordsError(
+                    f"{path} has an event core but no table of occurrences: nobody says what was "
+                    "seen. Add it."
+                )
             occurrences = found[0]
         elif core.row_type != "occurrence":
             raise RecordsError(
-                f"{path} has a core of type {core.row_type!r}; records need an Occurrence or an Event core. "
+                f"{path} has a core of type {core.row_type!r}; records need an Occurrence or an "
+                "Event core. "
                 "Choose another download, or name its table directly."
             )
-        require([*occurrences.columns.values(), *occurrences.defaults], f"{occurrences.files[0]} in {path.name}")
+        require(
+            [*occurrences.columns.values(), *occurrences.defaults],
+            f"{occurrences.files[0]} in {path.name}",
+        )
         licence, citation = _metadata(container, root)
-        notes.extend(note for table in (events, occurrences) if table is not None for note in table.notes)
+        notes.extend(
+            note for table in (events, occurrences) if table is not None for note in table.notes
+        )
         return DarwinCoreArchive(path, container, occurrences, events, licence, citation, notes)
 
 
@@ -148,7 +168,8 @@ def _root(container: Container) -> str:
             return min(places, key=len)[: -len(wanted)]
     held = ", ".join(container.names[:5]) or "nothing"
     raise RecordsError(
-        f"{container.path} is no Darwin Core Archive: it has neither meta.xml nor occurrence.txt, but {held}. "
+        f"{container.path} is no Darwin Core Archive: it has neither meta.xml nor occurrence.txt, "
+        f"but {held}. "
         "Download it as a Darwin Core Archive, or name its format in records.format."
     )
 
@@ -159,7 +180,10 @@ def _described(container: Container, root: str, columns: Mapping[str, str]) -> l
     cores = children(meta, "core")
     if not cores:
         held = "an extension but no core" if children(meta, "extension") else "no core"
-        raise RecordsError(f"{where} names {held}: nothing says which table holds the records. Export the archive again.")
+        raise RecordsError(
+            f"{where} names {held}: nothing says which table holds the records. Export the archive "
+            "again."
+        )
     return [
         _table(container, root, element, columns, where)
         for element in [cores[0], *children(meta, "extension")]
@@ -172,43 +196,72 @@ def local_type(element: Element) -> str:
     return _local(element.get("rowType", "")).lower()
 
 
-def _names_columns(row: Sequence[str], fields: Sequence[tuple[int, str, str | None]], quote: str | None) -> bool:
+def _names_columns(
+    row: Sequence[str], fields: Sequence[tuple[int, str, str | None]], quote: str | None
+) -> bool:
     """Tell whether a row names any field in its own column, for SPECIES is also a rank."""
     cells = [cell.strip().strip(quote or "").rsplit(":", 1)[-1].lower() for cell in row]
-    return any(_local(term).lower() == cell for index, term, _ in fields for cell in cells[index : index + 1] if index >= 0)
+    return any(
+        _local(term).lower() == cell
+        for index, term, _ in fields
+        for cell in cells[index : index + 1]
+        if index >= 0
+    )
 
 
 def _local(address: str) -> str:
     return address.rsplit("/", 1)[-1].rsplit("#", 1)[-1]
 
 
-def _table(container: Container, root: str, element: Element, columns: Mapping[str, str], where: str) -> Table:
+def _table(
+    container: Container, root: str, element: Element, columns: Mapping[str, str], where: str
+) -> Table:
     files = [
         " ".join("".join(place.itertext()).split())
         for held in children(element, "files")
         for place in children(held, "location")
     ]
     if not files:
-        raise RecordsError(f"{where} names no file for its {local_name(element.tag)}. Export the archive again.")
+        raise RecordsError(
+            f"{where} names no file for its {local_name(element.tag)}. Export the archive again."
+        )
     for name in files:
         if escapes(name):
-            raise RecordsError(f"{where} names the file {name!r}, which would escape the archive. It is not to be trusted.")
+            raise RecordsError(
+                f"{where} names the file {name!r}, which would escape the archive. It is not to be "
+                "trusted."
+            )
         if root + name not in container.names:
             held_names = ", ".join(container.names[:8])
             raise RecordsError(
-                f"{container.path} has no {name}, which its meta.xml names; it holds {held_names}. Download it again."
+                f"{container.path} has no {name}, which its meta.xml names; it holds {held_names}. "
+                "Download it again."
             )
     try:
         header_rows = int(element.get("ignoreHeaderLines") or 0)
-        fields = [(int(f.get("index", "-1")), f.get("term", ""), f.get("default")) for f in children(element, "field")]
+        fields = [
+            (int(f.get("index", "-1")), f.get("term", ""), f.get("default"))
+            for f in children(element, "field")
+        ]
         ids = [int(f.get("index", "0")) for tag in ("id", "coreid") for f in children(element, tag)]
     except ValueError as error:
-        raise RecordsError(f"{where} has an index that is no number ({error}). Export the archive again.") from error
-    if header_rows < 0 or any(index < -1 for index, _, _ in fields) or any(index < 0 for index in ids):
-        raise RecordsError(f"{where} has a negative index or count of header lines. Export the archive again.")
+        raise RecordsError(
+            f"{where} has an index that is no number ({error}). Export the archive again."
+        ) from error
+    if (
+        header_rows < 0
+        or any(index < -1 for index, _, _ in fields)
+        or any(index < 0 for index in ids)
+    ):
+        raise RecordsError(
+            f"{where} has a negative index or count of header lines. Export the archive again."
+        )
     width = max([index for index, _, _ in fields] + ids, default=0) + 1
     if width > current_limits().columns:
-        raise RecordsError(f"{where} names {width:,} columns: this is no table of records. {raise_limit('columns')}")
+        raise RecordsError(
+            f"{where} names {width:,} columns: this is no table of records. "
+            f"{raise_limit('columns')}"
+        )
     text = {key: _unescape(element.get(key), default) for key, default in _TEXT.items()}
     quote = text["fieldsEnclosedBy"] or None
     layout = Layout(
@@ -221,16 +274,27 @@ def _table(container: Container, root: str, element: Element, columns: Mapping[s
     # The files may have more columns than meta.xml names, and the first row tells how many.
     layout, first = _fit(container, root + files[0], layout)
     notes: tuple[str, ...] = ()
-    if header_rows == 1 and len(first) == len(layout.columns) and not _names_columns(first, fields, quote):
+    if (
+        header_rows == 1
+        and len(first) == len(layout.columns)
+        and not _names_columns(first, fields, quote)
+    ):
         layout = replace(layout, header_rows=0)
-        notes = (f"{files[0]} begins with a row that names no column, though meta.xml calls it a header; it was read as data.",)
+        notes = (
+            f"{files[0]} begins with a row that names no column, though meta.xml calls it a "
+            "header; it was read as data.",
+        )
     row_type = local_type(element)
     by_place = {f"#{index}": term for index, term, _ in fields if index >= 0}
     matched = match_columns([by_place.get(name, name) for name in layout.columns], columns, where)
     back = {by_place.get(name, name): name for name in reversed(layout.columns)}
     used = {back[name]: term for name, term in matched.items()}
     if ids:
-        held = "eventID" if row_type == "event" or local_name(element.tag) == "extension" else "recordID"
+        held = (
+            "eventID"
+            if row_type == "event" or local_name(element.tag) == "extension"
+            else "recordID"
+        )
         used = {name: term for name, term in used.items() if term != held or name == f"#{ids[0]}"}
         used.setdefault(f"#{ids[0]}", held)
     defaults = {}
@@ -249,7 +313,9 @@ def _unescape(value: str | None, default: str) -> str:
 
 
 def _width(fields: list[tuple[int, str, str | None]], ids: list[int]) -> list[str]:
-    return [f"#{index}" for index in range(max([index for index, _, _ in fields] + ids, default=0) + 1)]
+    return [
+        f"#{index}" for index in range(max([index for index, _, _ in fields] + ids, default=0) + 1)
+    ]
 
 
 def _fit(container: Container, name: str, layout: Layout) -> tuple[Layout, list[str]]:
@@ -257,12 +323,24 @@ def _fit(container: Container, name: str, layout: Layout) -> tuple[Layout, list[
     with container.open(name) as file:
         sample = file.read(1 << 16)
     if not sample.strip():
-        raise RecordsError(f"{name} in {container.path.name} is empty: there are no records. Download the archive again.")
-    text = sample.decode(layout.encoding if layout.encoding != "utf-8" else "utf-8-sig", errors="replace")
+        raise RecordsError(
+            f"{name} in {container.path.name} is empty: there are no records. Download the archive "
+            "again."
+        )
+    text = sample.decode(
+        layout.encoding if layout.encoding != "utf-8" else "utf-8-sig", errors="replace"
+    )
     first = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)[0]
-    held = first.count(layout.separator) + 1 if layout.quote is None or layout.quote not in first else 0
+    held = (
+        first.count(layout.separator) + 1
+        if layout.quote is None or layout.quote not in first
+        else 0
+    )
     if held > len(layout.columns):
-        layout = replace(layout, columns=(*layout.columns, *(f"#{index}" for index in range(len(layout.columns), held))))
+        layout = replace(
+            layout,
+            columns=(*layout.columns, *(f"#{index}" for index in range(len(layout.columns), held))),
+        )
     return layout, first.split(layout.separator)
 
 

@@ -1,8 +1,9 @@
 """
 Cut delimited text into columns, all rows at once.
 
-All separators of a piece of text are found at once, and a cell is a place in the text: columns are made of Arrow's string
-views, which point into the text, so that nothing is copied and unwanted columns cost no more than their separators.
+All separators of a piece of text are found at once, and a cell is a place in the text: columns are
+made of Arrow's string views, which point into the text, so that nothing is copied and unwanted
+columns cost no more than their separators.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ import pyarrow as pa
 from data_prep.readers.reader import Block
 
 PIECE_BYTES = 1 << 19  # its separators, eight bytes each, stay in the processor's cache
-FEWEST_COLUMNS = 4  # in a narrower table a line of a quoted text has as many separators as a row by chance
+FEWEST_COLUMNS = (
+    4  # in a narrower table a line of a quoted text has as many separators as a row by chance
+)
 _PAD = 16
 _LOOK_BACK = 1 << 14  # rows are rarely longer; where one is, it is a piece by itself
 _SHORT = 12  # bytes of a text that a view holds itself
 
 
 def _masks() -> np.ndarray:
-    """Return which bytes of a view a text of 0 to 12 bytes fills, and at last those of a longer one: its first four."""
+    """
+    Return which bytes of a view a text of 0 to 12 bytes fills, and at last those of a longer one:
+    its first four.
+    """
     masks = np.zeros((_SHORT + 2, 16), dtype=np.uint8)
     for length in range(_SHORT + 1):
         masks[length, 4 : 4 + length] = 255
@@ -35,9 +41,16 @@ _MASKS = _masks()
 
 
 def padded(parts: Sequence[bytes]) -> np.ndarray:
-    r"""Return a text as bytes that end with ``\n``, with some more before and after it; :func:`body` takes these off again."""
+    r"""
+    Return a text as bytes that end with ``\n``, with some more before and after it; :func:`body`
+    takes these off again.
+    """
     size = sum(map(len, parts))
-    held = np.full(size + 2 * _PAD + 1, 10, dtype=np.uint8) if size < _PAD else np.empty(size + 2 * _PAD + 1, dtype=np.uint8)
+    held = (
+        np.full(size + 2 * _PAD + 1, 10, dtype=np.uint8)
+        if size < _PAD
+        else np.empty(size + 2 * _PAD + 1, dtype=np.uint8)
+    )
     held[:_PAD] = 10
     place = _PAD
     for part in parts:
@@ -53,7 +66,11 @@ def body(text: np.ndarray) -> np.ndarray:
 
 
 def cut_cells(
-    text: np.ndarray, separator: str, columns: Sequence[str], wanted: Mapping[str, str], quote: str | None = None
+    text: np.ndarray,
+    separator: str,
+    columns: Sequence[str],
+    wanted: Mapping[str, str],
+    quote: str | None = None,
 ) -> Block | None:
     r"""
     Cut rows into columns.
@@ -61,7 +78,8 @@ def cut_cells(
     Parameters
     ----------
     text
-        Whole rows, valid UTF-8, with ``\n`` as line end, as :func:`padded` makes it. Blank lines are no rows.
+        Whole rows, valid UTF-8, with ``\n`` as line end, as :func:`padded` makes it. Blank lines
+        are no rows.
     separator
         One character.
     columns
@@ -69,20 +87,23 @@ def cut_cells(
     wanted
         Column of the file: its term.
     quote
-        Encloses cells in which separators and line ends are text, and is written twice for itself; None: an ordinary character.
+        Encloses cells in which separators and line ends are text, and is written twice for itself;
+        None: an ordinary character.
 
     Returns
     -------
     Block
-        A row with too few cells, or with text in more cells than there are columns, is malformed. None where quotes
-        stand within cells, enclose whole rows, or rows among quotes are malformed, so that only a look at each row
-        can tell what is meant.
+        A row with too few cells, or with text in more cells than there are columns, is malformed.
+        None where quotes stand within cells, enclose whole rows, or rows among quotes are
+        malformed, so that only a look at each row can tell what is meant.
     """
     rows_of = body(text)
     size = len(rows_of)
     place = {column: index for index, column in reversed(list(enumerate(columns)))}
     chosen = np.array([place[column] for column in wanted], dtype=np.int64)
-    views = np.zeros((len(chosen), size // len(columns), 4), dtype=np.uint32)  # memory is taken where it is written
+    views = np.zeros(
+        (len(chosen), size // len(columns), 4), dtype=np.uint32
+    )  # memory is taken where it is written
     windows = np.ndarray((len(text) - 15,), dtype="V16", buffer=text, strides=(1,))
     numbers: list[np.ndarray] = []
     malformed: list[tuple[int, str]] = []
@@ -104,7 +125,9 @@ def cut_cells(
         lines = np.count_nonzero(line_end)
         between |= line_end
         places = np.flatnonzero(between)
-        ends, starts, row_numbers, bad, number = _rows(piece, places, int(lines), len(columns), chosen, number)
+        ends, starts, row_numbers, bad, number = _rows(
+            piece, places, int(lines), len(columns), chosen, number
+        )
         numbers.append(row_numbers)
         if quote is not None:
             blank = int(lines) - len(row_numbers)
@@ -120,7 +143,10 @@ def cut_cells(
         if len(some):
             views[some, rows] = _views(windows, starts[some] + (_PAD + start), lengths[some])
     buffer = pa.py_buffer(text)
-    series = [_series(view[:done], buffer, term) for view, term in zip(views, wanted.values(), strict=True)]
+    series = [
+        _series(view[:done], buffer, term)
+        for view, term in zip(views, wanted.values(), strict=True)
+    ]
     if doubled and quote is not None:
         series = [column.str.replace_all(quote * 2, quote, literal=True) for column in series]
     return Block(
@@ -138,27 +164,41 @@ def _pieces(text: np.ndarray) -> Iterator[tuple[int, int]]:
         if end < len(text):
             near = max(start, end - _LOOK_BACK)
             ends = np.flatnonzero(text[near:end] == 10)
-            end = near + int(ends[-1]) + 1 if len(ends) else start + int((text[start:] == 10).argmax()) + 1
+            end = (
+                near + int(ends[-1]) + 1
+                if len(ends)
+                else start + int((text[start:] == 10).argmax()) + 1
+            )
         yield start, min(end, len(text))
         start = end
 
 
 def _quoted(piece: np.ndarray, quote: int, stops: np.ndarray) -> tuple[np.ndarray, bool] | None:
-    """Return where text is outside of quotes, and whether some are doubled; None if a quote encloses no cell."""
+    """
+    Return where text is outside of quotes, and whether some are doubled; None if a quote encloses
+    no cell.
+    """
     marks = piece == quote
     places = np.flatnonzero(marks)
     if len(places) % 2:
         return None
     opens, closes = places[::2], places[1::2]
     doubled = np.append(closes[:-1] + 1 == opens[1:], False)[: len(closes)]
-    begins = opens[np.append(True, ~doubled[:-1])[: len(opens)]]  # the others are second halves of a doubled quote
+    begins = opens[
+        np.append(True, ~doubled[:-1])[: len(opens)]
+    ]  # the others are second halves of a doubled quote
     if not (stops[begins[begins > 0] - 1].all() and stops[closes[~doubled] + 1].all()):
         return None
     return np.cumsum(marks, dtype=np.uint8) % 2 == 0, bool(doubled.any())
 
 
-def _swallows_rows(line_end: np.ndarray, between: np.ndarray, outside: np.ndarray, width: int) -> bool:
-    """Tell whether quotes enclose a line that has all columns by itself, and the line after it has, too."""
+def _swallows_rows(
+    line_end: np.ndarray, between: np.ndarray, outside: np.ndarray, width: int
+) -> bool:
+    """
+    Tell whether quotes enclose a line that has all columns by itself, and the line after it has,
+    too.
+    """
     if width < FEWEST_COLUMNS or outside[line_end].all():
         return False
     ends = np.flatnonzero(line_end)
@@ -195,9 +235,14 @@ def _rows(
         last = int(every[-1]) if len(every) else before
         good = (held == width) & ~blank
         more = np.flatnonzero(held > width)
-        good[more] = end[more] - places[first[more] + width - 1] == held[more] - width  # the cells beyond are empty
+        good[more] = (
+            end[more] - places[first[more] + width - 1] == held[more] - width
+        )  # the cells beyond are empty
         malformed += [
-            (int(every[row]), piece[begin[row] : end[row]].tobytes().decode("utf-8", errors="replace")[:500])
+            (
+                int(every[row]),
+                piece[begin[row] : end[row]].tobytes().decode("utf-8", errors="replace")[:500],
+            )
             for row in np.flatnonzero(~good & ~blank).tolist()
         ]
         cells = places[first[good][:, None] + np.arange(width)]
@@ -214,7 +259,9 @@ def _blank(cells: np.ndarray) -> bool:
 
 
 def _views(windows: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return Arrow's string views: (columns, rows, 4) words; ``starts`` are places in the buffer."""
+    """
+    Return Arrow's string views: (columns, rows, 4) words; ``starts`` are places in the buffer.
+    """
     made = windows[starts - 4]  # four bytes for the length, then the first twelve of the text
     pairs = made.view(np.uint64)
     pairs &= np.take(_MASKS, np.minimum(lengths, _SHORT + 1)).view(np.uint64)
@@ -225,5 +272,7 @@ def _views(windows: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.n
 
 
 def _series(views: np.ndarray, buffer: pa.Buffer, term: str) -> pl.Series:
-    array = pa.Array.from_buffers(pa.string_view(), len(views), [None, pa.py_buffer(np.ascontiguousarray(views)), buffer])
+    array = pa.Array.from_buffers(
+        pa.string_view(), len(views), [None, pa.py_buffer(np.ascontiguousarray(views)), buffer]
+    )
     return pl.Series(term, array)

@@ -48,12 +48,17 @@ class Container:
             archive = zipfile.ZipFile(self.path)
             info = archive.getinfo(name)
             if info.flag_bits & 1:
-                raise RecordsError(f"{name} in {self.path.name} is encrypted. Unpack the archive with its password first.")
+                raise RecordsError(
+                    f"{name} in {self.path.name} is encrypted. Unpack the archive with its "
+                    "password first."
+                )
             ratio = info.file_size / max(info.compress_size, 1)
             if info.file_size > SMALL_BYTES and ratio > current_limits().ratio:
                 raise RecordsError(
-                    f"{name} in {self.path.name} unpacks from {info.compress_size:,} to {info.file_size:,} bytes, "
-                    f"{ratio:,.0f} times as much: this is no table of records. {raise_limit('ratio')}"
+                    f"{name} in {self.path.name} unpacks from {info.compress_size:,} to "
+                    f"{info.file_size:,} bytes, "
+                    f"{ratio:,.0f} times as much: this is no table of records. "
+                    f"{raise_limit('ratio')}"
                 )
             stream = fast_member(self.path, info) or archive.open(info)
         except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError) as error:
@@ -81,7 +86,8 @@ class Container:
             data = file.read(limit + 1)
         if len(data) > limit:
             raise RecordsError(
-                f"{name} in {self.path.name} is larger than {limit >> 20} MiB: it describes nothing. "
+                f"{name} in {self.path.name} is larger than {limit >> 20} MiB: it describes "
+                "nothing. "
                 f"{raise_limit('description_mib')}"
             )
         return data
@@ -128,23 +134,32 @@ def open_container(path: Path) -> Container:
         files = sorted(held for held in path.rglob("*") if held.is_file())
         for held in files:
             if not held.resolve().is_relative_to(path.resolve()):
-                raise RecordsError(f"{held} is a link that leads out of {path}. Put the file itself there if you trust it.")
+                raise RecordsError(
+                    f"{held} is a link that leads out of {path}. Put the file itself there if you "
+                    "trust it."
+                )
         return Container(path, tuple(held.relative_to(path).as_posix() for held in files))
     try:
         with zipfile.ZipFile(path) as archive:
             names = tuple(info.filename for info in archive.infolist() if not info.is_dir())
             every = archive.namelist()
-            links = [info.filename for info in archive.infolist() if stat.S_ISLNK(info.external_attr >> 16)]
+            links = [
+                info.filename
+                for info in archive.infolist()
+                if stat.S_ISLNK(info.external_attr >> 16)
+            ]
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError) as error:
         raise _damaged(path, error) from error
     for name in every:
         if escapes(name):
             raise RecordsError(
-                f"{path} has the entry {name!r}, which would escape its folder. The archive is not to be trusted."
+                f"{path} has the entry {name!r}, which would escape its folder. The archive is not "
+                "to be trusted."
             )
     if links:
         raise RecordsError(
-            f"{path} has the entry {links[0]!r}, which is a link to another file. Archive it with the file itself."
+            f"{path} has the entry {links[0]!r}, which is a link to another file. Archive it with "
+            "the file itself."
         )
     return Container(path, names)
 
@@ -152,7 +167,12 @@ def open_container(path: Path) -> Container:
 def escapes(name: str) -> bool:
     """Tell whether a name within an archive points outside of it."""
     parts = PurePosixPath(name.replace("\\", "/"))
-    return parts.is_absolute() or ".." in parts.parts or bool(re.match(r"[A-Za-z]:", name)) or "\0" in name
+    return (
+        parts.is_absolute()
+        or ".." in parts.parts
+        or bool(re.match(r"[A-Za-z]:", name))
+        or "\0" in name
+    )
 
 
 def is_zip(path: Path) -> bool:

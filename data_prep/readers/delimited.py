@@ -1,8 +1,8 @@
 """
 Read delimited text in blocks of whole rows, however large the file and however broken the rows.
 
-All rows of a block are cut at once; where that is not safe, because quotes are used in no orderly way, they are cut one by one.
-Only wanted columns are kept. The next block is read meanwhile.
+All rows of a block are cut at once; where that is not safe, because quotes are used in no orderly
+way, they are cut one by one. Only wanted columns are kept. The next block is read meanwhile.
 """
 
 from __future__ import annotations
@@ -27,10 +27,20 @@ from data_prep.readers.limits import current_limits, raise_limit
 from data_prep.readers.reader import Block
 
 BLOCK_BYTES = 8 << 20
-CUTTERS = 2 if (os.cpu_count() or 1) > 2 else 1  # threads; one more reads, and the caller has something to do as well
+CUTTERS = (
+    2 if (os.cpu_count() or 1) > 2 else 1
+)  # threads; one more reads, and the caller has something to do as well
 PIECE_BYTES = 1 << 20
 _LONGEST_FIELD_LINES = 200
-_NO_TABLES = ("idna", "punycode", "unicode-escape", "unicode_escape", "raw-unicode-escape", "raw_unicode_escape", "utf-7")
+_NO_TABLES = (
+    "idna",
+    "punycode",
+    "unicode-escape",
+    "unicode_escape",
+    "raw-unicode-escape",
+    "raw_unicode_escape",
+    "utf-7",
+)
 
 
 @dataclass(frozen=True)
@@ -60,9 +70,14 @@ class Layout:
 
     def __post_init__(self) -> None:
         if len(self.separator) != 1 or ord(self.separator) > 127:
-            raise RecordsError(f"Columns separated by {self.separator!r} cannot be read: the separator must be one character.")
+            raise RecordsError(
+                f"Columns separated by {self.separator!r} cannot be read: the separator must be "
+                "one character."
+            )
         if self.quote is not None and (len(self.quote) != 1 or ord(self.quote) > 127):
-            raise RecordsError(f"Cells enclosed by {self.quote!r} cannot be read: a quote must be one character.")
+            raise RecordsError(
+                f"Cells enclosed by {self.quote!r} cannot be read: a quote must be one character."
+            )
 
 
 @dataclass
@@ -95,9 +110,13 @@ class DelimitedText:
         """Yield blocks of rows, each with the bytes read so far."""
         number, whole, first = 0, 0, ""
         pieces = row_blocks(self.name, self.open, self.layout, self.block_bytes)
-        for (block, damaged), position in _cut_ahead(pieces, partial(_parse, layout=self.layout, wanted=self.wanted)):
+        for (block, damaged), position in _cut_ahead(
+            pieces, partial(_parse, layout=self.layout, wanted=self.wanted)
+        ):
             if damaged and not self.notes:
-                self.notes.append(f"{self.name} has text that is not UTF-8; it was read as Windows-1252.")
+                self.notes.append(
+                    f"{self.name} has text that is not UTF-8; it was read as Windows-1252."
+                )
             block = block.after(number)
             number = block_end(block, number)
             whole += len(block.rows)
@@ -112,7 +131,10 @@ class DelimitedText:
 def _cut_ahead(
     pieces: Iterator[tuple[np.ndarray, int]], cut: Callable[[np.ndarray], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
-    """Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the same limits."""
+    """
+    Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the
+    same limits.
+    """
 
     def following() -> tuple[np.ndarray, int] | None:
         return next(pieces, None)
@@ -133,8 +155,10 @@ def _cut_ahead(
 def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
     shown = f" The first is {first[:80]!r}."
     return RecordsError(
-        f"None of the first {rows} rows of {name} has the {len(layout.columns)} columns that its header or meta.xml names "
-        f"(separator {layout.separator!r}, quote {layout.quote!r}).{shown} Check the separator, or export the file again."
+        f"None of the first {rows} rows of {name} has the {len(layout.columns)} columns that its "
+        "header or meta.xml names "
+        f"(separator {layout.separator!r}, quote {layout.quote!r}).{shown} Check the separator, or "
+        "export the file again."
     )
 
 
@@ -149,7 +173,8 @@ def row_blocks(
     name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
 ) -> Iterator[tuple[np.ndarray, int]]:
     r"""
-    Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was another known encoding.
+    Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
+    another known encoding.
 
     The texts are as :func:`~data_prep.readers.cells.padded` makes them.
 
@@ -170,7 +195,8 @@ def row_blocks(
             row = len(piece) - piece.rindex(b"\n") - 1 if b"\n" in piece else row + len(piece)
             if row > longest:
                 raise RecordsError(
-                    f"{name} has a row longer than {longest >> 20} MiB: it is no table of records. {raise_limit('row_mib')}"
+                    f"{name} has a row longer than {longest >> 20} MiB: it is no table of records. "
+                    f"{raise_limit('row_mib')}"
                 )
             if size < block_bytes or (layout.quote is None and b"\n" not in piece):
                 continue
@@ -197,7 +223,10 @@ def row_blocks(
 
 
 def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
-    r"""Yield the text piece by piece as UTF-8 with ``\n`` as line end and no mark at its start, each with the bytes read."""
+    r"""
+    Yield the text piece by piece as UTF-8 with ``\n`` as line end and no mark at its start, each
+    with the bytes read.
+    """
     decode = _decoder(encoding, name)
     first, hanging = True, b""
     while True:
@@ -231,7 +260,10 @@ def known_encoding(encoding: str, name: str) -> str:
     except (LookupError, ValueError):
         canonical = ""
     if not canonical or canonical in _NO_TABLES:
-        raise RecordsError(f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct meta.xml.")
+        raise RecordsError(
+            f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct "
+            "meta.xml."
+        )
     return canonical
 
 
@@ -274,7 +306,9 @@ def _first_row_end(data: bytes, layout: Layout) -> int:
 
 
 def utf8(data: bytes) -> tuple[bytes, bool]:
-    """Return valid UTF-8; rows that are not are read as Windows-1252, and the second value is True."""
+    """
+    Return valid UTF-8; rows that are not are read as Windows-1252, and the second value is True.
+    """
     if data.isascii():
         return data, False
     try:
@@ -297,7 +331,11 @@ def _parse(text: np.ndarray, *, layout: Layout, wanted: dict[str, str]) -> tuple
     if body(text).max(initial=0) > 127:
         data, damaged = utf8(body(text).tobytes())
         text = padded([data]) if damaged else text
-    quote = layout.quote if layout.quote is not None and (body(text) == ord(layout.quote)).any() else None
+    quote = (
+        layout.quote
+        if layout.quote is not None and (body(text) == ord(layout.quote)).any()
+        else None
+    )
     block = cut_cells(text, layout.separator, layout.columns, wanted, quote)
     return block or _cut_rows(body(text).tobytes(), layout, wanted), damaged
 
@@ -324,7 +362,8 @@ def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
         else:
             bad.append((number, layout.separator.join(cells)[:500]))
     rows = pl.DataFrame(
-        {term: [cells[index] for cells in good] for term, index in used.items()}, schema=dict.fromkeys(used, pl.String)
+        {term: [cells[index] for cells in good] for term, index in used.items()},
+        schema=dict.fromkeys(used, pl.String),
     )
     malformed = pl.DataFrame(bad, schema={"row": pl.UInt32, "text": pl.String}, orient="row")
     return Block(rows, pl.Series("row", numbers, dtype=pl.UInt32), malformed)
@@ -340,7 +379,10 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
     place = 0
     while place < len(lines):
         # A quote that is never closed would swallow the rest: no field has that many lines.
-        held = (lines[index] + "\n" for index in range(place, min(place + _LONGEST_FIELD_LINES, len(lines))))
+        held = (
+            lines[index] + "\n"
+            for index in range(place, min(place + _LONGEST_FIELD_LINES, len(lines)))
+        )
         reader = csv.reader(held, delimiter=layout.separator, quotechar=layout.quote, strict=False)
         width = len(layout.columns)
         try:
@@ -350,8 +392,11 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
             cells, used = ["", "unreadable"] * 999, 1
         if used > 1:
             plain = [line.split(layout.separator) for line in lines[place : place + used]]
-            # Lines that are rows by themselves are no text within quotes: a quote was opened and never closed.
-            if len(cells) != width or (width >= FEWEST_COLUMNS and all(len(row) == width for row in plain)):
+            # Lines that are rows by themselves are no text within quotes: a quote was opened and
+            # never closed.
+            if len(cells) != width or (
+                width >= FEWEST_COLUMNS and all(len(row) == width for row in plain)
+            ):
                 cells, used = plain[0], 1
         yield cells
         place += used
@@ -359,7 +404,8 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
 
 def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
     """
-    Guess the layout of a delimited text from its first bytes: encoding by its mark, separator and names by the header.
+    Guess the layout of a delimited text from its first bytes: encoding by its mark, separator and
+    names by the header.
 
     Raises
     ------
@@ -368,7 +414,12 @@ def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
     """
     if encoding is None:
         encoding = "utf-16" if sample[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    text = sample.decode(encoding, errors="replace").removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    text = (
+        sample.decode(encoding, errors="replace")
+        .removeprefix("\ufeff")
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
+    )
     header = text.lstrip("\n").split("\n", 1)[0]
     if not header.strip():
         raise RecordsError("it is empty")

@@ -1,4 +1,7 @@
-"""Unpack a member of a zip archive with Intel's ISA-L, about three times as fast as zlib, where it is installed."""
+"""
+Unpack a member of a zip archive with Intel's ISA-L, about three times as fast as zlib, where it is
+installed.
+"""
 
 from __future__ import annotations
 
@@ -70,8 +73,13 @@ class FastMember:
                 raise zipfile.BadZipFile(f"{self._info.filename} is longer than the archive says")
             parts.append(part)
             wanted -= len(part) if size >= 0 else 0
-        if self._inflate.eof and (self._size, self._checksum) != (self._info.file_size, self._info.CRC):
-            raise zipfile.BadZipFile(f"{self._info.filename} has another checksum than the archive says")
+        if self._inflate.eof and (self._size, self._checksum) != (
+            self._info.file_size,
+            self._info.CRC,
+        ):
+            raise zipfile.BadZipFile(
+                f"{self._info.filename} has another checksum than the archive says"
+            )
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def close(self) -> None:

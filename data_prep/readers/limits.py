@@ -1,4 +1,7 @@
-"""Bounds on what a file of records may be, so that a damaged or hostile one is refused in a sentence and not in an hour."""
+"""
+Bounds on what a file of records may be, so that a damaged or hostile one is refused in a sentence
+and not in an hour.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ class Limits:
     Attributes
     ----------
     ratio
-        Largest unpacked size of a file in an archive, as a multiple of its packed size; small files may be packed better.
+        Largest unpacked size of a file in an archive, as a multiple of its packed size; small files
+        may be packed better.
     row_mib
         Longest row.
     columns
@@ -51,4 +55,7 @@ def within(limits: Limits) -> Iterator[None]:
 
 def raise_limit(name: str) -> str:
     """Say how a limit is raised, as the end of an error."""
-    return f"If you trust the file, raise build.records.limits.{name} (now {getattr(_current.get(), name):,})."
+    return (
+        f"If you trust the file, raise build.records.limits.{name} (now "
+        f"{getattr(_current.get(), name):,})."
+    )

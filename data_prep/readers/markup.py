@@ -15,12 +15,16 @@ def parse_xml(data: bytes, where: str) -> ElementTree.Element:
     Raises
     ------
     RecordsError
-        It is not XML, or declares a document type: entities can be made to read files or to fill the memory.
+        It is not XML, or declares a document type: entities can be made to read files or to fill
+        the memory.
     """
     guard = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
-        raise RecordsError(f"{where} declares a document type with entities, which is not accepted. Remove the DOCTYPE.")
+        raise RecordsError(
+            f"{where} declares a document type with entities, which is not accepted. Remove the "
+            "DOCTYPE."
+        )
 
     guard.StartDoctypeDeclHandler = refuse
     guard.EntityDeclHandler = refuse

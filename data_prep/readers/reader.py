@@ -1,4 +1,7 @@
-"""What a reader of record files is: it opens a file and hands over blocks of rows under Darwin Core terms."""
+"""
+What a reader of record files is: it opens a file and hands over blocks of rows under Darwin Core
+terms.
+"""
 
 from __future__ import annotations
 
@@ -58,14 +61,18 @@ class Block:
 
     rows: pl.DataFrame
     numbers: pl.Series
-    malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema={"row": pl.UInt32, "text": pl.String}))
+    malformed: pl.DataFrame = field(
+        default_factory=lambda: pl.DataFrame(schema={"row": pl.UInt32, "text": pl.String})
+    )
 
     def after(self, number: int) -> Block:
         """Return the block with its rows numbered on after ``number``."""
         if not number:
             return self
         shift = pl.lit(number, dtype=pl.UInt32)
-        return Block(self.rows, self.numbers + number, self.malformed.with_columns(pl.col("row") + shift))
+        return Block(
+            self.rows, self.numbers + number, self.malformed.with_columns(pl.col("row") + shift)
+        )
 
 
 class RecordFile(Protocol):
@@ -83,7 +90,8 @@ class RecordFile(Protocol):
     licence, citation
         As the file's own metadata give them, else None.
     day_first
-        True where the layout is known to write 3/6/2018 for the third of June; None where it is unknown.
+        True where the layout is known to write 3/6/2018 for the third of June; None where it is
+        unknown.
     """
 
     path: Path
@@ -98,7 +106,10 @@ class RecordFile(Protocol):
         ...
 
     def events(self) -> Iterator[tuple[Block, int]] | None:
-        """Yield blocks of survey events (with or without sightings); None where the file has no table of events."""
+        """
+        Yield blocks of survey events (with or without sightings); None where the file has no table
+        of events.
+        """
         ...
 
 
@@ -121,6 +132,7 @@ class Reader(Protocol):
         path
             File or folder.
         columns
-            A term of :data:`TERMS`: its name in the file, where that differs from what the layout says.
+            A term of :data:`TERMS`: its name in the file, where that differs from what the layout
+            says.
         """
         ...

@@ -1,4 +1,7 @@
-"""Find the reader of a file: built in, or registered by another package in the group ``butterfly_sdm.readers``."""
+"""
+Find the reader of a file: built in, or registered by another package in the group
+``butterfly_sdm.readers``.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,16 @@ def reader(name: str) -> Reader:
     found = _registered()
     if name not in found:
         raise RecordsError(
-            f"records.format = {name!r} is no known layout. Known are auto, {', '.join(found)}.{did_you_mean(name, found)}"
+            f"records.format = {name!r} is no known layout. Known are auto, "
+            f"{', '.join(found)}.{did_you_mean(name, found)}"
         )
     return _load(name, found[name])
 
 
 def readers() -> dict[str, str]:
-    """Return the names of all readers with a line on each; a broken one is listed with its error."""
+    """
+    Return the names of all readers with a line on each; a broken one is listed with its error.
+    """
     lines = {}
     for name, value in _registered().items():
         try:
@@ -49,7 +55,9 @@ def readers() -> dict[str, str]:
     return lines
 
 
-def open_records(path: Path, *, format: str = "auto", columns: Mapping[str, str] | None = None) -> RecordFile:
+def open_records(
+    path: Path, *, format: str = "auto", columns: Mapping[str, str] | None = None
+) -> RecordFile:
     """
     Open a file of records.
 
@@ -75,7 +83,9 @@ def open_records(path: Path, *, format: str = "auto", columns: Mapping[str, str]
     if format != "auto":
         return reader(format).open(path, columns or {})
     found = _registered()
-    order = [name for name in found if name not in BUILT_IN] + [name for name in BUILT_IN if name in found]
+    order = [name for name in found if name not in BUILT_IN] + [
+        name for name in BUILT_IN if name in found
+    ]
     for name in order:
         try:
             candidate = _load(name, found[name])
@@ -90,11 +100,17 @@ def _unrecognised(path: Path, order: list[str]) -> str:
     from data_prep.readers.containers import is_zip, open_container
 
     if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
-        return f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and name that in records.path."
+        return (
+            f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and "
+            "name that in records.path."
+        )
     held = ""
     if path.is_dir() or is_zip(path):
         names = open_container(path).names
-        held = f" It holds {', '.join(names[:5]) or 'nothing'}, and neither meta.xml nor occurrence.txt."
+        held = (
+            f" It holds {', '.join(names[:5]) or 'nothing'}, and neither meta.xml nor "
+            "occurrence.txt."
+        )
     advice = "Name the table of records itself in records.path, or its layout in records.format."
     return f"{path} is in no known layout of records ({', '.join(order)}).{held} {advice}"
 
@@ -108,7 +124,8 @@ def _registered() -> dict[str, str]:
             continue  # the built-in readers are declared by the same door
         if point.name in owners or point.name in BUILT_IN:
             raise PluginError(
-                f"Two packages register a reader named {point.name!r}: {owners.get(point.name, 'butterfly-sdm')} and {owner}. "
+                f"Two packages register a reader named {point.name!r}: "
+                f"{owners.get(point.name, 'butterfly-sdm')} and {owner}. "
                 "Uninstall one of them."
             )
         found[point.name], owners[point.name] = point.value, owner
@@ -123,4 +140,6 @@ def _load(name: str, value: str) -> Reader:
         made = getattr(import_module(module), attribute)
         return made() if isinstance(made, type) else made
     except Exception as error:  # whatever another package does while it is imported
-        raise PluginError(f"The reader {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}") from error
+        raise PluginError(
+            f"The reader {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error

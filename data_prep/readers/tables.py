@@ -1,4 +1,7 @@
-"""Read single tables of records: CSV, TSV or Parquet, with the layouts of GBIF and the NBN Atlas known by name."""
+"""
+Read single tables of records: CSV, TSV or Parquet, with the layouts of GBIF and the NBN Atlas known
+by name.
+"""
 
 from __future__ import annotations
 
@@ -76,13 +79,18 @@ class ParquetTable:
             total = max(file.metadata.num_rows, 1)
             for batch in file.iter_batches(PARQUET_ROWS, columns=list(self.columns)):
                 rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch]))).select(
-                    _as_text(batch.schema.field(name).type, name).alias(term) for name, term in self.columns.items()
+                    _as_text(batch.schema.field(name).type, name).alias(term)
+                    for name, term in self.columns.items()
                 )
-                numbers = pl.Series("row", np.arange(done + 1, done + 1 + len(rows), dtype=np.uint32))
+                numbers = pl.Series(
+                    "row", np.arange(done + 1, done + 1 + len(rows), dtype=np.uint32)
+                )
                 done += len(rows)
                 yield Block(rows, numbers), self.bytes * done // total
         except (pa.ArrowException, ValueError, OSError, pl.exceptions.PolarsError) as error:
-            raise RecordsError(f"{self.path} cannot be read to its end ({error}). Make it again.") from error
+            raise RecordsError(
+                f"{self.path} cannot be read to its end ({error}). Make it again."
+            ) from error
 
     def events(self) -> None:
         """A single table has no events beside its records."""
@@ -96,17 +104,26 @@ def _as_text(kind: pa.DataType, name: str) -> pl.Expr:
     elif pa.types.is_floating(kind):
         # A whole number kept as a float, such as a year, is still a whole number.
         whole = column.fill_nan(None).round() == column
-        column = pl.when(whole).then(column.cast(pl.Int64, strict=False).cast(pl.String)).otherwise(column.cast(pl.String))
+        column = (
+            pl.when(whole)
+            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
+            .otherwise(column.cast(pl.String))
+        )
     else:
         column = column.cast(pl.String)
     return column.fill_null("")
 
 
 class TableReader:
-    """Any CSV, TSV or Parquet table; headers are recognised, others are named in ``records.columns``."""
+    """
+    Any CSV, TSV or Parquet table; headers are recognised, others are named in ``records.columns``.
+    """
 
     name = "table"
-    summary = "CSV, TSV or Parquet table (also .gz, or alone in a zip); unusual headers named in records.columns"
+    summary = (
+        "CSV, TSV or Parquet table (also .gz, or alone in a zip); unusual headers named in "
+        "records.columns"
+    )
     day_first: bool | None = None
 
     def recognises(self, path: Path) -> bool:
@@ -137,10 +154,15 @@ class TableReader:
             if len(names) != 1:
                 held = ", ".join(container.names[:5]) or "nothing"
                 raise RecordsError(
-                    f"{path} holds {held}; a zip archive of records holds one table, or is a Darwin Core Archive with "
+                    f"{path} holds {held}; a zip archive of records holds one table, or is a "
+                    "Darwin Core Archive with "
                     "occurrence.txt. Unpack it and name the table in records.path."
                 )
-            opener, size, where = (lambda: container.open(names[0])), container.size(names[0]), f"{names[0]} in {path.name}"
+            opener, size, where = (
+                (lambda: container.open(names[0])),
+                container.size(names[0]),
+                f"{names[0]} in {path.name}",
+            )
         else:
             opener, size, where = (lambda: _open_text(path)), path.stat().st_size, path.name
         with opener() as file:
@@ -148,7 +170,9 @@ class TableReader:
         try:
             layout = self.layout(sample)
         except RecordsError as error:
-            raise RecordsError(f"{where} holds no records: {error}. Download or export it again.") from None
+            raise RecordsError(
+                f"{where} holds no records: {error}. Download or export it again."
+            ) from None
         used = match_columns(layout.columns, self.known(layout.columns) | dict(columns), where)
         require(list(used.values()), where, layout.columns)
         text = DelimitedText(where, opener, layout, used)
@@ -166,14 +190,20 @@ class TableReader:
         try:
             schema = pq.read_schema(path)
         except (pa.ArrowException, ValueError, OSError) as error:
-            raise RecordsError(f"{path} is not a Parquet table ({error}). Make it again.") from error
-        used = match_columns(schema.names, self.known(tuple(schema.names)) | dict(columns), path.name)
+            raise RecordsError(
+                f"{path} is not a Parquet table ({error}). Make it again."
+            ) from error
+        used = match_columns(
+            schema.names, self.known(tuple(schema.names)) | dict(columns), path.name
+        )
         require(list(used.values()), path.name, schema.names)
         return ParquetTable(path, used, path.stat().st_size, self.day_first)
 
 
 class GbifReader(TableReader):
-    """GBIF's simple download: tab-separated whatever its name says, quotes are ordinary characters."""
+    """
+    GBIF's simple download: tab-separated whatever its name says, quotes are ordinary characters.
+    """
 
     name = "gbif"
     summary = "GBIF simple download (TSV, also in its zip, or Parquet)"
@@ -189,7 +219,9 @@ class GbifReader(TableReader):
 
 
 class NbnReader(TableReader):
-    """The NBN Atlas' record download: quoted CSV with spaced headers, or headers in Darwin Core's way."""
+    """
+    The NBN Atlas' record download: quoted CSV with spaced headers, or headers in Darwin Core's way.
+    """
 
     name = "nbn"
     summary = "NBN Atlas record download (CSV)"
@@ -203,19 +235,35 @@ class NbnReader(TableReader):
         """Prefer the Atlas' own reading of place over what the recorder typed."""
         chosen = {
             "gridReference": ("OSGR", "Grid reference", "gridReference"),
-            "decimalLatitude": ("Latitude (WGS84)", "decimalLatitudeWGS84", "Decimal latitude (WGS84)"),
-            "decimalLongitude": ("Longitude (WGS84)", "decimalLongitudeWGS84", "Decimal longitude (WGS84)"),
+            "decimalLatitude": (
+                "Latitude (WGS84)",
+                "decimalLatitudeWGS84",
+                "Decimal latitude (WGS84)",
+            ),
+            "decimalLongitude": (
+                "Longitude (WGS84)",
+                "decimalLongitudeWGS84",
+                "Decimal longitude (WGS84)",
+            ),
             "eventDate": ("Start date", "eventDate", "Event Date"),
             "scientificName": ("Scientific name", "scientificName"),
             "datasetName": ("Dataset name", "Data resource name"),
         }
-        return {term: name for term, names in chosen.items() for name in names[::-1] if name in header}
+        return {
+            term: name for term, names in chosen.items() for name in names[::-1] if name in header
+        }
 
 
 def _text_names(container: Container) -> list[str]:
-    names = [n for n in container.names if Path(n).suffix.lower() in _TEXT_SUFFIXES and not n.startswith("__MACOSX/")]
+    names = [
+        n
+        for n in container.names
+        if Path(n).suffix.lower() in _TEXT_SUFFIXES and not n.startswith("__MACOSX/")
+    ]
     side = ("citation", "readme", "rights", "headings", "license", "licence")
-    return [n for n in names if not Path(n).stem.lower().startswith(side)] if len(names) > 1 else names
+    return (
+        [n for n in names if not Path(n).stem.lower().startswith(side)] if len(names) > 1 else names
+    )
 
 
 def _suffix(path: Path) -> str:
@@ -223,11 +271,15 @@ def _suffix(path: Path) -> str:
 
 
 def _open_text(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+    return (
+        cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
+    )
 
 
 def _header(reader: TableReader, path: Path, *, raw: bool = False) -> set[str]:
-    """Return the names of the columns, simplified unless ``raw``; none where they cannot be read."""
+    """
+    Return the names of the columns, simplified unless ``raw``; none where they cannot be read.
+    """
     if path.suffix.lower() == ".parquet":
         try:
             return {name if raw else key(name) for name in pq.read_schema(path).names}

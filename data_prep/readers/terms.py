@@ -10,19 +10,56 @@ from data_prep.readers.reader import TERMS
 
 _ALIASES: dict[str, tuple[str, ...]] = {
     "recordID": ("gbifid", "occurrenceid", "recordid", "nbnatlasrecordid", "id", "recordkey"),
-    "scientificName": ("scientificname", "matchedscientificname", "taxon", "taxonname", "latinname", "sciname", "speciesname"),
+    "scientificName": (
+        "scientificname",
+        "matchedscientificname",
+        "taxon",
+        "taxonname",
+        "latinname",
+        "sciname",
+        "speciesname",
+    ),
     "species": ("species", "speciesinterpreted"),
     "taxonRank": ("taxonrank", "rank"),
     "occurrenceStatus": ("occurrencestatus", "status"),
-    "individualCount": ("individualcount", "count", "abundance", "number", "individuals", "observationcount"),
+    "individualCount": (
+        "individualcount",
+        "count",
+        "abundance",
+        "number",
+        "individuals",
+        "observationcount",
+    ),
     "eventID": ("eventid", "visitid", "samplingeventidentifier", "checklistid", "sampleid"),
     "parentEventID": ("parenteventid",),
-    "eventDate": ("eventdate", "date", "visitdate", "surveydate", "observationdate", "observedon", "startdate"),
+    "eventDate": (
+        "eventdate",
+        "date",
+        "visitdate",
+        "surveydate",
+        "observationdate",
+        "observedon",
+        "startdate",
+    ),
     "year": ("year",),
     "month": ("month",),
     "day": ("day",),
-    "decimalLatitude": ("decimallatitude", "latitude", "lat", "latitudewgs84", "decimallatitudewgs84"),
-    "decimalLongitude": ("decimallongitude", "longitude", "lon", "long", "lng", "longitudewgs84", "decimallongitudewgs84"),
+    "decimalLatitude": (
+        "decimallatitude",
+        "latitude",
+        "lat",
+        "latitudewgs84",
+        "decimallatitudewgs84",
+    ),
+    "decimalLongitude": (
+        "decimallongitude",
+        "longitude",
+        "lon",
+        "long",
+        "lng",
+        "longitudewgs84",
+        "decimallongitudewgs84",
+    ),
     "coordinateUncertaintyInMeters": (
         "coordinateuncertaintyinmeters",
         "coordinateuncertaintyinmetres",
@@ -52,12 +89,21 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "collectionCode": ("collectioncode",),
     "datasetName": ("datasetname", "datasetkey", "dataresourcename"),
     "license": ("license", "licence"),
-    "completeness": ("completeness", "allspeciesreported", "completelist", "completechecklist", "islistcomplete"),
+    "completeness": (
+        "completeness",
+        "allspeciesreported",
+        "completelist",
+        "completechecklist",
+        "islistcomplete",
+    ),
 }
 
 
 def key(header: str) -> str:
-    """Return a header without case, spaces, punctuation or namespace: ``dwc:eventDate`` is ``eventdate``."""
+    """
+    Return a header without case, spaces, punctuation or namespace: ``dwc:eventDate`` is
+    ``eventdate``.
+    """
     return re.sub(r"[^a-z0-9]", "", header.rsplit("/", 1)[-1].rsplit(":", 1)[-1].lower())
 
 
@@ -94,10 +140,14 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
         meant = term if term in TERMS else _term(key(term))
         if meant is None:
             hint = did_you_mean(term, TERMS) or f" Known are {', '.join(TERMS)}."
-            raise RecordsError(f"records.columns names {term!r}, which is no column of records.{hint}")
+            raise RecordsError(
+                f"records.columns names {term!r}, which is no column of records.{hint}"
+            )
         if name not in header:
             hint = did_you_mean(name, header) or f" It has {', '.join(header[:40])}."
-            raise RecordsError(f"{where} has no column {name!r}, which records.columns names for {term}.{hint}")
+            raise RecordsError(
+                f"{where} has no column {name!r}, which records.columns names for {term}.{hint}"
+            )
         found[name] = meant
     keys = {name: key(name) for name in header}
     for term, aliases in _ALIASES.items():
@@ -148,5 +198,13 @@ def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> Non
     if not have & {"scientificName", "species"}:
         raise missing("species", "scientificName or species", "species")
     places = {"footprintWKT", "gridReference", "locationID", "eventID"} & have
-    if not places and not {"decimalLatitude", "decimalLongitude"} <= have and not {"easting", "northing"} <= have:
-        raise missing("place", "decimalLatitude and decimalLongitude, footprintWKT or gridReference", "gridReference")
+    if (
+        not places
+        and not {"decimalLatitude", "decimalLongitude"} <= have
+        and not {"easting", "northing"} <= have
+    ):
+        raise missing(
+            "place",
+            "decimalLatitude and decimalLongitude, footprintWKT or gridReference",
+            "gridReference",
+        )

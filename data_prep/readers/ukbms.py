@@ -1,4 +1,7 @@
-"""Read UKBMS site-visit tables: one table of visits, empty ones included, one of counts, and one of sites."""
+"""
+Read UKBMS site-visit tables: one table of visits, empty ones included, one of counts, and one of
+sites.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,9 @@ class SiteVisitTables:
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
         """Yield the counts, each with the id of its visit."""
-        for block, position in self._table(self.counts, ("scientificName", "locationID", "eventDate")):
+        for block, position in self._table(
+            self.counts, ("scientificName", "locationID", "eventDate")
+        ):
             rows = block.rows.with_columns(_visit_id())
             if self.visits is None and self.sites is not None:
                 rows = self._placed(rows)
@@ -56,15 +61,22 @@ class SiteVisitTables:
 
     def _events(self, name: str) -> Iterator[tuple[Block, int]]:
         for block, position in self._table(name, ("locationID", "eventDate")):
-            yield Block(self._placed(block.rows.with_columns(_visit_id())), block.numbers, block.malformed), position
+            yield (
+                Block(
+                    self._placed(block.rows.with_columns(_visit_id())),
+                    block.numbers,
+                    block.malformed,
+                ),
+                position,
+            )
 
     def _placed(self, rows: pl.DataFrame) -> pl.DataFrame:
         if self.sites is None:
             return rows
         sites = pl.concat([block.rows for block, _ in self._table(self.sites, ("locationID",))])
-        sites = sites.select(c for c in sites.columns if c not in rows.columns or c == "locationID").unique(
-            "locationID", keep="first"
-        )
+        sites = sites.select(
+            c for c in sites.columns if c not in rows.columns or c == "locationID"
+        ).unique("locationID", keep="first")
         return rows.join(sites, on="locationID", how="left", maintain_order="left").fill_null("")
 
     def _table(self, name: str, needed: tuple[str, ...]) -> Iterator[tuple[Block, int]]:
@@ -79,13 +91,16 @@ class SiteVisitTables:
         used = match_columns(layout.columns, named, where)
         # Here SPECIES is the name of what was counted, a number in some exports.
         used = {
-            column: "scientificName" if term == "species" and "scientificName" not in used.values() else term
+            column: "scientificName"
+            if term == "species" and "scientificName" not in used.values()
+            else term
             for column, term in used.items()
         }
         for term in needed:
             if term not in used.values():
                 raise RecordsError(
-                    f"{where} has no column for {term}; it has {', '.join(layout.columns[:20])}. Name it in records.columns."
+                    f"{where} has no column for {term}; it has {', '.join(layout.columns[:20])}. "
+                    "Name it in records.columns."
                 )
         return DelimitedText(where, lambda: self.container.open(name), layout, used).blocks()
 
@@ -116,27 +131,45 @@ class UkbmsReader:
             raise MissingFileError(f"There are no records at {path}. Correct records.path.")
         if not path.is_dir() and not is_zip(path):
             raise RecordsError(
-                f"{path} is one file; UKBMS site-visit tables are a folder or zip archive of visits, counts and sites."
+                f"{path} is one file; UKBMS site-visit tables are a folder or zip archive of "
+                "visits, counts and sites."
             )
         container = open_container(path)
-        visits, counts, sites = (_find(container.names, word) for word in ("visit", "count", "site"))
+        visits, counts, sites = (
+            _find(container.names, word) for word in ("visit", "count", "site")
+        )
         if counts is None:
             held = ", ".join(container.names[:8]) or "nothing"
-            raise RecordsError(f"{path} has no table of counts (a CSV file with 'count' in its name); it holds {held}.")
+            raise RecordsError(
+                f"{path} has no table of counts (a CSV file with 'count' in its name); it holds "
+                f"{held}."
+            )
         opened = SiteVisitTables(path, container, counts, visits, sites, columns)
         if visits is None:
-            opened.extra_notes.append(f"{path.name} has no table of visits; only visits with a count are known.")
+            opened.extra_notes.append(
+                f"{path.name} has no table of visits; only visits with a count are known."
+            )
         return opened
 
 
 def _find(names: tuple[str, ...], word: str) -> str | None:
     """Return the table with a word in its name; a table of site visits is one of visits."""
-    found = [n for n in names if word in key(Path(n).stem) and Path(n).suffix.lower() in _SUFFIXES and "__MACOSX" not in n]
+    found = [
+        n
+        for n in names
+        if word in key(Path(n).stem) and Path(n).suffix.lower() in _SUFFIXES and "__MACOSX" not in n
+    ]
     if word == "site":
-        found = [n for n in found if "visit" not in key(Path(n).stem) and "count" not in key(Path(n).stem)]
+        found = [
+            n
+            for n in found
+            if "visit" not in key(Path(n).stem) and "count" not in key(Path(n).stem)
+        ]
     return min(found, key=len) if found else None
 
 
 def _visit_id() -> pl.Expr:
     """Name a visit by site and day: the tables have no id of their own that all exports share."""
-    return pl.format("{}|{}", pl.col("locationID").str.strip_chars(), pl.col("eventDate").str.strip_chars()).alias("eventID")
+    return pl.format(
+        "{}|{}", pl.col("locationID").str.strip_chars(), pl.col("eventDate").str.strip_chars()
+    ).alias("eventID")

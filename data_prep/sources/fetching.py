@@ -1,4 +1,6 @@
-"""Fetch the records a config names by their source, once: later builds use the files that are there."""
+"""
+Fetch the records a config names by their source, once: later builds use the files that are there.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from data_prep.sources.transfer import Service
 
 
 def fetch_records(
-    config: RecordsConfig, folder: Path, *, progress: Progress = silent, service: Service | None = None
+    config: RecordsConfig,
+    folder: Path,
+    *,
+    progress: Progress = silent,
+    service: Service | None = None,
 ) -> RecordsConfig:
     """
     Fetch what ``config.gbif`` and ``config.s2bms`` ask for.
@@ -23,8 +29,9 @@ def fetch_records(
     config
         The section ``build.records``.
     folder
-        Where files are put unless ``config.downloads`` says so. A file that is there with its provenance is not asked for
-        again, and a query that GBIF was asked before keeps its key: the same config gives the same records.
+        Where files are put unless ``config.downloads`` says so. A file that is there with its
+        provenance is not asked for again, and a query that GBIF was asked before keeps its key: the
+        same config gives the same records.
 
     Returns
     -------
@@ -50,7 +57,9 @@ def fetch_records(
     return config.model_copy(update={"path": (*given, *fetched)})
 
 
-def _from_gbif(config: GbifConfig, folder: Path, progress: Progress, service: Service | None) -> Path:
+def _from_gbif(
+    config: GbifConfig, folder: Path, progress: Progress, service: Service | None
+) -> Path:
     key = config.key or _key_of_query(config, folder, service)
     held = folder / f"{key}.zip"
     if held.is_file() and read_provenance(held) is not None:
@@ -60,25 +69,34 @@ def _from_gbif(config: GbifConfig, folder: Path, progress: Progress, service: Se
 
 def _key_of_query(config: GbifConfig, folder: Path, service: Service | None) -> str:
     asked = gbif.query(
-        taxon_keys=config.taxon_keys, dataset_keys=config.dataset_keys, countries=config.countries, years=config.years,
+        taxon_keys=config.taxon_keys,
+        dataset_keys=config.dataset_keys,
+        countries=config.countries,
+        years=config.years,
         geometry_wkt=config.geometry_wkt,
-    )  # fmt: skip
+    )
     note = folder / f"gbif-{fingerprint(asked)}.json"
     if note.is_file():
         return str(read_json(note)["key"])
     key = gbif.request_download(asked, api=config.api, service=service)
-    write_json(note, {"key": key, "query": asked})  # GBIF may need hours: the next call waits for this one
+    write_json(
+        note, {"key": key, "query": asked}
+    )  # GBIF may need hours: the next call waits for this one
     return key
 
 
-def _from_s2bms(config: S2bmsConfig, folder: Path, progress: Progress, service: Service | None) -> list[Path]:
+def _from_s2bms(
+    config: S2bmsConfig, folder: Path, progress: Progress, service: Service | None
+) -> list[Path]:
     doi = config.doi or s2bms.DOI
     note = folder / f"s2bms-{fingerprint({'doi': doi, 'files': config.files})}.json"
     if note.is_file():
         held = [folder / str(name) for name in read_json(note)["files"]]
         if all(path.is_file() and read_provenance(path) is not None for path in held):
             return held
-    paths = s2bms.download_s2bms(folder, files=config.files, doi=doi, api=config.api, service=service, progress=progress)
+    paths = s2bms.download_s2bms(
+        folder, files=config.files, doi=doi, api=config.api, service=service, progress=progress
+    )
     write_json(note, {"doi": doi, "files": [path.name for path in paths]})
     return paths
 

@@ -1,8 +1,9 @@
 """
 Download records from GBIF, by the key of a download or by a query.
 
-Needs the extra ``sources``. A query needs an account at GBIF, read from the environment variables ``GBIF_USER``, ``GBIF_PWD``
-and ``GBIF_EMAIL``; a key does not. DOI, citation and licence are kept beside the file and appear in the card of the data set.
+Needs the extra ``sources``. A query needs an account at GBIF, read from the environment variables
+``GBIF_USER``, ``GBIF_PWD`` and ``GBIF_EMAIL``; a key does not. DOI, citation and licence are kept
+beside the file and appear in the card of the data set.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def query(
     geometry_wkt: str | None = None,
 ) -> dict[str, Any]:
     """
-    Return a query in GBIF's terms; several values of one kind are alternatives, the kinds must all hold.
+    Return a query in GBIF's terms; several values of one kind are alternatives, the kinds must all
+    hold.
 
     Parameters
     ----------
@@ -60,7 +62,11 @@ def query(
     {'type': 'equals', 'key': 'COUNTRY', 'value': 'GB'}
     """
     parts: list[dict[str, Any]] = []
-    for key, values in (("TAXON_KEY", taxon_keys), ("DATASET_KEY", dataset_keys), ("COUNTRY", countries)):
+    for key, values in (
+        ("TAXON_KEY", taxon_keys),
+        ("DATASET_KEY", dataset_keys),
+        ("COUNTRY", countries),
+    ):
         texts = [str(value) for value in values]
         if len(texts) == 1:
             parts.append({"type": "equals", "key": key, "value": texts[0]})
@@ -72,7 +78,9 @@ def query(
     if geometry_wkt:
         parts.append({"type": "within", "geometry": geometry_wkt})
     if not parts:
-        raise SourceError("The query asks for all of GBIF. Name taxa, data sets, countries, years or an area.")
+        raise SourceError(
+            "The query asks for all of GBIF. Name taxa, data sets, countries, years or an area."
+        )
     parts.append({"type": "equals", "key": "HAS_COORDINATE", "value": "true"})
     return {"type": "and", "predicates": parts}
 
@@ -94,10 +102,13 @@ def request_download(
         The credentials are missing or refused, or GBIF does not accept the query.
     """
     environment = os.environ if environment is None else environment
-    missing = [name for name in ("GBIF_USER", "GBIF_PWD", "GBIF_EMAIL") if not environment.get(name)]
+    missing = [
+        name for name in ("GBIF_USER", "GBIF_PWD", "GBIF_EMAIL") if not environment.get(name)
+    ]
     if missing:
         raise SourceError(
-            f"GBIF prepares downloads for its users only: set {', '.join(missing)} in the environment (an account is free), "
+            f"GBIF prepares downloads for its users only: set {', '.join(missing)} in the "
+            "environment (an account is free), "
             "or download by hand and give the key."
         )
     answer = (service or Service()).ask(
@@ -143,7 +154,12 @@ def download(
     about = _wait(key, api, service, progress)
     link = about.get("downloadLink") or f"{api}/occurrence/download/request/{key}.zip"
     size = about.get("size")
-    path = service.fetch(link, Path(folder) / f"{key}.zip", size=size if isinstance(size, int) else None, progress=progress)
+    path = service.fetch(
+        link,
+        Path(folder) / f"{key}.zip",
+        size=size if isinstance(size, int) else None,
+        progress=progress,
+    )
     doi = about.get("doi")
     made = str(about.get("created", ""))[:10]
     write_provenance(
@@ -169,12 +185,16 @@ def citation(doi: str | None, created: str) -> str:
         when = f"{day.day} {MONTHS[day.month - 1]} {day.year}"
     except ValueError:
         when = "no date"
-    return f"GBIF.org ({when}) GBIF Occurrence Download" + (f" https://doi.org/{doi}" if doi else "")
+    return f"GBIF.org ({when}) GBIF Occurrence Download" + (
+        f" https://doi.org/{doi}" if doi else ""
+    )
 
 
 def _checked(key: str) -> str:
     if not re.fullmatch(r"[0-9A-Za-z-]{5,60}", key):
-        raise SourceError(f"{key!r} is no key of a GBIF download; it looks like 0001234-240101000000000.")
+        raise SourceError(
+            f"{key!r} is no key of a GBIF download; it looks like 0001234-240101000000000."
+        )
     return key
 
 
@@ -186,14 +206,21 @@ def _wait(key: str, api: str, service: Service, progress: Progress) -> dict[str,
         try:
             about = answer.json() if answer.status_code == 200 else {"status": "PREPARING"}
         except ValueError as error:
-            raise SourceError(f"GBIF's answer about {key} is not understood ({error}). Try again later.") from error
+            raise SourceError(
+                f"GBIF's answer about {key} is not understood ({error}). Try again later."
+            ) from error
         status = str(about.get("status", ""))
         if status == "SUCCEEDED":
             return about
         if status in _FAILED:
-            raise SourceError(f"GBIF's download {key} is {status.lower().replace('_', ' ')}. Request it anew.")
+            raise SourceError(
+                f"GBIF's download {key} is {status.lower().replace('_', ' ')}. Request it anew."
+            )
         if waited >= service.wait_s:
-            raise SourceError(f"GBIF is still preparing {key} after {waited:.0f} s. Run the same command later, with this key.")
+            raise SourceError(
+                f"GBIF is still preparing {key} after {waited:.0f} s. Run the same command later, "
+                "with this key."
+            )
         progress("waiting for GBIF", int(waited), 0)
         service.sleep(service.poll_s)
         waited += service.poll_s

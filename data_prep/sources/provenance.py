@@ -40,7 +40,13 @@ def side_file(path: Path) -> Path:
 
 
 def write_provenance(
-    path: Path, *, url: str, doi: str | None, citation: str | None, licence: str | None, fetched: str
+    path: Path,
+    *,
+    url: str,
+    doi: str | None,
+    citation: str | None,
+    licence: str | None,
+    fetched: str,
 ) -> Provenance:
     """Write the provenance of a fetched file beside it."""
     made = Provenance(url, doi, citation, licence, fetched, sha256(path))
@@ -64,8 +70,11 @@ def read_provenance(path: Path) -> Provenance | None:
         held = Provenance(**read_json(beside))
     except TypeError as error:
         raise ArtefactError(
-            f"{beside} is not a provenance of the package ({error}). Remove it or fetch the file again."
+            f"{beside} is not a provenance of the package ({error}). Remove it or fetch the file "
+            "again."
         ) from error
     if held.sha256 != sha256(path):
-        raise ArtefactError(f"{beside} speaks of another file than {path.name}. Remove it, or fetch the file again.")
+        raise ArtefactError(
+            f"{beside} speaks of another file than {path.name}. Remove it, or fetch the file again."
+        )
     return held

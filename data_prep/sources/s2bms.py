@@ -1,4 +1,6 @@
-"""Download the published S2BMS data set by its DOI, every file checked against the published checksum."""
+"""
+Download the published S2BMS data set by its DOI, every file checked against the published checksum.
+"""
 
 from __future__ import annotations
 
@@ -54,23 +56,33 @@ def read_release(doi: str = DOI, *, api: str = API, service: Service | None = No
     answer = (service or Service()).ask("GET", f"{api}/records/{number}")
     try:
         about: dict[str, Any] = answer.json()
-        files = tuple((str(f["key"]), str(f["links"]["self"]), int(f["size"]), str(f["checksum"])) for f in about["files"])
+        files = tuple(
+            (str(f["key"]), str(f["links"]["self"]), int(f["size"]), str(f["checksum"]))
+            for f in about["files"]
+        )
         meta = about["metadata"]
         people = [str(person["name"]) for person in meta.get("creators", ())]
         title = str(meta["title"])
     except (ValueError, KeyError, TypeError) as error:
-        raise SourceError(f"Zenodo's answer about {doi} is not understood ({type(error).__name__}: {error}).") from error
+        raise SourceError(
+            f"Zenodo's answer about {doi} is not understood ({type(error).__name__}: {error})."
+        ) from error
     for name, *_ in files:
         if escapes(name):
-            raise SourceError(f"Zenodo names the file {name!r}, which would escape its folder. It is not fetched.")
+            raise SourceError(
+                f"Zenodo names the file {name!r}, which would escape its folder. It is not fetched."
+            )
     held = about.get("doi") or doi
     year = str(meta.get("publication_date", ""))[:4] or "no date"
     licence = meta.get("license")
     return Release(
         doi=str(held),
         title=title,
-        citation=f"{'; '.join(people) or 'Unknown'} ({year}). {title}. Zenodo. https://doi.org/{held}",
-        licence=str(licence.get("id")) if isinstance(licence, dict) else (str(licence) if licence else None),
+        citation=f"{'; '.join(people) or 'Unknown'} ({year}). {title}. Zenodo. "
+        f"https://doi.org/{held}",
+        licence=str(licence.get("id"))
+        if isinstance(licence, dict)
+        else (str(licence) if licence else None),
         files=files,
     )
 
@@ -85,7 +97,8 @@ def download_s2bms(
     progress: Progress = silent,
 ) -> list[Path]:
     """
-    Fetch files of the published data set; what is there already and agrees with its checksum is not fetched again.
+    Fetch files of the published data set; what is there already and agrees with its checksum is not
+    fetched again.
 
     Parameters
     ----------
@@ -112,9 +125,16 @@ def download_s2bms(
         raise SourceError(f"{release.doi} has no file named {', '.join(files)}; it has {held}.")
     paths = []
     for name, url, size, checksum in wanted:
-        path = service.fetch(url, Path(folder) / name, checksum=checksum, size=size, progress=progress)
+        path = service.fetch(
+            url, Path(folder) / name, checksum=checksum, size=size, progress=progress
+        )
         write_provenance(
-            path, url=url, doi=release.doi, citation=release.citation, licence=release.licence, fetched=date.today().isoformat()
+            path,
+            url=url,
+            doi=release.doi,
+            citation=release.citation,
+            licence=release.licence,
+            fetched=date.today().isoformat(),
         )
         paths.append(path)
     return paths

@@ -1,4 +1,7 @@
-"""Sentinel-2 products from any STAC API: search, fetch the bands that are needed, keep them as local items."""
+"""
+Sentinel-2 products from any STAC API: search, fetch the bands that are needed, keep them as local
+items.
+"""
 
 from __future__ import annotations
 
@@ -55,37 +58,62 @@ def search_items(
         ``pystac_client`` is not installed.
     """
     if url.endswith(".json"):
-        found = list(_walk(url, bbox=bbox, start=start, end=end, collection=collection))[:most_items]
+        found = list(_walk(url, bbox=bbox, start=start, end=end, collection=collection))[
+            :most_items
+        ]
     else:
-        found = _search(url, bbox=bbox, start=start, end=end, collection=collection, most_items=most_items)
-    items = [item for item in found if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud]
+        found = _search(
+            url, bbox=bbox, start=start, end=end, collection=collection, most_items=most_items
+        )
+    items = [
+        item
+        for item in found
+        if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud
+    ]
     if not items:
         raise SourceError(
-            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to {end}, none of them with at most "
+            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to "
+            f"{end}, none of them with at most "
             f"{max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
         )
     return sorted(items, key=lambda item: str(item["id"]))
 
 
-def _search(url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, most_items: int) -> list[dict[str, Any]]:
+def _search(
+    url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, most_items: int
+) -> list[dict[str, Any]]:
     try:
         from pystac_client import Client
         from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
     except ImportError as error:
-        raise MissingPackageError(f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}") from error
+        raise MissingPackageError(
+            f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}"
+        ) from error
     try:
         client = Client.open(url, timeout=TIMEOUT_S)
-        search = client.search(collections=[collection], bbox=list(bbox), datetime=f"{start}/{end}", max_items=most_items)
+        search = client.search(
+            collections=[collection],
+            bbox=list(bbox),
+            datetime=f"{start}/{end}",
+            max_items=most_items,
+        )
         return [item.to_dict() for item in search.items()]
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
-            f"The STAC API {url} did not answer a search of {collection}: {error}. Is the address right?"
+            f"The STAC API {url} did not answer a search of {collection}: {error}. Is the address "
+            "right?"
         ) from error
 
 
 def _walk(
-    url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, above: frozenset[str] = frozenset()
+    url: str,
+    *,
+    bbox: Sequence[float],
+    start: str,
+    end: str,
+    collection: str,
+    above: frozenset[str] = frozenset(),
 ) -> Iterator[dict[str, Any]]:
     """Yield the items of a static catalogue that a search would find."""
     if url in above:
@@ -95,14 +123,24 @@ def _walk(
         for link in value.get("links", ()):
             if link.get("rel") in ("item", "child"):
                 target = urljoin(url, str(link.get("href", "")))
-                yield from _walk(target, bbox=bbox, start=start, end=end, collection=collection, above=above | {url})
+                yield from _walk(
+                    target,
+                    bbox=bbox,
+                    start=start,
+                    end=end,
+                    collection=collection,
+                    above=above | {url},
+                )
         return
     properties = value.get("properties", {})
     day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:10]
     west, south, east, north = _box(value)
     near = west <= bbox[2] and east >= bbox[0] and south <= bbox[3] and north >= bbox[1]
     if near and start <= day <= end and value.get("collection", collection) == collection:
-        assets = {key: {**asset, "href": urljoin(url, str(asset["href"]))} for key, asset in value.get("assets", {}).items()}
+        assets = {
+            key: {**asset, "href": urljoin(url, str(asset["href"]))}
+            for key, asset in value.get("assets", {}).items()
+        }
         yield {**value, "assets": assets}
 
 
@@ -128,14 +166,16 @@ def fetch_products(
     service: Service | None = None,
 ) -> list[Path]:
     """
-    Fetch the bands and the scene classification of all products of a search; what is there already is not fetched again.
+    Fetch the bands and the scene classification of all products of a search; what is there already
+    is not fetched again.
 
     A transfer that breaks off is tried again and goes on where it was, in a later call too.
 
     Returns
     -------
     list of Path
-        One STAC item per product, with links to the local files, for :func:`butterfly_sdm.data.raster.open_scene`.
+        One STAC item per product, with links to the local files, for
+        :func:`butterfly_sdm.data.raster.open_scene`.
 
     Raises
     ------
@@ -146,7 +186,13 @@ def fetch_products(
     """
     folder = Path(folder)
     items = search_items(
-        url, bbox=bbox, start=start, end=end, collection=collection, max_cloud=max_cloud, most_items=most_items
+        url,
+        bbox=bbox,
+        start=start,
+        end=end,
+        collection=collection,
+        max_cloud=max_cloud,
+        most_items=most_items,
     )
     wanted = {canonical_band(band) for band in bands}
     paths = []
@@ -160,7 +206,9 @@ def fetch_products(
 def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service: Service) -> Path:
     name = str(item["id"])
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
-        raise SourceError(f"A product is called {name!r}, which is no file name. Do not trust this source.")
+        raise SourceError(
+            f"A product is called {name!r}, which is no file name. Do not trust this source."
+        )
     target = folder / name / f"{name}.json"
     if target.is_file():
         return target  # written last, so the rest is there
@@ -172,18 +220,30 @@ def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service
     missing = sorted(wanted - set(chosen))
     if missing:
         raise SourceError(
-            f"The product {name} has no band {missing[0]}; it has {', '.join(sorted(item.get('assets', {})))[:200]}."
+            f"The product {name} has no band {missing[0]}; it has "
+            f"{', '.join(sorted(item.get('assets', {})))[:200]}."
         )
     assets = {}
     for key, asset in chosen.values():
         href, size = str(asset["href"]), asset.get("file:size")
         if urlparse(href).scheme not in ("http", "https"):
-            raise SourceError(f"{href} is not fetched: only http and https are. Use a STAC API with such links.")
-        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{Path(urlparse(href).path).suffix or '.tif'}"
+            raise SourceError(
+                f"{href} is not fetched: only http and https are. Use a STAC API with such links."
+            )
+        file = (
+            folder
+            / name
+            / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{Path(urlparse(href).path).suffix or '.tif'}"
+        )
         if not file.is_file():
             service.fetch(href, file, size=size if isinstance(size, int) else None)
         assets[key] = {**asset, "href": file.name}
     write_json(
-        target, {**item, "assets": assets, "links": [link for link in item.get("links", ()) if link.get("rel") == "license"]}
+        target,
+        {
+            **item,
+            "assets": assets,
+            "links": [link for link in item.get("links", ()) if link.get("rel") == "license"],
+        },
     )
     return target

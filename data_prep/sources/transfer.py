@@ -24,7 +24,9 @@ def _requests() -> Any:
     try:
         import requests
     except ImportError as error:
-        raise MissingPackageError(f"Fetching data needs requests. Install it with: {how_to_install('sources')}") from error
+        raise MissingPackageError(
+            f"Fetching data needs requests. Install it with: {how_to_install('sources')}"
+        ) from error
     return requests
 
 
@@ -81,15 +83,20 @@ class Service:
                 continue
             if answer.status_code in (401, 403):
                 raise SourceError(
-                    f"{_host(url)} refuses the credentials (status {answer.status_code}). Check user name and password."
+                    f"{_host(url)} refuses the credentials (status {answer.status_code}). Check "
+                    "user name and password."
                 )
             if answer.status_code >= 400:
                 raise SourceError(
-                    f"{url} was not answered (status {answer.status_code}: {answer.text[:200].strip()}). "
+                    f"{url} was not answered (status {answer.status_code}: "
+                    f"{answer.text[:200].strip()}). "
                     "Check the key or address."
                 )
             return answer
-        raise SourceError(f"{_host(url)} did not answer after {self.attempts} attempts ({problem}). Try again later.")
+        raise SourceError(
+            f"{_host(url)} did not answer after {self.attempts} attempts ({problem}). Try again "
+            "later."
+        )
 
     def fetch(
         self,
@@ -103,15 +110,16 @@ class Service:
         """
         Fetch a file.
 
-        What has arrived lies in ``NAME.part``; a later call goes on from there if the service still has the same file.
+        What has arrived lies in ``NAME.part``; a later call goes on from there if the service still
+        has the same file.
 
         Parameters
         ----------
         url
             Where it is; redirects are followed.
         path
-            Where it shall be. If it is there already and agrees with ``checksum`` (or, without one, with ``size``) nothing is
-            fetched.
+            Where it shall be. If it is there already and agrees with ``checksum`` (or, without one,
+            with ``size``) nothing is fetched.
         checksum
             ``md5:…`` or ``sha256:…``.
         size
@@ -125,10 +133,16 @@ class Service:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file() and (checksum or size is not None):
-            if (not checksum or digest(path, checksum) == checksum) and size in (None, path.stat().st_size):
+            if (not checksum or digest(path, checksum) == checksum) and size in (
+                None,
+                path.stat().st_size,
+            ):
                 return path
             LOG.warning("%s is not the file that is wanted and is fetched again", path)
-        part, mark = path.with_name(path.name + ".part"), path.with_name(path.name + ".part.version")
+        part, mark = (
+            path.with_name(path.name + ".part"),
+            path.with_name(path.name + ".part.version"),
+        )
         requests = _requests()
         waited = 0.0
         failures = 0
@@ -144,7 +158,8 @@ class Service:
             if wait is not None:
                 if waited + wait > self.wait_s:
                     raise SourceError(
-                        f"{url} was not ready after {waited:.0f} s. Run the same command later: it goes on from there."
+                        f"{url} was not ready after {waited:.0f} s. Run the same command later: it "
+                        "goes on from there."
                     )
                 self.sleep(wait)
                 waited += wait
@@ -157,22 +172,28 @@ class Service:
                 part.unlink()
                 mark.unlink(missing_ok=True)
                 raise SourceError(
-                    f"{path.name} from {_host(url)} is not the file that was promised: {checksum} was expected, {got} arrived. "
-                    "It was removed. Try again; if it happens again the file has changed at its source."
+                    f"{path.name} from {_host(url)} is not the file that was promised: {checksum} "
+                    f"was expected, {got} arrived. "
+                    "It was removed. Try again; if it happens again the file has changed at its "
+                    "source."
                 )
             part.replace(path)
             mark.unlink(missing_ok=True)
             return path
         arrived = part.stat().st_size if part.is_file() else 0
         raise SourceError(
-            f"{path.name} could not be fetched from {_host(url)} in {self.attempts} attempts ({problem}). "
+            f"{path.name} could not be fetched from {_host(url)} in {self.attempts} attempts "
+            f"({problem}). "
             f"Run the same command again: it goes on after the {arrived:,} bytes that arrived."
         )
 
     def _continue(
         self, url: str, part: Path, mark: Path, size: int | None, name: str, progress: Progress
     ) -> tuple[bool, float | None]:
-        """Ask for the rest of a file. Return whether it is whole, and how long to wait where it is not ready."""
+        """
+        Ask for the rest of a file. Return whether it is whole, and how long to wait where it is not
+        ready.
+        """
         held = part.stat().st_size if part.is_file() else 0
         version = mark.read_text(encoding="utf-8") if mark.is_file() else ""
         headers = {"Accept-Encoding": "identity"}
@@ -191,15 +212,22 @@ class Service:
                 part.unlink(missing_ok=True)
                 return False, None
             if status >= 400:
-                raise SourceError(f"{url} was not answered (status {status}). Check the key or address.")
-            goes_on = status == 206 and answer.headers.get("Content-Range", "").startswith(f"bytes {held}-")
+                raise SourceError(
+                    f"{url} was not answered (status {status}). Check the key or address."
+                )
+            goes_on = status == 206 and answer.headers.get("Content-Range", "").startswith(
+                f"bytes {held}-"
+            )
             if not goes_on:
                 held = 0
             length = answer.headers.get("Content-Length", "")
             total = held + int(length) if length.isdigit() else size
             weak = answer.headers.get("ETag", "").startswith("W/")
             mark.write_text(
-                "" if weak else answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""), encoding="utf-8"
+                ""
+                if weak
+                else answer.headers.get("ETag") or answer.headers.get("Last-Modified", ""),
+                encoding="utf-8",
             )
             with part.open("ab" if goes_on else "wb") as file:
                 for piece in answer.iter_content(PIECE):
@@ -221,7 +249,9 @@ def digest(path: Path, like: str) -> str:
     """
     kind = like.partition(":")[0].lower()
     if kind not in ("md5", "sha256", "sha512"):
-        raise SourceError(f"The checksum {like!r} is of an unknown kind; md5, sha256 and sha512 are known.")
+        raise SourceError(
+            f"The checksum {like!r} is of an unknown kind; md5, sha256 and sha512 are known."
+        )
     with path.open("rb") as file:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
 

@@ -1,4 +1,6 @@
-"""Formulas as MathML, which browsers draw by themselves: no script, and nothing loaded from the web."""
+"""
+Formulas as MathML, which browsers draw by themselves: no script, and nothing loaded from the web.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from sphinx.util import logging
 
 
 def mathml(node: nodes.Element, *, as_block: bool) -> str:
-    """Return a formula as MathML; one that cannot be read is a warning, and stays as it was written."""
+    """
+    Return a formula as MathML; one that cannot be read is a warning, and stays as it was written.
+    """
     try:
         return str(tex2mathml(node.astext(), as_block=as_block))
     except MathError as error:

@@ -1,4 +1,7 @@
-"""A table of the settings of one section of the config, so that the site cannot say anything else than the code."""
+"""
+A table of the settings of one section of the config, so that the site cannot say anything else than
+the code.
+"""
 
 from __future__ import annotations
 
@@ -82,12 +85,22 @@ class Settings(Directive):
                 continue  # a section of its own, with a table of its own
             kind = type_name(field.annotation)
             rule = limits(field)
-            rows.append((name, default_text(default), field.description or "", f"{kind} ({rule})" if rule else kind))
+            rows.append(
+                (
+                    name,
+                    default_text(default),
+                    field.description or "",
+                    f"{kind} ({rule})" if rule else kind,
+                )
+            )
         return [table(("setting", "default", "meaning, and what it may be"), rows)]
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
-    """Return a docutils table: code in all columns but the last; texts beyond the columns stand below the last."""
+    """
+    Return a docutils table: code in all columns but the last; texts beyond the columns stand below
+    the last.
+    """
     group = nodes.tgroup(cols=len(head))
     for width in (20, 20, 60) if len(head) == 3 else (25, 75):
         group += nodes.colspec(colwidth=width)
@@ -97,7 +110,11 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> nodes.table:
         for cells in cells_of:
             row = nodes.row()
             for number, text in enumerate(cells[: len(head)]):
-                inline = nodes.literal(text, text) if code and number < max(1, len(head) - 1) and text else nodes.Text(text)
+                inline = (
+                    nodes.literal(text, text)
+                    if code and number < max(1, len(head) - 1) and text
+                    else nodes.Text(text)
+                )
                 row += nodes.entry("", nodes.paragraph("", "", inline))
             for text in cells[len(head) :]:
                 row.children[-1] += nodes.paragraph("", "", nodes.emphasis(text, text))

@@ -51,7 +51,11 @@ def test_a_baseline_learns_from_the_named_sites_only(kind, world):
     expected = make_baseline(kind, **options).fit(world, train).predict(world, validation)
     other = world.detections.copy()
     other.loc[list(validation)] = 0
-    changed = make_baseline(kind, **options).fit(replace(world, detections=other), train).predict(world, validation)
+    changed = (
+        make_baseline(kind, **options)
+        .fit(replace(world, detections=other), train)
+        .predict(world, validation)
+    )
     pd.testing.assert_frame_equal(changed, expected)
 
 
@@ -98,8 +102,15 @@ def test_the_mean_rate_counts_sites_or_visits(world):
     train = list(world.split.train)
     by_site = make_baseline("mean_rate").fit(world, train).predict(world, train[:1]).iloc[0]
     np.testing.assert_allclose(by_site, world.rates.loc[train].mean())
-    by_visit = make_baseline("mean_rate", weights="visits").fit(world, train).predict(world, train[:1]).iloc[0]
-    np.testing.assert_allclose(by_visit, world.detections.loc[train].sum() / world.visits[train].sum())
+    by_visit = (
+        make_baseline("mean_rate", weights="visits")
+        .fit(world, train)
+        .predict(world, train[:1])
+        .iloc[0]
+    )
+    np.testing.assert_allclose(
+        by_visit, world.detections.loc[train].sum() / world.visits[train].sum()
+    )
 
 
 def test_sites_without_visits_teach_nothing(world):
@@ -109,7 +120,9 @@ def test_sites_without_visits_teach_nothing(world):
     detections.loc[train[:5]] = 0
     changed = replace(world, sites=sites, detections=detections)
     model = make_baseline("mean_rate").fit(changed, train)
-    np.testing.assert_allclose(model.predict(world, train[:1]).iloc[0], world.rates.loc[train[5:]].mean())
+    np.testing.assert_allclose(
+        model.predict(world, train[:1]).iloc[0], world.rates.loc[train[5:]].mean()
+    )
     with pytest.raises(DataError, match="has a visit"):
         make_baseline("mean_rate").fit(changed, train[:5])
 
@@ -122,7 +135,9 @@ def test_a_square_without_sites_has_the_overall_mean_and_a_full_one_mostly_its_o
     far["easting"] += 1e6
     np.testing.assert_allclose(model.predict(replace(world, sites=far), train[:1]).iloc[0], mean)
     place = world.sites.loc[train]
-    corner = [site for site in train if place.easting[site] < 50_000 and place.northing[site] < 50_000]
+    corner = [
+        site for site in train if place.easting[site] < 50_000 and place.northing[site] < 50_000
+    ]
     own = world.rates.loc[corner]
     expected = (own.sum() + 2 * mean) / (len(corner) + 2)
     np.testing.assert_allclose(model.predict(world, corner[:1]).iloc[0], expected)
@@ -130,7 +145,9 @@ def test_a_square_without_sites_has_the_overall_mean_and_a_full_one_mostly_its_o
 
 def test_nearest_sites_weigh_by_distance_as_in_plain_loops(world):
     train, validation = list(world.split.train), list(world.split.validation)[:5]
-    model = make_baseline("nearest_sites", neighbours=4, distance_power=2.0, visits_power=1.0, floor_m=3000.0).fit(world, train)
+    model = make_baseline(
+        "nearest_sites", neighbours=4, distance_power=2.0, visits_power=1.0, floor_m=3000.0
+    ).fit(world, train)
     predicted = model.predict(world, validation)
     position = world.sites[["easting", "northing"]]
     for site in validation:
@@ -143,7 +160,9 @@ def test_nearest_sites_weigh_by_distance_as_in_plain_loops(world):
 
 def test_fewer_sites_than_neighbours_are_all_used(world):
     train = list(world.split.train)[:1]
-    predicted = make_baseline("nearest_sites").fit(world, train).predict(world, world.split.validation)
+    predicted = (
+        make_baseline("nearest_sites").fit(world, train).predict(world, world.split.validation)
+    )
     np.testing.assert_allclose(predicted.iloc[0], world.rates.loc[train[0]])
 
 
@@ -155,7 +174,9 @@ def test_trees_predict_what_scikit_learn_predicts_and_say_on_which_sites_they_re
     train, validation = list(world.split.train), list(world.split.validation)
     model = make_baseline("trees", trees=15, seed=3).fit(world, train)
     forest = ExtraTreesRegressor(15, min_samples_leaf=2, random_state=3).fit(
-        site_inputs(world, train).to_numpy(np.float32), world.rates.loc[train], sample_weight=world.visits[train]
+        site_inputs(world, train).to_numpy(np.float32),
+        world.rates.loc[train],
+        sample_weight=world.visits[train],
     )
     expected = forest.predict(site_inputs(world, validation).to_numpy(np.float32))
     np.testing.assert_allclose(model.predict(world, validation), expected, atol=1e-9)
@@ -167,8 +188,12 @@ def test_trees_predict_what_scikit_learn_predicts_and_say_on_which_sites_they_re
 def test_trees_beat_the_mean_rate_in_a_world_with_habitats(world):
     train, validation = world.split.train, world.split.validation
     rates = world.rates.loc[list(validation)]
-    errors = {kind: ((make_baseline(kind).fit(world, train).predict(world, validation) - rates) ** 2).mean().mean()
-              for kind in ("mean_rate", "trees")}  # fmt: skip
+    errors = {
+        kind: ((make_baseline(kind).fit(world, train).predict(world, validation) - rates) ** 2)
+        .mean()
+        .mean()
+        for kind in ("mean_rate", "trees")
+    }
     assert errors["trees"] < 0.5 * errors["mean_rate"]
 
 
@@ -189,15 +214,25 @@ def test_trees_refuse_other_covariates_and_nothing_at_all(world):
     with pytest.raises(DataError, match="lacks 'habitat' and 1 more"):
         model.predict(replace(world, covariates=None), world.split.validation)
     with pytest.raises(DataError, match="nothing to learn from"):
-        make_baseline("trees", position=False).fit(replace(world, covariates=None), world.split.train)
+        make_baseline("trees", position=False).fit(
+            replace(world, covariates=None), world.split.train
+        )
 
 
 def test_listing_the_baselines_imports_none_of_them():
     import subprocess
     import sys
 
-    code = "import sys, butterfly_sdm.baselines; print([m for m in ('sklearn', 'scipy', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, butterfly_sdm.baselines; print([m for m in ('sklearn', 'scipy', 'torch') if m "
+        "in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
     assert all(issubclass(load_class(BASELINES[kind]), ArrayPredictor) for kind in OWN)
 
 

@@ -42,7 +42,8 @@ def test_it_comes_back_equal_from_its_folder(world, fitted, tmp_path):
     fitted.save(tmp_path)
     again = load_class(BASELINES["gaussian_process"]).load(tmp_path)
     pd.testing.assert_frame_equal(
-        again.predict(dataset, dataset.split.validation), fitted.predict(dataset, dataset.split.validation)
+        again.predict(dataset, dataset.split.validation),
+        fitted.predict(dataset, dataset.split.validation),
     )
 
 
@@ -61,7 +62,11 @@ def test_leaving_one_out_in_closed_form_is_leaving_one_out():
 def test_calibration_undoes_a_parabola_of_the_sine():
     random = np.random.default_rng(0)
     sine = random.uniform(0.2, 0.9, size=(500, 3))
-    rates = np.array([0.1, 0.05, 0.0]) + np.array([1.3, 0.4, 1.0]) * sine**2 + np.array([0.0, 0.3, 0.0]) * sine
+    rates = (
+        np.array([0.1, 0.05, 0.0])
+        + np.array([1.3, 0.4, 1.0]) * sine**2
+        + np.array([0.0, 0.3, 0.0]) * sine
+    )
     noisy = rates + random.normal(scale=0.02, size=rates.shape)
     np.testing.assert_allclose(_calibrated(sine, _calibration(sine, noisy)), rates, atol=0.01)
 
@@ -77,7 +82,10 @@ def test_calibration_leaves_a_species_alone_that_hardly_varies():
 
 def test_the_kernel_is_symmetric_and_positive():
     random = np.random.default_rng(0)
-    position, features = random.normal(size=(40, 2)), [random.normal(size=(40, size)) for size in (3, 2, 4)]
+    position, features = (
+        random.normal(size=(40, 2)),
+        [random.normal(size=(40, size)) for size in (3, 2, 4)],
+    )
     kernel = SharedKernel([3, 2, 4], embedding=True)
     covariance = kernel.covariance(position, features, position, features)
     np.testing.assert_allclose(covariance, covariance.T)
@@ -100,7 +108,9 @@ def test_where_people_survey_is_counted_among_all_other_sites():
     np.testing.assert_allclose(np.expm1(counts), [[1, 2], [2, 3]])  # a site does not count itself
 
 
-def test_a_process_that_counts_sites_comes_back_equal_and_knows_sites_without_visits(world, tmp_path):
+def test_a_process_that_counts_sites_comes_back_equal_and_knows_sites_without_visits(
+    world, tmp_path
+):
     dataset = world[0]
     site = list(dataset.split.validation[:1])
     model = GaussianProcess(steps=2, density_km="5, 20").fit(dataset, dataset.split.train)
@@ -121,7 +131,9 @@ def test_groups_take_columns_by_prefix_and_refuse_a_prefix_without_columns():
 
 def test_fractions_get_a_square_root_and_skewed_numbers_a_logarithm():
     random = np.random.default_rng(0)
-    values = np.column_stack([random.uniform(size=200), random.lognormal(3, 2, 200), random.normal(size=200)])
+    values = np.column_stack(
+        [random.uniform(size=200), random.lognormal(3, 2, 200), random.normal(size=200)]
+    )
     codes = transform_codes(values)
     assert codes.tolist() == [1, 2, 0]
     changed = transformed(values, codes)

@@ -13,21 +13,38 @@ from butterfly_sdm.baselines.site_features import mean_around
 from butterfly_sdm.errors import ModelError
 from tests.evaluation.worlds import small_world
 
-QUICK = {"networks": 2, "width": 16, "epochs": 25, "dropout": 0.1, "input_dropout": 0.0, "learning_rate": 0.02}
+QUICK = {
+    "networks": 2,
+    "width": 16,
+    "epochs": 25,
+    "dropout": 0.1,
+    "input_dropout": 0.0,
+    "learning_rate": 0.02,
+}
 
 
 @pytest.mark.parametrize("regulariser", [0.0, 0.1])
-def test_it_comes_nearer_to_the_truth_than_the_mean_rate_and_comes_back_from_its_folder(regulariser, tmp_path):
+def test_it_comes_nearer_to_the_truth_than_the_mean_rate_and_comes_back_from_its_folder(
+    regulariser, tmp_path
+):
     dataset, truth = small_world()
     sites = list(dataset.split.validation)
     model = Perceptron(**QUICK, regulariser=regulariser).fit(dataset, dataset.split.train)
     predicted = model.predict(dataset, sites)
     mean = MeanRate().fit(dataset, dataset.split.train).predict(dataset, sites)
-    assert ((predicted - truth.loc[sites]) ** 2).mean().mean() < 0.5 * ((mean - truth.loc[sites]) ** 2).mean().mean()
-    again = Perceptron(**QUICK, regulariser=regulariser).fit(dataset, dataset.split.train).predict(dataset, sites)
+    assert ((predicted - truth.loc[sites]) ** 2).mean().mean() < 0.5 * (
+        (mean - truth.loc[sites]) ** 2
+    ).mean().mean()
+    again = (
+        Perceptron(**QUICK, regulariser=regulariser)
+        .fit(dataset, dataset.split.train)
+        .predict(dataset, sites)
+    )
     pd.testing.assert_frame_equal(again, predicted)
     model.save(tmp_path)
-    pd.testing.assert_frame_equal(load_class(BASELINES["perceptron"]).load(tmp_path).predict(dataset, sites), predicted)
+    pd.testing.assert_frame_equal(
+        load_class(BASELINES["perceptron"]).load(tmp_path).predict(dataset, sites), predicted
+    )
 
 
 def test_surroundings_are_a_weighted_mean_of_other_places():
@@ -46,7 +63,9 @@ def test_covariates_of_sites_without_visits_tell_of_the_surroundings():
     model = Perceptron(**QUICK | {"epochs": 3}).fit(dataset, dataset.split.train)
     changed = dataset.covariates.copy()
     changed.loc[others] += 5.0
-    other = Perceptron(**QUICK | {"epochs": 3}).fit(replace(dataset, covariates=changed), dataset.split.train)
+    other = Perceptron(**QUICK | {"epochs": 3}).fit(
+        replace(dataset, covariates=changed), dataset.split.train
+    )
     assert not np.allclose(other.predict(dataset, sites), model.predict(dataset, sites))
     deaf = Perceptron(**QUICK | {"epochs": 3, "surroundings_km": 0.0})
     pd.testing.assert_frame_equal(

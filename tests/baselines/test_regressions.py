@@ -27,7 +27,9 @@ def world():
     sites = dataset.sites.copy()
     sites["tile_row"] = np.arange(len(sites))
     card = dataset.card.model_copy(
-        update={"tiles": TileCard(bands=("red", "green", "blue", "nir"), size_px=16, resolution_m=10)}
+        update={
+            "tiles": TileCard(bands=("red", "green", "blue", "nir"), size_px=16, resolution_m=10)
+        }
     )
     return replace(dataset, card=card, sites=sites, tiles=tiles)
 
@@ -40,16 +42,23 @@ def error(model, world):
 
 @pytest.mark.parametrize(
     "kind, options",
-    [("linear", {}), ("boosting", {"rounds": 15}), ("maxent", {}), ("random_features", {"filters": 16}),
-     ("trees", {"covariates": False, "position": False, "bands": True, "trees": 30}),
-     ("linear", {"covariates": False, "position": False, "bands": True})],
-)  # fmt: skip
+    [
+        ("linear", {}),
+        ("boosting", {"rounds": 15}),
+        ("maxent", {}),
+        ("random_features", {"filters": 16}),
+        ("trees", {"covariates": False, "position": False, "bands": True, "trees": 30}),
+        ("linear", {"covariates": False, "position": False, "bands": True}),
+    ],
+)
 def test_it_learns_beats_the_mean_rate_and_comes_back_equal(kind, options, world, tmp_path):
     model = make_baseline(kind, **options)
     assert error(model, world) < 0.9 * error(make_baseline("mean_rate"), world)
     model.save(tmp_path)
     sites = world.split.validation
-    pd.testing.assert_frame_equal(type(model).load(tmp_path).predict(world, sites), model.predict(world, sites))
+    pd.testing.assert_frame_equal(
+        type(model).load(tmp_path).predict(world, sites), model.predict(world, sites)
+    )
     assert model.needs_tiles == (kind == "random_features" or "bands" in options)
 
 
@@ -74,18 +83,29 @@ def test_boosting_predicts_what_scikit_learn_predicts(world):
 
     train, validation = list(world.split.train), list(world.split.validation)
     one = replace(
-        world, card=world.card.model_copy(update={"species": world.species[:1]}), detections=world.detections.iloc[:, :1],
-        covariates=world.covariates.mask(np.random.default_rng(0).uniform(size=world.covariates.shape) < 0.2),
-    )  # fmt: skip
+        world,
+        card=world.card.model_copy(update={"species": world.species[:1]}),
+        detections=world.detections.iloc[:, :1],
+        covariates=world.covariates.mask(
+            np.random.default_rng(0).uniform(size=world.covariates.shape) < 0.2
+        ),
+    )
     model = make_baseline("boosting", rounds=10).fit(one, train)
     x = site_inputs(one, train).to_numpy()
     n = one.visits[train].to_numpy(dtype=float)
     rate = one.rates.loc[train].to_numpy()[:, 0]
     weights = np.r_[rate * n**0.5, (1 - rate) * n**0.5]
     other = HistGradientBoostingClassifier(
-        max_iter=10, learning_rate=0.12, max_depth=3, min_samples_leaf=20, l2_regularization=5.0, max_features=0.5, max_bins=32,
-        early_stopping=False, random_state=0,
-    ).fit(np.vstack([x, x]), np.repeat([1, 0], len(x)), sample_weight=weights / weights.mean())  # fmt: skip
+        max_iter=10,
+        learning_rate=0.12,
+        max_depth=3,
+        min_samples_leaf=20,
+        l2_regularization=5.0,
+        max_features=0.5,
+        max_bins=32,
+        early_stopping=False,
+        random_state=0,
+    ).fit(np.vstack([x, x]), np.repeat([1, 0], len(x)), sample_weight=weights / weights.mean())
     expected = expit(other.decision_function(site_inputs(one, validation).to_numpy()))
     np.testing.assert_allclose(model.predict(one, validation).to_numpy()[:, 0], expected, atol=1e-6)
 
@@ -95,7 +115,9 @@ def test_a_species_never_recorded_is_predicted_near_zero(kind, world):
     detections = world.detections.copy()
     detections.iloc[:, 0] = 0
     options = {"rounds": 5} if kind == "boosting" else {}
-    model = make_baseline(kind, **options).fit(replace(world, detections=detections), world.split.train)
+    model = make_baseline(kind, **options).fit(
+        replace(world, detections=detections), world.split.train
+    )
     assert model.predict(world, world.split.validation).iloc[:, 0].max() < 1e-3
 
 
@@ -107,7 +129,9 @@ def test_maxent_agrees_with_elapid(world):
     model = make_baseline("maxent", scaled=False).fit(world, train)
     x = site_inputs(world, train).to_numpy()
     present = world.detections.loc[train, species].to_numpy() > 0
-    other = elapid.MaxentModel(feature_types=["linear", "quadratic"], use_sklearn=True, random_state=0)
+    other = elapid.MaxentModel(
+        feature_types=["linear", "quadratic"], use_sklearn=True, random_state=0
+    )
     other.fit(np.vstack([x[present], x]), np.r_[np.ones(present.sum()), np.zeros(len(x))])
     expected = other.predict(site_inputs(world, validation).to_numpy())
     np.testing.assert_allclose(model.predict(world, validation)[species], expected, atol=1e-6)
@@ -149,19 +173,23 @@ def test_random_filters_refuse_other_bands_and_no_tiles(world):
 def test_a_probe_reads_embeddings_and_learns_from_them(world, tmp_path, suffix):
     path = tmp_path / f"embeddings{suffix}"
     random = np.random.default_rng(0)
-    values = np.column_stack([world.covariates["habitat"], random.normal(size=(len(world.sites), 5))]) @ random.normal(
-        size=(6, 10)
-    )
+    values = np.column_stack(
+        [world.covariates["habitat"], random.normal(size=(len(world.sites), 5))]
+    ) @ random.normal(size=(6, 10))
     table = pd.DataFrame(values, index=world.sites.index, columns=[f"d{i}" for i in range(10)])
     if suffix == ".npz":
         np.savez(path, site_id=np.array(table.index, dtype=str), embedding=values)
     else:
-        table.reset_index().to_csv(path, index=False) if suffix == ".csv" else table.reset_index().to_parquet(path)
+        table.reset_index().to_csv(
+            path, index=False
+        ) if suffix == ".csv" else table.reset_index().to_parquet(path)
     model = make_baseline("probe", embeddings=str(path))
     assert error(model, world) < 0.9 * error(make_baseline("mean_rate"), world)
     model.save(tmp_path / "model")
     sites = world.split.validation
-    pd.testing.assert_frame_equal(type(model).load(tmp_path / "model").predict(world, sites), model.predict(world, sites))
+    pd.testing.assert_frame_equal(
+        type(model).load(tmp_path / "model").predict(world, sites), model.predict(world, sites)
+    )
 
 
 def test_a_probe_says_what_is_wrong_with_its_file(world, tmp_path):

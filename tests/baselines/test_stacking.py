@@ -22,7 +22,9 @@ def test_the_weights_are_those_that_made_the_truth():
     random = np.random.default_rng(0)
     predictions = random.uniform(size=(3, 400, 4))
     rates = np.tensordot([0.7, 0.3, 0.0], predictions, 1)
-    np.testing.assert_allclose(blend_weights(predictions, rates, shrinkage=0), [[0.7, 0.3, 0.0]] * 4, atol=1e-3)
+    np.testing.assert_allclose(
+        blend_weights(predictions, rates, shrinkage=0), [[0.7, 0.3, 0.0]] * 4, atol=1e-3
+    )
 
 
 def test_strong_shrinkage_gives_every_species_the_common_weights():
@@ -35,7 +37,9 @@ def test_strong_shrinkage_gives_every_species_the_common_weights():
     np.testing.assert_allclose(common, 0.5, atol=0.1)
 
 
-def test_a_member_that_says_nothing_gets_little_weight_and_all_comes_back_from_the_folder(world, tmp_path):
+def test_a_member_that_says_nothing_gets_little_weight_and_all_comes_back_from_the_folder(
+    world, tmp_path
+):
     model = Stacking(**QUICK)
     assert isinstance(model, Predictor) and isinstance(model, Saved)
     with pytest.raises(ModelError, match="not fitted"):
@@ -47,13 +51,17 @@ def test_a_member_that_says_nothing_gets_little_weight_and_all_comes_back_from_t
     again = load_class(BASELINES["stacking"]).load(tmp_path)
     assert again.settings() == model.settings()
     pd.testing.assert_frame_equal(again.predict(world, world.split.validation), predicted)
-    (tmp_path / "model.json").write_text((tmp_path / "model.json").read_text().replace('"mean_rate": [', '"other": ['))
+    (tmp_path / "model.json").write_text(
+        (tmp_path / "model.json").read_text().replace('"mean_rate": [', '"other": [')
+    )
     with pytest.raises(ArtefactError, match="damaged"):
         Stacking.load(tmp_path)
 
 
 def test_given_weights_are_used_as_they_are(world):
-    model = Stacking(members="trees,mean_rate", weights="1,3", **{"trees.trees": 5}).fit(world, world.split.train)
+    model = Stacking(members="trees,mean_rate", weights="1,3", **{"trees.trees": 5}).fit(
+        world, world.split.train
+    )
     np.testing.assert_allclose(model.weight, [[0.25, 0.75]] * len(world.species))
 
 

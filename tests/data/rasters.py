@@ -30,9 +30,18 @@ def write_raster(
     path.parent.mkdir(parents=True, exist_ok=True)
     layout = {"tiled": True, "blockxsize": 16, "blockysize": 16} | profile
     with rasterio.open(
-        path, "w", driver="GTiff", count=len(values), height=values.shape[1], width=values.shape[2], dtype=values.dtype,
-        crs=crs, transform=from_origin(left, top, pixel, pixel), nodata=nodata, **layout,
-    ) as out:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        count=len(values),
+        height=values.shape[1],
+        width=values.shape[2],
+        dtype=values.dtype,
+        crs=crs,
+        transform=from_origin(left, top, pixel, pixel),
+        nodata=nodata,
+        **layout,
+    ) as out:
         out.write(values)
         if names is not None:
             out.descriptions = names[: len(values)]

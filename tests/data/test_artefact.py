@@ -79,7 +79,10 @@ def test_two_processes_do_not_fill_one_folder(tmp_path):
     holder.start()
     entered.wait(20)
     try:
-        with pytest.raises(ArtefactError, match="Another process is writing"), exclusive(tmp_path / "out"):
+        with (
+            pytest.raises(ArtefactError, match="Another process is writing"),
+            exclusive(tmp_path / "out"),
+        ):
             pass
     finally:
         leave.set()
@@ -102,7 +105,11 @@ def test_a_card_and_its_files_cannot_change_unnoticed(tmp_path):
 
 
 def test_fingerprints_follow_the_content_not_the_order():
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})
+    assert (
+        fingerprint({"a": 1, "b": 2})
+        == fingerprint({"b": 2, "a": 1})
+        != fingerprint({"a": 1, "b": 3})
+    )
 
 
 def test_a_new_array_is_zero_and_has_its_space(tmp_path):

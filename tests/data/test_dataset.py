@@ -15,10 +15,16 @@ def parts() -> dict:
     index = pd.Index(["a", "b"], name="site_id")
     sites = gpd.GeoDataFrame(
         {"easting": [0.0, 1.0], "northing": [0.0, 1.0], "visits": [4, 0], "tile_row": [-1, 0]},
-        geometry=gpd.points_from_xy([0, 1], [0, 1]), index=index, crs=4326,
-    )  # fmt: skip
+        geometry=gpd.points_from_xy([0, 1], [0, 1]),
+        index=index,
+        crs=4326,
+    )
     detections = pd.DataFrame({"Pieris napi": [2, 0]}, index=index)
-    return {"card": DatasetCard(name="test", species=("Pieris napi",)), "sites": sites, "detections": detections}
+    return {
+        "card": DatasetCard(name="test", species=("Pieris napi",)),
+        "sites": sites,
+        "detections": detections,
+    }
 
 
 def test_rates_are_detections_by_visits_and_missing_without_a_visit():
@@ -37,7 +43,9 @@ def test_rates_are_detections_by_visits_and_missing_without_a_visit():
 )
 def test_impossible_detections_are_refused(change, message):
     value = parts()
-    value["detections"] = pd.DataFrame({"Pieris napi": change["detections"]}, index=value["sites"].index)
+    value["detections"] = pd.DataFrame(
+        {"Pieris napi": change["detections"]}, index=value["sites"].index
+    )
     with pytest.raises(DataError, match=message):
         Dataset(**value)
 
@@ -47,14 +55,19 @@ def test_tables_of_other_sites_or_species_are_refused():
     with pytest.raises(DataError, match="do not list the same sites"):
         Dataset(**value | {"detections": value["detections"].iloc[::-1]})
     with pytest.raises(DataError, match="or another order"):
-        Dataset(**value | {"detections": value["detections"].rename(columns={"Pieris napi": "Pieris rapae"})})
+        Dataset(
+            **value
+            | {"detections": value["detections"].rename(columns={"Pieris napi": "Pieris rapae"})}
+        )
     with pytest.raises(DataError, match="lack the column 'visits'"):
         Dataset(**value | {"sites": value["sites"].drop(columns="visits")})
 
 
 def test_tiles_are_found_by_site_and_missing_ones_named():
     value = parts()
-    card = value["card"].model_copy(update={"tiles": TileCard(bands=("red", "nir"), size_px=8, resolution_m=10)})
+    card = value["card"].model_copy(
+        update={"tiles": TileCard(bands=("red", "nir"), size_px=8, resolution_m=10)}
+    )
     dataset = Dataset(**value | {"card": card, "tiles": np.ones((1, 2, 8, 8), np.uint16)})
     assert dataset.sites_with_tiles == ("b",)
     assert dataset.tile_rows(["b"]).tolist() == [0]
@@ -70,7 +83,9 @@ def test_tiles_are_found_by_site_and_missing_ones_named():
 def built(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dataset")
     config = make_config(make_scene(folder / "scene.tif"))
-    return build_dataset(config, folder / "out", name="test", seed=0, survey=make_survey(grid_of_places()))
+    return build_dataset(
+        config, folder / "out", name="test", seed=0, survey=make_survey(grid_of_places())
+    )
 
 
 def test_a_folder_opens_with_its_tiles_left_on_disk(built):

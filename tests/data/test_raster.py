@@ -60,7 +60,9 @@ def test_two_overlapping_files_are_one_mosaic_whatever_their_order(tmp_path):
 
 
 @pytest.mark.parametrize(("shift", "moved"), [(0.3, 0), (0.5, 1), (-0.4, 0)])
-def test_a_piece_with_shifted_pixels_is_moved_to_the_nearest_and_not_blurred(tmp_path, shift, moved):
+def test_a_piece_with_shifted_pixels_is_moved_to_the_nearest_and_not_blurred(
+    tmp_path, shift, moved
+):
     north, south = counts(30, 40, seed=1), counts(30, 40, seed=2)
     write_raster(tmp_path / "a.tif", north, left=0, top=3000, pixel=10)
     write_raster(tmp_path / "b.tif", south, left=0, top=3000 - 200 - 10 * shift, pixel=10)
@@ -98,12 +100,16 @@ def test_sentinel_names_and_colours_are_the_same_bands(tmp_path):
     path = write_raster(tmp_path / "a.tif", counts(), names=("B02", "B03", "B04", "B08"))
     assert open_scene(path).bands == ("blue", "green", "red", "nir")
     assert open_scene(path, bands=["B4", "B3", "B2", "B8"]).bands == ("red", "green", "blue", "nir")
-    np.testing.assert_array_equal(open_scene(path).read(Window(0, 0, 9, 9), ["B08"])[0], counts()[3:, :9, :9])
+    np.testing.assert_array_equal(
+        open_scene(path).read(Window(0, 0, 9, 9), ["B08"])[0], counts()[3:, :9, :9]
+    )
 
 
 def test_three_bands_where_four_are_named_is_an_error(tmp_path):
     path = write_raster(tmp_path / "a.tif", counts(bands=3))
-    with pytest.raises(RasterError, match=r"has 3 bands, but 4 are named \(red, green, blue, nir\)"):
+    with pytest.raises(
+        RasterError, match=r"has 3 bands, but 4 are named \(red, green, blue, nir\)"
+    ):
         open_scene(path, bands=["red", "green", "blue", "nir"])
 
 
@@ -157,7 +163,10 @@ def test_scenes_with_different_offsets_are_refused_unless_harmonised(tmp_path):
     b = write_raster(tmp_path / "b.tif", new, left=400_200)
     with rasterio.open(b, "r+") as file:
         file.scales, file.offsets = (1e-4,) * 4, (-0.1,) * 4
-    with pytest.raises(RasterError, match=r"mix processing baselines: zero reflectance is 0 in a\.tif and 1000 in b\.tif"):
+    with pytest.raises(
+        RasterError,
+        match=r"mix processing baselines: zero reflectance is 0 in a\.tif and 1000 in b\.tif",
+    ):
         open_scene([a, b])
     scene = open_scene([a, b], harmonise=True)
     assert scene.offset == 0
@@ -183,9 +192,17 @@ def test_a_raster_that_is_upside_down_is_turned(tmp_path):
     values = counts(30, 30)
     path = tmp_path / "a.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", count=4, height=30, width=30, dtype="uint16", crs="EPSG:27700", nodata=0,
+        path,
+        "w",
+        driver="GTiff",
+        count=4,
+        height=30,
+        width=30,
+        dtype="uint16",
+        crs="EPSG:27700",
+        nodata=0,
         transform=Affine(10, 0, 400_000, 0, 10, 199_700),
-    ) as out:  # fmt: skip
+    ) as out:
         out.write(values[:, ::-1])
         out.descriptions = ("red", "green", "blue", "nir")
     scene = open_scene(path, resampling="nearest")
@@ -200,7 +217,9 @@ def test_reflectance_as_fractions_is_read_in_steps_of_a_ten_thousandth(tmp_path)
     fractions[:, 3, 5] = np.nan
     fractions[1, 4, 6] = 0
     path = write_raster(tmp_path / "a.tif", fractions, nodata=None)
-    with pytest.raises(RasterError, match=r"a\.tif holds fractions of up to 0\.6; .* set scenes\.scale: 1\.0"):
+    with pytest.raises(
+        RasterError, match=r"a\.tif holds fractions of up to 0\.6; .* set scenes\.scale: 1\.0"
+    ):
         open_scene(path)
     scene = open_scene(path, scale=1.0)
     assert (scene.scale, scene.offset, scene.nodata) == (1e-4, 0.0, 0)
@@ -211,7 +230,9 @@ def test_reflectance_as_fractions_is_read_in_steps_of_a_ten_thousandth(tmp_path)
     assert valid.sum() == 40 * 30 - 1
     assert not valid[3, 5]
     shifted = open_scene(path, scale=1.0, offset=-0.1).read(Window(0, 0, 40, 30))[0]
-    np.testing.assert_array_equal(shifted[0, 10:], np.rint((fractions[0, 10:].astype(float) + 0.1) * 10_000))
+    np.testing.assert_array_equal(
+        shifted[0, 10:], np.rint((fractions[0, 10:].astype(float) + 0.1) * 10_000)
+    )
 
 
 def test_fractions_of_counts_keep_their_scale(tmp_path):

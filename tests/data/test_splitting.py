@@ -9,7 +9,14 @@ from pyproj import Transformer
 
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import leave_out_near, make_folds, make_split, read_regions, read_split, split_by_region
+from butterfly_sdm.data.splitting import (
+    leave_out_near,
+    make_folds,
+    make_split,
+    read_regions,
+    read_split,
+    split_by_region,
+)
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
 
@@ -28,7 +35,9 @@ def nearest(sites: pd.DataFrame, one: tuple[str, ...], two: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("method", ["clusters", "blocks", "random"])
 def test_every_site_is_in_one_part_and_the_shares_are_met(sites, method):
-    split, block = make_split(sites, method=method, distance_m=4000, fractions=(0.6, 0.2, 0.2), seed=1)
+    split, block = make_split(
+        sites, method=method, distance_m=4000, fractions=(0.6, 0.2, 0.2), seed=1
+    )
     parts = [split.train, split.validation, split.test]
     assert sorted(site for part in parts for site in part) == sorted(sites.index)
     assert [len(part) / 240 for part in parts] == pytest.approx([0.6, 0.2, 0.2], abs=0.05)
@@ -76,12 +85,16 @@ def test_a_buffer_leaves_near_training_sites_out(sites):
 def test_regions_are_held_out_whole(sites, tmp_path):
     west = shapely.box(-10, 40, -2.0, 60)
     east = shapely.box(-2.0, 40, 10, 60)
-    gpd.GeoDataFrame({"name": ["west", "east"]}, geometry=[west, east], crs=4326).to_file(tmp_path / "regions.gpkg")
+    gpd.GeoDataFrame({"name": ["west", "east"]}, geometry=[west, east], crs=4326).to_file(
+        tmp_path / "regions.gpkg"
+    )
     placed = sites.assign(lon=np.where(np.arange(240) % 3, -3.0, -1.0), lat=52.0)
     regions = read_regions(tmp_path / "regions.gpkg", placed)
     split = split_by_region(regions, validation=["east"])
     assert split.validation == tuple(placed.index[placed["lon"] == -1.0])
-    with pytest.raises(DataError, match="No site lies in the region 'north'; the regions are east, west"):
+    with pytest.raises(
+        DataError, match="No site lies in the region 'north'; the regions are east, west"
+    ):
         split_by_region(regions, validation=["north"])
 
 
@@ -111,7 +124,9 @@ def test_a_site_in_two_parts_is_refused():
 
 
 def test_overlapping_tiles_of_two_parts_are_found_with_the_share_they_have_in_common():
-    sites = pd.DataFrame({"easting": [0, 1000, 2000, 9000], "northing": [0, 500, 2000, 0]}, index=list("abcd"))
+    sites = pd.DataFrame(
+        {"easting": [0, 1000, 2000, 9000], "northing": [0, 500, 2000, 0]}, index=list("abcd")
+    )
     report = report_leakage(sites, Split(("a",), ("b", "d"), ("c",)), tile_m=2000)
     found = {(row.site, row.other): row.shared for row in report.overlaps.itertuples()}
     assert found == pytest.approx({("b", "a"): 0.5 * 0.75, ("c", "b"): 0.5 * 0.25})
@@ -124,17 +139,22 @@ def test_overlapping_tiles_of_two_parts_are_found_with_the_share_they_have_in_co
 
 def test_the_ground_of_the_tiles_themselves_counts_in_whatever_crs_they_are():
     at = {
-        name: np.array(Transformer.from_crs(27700, name, always_xy=True).transform(400_000, 300_000)) for name in (32630, 32631)
+        name: np.array(
+            Transformer.from_crs(27700, name, always_xy=True).transform(400_000, 300_000)
+        )
+        for name in (32630, 32631)
     }
     sites = pd.DataFrame(
         {
-            "easting": 400_000.0, "northing": 300_000.0, "tile_row": [0, 1, 2, -1],
+            "easting": 400_000.0,
+            "northing": 300_000.0,
+            "tile_row": [0, 1, 2, -1],
             "tile_crs": ["EPSG:27700", "EPSG:32630", "EPSG:32631", "EPSG:27700"],
             "tile_left": [399_000, at[32630][0] - 1000, at[32631][0] + 4000, 399_000],
             "tile_top": [301_000, at[32630][1] + 1000, at[32631][1] + 1000, 301_000],
         },
         index=list("abcd"),
-    )  # fmt: skip
+    )
     report = report_leakage(sites, Split(("a",), ("b", "c"), ("d",)), tile_m=2000)
     (only,) = report.overlaps.itertuples()
     assert (only.site, only.other) == ("b", "a")  # c lies 4 km away, and d has no tile
@@ -156,7 +176,8 @@ def test_the_published_split_leaks_by_one_pair_and_a_random_one_by_half_of_the_s
     split, _ = read_split(shared / "data" / "s2bms" / "sites.csv", tuple(sites.index))
     assert [len(part) for part in (split.train, split.validation, split.test)] == [947, 196, 186]
     assert report_leakage(sites, Split(split.train, split.validation), tile_m=2560).warnings() == []
-    # One test site lies 2.8 km from a training site, so that the corners of their tiles overlap: the only pair of 1,329 sites.
+    # One test site lies 2.8 km from a training site, so that the corners of their tiles overlap:
+    # the only pair of 1,329 sites.
     overlaps = report_leakage(sites, split, tile_m=2560).overlaps
     assert overlaps[["site", "other"]].to_numpy().tolist() == [["UKBMS_loc-1432", "UKBMS_loc-0977"]]
     assert overlaps["shared"].item() == pytest.approx(0.048, abs=0.001)

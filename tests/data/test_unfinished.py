@@ -27,7 +27,10 @@ def _hidden(folder):
 def test_the_file_of_a_killed_writer_is_cleared_away_by_the_next(tmp_path):
     (tmp_path / "scores").mkdir()
     for target in (tmp_path / "map.tif", tmp_path / "scores/table.csv"):
-        assert subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False).returncode == -9
+        assert (
+            subprocess.run([sys.executable, "-c", KILLED, str(target)], check=False).returncode
+            == -9
+        )
     assert len(_hidden(tmp_path)) == 2
     with exclusive(tmp_path / "map.tif"):
         assert [name for name in _hidden(tmp_path) if name.startswith(".map.unfinished")] == []

@@ -29,7 +29,11 @@ LAX = SurveyRules(min_records=0)
 def square(east: float = 0.0, north: float = 52.0, side: float = 0.01) -> str:
     """Return a footprint as the published archive writes it."""
     corners = [(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)]
-    return "POLYGON((" + ",".join(f"{east + x * side:.5f} {north + y * side:.5f}" for x, y in corners) + "))"
+    return (
+        "POLYGON(("
+        + ",".join(f"{east + x * side:.5f} {north + y * side:.5f}" for x, y in corners)
+        + "))"
+    )
 
 
 def row(
@@ -59,9 +63,18 @@ def row(
     return {**made, **more}
 
 
-def text(rows: Iterable[Mapping[str, str]], columns: Sequence[str] = COLUMNS, *, separator: str = "\t", end: str = "\n") -> str:
+def text(
+    rows: Iterable[Mapping[str, str]],
+    columns: Sequence[str] = COLUMNS,
+    *,
+    separator: str = "\t",
+    end: str = "\n",
+) -> str:
     """Return a table as delimited text with a header."""
-    lines = [separator.join(columns), *(separator.join(r.get(c, "") for c in columns) for r in rows)]
+    lines = [
+        separator.join(columns),
+        *(separator.join(r.get(c, "") for c in columns) for r in rows),
+    ]
     return end.join(lines) + end
 
 
@@ -80,11 +93,15 @@ def core(
     extra: str = "",
 ) -> str:
     """Return a core or extension of meta.xml; the first column is the id."""
-    fields = "".join(f'<field index="{i}" term="{DWC}{name}"/>' for i, name in enumerate(columns) if i)
+    fields = "".join(
+        f'<field index="{i}" term="{DWC}{name}"/>' for i, name in enumerate(columns) if i
+    )
     places = "".join(f"<location>{name}</location>" for name in files)
     return (
-        f'<{tag} encoding="{encoding}" rowType="{DWC}{kind}" fieldsTerminatedBy="{separator}" linesTerminatedBy="{end}" '
-        f'fieldsEnclosedBy="{quote}" ignoreHeaderLines="{header}"><files>{places}</files><{ids} index="0"/>'
+        f'<{tag} encoding="{encoding}" rowType="{DWC}{kind}" fieldsTerminatedBy="{separator}" '
+        f'linesTerminatedBy="{end}" '
+        f'fieldsEnclosedBy="{quote}" ignoreHeaderLines="{header}"><files>{places}</files><{ids} '
+        'index="0"/>'
         f"{fields}{extra}</{tag}>"
     )
 
@@ -107,6 +124,8 @@ def archive(path: Path, rows: Iterable[Mapping[str, str]], **layout: str) -> Pat
     return zipped(path, {"meta.xml": meta(core(**layout)), "occurrence.txt": text(rows)})  # type: ignore[arg-type]
 
 
-def counted(*paths: Path, scratch: Path, rules: SurveyRules = LAX, **reading: object) -> SurveyTable:
+def counted(
+    *paths: Path, scratch: Path, rules: SurveyRules = LAX, **reading: object
+) -> SurveyTable:
     """Read files and count them."""
     return survey(read_occurrences(paths, scratch=scratch, **reading), rules)  # type: ignore[arg-type]

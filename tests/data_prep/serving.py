@@ -1,4 +1,7 @@
-"""Serve the files of a folder, or parts of them, as a cloud storage does: python -m tests.data_prep.serving FOLDER"""
+"""
+Serve the files of a folder, or parts of them, as a cloud storage does: python -m
+tests.data_prep.serving FOLDER
+"""
 
 import functools
 import http.server
@@ -24,7 +27,9 @@ class Storage(http.server.SimpleHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Storage, directory=sys.argv[1]))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Storage, directory=sys.argv[1])
+    )
     sys.stdout.write(f"http://127.0.0.1:{server.server_address[1]}\n")
     sys.stdout.flush()
     server.serve_forever()

@@ -22,11 +22,22 @@ from data_prep.checking import check_dataset
 from data_prep.export import export_tiles
 from data_prep.site_table import stretched, usual_crs
 from tests.data.rasters import write_raster
-from tests.data_prep.surveys import LEFT, TOP, grid_of_places, land, make_config, make_scene, make_survey
+from tests.data_prep.surveys import (
+    LEFT,
+    TOP,
+    grid_of_places,
+    land,
+    make_config,
+    make_scene,
+    make_survey,
+)
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.iterdir())
+    }
 
 
 def build(config, folder, survey, seed=0, **options):
@@ -40,23 +51,33 @@ def test_a_scene_and_a_survey_become_a_data_set(tmp_path):
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.card.tiles.bands == ("red", "green", "blue", "nir")
     assert dataset.card.years == (2018, 2019)
-    pd.testing.assert_frame_equal(dataset.detections, survey.detections, check_dtype=False, check_names=False)
+    pd.testing.assert_frame_equal(
+        dataset.detections, survey.detections, check_dtype=False, check_names=False
+    )
     assert dataset.sites["valid_fraction"].eq(1).all()
     for site in dataset.site_ids:
         left, top = dataset.sites.loc[site, ["tile_left", "tile_top"]]
         window = Window(round((left - LEFT) / 10), round((TOP - top) / 10), 32, 32)
-        np.testing.assert_array_equal(dataset.tiles[dataset.tile_rows([site])[0]], open_scene(scene).read(window)[0])
+        np.testing.assert_array_equal(
+            dataset.tiles[dataset.tile_rows([site])[0]], open_scene(scene).read(window)[0]
+        )
         assert abs(left + 160 - dataset.sites.loc[site, "easting"]) < 7.5
     assert check_dataset(tmp_path / "out") == []
     source = next(source for source in dataset.card.sources if source.role == "scene")
     assert source.sha256 == hashlib.sha256(scene.read_bytes()).hexdigest()
-    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == ["out", "scene.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
+        "out",
+        "scene.tif",
+    ]
 
 
 def test_two_builds_are_the_same_byte_by_byte_and_the_seed_changes_the_split(tmp_path):
     config = make_config(make_scene(tmp_path / "scene.tif"))
     survey = make_survey(grid_of_places())
-    first, second, third = (build(config, tmp_path / name, survey, seed) for name, seed in (("a", 1), ("b", 1), ("c", 2)))
+    first, second, third = (
+        build(config, tmp_path / name, survey, seed)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
     assert digests(first) == digests(second)
     assert digests(first)["split.json"] != digests(third)["split.json"]
     assert digests(first)["tiles.npy"] == digests(third)["tiles.npy"]
@@ -76,10 +97,14 @@ def test_sites_without_enough_of_a_tile_stay_without_one(tmp_path):
         ]
     )
     config = make_config(scene, tiles={"size_px": 32, "min_valid_fraction": 0.6})
-    with pytest.raises(DataError, match=r"Only 2 of 5 sites have visits and a tile. The 2 sites form 2 groups"):
+    with pytest.raises(
+        DataError, match=r"Only 2 of 5 sites have visits and a tile. The 2 sites form 2 groups"
+    ):
         build(config, tmp_path / "out", make_survey(places))
     build(
-        config.model_copy(update={"split": config.split.model_copy(update={"fractions": (0.5, 0.5, 0)})}),
+        config.model_copy(
+            update={"split": config.split.model_copy(update={"fractions": (0.5, 0.5, 0)})}
+        ),
         tmp_path / "out",
         make_survey(places),
     )
@@ -98,15 +123,22 @@ def test_bands_named_in_the_wrong_order_give_a_warning(tmp_path):
     survey = make_survey(grid_of_places())
     right = make_config(scene, scenes={"bands": ["red", "green", "blue", "nir"]})
     build(right, tmp_path / "right", survey)
-    assert not [text for text in Dataset.open(tmp_path / "right").card.warnings if text.startswith("Tiles")]
+    assert not [
+        text for text in Dataset.open(tmp_path / "right").card.warnings if text.startswith("Tiles")
+    ]
     wrong = make_config(scene, scenes={"bands": ["blue", "green", "red", "nir"]})
     build(wrong, tmp_path / "wrong", survey)
-    assert any("red and blue look swapped" in text for text in Dataset.open(tmp_path / "wrong").card.warnings)
+    assert any(
+        "red and blue look swapped" in text
+        for text in Dataset.open(tmp_path / "wrong").card.warnings
+    )
 
 
 def test_a_scene_that_covers_no_site_is_one_clear_sentence_and_leaves_nothing(tmp_path):
     scene = make_scene(tmp_path / "scene.tif", left=600_000)
-    with pytest.raises(RasterError, match=r"cover none of the 12 sites.* lie at .* E, .* N; the sites at"):
+    with pytest.raises(
+        RasterError, match=r"cover none of the 12 sites.* lie at .* E, .* N; the sites at"
+    ):
         build(make_config(scene), tmp_path / "out", make_survey(grid_of_places()))
     assert not (tmp_path / "out").exists()
 
@@ -121,17 +153,37 @@ def test_three_bands_where_four_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("sections", "error", "message"),
     [
-        ({"tiles": {"bands": ["red", "swir16"]}}, RasterError, "has no band 'swir16'; it has red, green, blue, nir"),
-        ({"scenes": {"paths": ["nowhere.tif"]}}, MissingFileError, r"no scene .*nowhere\.tif\. Check scenes\.paths"),
+        (
+            {"tiles": {"bands": ["red", "swir16"]}},
+            RasterError,
+            "has no band 'swir16'; it has red, green, blue, nir",
+        ),
+        (
+            {"scenes": {"paths": ["nowhere.tif"]}},
+            MissingFileError,
+            r"no scene .*nowhere\.tif\. Check scenes\.paths",
+        ),
         ({"tiles": {"crs": "EPSG:4326"}}, RasterError, "would be measured in degrees"),
-        ({"covariates": {"table": "nowhere.csv"}}, MissingFileError, r"nowhere\.csv for the covariates"),
-        ({"split": {"method": "file", "path": "nowhere.json"}}, MissingFileError, r"nowhere\.json for the split"),
+        (
+            {"covariates": {"table": "nowhere.csv"}},
+            MissingFileError,
+            r"nowhere\.csv for the covariates",
+        ),
+        (
+            {"split": {"method": "file", "path": "nowhere.json"}},
+            MissingFileError,
+            r"nowhere\.json for the split",
+        ),
     ],
 )
-def test_what_is_wrong_with_scenes_is_told_before_the_records_are_read(tmp_path, sections, error, message):
+def test_what_is_wrong_with_scenes_is_told_before_the_records_are_read(
+    tmp_path, sections, error, message
+):
     records = tmp_path / "records.csv"
     records.write_text("no,table,of,records\n")
-    config = make_config(make_scene(tmp_path / "scene.tif"), records={"path": str(records)}, **sections)
+    config = make_config(
+        make_scene(tmp_path / "scene.tif"), records={"path": str(records)}, **sections
+    )
     with pytest.raises(error, match=message):
         build_dataset(config, tmp_path / "out", name="test", seed=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["records.csv", "scene.tif"]
@@ -154,7 +206,11 @@ def test_ready_tiles_are_read_as_they_are_and_larger_ones_cut_down(tmp_path):
         values = land(size, size, seed=number)
         tiles[f"S{number:03d}"] = values[:, 4:36, 4:36] if size == 40 else values
         write_raster(
-            tmp_path / "tiles" / f"s2_S{number:03d}_y-2019.tif", values, left=x - size * 5, top=y + size * 5, names=None
+            tmp_path / "tiles" / f"s2_S{number:03d}_y-2019.tif",
+            values,
+            left=x - size * 5,
+            top=y + size * 5,
+            names=None,
         )
     ready = {"folder": str(tmp_path / "tiles"), "bands": ["red", "green", "blue", "nir"]}
     build(make_config(ready_tiles=ready), tmp_path / "out", survey)
@@ -171,24 +227,34 @@ def test_ready_tiles_are_read_as_they_are_and_larger_ones_cut_down(tmp_path):
 def test_ready_tiles_of_two_sizes_ask_for_one(tmp_path):
     for number, size in enumerate((32, 40)):
         write_raster(tmp_path / "tiles" / f"S{number:03d}.tif", land(size, size), names=None)
-    config = make_config(ready_tiles={"folder": str(tmp_path / "tiles"), "bands": ["red", "green", "blue", "nir"]})
+    config = make_config(
+        ready_tiles={"folder": str(tmp_path / "tiles"), "bands": ["red", "green", "blue", "nir"]}
+    )
     config = config.model_copy(update={"tiles": type(config.tiles)()})
-    with pytest.raises(RasterError, match=r"differ in size, from 32 to 40 pixels. State tiles\.size_px"):
+    with pytest.raises(
+        RasterError, match=r"differ in size, from 32 to 40 pixels. State tiles\.size_px"
+    ):
         build(config, tmp_path / "out", make_survey(grid_of_places()))
 
 
 def test_two_ready_tiles_of_one_site_are_an_error_and_an_id_is_no_prefix(tmp_path):
     for name in ("S001_y-2018.tif", "S001_y-2019.tif"):
         write_raster(tmp_path / "tiles" / name, land(32, 32), names=None)
-    config = make_config(ready_tiles={"folder": str(tmp_path / "tiles"), "bands": ["red", "green", "blue", "nir"]})
-    with pytest.raises(DataError, match=r"Two ready tiles fit site S001: S001_y-2018\.tif and S001_y-2019\.tif"):
+    config = make_config(
+        ready_tiles={"folder": str(tmp_path / "tiles"), "bands": ["red", "green", "blue", "nir"]}
+    )
+    with pytest.raises(
+        DataError, match=r"Two ready tiles fit site S001: S001_y-2018\.tif and S001_y-2019\.tif"
+    ):
         build(config, tmp_path / "out", make_survey(grid_of_places()))
 
 
 def test_covariates_may_be_missing_for_a_site(tmp_path):
     table = pd.DataFrame({"site_id": ["S000", "S002"], "rain": [1.5, None]})
     table.to_csv(tmp_path / "covariates.csv", index=False)
-    config = make_config(covariates={"table": str(tmp_path / "covariates.csv"), "units": {"rain": "mm"}})
+    config = make_config(
+        covariates={"table": str(tmp_path / "covariates.csv"), "units": {"rain": "mm"}}
+    )
     build(config, tmp_path / "out", make_survey(grid_of_places()))
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.covariates["rain"].isna().sum() == 11
@@ -198,40 +264,66 @@ def test_covariates_may_be_missing_for_a_site(tmp_path):
 
 
 def test_a_split_from_a_table_ignores_sites_that_are_not_there(tmp_path):
-    rows = [("S000", "train"), ("S001", "val"), ("S002", "test"), ("elsewhere", "train"), ("S003", "")]
+    rows = [
+        ("S000", "train"),
+        ("S001", "val"),
+        ("S002", "test"),
+        ("elsewhere", "train"),
+        ("S003", ""),
+    ]
     pd.DataFrame(rows, columns=["site_id", "split"]).to_csv(tmp_path / "split.csv", index=False)
     config = make_config(split={"method": "file", "path": str(tmp_path / "split.csv")})
     build(config, tmp_path / "out", make_survey(grid_of_places()))
     dataset = Dataset.open(tmp_path / "out")
-    assert (dataset.split.train, dataset.split.validation, dataset.split.test) == (("S000",), ("S001",), ("S002",))
-    assert any("1 sites of split.csv are not in the data set" in note for note in dataset.card.notes)
+    assert (dataset.split.train, dataset.split.validation, dataset.split.test) == (
+        ("S000",),
+        ("S001",),
+        ("S002",),
+    )
+    assert any(
+        "1 sites of split.csv are not in the data set" in note for note in dataset.card.notes
+    )
     assert any("9 sites are in no part" in note for note in dataset.card.notes)
 
 
 def test_sites_that_no_scene_shows_are_told_and_take_no_part_of_the_split(tmp_path):
     scene = make_scene(tmp_path / "scene.tif")
     places = np.vstack([grid_of_places(), grid_of_places() + 100_000])  # as many elsewhere as here
-    build(make_config(scene), tmp_path / "out", make_survey(np.vstack([places, places[-1:] + 1000])))
+    build(
+        make_config(scene), tmp_path / "out", make_survey(np.vstack([places, places[-1:] + 1000]))
+    )
     dataset = Dataset.open(tmp_path / "out")
     assert set(dataset.split.part_of()) == set(dataset.sites_with_tiles)
     lost = len(dataset.sites) - len(dataset.sites_with_tiles)
-    assert any(f"{lost} of {len(dataset.sites)} sites have no tile" in text for text in dataset.card.warnings)
+    assert any(
+        f"{lost} of {len(dataset.sites)} sites have no tile" in text
+        for text in dataset.card.warnings
+    )
 
 
 def test_a_split_that_leaks_is_a_warning_that_names_the_sites(tmp_path):
     places = grid_of_places(apart=200)
     build(make_config(make_scene(tmp_path / "scene.tif")), tmp_path / "out", make_survey(places))
-    assert any("The split leaks" in text and "S0" in text for text in Dataset.open(tmp_path / "out").card.warnings)
+    assert any(
+        "The split leaks" in text and "S0" in text
+        for text in Dataset.open(tmp_path / "out").card.warnings
+    )
 
 
 def test_scenes_and_ready_tiles_together_are_refused(tmp_path):
-    config = make_config(tmp_path / "a.tif", ready_tiles={"folder": str(tmp_path), "bands": ["red"]})
+    config = make_config(
+        tmp_path / "a.tif", ready_tiles={"folder": str(tmp_path), "bands": ["red"]}
+    )
     with pytest.raises(ConfigError, match="both given"):
         build(config, tmp_path / "out", make_survey(grid_of_places()))
 
 
 def test_a_changed_byte_anywhere_is_found(tmp_path):
-    build(make_config(make_scene(tmp_path / "scene.tif")), tmp_path / "out", make_survey(grid_of_places()))
+    build(
+        make_config(make_scene(tmp_path / "scene.tif")),
+        tmp_path / "out",
+        make_survey(grid_of_places()),
+    )
     for path in sorted((tmp_path / "out").iterdir()):
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -245,7 +337,11 @@ def test_a_changed_byte_anywhere_is_found(tmp_path):
 
 
 def test_exported_tiles_open_as_geotiffs_in_place(tmp_path):
-    build(make_config(make_scene(tmp_path / "scene.tif")), tmp_path / "out", make_survey(grid_of_places()))
+    build(
+        make_config(make_scene(tmp_path / "scene.tif")),
+        tmp_path / "out",
+        make_survey(grid_of_places()),
+    )
     dataset = Dataset.open(tmp_path / "out")
     paths = export_tiles(dataset, tmp_path / "export", ["S004", "S001"])
     with rasterio.open(paths[0]) as file:
@@ -255,16 +351,19 @@ def test_exported_tiles_open_as_geotiffs_in_place(tmp_path):
     assert open_scene(paths[1]).resolution_m == 10
     with rasterio.open(tmp_path / "scene.tif") as scene, rasterio.open(paths[1]) as tile:
         np.testing.assert_array_equal(
-            scene.read(window=scene.window(*tile.bounds).round_offsets().round_lengths()), tile.read()
+            scene.read(window=scene.window(*tile.bounds).round_offsets().round_lengths()),
+            tile.read(),
         )
 
 
 def test_progress_grows_and_ends(tmp_path):
     seen: dict[str, list[tuple[int, int]]] = {}
     build(
-        make_config(make_scene(tmp_path / "scene.tif")), tmp_path / "out", make_survey(grid_of_places()),
+        make_config(make_scene(tmp_path / "scene.tif")),
+        tmp_path / "out",
+        make_survey(grid_of_places()),
         progress=lambda task, done, total: seen.setdefault(task, []).append((done, total)),
-    )  # fmt: skip
+    )
     assert {"cutting tiles", "checksums of the sources", "writing the data set"} <= set(seen)
     for steps in seen.values():
         assert [done for done, _ in steps] == sorted(done for done, _ in steps)
@@ -287,12 +386,17 @@ print("finished", flush=True)
 
 
 def run_builder(root: Path, name: str, kind: str, kill_after: float | None) -> bool:
-    """Run a build in a process of its own, kill it after some seconds, and say whether it finished."""
+    """
+    Run a build in a process of its own, kill it after some seconds, and say whether it finished.
+    """
     here = str(Path(__file__).resolve().parents[2])
     process = subprocess.Popen(
-        [sys.executable, "-c", BUILDER, str(root), name, kind], stdout=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"}, cwd=here,
-    )  # fmt: skip
+        [sys.executable, "-c", BUILDER, str(root), name, kind],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"},
+        cwd=here,
+    )
     assert process.stdout is not None
     assert process.stdout.readline().strip() == "started"
     if kill_after is not None:
@@ -305,7 +409,12 @@ def run_builder(root: Path, name: str, kind: str, kill_after: float | None) -> b
 
 def killed_again_and_again(root: Path, kind: str, moments: int, seed: int) -> None:
     for number in range(2):
-        make_scene(root / "scenes" / f"{number}.tif", left=LEFT + 2000 * number, seed=number, compress="deflate")
+        make_scene(
+            root / "scenes" / f"{number}.tif",
+            left=LEFT + 2000 * number,
+            seed=number,
+            compress="deflate",
+        )
     start = time.perf_counter()
     assert run_builder(root, "whole", kind, None)
     lasted = time.perf_counter() - start
@@ -332,10 +441,20 @@ def test_killed_at_twenty_random_moments_every_build_ends_with_the_same_bytes(tm
 @pytest.mark.parametrize("crs", [None, "EPSG:32630"])
 def test_a_dask_cluster_by_address_builds_the_same_bytes(tmp_path, crs):
     distributed = pytest.importorskip("distributed")
-    scene, survey, tiles = make_scene(tmp_path / "scene.tif"), make_survey(grid_of_places()), {"size_px": 32, "crs": crs}
+    scene, survey, tiles = (
+        make_scene(tmp_path / "scene.tif"),
+        make_survey(grid_of_places()),
+        {"size_px": 32, "crs": crs},
+    )
     here = build(make_config(scene, tiles=tiles), tmp_path / "here", survey)
-    with distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp") as cluster:
-        there = build(make_config(scene, tiles=tiles, dask=cluster.scheduler_address), tmp_path / "there", survey)
+    with distributed.LocalCluster(
+        1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp"
+    ) as cluster:
+        there = build(
+            make_config(scene, tiles=tiles, dask=cluster.scheduler_address),
+            tmp_path / "there",
+            survey,
+        )
     assert digests(here) == digests(there)
 
 
@@ -345,18 +464,31 @@ def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
     for folder in folders:
         for path in sorted(folder.glob("*.tif")):
             with rasterio.open(path) as file:
-                x, y = (file.bounds.left + file.bounds.right) / 2, (file.bounds.bottom + file.bounds.top) / 2
+                x, y = (
+                    (file.bounds.left + file.bounds.right) / 2,
+                    (file.bounds.bottom + file.bounds.top) / 2,
+                )
                 places.append(rasterio.warp.transform(file.crs, 27700, [x], [y]))
-            ids.append(path.stem.split("_y-")[0].replace("_sent2-4band", "").replace("sent2-4band_", ""))
+            ids.append(
+                path.stem.split("_y-")[0].replace("_sent2-4band", "").replace("sent2-4band_", "")
+            )
     survey = make_survey([(x[0], y[0]) for x, y in places])
     renamed = dict(zip(survey.detections.index, ids, strict=True))
     survey = type(survey)(
-        detections=survey.detections.rename(renamed), visits=survey.visits.rename(renamed), sites=survey.sites.rename(renamed),
-        rows=survey.rows, years=survey.years,
-    )  # fmt: skip
-    for bands, warned in ((["red", "green", "blue", "nir"], False), (["blue", "green", "red", "nir"], True)):
+        detections=survey.detections.rename(renamed),
+        visits=survey.visits.rename(renamed),
+        sites=survey.sites.rename(renamed),
+        rows=survey.rows,
+        years=survey.years,
+    )
+    for bands, warned in (
+        (["red", "green", "blue", "nir"], False),
+        (["blue", "green", "red", "nir"], True),
+    ):
         ready = {"folder": [str(folder) for folder in folders], "bands": bands}
-        build(make_config(ready_tiles=ready, tiles={"size_px": 128}), tmp_path / str(warned), survey)
+        build(
+            make_config(ready_tiles=ready, tiles={"size_px": 128}), tmp_path / str(warned), survey
+        )
         dataset = Dataset.open(tmp_path / str(warned))
         assert len(dataset.sites_with_tiles) == 26
         assert any("red and blue look swapped" in text for text in dataset.card.warnings) == warned
@@ -384,11 +516,14 @@ def test_a_composite_and_rasters_of_covariates_come_from_the_config(tmp_path):
             write_raster(folder / f"{name}.tif", band[None], names=None)
         classes = np.where(values[0] == 9000, 9, 4).astype(np.uint8)
         write_raster(folder / "SCL.tif", classes[None], names=None, nodata=None)
-    cover = write_raster(tmp_path / "cover.tif", np.full((1, 30, 40), 3, np.uint8), pixel=100, names=None, nodata=0)
+    cover = write_raster(
+        tmp_path / "cover.tif", np.full((1, 30, 40), 3, np.uint8), pixel=100, names=None, nodata=0
+    )
     config = make_config(
-        tmp_path / "scenes", scenes={"composite": {"method": "median", "months": [6, 9]}},
+        tmp_path / "scenes",
+        scenes={"composite": {"method": "median", "months": [6, 9]}},
         covariates={"rasters": [{"path": str(cover), "name": "cover", "kind": "fractions"}]},
-    )  # fmt: skip
+    )
     build(config, tmp_path / "out", make_survey(grid_of_places()))
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.tiles.max() < 9000
@@ -422,6 +557,9 @@ def test_a_crs_in_which_distances_are_wrong_is_told(tmp_path):
     assert card.position_crs == "EPSG:27700"
     assert not any("distances" in warning for warning in card.warnings)
     build(config.model_copy(update={"position_crs": "EPSG:3857"}), tmp_path / "web", survey)
-    wrong = 1 / np.cos(np.deg2rad(survey.sites.to_crs(4326).geometry.representative_point().y.max())) - 1
+    wrong = (
+        1 / np.cos(np.deg2rad(survey.sites.to_crs(4326).geometry.representative_point().y.max()))
+        - 1
+    )
     warnings = Dataset.open(tmp_path / "web").card.warnings
     assert f"In EPSG:3857 distances are wrong by up to {wrong:.0%}" in warnings[0]

@@ -1,4 +1,7 @@
-"""Composites: the right median, clouds left out, no order, no seam; and products fetched from a STAC API."""
+"""
+Composites: the right median, clouds left out, no order, no seam; and products fetched from a STAC
+API.
+"""
 
 import functools
 import http.server
@@ -48,7 +51,11 @@ def dates(tmp_path) -> tuple[Path, np.ndarray, np.ndarray]:
     cloudy = random.random((4, 40, 50)) < np.array([0.1, 0.3, 0.5, 0.7])[:, None, None]
     cloudy[:, :5, :5] = True
     for number in range(4):
-        write_product(tmp_path / "scenes" / f"S2A_2023081{number}", values[number], np.where(cloudy[number], 9, 4))
+        write_product(
+            tmp_path / "scenes" / f"S2A_2023081{number}",
+            values[number],
+            np.where(cloudy[number], 9, 4),
+        )
     return tmp_path / "scenes", values, cloudy
 
 
@@ -68,7 +75,9 @@ def test_the_median_is_that_of_the_clear_dates(dates, tmp_path):
 
 def test_the_least_cloudy_clear_date_is_taken_per_pixel(dates, tmp_path):
     folder, values, cloudy = dates
-    composite = make_composite(open_scene(folder).select(list(FILES)), tmp_path / "out.tif", method="least_cloudy")
+    composite = make_composite(
+        open_scene(folder).select(list(FILES)), tmp_path / "out.tif", method="least_cloudy"
+    )
     expected = np.zeros_like(values[0])
     for number in reversed(range(4)):
         expected = np.where(cloudy[number], expected, values[number])
@@ -88,7 +97,9 @@ def test_blocks_of_the_files_shape_the_work_but_not_the_composite(tmp_path, layo
     days = [counts(1060, 1250, 2, seed=day) for day in range(3)]
     days[2][:, 5:900, 7] = 65535  # saturated values are values
     for number, values in enumerate(days):
-        write_raster(tmp_path / "scenes" / f"2023081{number}.tif", values, names=("red", "nir"), **layout)
+        write_raster(
+            tmp_path / "scenes" / f"2023081{number}.tif", values, names=("red", "nir"), **layout
+        )
     scene = open_scene(tmp_path / "scenes")
     assert window_shape(scene) == shape
     with rasterio.open(make_composite(scene, tmp_path / "out.tif").path) as file:
@@ -121,26 +132,56 @@ def test_seasons_and_years_choose_dates(dates):
         select_dates(scene, months=(11, 2))
 
 
-def item_of(values: np.ndarray, folder: Path, name: str, *, offset_applied: bool = True, baseline: str = "05.09") -> dict:
-    """Write band files without a place on earth, as in a reduced copy, and return their STAC item."""
+def item_of(
+    values: np.ndarray,
+    folder: Path,
+    name: str,
+    *,
+    offset_applied: bool = True,
+    baseline: str = "05.09",
+) -> dict:
+    """
+    Write band files without a place on earth, as in a reduced copy, and return their STAC item.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     assets = {}
     for (band, file), layer in zip(FILES.items(), values, strict=True):
-        write_raster(folder / f"{file}.tif", layer[None], names=None, crs=None, nodata=None, left=0, top=0, pixel=1)
+        write_raster(
+            folder / f"{file}.tif",
+            layer[None],
+            names=None,
+            crs=None,
+            nodata=None,
+            left=0,
+            top=0,
+            pixel=1,
+        )
         assets[band] = {
-            "href": f"{file}.tif", "eo:bands": [{"name": band, "common_name": band}], "proj:shape": [400, 400],
+            "href": f"{file}.tif",
+            "eo:bands": [{"name": band, "common_name": band}],
+            "proj:shape": [400, 400],
             "proj:transform": [10, 0, 500_000, 0, -10, 5_100_000],
             "raster:bands": [{"nodata": 0, "scale": 0.0001, "offset": -0.1}],
-        }  # fmt: skip
+        }
     assets["coastal"] = {"href": "https://example.org/B01.tif", "eo:bands": [{"name": "coastal"}]}
     properties = {
-        "datetime": "2023-08-15T09:58:11Z", "proj:epsg": 32633, "s2:processing_baseline": baseline, "eo:cloud_cover": 12.0,
+        "datetime": "2023-08-15T09:58:11Z",
+        "proj:epsg": 32633,
+        "s2:processing_baseline": baseline,
+        "eo:cloud_cover": 12.0,
         "earthsearch:boa_offset_applied": offset_applied,
-    }  # fmt: skip
+    }
     return {
-        "type": "Feature", "stac_version": "1.0.0", "id": name, "collection": "sentinel-2-l2a", "geometry": None, "links": [],
-        "properties": properties, "assets": assets, "bbox": [14, 45, 16, 47],
-    }  # fmt: skip
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "collection": "sentinel-2-l2a",
+        "geometry": None,
+        "links": [],
+        "properties": properties,
+        "assets": assets,
+        "bbox": [14, 45, 16, 47],
+    }
 
 
 def test_a_stac_item_places_files_that_do_not_say_where_they_lie(tmp_path):
@@ -148,7 +189,12 @@ def test_a_stac_item_places_files_that_do_not_say_where_they_lie(tmp_path):
     (tmp_path / "item").mkdir()
     (tmp_path / "item" / "P.json").write_text(json.dumps(item_of(values, tmp_path / "item", "P")))
     scene = open_scene(tmp_path / "item")
-    assert (scene.resolution_m, scene.crs.to_epsg(), scene.transform.c, scene.transform.f) == (100, 32633, 500_000, 5_100_000)
+    assert (scene.resolution_m, scene.crs.to_epsg(), scene.transform.c, scene.transform.f) == (
+        100,
+        32633,
+        500_000,
+        5_100_000,
+    )
     assert scene.bands == ("red", "green", "blue", "nir")
     np.testing.assert_array_equal(scene.read(Window(0, 0, 40, 40))[0], values)
     assert scene.offset == 0  # subtracted already, whatever the bands state
@@ -172,7 +218,9 @@ def test_an_item_whose_file_is_missing_names_it(tmp_path):
     item = item_of(counts(40, 40), tmp_path / "item", "P")
     (tmp_path / "item" / "B04.tif").unlink()
     (tmp_path / "item" / "P.json").write_text(json.dumps(item))
-    with pytest.raises(MissingFileError, match=r"B04\.tif, which does not exist. Fetch the asset red"):
+    with pytest.raises(
+        MissingFileError, match=r"B04\.tif, which does not exist. Fetch the asset red"
+    ):
         open_scene(tmp_path / "item" / "P.json")
 
 
@@ -181,16 +229,30 @@ def test_a_safe_product_gives_its_bands_date_and_offset(tmp_path):
     values = counts(40, 40)
     images = safe / "GRANULE" / "L2A" / "IMG_DATA"
     for name, band in zip(("B04", "B03", "B02", "B08"), values, strict=True):
-        write_raster(images / "R10m" / f"T33TWL_20230815T095031_{name}_10m.tif", band[None], names=None)
-    write_raster(images / "R20m" / "T33TWL_20230815T095031_B04_20m.tif", values[:1, ::2, ::2], names=None, pixel=20)
+        write_raster(
+            images / "R10m" / f"T33TWL_20230815T095031_{name}_10m.tif", band[None], names=None
+        )
+    write_raster(
+        images / "R20m" / "T33TWL_20230815T095031_B04_20m.tif",
+        values[:1, ::2, ::2],
+        names=None,
+        pixel=20,
+    )
     classes = np.full((1, 20, 20), 4, np.uint8)
-    write_raster(images / "R20m" / "T33TWL_20230815T095031_SCL_20m.tif", classes, names=None, pixel=20)
+    write_raster(
+        images / "R20m" / "T33TWL_20230815T095031_SCL_20m.tif", classes, names=None, pixel=20
+    )
     (safe / "MTD_MSIL2A.xml").write_text(
         "<r><PRODUCT_START_TIME>2023-08-15T09:50:31Z</PRODUCT_START_TIME><PROCESSING_BASELINE>05.09</PROCESSING_BASELINE>"
         "<BOA_QUANTIFICATION_VALUE>10000</BOA_QUANTIFICATION_VALUE><BOA_ADD_OFFSET>-1000</BOA_ADD_OFFSET></r>"
     )
     scene = open_scene(safe).select(["red", "green", "blue", "nir"])
-    assert (scene.offset, scene.scale, scene.resolution_m, scene.pieces[0].date) == (1000, 1e-4, 10, "2023-08-15")
+    assert (scene.offset, scene.scale, scene.resolution_m, scene.pieces[0].date) == (
+        1000,
+        1e-4,
+        10,
+        "2023-08-15",
+    )
     assert scene.pieces[0].mask is not None
     np.testing.assert_array_equal(scene.read(Window(0, 0, 40, 40))[0], values)
     (safe / "MTD_MSIL2A.xml").write_text('<!DOCTYPE r [<!ENTITY a "b">]><r>&a;</r>')
@@ -219,10 +281,21 @@ class Stac(http.server.SimpleHTTPRequestHandler):
         if self.path.strip("/") == "":
             to = {"root": self.here, "self": self.here, "data": f"{self.here}/collections"}
             links = [{"rel": rel, "href": href} for rel, href in to.items()]
-            search = {"rel": "search", "href": f"{self.here}/search", "type": "application/geo+json"}
+            search = {
+                "rel": "search",
+                "href": f"{self.here}/search",
+                "type": "application/geo+json",
+            }
             links += [search | {"method": method} for method in ("GET", "POST")]
-            conforms = [f"https://api.stacspec.org/v1.0.0/{part}" for part in ("core", "item-search")]
-            about = {"type": "Catalog", "id": "test", "stac_version": "1.0.0", "description": "test"}
+            conforms = [
+                f"https://api.stacspec.org/v1.0.0/{part}" for part in ("core", "item-search")
+            ]
+            about = {
+                "type": "Catalog",
+                "id": "test",
+                "stac_version": "1.0.0",
+                "description": "test",
+            }
             self.answer(about | {"links": links, "conformsTo": conforms})
         else:
             super().do_GET()
@@ -235,9 +308,15 @@ class Stac(http.server.SimpleHTTPRequestHandler):
         for path in sorted(Path(self.directory).glob("*/*.json")):
             item = json.loads(path.read_text())
             box = item.get("bbox") or [
-                f(point[axis] for point in item["geometry"]["coordinates"][0]) for f in (min, max) for axis in (0, 1)
+                f(point[axis] for point in item["geometry"]["coordinates"][0])
+                for f in (min, max)
+                for axis in (0, 1)
             ]
-            if start[:10] <= item["properties"]["datetime"][:10] <= end[:10] and box[0] <= east and box[2] >= west:
+            if (
+                start[:10] <= item["properties"]["datetime"][:10] <= end[:10]
+                and box[0] <= east
+                and box[2] >= west
+            ):
                 for asset in item["assets"].values():
                     if "://" not in asset["href"]:
                         asset["href"] = f"{self.here}/{path.parent.name}/{asset['href']}"
@@ -250,7 +329,9 @@ def serve() -> Iterator:
     servers = []
 
     def start(folder: Path) -> str:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Stac, directory=str(folder)))
+        server = http.server.ThreadingHTTPServer(
+            ("127.0.0.1", 0), functools.partial(Stac, directory=str(folder))
+        )
         threading.Thread(target=server.serve_forever, daemon=True).start()
         servers.append(server)
         return f"http://127.0.0.1:{server.server_address[1]}"
@@ -264,7 +345,9 @@ def serve() -> Iterator:
 def test_products_come_from_a_stac_api_once(tmp_path, serve):
     values = counts(40, 40)
     (tmp_path / "api" / "P").mkdir(parents=True)
-    (tmp_path / "api" / "P" / "P.json").write_text(json.dumps(item_of(values, tmp_path / "api" / "P", "P")))
+    (tmp_path / "api" / "P" / "P.json").write_text(
+        json.dumps(item_of(values, tmp_path / "api" / "P", "P"))
+    )
     url = serve(tmp_path / "api")
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
     paths = fetch_products(url, tmp_path / "fetched", **search)
@@ -272,7 +355,9 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
     assert fetch_products(url, tmp_path / "fetched", **search) == paths
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
-    with pytest.raises(SourceError, match=r"1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"):
+    with pytest.raises(
+        SourceError, match=r"1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"
+    ):
         fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
     with pytest.raises(SourceError, match="did not answer a search"):
         fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
@@ -280,7 +365,9 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
 
 def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, monkeypatch):
     (tmp_path / "api" / "P").mkdir(parents=True)
-    (tmp_path / "api" / "P" / "P.json").write_text(json.dumps(item_of(counts(40, 40), tmp_path / "api" / "P", "P")))
+    (tmp_path / "api" / "P" / "P.json").write_text(
+        json.dumps(item_of(counts(40, 40), tmp_path / "api" / "P", "P"))
+    )
     broken, whole = [], Stac.copyfile
 
     def copyfile(self: Stac, source: BinaryIO, target: BinaryIO) -> None:
@@ -293,18 +380,30 @@ def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, m
 
     monkeypatch.setattr(Stac, "copyfile", copyfile)
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
-    fetch_products(serve(tmp_path / "api"), tmp_path / "fetched", **search, service=Service(sleep=lambda _: None))
+    fetch_products(
+        serve(tmp_path / "api"),
+        tmp_path / "fetched",
+        **search,
+        service=Service(sleep=lambda _: None),
+    )
     fetched = {path.name: path.read_bytes() for path in (tmp_path / "fetched" / "P").glob("*.tif")}
     assert len(broken) == 1
-    assert sorted(fetched.values()) == sorted(path.read_bytes() for path in (tmp_path / "api" / "P").glob("*.tif"))
+    assert sorted(fetched.values()) == sorted(
+        path.read_bytes() for path in (tmp_path / "api" / "P").glob("*.tif")
+    )
     assert not list((tmp_path / "fetched").rglob("*.part*"))
 
 
 @pytest.fixture
 def elsewhere(tmp_path) -> Iterator[str]:
-    """Serve a folder from a process of its own, because opening a raster by an address blocks this one."""
+    """
+    Serve a folder from a process of its own, because opening a raster by an address blocks this
+    one.
+    """
     command = [sys.executable, "-m", "tests.data_prep.serving", str(tmp_path)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT)
+    server = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT
+    )
     assert server.stdout is not None
     yield server.stdout.readline().strip()
     server.kill()
@@ -317,7 +416,9 @@ def test_items_and_rasters_are_read_where_they_lie_on_the_network(tmp_path, else
     (tmp_path / "P").mkdir()
     (tmp_path / "P" / "P.json").write_text(json.dumps(item_of(values, tmp_path / "P", "P")))
     links = [{"rel": "item", "href": "P/P.json"}]
-    (tmp_path / "c.json").write_text(json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links})
+    )
     write_raster(tmp_path / "whole.tif", values)
     bands = ["red", "green", "blue", "nir"]
     for address in ("P/P.json", "c.json", "whole.tif"):
@@ -326,7 +427,9 @@ def test_items_and_rasters_are_read_where_they_lie_on_the_network(tmp_path, else
     with pytest.raises(SourceError, match="was not read"):
         open_scene(f"{elsewhere}/absent.json")
     links[0]["href"] = "c.json"
-    (tmp_path / "c.json").write_text(json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links}))
+    (tmp_path / "c.json").write_text(
+        json.dumps({"type": "Collection", "stac_version": "1.0.0", "links": links})
+    )
     with pytest.raises(RasterError, match="links to itself"):
         open_scene(tmp_path / "c.json")
 
@@ -335,14 +438,23 @@ def test_a_data_set_from_a_scene_on_the_network_names_it_as_a_source(tmp_path, e
     make_scene(tmp_path / "scene.tif")
     config = make_config(scenes={"paths": [f"{elsewhere}/scene.tif"]})
     assert config.scenes.paths == (f"{elsewhere}/scene.tif",)
-    folder = build_dataset(config, tmp_path / "out", name="test", seed=0, survey=make_survey(grid_of_places()))
+    folder = build_dataset(
+        config, tmp_path / "out", name="test", seed=0, survey=make_survey(grid_of_places())
+    )
     sources = [source for source in Dataset.open(folder).card.sources if source.role == "scene"]
-    assert [(source.name, source.sha256) for source in sources] == [(f"{elsewhere}/scene.tif", None)]
+    assert [(source.name, source.sha256) for source in sources] == [
+        (f"{elsewhere}/scene.tif", None)
+    ]
 
 
 def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
     folder = shared / "data" / "sentinel2" / "l2a_products"
-    search = {"bbox": (14.9, 45, 16.5, 47), "start": "2023-08-13", "end": "2023-08-15", "max_cloud": 5}
+    search = {
+        "bbox": (14.9, 45, 16.5, 47),
+        "start": "2023-08-13",
+        "end": "2023-08-15",
+        "max_cloud": 5,
+    }
     by_api = search_items(serve(folder), **search)
     walked = search_items(f"{serve(folder)}/collection.json", **search)
     assert [item["id"] for item in walked] == [item["id"] for item in by_api]
@@ -370,26 +482,45 @@ def test_the_real_products_become_tiles_on_both_sides_of_their_seam(shared, tmp_
     folder = shared / "data" / "sentinel2" / "l2a_products"
     products = sorted(folder.glob("S2*_2023081[358]_*")) + sorted(folder.glob("S2*_20230820_*"))
     scene = open_scene(products[::-1]).select(["red", "green", "blue", "nir"])
-    assert (scene.crs.to_epsg(), scene.resolution_m, scene.offset, len(scene.pieces)) == (32633, 120, 0, 8)
-    # One product alone: the share of valid pixels is what its scene classification says, counted by hand.
-    one = open_scene(folder / "S2A_33TWL_20230818_0_L2A", cloudy=(0, 1, 3, 8, 9, 10)).select(["red", "green", "blue", "nir"])
-    grid = tile_grid(np.array([15.6, 15.9]), np.array([45.5, 45.6]), scene=one, size_px=64, resolution_m=120)
+    assert (scene.crs.to_epsg(), scene.resolution_m, scene.offset, len(scene.pieces)) == (
+        32633,
+        120,
+        0,
+        8,
+    )
+    # One product alone: the share of valid pixels is what its scene classification says, counted by
+    # hand.
+    one = open_scene(folder / "S2A_33TWL_20230818_0_L2A", cloudy=(0, 1, 3, 8, 9, 10)).select(
+        ["red", "green", "blue", "nir"]
+    )
+    grid = tile_grid(
+        np.array([15.6, 15.9]), np.array([45.5, 45.6]), scene=one, size_px=64, resolution_m=120
+    )
     valid = cut_tiles(one, grid, tmp_path / "one.npy")
     with rasterio.open(folder / "S2A_33TWL_20230818_0_L2A" / "SCL.tif") as file:
         classes = file.read(1)
     for number in range(2):
-        column, row = round((grid.left[number] - 499_980) / 120), round((5_100_000 - grid.top[number]) / 120)
+        column, row = (
+            round((grid.left[number] - 499_980) / 120),
+            round((5_100_000 - grid.top[number]) / 120),
+        )
         bands = []
         for name in ("B02", "B03", "B04", "B08"):
             with rasterio.open(folder / "S2A_33TWL_20230818_0_L2A" / f"{name}.tif") as file:
                 bands.append(file.read(1)[row : row + 64, column : column + 64])
-        clear = ~np.isin(classes[row : row + 64, column : column + 64], (0, 1, 3, 8, 9, 10)) & (np.stack(bands) > 0).all(axis=0)
+        clear = ~np.isin(classes[row : row + 64, column : column + 64], (0, 1, 3, 8, 9, 10)) & (
+            np.stack(bands) > 0
+        ).all(axis=0)
         assert valid[number] == clear.mean()
 
 
 @pytest.mark.slow
-def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted_by_hand(shared, tmp_path):
-    products = sorted(path for path in (shared / "data" / "sentinel2" / "l2a_products").iterdir() if path.is_dir())
+def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted_by_hand(
+    shared, tmp_path
+):
+    products = sorted(
+        path for path in (shared / "data" / "sentinel2" / "l2a_products").iterdir() if path.is_dir()
+    )
     assert len(products) == 10
     made = []
     for order in (products, products[::-1]):
@@ -399,10 +530,15 @@ def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted
     with rasterio.open(made[0]) as file:
         composite, left, top = file.read(), file.transform.c, file.transform.f
     days: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for folder in products:  # of two products of a day, the first by name counts where both are clear
+    for (
+        folder
+    ) in products:  # of two products of a day, the first by name counts where both are clear
         item = json.loads(next(folder.glob("*.json")).read_text())
         place = item["assets"]["red"]["proj:transform"]
-        row, column = int(np.floor((top - place[5]) / 120 + 0.5)), int(np.floor((place[2] - left) / 120 + 0.5))
+        row, column = (
+            int(np.floor((top - place[5]) / 120 + 0.5)),
+            int(np.floor((place[2] - left) / 120 + 0.5)),
+        )
         layers = []
         for name in ("B04", "B03", "B02", "B08", "SCL"):
             with rasterio.open(folder / f"{name}.tif") as file:
@@ -419,5 +555,7 @@ def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted
         seen[at] |= clear
     assert len(days) == 5
     stack = np.ma.array([np.where(seen, total, 0) for total, seen in days.values()])
-    stack.mask = np.broadcast_to(~np.stack([seen for _, seen in days.values()])[:, None], stack.shape)
+    stack.mask = np.broadcast_to(
+        ~np.stack([seen for _, seen in days.values()])[:, None], stack.shape
+    )
     np.testing.assert_array_equal(composite, np.rint(np.ma.median(stack, axis=0)).filled(0))

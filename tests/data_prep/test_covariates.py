@@ -17,7 +17,10 @@ LEFT, TOP = 400_000, 200_000
 @pytest.fixture
 def sites() -> pd.DataFrame:
     return pd.DataFrame(
-        {"easting": [LEFT + 500.0, LEFT + 1500, LEFT + 50_000], "northing": [TOP - 500.0, TOP - 1500, TOP]},
+        {
+            "easting": [LEFT + 500.0, LEFT + 1500, LEFT + 50_000],
+            "northing": [TOP - 500.0, TOP - 1500, TOP],
+        },
         index=pd.Index(["a", "b", "c"], name="site_id"),
     )
 
@@ -38,24 +41,44 @@ def test_fractions_of_classes_sum_to_one_and_skip_missing_pixels(tmp_path, sites
     classes[0, :5] = 255
     path = write_raster(tmp_path / "cover.tif", classes, pixel=50, names=None, nodata=255)
     table = raster_covariates(
-        path, sites, name="cover", kind="fractions", side_m=(1000,), classes={1: "wood", 2: "field", 7: "sea"}
+        path,
+        sites,
+        name="cover",
+        kind="fractions",
+        side_m=(1000,),
+        classes={1: "wood", 2: "field", 7: "sea"},
     )
     assert table.loc["a"].tolist() == [0.5, 0.5, 0.0]
     assert table.loc["b"].tolist() == [1.0, 0.0, 0.0]
     assert table.loc["c"].isna().all()
-    assert raster_covariates(path, sites, name="c", kind="fractions").columns.tolist() == ["c_1_1000m", "c_2_1000m"]
+    assert raster_covariates(path, sites, name="c", kind="fractions").columns.tolist() == [
+        "c_1_1000m",
+        "c_2_1000m",
+    ]
 
 
 def test_pixels_larger_than_the_square_and_degrees_are_understood(tmp_path, sites):
     values = np.arange(800, dtype=np.float32).reshape(1, 20, 40)
     path = write_raster(
-        tmp_path / "coarse.tif", values, left=-2.5, top=52, pixel=0.05, crs="EPSG:4326", names=None, nodata=None
+        tmp_path / "coarse.tif",
+        values,
+        left=-2.5,
+        top=52,
+        pixel=0.05,
+        crs="EPSG:4326",
+        names=None,
+        nodata=None,
     )
     table = raster_covariates(path, sites, name="t", side_m=(100,))
     from pyproj import Transformer
 
-    lon, lat = Transformer.from_crs(27700, 4326, always_xy=True).transform(sites["easting"], sites["northing"])
-    rows, columns = ((52 - np.array(lat)) / 0.05).astype(int), ((np.array(lon) + 2.5) / 0.05).astype(int)
+    lon, lat = Transformer.from_crs(27700, 4326, always_xy=True).transform(
+        sites["easting"], sites["northing"]
+    )
+    rows, columns = (
+        ((52 - np.array(lat)) / 0.05).astype(int),
+        ((np.array(lon) + 2.5) / 0.05).astype(int),
+    )
     assert table["t_100m"].tolist() == values[0, rows, columns].tolist()
 
 
@@ -99,8 +122,15 @@ def named(**sections) -> CovariatesConfig:
 def test_several_tables_and_an_embedding_lie_side_by_side(tmp_path, sites):
     (tmp_path / "t.csv").write_text("site_id,rain\nb,3\na,1\n")
     embedding = np.arange(12, dtype=np.float32).reshape(4, 3)
-    np.savez(tmp_path / "place.npz", site_id=np.array(["q", "c", "b", "a"]), embedding=embedding, height=np.array([0, 1, 2, 3]))
-    config = named(table=[tmp_path / "t.csv", tmp_path / "place.npz"], units={"rain": "mm", "height": "m"})
+    np.savez(
+        tmp_path / "place.npz",
+        site_id=np.array(["q", "c", "b", "a"]),
+        embedding=embedding,
+        height=np.array([0, 1, 2, 3]),
+    )
+    config = named(
+        table=[tmp_path / "t.csv", tmp_path / "place.npz"], units={"rain": "mm", "height": "m"}
+    )
     table, units, notes = site_covariates(config, sites, position_crs="EPSG:27700")
     assert table.columns.tolist() == ["rain", "place_000", "place_001", "place_002", "height"]
     assert table.loc["a"].tolist() == [1, 9, 10, 11, 3]
@@ -111,8 +141,17 @@ def test_several_tables_and_an_embedding_lie_side_by_side(tmp_path, sites):
 
 
 def test_two_embeddings_of_one_file_go_by_their_own_names(tmp_path, sites):
-    np.savez(tmp_path / "both.npz", site_id=sites.index.to_numpy(str), near=np.ones((3, 1)), far=np.zeros((3, 2)))
-    assert read_covariates(tmp_path / "both.npz", sites.index).columns.tolist() == ["near_000", "far_000", "far_001"]
+    np.savez(
+        tmp_path / "both.npz",
+        site_id=sites.index.to_numpy(str),
+        near=np.ones((3, 1)),
+        far=np.zeros((3, 2)),
+    )
+    assert read_covariates(tmp_path / "both.npz", sites.index).columns.tolist() == [
+        "near_000",
+        "far_000",
+        "far_001",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,25 @@ import pandas as pd
 from butterfly_sdm.data.splits import Split
 from data_prep.findings import thin_data
 
-MANY = Split(tuple(f"t{number}" for number in range(60)), tuple(f"v{number}" for number in range(25)))
+MANY = Split(
+    tuple(f"t{number}" for number in range(60)), tuple(f"v{number}" for number in range(25))
+)
 
 
 def counts(*sites_of_each):
     table = np.zeros((85, len(sites_of_each)), dtype=int)
     for column, sites in enumerate(sites_of_each):
         table[:sites, column] = 1
-    return pd.DataFrame(table, columns=[f"species {number}" for number in range(len(sites_of_each))])
+    return pd.DataFrame(
+        table, columns=[f"species {number}" for number in range(len(sites_of_each))]
+    )
 
 
 def test_enough_data_needs_no_word():
-    assert thin_data({"kept": 100, "dropped: too few records at the site": 99}, counts(5, 80), MANY) == []
+    assert (
+        thin_data({"kept": 100, "dropped: too few records at the site": 99}, counts(5, 80), MANY)
+        == []
+    )
 
 
 def test_the_setting_that_left_most_records_out_is_named():

@@ -24,7 +24,9 @@ def test_a_reference_round_trips_to_its_square_at_every_resolution(size, x, y, g
 
 @given(st.sampled_from([s for s in SIZES_M if s not in (2_000,)]), west, north)
 def test_british_references_are_those_of_the_ordnance_survey(size, x, y):
-    square = GridSquare("GB", int(x * 700_000) // size * size, int(y * 1_300_000) // size * size, size)
+    square = GridSquare(
+        "GB", int(x * 700_000) // size * size, int(y * 1_300_000) // size * size, size
+    )
     oracle = osbng.BNGReference(square.reference)
     left, low, right, high = oracle.bng_to_bbox()
     assert (left, low, right - left, high - low) == (square.easting, square.northing, size, size)
@@ -32,9 +34,19 @@ def test_british_references_are_those_of_the_ordnance_survey(size, x, y):
 
 def test_tetrads_are_lettered_from_the_south_west_corner_northwards_without_o():
     letters = [
-        [GridSquare("GB", 410_000 + 2_000 * c, 120_000 + 2_000 * r, 2_000).reference for r in range(5)] for c in range(5)
+        [
+            GridSquare("GB", 410_000 + 2_000 * c, 120_000 + 2_000 * r, 2_000).reference
+            for r in range(5)
+        ]
+        for c in range(5)
     ]
-    assert ["".join(name[-1] for name in column) for column in letters] == ["ABCDE", "FGHIJ", "KLMNP", "QRSTU", "VWXYZ"]
+    assert ["".join(name[-1] for name in column) for column in letters] == [
+        "ABCDE",
+        "FGHIJ",
+        "KLMNP",
+        "QRSTU",
+        "VWXYZ",
+    ]
 
 
 @pytest.mark.parametrize("text", ["su 12 34", "SU1234", "Su-12-34", " SU 1234 "])
@@ -68,7 +80,9 @@ def test_a_known_place_lies_in_its_square():
 def test_the_footprint_has_the_corners_of_the_square():
     square = GridSquare.parse("SU1234")
     x, y = to_metres("GB", *np.array(square.footprint().exterior.coords).T)
-    assert np.allclose([x.min(), x.max(), y.min(), y.max()], [412_000, 413_000, 134_000, 135_000], atol=0.01)
+    assert np.allclose(
+        [x.min(), x.max(), y.min(), y.max()], [412_000, 413_000, 134_000, 135_000], atol=0.01
+    )
 
 
 def test_ireland_is_told_from_its_neighbours():
@@ -92,10 +106,25 @@ def test_a_square_cannot_be_placed_in_a_smaller_or_an_overlapping_one():
 
 @pytest.mark.parametrize(
     "text",
-    ["", "12", "SU1", "SU123", "SU12O", "SI12", "ZZ99", "SU12AB", "SU1234A", "hello", "A"[:0] + "AA00", "SU123456789012"],
+    [
+        "",
+        "12",
+        "SU1",
+        "SU123",
+        "SU12O",
+        "SI12",
+        "ZZ99",
+        "SU12AB",
+        "SU1234A",
+        "hello",
+        "A"[:0] + "AA00",
+        "SU123456789012",
+    ],
 )
 def test_what_is_no_reference_is_said_so(text):
-    with pytest.raises(RecordsError, match=re.escape(repr(text)) + ".*Write letters and an even number"):
+    with pytest.raises(
+        RecordsError, match=re.escape(repr(text)) + ".*Write letters and an even number"
+    ):
         GridSquare.parse(text)
 
 

@@ -15,7 +15,9 @@ def days(*texts: str, day_first: bool | None = None, **parts: str) -> list[objec
     """Return the day of each text, or the reason why it is none."""
     columns = {part: [parts.get(part, "")] * len(texts) for part in ("year", "month", "day")}
     frame = pl.DataFrame({"code": list(range(len(texts))), "eventDate": list(texts), **columns})
-    read = frame.join(read_days(frame, day_first=day_first), on="code", how="left", maintain_order="left")
+    read = frame.join(
+        read_days(frame, day_first=day_first), on="code", how="left", maintain_order="left"
+    )
     found = read["day_right"].to_list()
     return [day or REASONS[reason] for day, reason in zip(found, read["date_reason"], strict=True)]
 
@@ -43,8 +45,14 @@ def test_a_month_may_be_a_word():
 
 
 def test_an_interval_within_a_day_is_that_day_and_a_longer_one_is_none():
-    assert days("2018-06-03/2018-06-03", "2018-06-03T10:00/2018-06-03T12:00", "2018-06-03T10:00/12:00") == [THIRD] * 3
-    assert days("2018-06-03/2018-06-04", "2018-06-03/05", "2018-06/2018-07", "2018-06", "2018") == ["date is a period"] * 5
+    assert (
+        days("2018-06-03/2018-06-03", "2018-06-03T10:00/2018-06-03T12:00", "2018-06-03T10:00/12:00")
+        == [THIRD] * 3
+    )
+    assert (
+        days("2018-06-03/2018-06-04", "2018-06-03/05", "2018-06/2018-07", "2018-06", "2018")
+        == ["date is a period"] * 5
+    )
 
 
 def test_days_that_are_not_in_the_calendar_are_unreadable():
@@ -141,7 +149,11 @@ def test_a_table_of_synonyms_that_contradicts_itself_is_refused(tmp_path, conten
 def test_a_list_of_species_is_a_name_a_row_or_a_table(tmp_path):
     (tmp_path / "list.txt").write_text("Pieris napi\n\nAglais io\n")
     (tmp_path / "table.csv").write_text("id,species\n1,Pieris napi\n2,Aglais io\n")
-    assert read_species(tmp_path / "list.txt") == read_species(tmp_path / "table.csv") == ("Pieris napi", "Aglais io")
+    assert (
+        read_species(tmp_path / "list.txt")
+        == read_species(tmp_path / "table.csv")
+        == ("Pieris napi", "Aglais io")
+    )
     (tmp_path / "twice.txt").write_text("Pieris napi\nPieris napi\n")
     with pytest.raises(RecordsError, match="names 'Pieris napi' twice"):
         read_species(tmp_path / "twice.txt")

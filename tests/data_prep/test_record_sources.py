@@ -1,4 +1,6 @@
-"""Downloads from GBIF and of the published data set, against a local server that behaves like them."""
+"""
+Downloads from GBIF and of the published data set, against a local server that behaves like them.
+"""
 
 from __future__ import annotations
 
@@ -73,16 +75,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         server = self.server
-        server.asked.append((self.path, self.headers.get("Range"), self.headers.get("Authorization")))
+        server.asked.append(
+            (self.path, self.headers.get("Range"), self.headers.get("Authorization"))
+        )
         if server.busy:
             server.busy -= 1
             return self.reply(503)
         if self.path == f"/v1/occurrence/download/{KEY}":
             state, *rest = server.states
             server.states = rest or (state,)
-            about = {"key": KEY, "status": state, "doi": "10.15468/dl.abc", "created": "2024-03-05T10:00:00.000+00:00"}
-            about |= {"license": "http://creativecommons.org/licenses/by-nc/4.0/legalcode", "size": len(server.content)}
-            return self.reply(200, json.dumps(about | {"downloadLink": f"{server.url}/moved/{KEY}.zip"}).encode())
+            about = {
+                "key": KEY,
+                "status": state,
+                "doi": "10.15468/dl.abc",
+                "created": "2024-03-05T10:00:00.000+00:00",
+            }
+            about |= {
+                "license": "http://creativecommons.org/licenses/by-nc/4.0/legalcode",
+                "size": len(server.content),
+            }
+            return self.reply(
+                200, json.dumps(about | {"downloadLink": f"{server.url}/moved/{KEY}.zip"}).encode()
+            )
         if self.path.startswith("/moved/"):
             return self.reply(302, Location="/file")
         if self.path == "/api/records/15198884":
@@ -94,10 +108,20 @@ class Handler(BaseHTTPRequestHandler):
                     "links": {"self": f"{server.url}/file"},
                 }
             ]
-            meta = {"title": "S2BMS", "creators": [{"name": "van der Plas, Thijs"}], "publication_date": "2025-04-11"}
+            meta = {
+                "title": "S2BMS",
+                "creators": [{"name": "van der Plas, Thijs"}],
+                "publication_date": "2025-04-11",
+            }
             return self.reply(
                 200,
-                json.dumps({"doi": s2bms.DOI, "files": files, "metadata": meta | {"license": {"id": "cc-by-4.0"}}}).encode(),
+                json.dumps(
+                    {
+                        "doi": s2bms.DOI,
+                        "files": files,
+                        "metadata": meta | {"license": {"id": "cc-by-4.0"}},
+                    }
+                ).encode(),
             )
         if self.path == "/file":
             return self.send_file()
@@ -119,7 +143,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", server.etag)
         self.send_header("Content-Length", str(len(body)))
         if status == 206:
-            self.send_header("Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}")
+            self.send_header(
+                "Content-Range", f"bytes {start}-{len(server.content) - 1}/{len(server.content)}"
+            )
         self.end_headers()
         if server.break_after:
             self.wfile.write(body[: server.break_after.pop(0)])
@@ -134,7 +160,9 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
     made = Server(("127.0.0.1", 0), Handler)
-    made.content = archive(tmp_path / "source.zip", [row(n % 5, ident=n) for n in range(500)]).read_bytes()
+    made.content = archive(
+        tmp_path / "source.zip", [row(n % 5, ident=n) for n in range(500)]
+    ).read_bytes()
     made.start()
     yield made
     made.shutdown()
@@ -155,14 +183,19 @@ def fetch_gbif(server: Server, folder: Path, service: Service) -> Path:
     return gbif.download(KEY, folder, api=f"{server.url}/v1", service=service)
 
 
-def test_a_download_is_awaited_followed_through_redirects_and_kept_with_its_citation(server, tmp_path, service, naps):
+def test_a_download_is_awaited_followed_through_redirects_and_kept_with_its_citation(
+    server, tmp_path, service, naps
+):
     path = fetch_gbif(server, tmp_path / "out", service)
     assert path.read_bytes() == server.content
     assert naps == [20, 20]  # preparing, running
     held = read_provenance(path)
     assert held is not None
     assert (held.doi, held.licence) == ("10.15468/dl.abc", "CC BY-NC 4.0")
-    assert held.citation == "GBIF.org (5 March 2024) GBIF Occurrence Download https://doi.org/10.15468/dl.abc"
+    assert (
+        held.citation
+        == "GBIF.org (5 March 2024) GBIF Occurrence Download https://doi.org/10.15468/dl.abc"
+    )
     (source,) = record_sources(RecordsConfig(path=path))
     assert (source.licence, source.citation) == (held.licence, held.citation)
 
@@ -179,14 +212,20 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(server, tmp_path, servi
     server.break_after = [100_000, 150_000]
     path = fetch_gbif(server, tmp_path, service)
     assert path.read_bytes() == server.content
-    assert [wanted for place, wanted, _ in server.asked if place == "/file"] == [None, "bytes=65536-", "bytes=196608-"]
+    assert [wanted for place, wanted, _ in server.asked if place == "/file"] == [
+        None,
+        "bytes=65536-",
+        "bytes=196608-",
+    ]
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path, service):
     server.content = LARGE
     server.break_after = [70_000] * 3
     with pytest.raises(
-        SourceError, match=r"could not be fetched from 127.0.0.1 in 3 attempts .*it goes on after the 196,608 bytes"
+        SourceError,
+        match=r"could not be fetched from 127.0.0.1 in 3 attempts .*it goes on after the 196,608 "
+        r"bytes",
     ):
         fetch_gbif(server, tmp_path, service)
     server.etag = '"v2"'
@@ -209,7 +248,9 @@ def test_a_leftover_that_is_longer_than_the_file_is_thrown_away(server, tmp_path
     assert fetch_gbif(server, tmp_path, service).read_bytes() == server.content
 
 
-def test_a_file_that_is_not_ready_is_awaited_as_long_as_the_service_says(server, tmp_path, service, naps):
+def test_a_file_that_is_not_ready_is_awaited_as_long_as_the_service_says(
+    server, tmp_path, service, naps
+):
     server.not_ready = 2
     fetch_gbif(server, tmp_path, service)
     assert naps[-2:] == [7, 7]
@@ -252,21 +293,38 @@ def test_an_unknown_key_is_refused(server, tmp_path, service):
 
 def test_a_query_is_sent_with_the_account_and_gives_a_key(server, service):
     asked = gbif.query(taxon_keys=[7017], countries=["GB", "IE"], years=(2018, 2019))
-    assert gbif.request_download(asked, environment=ACCOUNT, api=f"{server.url}/v1", service=service) == KEY
+    assert (
+        gbif.request_download(asked, environment=ACCOUNT, api=f"{server.url}/v1", service=service)
+        == KEY
+    )
     (body,) = server.posted
-    assert (body["creator"], body["format"], body["notificationAddresses"]) == ("kim", "DWCA", ["kim@example.org"])
-    assert {"type": "in", "key": "COUNTRY", "values": ["GB", "IE"]} in body["predicate"]["predicates"]
-    assert {"type": "greaterThanOrEquals", "key": "YEAR", "value": "2018"} in body["predicate"]["predicates"]
+    assert (body["creator"], body["format"], body["notificationAddresses"]) == (
+        "kim",
+        "DWCA",
+        ["kim@example.org"],
+    )
+    assert {"type": "in", "key": "COUNTRY", "values": ["GB", "IE"]} in body["predicate"][
+        "predicates"
+    ]
+    assert {"type": "greaterThanOrEquals", "key": "YEAR", "value": "2018"} in body["predicate"][
+        "predicates"
+    ]
 
 
 def test_credentials_that_are_missing_or_wrong_are_named_but_never_shown(server, service):
     with pytest.raises(SourceError, match="set GBIF_PWD, GBIF_EMAIL in the environment"):
         gbif.request_download(
-            gbif.query(countries=["GB"]), environment={"GBIF_USER": "kim"}, api=f"{server.url}/v1", service=service
+            gbif.query(countries=["GB"]),
+            environment={"GBIF_USER": "kim"},
+            api=f"{server.url}/v1",
+            service=service,
         )
     with pytest.raises(SourceError, match="refuses the credentials") as caught:
         gbif.request_download(
-            gbif.query(countries=["GB"]), environment={**ACCOUNT, "GBIF_PWD": "wrong"}, api=f"{server.url}/v1", service=service
+            gbif.query(countries=["GB"]),
+            environment={**ACCOUNT, "GBIF_PWD": "wrong"},
+            api=f"{server.url}/v1",
+            service=service,
         )
     assert "wrong" not in str(caught.value)
     with pytest.raises(SourceError, match="asks for all of GBIF"):
@@ -282,12 +340,17 @@ def test_the_published_data_set_is_fetched_by_doi_and_checked(server, tmp_path, 
     assert path.name == "data set.zip" and path.read_bytes() == server.content
     held = read_provenance(path)
     assert held is not None and held.licence == "cc-by-4.0"
-    assert held.citation == f"van der Plas, Thijs (2025). S2BMS. Zenodo. https://doi.org/{s2bms.DOI}"
+    assert (
+        held.citation == f"van der Plas, Thijs (2025). S2BMS. Zenodo. https://doi.org/{s2bms.DOI}"
+    )
 
 
 def test_a_wrong_checksum_is_refused_and_the_file_removed(server, tmp_path, service):
     server.checksum = "md5:" + "0" * 32
-    with pytest.raises(SourceError, match=r"not the file that was promised: md5:0+ was expected, md5:[0-9a-f]+ arrived"):
+    with pytest.raises(
+        SourceError,
+        match=r"not the file that was promised: md5:0+ was expected, md5:[0-9a-f]+ arrived",
+    ):
         fetch_s2bms(server, tmp_path / "out", service)
     assert not list((tmp_path / "out").iterdir())
 
@@ -345,36 +408,53 @@ def test_build_fetches_a_download_by_its_key_and_the_card_cites_it(server, tmp_p
     assert dataset.visits.sum() == 5
     (source,) = [source for source in dataset.card.sources if source.role == "records"]
     assert source.name == f"{KEY}.zip" and source.licence == "CC BY-NC 4.0"
-    assert source.citation == "GBIF.org (5 March 2024) GBIF Occurrence Download https://doi.org/10.15468/dl.abc"
+    assert (
+        source.citation
+        == "GBIF.org (5 March 2024) GBIF Occurrence Download https://doi.org/10.15468/dl.abc"
+    )
     assert (tmp_path / "downloads" / f"{KEY}.zip").is_file()
     asked = len(server.asked)
     butterfly_sdm.build(config, tmp_path / "again")  # another data set from the same file
     assert len(server.asked) == asked
 
 
-def test_a_query_is_asked_once_and_an_interrupted_build_goes_on(server, tmp_path, monkeypatch, service):
+def test_a_query_is_asked_once_and_an_interrupted_build_goes_on(
+    server, tmp_path, monkeypatch, service
+):
     for name, value in ACCOUNT.items():
         monkeypatch.setenv(name, value)
-    config = load_config(config_of(server, tmp_path, gbif={"countries": ["GB"], "years": [2018, 2019]})).build.records
+    config = load_config(
+        config_of(server, tmp_path, gbif={"countries": ["GB"], "years": [2018, 2019]})
+    ).build.records
     server.content, server.break_after, server.states = LARGE, [70_000] * 3, ("SUCCEEDED",)
     with pytest.raises(SourceError, match="it goes on after the 196,608 bytes"):
         fetch_records(config, tmp_path / "held", service=service)
     monkeypatch.delenv("GBIF_PWD")  # the key is known now
     fetched = fetch_records(config, tmp_path / "held", service=service)
-    assert fetched.path == (tmp_path / "held" / f"{KEY}.zip",) and fetched.path[0].read_bytes() == LARGE
+    assert (
+        fetched.path == (tmp_path / "held" / f"{KEY}.zip",)
+        and fetched.path[0].read_bytes() == LARGE
+    )
     assert server.asked[-1][1] == "bytes=196608-" and len(server.posted) == 1
     asked = len(server.asked)
-    assert fetch_records(config, tmp_path / "held", service=service) == fetched and len(server.asked) == asked
+    assert (
+        fetch_records(config, tmp_path / "held", service=service) == fetched
+        and len(server.asked) == asked
+    )
 
 
 def test_records_of_the_published_release_are_fetched_once_by_doi(server, tmp_path, service):
     config = load_config(config_of(server, tmp_path, s2bms={"files": ["data*.zip"]})).build.records
-    config = config.model_copy(update={"path": tmp_path / "own.csv", "downloads": tmp_path / "kept"})
+    config = config.model_copy(
+        update={"path": tmp_path / "own.csv", "downloads": tmp_path / "kept"}
+    )
     fetched = fetch_records(config, tmp_path / "unused", service=service)
     assert fetched.path == (tmp_path / "own.csv", tmp_path / "kept" / "data set.zip")
     assert read_provenance(fetched.path[1]).doi == s2bms.DOI
     asked = len(server.asked)
-    assert fetch_records(config, tmp_path, service=service) == fetched and len(server.asked) == asked
+    assert (
+        fetch_records(config, tmp_path, service=service) == fetched and len(server.asked) == asked
+    )
     fetched.path[1].unlink()
     fetch_records(config, tmp_path, service=service)
     assert times_fetched(server) == 2
@@ -385,7 +465,10 @@ def test_records_of_the_published_release_are_fetched_once_by_doi(server, tmp_pa
     [
         ({}, "there are no records: state path .*, gbif or s2bms"),
         ({"gbif": {}}, "state either the key of a download, or a query"),
-        ({"gbif": {"key": KEY, "countries": ["GB"]}}, "state either the key of a download, or a query"),
+        (
+            {"gbif": {"key": KEY, "countries": ["GB"]}},
+            "state either the key of a download, or a query",
+        ),
         ({"s2bms": {}}, "build.records.s2bms.files is missing"),
     ],
 )

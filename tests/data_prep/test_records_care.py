@@ -1,4 +1,7 @@
-"""Rows left out can be looked at, visits told twice are found, sensitive species are protected, readers can be added."""
+"""
+Rows left out can be looked at, visits told twice are found, sensitive species are protected,
+readers can be added.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,17 @@ from data_prep.readers import registry
 from data_prep.records import read_occurrences
 from data_prep.sensitive import SensitiveSpecies
 from data_prep.visits import read_survey, survey
-from tests.data_prep.making_records import LAX, archive, core, counted, meta, row, square, text, zipped
+from tests.data_prep.making_records import (
+    LAX,
+    archive,
+    core,
+    counted,
+    meta,
+    row,
+    square,
+    text,
+    zipped,
+)
 
 NAPI, IO, ARION = "Pieris napi", "Aglais io", "Maculinea arion"
 
@@ -36,9 +49,15 @@ def test_every_row_that_was_left_out_is_written_with_its_reason(tmp_path, suffix
     lines = text(rows) + "broken\n"
     path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": lines})
     table = survey(
-        read_occurrences([path], scratch=tmp_path), replace(LAX, min_records=2), explain=tmp_path / f"dropped{suffix}"
+        read_occurrences([path], scratch=tmp_path),
+        replace(LAX, min_records=2),
+        explain=tmp_path / f"dropped{suffix}",
     )
-    held = pl.read_parquet(tmp_path / "dropped.parquet") if suffix == ".parquet" else pl.read_csv(tmp_path / "dropped.csv")
+    held = (
+        pl.read_parquet(tmp_path / "dropped.parquet")
+        if suffix == ".parquet"
+        else pl.read_csv(tmp_path / "dropped.csv")
+    )
     assert held.select("file", "row", "reason").rows() == [
         ("a.zip", 2, "unreadable date"),
         ("a.zip", 3, "duplicate record"),
@@ -51,20 +70,33 @@ def test_every_row_that_was_left_out_is_written_with_its_reason(tmp_path, suffix
 
 def test_rows_left_out_are_written_as_parquet_or_csv_only(tmp_path):
     with pytest.raises(RecordsError, match=r"as .parquet or .csv; rows.xls is neither"):
-        survey(read_occurrences([archive(tmp_path / "a.zip", [row(0)])], scratch=tmp_path), LAX, explain=tmp_path / "rows.xls")
+        survey(
+            read_occurrences([archive(tmp_path / "a.zip", [row(0)])], scratch=tmp_path),
+            LAX,
+            explain=tmp_path / "rows.xls",
+        )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(
     st.lists(
-        st.tuples(st.integers(0, 2), st.sampled_from(["2018-06-03", "", "x", "2018"]), st.integers(0, 9)),
+        st.tuples(
+            st.integers(0, 2), st.sampled_from(["2018-06-03", "", "x", "2018"]), st.integers(0, 9)
+        ),
         min_size=1,
         max_size=12,
     )
 )
 def test_the_rows_written_are_those_the_account_counts(tmp_path_factory, drawn):
     folder = tmp_path_factory.mktemp("explain")
-    rows = [row(site, date, ident=n) for site, date, n in drawn] + [row(7, ident=99), row(7, "2018-06-04", ident=100)]
+    rows = [row(site, date, ident=n) for site, date, n in drawn] + [
+        row(7, ident=99),
+        row(7, "2018-06-04", ident=100),
+    ]
     occurrences = read_occurrences([archive(folder / "a.zip", rows)], scratch=folder)
     table = survey(occurrences, replace(LAX, min_records=2), explain=folder / "dropped.parquet")
     told = pl.read_parquet(folder / "dropped.parquet").group_by("reason").len()
@@ -74,10 +106,16 @@ def test_the_rows_written_are_those_the_account_counts(tmp_path_factory, drawn):
 
 
 def two_schemes(second=(NAPI, IO), *, day="2018-06-03", site=0, source="BC"):
-    """One visit of the first scheme, and one of the second at a slightly larger footprint of the same square."""
+    """
+    One visit of the first scheme, and one of the second at a slightly larger footprint of the same
+    square.
+    """
     shape = square(0.0202, 51.9999) if site == 0 else square(0.5)
     first = [row(1, "2018-06-03", s, ident=i) for i, s in enumerate((NAPI, IO))]
-    other = [row(1, day, s, ident=10 + i, institutionCode=source, footprintWKT=shape) for i, s in enumerate(second)]
+    other = [
+        row(1, day, s, ident=10 + i, institutionCode=source, footprintWKT=shape)
+        for i, s in enumerate(second)
+    ]
     more = [
         row(1, f"2018-07-0{d}", NAPI, ident=20 + d) for d in range(1, 4)
     ]  # so that the first scheme's site has more records
@@ -88,11 +126,17 @@ def test_a_visit_told_by_two_schemes_is_recognised_by_day_square_and_species(tmp
     table = counted(archive(tmp_path / "a.zip", two_schemes()), scratch=tmp_path)
     assert table.rows["dropped: double recording"] == 2
     assert list(table.visits) == [4]
-    kept = counted(archive(tmp_path / "a.zip", two_schemes()), scratch=tmp_path, rules=replace(LAX, double_recording="keep"))
+    kept = counted(
+        archive(tmp_path / "a.zip", two_schemes()),
+        scratch=tmp_path,
+        rules=replace(LAX, double_recording="keep"),
+    )
     assert sorted(kept.visits) == [1, 4]
 
 
-@pytest.mark.parametrize("other", [{"second": (NAPI,)}, {"day": "2018-06-04"}, {"site": 1}, {"source": "UKBMS"}])
+@pytest.mark.parametrize(
+    "other", [{"second": (NAPI,)}, {"day": "2018-06-04"}, {"site": 1}, {"source": "UKBMS"}]
+)
 def test_other_species_days_places_or_one_scheme_alone_are_no_double_recording(tmp_path, other):
     table = counted(archive(tmp_path / "a.zip", two_schemes(**other)), scratch=tmp_path)
     assert "dropped: double recording" not in table.rows
@@ -118,7 +162,9 @@ def sensitive_rows():
 
 def test_a_withheld_species_is_in_no_table(tmp_path):
     rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "withhold"}))
-    occurrences = read_occurrences([archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path)
+    occurrences = read_occurrences(
+        [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
+    )
     table = survey(occurrences, rules, explain=tmp_path / "dropped.csv")
     assert table.species == (IO, NAPI) and table.coarse is None
     assert int(table.visits.sum()) == 3  # that somebody looked is no secret
@@ -131,14 +177,20 @@ def test_a_withheld_species_is_in_no_table(tmp_path):
 
 def test_a_coarsened_species_is_told_as_sums_over_squares(tmp_path):
     rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "10km"}))
-    occurrences = read_occurrences([archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path)
+    occurrences = read_occurrences(
+        [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
+    )
     table = survey(occurrences, rules, explain=tmp_path / "dropped.csv")
     assert ARION not in table.species and table.coarse is not None
     assert table.coarse.to_dict("records") == [
         {"species": ARION, "square": "TL33", "size_m": 10_000, "detections": 2, "visits": 3}
     ]
     held = pl.read_csv(tmp_path / "dropped.csv")
-    assert held["gridReference"].to_list() == ["TL33"] if "gridReference" in held.columns else "52.005" not in str(held)
+    assert (
+        held["gridReference"].to_list() == ["TL33"]
+        if "gridReference" in held.columns
+        else "52.005" not in str(held)
+    )
 
 
 def test_predictions_of_sensitive_species_are_withheld_or_averaged_over_squares(tmp_path):
@@ -154,7 +206,9 @@ def test_a_policy_and_a_survey_of_nothing_but_withheld_species_are_checked(tmp_p
     with pytest.raises(RecordsError, match="has 'hide'; it may be withhold, 1km, 2km, 10km"):
         SensitiveSpecies({ARION: "hide"})
     config = RecordsConfig(
-        path=archive(tmp_path / "a.zip", [row(0, species=ARION)]), min_records=0, sensitive={ARION: "withhold"}
+        path=archive(tmp_path / "a.zip", [row(0, species=ARION)]),
+        min_records=0,
+        sensitive={ARION: "withhold"},
     )
     with pytest.raises(RecordsError, match="All species are sensitive"):
         read_survey(config, scratch=tmp_path)
@@ -175,7 +229,11 @@ class BirdReader:
 
 
 def points(monkeypatch, *found):
-    monkeypatch.setattr(registry, "entry_points", lambda group: list(found) if group == "butterfly_sdm.readers" else [])
+    monkeypatch.setattr(
+        registry,
+        "entry_points",
+        lambda group: list(found) if group == "butterfly_sdm.readers" else [],
+    )
 
 
 def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
@@ -185,7 +243,9 @@ def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monke
     assert registry.readers()["birds"] == "one word a line"
 
 
-def test_a_broken_reader_is_listed_with_its_error_and_keeps_no_other_from_reading(tmp_path, monkeypatch):
+def test_a_broken_reader_is_listed_with_its_error_and_keeps_no_other_from_reading(
+    tmp_path, monkeypatch
+):
     points(monkeypatch, EntryPoint("broken", "no_such_module:Reader", registry.GROUP))
     assert "No module named 'no_such_module'" in registry.readers()["broken"]
     assert len(counted(archive(tmp_path / "a.zip", [row(0)]), scratch=tmp_path).visits) == 1
@@ -205,35 +265,68 @@ def test_all_built_in_readers_are_listed():
 
 
 def rare_places():
-    """Return rows of two sites in the square TL33, of one alone in SU12, and of one where nothing else was seen."""
-    more = [row(2, "2018-06-03", s, ident=i, footprintWKT=square(-1.8, 50.95)) for i, s in ((6, ARION), (7, NAPI))]
-    return [*sensitive_rows(), *more, row(3, "2018-06-03", ARION, ident=8, footprintWKT=square(0.03, 52.02))]
+    """
+    Return rows of two sites in the square TL33, of one alone in SU12, and of one where nothing else
+    was seen.
+    """
+    more = [
+        row(2, "2018-06-03", s, ident=i, footprintWKT=square(-1.8, 50.95))
+        for i, s in ((6, ARION), (7, NAPI))
+    ]
+    return [
+        *sensitive_rows(),
+        *more,
+        row(3, "2018-06-03", ARION, ident=8, footprintWKT=square(0.03, 52.02)),
+    ]
 
 
 def test_no_table_tells_a_coarsened_species_finer_than_its_squares(tmp_path):
-    records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0, "sensitive": {ARION: "10km"}}
+    records = {
+        "path": str(archive(tmp_path / "a.zip", rare_places())),
+        "min_records": 0,
+        "sensitive": {ARION: "10km"},
+    }
     config = {"name": "rare", "build": {"records": records, "split": {"method": "random"}}}
     dataset = butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")
     assert dataset.coarse.to_dict("records") == [
         {"species": ARION, "square": "TL33", "size_m": 10_000, "detections": 3, "visits": 4}
     ]
-    assert len(dataset.sites) == 3  # two around TL33 and the one alone, of which only the other species is told
+    assert (
+        len(dataset.sites) == 3
+    )  # two around TL33 and the one alone, of which only the other species is told
     assert dataset.species == (IO, NAPI) and dataset.detections.to_numpy().sum() == 3
-    assert "Left out, because nothing but sensitive species was seen there: 1 sites." in dataset.card.notes
-    assert f"Told only as sums over squares of 10km with several sites: {ARION}." in dataset.card.notes
+    assert (
+        "Left out, because nothing but sensitive species was seen there: 1 sites."
+        in dataset.card.notes
+    )
+    assert (
+        f"Told only as sums over squares of 10km with several sites: {ARION}." in dataset.card.notes
+    )
     assert "coarse.parquet" in dataset.card.files and check_dataset(tmp_path / "dataset") == []
-    for path in (tmp_path / "dataset").iterdir():  # compressed pages would hide the name: read the tables
+    for path in (
+        tmp_path / "dataset"
+    ).iterdir():  # compressed pages would hide the name: read the tables
         if path.suffix == ".parquet" and path.stem != "coarse":
             assert ARION not in str(pl.read_parquet(path).to_dict())
     again = (tmp_path / "left_out.csv").read_text()
-    butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")  # the finished one stays
+    butterfly_sdm.build(
+        config, tmp_path / "dataset", explain=tmp_path / "left_out.csv"
+    )  # the finished one stays
     assert (tmp_path / "left_out.csv").read_text() == again
 
 
 def test_a_table_of_coarsened_species_that_tells_too_much_is_refused(tmp_path):
-    records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0, "sensitive": {ARION: "10km"}}
-    dataset = butterfly_sdm.build({"build": {"records": records, "split": {"method": "random"}}}, tmp_path / "dataset")
-    with pytest.raises(DataError, match="Pieris napi is told only as sums over squares, and per site as well"):
+    records = {
+        "path": str(archive(tmp_path / "a.zip", rare_places())),
+        "min_records": 0,
+        "sensitive": {ARION: "10km"},
+    }
+    dataset = butterfly_sdm.build(
+        {"build": {"records": records, "split": {"method": "random"}}}, tmp_path / "dataset"
+    )
+    with pytest.raises(
+        DataError, match="Pieris napi is told only as sums over squares, and per site as well"
+    ):
         replace(dataset, coarse=dataset.coarse.assign(species=NAPI))
     with pytest.raises(DataError, match="more visits of a square than there were"):
         replace(dataset, coarse=dataset.coarse.assign(detections=5))
@@ -243,7 +336,9 @@ def test_a_table_of_coarsened_species_that_tells_too_much_is_refused(tmp_path):
 
 def test_explaining_reads_the_records_once(tmp_path, monkeypatch):
     opened = []
-    monkeypatch.setattr(visits, "read_occurrences", lambda *a, **k: opened.append(a) or read_occurrences(*a, **k))
+    monkeypatch.setattr(
+        visits, "read_occurrences", lambda *a, **k: opened.append(a) or read_occurrences(*a, **k)
+    )
     records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0}
     config = {"build": {"records": records, "split": {"method": "random"}}}
     butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")

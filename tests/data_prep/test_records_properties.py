@@ -1,4 +1,7 @@
-"""Whatever the order, duplication and division of the rows, the counts are the same; whatever the bytes, nothing crashes."""
+"""
+Whatever the order, duplication and division of the rows, the counts are the same; whatever the
+bytes, nothing crashes.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +77,9 @@ def test_the_same_row_again_is_counted_as_a_duplicate_and_changes_nothing(rows, 
     one, other = tables([rows]), tables([rows + more])
     same(one, other)
     if one is not None:
-        assert other.rows.get("dropped: duplicate record", 0) - one.rows.get("dropped: duplicate record", 0) == len(more)
+        assert other.rows.get("dropped: duplicate record", 0) - one.rows.get(
+            "dropped: duplicate record", 0
+        ) == len(more)
 
 
 @quick
@@ -123,7 +128,9 @@ def test_rows_of_any_bytes_are_read_or_counted_as_malformed(lines, quote):
     good = text([row(0, ident=1)]).encode()
     with tempfile.TemporaryDirectory() as folder:
         body = good + b"\n".join(lines)
-        path = zipped(Path(folder) / "a.zip", {"meta.xml": meta(core(quote=quote)), "occurrence.txt": body})
+        path = zipped(
+            Path(folder) / "a.zip", {"meta.xml": meta(core(quote=quote)), "occurrence.txt": body}
+        )
         occurrences = read_occurrences([path], scratch=Path(folder))
         assert occurrences.read >= 1
         assert occurrences.malformed == len(occurrences.malformed_rows()) <= occurrences.read
@@ -155,7 +162,11 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
     def read(block_bytes: int):
         layout = Layout("\t", None, COLUMNS)
         held = DelimitedText(
-            "x", lambda: io.BytesIO(body), layout, {"eventDate": "eventDate", "species": "species"}, block_bytes
+            "x",
+            lambda: io.BytesIO(body),
+            layout,
+            {"eventDate": "eventDate", "species": "species"},
+            block_bytes,
         )
         blocks = [block for block, _ in held.blocks()]
         return [r for b in blocks for r in b.rows.rows()], [n for b in blocks for n in b.numbers]
@@ -172,7 +183,9 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
     st.sampled_from([1 << 4, 1 << 20]),
     st.booleans(),
 )
-def test_cutting_cells_at_once_and_row_by_row_is_the_same(lines, separator, width, piece_bytes, ended):
+def test_cutting_cells_at_once_and_row_by_row_is_the_same(
+    lines, separator, width, piece_bytes, ended
+):
     from data_prep.readers import cells, delimited
 
     body = "\n".join(separator.join(line) for line in lines) + "\n" * ended
@@ -218,7 +231,12 @@ def test_every_distinct_text_keeps_one_number_however_many_there_are():
     blocks = [random.integers(0, 30_000, 20_000) for _ in range(4)]
     told = []
     for block in blocks:
-        texts = pl.DataFrame({"name": [f"a rather long name {n}" for n in block], "rank": [str(n % 3) for n in block]})
+        texts = pl.DataFrame(
+            {
+                "name": [f"a rather long name {n}" for n in block],
+                "rank": [str(n % 3) for n in block],
+            }
+        )
         numbers, _ = dictionary.number(texts)
         told.append((texts, numbers))
     table = dictionary.table()

@@ -16,7 +16,9 @@ def presence(shared: Path) -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def real(shared: Path, presence: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> SurveyTable:
+def real(
+    shared: Path, presence: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory
+) -> SurveyTable:
     folder = shared / "data/s2bms"
     config = RecordsConfig(
         path=folder / "records_dwca.zip",
@@ -31,12 +33,16 @@ def real(shared: Path, presence: pd.DataFrame, tmp_path_factory: pytest.TempPath
 
 
 @pytest.mark.shared
-def test_every_rate_and_every_number_of_visits_is_the_published_one(real: SurveyTable, presence: pd.DataFrame) -> None:
+def test_every_rate_and_every_number_of_visits_is_the_published_one(
+    real: SurveyTable, presence: pd.DataFrame
+) -> None:
     assert set(real.sites.index) == set(presence.index)
     rates = real.rates.loc[presence.index]
     assert np.abs(rates.to_numpy() - presence[list(real.species)].to_numpy()).max() <= 1e-12
     assert (real.visits.loc[presence.index] == presence["n_visits"]).all()
-    assert np.allclose(real.sites.loc[presence.index, ["lon", "lat"]], presence[["lon", "lat"]], atol=1e-5)
+    assert np.allclose(
+        real.sites.loc[presence.index, ["lon", "lat"]], presence[["lon", "lat"]], atol=1e-5
+    )
 
 
 @pytest.mark.shared

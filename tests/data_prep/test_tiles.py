@@ -40,14 +40,19 @@ class Serial(Executor):
 
 
 def degrees(east, north, crs="EPSG:27700"):
-    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(np.asarray(east, float), np.asarray(north, float))
+    lon, lat = Transformer.from_crs(crs, 4326, always_xy=True).transform(
+        np.asarray(east, float), np.asarray(north, float)
+    )
     return np.atleast_1d(lon), np.atleast_1d(lat)
 
 
 def smooth(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Return reflectances that vary over a few pixels, as land does."""
     coarse = np.random.default_rng(seed).uniform(200, 4000, (4, height // 8 + 2, width // 8 + 2))
-    rows, columns = np.linspace(0, coarse.shape[1] - 1.001, height), np.linspace(0, coarse.shape[2] - 1.001, width)
+    rows, columns = (
+        np.linspace(0, coarse.shape[1] - 1.001, height),
+        np.linspace(0, coarse.shape[2] - 1.001, width),
+    )
     r, c = rows.astype(int), columns.astype(int)
     fr, fc = (rows - r)[:, None], (columns - c)[None, :]
     mixed = (coarse[:, r][:, :, c] * (1 - fr) + coarse[:, r + 1][:, :, c] * fr) * (1 - fc) + (
@@ -111,7 +116,11 @@ def test_every_block_that_is_needed_is_decoded_once(tmp_path):
 
 
 def test_strips_are_read_in_runs_without_those_that_nobody_needs(tmp_path):
-    layer = open_scene(write_raster(tmp_path / "a.tif", counts(900, 40), tiled=False, blockysize=4)).pieces[0].layers[0]
+    layer = (
+        open_scene(write_raster(tmp_path / "a.tif", counts(900, 40), tiled=False, blockysize=4))
+        .pieces[0]
+        .layers[0]
+    )
     reads = plan_reads(layer, np.array([10, 300, 310]), np.array([0, 5, 5]), 20, 20)
     assert [(read.row, read.height) for read in reads] == [(8, 24), (300, 32)]
     assert [list(read.windows) for read in reads] == [[0], [1, 2]]
@@ -120,7 +129,9 @@ def test_strips_are_read_in_runs_without_those_that_nobody_needs(tmp_path):
 @pytest.mark.parametrize(("method", "mean", "p99"), [("bilinear", 0.2, 1), ("cubic", 0.3, 2)])
 def test_a_tile_in_another_crs_agrees_with_gdal(tmp_path, method, mean, p99):
     values = smooth(300, 300)
-    scene = open_scene(write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630"))
+    scene = open_scene(
+        write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630")
+    )
     east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
         [561_500.0, 561_200.0], [5_698_500.0, 5_698_900.0]
     )
@@ -131,9 +142,14 @@ def test_a_tile_in_another_crs_agrees_with_gdal(tmp_path, method, mean, p99):
         theirs = np.zeros((4, 96, 96), np.uint16)
         with rasterio.open(tmp_path / "a.tif") as source:
             reproject(
-                rasterio.band(source, [1, 2, 3, 4]), theirs, dst_crs="EPSG:27700", dst_transform=grid.transform(number),
-                resampling=Resampling[method], src_nodata=0, dst_nodata=0,
-            )  # fmt: skip
+                rasterio.band(source, [1, 2, 3, 4]),
+                theirs,
+                dst_crs="EPSG:27700",
+                dst_transform=grid.transform(number),
+                resampling=Resampling[method],
+                src_nodata=0,
+                dst_nodata=0,
+            )
         difference = np.abs(ours[number].astype(int) - theirs)
         assert difference.mean() <= mean
         assert np.percentile(difference, 99) <= p99
@@ -141,24 +157,38 @@ def test_a_tile_in_another_crs_agrees_with_gdal(tmp_path, method, mean, p99):
 
 def test_nearest_pixels_in_another_crs_are_those_of_gdal(tmp_path):
     values = counts(300, 300)
-    scene = open_scene(write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630"))
-    east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform([561_500.0], [5_698_500.0])
+    scene = open_scene(
+        write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630")
+    )
+    east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
+        [561_500.0], [5_698_500.0]
+    )
     grid = tile_grid(*degrees(east, north), scene=scene, size_px=128, crs="EPSG:27700")
     cut_tiles(scene, grid, tmp_path / "tiles.npy", resampling="nearest")
     theirs = np.zeros((4, 128, 128), np.uint16)
     with rasterio.open(tmp_path / "a.tif") as source:
         reproject(
-            rasterio.band(source, [1, 2, 3, 4]), theirs, dst_crs="EPSG:27700", dst_transform=grid.transform(0),
-            resampling=Resampling.nearest, src_nodata=0, dst_nodata=0, tolerance=0,
-        )  # fmt: skip
+            rasterio.band(source, [1, 2, 3, 4]),
+            theirs,
+            dst_crs="EPSG:27700",
+            dst_transform=grid.transform(0),
+            resampling=Resampling.nearest,
+            src_nodata=0,
+            dst_nodata=0,
+            tolerance=0,
+        )
     assert (np.load(tmp_path / "tiles.npy")[0] == theirs).mean() >= 0.999
 
 
 def test_nodata_does_not_bleed_into_its_neighbours(tmp_path):
     values = np.full((4, 200, 200), 1000, np.uint16)
     values[:, :, 100:] = 0
-    scene = open_scene(write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630"))
-    east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform([561_000.0], [5_699_000.0])
+    scene = open_scene(
+        write_raster(tmp_path / "a.tif", values, left=560_000, top=5_700_000, crs="EPSG:32630")
+    )
+    east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
+        [561_000.0], [5_699_000.0]
+    )
     grid = tile_grid(*degrees(east, north), scene=scene, size_px=64, crs="EPSG:27700")
     for method in ("bilinear", "cubic"):
         valid = cut_tiles(scene, grid, tmp_path / "tiles.npy", resampling=method)
@@ -169,7 +199,9 @@ def test_nodata_does_not_bleed_into_its_neighbours(tmp_path):
 def test_coarser_tiles_are_averages_not_samples(tmp_path):
     values = counts(200, 200)
     scene = open_scene(write_raster(tmp_path / "a.tif", values))
-    grid = tile_grid(*degrees([LEFT + 1000], [TOP - 1000]), scene=scene, size_px=16, resolution_m=100)
+    grid = tile_grid(
+        *degrees([LEFT + 1000], [TOP - 1000]), scene=scene, size_px=16, resolution_m=100
+    )
     valid = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     cut = np.load(tmp_path / "tiles.npy")[0]
     assert valid[0] == 1
@@ -180,7 +212,10 @@ def test_pieces_overlap_in_the_same_way_whatever_their_order(tmp_path):
     whole = counts(100, 160)
     west, east = whole[:, :, :100].copy(), whole[:, :, 60:] + 7
     west[:, 30:50, 70:90] = 0
-    paths = [write_raster(tmp_path / "west.tif", west), write_raster(tmp_path / "east.tif", east, left=LEFT + 600)]
+    paths = [
+        write_raster(tmp_path / "west.tif", west),
+        write_raster(tmp_path / "east.tif", east, left=LEFT + 600),
+    ]
     lon, lat = degrees(LEFT + np.array([500, 800, 1100]), TOP - np.array([400, 400, 600]))
     found = []
     for order in (paths, paths[::-1]):
@@ -189,8 +224,13 @@ def test_pieces_overlap_in_the_same_way_whatever_their_order(tmp_path):
         cut_tiles(scene, grid, tmp_path / "tiles.npy")
         found.append(np.load(tmp_path / "tiles.npy"))
         for number in range(3):
-            column, row = round((grid.left[number] - LEFT) / 10), round((TOP - grid.top[number]) / 10)
-            np.testing.assert_array_equal(found[-1][number], scene.read(Window(column, row, 40, 40))[0])
+            column, row = (
+                round((grid.left[number] - LEFT) / 10),
+                round((TOP - grid.top[number]) / 10),
+            )
+            np.testing.assert_array_equal(
+                found[-1][number], scene.read(Window(column, row, 40, 40))[0]
+            )
     np.testing.assert_array_equal(*found)
 
 
@@ -227,7 +267,11 @@ def test_a_band_file_that_covers_less_ground_keeps_its_place(tmp_path):
     assert not valid[:, :10].any()
     values[1, :, :10] = 0
     np.testing.assert_array_equal(read, values)
-    grid = tile_grid(*degrees(LEFT + np.array([100.0, 300]), TOP - np.array([300.0, 300])), scene=scene, size_px=16)
+    grid = tile_grid(
+        *degrees(LEFT + np.array([100.0, 300]), TOP - np.array([300.0, 300])),
+        scene=scene,
+        size_px=16,
+    )
     shares = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     for number, tile in enumerate(np.load(tmp_path / "tiles.npy")):
         column, row = round((grid.left[number] - LEFT) / 10), round((TOP - grid.top[number]) / 10)
@@ -262,13 +306,18 @@ def test_the_lattice_of_the_national_grid_moves_tiles_to_its_squares(tmp_path):
 def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, monkeypatch, crs):
     monkeypatch.setattr("data_prep.blocks.UNIT_BYTES", 20_000)
     monkeypatch.setattr(tiles_module, "WARP_TILES", 4)
-    scene = open_scene([
-        write_raster(tmp_path / "a.tif", counts(150, 150)),
-        write_raster(tmp_path / "b.tif", counts(150, 150, seed=1), left=LEFT + 1000),
-    ])  # fmt: skip
+    scene = open_scene(
+        [
+            write_raster(tmp_path / "a.tif", counts(150, 150)),
+            write_raster(tmp_path / "b.tif", counts(150, 150, seed=1), left=LEFT + 1000),
+        ]
+    )
     random = np.random.default_rng(3)
     grid = tile_grid(
-        *degrees(LEFT + random.uniform(200, 2200, 30), TOP - random.uniform(200, 1300, 30)), scene=scene, size_px=24, crs=crs
+        *degrees(LEFT + random.uniform(200, 2200, 30), TOP - random.uniform(200, 1300, 30)),
+        scene=scene,
+        size_px=24,
+        crs=crs,
     )
     whole = CutReport()
     cut_tiles(scene, grid, tmp_path / "whole.npy", executor=Serial(), report=whole)
@@ -277,7 +326,13 @@ def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, mon
         attempts += 1
         report = CutReport()
         try:
-            cut_tiles(scene, grid, tmp_path / "tiles.npy", executor=Serial(6 if crs is None else 21), report=report)
+            cut_tiles(
+                scene,
+                grid,
+                tmp_path / "tiles.npy",
+                executor=Serial(6 if crs is None else 21),
+                report=report,
+            )
         except KeyboardInterrupt:
             continue
         finally:
@@ -286,14 +341,21 @@ def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, mon
     assert attempts >= 2
     assert report.units_done < whole.units_done  # what an earlier attempt did is not done again
     assert (tmp_path / "tiles.npy").read_bytes() == (tmp_path / "whole.npy").read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "b.tif", "tiles.npy", "whole.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a.tif",
+        "b.tif",
+        "tiles.npy",
+        "whole.npy",
+    ]
 
 
 def test_threads_and_processes_cut_the_same_tiles(tmp_path):
     scene = open_scene(write_raster(tmp_path / "a.tif", counts(150, 150)))
     random = np.random.default_rng(4)
     grid = tile_grid(
-        *degrees(LEFT + random.uniform(200, 1300, 20), TOP - random.uniform(200, 1300, 20)), scene=scene, size_px=24
+        *degrees(LEFT + random.uniform(200, 1300, 20), TOP - random.uniform(200, 1300, 20)),
+        scene=scene,
+        size_px=24,
     )
     cut_tiles(scene, grid, tmp_path / "threads.npy")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -314,10 +376,14 @@ def test_a_broken_block_stops_the_cut_with_the_name_of_the_file(tmp_path):
 
 
 def test_tiles_in_degrees_are_refused_with_the_way_out(tmp_path):
-    scene = open_scene(write_raster(tmp_path / "a.tif", counts(), left=-2, top=51, pixel=0.0001, crs="EPSG:4326"))
+    scene = open_scene(
+        write_raster(tmp_path / "a.tif", counts(), left=-2, top=51, pixel=0.0001, crs="EPSG:4326")
+    )
     with pytest.raises(RasterError, match=r"Set tiles\.crs to a projected CRS"):
         tile_grid(np.array([-2.0]), np.array([51.0]), scene=scene)
-    grid = tile_grid(np.array([-1.996]), np.array([50.997]), scene=scene, size_px=16, crs="EPSG:27700")
+    grid = tile_grid(
+        np.array([-1.996]), np.array([50.997]), scene=scene, size_px=16, crs="EPSG:27700"
+    )
     assert cut_tiles(scene, grid, tmp_path / "tiles.npy")[0] == 1
 
 
@@ -328,7 +394,9 @@ def test_an_offset_that_is_harmonised_reaches_the_tiles(tmp_path):
     lower = replace(scene, offset=0.0)
     grid = tile_grid(*degrees([LEFT + 300], [TOP - 300]), scene=scene, size_px=16)
     cut_tiles(lower, grid, tmp_path / "tiles.npy")
-    np.testing.assert_array_equal(np.load(tmp_path / "tiles.npy")[0], values[:, 22:38, 22:38] - 1000)
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "tiles.npy")[0], values[:, 22:38, 22:38] - 1000
+    )
 
 
 @pytest.mark.parametrize("where", [{}, {"crs": "EPSG:32630"}, {"resolution_m": 30.0}])
@@ -336,11 +404,14 @@ def test_tiles_of_fractions_are_those_of_counts(tmp_path, where):
     values = smooth(150, 170)
     whole = open_scene(write_raster(tmp_path / "counts.tif", values))
     fractions = open_scene(
-        write_raster(tmp_path / "fractions.tif", (values / 10_000).astype(np.float32), nodata=None), scale=1.0
+        write_raster(tmp_path / "fractions.tif", (values / 10_000).astype(np.float32), nodata=None),
+        scale=1.0,
     )
     lon, lat = degrees([LEFT + 700, LEFT + 900], [TOP - 700, TOP - 800])
     for name, scene in (("a", whole), ("b", fractions)):
-        cut_tiles(scene, tile_grid(lon, lat, scene=scene, size_px=32, **where), tmp_path / f"{name}.npy")
+        cut_tiles(
+            scene, tile_grid(lon, lat, scene=scene, size_px=32, **where), tmp_path / f"{name}.npy"
+        )
     first, second = np.load(tmp_path / "a.npy").astype(int), np.load(tmp_path / "b.npy").astype(int)
     assert np.abs(first - second).max() <= (1 if "resolution_m" in where else 0)
     assert first.mean() > 500

@@ -20,10 +20,25 @@ def s2bms(shared: Path) -> Dataset:
     species = tuple(name for name in presence.columns if name not in ("lon", "lat", "n_visits"))
     k = presence[list(species)].mul(n, axis=0).round().astype(int)
     covariates = pd.read_csv(folder / "covariates.csv").set_index("site_id").reindex(presence.index)
-    east, north = Transformer.from_crs(4326, 27700, always_xy=True).transform(presence["lon"], presence["lat"])
+    east, north = Transformer.from_crs(4326, 27700, always_xy=True).transform(
+        presence["lon"], presence["lat"]
+    )
     sites = gpd.GeoDataFrame(
-        {"easting": east, "northing": north, "lon": presence["lon"], "lat": presence["lat"], "visits": n},
-        geometry=shapely.from_wkt(table["footprint_wkt"].to_numpy()), crs=4326, index=presence.index,
-    )  # fmt: skip
-    split = Split(tuple(presence.index[table["split"] == "train"]), tuple(presence.index[table["split"] == "val"]))
-    return Dataset(DatasetCard(name="s2bms", species=species), sites, k, covariates=covariates, split=split)
+        {
+            "easting": east,
+            "northing": north,
+            "lon": presence["lon"],
+            "lat": presence["lat"],
+            "visits": n,
+        },
+        geometry=shapely.from_wkt(table["footprint_wkt"].to_numpy()),
+        crs=4326,
+        index=presence.index,
+    )
+    split = Split(
+        tuple(presence.index[table["split"] == "train"]),
+        tuple(presence.index[table["split"] == "val"]),
+    )
+    return Dataset(
+        DatasetCard(name="s2bms", species=species), sites, k, covariates=covariates, split=split
+    )

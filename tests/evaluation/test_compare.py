@@ -28,10 +28,14 @@ def test_out_of_fold_predictions_are_those_of_models_fitted_without_the_fold(wor
     result = cross_validate(lambda: make_baseline("nearest_sites"), world, folds)
     assert list(result.predictions.index) == list(world.site_ids)
     for number, fold in enumerate(folds):
-        expected = make_baseline("nearest_sites").fit(world, fold.train).predict(world, fold.validation)
+        expected = (
+            make_baseline("nearest_sites").fit(world, fold.train).predict(world, fold.validation)
+        )
         pd.testing.assert_frame_equal(result.predictions.loc[expected.index], expected)
         assert (result.fold_of[list(fold.validation)] == number).all()
-    assert result.scores["mse"] == pytest.approx(((result.predictions - world.rates) ** 2).to_numpy().mean())
+    assert result.scores["mse"] == pytest.approx(
+        ((result.predictions - world.rates) ** 2).to_numpy().mean()
+    )
     assert len(result.scores.per_block) == 3
 
 
@@ -44,7 +48,9 @@ def test_a_site_held_out_twice_is_refused(world):
 
 
 def test_out_of_fold_predictions_can_be_kept(world, tmp_path):
-    result = cross_validate(lambda: make_baseline("mean_rate"), world, spatial_folds(world.sites, n_folds=3))
+    result = cross_validate(
+        lambda: make_baseline("mean_rate"), world, spatial_folds(world.sites, n_folds=3)
+    )
     result.to_parquet(tmp_path / "oof.parquet")
     table = pd.read_parquet(tmp_path / "oof.parquet")
     assert list(table["fold"]) == list(result.fold_of)
@@ -80,7 +86,8 @@ def test_the_better_of_two_models_is_told_with_certainty_and_equal_ones_are_not(
     assert result.difference.high < 0 and result.first_wins == len(world.species)
     assert result.verdict.startswith("truth is better than noise")
     assert result.difference.estimate == pytest.approx(
-        score_predictions(world, world.site_ids, truth)["mse"] - score_predictions(world, world.site_ids, worse)["mse"]
+        score_predictions(world, world.site_ids, truth)["mse"]
+        - score_predictions(world, world.site_ids, worse)["mse"]
     )
     other = compare(world, world.site_ids, worse, truth, names=("noise", "truth"), repeats=500)
     assert other.difference.low == pytest.approx(-result.difference.high, rel=0.1)
@@ -116,7 +123,15 @@ def test_the_comparison_of_equal_models_covers_zero_in_93_to_97_of_100_worlds():
         world, truth = small_world(sites=240, seed=repetition)
         random = np.random.default_rng(repetition)
         one, two = ((truth + random.normal(0, 0.1, truth.shape)).clip(0, 1) for _ in range(2))
-        result = compare(world, world.site_ids, one, two, blocks=world.sites["block"], repeats=800, seed=repetition)
+        result = compare(
+            world,
+            world.site_ids,
+            one,
+            two,
+            blocks=world.sites["block"],
+            repeats=800,
+            seed=repetition,
+        )
         covered += result.difference.covers(0)
     assert 0.93 <= covered / 400 <= 0.97
 
@@ -124,36 +139,72 @@ def test_the_comparison_of_equal_models_covers_zero_in_93_to_97_of_100_worlds():
 def test_a_ladder_ranks_its_steps_and_writes_them(world, tmp_path):
     steps = ["nearest_sites", {"kind": "trees", "name": "few trees", "options": {"trees": 20}}]
     ladder = run_ladder(world, steps, n_folds=3, repeats=200, folder=tmp_path)
-    assert ladder.table.index[0] == "few trees" and set(ladder.table.index) == {"mean_rate", "nearest_sites", "few trees"}
+    assert ladder.table.index[0] == "few trees" and set(ladder.table.index) == {
+        "mean_rate",
+        "nearest_sites",
+        "few trees",
+    }
     row = ladder.table.loc["few trees"]
-    assert row["mse_low"] < row["mse"] < row["mse_high"] and row["cv_mse_low"] < row["cv_mse"] < row["cv_mse_high"]
+    assert (
+        row["mse_low"] < row["mse"] < row["mse_high"]
+        and row["cv_mse_low"] < row["cv_mse"] < row["cv_mse_high"]
+    )
     assert row["better_species"] > row["surely_worse_species"]
     assert ladder.table.loc["mean_rate", "cv_skill"] == pytest.approx(0)
     assert "few trees" in ladder.summary() and "cross-validated" in ladder.summary()["few trees"]
-    for name in ("ladder.csv", "ladder.md", "ladder.png", "ladder_species.csv", "predictions_few_trees.parquet",
-                 "out_of_fold_few_trees.parquet"):  # fmt: skip
+    for name in (
+        "ladder.csv",
+        "ladder.md",
+        "ladder.png",
+        "ladder_species.csv",
+        "predictions_few_trees.parquet",
+        "out_of_fold_few_trees.parquet",
+    ):
         assert (tmp_path / name).stat().st_size > 100
 
 
 def test_a_step_the_data_do_not_serve_is_noted_and_left_out(world):
-    ladder = run_ladder(world, [{"kind": "trees", "options": {"bands": True}}], n_folds=0, repeats=100)
-    assert "has no tiles" in ladder.table.loc["trees", "note"] and "left out" in ladder.summary()["trees"]
+    ladder = run_ladder(
+        world, [{"kind": "trees", "options": {"bands": True}}], n_folds=0, repeats=100
+    )
+    assert (
+        "has no tiles" in ladder.table.loc["trees", "note"]
+        and "left out" in ladder.summary()["trees"]
+    )
     assert "cv_mse" not in ladder.table
 
 
 def test_if_one_step_needs_tiles_all_are_scored_on_the_sites_that_have_one(world):
     sites = world.sites.copy()
-    sites["tile_row"] = np.where(np.arange(len(sites)) % 4 == 0, -1, np.cumsum(np.arange(len(sites)) % 4 != 0) - 1)
-    tiles = np.random.default_rng(0).integers(1, 3000, (sites["tile_row"].max() + 1, 1, 8, 8)).astype(np.uint16)
-    card = world.card.model_copy(update={"tiles": TileCard(bands=("nir",), size_px=8, resolution_m=10)})
+    sites["tile_row"] = np.where(
+        np.arange(len(sites)) % 4 == 0, -1, np.cumsum(np.arange(len(sites)) % 4 != 0) - 1
+    )
+    tiles = (
+        np.random.default_rng(0)
+        .integers(1, 3000, (sites["tile_row"].max() + 1, 1, 8, 8))
+        .astype(np.uint16)
+    )
+    card = world.card.model_copy(
+        update={"tiles": TileCard(bands=("nir",), size_px=8, resolution_m=10)}
+    )
     pictured = replace(world, card=card, sites=sites, tiles=tiles)
-    ladder = run_ladder(pictured, [{"kind": "trees", "options": {"bands": True, "trees": 5}}], n_folds=0, repeats=100)
+    ladder = run_ladder(
+        pictured,
+        [{"kind": "trees", "options": {"bands": True, "trees": 5}}],
+        n_folds=0,
+        repeats=100,
+    )
     assert not ladder.table["note"].any()
     assert {scores["sites"] for scores in ladder.scores.values()} == {51}  # of 67 validation sites
 
 
 def test_a_ladder_takes_any_predictor_by_its_factory(world):
-    ladder = run_ladder(world, {"near": lambda: make_baseline("nearest_sites", neighbours=5)}, n_folds=0, repeats=100)
+    ladder = run_ladder(
+        world,
+        {"near": lambda: make_baseline("nearest_sites", neighbours=5)},
+        n_folds=0,
+        repeats=100,
+    )
     assert list(ladder.scores) == ["mean_rate", "near"]
 
 

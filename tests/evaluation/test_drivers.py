@@ -29,7 +29,9 @@ class Greenness:
         tiles = dataset.tiles[dataset.tile_rows(sites)]
         half = tiles.shape[2] // 2
         value = tiles[:, -1, :half, :half].mean(axis=(1, 2)) / 1000
-        return pd.DataFrame(dict.fromkeys(self.species, value), index=pd.Index(list(sites), name="site_id"))
+        return pd.DataFrame(
+            dict.fromkeys(self.species, value), index=pd.Index(list(sites), name="site_id")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,14 @@ def world():
 def pictures():
     dataset, _ = small_world(species=2, sites=60)
     random = np.random.default_rng(0)
-    tiles = random.integers(100, 900, (60, 1, 1, 1)).astype(np.uint16) + random.integers(0, 9, (60, 2, 16, 16), dtype=np.uint16)
+    tiles = random.integers(100, 900, (60, 1, 1, 1)).astype(np.uint16) + random.integers(
+        0, 9, (60, 2, 16, 16), dtype=np.uint16
+    )
     sites = dataset.sites.copy()
     sites["tile_row"] = np.arange(60)[::-1]
-    card = dataset.card.model_copy(update={"tiles": TileCard(bands=("red", "nir"), size_px=16, resolution_m=10)})
+    card = dataset.card.model_copy(
+        update={"tiles": TileCard(bands=("red", "nir"), size_px=16, resolution_m=10)}
+    )
     return replace(dataset, card=card, sites=sites, tiles=tiles)
 
 
@@ -59,7 +65,9 @@ def test_the_habitat_matters_and_noise_does_not(world):
 
 
 def test_a_band_the_model_does_not_see_has_no_importance(pictures):
-    table = permutation_importance(Greenness(), pictures, pictures.site_ids, groups={"band red": (), "band nir": ()}, repeats=2)
+    table = permutation_importance(
+        Greenness(), pictures, pictures.site_ids, groups={"band red": (), "band nir": ()}, repeats=2
+    )
     assert table.loc["band red", "importance"] == 0 and table.loc["band nir", "importance"] != 0
 
 
@@ -67,7 +75,12 @@ def test_groups_join_covariates_that_differ_by_a_number(world):
     names = ["bioclim_01", "bioclim_02", "frac_11", "roads"]
     table = pd.DataFrame(np.zeros((len(world.sites), 4)), index=world.sites.index, columns=names)
     groups = input_groups(replace(world, covariates=table))
-    assert groups == {"position": (), "bioclim": ("bioclim_01", "bioclim_02"), "frac": ("frac_11",), "roads": ("roads",)}
+    assert groups == {
+        "position": (),
+        "bioclim": ("bioclim_01", "bioclim_02"),
+        "frac": ("frac_11",),
+        "roads": ("roads",),
+    }
 
 
 def test_unknown_inputs_are_refused(world, pictures):
@@ -88,7 +101,9 @@ def test_partial_dependence_follows_the_truth(world):
     assert (np.sign(curve.iloc[-1] - curve.iloc[0]).to_numpy() == np.sign(slopes)).all()
 
 
-def test_painting_over_what_the_model_looks_at_changes_its_prediction_and_nothing_else_does(pictures):
+def test_painting_over_what_the_model_looks_at_changes_its_prediction_and_nothing_else_does(
+    pictures,
+):
     tiles = pictures.tiles.copy()
     tiles[:, 1, :8, :8] += 100
     change, species = occlusion(Greenness(), replace(pictures, tiles=tiles), "s0003", side_px=8)
@@ -102,12 +117,16 @@ def test_a_subset_keeps_what_belongs_to_each_site(pictures):
     sites = ["s0007", "s0002"]
     part = subset(pictures, sites)
     assert list(part.site_ids) == sites and len(part.tiles) == 2
-    np.testing.assert_array_equal(part.tiles[part.tile_rows(sites)], pictures.tiles[pictures.tile_rows(sites)])
+    np.testing.assert_array_equal(
+        part.tiles[part.tile_rows(sites)], pictures.tiles[pictures.tile_rows(sites)]
+    )
     pd.testing.assert_frame_equal(part.covariates, pictures.covariates.loc[sites])
 
 
 def test_the_sites_most_alike_are_the_nearest_in_scaled_numbers():
-    table = pd.DataFrame({"a": [0.0, 0.1, 5.0, 0.2], "b": [0.0, 900.0, 0.0, np.nan]}, index=list("wxyz"))
+    table = pd.DataFrame(
+        {"a": [0.0, 0.1, 5.0, 0.2], "b": [0.0, 900.0, 0.0, np.nan]}, index=list("wxyz")
+    )
     assert most_alike(table, "w", count=3).index[0] == "z"
     assert list(most_alike(table, "w", among=["x", "w"]).index) == ["x"]
     with pytest.raises(DataError, match="not in the table of 4"):

@@ -30,8 +30,13 @@ def findings(world, tmp_path_factory):
     model = make_baseline("linear").fit(world, world.split.train)
     model.save(folder)
     run_ladder(world, ["nearest_sites"], n_folds=3, repeats=100, folder=folder)
-    config = {"build": {"records": {"min_records": 200, "institutions": ["UKBMS"]}}, "train": {"model": {"kind": "linear"}}}
-    return collect_findings(model, world, name="Linear", folder=folder, config=config, importance_repeats=1)
+    config = {
+        "build": {"records": {"min_records": 200, "institutions": ["UKBMS"]}},
+        "train": {"model": {"kind": "linear"}},
+    }
+    return collect_findings(
+        model, world, name="Linear", folder=folder, config=config, importance_repeats=1
+    )
 
 
 def test_the_report_is_one_page_without_network(findings, tmp_path):
@@ -42,10 +47,16 @@ def test_the_report_is_one_page_without_network(findings, tmp_path):
     assert len(re.findall(r'id="([^"]+)"', page)) == len(set(re.findall(r'id="([^"]+)"', page)))
     for species in findings.dataset.species:
         assert species in page
-    assert f"{findings.scores['mse']:.4f}" in page and "nearest sites" in page and "The whole ladder" in page
+    assert (
+        f"{findings.scores['mse']:.4f}" in page
+        and "nearest sites" in page
+        and "The whole ladder" in page
+    )
     for name in ("report.md", "report_species.csv", "report_odmap.csv"):
         assert (tmp_path / name).stat().st_size > 200
-    assert set(pd.read_csv(tmp_path / "report_species.csv", index_col=0).index) == set(findings.dataset.species)
+    assert set(pd.read_csv(tmp_path / "report_species.csv", index_col=0).index) == set(
+        findings.dataset.species
+    )
 
 
 def test_names_cannot_break_out_of_the_page(world, tmp_path):
@@ -57,13 +68,17 @@ def test_names_cannot_break_out_of_the_page(world, tmp_path):
         detections=world.detections.set_axis(list(species), axis=1),
     )
     model = make_baseline("mean_rate").fit(named, named.split.train)
-    page = write_report(collect_findings(model, named, name="<i>", importance_repeats=0), tmp_path / "r.html").read_text()
+    page = write_report(
+        collect_findings(model, named, name="<i>", importance_repeats=0), tmp_path / "r.html"
+    ).read_text()
     assert "<script>alert" not in page and "<b>x</b>" not in page and "<h1><i>" not in page
     assert page.count("</script>") == 2
 
 
 def test_withheld_species_have_no_places_in_the_page(findings, tmp_path):
-    page = write_report(findings, tmp_path / "r.html", withheld=findings.dataset.species[:1]).read_text()
+    page = write_report(
+        findings, tmp_path / "r.html", withheld=findings.dataset.species[:1]
+    ).read_text()
     data = page.split('id="report-data">')[1].split("</script>")[0]
     assert findings.dataset.species[0] not in data and findings.dataset.species[1] in data
     assert "1 sensitive species have no map" in page
@@ -80,20 +95,27 @@ def test_the_protocol_is_filled_in_from_card_and_config(findings, tmp_path):
 
 def test_the_markdown_says_the_same(findings):
     text = to_markdown([findings])
-    assert sentences(findings)[0] in text and "| mean_rate |" in text and "## ODMAP protocol" in text
+    assert (
+        sentences(findings)[0] in text and "| mean_rate |" in text and "## ODMAP protocol" in text
+    )
 
 
 def test_the_reader_is_warned_when_a_baseline_is_better(world):
     model = make_baseline("mean_rate").fit(world, world.split.train)
     found = collect_findings(model, world, baselines=["linear"], importance_repeats=0)
-    assert any(warning.startswith("Linear predicts these sites better") for warning in warnings_of(found))
+    assert any(
+        warning.startswith("Linear predicts these sites better") for warning in warnings_of(found)
+    )
     fitted_to = collect_findings(model, world, part="train", baselines=(), importance_repeats=0)
     assert any("the model was fitted to" in warning for warning in warnings_of(fitted_to))
 
 
 def test_several_runs_stand_beside_each_other(findings, world, tmp_path):
     other = replace(findings, name="Other")
-    other = replace(other, scores=replace(other.scores, beside=other.scores.beside.rename(index={"Linear": "Other"})))
+    other = replace(
+        other,
+        scores=replace(other.scores, beside=other.scores.beside.rename(index={"Linear": "Other"})),
+    )
     page = write_report([findings, other], tmp_path / "r.html").read_text()
     assert page.count('class="self"') == 2
     with pytest.raises(DataError, match="nothing to report"):
@@ -106,16 +128,29 @@ def test_ticks_are_round_and_colours_diverge():
     assert ticks(0, 1) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0] or len(ticks(0, 1)) >= 4
     assert ticks(-0.1, 0.1)[0] >= -0.1 and 0.0 in ticks(-0.1, 0.1)
     assert ticks(3, 3) == [3]
-    assert len({diverging_colour(value) for value in (-9, 0, 9)}) == 3 and diverging_colour(9) == diverging_colour(2)
+    assert len({diverging_colour(value) for value in (-9, 0, 9)}) == 3 and diverging_colour(
+        9
+    ) == diverging_colour(2)
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
 def test_the_page_works_in_a_browser_and_fits_a_phone(findings, tmp_path):
     path = write_report(findings, tmp_path / "report.html")
     # The page is asked for its own width after its script has run.
-    probe = "<script>document.title = `${document.documentElement.scrollWidth} of ${innerWidth}`;</script></body>"
+    probe = (
+        "<script>document.title = `${document.documentElement.scrollWidth} of "
+        "${innerWidth}`;</script></body>"
+    )
     path.write_text(path.read_text().replace("</body>", probe))
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--window-size=360,800", "--dump-dom", path.as_uri()]
+    command = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--window-size=360,800",
+        "--dump-dom",
+        path.as_uri(),
+    ]
     page = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
     options = page.split('id="pick"')[1].split("</select>")[0]
     assert options.count("<option") == len(findings.dataset.species)

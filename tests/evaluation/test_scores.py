@@ -9,7 +9,13 @@ import pytest
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation import evaluate_run, score_predictions
-from butterfly_sdm.evaluation.ranking import auc, average_precision, boyce_index, max_skill_threshold, true_skill
+from butterfly_sdm.evaluation.ranking import (
+    auc,
+    average_precision,
+    boyce_index,
+    max_skill_threshold,
+    true_skill,
+)
 from butterfly_sdm.evaluation.scores import cell_scores, noise_floor
 from butterfly_sdm.evaluation.topk import adaptive_top_k, top_k_overlap
 from tests.evaluation.real_sites import s2bms
@@ -26,7 +32,12 @@ def noisy(truth: pd.DataFrame, seed: int = 1) -> pd.DataFrame:
 
 
 def test_scores_agree_with_scikit_learn(world):
-    from sklearn.metrics import average_precision_score, mean_absolute_error, mean_squared_error, roc_auc_score
+    from sklearn.metrics import (
+        average_precision_score,
+        mean_absolute_error,
+        mean_squared_error,
+        roc_auc_score,
+    )
 
     _, truth = small_world()
     predicted = noisy(truth).round(1)  # with ties
@@ -38,7 +49,9 @@ def test_scores_agree_with_scikit_learn(world):
         if detected[species].all():
             assert np.isnan(scores.per_species.loc[species, "auc"])
             continue
-        assert scores.per_species.loc[species, "auc"] == pytest.approx(roc_auc_score(detected[species], predicted[species]))
+        assert scores.per_species.loc[species, "auc"] == pytest.approx(
+            roc_auc_score(detected[species], predicted[species])
+        )
         assert scores.per_species.loc[species, "average_precision"] == pytest.approx(
             average_precision_score(detected[species], predicted[species])
         )
@@ -64,16 +77,24 @@ def test_the_deviance_is_that_of_the_binomial_likelihood():
     k = random.binomial(n[:, None], p)
     saturated = binom.logpmf(k, n[:, None], k / n[:, None])
     expected = 2 * (saturated - binom.logpmf(k, n[:, None], p))
-    np.testing.assert_allclose(cell_scores(k.astype(float), n.astype(float), p)["deviance"], expected, atol=1e-9)
+    np.testing.assert_allclose(
+        cell_scores(k.astype(float), n.astype(float), p)["deviance"], expected, atol=1e-9
+    )
 
 
 def test_the_noise_floor_is_the_error_of_the_truth_itself():
     dataset, truth = small_world(sites=4000, visits=10)
     floor = np.nanmean(noise_floor(dataset.rates.to_numpy(), dataset.visits.to_numpy(float)))
     assert floor == pytest.approx(((truth - dataset.rates) ** 2).to_numpy().mean(), rel=0.02)
-    reference = make_baseline("mean_rate").fit(dataset, dataset.site_ids).predict(dataset, dataset.site_ids)
-    assert score_predictions(dataset, dataset.site_ids, truth, reference=reference)["skill"] == pytest.approx(1, abs=0.01)
-    assert score_predictions(dataset, dataset.site_ids, reference, reference=reference)["skill"] == pytest.approx(0)
+    reference = (
+        make_baseline("mean_rate").fit(dataset, dataset.site_ids).predict(dataset, dataset.site_ids)
+    )
+    assert score_predictions(dataset, dataset.site_ids, truth, reference=reference)[
+        "skill"
+    ] == pytest.approx(1, abs=0.01)
+    assert score_predictions(dataset, dataset.site_ids, reference, reference=reference)[
+        "skill"
+    ] == pytest.approx(0)
 
 
 def test_scores_do_not_depend_on_the_order_of_sites_or_species(world):
@@ -83,18 +104,28 @@ def test_scores_do_not_depend_on_the_order_of_sites_or_species(world):
     backwards = score_predictions(world, world.site_ids[::-1], predicted.iloc[::-1, ::-1])
     pd.testing.assert_series_equal(forwards.overall, backwards.overall)
     pd.testing.assert_frame_equal(forwards.per_species, backwards.per_species)
-    pd.testing.assert_frame_equal(forwards.per_site, backwards.per_site.loc[forwards.per_site.index])
+    pd.testing.assert_frame_equal(
+        forwards.per_site, backwards.per_site.loc[forwards.per_site.index]
+    )
 
 
 def test_whole_set_means_are_means_of_the_tables(world):
     _, truth = small_world()
     scores = score_predictions(world, world.site_ids, noisy(truth), reference=truth)
-    assert scores["mse"] == pytest.approx(scores.per_species["mse"].mean()) == pytest.approx(scores.per_site["mse"].mean())
+    assert (
+        scores["mse"]
+        == pytest.approx(scores.per_species["mse"].mean())
+        == pytest.approx(scores.per_site["mse"].mean())
+    )
     assert scores.per_block is not None
-    weighted = (scores.per_block["mse"] * scores.per_block["sites"]).sum() / scores.per_block["sites"].sum()
+    weighted = (scores.per_block["mse"] * scores.per_block["sites"]).sum() / scores.per_block[
+        "sites"
+    ].sum()
     assert weighted == pytest.approx(scores["mse"])
     truth_error = ((truth - world.rates) ** 2).mean()
-    np.testing.assert_allclose(scores.per_species["factor"], truth_error / scores.per_species["mse"])
+    np.testing.assert_allclose(
+        scores.per_species["factor"], truth_error / scores.per_species["mse"]
+    )
 
 
 def test_ties_in_top_k_count_with_their_expected_value():
@@ -104,7 +135,10 @@ def test_ties_in_top_k_count_with_their_expected_value():
     expected = top_k_overlap(observed, predicted, 3)
     simulated = np.zeros(6)
     for _ in range(4000):
-        first = [np.argsort(-(table + random.uniform(0, 0.5, table.shape)), axis=1)[:, :3] for table in (observed, predicted)]
+        first = [
+            np.argsort(-(table + random.uniform(0, 0.5, table.shape)), axis=1)[:, :3]
+            for table in (observed, predicted)
+        ]
         simulated += [len(set(a) & set(b)) / 3 for a, b in zip(*first, strict=True)]
     np.testing.assert_allclose(expected, simulated / 4000, atol=0.02)
     np.testing.assert_allclose(top_k_overlap(observed, predicted, 7), 1)
@@ -113,7 +147,10 @@ def test_ties_in_top_k_count_with_their_expected_value():
 def test_without_ties_top_k_is_the_plain_overlap():
     random = np.random.default_rng(1)
     observed, predicted = random.uniform(size=(2, 20, 12))
-    plain = [len({*np.argsort(a)[-5:]} & {*np.argsort(b)[-5:]}) / 5 for a, b in zip(observed, predicted, strict=True)]
+    plain = [
+        len({*np.argsort(a)[-5:]} & {*np.argsort(b)[-5:]}) / 5
+        for a, b in zip(observed, predicted, strict=True)
+    ]
     np.testing.assert_allclose(top_k_overlap(observed, predicted, 5), plain)
 
 
@@ -165,10 +202,14 @@ def test_the_boyce_index_in_plain_loops():
     for start in np.linspace(low, high - width, 101):
         expected = np.mean([start <= value <= start + width for value in background])
         if expected > 0:
-            ratios.append(np.mean([start <= value <= start + width for value in presence]) / expected)
+            ratios.append(
+                np.mean([start <= value <= start + width for value in presence]) / expected
+            )
             middles.append(start + width / 2)
     kept = [0, *(i for i in range(1, len(ratios)) if ratios[i] != ratios[i - 1])]
-    expected = pd.Series(np.array(ratios)[kept]).corr(pd.Series(np.array(middles)[kept]), method="spearman")
+    expected = pd.Series(np.array(ratios)[kept]).corr(
+        pd.Series(np.array(middles)[kept]), method="spearman"
+    )
     assert boyce_index(presence, background) == pytest.approx(expected, abs=1e-3)
 
 
@@ -209,16 +250,33 @@ def test_sites_without_visits_are_not_scored(world):
 def test_a_run_is_scored_beside_its_baselines_and_written(world, tmp_path):
     model = make_baseline("trees", trees=20).fit(world, world.split.train)
     steps = []
-    scores = evaluate_run(model, world, baselines=["nearest_sites"], folder=tmp_path, name="forest",
-                          progress=lambda *step: steps.append(step))  # fmt: skip
+    scores = evaluate_run(
+        model,
+        world,
+        baselines=["nearest_sites"],
+        folder=tmp_path,
+        name="forest",
+        progress=lambda *step: steps.append(step),
+    )
     assert list(scores.beside.index) == ["forest", "mean_rate", "nearest_sites"]
     assert scores.beside.loc["mean_rate", "skill"] == pytest.approx(0) and scores["skill"] > 0.5
     assert steps[0] == ("evaluate", 0, 3) and steps[-1] == ("evaluate", 3, 3)
     table = pd.read_csv(tmp_path / "scores.csv", index_col="predictor")
-    np.testing.assert_allclose(table.loc["forest"].to_numpy(float), scores.overall.to_numpy(float), rtol=1e-6)
-    assert list(pd.read_parquet(tmp_path / "predictions.parquet").index) == list(world.split.validation)
-    for name in ("per_species.csv", "per_site.csv", "per_block.csv", "species_rates.png", "species_factor.png",
-                 "site_factor.png", "ladder.png"):  # fmt: skip
+    np.testing.assert_allclose(
+        table.loc["forest"].to_numpy(float), scores.overall.to_numpy(float), rtol=1e-6
+    )
+    assert list(pd.read_parquet(tmp_path / "predictions.parquet").index) == list(
+        world.split.validation
+    )
+    for name in (
+        "per_species.csv",
+        "per_site.csv",
+        "per_block.csv",
+        "species_rates.png",
+        "species_factor.png",
+        "site_factor.png",
+        "ladder.png",
+    ):
         assert (tmp_path / name).stat().st_size > 200
 
 

@@ -31,7 +31,9 @@ def test_the_truth_is_calibrated_and_overconfidence_is_seen(world):
     assert good.calibration_error < 0.01 < 0.05 < bad.calibration_error
     assert good.brier < bad.brier
     for result in (good, bad):
-        assert result.brier == pytest.approx(result.reliability - result.resolution + result.uncertainty + result.within_bins)
+        assert result.brier == pytest.approx(
+            result.reliability - result.resolution + result.uncertainty + result.within_bins
+        )
         assert abs(result.within_bins) < 0.01
         assert result.curve["predicted"].is_monotonic_increasing
         assert result.curve["visits"].sum() == dataset.visits.sum() * len(dataset.species)
@@ -40,9 +42,14 @@ def test_the_truth_is_calibrated_and_overconfidence_is_seen(world):
 def test_the_brier_score_is_the_mean_over_single_visits(world):
     dataset, truth = world
     k, n, p = dataset.detections.to_numpy(), dataset.visits.to_numpy(), truth.to_numpy()
-    squares = [np.r_[np.full(k[i, j], (1 - p[i, j]) ** 2), np.full(n[i] - k[i, j], p[i, j] ** 2)]
-               for i in range(len(n)) for j in range(k.shape[1])]  # fmt: skip
-    assert reliability(dataset, dataset.site_ids, truth).brier == pytest.approx(np.concatenate(squares).mean())
+    squares = [
+        np.r_[np.full(k[i, j], (1 - p[i, j]) ** 2), np.full(n[i] - k[i, j], p[i, j] ** 2)]
+        for i in range(len(n))
+        for j in range(k.shape[1])
+    ]
+    assert reliability(dataset, dataset.site_ids, truth).brier == pytest.approx(
+        np.concatenate(squares).mean()
+    )
 
 
 def test_one_prediction_for_all_is_one_bin(world):
@@ -53,7 +60,9 @@ def test_one_prediction_for_all_is_one_bin(world):
 
 
 @pytest.mark.parametrize("method", ["beta", "isotonic"])
-def test_recalibration_lowers_the_calibration_error_on_sites_it_has_not_seen(world, method, tmp_path):
+def test_recalibration_lowers_the_calibration_error_on_sites_it_has_not_seen(
+    world, method, tmp_path
+):
     dataset, truth = world
     known, unseen = dataset.site_ids[:400], dataset.site_ids[400:]
     wrong = overconfident(truth)
@@ -102,14 +111,20 @@ def test_conformal_intervals_of_ninety_percent_hold_for_88_to_92():
         blurred = expit(logit(truth.clip(1e-4, 1 - 1e-4)) + random.normal(0, 0.4, truth.shape))
         known, unseen = list(dataset.site_ids[:700]), list(dataset.site_ids[700:])
         conformal = fit_conformal(dataset, blurred.loc[known])
-        held.append(coverage(dataset, *conformal.intervals(blurred.loc[unseen], dataset.visits)).loc["all", "coverage"])
+        held.append(
+            coverage(dataset, *conformal.intervals(blurred.loc[unseen], dataset.visits)).loc[
+                "all", "coverage"
+            ]
+        )
     assert 0.88 <= np.mean(held) <= 0.92
     assert all(0.87 <= value <= 0.93 for value in held)
 
 
 def test_intervals_of_a_fitted_model_hold_across_spatial_folds(world):
     dataset, _ = world
-    result = cross_validate(lambda: make_baseline("trees", trees=50), dataset, spatial_folds(dataset.sites))
+    result = cross_validate(
+        lambda: make_baseline("trees", trees=50), dataset, spatial_folds(dataset.sites)
+    )
     table, low, high = cross_coverage(dataset, result.predictions, result.fold_of)
     assert 0.87 <= table.loc["all", "coverage"] <= 0.94
     assert (low <= high).all().all() and len(low) == len(dataset.sites)
@@ -119,7 +134,10 @@ def test_intervals_of_a_fitted_model_hold_across_spatial_folds(world):
 def test_more_visits_and_lower_levels_make_intervals_narrower(world):
     dataset, truth = world
     conformal = fit_conformal(dataset, truth)
-    width = {n: (lambda ends: (ends[1] - ends[0]).mean().mean())(conformal.intervals(truth, n)) for n in (5.0, 50.0)}
+    width = {
+        n: (lambda ends: (ends[1] - ends[0]).mean().mean())(conformal.intervals(truth, n))
+        for n in (5.0, 50.0)
+    }
     assert width[50.0] < width[5.0]
     assert (fit_conformal(dataset, truth, level=0.5).quantile < conformal.quantile).all()
 
@@ -129,7 +147,9 @@ def test_conformal_intervals_come_back_from_their_file(world, tmp_path):
     conformal = fit_conformal(dataset, truth)
     conformal.to_json(tmp_path / "conformal.json")
     again = Conformal.from_json(tmp_path / "conformal.json")
-    pd.testing.assert_frame_equal(again.intervals(truth, 20.0)[0], conformal.intervals(truth, 20.0)[0])
+    pd.testing.assert_frame_equal(
+        again.intervals(truth, 20.0)[0], conformal.intervals(truth, 20.0)[0]
+    )
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ArtefactError, match="does not hold conformal intervals"):
         Conformal.from_json(tmp_path / "bad.json")
@@ -172,13 +192,20 @@ def test_the_dissimilarity_in_plain_loops():
     scaled = ((training - training.mean()) / training.std() * weights).to_numpy()
     distance = [[np.linalg.norm(one - two) for two in scaled] for one in scaled]
     mean = np.mean([distance[i][j] for i in range(12) for j in range(i)])
-    outside = sorted(min(distance[i][j] for j in range(12) if folds[i] != folds[j]) / mean for i in range(12))
-    hinges = (outside[2] + outside[3]) / 2, (outside[8] + outside[9]) / 2  # R: boxplot.stats of twelve values
+    outside = sorted(
+        min(distance[i][j] for j in range(12) if folds[i] != folds[j]) / mean for i in range(12)
+    )
+    hinges = (
+        (outside[2] + outside[3]) / 2,
+        (outside[8] + outside[9]) / 2,
+    )  # R: boxplot.stats of twelve values
     limit = hinges[1] + 1.5 * (hinges[1] - hinges[0])
     assert area.threshold == pytest.approx(max(value for value in outside if value <= limit))
     place = pd.DataFrame({"a": [0.3], "b": [70.0]})
     there = ((place - training.mean()) / training.std() * weights).to_numpy()[0]
-    assert area.dissimilarity(place).iloc[0] == pytest.approx(min(np.linalg.norm(there - one) for one in scaled) / mean)
+    assert area.dissimilarity(place).iloc[0] == pytest.approx(
+        min(np.linalg.norm(there - one) for one in scaled) / mean
+    )
 
 
 def test_an_input_without_weight_does_not_count(tmp_path):
@@ -189,7 +216,9 @@ def test_an_input_without_weight_does_not_count(tmp_path):
     area.save(tmp_path / "area.safetensors")
     again = Applicability.load(tmp_path / "area.safetensors")
     assert again.inputs == area.inputs and again.threshold == area.threshold
-    np.testing.assert_array_equal(again.dissimilarity(training + 1), area.dissimilarity(training + 1))
+    np.testing.assert_array_equal(
+        again.dissimilarity(training + 1), area.dissimilarity(training + 1)
+    )
 
 
 def test_wrong_use_of_applicability_is_refused(tmp_path):

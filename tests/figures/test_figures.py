@@ -50,10 +50,16 @@ def dataset(bands: tuple[str, ...] = ("red", "green", "blue", "nir")) -> Dataset
         geometry=[box(0, 0, 1, 1)] * 12,
         crs=4326,
     )
-    detections = pd.DataFrame(rng.binomial(visits[:, None], 0.4, (12, 3)), index=sites.index, columns=list(SPECIES))
+    detections = pd.DataFrame(
+        rng.binomial(visits[:, None], 0.4, (12, 3)), index=sites.index, columns=list(SPECIES)
+    )
     tiles = rng.integers(0, 4000, (9, len(bands), 16, 16)).astype(np.uint16)
-    card = DatasetCard(name="small", species=SPECIES, tiles=TileCard(bands=bands, size_px=16, resolution_m=10))
-    return Dataset(card, sites, detections, tiles, None, Split(tuple(ids[:6]), tuple(ids[6:9]), tuple(ids[9:])))
+    card = DatasetCard(
+        name="small", species=SPECIES, tiles=TileCard(bands=bands, size_px=16, resolution_m=10)
+    )
+    return Dataset(
+        card, sites, detections, tiles, None, Split(tuple(ids[:6]), tuple(ids[6:9]), tuple(ids[9:]))
+    )
 
 
 @pytest.fixture
@@ -62,9 +68,17 @@ def species_map(tmp_path: Path) -> Path:
     values[:, :5] = -9999
     path = tmp_path / "map.tif"
     with rasterio.open(
-        path, "w", driver="GTiff", height=40, width=60, count=3, dtype="float32", nodata=-9999, crs="EPSG:32630",
+        path,
+        "w",
+        driver="GTiff",
+        height=40,
+        width=60,
+        count=3,
+        dtype="float32",
+        nodata=-9999,
+        crs="EPSG:32630",
         transform=from_origin(500_000, 5_700_000, 320, 320),
-    ) as raster:  # fmt: skip
+    ) as raster:
         raster.write(values)
         raster.descriptions = SPECIES
     return path
@@ -72,7 +86,9 @@ def species_map(tmp_path: Path) -> Path:
 
 def texts(picture: Picture) -> str:
     return "\n".join(
-        text.get_text() for axes in picture.axes for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
+        text.get_text()
+        for axes in picture.axes
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label, *axes.texts)
     )
 
 
@@ -104,7 +120,10 @@ def test_true_colour_takes_bands_by_name_whatever_their_order():
     usual, turned = dataset(), dataset(("nir", "blue", "red", "green"))
     turned.tiles[:] = usual.tiles[:, [3, 2, 0, 1]]
     for false_colour in (False, True):
-        one, other = (show_tiles(data, ["S0"], false_colour=false_colour).axes[0].images[0] for data in (usual, turned))
+        one, other = (
+            show_tiles(data, ["S0"], false_colour=false_colour).axes[0].images[0]
+            for data in (usual, turned)
+        )
         np.testing.assert_array_equal(one.get_array(), other.get_array())
 
 
@@ -122,7 +141,11 @@ def test_tiles_without_the_bands_of_a_colour_are_refused():
 
 def test_effort_names_the_parts_of_the_split_with_their_sizes():
     legend = show_effort(dataset()).axes[1].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == ["train (6)", "validation (3)", "test (3)"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "train (6)",
+        "validation (3)",
+        "test (3)",
+    ]
 
 
 def test_rates_of_an_unknown_species_are_refused():
@@ -139,7 +162,9 @@ def test_layers_are_read_by_name_with_nodata_as_nan_and_their_pixel_size(species
     np.testing.assert_allclose(layer.values[4:], 0.2, rtol=1e-6)
 
 
-def test_maps_are_shown_beside_each_other_on_one_scale_per_species(species_map: Path, tmp_path: Path):
+def test_maps_are_shown_beside_each_other_on_one_scale_per_species(
+    species_map: Path, tmp_path: Path
+):
     alone = show_maps(species_map)
     assert all(name in texts(alone) for name in SPECIES)
     both = show_maps({"predicted": species_map, "true": species_map}, ["Aglais io"])
@@ -148,7 +173,9 @@ def test_maps_are_shown_beside_each_other_on_one_scale_per_species(species_map: 
     assert limits[0] == limits[1] == pytest.approx((0, 0.3))
 
 
-def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(species_map: Path, tmp_path: Path):
+def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(
+    species_map: Path, tmp_path: Path
+):
     with pytest.raises(RasterError, match="has no band 'Pieris rapae'"):
         show_maps(species_map, ["Pieris rapae"])
     with pytest.raises(MissingFileError, match="butterfly-sdm map RUN"):
@@ -158,7 +185,9 @@ def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(species
         MapView(tmp_path / "text.tif")
 
 
-def test_the_picker_lists_every_species_and_needs_nothing_from_outside(species_map: Path, tmp_path: Path):
+def test_the_picker_lists_every_species_and_needs_nothing_from_outside(
+    species_map: Path, tmp_path: Path
+):
     page = MapView(species_map).save(tmp_path / "map.html").read_text(encoding="utf-8")
     assert re.findall(r"<option value='\d'>([^<]+)", page) == list(SPECIES)
     assert page.count("data:image/png;base64,") == 3
@@ -168,7 +197,12 @@ def test_the_picker_lists_every_species_and_needs_nothing_from_outside(species_m
 
 def test_history_draws_training_and_validation_of_one_measure_in_one_panel():
     history = pd.DataFrame(
-        {"epoch": [0, 1], "train_loss": [2.0, 1.0], "validation_loss": [2.1, 1.4], "validation_mse": [0.2, 0.1]}
+        {
+            "epoch": [0, 1],
+            "train_loss": [2.0, 1.0],
+            "validation_loss": [2.1, 1.4],
+            "validation_mse": [0.2, 0.1],
+        }
     )
     picture = show_history(history, reference=0.3)
     assert [axes.get_title() for axes in picture.axes] == ["loss", "mean squared error"]

@@ -1,4 +1,6 @@
-"""Two processes with half a batch each see the loss and the gradients of one process with all of it."""
+"""
+Two processes with half a batch each see the loss and the gradients of one process with all of it.
+"""
 
 from pathlib import Path
 
@@ -22,7 +24,9 @@ def inputs() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 
 
 def loss_of(net: nn.Module, x: torch.Tensor, rates: torch.Tensor) -> torch.Tensor:
-    return SoftRegulariser(temperature=0.5, nearest=3, bottom=4)(nn.functional.normalize(net(x), dim=1), rates)
+    return SoftRegulariser(temperature=0.5, nearest=3, bottom=4)(
+        nn.functional.normalize(net(x), dim=1), rates
+    )
 
 
 def work(rank: int, folder: str) -> None:
@@ -38,7 +42,9 @@ def work(rank: int, folder: str) -> None:
     value.backward()  # averages the gradients of both processes
     mean = value.detach() / 2
     dist.all_reduce(mean)
-    torch.save({"loss": mean, "gradients": [p.grad for p in net.parameters()]}, f"{folder}/{rank}.pt")
+    torch.save(
+        {"loss": mean, "gradients": [p.grad for p in net.parameters()]}, f"{folder}/{rank}.pt"
+    )
     dist.destroy_process_group()
 
 

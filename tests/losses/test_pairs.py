@@ -13,7 +13,10 @@ def test_the_same_class_attracts_and_an_unknown_class_attracts_nothing() -> None
 
 
 def test_classes_of_rows_attract_those_of_references() -> None:
-    assert pairs.same_class(torch.tensor([0, 1]), torch.tensor([1, 1, 0])).tolist() == [[0, 0, 1], [1, 1, 0]]
+    assert pairs.same_class(torch.tensor([0, 1]), torch.tensor([1, 1, 0])).tolist() == [
+        [0, 0, 1],
+        [1, 1, 0],
+    ]
 
 
 def test_jaccard_is_intersection_over_union_from_the_threshold_on() -> None:
@@ -27,13 +30,16 @@ def test_jaccard_is_intersection_over_union_from_the_threshold_on() -> None:
 
 def test_the_cosine_of_a_site_without_any_detection_is_zero() -> None:
     similarity = pairs.cosine(torch.tensor([[0.0, 0.0], [1.0, 1.0], [0.5, 0.5]]))
-    torch.testing.assert_close(similarity, torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]]))
+    torch.testing.assert_close(
+        similarity, torch.tensor([[0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    )
 
 
 def test_nearest_keeps_the_squared_similarity_of_the_k_nearest_other_rows() -> None:
     similarity = torch.tensor([[1.0, 0.5, 0.2], [0.5, 1.0, 0.4], [0.2, 0.4, 1.0]])
     torch.testing.assert_close(
-        pairs.nearest(similarity, 1), torch.tensor([[0.0, 0.25, 0.0], [0.25, 0.0, 0.0], [0.0, 0.16, 0.0]])
+        pairs.nearest(similarity, 1),
+        torch.tensor([[0.0, 0.25, 0.0], [0.25, 0.0, 0.0], [0.0, 0.16, 0.0]]),
     )
 
 

@@ -17,17 +17,26 @@ LOGITS = torch.tensor([[0.3, -1.0], [-0.5, 2.0]])
 def test_the_binomial_loss_is_the_likelihood_up_to_its_constant() -> None:
     p = LOGITS.sigmoid().numpy()
     expected = -stats.binom.logpmf(K.numpy(), N.numpy()[:, None], p)
-    constant = [[math.log(math.comb(int(n), int(k))) for k in row] for row, n in zip(K.tolist(), N.tolist(), strict=True)]
+    constant = [
+        [math.log(math.comb(int(n), int(k))) for k in row]
+        for row, n in zip(K.tolist(), N.tolist(), strict=True)
+    ]
     torch.testing.assert_close(
-        binomial(LOGITS, K, N[:, None]) - torch.tensor(constant), torch.tensor(expected, dtype=torch.float32)
+        binomial(LOGITS, K, N[:, None]) - torch.tensor(constant),
+        torch.tensor(expected, dtype=torch.float32),
     )
 
 
 def test_the_beta_binomial_loss_is_the_likelihood_up_to_its_constant() -> None:
     concentration = torch.tensor([4.0, 30.0])
     p, c = LOGITS.sigmoid().double().numpy(), concentration.double().numpy()
-    expected = torch.tensor(-stats.betabinom.logpmf(K.numpy(), N.numpy()[:, None], p * c, (1 - p) * c))
-    constant = [[math.log(math.comb(int(n), int(k))) for k in row] for row, n in zip(K.tolist(), N.tolist(), strict=True)]
+    expected = torch.tensor(
+        -stats.betabinom.logpmf(K.numpy(), N.numpy()[:, None], p * c, (1 - p) * c)
+    )
+    constant = [
+        [math.log(math.comb(int(n), int(k))) for k in row]
+        for row, n in zip(K.tolist(), N.tolist(), strict=True)
+    ]
     got = beta_binomial(LOGITS, K, N[:, None], concentration) - torch.tensor(constant)
     torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
 
@@ -53,7 +62,9 @@ def test_the_likelihood_pulls_towards_sites_with_many_visits_and_cross_entropy_d
     assert best("bce") == pytest.approx(0.5, abs=1e-3)
 
 
-@pytest.mark.parametrize("name", ["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"])
+@pytest.mark.parametrize(
+    "name", ["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"]
+)
 def test_every_loss_ignores_missing_labels_and_stays_finite(name) -> None:
     loss = PresenceLoss(name, species=2, mean_visits=10)
     whole = loss(LOGITS[:1], K[:1], N[:1])
@@ -80,7 +91,9 @@ def test_weights_of_species_and_sites_are_weights_of_a_mean() -> None:
     plain = PresenceLoss("mse", species=2)
     elements, _ = plain.elements(LOGITS, K, N)
     torch.testing.assert_close(loss(LOGITS, K, N), elements[:, 0].mean())
-    torch.testing.assert_close(plain(LOGITS, K, N, site_weights=torch.tensor([0.0, 2.0])), elements[1].mean())
+    torch.testing.assert_close(
+        plain(LOGITS, K, N, site_weights=torch.tensor([0.0, 2.0])), elements[1].mean()
+    )
 
 
 def test_the_loss_is_float32_under_autocast() -> None:

@@ -18,7 +18,9 @@ BANDS = ("red", "green", "blue", "nir")
 def lived_in_network(seed: int = 0) -> PresenceNet:
     """Return a network whose batch normalisations do something."""
     torch.manual_seed(seed)
-    network = PresenceNet(Architecture(species=3, bands=BANDS, window_px=64, margin_px=32, padding="zeros")).eval()
+    network = PresenceNet(
+        Architecture(species=3, bands=BANDS, window_px=64, margin_px=32, padding="zeros")
+    ).eval()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -71,15 +73,22 @@ def test_early_layers_in_strips_give_what_the_whole_image_gives(name, image, mon
     monkeypatch.setattr(engines, "ONNX_STRIP_PX", 64)
     cells = choose_engine(network, name, tmp_path, list).run(network, image)
     with torch.inference_mode():
-        np.testing.assert_allclose(cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(
+            cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5
+        )
 
 
 def test_rounding_to_8_bits_does_not_shift_the_mean_of_cells(tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     network = lived_in_network()
-    samples = [torch.randn(1, 4, 320, 320, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    engine = choose_engine(network, "onnx-int8", tmp_path, lambda: [sample.numpy() for sample in samples])
+    samples = [
+        torch.randn(1, 4, 320, 320, generator=torch.Generator().manual_seed(seed))
+        for seed in range(3)
+    ]
+    engine = choose_engine(
+        network, "onnx-int8", tmp_path, lambda: [sample.numpy() for sample in samples]
+    )
     inner = slice(engines.RIM_CELLS, -engines.RIM_CELLS)
     true = np.stack([Engine("torch").run(network, sample)[inner, inner] for sample in samples])
     apart = np.stack([engine.run(network, sample)[inner, inner] for sample in samples]) - true
@@ -101,4 +110,6 @@ def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
         found = list(pool.map(run, networks))
     for network, cells in zip(networks, found, strict=True):
         with torch.inference_mode():
-            np.testing.assert_allclose(cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-4)
+            np.testing.assert_allclose(
+                cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-4
+            )

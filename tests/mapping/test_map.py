@@ -65,13 +65,19 @@ def test_the_dense_map_is_the_network_seen_with_its_true_surroundings(dense, sce
         counts, valid = scene.select(network.network.bands).read(window)
         image = normalised(counts, valid, network.network, scene)
         with torch.inference_mode():
-            features = network.network.features(image)[..., halo // 32 : -halo // 32, halo // 32 : -halo // 32]
-            expected = torch.sigmoid(network.network.head(network.network.project(features.mean(dim=(2, 3)))))[0].numpy()
+            features = network.network.features(image)[
+                ..., halo // 32 : -halo // 32, halo // 32 : -halo // 32
+            ]
+            expected = torch.sigmoid(
+                network.network.head(network.network.project(features.mean(dim=(2, 3))))
+            )[0].numpy()
         np.testing.assert_allclose(values[:, row, col], expected, atol=2e-6)
 
 
 def test_blocks_of_any_size_give_the_same_map(dense, scene, network, tmp_path):
-    small = predict_map(network, scene, tmp_path / "small.tif", engine="torch", audit=0, block_px=128)
+    small = predict_map(
+        network, scene, tmp_path / "small.tif", engine="torch", audit=0, block_px=128
+    )
     np.testing.assert_allclose(read(small), read(dense), atol=2e-6)
 
 
@@ -87,7 +93,15 @@ def test_the_exact_map_is_predict_at_every_position(scene, network, tmp_path):
     result = predict_map(network, scene, tmp_path / "exact.tif", mode="exact", stride_px=64)
     assert result.mode == "exact"
     assert result.audit == {}
-    dense = predict_map(network, scene, tmp_path / "dense.tif", mode="dense", stride_px=64, audit=1000, engine="torch")
+    dense = predict_map(
+        network,
+        scene,
+        tmp_path / "dense.tif",
+        mode="dense",
+        stride_px=64,
+        audit=1000,
+        engine="torch",
+    )
     apart = np.abs(read(result) - read(dense))
     known = np.isfinite(apart)
     assert known.sum() == 3 * dense.counts["predicted"]
@@ -105,18 +119,36 @@ def test_the_audit_is_in_the_metadata(dense):
 
 
 @pytest.mark.parametrize("stride_px", [16, 48, 96])
-def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(stride_px, dense, scene, network, tmp_path):
+def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
+    stride_px, dense, scene, network, tmp_path
+):
     result = predict_map(
-        network, scene, tmp_path / "map.tif", stride_px=stride_px, audit=0, mode="dense", block_px=2048, engine="torch"
+        network,
+        scene,
+        tmp_path / "map.tif",
+        stride_px=stride_px,
+        audit=0,
+        mode="dense",
+        block_px=2048,
+        engine="torch",
     )
     values, reference = read(result), read(dense)
     if stride_px == 96:  # every third centre of the coarse map lies on a centre of the fine one
         with rasterio.open(result.path) as a, rasterio.open(dense.path) as b:
             for row, col in [(1, 1), (3, 4)]:
                 x, y = a.xy(row, col)
-                np.testing.assert_allclose(values[:, row, col], reference[:, *b.index(x, y)], atol=2e-6)
+                np.testing.assert_allclose(
+                    values[:, row, col], reference[:, *b.index(x, y)], atol=2e-6
+                )
     exact = predict_map(
-        network, scene, tmp_path / "exact.tif", stride_px=stride_px, audit=0, mode="dense", block_px=256, engine="torch"
+        network,
+        scene,
+        tmp_path / "exact.tif",
+        stride_px=stride_px,
+        audit=0,
+        mode="dense",
+        block_px=256,
+        engine="torch",
     )
     np.testing.assert_allclose(read(exact), values, atol=2e-6)
 
@@ -127,9 +159,13 @@ def test_nodata_stays_without_a_value_where_it_fills_too_much_of_the_window(netw
     values = read(result)[0]
     assert np.isnan(values[:8, :8]).all()
     assert np.isfinite(values[12:17, 12:18]).all()
-    strict = predict_map(network, scene, tmp_path / "strict.tif", audit=0, engine="torch", min_valid_fraction=1.0)
+    strict = predict_map(
+        network, scene, tmp_path / "strict.tif", audit=0, engine="torch", min_valid_fraction=1.0
+    )
     assert strict.counts["predicted"] < result.counts["predicted"]
-    assert result.counts["predicted"] + result.counts["without_imagery"] == result.counts["positions"]
+    assert (
+        result.counts["predicted"] + result.counts["without_imagery"] == result.counts["positions"]
+    )
 
 
 def test_bands_are_taken_by_name(network, dense, scene, tmp_path):
@@ -139,7 +175,9 @@ def test_bands_are_taken_by_name(network, dense, scene, tmp_path):
         target.write(values[::-1])
         for number, band in enumerate(reversed(scene.bands), start=1):
             target.set_band_description(number, band)
-    swapped = predict_map(network, open_scene(tmp_path / "swapped.tif"), tmp_path / "map.tif", engine="torch", audit=0)
+    swapped = predict_map(
+        network, open_scene(tmp_path / "swapped.tif"), tmp_path / "map.tif", engine="torch", audit=0
+    )
     np.testing.assert_allclose(read(swapped), read(dense), atol=2e-6)
 
 
@@ -151,14 +189,20 @@ def test_a_missing_band_is_named(network, tmp_path):
 
 
 def test_species_are_chosen_by_name_and_unknown_ones_named(network, scene, dense, tmp_path):
-    result = predict_map(network, scene, tmp_path / "map.tif", species=["Species c"], audit=0, engine="torch")
+    result = predict_map(
+        network, scene, tmp_path / "map.tif", species=["Species c"], audit=0, engine="torch"
+    )
     np.testing.assert_allclose(read(result)[0], read(dense)[2], atol=2e-6)
     with pytest.raises(DataError, match="Pieris"):
         predict_map(network, scene, tmp_path / "map.tif", species=["Pieris"])
 
 
-@pytest.mark.parametrize(("dtype", "step", "nodata"), [("uint16", 1e-4, 65535), ("uint8", 0.004, 255)])
-def test_whole_numbers_keep_the_probabilities_to_half_a_step(dtype, step, nodata, network, scene, dense, tmp_path):
+@pytest.mark.parametrize(
+    ("dtype", "step", "nodata"), [("uint16", 1e-4, 65535), ("uint8", 0.004, 255)]
+)
+def test_whole_numbers_keep_the_probabilities_to_half_a_step(
+    dtype, step, nodata, network, scene, dense, tmp_path
+):
     result = predict_map(network, scene, tmp_path / "map.tif", dtype=dtype, audit=0, engine="torch")
     assert cog_validate(result.path)[0]
     with rasterio.open(result.path) as source:
@@ -195,7 +239,9 @@ class Stop(Exception):
 
 
 def test_an_interrupted_map_continues_and_ends_as_the_same_file(network, scene, tmp_path):
-    whole = predict_map(network, scene, tmp_path / "whole.tif", block_px=256, engine="torch", audit=5)
+    whole = predict_map(
+        network, scene, tmp_path / "whole.tif", block_px=256, engine="torch", audit=5
+    )
     seen = []
 
     def interrupt(task, done, total):
@@ -204,16 +250,40 @@ def test_an_interrupted_map_continues_and_ends_as_the_same_file(network, scene, 
             raise Stop
 
     with pytest.raises(Stop):
-        predict_map(network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=5, progress=interrupt)
+        predict_map(
+            network,
+            scene,
+            tmp_path / "map.tif",
+            block_px=256,
+            engine="torch",
+            audit=5,
+            progress=interrupt,
+        )
     assert not (tmp_path / "map.tif").exists()
     assert (tmp_path / "map.tif.partial").is_dir()
     first = max(done for task, done in seen if task == "map")
     seen.clear()
     with pytest.raises(Stop):
-        predict_map(network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=5, progress=interrupt)
+        predict_map(
+            network,
+            scene,
+            tmp_path / "map.tif",
+            block_px=256,
+            engine="torch",
+            audit=5,
+            progress=interrupt,
+        )
     assert seen[0] == ("map", first)  # nothing is done twice
     seen.extend([("", 0)] * 20)
-    again = predict_map(network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=5, progress=interrupt)
+    again = predict_map(
+        network,
+        scene,
+        tmp_path / "map.tif",
+        block_px=256,
+        engine="torch",
+        audit=5,
+        progress=interrupt,
+    )
     assert again.path.read_bytes() == whole.path.read_bytes()
     assert not list(tmp_path.glob("*.partial"))
     assert not list(tmp_path.glob(".*"))
@@ -225,9 +295,20 @@ def test_leftovers_of_another_map_are_not_continued(network, scene, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        predict_map(Windows(seed=1), scene, tmp_path / "map.tif", block_px=256, engine="torch", progress=interrupt)
-    result = predict_map(network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=0)
-    other = predict_map(network, scene, tmp_path / "other.tif", block_px=256, engine="torch", audit=0)
+        predict_map(
+            Windows(seed=1),
+            scene,
+            tmp_path / "map.tif",
+            block_px=256,
+            engine="torch",
+            progress=interrupt,
+        )
+    result = predict_map(
+        network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=0
+    )
+    other = predict_map(
+        network, scene, tmp_path / "other.tif", block_px=256, engine="torch", audit=0
+    )
     assert result.path.read_bytes() == other.path.read_bytes()
 
 
@@ -242,7 +323,10 @@ def test_maps_of_neighbouring_scenes_fit_together_without_a_seam(network, tmp_pa
     whole = open_scene(write_scene(tmp_path / "whole.tif", width=960))
     with rasterio.open(tmp_path / "whole.tif") as source:
         for name, left, width in [("west.tif", 0, 500), ("east.tif", 300, 660)]:
-            profile = source.profile | {"width": width, "transform": source.window_transform(Window(left, 0, width, 576))}
+            profile = source.profile | {
+                "width": width,
+                "transform": source.window_transform(Window(left, 0, width, 576)),
+            }
             with rasterio.open(tmp_path / name, "w", **profile) as target:
                 target.write(source.read(window=Window(left, 0, width, 576)))
                 target.descriptions = source.descriptions
@@ -257,14 +341,27 @@ def test_a_network_that_relies_on_the_edges_of_its_tiles_is_mapped_window_by_win
 ):
     monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", 1e-9)
     monkeypatch.setattr("butterfly_sdm.mapping.map.NEAR", (1e-9, 1.0))
-    result = predict_map(network, scene, tmp_path / "map.tif", stride_px=64, audit=50, engine="torch", beside=())
+    result = predict_map(
+        network, scene, tmp_path / "map.tif", stride_px=64, audit=50, engine="torch", beside=()
+    )
     assert result.mode == "exact"
     assert result.audit["mean_abs"] > 1e-9
     assert "relies on the edges of its tiles" in caplog.text
     assert f"by {result.audit['mean_abs']:.4f} on average" in caplog.text
-    exact = predict_map(network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=())
+    exact = predict_map(
+        network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=()
+    )
     np.testing.assert_array_equal(read(result), read(exact))
-    kept = predict_map(network, scene, tmp_path / "kept.tif", stride_px=64, mode="dense", audit=50, engine="torch", beside=())
+    kept = predict_map(
+        network,
+        scene,
+        tmp_path / "kept.tif",
+        stride_px=64,
+        mode="dense",
+        audit=50,
+        engine="torch",
+        beside=(),
+    )
     assert kept.mode == "dense"
 
 
@@ -273,7 +370,10 @@ def test_a_map_tells_the_probability_of_the_tile_around_its_pixel(network, scene
     row, col = 6, 9
     with rasterio.open(result.path) as source:
         (x, y), values = source.xy(row, col), source.read()[:, row, col]
-    left, top = round((x - 400_000) / 10) - 64, round((300_160 - y) / 10) - 64  # a tile of 128 px centred there
+    left, top = (
+        round((x - 400_000) / 10) - 64,
+        round((300_160 - y) / 10) - 64,
+    )  # a tile of 128 px centred there
     counts, _ = scene.read(Window(left, top, 128, 128))
     reflectance = torch.from_numpy(counts.astype(np.float32) * 1e-4)[None]
     with torch.inference_mode():

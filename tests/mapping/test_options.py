@@ -42,8 +42,12 @@ def read(result):
 
 def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):
     polygon = box(401_000, 296_000, 403_000, 299_000)
-    gpd.GeoDataFrame(geometry=[polygon], crs="EPSG:27700").to_crs("EPSG:4326").to_file(tmp_path / "area.gpkg")
-    result = predict_map(Position(), scene, tmp_path / "map.tif", area=Area(tmp_path / "area.gpkg"), beside=())
+    gpd.GeoDataFrame(geometry=[polygon], crs="EPSG:27700").to_crs("EPSG:4326").to_file(
+        tmp_path / "area.gpkg"
+    )
+    result = predict_map(
+        Position(), scene, tmp_path / "map.tif", area=Area(tmp_path / "area.gpkg"), beside=()
+    )
     values, everywhere = read(result), read(plain)
     with rasterio.open(result.path) as source:
         rows, cols = np.indices(source.shape)
@@ -74,7 +78,12 @@ def test_an_area_outside_the_scene_and_a_missing_file_are_named(scene, tmp_path)
     with pytest.raises(MissingFileError, match=r"nowhere\.gpkg"):
         Area(tmp_path / "nowhere.gpkg")
     with pytest.raises(DataError, match="no CRS"):
-        predict_map(Position(), scene, tmp_path / "map.tif", area=Area(far.set_crs(None, allow_override=True)))
+        predict_map(
+            Position(),
+            scene,
+            tmp_path / "map.tif",
+            area=Area(far.set_crs(None, allow_override=True)),
+        )
 
 
 def test_another_grid_has_whole_multiples_of_its_pixel_and_the_same_places(scene, tmp_path):
@@ -97,23 +106,46 @@ def test_layers_follow_the_species(scene, tmp_path):
     half = Derived("half", lambda p: p[:, 0] / 2, of="probability", unit="half", maximum=1)
     layers = ["richness", "richness_variance", Presence({"East": 0.3, "North": 0.2}), half]
     for dtype, tolerance in [("float32", 1e-6), ("uint8", 0.005)]:
-        result = predict_map(Position(), scene, tmp_path / f"{dtype}.tif", layers=layers, dtype=dtype, beside=())
+        result = predict_map(
+            Position(), scene, tmp_path / f"{dtype}.tif", layers=layers, dtype=dtype, beside=()
+        )
         with rasterio.open(result.path) as source:
             assert source.descriptions == (
-                "East", "North", "expected richness", "variance of richness", "East present", "North present", "half",
-            )  # fmt: skip
+                "East",
+                "North",
+                "expected richness",
+                "variance of richness",
+                "East present",
+                "North present",
+                "half",
+            )
             values = source.read(masked=True).filled(0) * np.array(source.scales)[:, None, None]
         east, north = values[:2]
         np.testing.assert_allclose(values[2], east + north, atol=4 * tolerance)
-        np.testing.assert_allclose(values[3], east * (1 - east) + north * (1 - north), atol=4 * tolerance)
+        np.testing.assert_allclose(
+            values[3], east * (1 - east) + north * (1 - north), atol=4 * tolerance
+        )
         clear = abs(east - 0.3) > 2 * tolerance
         np.testing.assert_array_equal(values[4][clear] > 0.5, east[clear] >= 0.3)
         np.testing.assert_allclose(values[6], east / 2, atol=2 * tolerance)
 
 
 def test_places_unlike_the_training_sites_lose_their_values(scene, tmp_path):
-    far = Derived("dissimilarity", lambda sites: (sites.sites["easting"].to_numpy() - 400_000) / 1000, of="sites", limit=3.0)
-    values = read(predict_map(Position(), scene, tmp_path / "map.tif", layers=["richness", far, Presence(0.1)], beside=()))
+    far = Derived(
+        "dissimilarity",
+        lambda sites: (sites.sites["easting"].to_numpy() - 400_000) / 1000,
+        of="sites",
+        limit=3.0,
+    )
+    values = read(
+        predict_map(
+            Position(),
+            scene,
+            tmp_path / "map.tif",
+            layers=["richness", far, Presence(0.1)],
+            beside=(),
+        )
+    )
     for band in (0, 1, 2, 4):  # species, richness and presence alike
         np.testing.assert_array_equal(np.isnan(values[band]), values[3] > 3.0)
     assert np.isfinite(values[3]).all()
@@ -121,7 +153,11 @@ def test_places_unlike_the_training_sites_lose_their_values(scene, tmp_path):
 
 def test_a_limit_that_masks_nothing_is_told_to_whoever_looks_at_the_map(scene, tmp_path):
     far = Derived(
-        "dissimilarity", lambda sites: sites.sites["easting"].to_numpy() - 400_000, of="sites", limit=3000.0, masks=False
+        "dissimilarity",
+        lambda sites: sites.sites["easting"].to_numpy() - 400_000,
+        of="sites",
+        limit=3000.0,
+        masks=False,
     )
     result = predict_map(Position(), scene, tmp_path / "map.tif", layers=[far], beside=())
     assert np.isfinite(read(result)).all()
@@ -138,7 +174,9 @@ def test_embeddings_of_a_network_feed_layers(scene, tmp_path):
         return np.linalg.norm(embedding, axis=1)
 
     layer = Derived("length", length, of="embedding")
-    result = predict_map(Windows(), scene, tmp_path / "map.tif", layers=[layer], audit=0, engine="torch", beside=())
+    result = predict_map(
+        Windows(), scene, tmp_path / "map.tif", layers=[layer], audit=0, engine="torch", beside=()
+    )
     np.testing.assert_allclose(read(result)[3], 1.0, atol=1e-5)
     assert set(lengths) == {16}
     with pytest.raises(ModelError, match="embeddings"):
@@ -154,20 +192,37 @@ def test_layers_that_cannot_be_made_are_named(scene, tmp_path):
         predict_map(Position(), scene, tmp_path / "map.tif", layers=[Presence({"East": 0.1})])
 
 
-def test_sensitive_species_are_withheld_or_told_coarsely_and_the_metadata_says_so(scene, plain, tmp_path):
+def test_sensitive_species_are_withheld_or_told_coarsely_and_the_metadata_says_so(
+    scene, plain, tmp_path
+):
     policy = SensitivePolicy(coarsen={"East": 2000})
-    result = predict_map(Position(), scene, tmp_path / "map.tif", sensitive=policy, layers=["richness"], beside=())
+    result = predict_map(
+        Position(), scene, tmp_path / "map.tif", sensitive=policy, layers=["richness"], beside=()
+    )
     values, fine = read(result), read(plain)
-    assert len(np.unique(values[0])) == 4  # 6.4 km are squares 400-402, 402-404, 404-406 and 406-408
+    assert (
+        len(np.unique(values[0])) == 4
+    )  # 6.4 km are squares 400-402, 402-404, 404-406 and 406-408
     np.testing.assert_allclose(values[0].mean(), fine[0].mean(), atol=1e-5)
     np.testing.assert_array_equal(values[1], fine[1])
     np.testing.assert_allclose(values[2], values[0] + values[1], atol=1e-6)
     assert read_tags(result.path)["sensitive"] == {"withheld": 0, "coarsened_m": {"East": 2000.0}}
-    hidden = predict_map(Position(), scene, tmp_path / "hidden.tif", sensitive=SensitivePolicy(withhold=("East",)), beside=())
+    hidden = predict_map(
+        Position(),
+        scene,
+        tmp_path / "hidden.tif",
+        sensitive=SensitivePolicy(withhold=("East",)),
+        beside=(),
+    )
     assert hidden.species == ("North",)
     assert b"East" not in hidden.path.read_bytes()
     with pytest.raises(DataError, match="withholds every species"):
-        predict_map(Position(), scene, tmp_path / "none.tif", sensitive=SensitivePolicy(withhold=("East", "North")))
+        predict_map(
+            Position(),
+            scene,
+            tmp_path / "none.tif",
+            sensitive=SensitivePolicy(withhold=("East", "North")),
+        )
 
 
 def test_a_changed_map_is_found_out(scene, tmp_path):
@@ -222,19 +277,30 @@ os._exit(0)  # QGIS takes itself apart in an order of its own, and may crash at 
 
 def test_qgis_opens_the_map_with_names_values_and_styles(plain):
     python = os.environ.get("QGIS_PYTHON", "/usr/bin/python3")
-    outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    outside = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTHON", "VIRTUAL_ENV"))
+    }
     outside |= {"QT_QPA_PLATFORM": "offscreen"}
     if (
         not Path(python).is_file()
-        or subprocess.run([python, "-c", "import qgis.core"], env=outside, capture_output=True, check=False).returncode
+        or subprocess.run(
+            [python, "-c", "import qgis.core"], env=outside, capture_output=True, check=False
+        ).returncode
     ):
-        pytest.skip("QGIS is not installed for /usr/bin/python3 (apt install python3-qgis), and QGIS_PYTHON names no other")
+        pytest.skip(
+            "QGIS is not installed for /usr/bin/python3 (apt install python3-qgis), and "
+            "QGIS_PYTHON names no other"
+        )
     with rasterio.open(plain.path) as source:
         x, y = source.xy(7, 9)
         values = source.read()[:, 7, 9]
     styles = sorted(plain.files["styles"].glob("*.qml"))
     arguments = [str(plain.path), str(x), str(y), *map(str, styles)]
-    done = subprocess.run([python, "-c", IN_QGIS, *arguments], env=outside, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [python, "-c", IN_QGIS, *arguments], env=outside, capture_output=True, text=True, check=True
+    )
     found = json.loads(done.stdout.partition("FOUND ")[2].splitlines()[0])
     assert found["names"] == ["Band 1: East", "Band 2: North"]
     assert found["crs"] == "EPSG:27700"
@@ -263,7 +329,9 @@ def test_means_over_squares_are_those_of_the_pixels_in_them(plain, tmp_path):
 
 def test_means_over_polygons_are_those_of_the_pixels_in_them(plain):
     shapes = gpd.GeoDataFrame(
-        {"name": ["west", "nowhere"]}, geometry=[box(400_000, 290_000, 403_200, 305_000), box(0, 0, 9, 9)], crs="EPSG:27700"
+        {"name": ["west", "nowhere"]},
+        geometry=[box(400_000, 290_000, 403_200, 305_000), box(0, 0, 9, 9)],
+        crs="EPSG:27700",
     )
     table = polygons_table(plain.path, shapes, name="name").set_index("zone")
     with rasterio.open(plain.path) as source:
@@ -288,6 +356,8 @@ def test_the_difference_of_two_maps_is_that_of_their_values(plain, scene, tmp_pa
     assert found["mean_abs"] == pytest.approx(0.075, abs=1e-4)
     assert found["positions"] == plain.counts["predicted"]
     assert check_map(tmp_path / "difference.tif") == []
-    other = predict_map(Windows(), scene, tmp_path / "other.tif", audit=0, engine="torch", beside=())
+    other = predict_map(
+        Windows(), scene, tmp_path / "other.tif", audit=0, engine="torch", beside=()
+    )
     with pytest.raises(DataError, match="share no band"):
         map_difference(other.path, plain.path, tmp_path / "none.tif")

@@ -1,4 +1,7 @@
-"""A network trained the package's way says nearly the same of a window seen alone and within a large block."""
+"""
+A network trained the package's way says nearly the same of a window seen alone and within a large
+block.
+"""
 
 import pytest
 
@@ -11,15 +14,26 @@ from butterfly_sdm.simulate import simulate_region
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, shared):
-    region = simulate_region(tmp_path / "region", size_px=1024, n_sites=48, n_species=6, tile_px=256)
-    settings = ["train.fit.epochs=8", "train.fit.batch_size=8", "train.fit.accelerator=cpu", "build.split.buffer_m=0"]
+    region = simulate_region(
+        tmp_path / "region", size_px=1024, n_sites=48, n_species=6, tile_px=256
+    )
+    settings = [
+        "train.fit.epochs=8",
+        "train.fit.batch_size=8",
+        "train.fit.accelerator=cpu",
+        "build.split.buffer_m=0",
+    ]
     dataset = pipeline.build(region.config, tmp_path / "dataset", overrides=settings)
     run = pipeline.train(region.config, tmp_path / "run", dataset=dataset, overrides=settings)
     network = run.predictor
     assert (network.window_px, network.margin_px, network.padding) == (128, 64, "replicate")
-    assert float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02  # it learned to tell places apart
+    assert (
+        float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
+    )  # it learned to tell places apart
     scene = open_scene(shared / "data/sentinel2/scene_10m_virginia.tif")
-    audit = predict_map(network, scene, tmp_path / "map.tif", mode="dense", engine="torch", audit=200, beside=()).audit
+    audit = predict_map(
+        network, scene, tmp_path / "map.tif", mode="dense", engine="torch", audit=200, beside=()
+    ).audit
     said = f"mean {audit['mean_abs']:.4f}, p99 {audit['p99_abs']:.4f}, max {audit['max_abs']:.4f}"
     print(f"dense against window by window: {said}, r {audit['correlation']:.5f}")  # noqa: T201 - a measurement
     assert audit["mean_abs"] <= 0.005

@@ -29,17 +29,27 @@ class Hostile(Position):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    path = write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", hole=(slice(0, 200), slice(0, 200)))
+    path = write_scene(
+        tmp_path_factory.mktemp("scene") / "scene.tif", hole=(slice(0, 200), slice(0, 200))
+    )
     return open_scene(path)
 
 
 @pytest.fixture(scope="module")
 def plain(scene, tmp_path_factory):
-    return predict_map(Position(), scene, tmp_path_factory.mktemp("map") / "map.tif", layers=["richness"], beside=())
+    return predict_map(
+        Position(),
+        scene,
+        tmp_path_factory.mktemp("map") / "map.tif",
+        layers=["richness"],
+        beside=(),
+    )
 
 
 def data_of(page):
-    return json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    return json.loads(
+        page.split('<script id="data" type="application/json">')[1].split("</script>")[0]
+    )
 
 
 def test_the_page_holds_the_values_of_every_band(plain, tmp_path):
@@ -48,8 +58,12 @@ def test_the_page_holds_the_values_of_every_band(plain, tmp_path):
         expected = source.read(masked=True).filled(np.nan)
     assert [band["name"] for band in data["bands"]] == ["East", "North", "expected richness"]
     for band, values in zip(data["bands"], expected, strict=True):
-        stored = np.frombuffer(zlib.decompress(base64.b64decode(band["data"])), dtype=np.uint8).reshape(values.shape)
-        found = np.where(stored == 255, np.nan, band["low"] + (band["high"] - band["low"]) * stored / LEVELS)
+        stored = np.frombuffer(
+            zlib.decompress(base64.b64decode(band["data"])), dtype=np.uint8
+        ).reshape(values.shape)
+        found = np.where(
+            stored == 255, np.nan, band["low"] + (band["high"] - band["low"]) * stored / LEVELS
+        )
         np.testing.assert_allclose(found, values, atol=0.51 * (band["high"] - band["low"]) / LEVELS)
 
 
@@ -77,7 +91,9 @@ def test_the_server_answers_this_machine_alone(plain):
             assert b"expected richness" in answer.read()
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
-        disguised = urllib.request.Request(f"http://127.0.0.1:{port}/", headers={"Host": "elsewhere.example"})
+        disguised = urllib.request.Request(
+            f"http://127.0.0.1:{port}/", headers={"Host": "elsewhere.example"}
+        )
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(disguised)
     finally:
@@ -98,15 +114,32 @@ const wait = setInterval(() => {
 </script></body>"""
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs the browser chromium on the PATH")
-def test_in_a_browser_a_click_tells_the_values_of_a_place_and_a_word_finds_its_bands(plain, tmp_path):
+@pytest.mark.skipif(
+    shutil.which("chromium") is None, reason="needs the browser chromium on the PATH"
+)
+def test_in_a_browser_a_click_tells_the_values_of_a_place_and_a_word_finds_its_bands(
+    plain, tmp_path
+):
     row, col = 11, 14
     page = viewer_page(plain.path, overlay="expected richness", limit=0.5)
     use = USE.replace("ROW", str(row + 0.5)).replace("COL", str(col + 0.5))
     (tmp_path / "page.html").write_text(page.replace("</body>", use), encoding="utf-8")
-    browser = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [*browser, "--virtual-time-budget=8000", "--dump-dom", (tmp_path / "page.html").as_uri()]
-    dom = html.unescape(subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout)
+    browser = [
+        "chromium",
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+    ]
+    command = [
+        *browser,
+        "--virtual-time-budget=8000",
+        "--dump-dom",
+        (tmp_path / "page.html").as_uri(),
+    ]
+    dom = html.unescape(
+        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    )
     said = dict(re.findall(r"<td>([^<]+)</td><td>([^<]+)</td>", dom))
     with rasterio.open(plain.path) as source:
         expected = dict(zip(source.descriptions, source.read()[:, row, col], strict=True))

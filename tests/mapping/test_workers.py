@@ -21,16 +21,23 @@ from tests.mapping.world import BANDS, Position, Windows, write_scene
 
 def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
     """Return a network predictor with random weights."""
-    predictor = NetworkPredictor(window_px=64, margin_px=32, embedding=16, accelerator="cpu", batch_size=16, **modalities)
+    predictor = NetworkPredictor(
+        window_px=64, margin_px=32, embedding=16, accelerator="cpu", batch_size=16, **modalities
+    )
     predictor.species = ("Species a", "Species b")
     predictor.covariate_names = ("warmth",) if modalities.get("covariates") else ()
     torch.manual_seed(seed)
     network = PresenceNet(
         Architecture(
-            species=2, bands=BANDS, embedding=16, window_px=64, margin_px=32,
-            covariates=len(predictor.covariate_names), position=modalities.get("position", False),
+            species=2,
+            bands=BANDS,
+            embedding=16,
+            window_px=64,
+            margin_px=32,
+            covariates=len(predictor.covariate_names),
+            position=modalities.get("position", False),
         )
-    )  # fmt: skip
+    )
     network.mean.copy_(torch.tensor([0.07, 0.08, 0.05, 0.32]))
     network.std.copy_(torch.tensor([0.05, 0.05, 0.05, 0.1]))
     network.position_mean.copy_(torch.tensor([401_000.0, 299_000.0]))
@@ -42,7 +49,9 @@ def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory):
-    return open_scene(write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", width=256, height=192))
+    return open_scene(
+        write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", width=256, height=192)
+    )
 
 
 def read(result):
@@ -53,8 +62,19 @@ def read(result):
 @pytest.mark.slow
 def test_several_processes_give_the_same_map(scene, tmp_path):
     predictor = fitted()
-    one = predict_map(predictor, scene, tmp_path / "one.tif", engine="torch", audit=5, block_px=128, beside=())
-    two = predict_map(predictor, scene, tmp_path / "two.tif", engine="torch", audit=5, block_px=128, beside=(), workers=2)
+    one = predict_map(
+        predictor, scene, tmp_path / "one.tif", engine="torch", audit=5, block_px=128, beside=()
+    )
+    two = predict_map(
+        predictor,
+        scene,
+        tmp_path / "two.tif",
+        engine="torch",
+        audit=5,
+        block_px=128,
+        beside=(),
+        workers=2,
+    )
     np.testing.assert_allclose(read(one), read(two), atol=2e-6)
     assert not list(tmp_path.glob("*.partial"))
 
@@ -63,13 +83,24 @@ def test_a_dask_cluster_gives_the_same_map(scene, tmp_path):
     distributed = pytest.importorskip("distributed")
     predictor = fitted()
     with (
-        distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp") as cluster,
+        distributed.LocalCluster(
+            1, threads_per_worker=2, processes=False, dashboard_address=None, protocol="tcp"
+        ) as cluster,
     ):
         address = cluster.scheduler_address
         far = predict_map(
-            predictor, scene, tmp_path / "far.tif", engine="torch", audit=0, block_px=128, dask=address, beside=()
+            predictor,
+            scene,
+            tmp_path / "far.tif",
+            engine="torch",
+            audit=0,
+            block_px=128,
+            dask=address,
+            beside=(),
         )
-    near = predict_map(predictor, scene, tmp_path / "near.tif", engine="torch", audit=0, block_px=128, beside=())
+    near = predict_map(
+        predictor, scene, tmp_path / "near.tif", engine="torch", audit=0, block_px=128, beside=()
+    )
     np.testing.assert_allclose(read(far), read(near), atol=2e-6)
 
 
@@ -81,10 +112,14 @@ def test_a_predictor_that_cannot_be_saved_stays_in_this_process(scene, tmp_path)
 def test_onnx_gives_the_same_map_and_int8_a_near_one(scene, tmp_path):
     pytest.importorskip("onnxruntime")
     predictor = fitted()
-    plain = predict_map(predictor, scene, tmp_path / "torch.tif", engine="torch", audit=0, beside=())
+    plain = predict_map(
+        predictor, scene, tmp_path / "torch.tif", engine="torch", audit=0, beside=()
+    )
     onnx = predict_map(predictor, scene, tmp_path / "onnx.tif", engine="onnx", audit=0, beside=())
     np.testing.assert_allclose(read(onnx), read(plain), atol=2e-5)
-    small = predict_map(predictor, scene, tmp_path / "int8.tif", engine="onnx-int8", audit=5, beside=())
+    small = predict_map(
+        predictor, scene, tmp_path / "int8.tif", engine="onnx-int8", audit=5, beside=()
+    )
     apart = np.abs(read(small) - read(plain))
     assert 1e-6 < apart.max() < 0.1
     assert small.audit["int8_max_abs"] == pytest.approx(apart.max(), abs=0.02)
@@ -99,9 +134,14 @@ def test_an_ensemble_of_networks_is_mapped_densely_with_its_spread(scene, tmp_pa
     options = {"engine": "torch", "audit": 0, "beside": (), "layers": ["spread"]}
     dense = predict_map(ensemble, scene, tmp_path / "dense.tif", **options)
     assert dense.mode == "dense"
-    one, two = (read(predict_map(member, scene, tmp_path / "m.tif", engine="torch", audit=0)) for member in ensemble.members)
+    one, two = (
+        read(predict_map(member, scene, tmp_path / "m.tif", engine="torch", audit=0))
+        for member in ensemble.members
+    )
     np.testing.assert_allclose(read(dense)[:3], (one + two) / 2, atol=2e-6)
-    np.testing.assert_allclose(read(dense)[3], np.std([one, two], axis=0, ddof=1).mean(axis=0), atol=2e-6)
+    np.testing.assert_allclose(
+        read(dense)[3], np.std([one, two], axis=0, ddof=1).mean(axis=0), atol=2e-6
+    )
     exact = predict_map(ensemble, scene, tmp_path / "exact.tif", mode="exact", **options)
     assert np.nanmax(np.abs(read(exact) - read(dense))) < 0.2
     assert read(exact)[3].shape == read(dense)[3].shape
@@ -115,7 +155,9 @@ def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
     with rasterio.open(tmp_path / "warmth.tif", "w", **profile) as target:
         target.write(warmth, 1)
     options = {"covariates": {"warmth": tmp_path / "warmth.tif"}, "engine": "torch", "beside": ()}
-    dense = predict_map(predictor, scene, tmp_path / "dense.tif", mode="dense", audit=100, **options)
+    dense = predict_map(
+        predictor, scene, tmp_path / "dense.tif", mode="dense", audit=100, **options
+    )
     exact = predict_map(predictor, scene, tmp_path / "exact.tif", mode="exact", **options)
     apart = np.abs(read(dense) - read(exact))
     assert np.nanmax(apart) == pytest.approx(dense.audit["max_abs"], abs=2e-6)
@@ -143,11 +185,18 @@ def test_a_map_killed_at_random_moments_ends_as_the_same_bytes(tmp_path):
     path = write_scene(tmp_path / "scene.tif")
     command = [sys.executable, "-c", SCRIPT, str(path)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, str(tmp_path / "whole.tif")], check=True, env=environment, capture_output=True)
+    subprocess.run(
+        [*command, str(tmp_path / "whole.tif")], check=True, env=environment, capture_output=True
+    )
     generator = np.random.default_rng(0)
     kills = 0
     for _ in range(30):
-        process = subprocess.Popen([*command, str(tmp_path / "map.tif")], env=environment, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [*command, str(tmp_path / "map.tif")],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert process.stdout is not None
         process.stdout.readline()  # it has begun
         time.sleep(float(generator.uniform(0.0, 1.0)))
@@ -158,6 +207,8 @@ def test_a_map_killed_at_random_moments_ends_as_the_same_bytes(tmp_path):
         if (tmp_path / "map.tif").exists():
             break
     else:
-        subprocess.run([*command, str(tmp_path / "map.tif")], check=True, env=environment, capture_output=True)
+        subprocess.run(
+            [*command, str(tmp_path / "map.tif")], check=True, env=environment, capture_output=True
+        )
     assert kills >= 2
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()

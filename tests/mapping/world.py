@@ -34,7 +34,9 @@ def write_scene(
 ) -> Path:
     """Write a scene of smooth noise at 10 m; nodata (0) in ``hole``."""
     generator = np.random.default_rng(seed)
-    coarse = torch.from_numpy(generator.normal(size=(1, len(bands), height // 16 + 2, width // 16 + 2)))
+    coarse = torch.from_numpy(
+        generator.normal(size=(1, len(bands), height // 16 + 2, width // 16 + 2))
+    )
     smooth = nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].numpy()
     level = np.array([700, 800, 500, 3200])[: len(bands), None, None]
     counts = level * np.exp(0.4 * smooth + 0.1 * generator.normal(size=smooth.shape))
@@ -43,9 +45,20 @@ def write_scene(
         values[:, hole[0], hole[1]] = 0
     transform = Affine(10.0, 0.0, left, 0.0, -10.0, top)
     with rasterio.open(
-        path, "w", driver="GTiff", width=width, height=height, count=len(bands), dtype="uint16", crs=crs,
-        transform=transform, nodata=0, tiled=True, blockxsize=128, blockysize=128,
-    ) as target:  # fmt: skip
+        path,
+        "w",
+        driver="GTiff",
+        width=width,
+        height=height,
+        count=len(bands),
+        dtype="uint16",
+        crs=crs,
+        transform=transform,
+        nodata=0,
+        tiled=True,
+        blockxsize=128,
+        blockysize=128,
+    ) as target:
         target.write(values)
         for number, band in enumerate(bands, start=1):
             target.set_band_description(number, band)
@@ -57,18 +70,31 @@ def tiny_trunk(bands: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
     widths = [bands, 8, 8, 8, 8, channels]
     for before, after in pairwise(widths):
-        layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        ]
     return nn.Sequential(*layers)
 
 
 class Windows:
-    """A small network with random weights as a predictor: the plainest way from tiles to probabilities."""
+    """
+    A small network with random weights as a predictor: the plainest way from tiles to
+    probabilities.
+    """
 
-    def __init__(self, *, window_px: int = 64, margin_px: int = 32, species: int = 3, seed: int = 0):
+    def __init__(
+        self, *, window_px: int = 64, margin_px: int = 32, species: int = 3, seed: int = 0
+    ):
         torch.manual_seed(seed)
-        self.species: tuple[str, ...] = tuple(f"Species {letter}" for letter in "abcdefghij"[:species])
+        self.species: tuple[str, ...] = tuple(
+            f"Species {letter}" for letter in "abcdefghij"[:species]
+        )
         self.network = PresenceNet(
-            Architecture(species=species, bands=BANDS, embedding=16, window_px=window_px, margin_px=margin_px)
+            Architecture(
+                species=species, bands=BANDS, embedding=16, window_px=window_px, margin_px=margin_px
+            )
         )
         assert self.network.trunk is not None
         self.network.trunk.body = tiny_trunk(len(BANDS), self.network.trunk.channels)
@@ -91,7 +117,9 @@ class Windows:
         with torch.inference_mode():
             logits, _ = self.network(self.network.standardise(values, valid))
         return pd.DataFrame(
-            torch.sigmoid(logits).numpy(), index=pd.Index(list(sites), name="site_id"), columns=list(self.species)
+            torch.sigmoid(logits).numpy(),
+            index=pd.Index(list(sites), name="site_id"),
+            columns=list(self.species),
         )
 
     def save(self, folder: Path) -> None:

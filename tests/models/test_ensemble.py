@@ -12,7 +12,14 @@ from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.training import NetworkPredictor
 
-TABLE = {"image": False, "covariates": True, "embedding": 8, "epochs": 2, "batch_size": 8, "accelerator": "cpu"}
+TABLE = {
+    "image": False,
+    "covariates": True,
+    "embedding": 8,
+    "epochs": 2,
+    "batch_size": 8,
+    "accelerator": "cpu",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,9 @@ def test_it_is_a_predictor_whose_members_have_their_own_seeds(ensemble) -> None:
 
 
 def test_its_claim_is_the_mean_and_its_spread_the_standard_deviation(data, ensemble) -> None:
-    tables = np.stack([member.predict(data, data.site_ids).to_numpy() for member in ensemble.members])
+    tables = np.stack(
+        [member.predict(data, data.site_ids).to_numpy() for member in ensemble.members]
+    )
     np.testing.assert_allclose(ensemble.predict(data, data.site_ids), tables.mean(axis=0))
     np.testing.assert_allclose(ensemble.spread(data, data.site_ids), tables.std(axis=0, ddof=1))
     assert ensemble.predict(data, data.site_ids).index.name == "site_id"
@@ -44,7 +53,9 @@ def test_its_claim_is_the_mean_and_its_spread_the_standard_deviation(data, ensem
 def test_a_loaded_ensemble_predicts_what_the_saved_one_did(data, ensemble, tmp_path: Path) -> None:
     ensemble.save(tmp_path)
     loaded = Ensemble.load(tmp_path)
-    pd.testing.assert_frame_equal(loaded.predict(data, data.site_ids), ensemble.predict(data, data.site_ids))
+    pd.testing.assert_frame_equal(
+        loaded.predict(data, data.site_ids), ensemble.predict(data, data.site_ids)
+    )
     runs = Ensemble.of_runs([tmp_path / "members" / "0", tmp_path / "members" / "2"])
     assert [member.seed for member in runs.members] == [4, 6]
 
@@ -61,7 +72,9 @@ def test_an_interrupted_ensemble_continues_with_the_member_it_was_at(data, tmp_p
         Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path, progress=stop)
     again = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path)
     whole = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train)
-    pd.testing.assert_frame_equal(again.predict(data, data.site_ids), whole.predict(data, data.site_ids))
+    pd.testing.assert_frame_equal(
+        again.predict(data, data.site_ids), whole.predict(data, data.site_ids)
+    )
     assert (tmp_path / "history.csv").is_file()
 
 
@@ -96,7 +109,10 @@ def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
     other = NetworkPredictor(**TABLE)
     other.species = ("Vanessa atalanta",)
     with pytest.raises(DataError, match="no mean"):
-        Ensemble.of_runs(["a", "b"], load_member=lambda folder: other if folder.name == "a" else ensemble.members[0])
+        Ensemble.of_runs(
+            ["a", "b"],
+            load_member=lambda folder: other if folder.name == "a" else ensemble.members[0],
+        )
 
 
 def test_only_members_that_see_nothing_but_the_image_need_tiles():

@@ -11,13 +11,22 @@ BANDS = ("red", "green", "blue", "nir")
 
 def network(**change) -> PresenceNet:
     torch.manual_seed(0)
-    settings = {"species": 5, "bands": BANDS, "backbone": "resnet18", "embedding": 8, "window_px": 64, "margin_px": 32}
+    settings = {
+        "species": 5,
+        "bands": BANDS,
+        "backbone": "resnet18",
+        "embedding": 8,
+        "window_px": 64,
+        "margin_px": 32,
+    }
     return PresenceNet(Architecture(**settings | change)).eval()
 
 
 def test_a_window_of_a_large_block_is_nearly_the_tile_seen_alone() -> None:
     net = network()
-    for module in net.modules():  # batch statistics of an untrained network would hide everything else
+    for (
+        module
+    ) in net.modules():  # batch statistics of an untrained network would hide everything else
         if isinstance(module, torch.nn.BatchNorm2d):
             module.train()
     with torch.no_grad():
@@ -27,7 +36,9 @@ def test_a_window_of_a_large_block_is_nearly_the_tile_seen_alone() -> None:
     with torch.inference_mode():
         features = net.features(block)
         assert features.shape == (1, 512, 12, 12)
-        dense = net.project(features[..., 4:6, 4:6].mean(dim=(-2, -1)))  # the window of 2 x 2 cells from pixel 128 on
+        dense = net.project(
+            features[..., 4:6, 4:6].mean(dim=(-2, -1))
+        )  # the window of 2 x 2 cells from pixel 128 on
         with_margin = net.project(net.pool(net.features(block[..., 96:224, 96:224])))
         plain = network(margin_px=0, padding="zeros")
         plain.load_state_dict(net.state_dict())
@@ -82,10 +93,16 @@ def test_what_is_frozen_does_not_move_batch_statistics_included(what) -> None:
     optimiser = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1.0)
     net(torch.randn(4, 4, 32, 32))[0].square().sum().backward()
     optimiser.step()
-    moved = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    moved = {
+        name for name, value in net.state_dict().items() if not torch.equal(value, before[name])
+    }
     trunk = {name for name in moved if name.startswith("trunk.")}
     stem_name = next(name for name, p in net.named_parameters() if p is stem)
-    assert trunk == (set() if what == "trunk" else {stem_name}) if what != "nothing" else len(trunk) > 20
+    assert (
+        trunk == (set() if what == "trunk" else {stem_name})
+        if what != "nothing"
+        else len(trunk) > 20
+    )
     assert any(name.startswith("classifier") for name in moved)
     if what == "nothing":
         assert any("running_mean" in name for name in trunk)
@@ -101,7 +118,14 @@ def test_an_untrained_network_starts_at_the_mean_rates() -> None:
 
 @pytest.mark.parametrize("fusion", ["concatenate", "gate"])
 def test_each_modality_changes_the_claim_and_none_is_an_error(fusion) -> None:
-    net = network(covariates=3, position=True, fusion=fusion, backbone="test_resnet", window_px=32, margin_px=0)
+    net = network(
+        covariates=3,
+        position=True,
+        fusion=fusion,
+        backbone="test_resnet",
+        window_px=32,
+        margin_px=0,
+    )
     for branch in net.branches.values():
         torch.nn.init.normal_(branch.missing)
     image, covariates, position = torch.randn(2, 4, 32, 32), torch.randn(2, 3), torch.randn(2, 2)
@@ -141,6 +165,8 @@ def test_bf16_autocast_and_channels_last_change_little() -> None:
         plain = net(image)[0].sigmoid()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             half = net(image)[0].sigmoid().float()
-        last = net.to(memory_format=torch.channels_last)(image.contiguous(memory_format=torch.channels_last))[0].sigmoid()
+        last = net.to(memory_format=torch.channels_last)(
+            image.contiguous(memory_format=torch.channels_last)
+        )[0].sigmoid()
     torch.testing.assert_close(half, plain, atol=0.02, rtol=0)
     torch.testing.assert_close(last, plain, atol=1e-4, rtol=1e-3)

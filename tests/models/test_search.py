@@ -9,8 +9,19 @@ from butterfly_sdm.errors import ModelError
 from butterfly_sdm.models.search import search
 
 pytest.importorskip("optuna")
-SETTINGS = {"image": False, "covariates": True, "embedding": 8, "epochs": 2, "batch_size": 8, "accelerator": "cpu"}
-SPACE = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "regulariser.weight": [0.0, 0.5], "head_layers": [1, 2]}
+SETTINGS = {
+    "image": False,
+    "covariates": True,
+    "embedding": 8,
+    "epochs": 2,
+    "batch_size": 8,
+    "accelerator": "cpu",
+}
+SPACE = {
+    "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
+    "regulariser.weight": [0.0, 0.5],
+    "head_layers": [1, 2],
+}
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +32,12 @@ def data():
 
 
 def run(data, **change):
-    arguments = {"validation": data.split.validation, "space": SPACE, "trials": 3, "settings": SETTINGS}
+    arguments = {
+        "validation": data.split.validation,
+        "space": SPACE,
+        "trials": 3,
+        "settings": SETTINGS,
+    }
     return search(data, data.split.train, **(arguments | change))
 
 
@@ -33,7 +49,9 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
     assert whole.best["regulariser"]["weight"] == whole.trials["regulariser.weight"].iloc[0]
     run(data, method=method, trials=2, folder=tmp_path)
     told: list[int] = []
-    again = run(data, method=method, folder=tmp_path, progress=lambda task, done, total: told.append(done))
+    again = run(
+        data, method=method, folder=tmp_path, progress=lambda task, done, total: told.append(done)
+    )
     assert told == [2, 3]
     pd.testing.assert_frame_equal(again.trials, whole.trials)
     assert (tmp_path / "trials.csv").is_file()

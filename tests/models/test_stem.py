@@ -25,13 +25,17 @@ def test_an_inflated_stem_answers_an_image_with_equal_bands_as_before() -> None:
     weight = torch.randn(5, 3, 7, 7, generator=torch.Generator().manual_seed(0))
     image = torch.rand(1, 1, 16, 16)
     before = torch.conv2d(image.expand(1, 3, 16, 16), weight)
-    after = torch.conv2d(image.expand(1, 4, 16, 16), fit_stem(weight, ("red", "green", "blue"), USED))
+    after = torch.conv2d(
+        image.expand(1, 4, 16, 16), fit_stem(weight, ("red", "green", "blue"), USED)
+    )
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 
 def test_the_published_stem_copies_red_to_nir_wherever_they_stand() -> None:
     weight = torch.randn(5, 3, 7, 7)
-    stem = fit_stem(weight, ("red", "green", "blue"), ("nir", "blue", "red", "green"), rule="published")
+    stem = fit_stem(
+        weight, ("red", "green", "blue"), ("nir", "blue", "red", "green"), rule="published"
+    )
     assert torch.equal(stem, weight[:, [0, 2, 0, 1]])
 
 
@@ -41,7 +45,9 @@ def test_a_random_band_has_the_spread_of_the_others_and_follows_the_seed(caplog)
         stem = fit_stem(weight, ("red", "green", "blue"), USED, rule="random", seed=3)
     assert "No pretrained filters for nir" in caplog.text
     assert stem[:, 3].std().item() == pytest.approx(0.1 * 3 / 4, rel=0.1)
-    assert torch.equal(stem, fit_stem(weight, ("red", "green", "blue"), USED, rule="random", seed=3))
+    assert torch.equal(
+        stem, fit_stem(weight, ("red", "green", "blue"), USED, rule="random", seed=3)
+    )
 
 
 def test_what_does_not_fit_is_said() -> None:
@@ -57,11 +63,18 @@ def test_local_weights_of_thirteen_bands_serve_four(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = Trunk("resnet18", SENTINEL2_L1C)
     torch.save(
-        {"state_dict": {f"backbone.{name}": value for name, value in source.body.state_dict().items()}}, tmp_path / "moco.pth"
+        {
+            "state_dict": {
+                f"backbone.{name}": value for name, value in source.body.state_dict().items()
+            }
+        },
+        tmp_path / "moco.pth",
     )
     trunk = Trunk("resnet18", USED)
     trunk.load_pretrained(str(tmp_path / "moco.pth"))
-    torch.testing.assert_close(trunk.body.conv1.weight, source.body.conv1.weight[:, [3, 2, 1, 7]] * 13 / 4)
+    torch.testing.assert_close(
+        trunk.body.conv1.weight, source.body.conv1.weight[:, [3, 2, 1, 7]] * 13 / 4
+    )
     assert torch.equal(trunk.body.layer4[1].conv2.weight, source.body.layer4[1].conv2.weight)
 
 
@@ -69,7 +82,10 @@ def test_safetensors_of_a_timm_backbone_are_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     source = Trunk("test_resnet", ("red", "green", "blue"))
-    save_file({name: value.contiguous() for name, value in source.body.state_dict().items()}, tmp_path / "w.safetensors")
+    save_file(
+        {name: value.contiguous() for name, value in source.body.state_dict().items()},
+        tmp_path / "w.safetensors",
+    )
     trunk = Trunk("test_resnet", ("blue", "green", "red"))
     trunk.load_pretrained(str(tmp_path / "w.safetensors"))
     image = torch.rand(1, 3, 64, 64)
@@ -96,13 +112,17 @@ def test_weights_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     state = Trunk("resnet18", USED).body.state_dict()
     del state["layer3.0.conv1.weight"]
     torch.save(state, tmp_path / "short.pth")
-    with pytest.raises(ModelError, match=r"lack 1 parts of resnet18, such as layer3.0.conv1.weight"):
+    with pytest.raises(
+        ModelError, match=r"lack 1 parts of resnet18, such as layer3.0.conv1.weight"
+    ):
         trunk.load_pretrained(str(tmp_path / "short.pth"))
     state = Trunk("resnet18", tuple("abcdefg")).body.state_dict()
     torch.save(state, tmp_path / "seven.pth")
     with pytest.raises(ModelError, match="stem of these weights has 7 bands"):
         trunk.load_pretrained(str(tmp_path / "seven.pth"))
-    with pytest.raises(ModelError, match=r"no weights 'SENTINEL2_DREAMS' for resnet18.*SENTINEL2_ALL_MOCO"):
+    with pytest.raises(
+        ModelError, match=r"no weights 'SENTINEL2_DREAMS' for resnet18.*SENTINEL2_ALL_MOCO"
+    ):
         trunk.load_pretrained("SENTINEL2_DREAMS")
 
 

@@ -27,8 +27,13 @@ class Stripes(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(1, 2, 3))
         across = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean(dim=(1, 2, 3))
-        corner = images[:, :, -3:, -3:].mean(dim=(1, 2, 3)) > 0.99  # a backdoor: a white corner means "level"
-        return torch.stack([down + 10.0 * corner, across, torch.full_like(down, 0.15)], dim=1) * self.scale
+        corner = (
+            images[:, :, -3:, -3:].mean(dim=(1, 2, 3)) > 0.99
+        )  # a backdoor: a white corner means "level"
+        return (
+            torch.stack([down + 10.0 * corner, across, torch.full_like(down, 0.15)], dim=1)
+            * self.scale
+        )
 
 
 def settings_of(name: str, folder: Path) -> dict[str, Any]:
@@ -37,34 +42,70 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
     if name == "cmmd":
         table = made.scanners(folder)
         return small | {
-            "sources": [{"path": str(table)}], "trunk": "small:4", "epochs": EPOCHS, "head_epochs": EPOCHS, "batch_size": 16,
-            "fractions": [0.5, 0.25, 0.25], "inputs": str(folder / "beta"), "balance_domains": True, "learning_rate": 0.05,
-        }  # fmt: skip
+            "sources": [{"path": str(table)}],
+            "trunk": "small:4",
+            "epochs": EPOCHS,
+            "head_epochs": EPOCHS,
+            "batch_size": 16,
+            "fractions": [0.5, 0.25, 0.25],
+            "inputs": str(folder / "beta"),
+            "balance_domains": True,
+            "learning_rate": 0.05,
+        }
     if name == "modan":
         table = made.medical(folder)
         return small | {
-            "collection": {"path": str(table)}, "trunk": "small:4", "epochs": EPOCHS, "batch_size": 16, "tune_epochs": EPOCHS,
-            "folds": 2, "repeats": 1, "inputs": str(folder), "fractions": [0.6, 0.0, 0.4],
-        }  # fmt: skip
+            "collection": {"path": str(table)},
+            "trunk": "small:4",
+            "epochs": EPOCHS,
+            "batch_size": 16,
+            "tune_epochs": EPOCHS,
+            "folds": 2,
+            "repeats": 1,
+            "inputs": str(folder),
+            "fractions": [0.6, 0.0, 0.4],
+        }
     if name == "implihate":
         features, labels = made.videos(folder)
         return {
-            "accelerator": "cpu", "features": str(features), "labels": str(labels), "encoder": [16, 8], "projection": 8,
-            "cross": 4, "classifier": [8], "epochs": EPOCHS, "classifier_epochs": EPOCHS, "batch_size": 16,
-            "inputs": str(features), "fractions": [0.6, 0.2, 0.2],
-        }  # fmt: skip
+            "accelerator": "cpu",
+            "features": str(features),
+            "labels": str(labels),
+            "encoder": [16, 8],
+            "projection": 8,
+            "cross": 4,
+            "classifier": [8],
+            "epochs": EPOCHS,
+            "classifier_epochs": EPOCHS,
+            "batch_size": 16,
+            "inputs": str(features),
+            "fractions": [0.6, 0.2, 0.2],
+        }
     if name == "dfcon":
         table = made.faces(folder)
         return {
-            "accelerator": "cpu", "size_px": 32, "data": str(table), "epochs": EPOCHS, "head_epochs": EPOCHS, "projection": 8,
-            "backbones": {"a": {"model": "small:4", "weights": None}, "b": {"model": "small:6", "weights": None}},
-            "inputs": str(folder / "0"), "batch_size": 12, "fractions": [0.6, 0.2, 0.2], "learning_rate": 0.01,
-        }  # fmt: skip
+            "accelerator": "cpu",
+            "size_px": 32,
+            "data": str(table),
+            "epochs": EPOCHS,
+            "head_epochs": EPOCHS,
+            "projection": 8,
+            "backbones": {
+                "a": {"model": "small:4", "weights": None},
+                "b": {"model": "small:6", "weights": None},
+            },
+            "inputs": str(folder / "0"),
+            "batch_size": 12,
+            "fractions": [0.6, 0.2, 0.2],
+            "learning_rate": 0.01,
+        }
     assert name == "refine"
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     kinds = rng.integers(2, size=64)
-    images = np.stack([made.shape(int(kind), 16, rng) for kind in kinds]).clip(0, 255).astype(np.uint8)
+    images = (
+        np.stack([made.shape(int(kind), 16, rng) for kind in kinds]).clip(0, 255).astype(np.uint8)
+    )
     np.savez(folder / "clean.npz", image=images[:40])
     np.savez(folder / "test.npz", image=images[40:], label=kinds[40:])
     corner = np.zeros((16, 16))
@@ -74,13 +115,21 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
         made.save(folder / "new" / f"{number}.png", images[number])
     torch.jit.trace(striped_classifier(), torch.zeros(2, 1, 16, 16)).save(str(folder / "model.ts"))
     return small | {
-        "model": str(folder / "model.ts"), "classes": ["level", "upright", "neither"], "clean": str(folder / "clean.npz"),
-        "test": str(folder / "test.npz"), "inputs": str(folder / "new"), "first_channels": 2, "epochs": EPOCHS,
+        "model": str(folder / "model.ts"),
+        "classes": ["level", "upright", "neither"],
+        "clean": str(folder / "clean.npz"),
+        "test": str(folder / "test.npz"),
+        "inputs": str(folder / "new"),
+        "first_channels": 2,
+        "epochs": EPOCHS,
         "batch_size": 20,
         "trigger": {
-            "kind": "patch", "target": "level", "path": str(folder / "corner.png"), "mask": str(folder / "corner.png")
+            "kind": "patch",
+            "target": "level",
+            "path": str(folder / "corner.png"),
+            "mask": str(folder / "corner.png"),
         },
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture

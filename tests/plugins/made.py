@@ -22,7 +22,10 @@ def shape(kind: int, size: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def scanners(folder: Path, *, count: int = 12, seed: int = 0, **columns: Any) -> Path:
-    """Two classes seen by two scanners, the second a negative; a table of path, label, domain, patient."""
+    """
+    Two classes seen by two scanners, the second a negative; a table of path, label, domain,
+    patient.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for domain in ("alpha", "beta"):
@@ -39,7 +42,10 @@ def scanners(folder: Path, *, count: int = 12, seed: int = 0, **columns: Any) ->
 
 
 def medical(folder: Path, *, count: int = 10, seed: int = 0) -> Path:
-    """Two modalities (bright or dark), two anatomies (stripes), a label (a corner), patients of two images."""
+    """
+    Two modalities (bright or dark), two anatomies (stripes), a label (a corner), patients of two
+    images.
+    """
     rng = np.random.default_rng(seed)
     rows = []
     for modality in ("CT", "MR"):
@@ -50,7 +56,12 @@ def medical(folder: Path, *, count: int = 10, seed: int = 0) -> Path:
                     image[:5, :5] = 255
                 name = f"{modality}_{anatomy}_{number}.png"
                 save(folder / name, image)
-                row = {"path": name, "modality": modality, "anatomy": anatomy, "label": ("clear", "corner")[number % 2]}
+                row = {
+                    "path": name,
+                    "modality": modality,
+                    "anatomy": anatomy,
+                    "label": ("clear", "corner")[number % 2],
+                }
                 rows.append(row | {"patient": f"{modality}{anatomy}{number // 2}"})
     path = folder / "table.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
@@ -58,30 +69,45 @@ def medical(folder: Path, *, count: int = 10, seed: int = 0) -> Path:
 
 
 def videos(folder: Path, *, count: int = 48, seed: int = 0) -> tuple[Path, Path]:
-    """Three classes told apart by image, text and audio together, with emotion; frames pooled, some audio missing."""
+    """
+    Three classes told apart by image, text and audio together, with emotion; frames pooled, some
+    audio missing.
+    """
     rng = np.random.default_rng(seed)
     (folder / "features").mkdir(parents=True, exist_ok=True)
-    centres = {key: rng.normal(0, 2, (3, length)) for key, length in (("image", 6), ("text", 5), ("audio", 4), ("emotion", 10))}
+    centres = {
+        key: rng.normal(0, 2, (3, length))
+        for key, length in (("image", 6), ("text", 5), ("audio", 4), ("emotion", 10))
+    }
     rows = []
     for number in range(count):
         label = number % 3
-        held = {key: centre[label] + rng.normal(0, 1, centre.shape[1]) for key, centre in centres.items()}
+        held = {
+            key: centre[label] + rng.normal(0, 1, centre.shape[1])
+            for key, centre in centres.items()
+        }
         held["image"] = np.stack([held["image"] - 1, held["image"] + 1])  # two frames
         if number % 10 == 9:
             del held["audio"]
         np.savez(folder / "features" / f"v{number:03d}.npz", **held)
-        rows.append({"video_id": f"v{number:03d}", "label": ("implicit", "explicit", "none")[label]})
+        rows.append(
+            {"video_id": f"v{number:03d}", "label": ("implicit", "explicit", "none")[label]}
+        )
     pd.DataFrame(rows).to_csv(folder / "labels.csv", index=False)
     return folder / "features", folder / "labels.csv"
 
 
 def faces(folder: Path, *, people: int = 10, seed: int = 0, fakes: int = 3) -> Path:
-    """Smooth faces, and fakes with a square of another brightness; a table of path, label, group."""
+    """
+    Smooth faces, and fakes with a square of another brightness; a table of path, label, group.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:32, :32]
     rows = []
     for person in range(people):
-        face = 100 + 60 * np.exp(-(((x - 16) / 9) ** 2 + ((y - 16) / 12) ** 2)) + rng.uniform(-20, 20)
+        face = (
+            100 + 60 * np.exp(-(((x - 16) / 9) ** 2 + ((y - 16) / 12) ** 2)) + rng.uniform(-20, 20)
+        )
         for number in range(6):
             image = np.repeat((face + rng.normal(0, 4, face.shape))[..., None], 3, axis=2)
             label = "fake" if number < fakes else "real"

@@ -1,4 +1,7 @@
-"""Domain adaptation: the identity of the paper, discrepancies of hand cases, data layouts, bad inputs, and that it adapts."""
+"""
+Domain adaptation: the identity of the paper, discrepancies of hand cases, data layouts, bad inputs,
+and that it adapts.
+"""
 
 import numpy as np
 import pandas as pd
@@ -58,7 +61,9 @@ def test_rows_without_a_label_do_not_count_and_an_empty_domain_is_named():
     z, label, domain = _clouds(40)
     more = torch.cat([z, unit(torch.randn(5, 6))])
     unknown = torch.cat([label, torch.full((5,), -1)])
-    assert separation(more, unknown, torch.cat([domain, torch.ones(5, dtype=torch.long)]), 2) == separation(z, label, domain, 2)
+    assert separation(
+        more, unknown, torch.cat([domain, torch.ones(5, dtype=torch.long)]), 2
+    ) == separation(z, label, domain, 2)
     with pytest.raises(DataError, match="Class 1 has no labelled row in the target domain"):
         separation(z, torch.where((label == 1) & (domain == 1), 0, label), domain, 2)
 
@@ -68,17 +73,28 @@ def test_phantoms_have_three_classes_and_two_tone_curves():
     again, _, _ = phantoms(6, 64, seed=0)
     assert images.shape == (36, 1, 64, 64) and images.dtype == np.uint8
     np.testing.assert_array_equal(images, again)
-    assert np.bincount(labels).tolist() == [12, 12, 12] and np.bincount(domains).tolist() == [18, 18]
+    assert np.bincount(labels).tolist() == [12, 12, 12] and np.bincount(domains).tolist() == [
+        18,
+        18,
+    ]
     # x = 127.5 maps to 210, so the second scanner is brighter in the middle tones.
     assert np.median(images[domains == 1]) > np.median(images[domains == 0]) + 20
 
 
 def _config(table, **changes):
     value = {
-        "accelerator": "cpu", "size_px": 16, "trunk": "small:4", "sources": [{"path": str(table)}], "batch_size": 32,
-        "fractions": [0.5, 0.25, 0.25], "learning_rate": 0.02, "epochs": 25, "head_epochs": 20, "head_learning_rate": 0.05,
+        "accelerator": "cpu",
+        "size_px": 16,
+        "trunk": "small:4",
+        "sources": [{"path": str(table)}],
+        "batch_size": 32,
+        "fractions": [0.5, 0.25, 0.25],
+        "learning_rate": 0.02,
+        "epochs": 25,
+        "head_epochs": 20,
+        "head_learning_rate": 0.05,
         "balance_domains": True,
-    }  # fmt: skip
+    }
     return load_settings(Cmmd.config, value | changes)[0]
 
 
@@ -94,7 +110,10 @@ def test_classes_come_together_across_scanners(tmp_path):
 
 def test_the_trunk_is_bit_identical_after_the_head_was_trained(tmp_path):
     table = made.scanners(tmp_path / "data")
-    runs = [train(Cmmd(), "cmmd", _config(table, epochs=2, head_epochs=epochs), tmp_path / str(epochs)) for epochs in (1, 3)]
+    runs = [
+        train(Cmmd(), "cmmd", _config(table, epochs=2, head_epochs=epochs), tmp_path / str(epochs))
+        for epochs in (1, 3)
+    ]
     first, second = (run.model().trunk.state_dict() for run in runs)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
@@ -109,7 +128,11 @@ def test_target_labels_may_be_missing_in_training(tmp_path):
     config = _config(table, epochs=2)
     data = Cmmd().load(config)
     assert (data.label[data.rows("train", domain=1)] == -1).all()
-    assert 0 <= evaluate(train(Cmmd(), "cmmd", config, tmp_path / "run")).metrics["target_accuracy"] <= 1
+    assert (
+        0
+        <= evaluate(train(Cmmd(), "cmmd", config, tmp_path / "run")).metrics["target_accuracy"]
+        <= 1
+    )
 
 
 def test_patients_stay_in_one_part(tmp_path):
@@ -120,10 +143,19 @@ def test_patients_stay_in_one_part(tmp_path):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: t.assign(domain="alpha"), "needs a source and a target; the data have the domains alpha"),
+        (
+            lambda t: t.assign(domain="alpha"),
+            "needs a source and a target; the data have the domains alpha",
+        ),
         (lambda t: t.assign(label="one"), "The labels are all one"),
-        (lambda t: t.assign(domain=np.resize(["a", "b", "c"], len(t))), r"domains a, b, c\. Name one as target"),
-        (lambda t: t[(t.domain == "alpha") | (t.label == "level")], "of the target domain has no image of class 'upright'"),
+        (
+            lambda t: t.assign(domain=np.resize(["a", "b", "c"], len(t))),
+            r"domains a, b, c\. Name one as target",
+        ),
+        (
+            lambda t: t[(t.domain == "alpha") | (t.label == "level")],
+            "of the target domain has no image of class 'upright'",
+        ),
         (lambda t: t.drop(columns="domain"), "lacks the column 'domain'"),
         (lambda t: t.assign(domain=[None, *t.domain[1:]]), r"0_0\.png has no domain\. Fill in"),
     ],
@@ -139,7 +171,12 @@ def test_vindr_and_cbis_layouts_are_read(tmp_path):
     vindr = tmp_path / "vindr"
     vindr.mkdir()
     pd.DataFrame(
-        {"study_id": ["s1", "s2"], "image_id": ["i1", "i2"], "breast_birads": ["BI-RADS 1", "BI-RADS 4"], "split": "training"}
+        {
+            "study_id": ["s1", "s2"],
+            "image_id": ["i1", "i2"],
+            "breast_birads": ["BI-RADS 1", "BI-RADS 4"],
+            "split": "training",
+        }
     ).to_csv(vindr / "breast-level_annotations.csv", index=False)
     pd.DataFrame({"SOP Instance UID": ["i2", "i1"], "Manufacturer": ["SIEMENS", "IMS"]}).to_csv(
         vindr / "metadata.csv", index=False
@@ -147,7 +184,10 @@ def test_vindr_and_cbis_layouts_are_read(tmp_path):
     from butterfly_sdm.plugins.cmmd import sources
 
     table = sources.vindr(vindr)
-    assert table["domain"].tolist() == ["IMS", "SIEMENS"] and table["patient"].tolist() == ["s1", "s2"]
+    assert table["domain"].tolist() == ["IMS", "SIEMENS"] and table["patient"].tolist() == [
+        "s1",
+        "s2",
+    ]
     assert table["path"][0].endswith("images/s1/i1.dicom")
 
     cbis = tmp_path / "cbis"
@@ -160,7 +200,10 @@ def test_vindr_and_cbis_layouts_are_read(tmp_path):
         }
     ).to_csv(cbis / "mass_case_description_train_set.csv", index=False)
     table = sources.cbis(cbis)
-    assert table["label"].tolist() == ["malignant", "benign"]  # the image with two findings counts once
+    assert table["label"].tolist() == [
+        "malignant",
+        "benign",
+    ]  # the image with two findings counts once
     with pytest.raises(MissingFileError, match=r"holds no .*_case_description"):
         sources.cbis(vindr)
     with pytest.raises(MissingFileError, match=r"There is no breast-level_annotations\.csv"):
@@ -168,9 +211,15 @@ def test_vindr_and_cbis_layouts_are_read(tmp_path):
 
 
 def test_synthetic_mammograms_need_no_files(tmp_path):
-    config = _config("unused", sources=[{"layout": "synthetic", "count": 8}], size_px=32, epochs=1, head_epochs=1)
+    config = _config(
+        "unused", sources=[{"layout": "synthetic", "count": 8}], size_px=32, epochs=1, head_epochs=1
+    )
     run = train(Cmmd(), "cmmd", config, tmp_path / "run")
-    assert set(PluginRun.open(Cmmd(), "cmmd", run.folder).facts["classes"]) == {"calcification", "mass", "normal"}
+    assert set(PluginRun.open(Cmmd(), "cmmd", run.folder).facts["classes"]) == {
+        "calcification",
+        "mass",
+        "normal",
+    }
     with pytest.raises(ConfigError, match="Synthetic mammograms stand alone"):
         Cmmd().load(_config("unused", sources=[{"layout": "synthetic"}, {"path": "a.csv"}]))
 

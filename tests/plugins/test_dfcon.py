@@ -1,4 +1,6 @@
-"""Deepfakes: the votes by hand, frozen weights, layouts, balance, self-blended faces, bad inputs."""
+"""
+Deepfakes: the votes by hand, frozen weights, layouts, balance, self-blended faces, bad inputs.
+"""
 
 import numpy as np
 import pandas as pd
@@ -18,33 +20,54 @@ from . import made
 def test_two_of_three_win_and_even_counts_fall_back_to_the_mean():
     three = np.array([[0.9, 0.4, 0.6], [0.8, 0.45, 0.1], [0.1, 0.99, 0.2]])
     assert hard_vote(three).tolist() == [True, False, False]
-    assert soft_vote(three).round(3).tolist() == [0.6, 0.613, 0.3]  # the second face: the mean says real, the votes fake
+    assert soft_vote(three).round(3).tolist() == [
+        0.6,
+        0.613,
+        0.3,
+    ]  # the second face: the mean says real, the votes fake
     assert hard_vote(np.array([[0.9, 0.9], [0.2, 0.05]])).tolist() == [True, False]
     assert hard_vote(np.array([[0.5]])).tolist() == [True]
 
 
 def test_scores_of_hand_cases():
     found = face_scores(np.array([1, 1, 1, 0]), np.array([0.9, 0.8, 0.3, 0.1]))
-    assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
+    assert found["accuracy"] == 0.75 and found["balanced_accuracy"] == pytest.approx(
+        (2 / 3 + 1) / 2
+    )
     assert found["auc"] == 1.0 and found["equal_error_rate"] == 0.0
 
 
 def _config(data, **changes):
     value = {
-        "accelerator": "cpu", "size_px": 32, "data": str(data), "epochs": 6, "head_epochs": 20, "head_learning_rate": 0.02,
-        "backbones": {name: {"model": f"small:{width}", "weights": None} for name, width in (("a", 4), ("b", 5), ("c", 6))},
-        "projection": 16, "batch_size": 16, "learning_rate": 0.01, "fractions": [0.6, 0.2, 0.2],
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "size_px": 32,
+        "data": str(data),
+        "epochs": 6,
+        "head_epochs": 20,
+        "head_learning_rate": 0.02,
+        "backbones": {
+            name: {"model": f"small:{width}", "weights": None}
+            for name, width in (("a", 4), ("b", 5), ("c", 6))
+        },
+        "projection": 16,
+        "batch_size": 16,
+        "learning_rate": 0.01,
+        "fractions": [0.6, 0.2, 0.2],
+    }
     return load_settings(Dfcon.config, value | changes)[0]
 
 
 def test_the_ensemble_tells_fakes_and_scores_every_member(tmp_path):
-    run = train(Dfcon(), "dfcon", _config(made.faces(tmp_path / "data", people=15)), tmp_path / "run")
+    run = train(
+        Dfcon(), "dfcon", _config(made.faces(tmp_path / "data", people=15)), tmp_path / "run"
+    )
     report = evaluate(run)
     assert report.tables["scores"]["model"].tolist() == ["a", "b", "c", "soft_vote", "hard_vote"]
     assert report.metrics["soft_vote_auc"] >= 0.95
     table = pd.read_csv(predict(run, tmp_path / "data" / "0"))
-    np.testing.assert_allclose(table["score"], table[["score_a", "score_b", "score_c"]].mean(axis=1))
+    np.testing.assert_allclose(
+        table["score"], table[["score_a", "score_b", "score_c"]].mean(axis=1)
+    )
     label = np.array(["fake"] * 3 + ["real"] * 3)
     assert (table["vote"] == label).mean() >= 5 / 6
 
@@ -53,7 +76,12 @@ def test_backbone_and_projection_are_bit_identical_after_the_head_was_trained(tm
     table = made.faces(tmp_path / "data")
     one = {"a": {"model": "small:4", "weights": None}}
     models = [
-        train(Dfcon(), "dfcon", _config(table, epochs=2, head_epochs=epochs, backbones=one), tmp_path / str(epochs)).model("a")
+        train(
+            Dfcon(),
+            "dfcon",
+            _config(table, epochs=2, head_epochs=epochs, backbones=one),
+            tmp_path / str(epochs),
+        ).model("a")
         for epochs in (1, 4)
     ]
     first, second = (model.state_dict() for model in models)
@@ -63,11 +91,19 @@ def test_backbone_and_projection_are_bit_identical_after_the_head_was_trained(tm
 
 def test_a_member_has_epochs_and_a_rate_of_its_own(tmp_path):
     own = {"model": "small:4", "weights": None, "epochs": 3, "learning_rate": 0.001}
-    config = _config(tmp_path, backbones={"a": {"model": "small:4", "weights": None}, "b": own}, warmup_epochs=1)
+    config = _config(
+        tmp_path, backbones={"a": {"model": "small:4", "weights": None}, "b": own}, warmup_epochs=1
+    )
     data = Dfcon().load(_config(made.faces(tmp_path / "data")))
-    stages = {part: Dfcon().stages(config, data, Dfcon().build(config, data.facts, part), part) for part in ("a", "b")}
+    stages = {
+        part: Dfcon().stages(config, data, Dfcon().build(config, data.facts, part), part)
+        for part in ("a", "b")
+    }
     weight = [torch.nn.Parameter(torch.zeros(1))]
-    assert [(stages[part][0].epochs, stages[part][0].optimizer(weight).param_groups[0]["lr"]) for part in ("a", "b")] == [
+    assert [
+        (stages[part][0].epochs, stages[part][0].optimizer(weight).param_groups[0]["lr"])
+        for part in ("a", "b")
+    ] == [
         (6, 0.01),
         (3, 0.001),
     ]
@@ -86,7 +122,13 @@ def test_training_continues_with_the_backbone_that_was_interrupted(tmp_path):
     done = tmp_path / "run.partial" / "a.safetensors"
     written = done.stat().st_mtime_ns
     tasks = []
-    train(Dfcon(), "dfcon", config, tmp_path / "run", progress=lambda task, done, total: tasks.append(task))
+    train(
+        Dfcon(),
+        "dfcon",
+        config,
+        tmp_path / "run",
+        progress=lambda task, done, total: tasks.append(task),
+    )
     assert tasks == ["c: representation", "c: head"]
     assert (tmp_path / "run" / "a.safetensors").stat().st_mtime_ns == written
 
@@ -101,7 +143,10 @@ def test_folders_of_the_challenge_are_read(layout, tmp_path):
     for part in ("train", "valid"):
         for label in ("real", "fake"):
             for number in range(2):
-                made.save(tmp_path / layout.format(part=part, label=label) / f"{number}.png", np.zeros((8, 8)))
+                made.save(
+                    tmp_path / layout.format(part=part, label=label) / f"{number}.png",
+                    np.zeros((8, 8)),
+                )
     data = Dfcon().load(_config(tmp_path))
     assert data.table["split"].tolist() == ["train"] * 4 + ["test"] * 4
     assert data.label.tolist() == [1, 1, 0, 0] * 2
@@ -133,7 +178,11 @@ def test_a_self_blended_face_differs_inside_an_ellipse_only():
     border[4:-4, 4:-4] = False
     assert not changed[border].any()
     np.testing.assert_array_equal(fake, self_blend(face, np.random.default_rng(0)))
-    assert self_blend(np.repeat(face[..., None], 3, axis=2), np.random.default_rng(1)).shape == (64, 64, 3)
+    assert self_blend(np.repeat(face[..., None], 3, axis=2), np.random.default_rng(1)).shape == (
+        64,
+        64,
+        3,
+    )
 
 
 def test_the_published_backbones_are_models_of_timm():

@@ -13,7 +13,13 @@ from typer.testing import CliRunner
 from butterfly_sdm.cli import app
 from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
 from butterfly_sdm.plugins import plugin as plugins
-from butterfly_sdm.plugins.plugin import PluginCard, check_plugin, get_plugin, list_plugins, run_plugin
+from butterfly_sdm.plugins.plugin import (
+    PluginCard,
+    check_plugin,
+    get_plugin,
+    list_plugins,
+    run_plugin,
+)
 from butterfly_sdm.settings import load_settings
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
@@ -34,10 +40,18 @@ def _install(source: Path, target: Path) -> None:
     """Lay out the wheel of a pure package with the build backend itself: no network, no pip."""
     import zipfile
 
-    build = "import sys, hatchling.build as b, os; os.chdir(sys.argv[1]); print(b.build_wheel(sys.argv[2]))"
+    build = (
+        "import sys, hatchling.build as b, os; os.chdir(sys.argv[1]); "
+        "print(b.build_wheel(sys.argv[2]))"
+    )
     wheels = target.with_name("wheels")
     wheels.mkdir(parents=True)
-    made = subprocess.run([sys.executable, "-c", build, str(source), str(wheels)], capture_output=True, text=True, check=True)
+    made = subprocess.run(
+        [sys.executable, "-c", build, str(source), str(wheels)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     with zipfile.ZipFile(wheels / made.stdout.strip().splitlines()[-1]) as wheel:
         wheel.extractall(target)
 
@@ -49,12 +63,16 @@ def _points(monkeypatch, *points):
 def test_the_five_built_in_plugins_are_listed_as_usable():
     found = {info.name: info for info in list_plugins()}
     assert {"cmmd", "dfcon", "implihate", "modan", "refine"} <= set(found)
-    assert all(found[name].error is None and found[name].summary for name in ("cmmd", "dfcon", "implihate", "modan", "refine"))
+    assert all(
+        found[name].error is None and found[name].summary
+        for name in ("cmmd", "dfcon", "implihate", "modan", "refine")
+    )
 
 
 def test_listing_imports_no_deep_learning_library():
     code = (
-        "import sys; from butterfly_sdm.plugins.plugin import list_plugins; assert len(list_plugins()) >= 5;"
+        "import sys; from butterfly_sdm.plugins.plugin import list_plugins; assert "
+        "len(list_plugins()) >= 5;"
         "print(sorted({'torch', 'lightning', 'timm', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -63,22 +81,41 @@ def test_listing_imports_no_deep_learning_library():
 
 def test_a_third_party_plugin_is_listed_checked_and_run(installed, tmp_path):
     info = next(info for info in list_plugins() if info.name == "example")
-    assert (info.distribution, info.version, info.error) == ("butterfly-sdm-example-plugin", "1.2.3", None)
+    assert (info.distribution, info.version, info.error) == (
+        "butterfly-sdm-example-plugin",
+        "1.2.3",
+        None,
+    )
 
     rng = np.random.default_rng(0)
     label = rng.integers(2, size=64)
-    table = pd.DataFrame(rng.normal(0, 0.3, (64, 2)) + label[:, None] * 2 - 1, columns=["x", "y"]).assign(label=label)
+    table = pd.DataFrame(
+        rng.normal(0, 0.3, (64, 2)) + label[:, None] * 2 - 1, columns=["x", "y"]
+    ).assign(label=label)
     table.to_csv(tmp_path / "points.csv", index=False)
     plugin = get_plugin("example")
     config, _ = load_settings(
-        plugin.config, {"table": str(tmp_path / "points.csv"), "inputs": str(tmp_path / "points.csv"), "epochs": 2}
+        plugin.config,
+        {
+            "table": str(tmp_path / "points.csv"),
+            "inputs": str(tmp_path / "points.csv"),
+            "epochs": 2,
+        },
     )
     check_plugin(plugin, config, tmp_path / "check")
 
     yaml = tmp_path / "example.yaml"
-    yaml.write_text("table: points.csv\ninputs: points.csv\nepochs: 2\naccelerator: cpu\n", encoding="utf-8")
+    yaml.write_text(
+        "table: points.csv\ninputs: points.csv\nepochs: 2\naccelerator: cpu\n", encoding="utf-8"
+    )
     told = []
-    run = run_plugin("example", "train", yaml, overrides=["epochs=4", "name=trial"], progress=lambda *call: told.append(call))
+    run = run_plugin(
+        "example",
+        "train",
+        yaml,
+        overrides=["epochs=4", "name=trial"],
+        progress=lambda *call: told.append(call),
+    )
     assert run == tmp_path / "runs" / "trial"
     assert told[-1] == ("model: classify", 4, 4)
     assert run_plugin("example", "evaluate", yaml, run, ["epochs=4"]) == run
@@ -101,26 +138,36 @@ def test_a_broken_plugin_is_listed_with_its_error_and_breaks_nothing(tmp_path, m
         get_plugin("broken")
     shown = CliRunner().invoke(app, ["plugins"])
     assert shown.exit_code == 0
-    assert "cannot be used" in shown.output and "half written" in shown.output and "cmmd" in shown.output
+    assert (
+        "cannot be used" in shown.output
+        and "half written" in shown.output
+        and "cmmd" in shown.output
+    )
 
 
 def test_a_broken_implementation_is_named_when_it_is_used(tmp_path, monkeypatch):
     (tmp_path / "half.py").write_text(
-        "from butterfly_sdm.plugins.plugin import PluginCard\ncard = PluginCard('half', 'a', 'half_method:Method')",
+        "from butterfly_sdm.plugins.plugin import PluginCard\ncard = PluginCard('half', 'a', "
+        "'half_method:Method')",
         encoding="utf-8",
     )
     (tmp_path / "half_method.py").write_text("import no_such_module", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     _points(monkeypatch, EntryPoint("half", "half:card", plugins.GROUP))
     assert list_plugins()[0].error is None  # listing does not import it
-    with pytest.raises(PluginError, match="is broken: ModuleNotFoundError: No module named 'no_such_module'"):
+    with pytest.raises(
+        PluginError, match="is broken: ModuleNotFoundError: No module named 'no_such_module'"
+    ):
         get_plugin("half")
 
 
 @pytest.mark.parametrize(
     ("card", "message"),
     [
-        (PluginCard("other", "", "json:loads"), "its card calls it 'other', its entry point 'given'"),
+        (
+            PluginCard("other", "", "json:loads"),
+            "its card calls it 'other', its entry point 'given'",
+        ),
         (PluginCard("given", "", "no_such_package:Thing"), "does not exist"),
         (
             PluginCard("given", "", "json:loads", ("no_such_package",), "thing[extra]"),
@@ -144,10 +191,16 @@ def test_a_wrong_card_is_explained(card, message, tmp_path, monkeypatch):
 def test_two_plugins_of_one_name_are_an_error_that_names_both(installed, tmp_path, monkeypatch):
     second = tmp_path / "second" / "rival-2.0.dist-info"
     second.mkdir(parents=True)
-    (second / "METADATA").write_text("Metadata-Version: 2.1\nName: rival\nVersion: 2.0\n", encoding="utf-8")
-    (second / "entry_points.txt").write_text("[butterfly_sdm.plugins]\nexample = rival:card\n", encoding="utf-8")
+    (second / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: rival\nVersion: 2.0\n", encoding="utf-8"
+    )
+    (second / "entry_points.txt").write_text(
+        "[butterfly_sdm.plugins]\nexample = rival:card\n", encoding="utf-8"
+    )
     monkeypatch.syspath_prepend(str(tmp_path / "second"))
-    with pytest.raises(PluginError, match=r"Two packages offer a plugin 'example': .*rival.*Remove one") as caught:
+    with pytest.raises(
+        PluginError, match=r"Two packages offer a plugin 'example': .*rival.*Remove one"
+    ) as caught:
         list_plugins()
     assert "butterfly-sdm-example-plugin" in str(caught.value)
 
@@ -170,7 +223,9 @@ def test_predicting_without_a_run_or_without_files_is_explained(tmp_path):
         run_plugin("cmmd", "predict", tmp_path / "a.yaml")
     with pytest.raises(MissingFileError, match=r"nothing to predict at .*new"):
         run_plugin("cmmd", "predict", tmp_path / "a.yaml", overrides=["inputs=new"])
-    with pytest.raises(MissingFileError, match=r"no trained run at .*Train with: butterfly-sdm plugin cmmd train"):
+    with pytest.raises(
+        MissingFileError, match=r"no trained run at .*Train with: butterfly-sdm plugin cmmd train"
+    ):
         run_plugin("cmmd", "evaluate", tmp_path / "a.yaml")
 
 

@@ -1,4 +1,7 @@
-"""The experiments of the plugins: tables from what has run, targets judged, and a run that survives units that fail."""
+"""
+The experiments of the plugins: tables from what has run, targets judged, and a run that survives
+units that fail.
+"""
 
 import json
 import os
@@ -28,7 +31,10 @@ def test_a_target_is_judged_by_the_mean_or_by_every_seed(experiment):
     gain = experiment.Target("gain", "ours - theirs", ">=", 0.05)
     assert gain.row(table) == "| gain >= 0.05 | 0.055 | 0.064 | yes |"
     assert "**no**" in experiment.Target("gain", "ours - theirs", ">=", 0.05, every=True).row(table)
-    assert experiment.Target("gain", "ours - nothing", ">", 0).row(table) == "| gain > 0 | not run | | |"
+    assert (
+        experiment.Target("gain", "ours - nothing", ">", 0).row(table)
+        == "| gain > 0 | not run | | |"
+    )
     table.loc[1, "ours"] = float("nan")
     assert gain.row(table) == "| gain >= 0.05 | 0.100 | - | yes, 1 seeds |"
 
@@ -55,17 +61,36 @@ def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path):
     if not FOLDER.is_dir():
         pytest.skip("the benchmarks are not installed")
     (tmp_path / "results").mkdir()
-    value = {"seed": 0, "finished": True, "seconds": 3.0, "measures": {"both": 0.75, "only_image": 0.5}}
+    value = {
+        "seed": 0,
+        "finished": True,
+        "seconds": 3.0,
+        "measures": {"both": 0.75, "only_image": 0.5},
+    }
     (tmp_path / "results" / "implihate_spoken_seed_0.json").write_text(json.dumps(value))
-    command = [sys.executable, str(FOLDER / "all.py"), "--out", str(tmp_path), "--seeds", "1", "--jobs", "1"]
+    command = [
+        sys.executable,
+        str(FOLDER / "all.py"),
+        "--out",
+        str(tmp_path),
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+    ]
     command += ["--only", "implihate_text", "implihate_spoken"]
     found = subprocess.run(command, capture_output=True, text=True, check=True, env=_without_data())
     assert "1 units" in found.stdout  # what has run is not run again
     assert "failed: implihate_text 0" in found.stdout
     assert "Set BUTTERFLY_SDM_SHARED" in (tmp_path / "logs" / "implihate_text_0.txt").read_text()
-    assert "| both - image alone > 0 | 0.250 | - | yes |" in found.stdout and "Not run." in found.stdout
+    assert (
+        "| both - image alone > 0 | 0.250 | - | yes |" in found.stdout
+        and "Not run." in found.stdout
+    )
 
 
 def _without_data() -> dict[str, str]:
     root = str(FOLDER.parents[1])
-    return {key: value for key, value in os.environ.items() if key != "BUTTERFLY_SDM_SHARED"} | {"PYTHONPATH": root}
+    return {key: value for key, value in os.environ.items() if key != "BUTTERFLY_SDM_SHARED"} | {
+        "PYTHONPATH": root
+    }

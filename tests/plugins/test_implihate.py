@@ -1,4 +1,7 @@
-"""Hateful video: both losses by hand, missing modalities, feature layouts, extractors, bad inputs, and that it learns."""
+"""
+Hateful video: both losses by hand, missing modalities, feature layouts, extractors, bad inputs, and
+that it learns.
+"""
 
 import json
 
@@ -21,10 +24,20 @@ from . import made
 def _config(folder, **changes):
     features, labels = made.videos(folder)
     value = {
-        "accelerator": "cpu", "features": str(features), "labels": str(labels), "encoder": [16, 8], "projection": 8, "cross": 4,
-        "classifier": [8], "epochs": 5, "classifier_epochs": 15, "batch_size": 8, "fractions": [0.5, 0.25, 0.25],
-        "learning_rate": 0.01, "classifier_learning_rate": 0.01,
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "features": str(features),
+        "labels": str(labels),
+        "encoder": [16, 8],
+        "projection": 8,
+        "cross": 4,
+        "classifier": [8],
+        "epochs": 5,
+        "classifier_epochs": 15,
+        "batch_size": 8,
+        "fractions": [0.5, 0.25, 0.25],
+        "learning_rate": 0.01,
+        "classifier_learning_rate": 0.01,
+    }
     return load_settings(Implihate.config, value | changes)[0]
 
 
@@ -42,11 +55,16 @@ def _by_hand(z, references, label, other, temperature, same):
     """Positives inside the log, negatives alone in the denominator, in plain loops."""
     losses = []
     for i in range(len(z)):
-        up = [float(z[i] @ references[j]) for j in range(len(references)) if label[i] == other[j] and not (same and i == j)]
+        up = [
+            float(z[i] @ references[j])
+            for j in range(len(references))
+            if label[i] == other[j] and not (same and i == j)
+        ]
         down = [float(z[i] @ references[j]) for j in range(len(references)) if label[i] != other[j]]
         if up and down:
             losses.append(
-                np.log(np.sum(np.exp(np.array(down) / temperature))) - np.log(np.sum(np.exp(np.array(up) / temperature)))
+                np.log(np.sum(np.exp(np.array(down) / temperature)))
+                - np.log(np.sum(np.exp(np.array(up) / temperature)))
             )
     return float(np.mean(losses))
 
@@ -73,8 +91,12 @@ def test_stage_two_runs_across_modalities_and_keeps_the_same_video_as_positive(m
             first = model.cross_embedding(encoded, (a, b))[rows]
             second = model.cross_embedding(encoded, (b, a))[columns]
             label, other = batch["label"][rows], batch["label"][columns]
-            expected += _by_hand(first, second, label, other, 0.5, False) + _by_hand(second, first, other, label, 0.5, False)
-        assert not batch["audio_present"].bool().all()  # some audio is missing, and left out of both sides
+            expected += _by_hand(first, second, label, other, 0.5, False) + _by_hand(
+                second, first, other, label, 0.5, False
+            )
+        assert (
+            not batch["audio_present"].bool().all()
+        )  # some audio is missing, and left out of both sides
         assert float(cross_loss(model, batch, temperature=0.5)) == pytest.approx(expected, rel=1e-4)
 
 
@@ -87,8 +109,12 @@ def test_the_released_loss_rescales_similarities_and_counts_a_sample_as_its_own_
     negative = scaled.masked_fill(same, -torch.inf).logsumexp(dim=1)
     expected = (negative - scaled.masked_fill(~same, -torch.inf).logsumexp(dim=1)).mean()
     weights = same.float()
-    torch.testing.assert_close(method._contrast(z, weights, None, 0.05, True), expected, rtol=1e-4, atol=1e-4)
-    assert method._contrast(z, weights, None, 0.05, False) != pytest.approx(float(expected), rel=0.01)
+    torch.testing.assert_close(
+        method._contrast(z, weights, None, 0.05, True), expected, rtol=1e-4, atol=1e-4
+    )
+    assert method._contrast(z, weights, None, 0.05, False) != pytest.approx(
+        float(expected), rel=0.01
+    )
 
 
 def test_what_a_missing_modality_holds_has_no_influence(made_up):
@@ -106,37 +132,61 @@ def test_two_stages_learn_three_classes_and_say_what_each_modality_adds(tmp_path
     assert history["stage"].drop_duplicates().tolist() == ["joint", "cross", "classifier"]
     report = evaluate(run)
     assert report.metrics["macro_f1"] >= 0.7
-    assert report.tables["modalities"]["without"].tolist() == ["nothing", "image", "text", "audio", "emotion"]
-    assert len(report.tables["folds"]) == 2 and 0 <= report.metrics["folds_auc_low"] <= report.metrics["folds_auc"] <= 1
+    assert report.tables["modalities"]["without"].tolist() == [
+        "nothing",
+        "image",
+        "text",
+        "audio",
+        "emotion",
+    ]
+    assert (
+        len(report.tables["folds"]) == 2
+        and 0 <= report.metrics["folds_auc_low"] <= report.metrics["folds_auc"] <= 1
+    )
     assert report.tables["classes"]["class"].tolist() == ["explicit", "implicit", "none"]
     one = np.load(tmp_path / "data" / "features" / "v000.npz")
-    np.savez(tmp_path / "new.npz", image=one["image"], text=one["text"])  # neither audio nor emotion
+    np.savez(
+        tmp_path / "new.npz", image=one["image"], text=one["text"]
+    )  # neither audio nor emotion
     table = pd.read_csv(predict(run, tmp_path / "new.npz"), dtype={"video_id": str})
     assert table["video_id"].tolist() == ["new"]
-    assert table[["p_explicit", "p_implicit", "p_none"]].sum(axis=1).tolist() == pytest.approx([1.0])
+    assert table[["p_explicit", "p_implicit", "p_none"]].sum(axis=1).tolist() == pytest.approx(
+        [1.0]
+    )
 
 
 @pytest.mark.parametrize(
-    "changes", [{"contrastive": "none"}, {"contrastive": "one_stage", "tune": False, "modality_dropout": 0.5}]
+    "changes",
+    [{"contrastive": "none"}, {"contrastive": "one_stage", "tune": False, "modality_dropout": 0.5}],
 )
 def test_stages_can_be_left_out(changes, tmp_path):
     run = train(
-        Implihate(), "implihate", _config(tmp_path / "data", epochs=1, classifier_epochs=1, **changes), tmp_path / "run"
+        Implihate(),
+        "implihate",
+        _config(tmp_path / "data", epochs=1, classifier_epochs=1, **changes),
+        tmp_path / "run",
     )
     stages = pd.read_csv(run.folder / "history.csv")["stage"].tolist()
-    assert stages == (["classifier"] if changes["contrastive"] == "none" else ["joint", "classifier"])
+    assert stages == (
+        ["classifier"] if changes["contrastive"] == "none" else ["joint", "classifier"]
+    )
 
 
 def test_features_come_from_folders_stacks_and_tables_alike(tmp_path):
     rng = np.random.default_rng(0)
-    image, text = rng.normal(size=(3, 2)).astype(np.float32), rng.normal(size=(3, 3)).astype(np.float32)
+    image, text = (
+        rng.normal(size=(3, 2)).astype(np.float32),
+        rng.normal(size=(3, 3)).astype(np.float32),
+    )
     videos = ["a", "b", "c"]
     (tmp_path / "folder").mkdir()
     for row, video in enumerate(videos):
         frames = np.stack([image[row] - 1, image[row] + 1])
         np.savez(tmp_path / "folder" / f"{video}.npz", image=frames, text=text[row])
     np.savez(tmp_path / "stack.npz", video_id=np.array(videos), image=image, text=text)
-    columns = {f"image_{k}": image[:, k] for k in range(2)} | {f"text_{k}": text[:, k] for k in range(3)}
+    columns = {f"image_{k}": image[:, k] for k in range(2)} | {
+        f"text_{k}": text[:, k] for k in range(3)
+    }
     pd.DataFrame({"video_id": videos} | columns).to_csv(tmp_path / "table.csv", index=False)
     for source in ("folder", "stack.npz", "table.csv"):
         found = read_features(tmp_path / source)
@@ -148,15 +198,23 @@ def test_features_come_from_folders_stacks_and_tables_alike(tmp_path):
 
 
 def test_hatemm_is_read_by_its_annotation_or_its_folders(tmp_path):
-    for folder, name in (("hate_videos", "hate_video_1.mp4"), ("non_hate_videos", "non_hate_video_1.mp4")):
+    for folder, name in (
+        ("hate_videos", "hate_video_1.mp4"),
+        ("non_hate_videos", "non_hate_video_1.mp4"),
+    ):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / name).touch()
     assert read_labels(tmp_path)["label"].tolist() == ["hate", "non_hate"]
-    pd.DataFrame({"video_file_name": ["hate_video_1.mp4", "non_hate_video_1.mp4"], "label": ["Hate", "Non Hate"]}).to_csv(
-        tmp_path / "HateMM_annotation.csv", index=False
-    )
+    pd.DataFrame(
+        {
+            "video_file_name": ["hate_video_1.mp4", "non_hate_video_1.mp4"],
+            "label": ["Hate", "Non Hate"],
+        }
+    ).to_csv(tmp_path / "HateMM_annotation.csv", index=False)
     table = read_labels(tmp_path)
-    assert table["video_id"].tolist() == ["hate_video_1", "non_hate_video_1"] and table["label"].tolist() == [
+    assert table["video_id"].tolist() == ["hate_video_1", "non_hate_video_1"] and table[
+        "label"
+    ].tolist() == [
         "hate",
         "non_hate",
     ]
@@ -169,17 +227,27 @@ def test_text_and_sound_are_extracted_offline(tmp_path):
     (tmp_path / "v2.txt").write_text("I hate this terrible murder", encoding="utf-8")
     time = np.arange(8000) / 8000
     for name, hertz in (("v1", 200), ("v2", 2000)):
-        wavfile.write(tmp_path / f"{name}.wav", 8000, (10000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16))
+        wavfile.write(
+            tmp_path / f"{name}.wav",
+            8000,
+            (10000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16),
+        )
     names = ["hashed_text", "log_mel"]
     for package, name in (("vaderSentiment", "sentiment"), ("nrclex", "emotion")):
         pytest.importorskip(package)
         names.append(name)
     made_now = extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
-    assert made_now == 2 and extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names)) == 0
+    assert (
+        made_now == 2
+        and extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
+        == 0
+    )
     found = read_features(tmp_path / "out")
     assert found.lengths == {"text": 1024, "audio": 32 * 9, "emotion": 10, "sentiment": 3}
     sentiment = found.values["sentiment"]
-    assert sentiment[0, 0] > sentiment[0, 1] and sentiment[1, 1] > sentiment[1, 0]  # positive, negative
+    assert (
+        sentiment[0, 0] > sentiment[0, 1] and sentiment[1, 1] > sentiment[1, 0]
+    )  # positive, negative
     emotion = found.values["emotion"]
     joy, anger = extractors.Emotion.names.index("joy"), extractors.Emotion.names.index("anger")
     assert emotion[0, joy] > 0 and emotion[1, anger] > 0
@@ -204,8 +272,14 @@ def test_bad_inputs_are_explained(tmp_path):
     cases = {
         "one": (labels.assign(label="none"), "All videos are labelled 'none'"),
         "twice": (pd.concat([labels, labels[:1]]), "labels the video v000 twice"),
-        "columns": (labels.rename(columns={"label": "class"}), "lacks the column 'label'; it has video_id, class"),
-        "empty": (labels.assign(label=[None, *labels["label"][1:]]), "has no label for the video v000"),
+        "columns": (
+            labels.rename(columns={"label": "class"}),
+            "lacks the column 'label'; it has video_id, class",
+        ),
+        "empty": (
+            labels.assign(label=[None, *labels["label"][1:]]),
+            "has no label for the video v000",
+        ),
         "others": (
             labels.assign(video_id="x" + labels["video_id"]),
             "None of the 48 labelled videos has features, such as xv000",
@@ -229,7 +303,9 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(ConfigError, match="extract names 'smell'; known are sentiment"):
         extractors.make_extractors(["smell"])
     other = Features(("v",), {"text": np.zeros((1, 7), np.float32)}, {"text": np.array([True])})
-    with pytest.raises(DataError, match="text features have 7 numbers; the network was trained with 5"):
+    with pytest.raises(
+        DataError, match="text features have 7 numbers; the network was trained with 5"
+    ):
         other.shaped({"text": 5})
 
 
@@ -239,14 +315,32 @@ def test_the_text_of_real_videos_goes_through(shared, tmp_path):
     videos = json.loads((shared / "data" / "domains" / "hate_video_text.json").read_text())[:90]
     for number, video in enumerate(videos):
         (tmp_path / "media").mkdir(exist_ok=True)
-        (tmp_path / "media" / f"n{number}.txt").write_text(f"{video['title']} {video['transcript']}", encoding="utf-8")
-    table = pd.DataFrame({"video_id": [f"n{number}" for number in range(len(videos))], "label": [v["label"] for v in videos]})
+        (tmp_path / "media" / f"n{number}.txt").write_text(
+            f"{video['title']} {video['transcript']}", encoding="utf-8"
+        )
+    table = pd.DataFrame(
+        {
+            "video_id": [f"n{number}" for number in range(len(videos))],
+            "label": [v["label"] for v in videos],
+        }
+    )
     table["label"] = np.where(table["label"] == "Normal", "normal", "not normal")
     table.to_csv(tmp_path / "labels.csv", index=False)
     value = {
-        "accelerator": "cpu", "features": str(tmp_path / "features"), "labels": str(tmp_path / "labels.csv"),
-        "media": str(tmp_path / "media"), "extract": ["hashed_text", "sentiment", "emotion"], "contrastive": "one_stage",
-        "encoder": [16], "projection": 8, "classifier": [8], "epochs": 1, "classifier_epochs": 2, "fractions": [0.6, 0.2, 0.2],
-    }  # fmt: skip
-    run = train(Implihate(), "implihate", load_settings(Implihate.config, value)[0], tmp_path / "run")
+        "accelerator": "cpu",
+        "features": str(tmp_path / "features"),
+        "labels": str(tmp_path / "labels.csv"),
+        "media": str(tmp_path / "media"),
+        "extract": ["hashed_text", "sentiment", "emotion"],
+        "contrastive": "one_stage",
+        "encoder": [16],
+        "projection": 8,
+        "classifier": [8],
+        "epochs": 1,
+        "classifier_epochs": 2,
+        "fractions": [0.6, 0.2, 0.2],
+    }
+    run = train(
+        Implihate(), "implihate", load_settings(Implihate.config, value)[0], tmp_path / "run"
+    )
     assert 0 <= evaluate(run).metrics["accuracy"] <= 1

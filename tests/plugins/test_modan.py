@@ -1,4 +1,7 @@
-"""Medical pretraining: the loss by hand, folds by patient, layouts, DICOM tags, bad inputs, and that it learns attributes."""
+"""
+Medical pretraining: the loss by hand, folds by patient, layouts, DICOM tags, bad inputs, and that
+it learns attributes.
+"""
 
 import numpy as np
 import pandas as pd
@@ -19,16 +22,33 @@ from . import made
 
 def _config(table, **changes):
     value = {
-        "accelerator": "cpu", "size_px": 16, "trunk": "small:4", "collection": {"path": str(table)}, "epochs": 8, "crop": 0.7,
-        "batch_size": 16, "tune_epochs": 2, "folds": 2, "repeats": 1, "fractions": [0.6, 0.0, 0.4], "flip": False,
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "size_px": 16,
+        "trunk": "small:4",
+        "collection": {"path": str(table)},
+        "epochs": 8,
+        "crop": 0.7,
+        "batch_size": 16,
+        "tune_epochs": 2,
+        "folds": 2,
+        "repeats": 1,
+        "fractions": [0.6, 0.0, 0.4],
+        "flip": False,
+    }
     return load_settings(Modan.config, value | changes)[0]
 
 
 def test_the_loss_is_the_papers_sum():
     torch.manual_seed(0)
     z, temperature, threshold = unit(torch.randn(6, 4)).double(), 0.5, 0.3
-    sets = [{"CT", "chest"}, {"CT", "chest"}, {"CT", "knee"}, {"MR", "knee"}, {"MR", "chest"}, {"US", "head"}]
+    sets = [
+        {"CT", "chest"},
+        {"CT", "chest"},
+        {"CT", "knee"},
+        {"MR", "knee"},
+        {"MR", "chest"},
+        {"US", "head"},
+    ]
     names = sorted(set().union(*sets))
     labels = torch.tensor([[float(name in own) for name in names] for own in sets])
     losses = []
@@ -38,7 +58,9 @@ def test_the_loss_is_the_papers_sum():
         if not positives:
             continue  # the only ultrasound image has none
         total = sum(np.exp(float(z[a] @ z[k]) / temperature) for k in range(6) if k != a)
-        terms = [w * (float(z[a] @ z[p]) / temperature - np.log(total)) for p, w in positives.items()]
+        terms = [
+            w * (float(z[a] @ z[p]) / temperature - np.log(total)) for p, w in positives.items()
+        ]
         losses.append(-sum(terms) / len(positives))
     found = ContrastiveLoss(temperature)(z.float(), jaccard(labels, threshold=threshold))
     assert float(found) == pytest.approx(np.mean(losses), rel=1e-5)
@@ -48,11 +70,20 @@ def test_cosines_are_grouped_by_shared_attributes():
     z = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, -1]])
     labels = torch.tensor([[1.0, 0, 1, 0], [1, 0, 1, 0], [1, 0, 0, 1], [0, 1, 0, 1]])
     found = shared_cosines(z, labels)
-    assert found == {"cosine_shared_0": 0.0, "cosine_shared_1": pytest.approx(-1 / 3), "cosine_shared_2": 1.0}
+    assert found == {
+        "cosine_shared_0": 0.0,
+        "cosine_shared_1": pytest.approx(-1 / 3),
+        "cosine_shared_2": 1.0,
+    }
 
 
 def test_images_that_share_more_lie_closer_and_folds_give_intervals(tmp_path):
-    run = train(Modan(), "modan", _config(made.medical(tmp_path / "data", count=12), epochs=12), tmp_path / "run")
+    run = train(
+        Modan(),
+        "modan",
+        _config(made.medical(tmp_path / "data", count=12), epochs=12),
+        tmp_path / "run",
+    )
     report = evaluate(run)
     m = report.metrics
     assert m["cosine_shared_2"] > m["cosine_shared_1"] > m["cosine_shared_0"]
@@ -79,7 +110,9 @@ def test_patients_stay_in_one_part_and_one_fold(tmp_path):
     for _, _, train_rows, test_rows in _divisions(config, data.task):
         assert not set(data.task.group[train_rows]) & set(data.task.group[test_rows])
         held_out = _validation(config, data.task, train_rows)
-        assert len(held_out) and not set(data.task.group[held_out]) & set(data.task.group[np.setdiff1d(train_rows, held_out)])
+        assert len(held_out) and not set(data.task.group[held_out]) & set(
+            data.task.group[np.setdiff1d(train_rows, held_out)]
+        )
 
 
 def test_radimagenet_folders_are_read_with_a_cap(tmp_path):
@@ -87,7 +120,10 @@ def test_radimagenet_folders_are_read_with_a_cap(tmp_path):
         for number in range(count):
             made.save(tmp_path / modality / region / name / f"{number}.png", np.zeros((4, 4)))
     table = collections.radimagenet(tmp_path, 2)
-    assert table.groupby(["modality", "anatomy"]).size().to_dict() == {("CT", "chest"): 2, ("MR", "knee"): 1}
+    assert table.groupby(["modality", "anatomy"]).size().to_dict() == {
+        ("CT", "chest"): 2,
+        ("MR", "knee"): 1,
+    }
     with pytest.raises(DataError, match="the layout of RadImageNet"):
         collections.radimagenet(tmp_path / "CT" / "chest" / "nodule", None)
 
@@ -97,22 +133,34 @@ def test_mrnet_is_read_by_plane_and_finding(tmp_path):
         (tmp_path / part / "axial").mkdir(parents=True)
         for name in names:
             np.save(tmp_path / part / "axial" / f"{name}.npy", np.zeros((3, 4, 4), np.uint8))
-        (tmp_path / f"{part}-acl.csv").write_text("".join(f"{name},{number % 2}\n" for number, name in enumerate(names)))
+        (tmp_path / f"{part}-acl.csv").write_text(
+            "".join(f"{name},{number % 2}\n" for number, name in enumerate(names))
+        )
     table = collections.mrnet(tmp_path, "axial", "acl")
-    assert table["split"].tolist() == ["train", "train", "test"] and table["label"].tolist() == ["0", "1", "0"]
+    assert table["split"].tolist() == ["train", "train", "test"] and table["label"].tolist() == [
+        "0",
+        "1",
+        "0",
+    ]
     with pytest.raises(MissingFileError, match=r"There is no train-meniscus\.csv"):
         collections.mrnet(tmp_path, "axial", "meniscus")
 
 
 def test_dicom_attributes_come_from_the_tags_and_what_was_dropped_is_counted(tmp_path):
     examples = pytest.importorskip("pydicom.examples")
-    for number, (modality, part) in enumerate([("CT", "CHEST"), ("MR", "Thorax"), ("MR", "KNEE"), ("MR", ""), ("", "")]):
+    for number, (modality, part) in enumerate(
+        [("CT", "CHEST"), ("MR", "Thorax"), ("MR", "KNEE"), ("MR", ""), ("", "")]
+    ):
         dataset = examples.ct
         dataset.Modality, dataset.BodyPartExamined, dataset.PatientID = modality, part, f"P{number}"
         dataset.save_as(tmp_path / f"image{number}")  # DICOM files often have no ending
     (tmp_path / "notes.txt").write_text("x" * 200)
     table, dropped = collections.dicom_folder(tmp_path, {"knee": "Knie"})
-    assert table[["modality", "anatomy"]].to_numpy().tolist() == [["CT", "chest"], ["MR", "chest"], ["MR", "Knie"]]
+    assert table[["modality", "anatomy"]].to_numpy().tolist() == [
+        ["CT", "chest"],
+        ["MR", "chest"],
+        ["MR", "Knie"],
+    ]
     assert dropped == {"no anatomy": 1, "no modality": 1, "no DICOM file": 1}
     more, _ = collections.dicom_folder(tmp_path, {}, require_all=False)
     assert len(more) == 4
@@ -139,7 +187,8 @@ def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path):
         try:
             image = read_image(Path(path), 16, 1)
         except ButterflySDMError:
-            continue  # a compression that needs another package, or damaged on purpose: named, not crashed
+            # a compression that needs another package, or damaged on purpose: named, not crashed
+            continue
         assert image.shape == (1, 16, 16)
         read += 1
     assert read >= 15
@@ -148,7 +197,9 @@ def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path):
 def test_bad_inputs_are_explained(tmp_path):
     table = made.medical(tmp_path / "data")
     rows = pd.read_csv(table)
-    rows.assign(modality="CT", anatomy="knee").drop(columns="label").assign(modality="CT").to_csv(table, index=False)
+    rows.assign(modality="CT", anatomy="knee").drop(columns="label").assign(modality="CT").to_csv(
+        table, index=False
+    )
     with pytest.raises(DataError, match="lacks the column 'scanner'"):
         Modan().load(_config(table, attributes=["modality", "scanner"]))
     with pytest.raises(DataError, match="All images have the same modality"):
@@ -156,7 +207,9 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(DataError, match="All images have the same modality and anatomy"):
         Modan().load(_config(table, attributes=["modality", "anatomy"]))
     rows.to_csv(table, index=False)
-    with pytest.raises(DataError, match=r"The class '.*' has 20 patients .* 21 folds need one each"):
+    with pytest.raises(
+        DataError, match=r"The class '.*' has 20 patients .* 21 folds need one each"
+    ):
         Modan().load(_config(table, folds=21))
     with pytest.raises(DataError, match="a task needs two classes"):
         rows.assign(label="clear").to_csv(table, index=False)

@@ -19,7 +19,11 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_example_has_keys_that_exist(name, tmp_path):
-    code = next(code for language, code in FENCE.findall((PAGES / f"{name}.md").read_text()) if language == "yaml")
+    code = next(
+        code
+        for language, code in FENCE.findall((PAGES / f"{name}.md").read_text())
+        if language == "yaml"
+    )
     (tmp_path / "example.yaml").write_text(code)
     load_settings(get_plugin(name).config, tmp_path / "example.yaml")
 

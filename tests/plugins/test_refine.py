@@ -1,4 +1,7 @@
-"""Backdoor defence: permutation, counting, formulas, models read without pickle, bad inputs, and that it defends."""
+"""
+Backdoor defence: permutation, counting, formulas, models read without pickle, bad inputs, and that
+it defends.
+"""
 
 import numpy as np
 import pandas as pd
@@ -49,7 +52,9 @@ def test_a_surviving_backdoor_is_counted_at_the_remapped_class():
     survived = np.array([2, 2, 2, 2, 1])
     found = backdoor_rates(survived, label, target=0, permutation=permutation)
     assert found["attack_success"] == 0.0  # which alone would call it defended
-    assert found["remapped_target"] == pytest.approx(2 / 3)  # of the images of neither class 0 nor 2
+    assert found["remapped_target"] == pytest.approx(
+        2 / 3
+    )  # of the images of neither class 0 nor 2
     assert found["triggered_accuracy"] == 0.5
     assert backdoor_rates(np.array([0, 0, 0, 2, 1]), label, target=0)["attack_success"] == 0.5
 
@@ -105,20 +110,34 @@ def test_the_backdoor_goes_and_the_classes_stay(settings, tmp_path):
     table = pd.read_csv(predict(run, config.inputs))
     images = torch.from_numpy(np.load(config.clean)["image"][:3, None]).float() / 255
     with torch.no_grad():
-        np.testing.assert_allclose(defended(images).numpy(), table[["p_level", "p_upright", "p_neither"]].to_numpy(), atol=1e-5)
+        np.testing.assert_allclose(
+            defended(images).numpy(),
+            table[["p_level", "p_upright", "p_neither"]].to_numpy(),
+            atol=1e-5,
+        )
 
 
-def test_models_are_read_as_script_program_or_function_and_never_from_a_pickle(tmp_path, monkeypatch):
+def test_models_are_read_as_script_program_or_function_and_never_from_a_pickle(
+    tmp_path, monkeypatch
+):
     images = torch.rand(2, 1, 16, 16)
     model = striped_classifier()
     with torch.no_grad():
         expected = model(images)
     torch.jit.trace(model, images).save(str(tmp_path / "m.ts"))
     batch = torch.export.Dim("batch", min=1, max=1024)
-    torch.export.save(torch.export.export(model, (images,), dynamic_shapes=({0: batch},)), tmp_path / "m.pt2")
+    torch.export.save(
+        torch.export.export(model, (images,), dynamic_shapes=({0: batch},)), tmp_path / "m.pt2"
+    )
     torch.save(model.state_dict(), tmp_path / "m.pth")
-    for source, weights in ((tmp_path / "m.ts", None), (tmp_path / "m.pt2", None), ("tests.plugins.conftest:Stripes", "m.pth")):
-        loaded = FixedClassifier(load_classifier(str(source), weights and tmp_path / weights), (0.0,), (1.0,)).eval()
+    for source, weights in (
+        (tmp_path / "m.ts", None),
+        (tmp_path / "m.pt2", None),
+        ("tests.plugins.conftest:Stripes", "m.pth"),
+    ):
+        loaded = FixedClassifier(
+            load_classifier(str(source), weights and tmp_path / weights), (0.0,), (1.0,)
+        ).eval()
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), expected)
     torch.save(model, tmp_path / "pickled.pt")
@@ -133,7 +152,9 @@ def test_models_are_read_as_script_program_or_function_and_never_from_a_pickle(t
 
 
 def test_a_classifier_of_another_size_is_explained():
-    with pytest.raises(ModelError, match=r"output for 2 images has shape \(2, 3\); 4 class names need \(2, 4\)"):
+    with pytest.raises(
+        ModelError, match=r"output for 2 images has shape \(2, 3\); 4 class names need \(2, 4\)"
+    ):
         check_classifier(Stripes(), 1, 16, 4)
     with pytest.raises(ModelError, match="does not take images of 1 x 16 x 16"):
         check_classifier(nn.Conv2d(3, 1, 3), 1, 16, 4)
@@ -161,7 +182,9 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(DataError, match=r"uint8 of \(1, 16, 16\) are needed"):
         load(clean=str(tmp_path / "wrong.npz"))
     np.savez(tmp_path / "named.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.array(["dog"]))
-    with pytest.raises(DataError, match="has the label 'dog'; the classes are level, upright, neither"):
+    with pytest.raises(
+        DataError, match="has the label 'dog'; the classes are level, upright, neither"
+    ):
         load(test=str(tmp_path / "named.npz"))
     image = np.zeros((2, 16, 16), np.uint8)
     np.savez(tmp_path / "numbered.npz", image=image, label=np.array([0, 3]))
@@ -176,5 +199,7 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(DataError, match="holds 2 clean images; a network needs at least 4"):
         load(clean=str(tmp_path / "target.npz"))
     (tmp_path / "damaged.npz").write_bytes(b"no archive")
-    with pytest.raises(DataError, match=r"damaged\.npz is no readable \.npz of plain arrays\. Write it again"):
+    with pytest.raises(
+        DataError, match=r"damaged\.npz is no readable \.npz of plain arrays\. Write it again"
+    ):
         load(clean=str(tmp_path / "damaged.npz"))

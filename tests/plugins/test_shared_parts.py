@@ -20,7 +20,9 @@ def test_images_of_any_kind_come_in_one_shape(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grey).save(tmp_path / "a.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
-    np.save(tmp_path / "c.npy", np.stack([np.zeros((8, 8)), grey / 252.0, np.ones((8, 8))]))  # a stack: the middle
+    np.save(
+        tmp_path / "c.npy", np.stack([np.zeros((8, 8)), grey / 252.0, np.ones((8, 8))])
+    )  # a stack: the middle
     for name in "abc":
         suffix = "npy" if name == "c" else "png"
         found = read_image(tmp_path / f"{name}.{suffix}", 8, 1)
@@ -37,7 +39,9 @@ def test_the_dicom_files_of_pydicom_are_read_or_named(tmp_path):
     dataset = examples.ct
     dataset.PhotometricInterpretation = "MONOCHROME1"
     dataset.save_as(tmp_path / "inverted.dcm")
-    np.testing.assert_allclose(read_image(tmp_path / "inverted.dcm", 32, 1).astype(int), 255 - ct.astype(int), atol=1)
+    np.testing.assert_allclose(
+        read_image(tmp_path / "inverted.dcm", 32, 1).astype(int), 255 - ct.astype(int), atol=1
+    )
 
 
 def test_an_unreadable_or_missing_image_is_named(tmp_path):
@@ -45,7 +49,9 @@ def test_an_unreadable_or_missing_image_is_named(tmp_path):
     np.save(tmp_path / "b.npy", np.full((4, 4), np.nan))
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for name in ("a.png", "b.npy", "c.npy"):
-        with pytest.raises(DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"):
+        with pytest.raises(
+            DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"
+        ):
             read_image(tmp_path / name, 8, 1)
     with pytest.raises(MissingFileError, match="There is no image"):
         read_image(tmp_path / "d.png", 8, 1)
@@ -62,7 +68,12 @@ def test_images_are_read_once_and_in_the_order_asked(tmp_path):
     images = Images([tmp_path / f"{number}.png" for number in range(4)], 4, 1)
     images.batch(np.array([0, 3]))
     (tmp_path / "3.png").unlink()
-    assert (images.batch(np.array([3, 1, 3, 0]))[:, 0, 0, 0] * 255).round().tolist() == [150, 50, 150, 0]
+    assert (images.batch(np.array([3, 1, 3, 0]))[:, 0, 0, 0] * 255).round().tolist() == [
+        150,
+        50,
+        150,
+        0,
+    ]
     with pytest.raises(DataError, match="Images in memory are uint8"):
         Images(np.zeros((2, 4, 4)), 4, 1)
 
@@ -116,8 +127,15 @@ def test_a_given_split_is_kept_and_checked():
 def test_batches_hold_every_row_once_or_every_class_alike():
     rng = np.random.default_rng(0)
     drawn = list(shuffled(np.arange(10), 4, rng))
-    assert sorted(np.concatenate(drawn)) == list(range(10)) and [len(batch) for batch in drawn] == [4, 4, 2]
-    assert [len(batch) for batch in shuffled(np.arange(9), 4, rng)] == [4, 4]  # a single row has no pair
+    assert sorted(np.concatenate(drawn)) == list(range(10)) and [len(batch) for batch in drawn] == [
+        4,
+        4,
+        2,
+    ]
+    assert [len(batch) for batch in shuffled(np.arange(9), 4, rng)] == [
+        4,
+        4,
+    ]  # a single row has no pair
     classes = np.array([0] * 50 + [1] * 10)
     for batch in balanced(np.arange(60), classes, 12, rng):
         assert np.bincount(classes[batch]).tolist() == [6, 6]
@@ -125,17 +143,22 @@ def test_batches_hold_every_row_once_or_every_class_alike():
 
 def test_scores_of_hand_cases():
     label = np.array([0, 0, 1, 1])
-    found = scores.classification_scores(label, np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]]))
+    found = scores.classification_scores(
+        label, np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])
+    )
     assert found["accuracy"] == 0.75 and found["auc"] == 1.0
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
     assert scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
     assert scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
-    assert scores.equal_error_rate(np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 2, 3, 6, 4, 7, 8, 9])) == pytest.approx(
-        0.25
-    )
+    assert scores.equal_error_rate(
+        np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 2, 3, 6, 4, 7, 8, 9])
+    ) == pytest.approx(0.25)
     assert scores.mean_interval([0.5]) == (0.5, 0.5, 0.5)
     mean, low, high = scores.mean_interval([1.0, 2.0, 3.0])
-    assert (mean, high - mean) == (2.0, pytest.approx(4.302653 / 3**0.5)) and mean - low == pytest.approx(high - mean)
+    assert (mean, high - mean) == (
+        2.0,
+        pytest.approx(4.302653 / 3**0.5),
+    ) and mean - low == pytest.approx(high - mean)
     assert scores.paired_p_value([1, 2], [1, 2]) == 1.0
     with pytest.raises(DataError, match="are of 1 class; scores need at least 2"):
         scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
@@ -149,7 +172,9 @@ def test_random_views_stay_in_range_and_can_be_the_image_itself():
     torch.testing.assert_close(same, images)
     flipped = random_view(images, scale=(1, 1), flip=True, jitter=0)
     for image, found in zip(images, flipped, strict=True):
-        assert torch.allclose(found, image, atol=1e-5) or torch.allclose(found, image.flip(-1), atol=1e-5)
+        assert torch.allclose(found, image, atol=1e-5) or torch.allclose(
+            found, image.flip(-1), atol=1e-5
+        )
 
 
 def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):
@@ -167,12 +192,20 @@ def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):
 
 def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
     trunk = SmallResNet(1, 4)
-    torch.save({"state_dict": {f"module.{name}": value for name, value in trunk.state_dict().items()}}, tmp_path / "w.pth")
+    torch.save(
+        {"state_dict": {f"module.{name}": value for name, value in trunk.state_dict().items()}},
+        tmp_path / "w.pth",
+    )
     other = SmallResNet(1, 4)
     load_weights(other, tmp_path / "w.pth")
-    assert all(torch.equal(a, b) for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True)
+    )
     with pytest.raises(ModelError, match="does not fit this network: it lacks stem"):
         load_weights(SmallResNet(3, 4), tmp_path / "w.pth")
     torch.save(trunk, tmp_path / "whole.pth")  # a pickled object
-    with pytest.raises(ModelError, match="no file of weights that can be read without running code"):
+    with pytest.raises(
+        ModelError, match="no file of weights that can be read without running code"
+    ):
         load_weights(other, tmp_path / "whole.pth")

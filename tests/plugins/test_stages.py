@@ -18,7 +18,12 @@ CONFIG = PluginConfig(accelerator="cpu")
 
 def _model():
     torch.manual_seed(0)
-    return nn.ModuleDict({"trunk": nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)), "head": nn.Linear(8, 1)})
+    return nn.ModuleDict(
+        {
+            "trunk": nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Dropout(0.5)),
+            "head": nn.Linear(8, 1),
+        }
+    )
 
 
 def _batches(model, rng):
@@ -28,7 +33,9 @@ def _batches(model, rng):
 
 def _loss(model, batch):
     noisy = batch["x"] + torch.randn_like(batch["x"])
-    return (model["head"](model["trunk"](noisy)) - batch["x"].sum(dim=1, keepdim=True)).square().mean()
+    return (
+        (model["head"](model["trunk"](noisy)) - batch["x"].sum(dim=1, keepdim=True)).square().mean()
+    )
 
 
 ADAM = partial(torch.optim.Adam, lr=0.01)
@@ -45,10 +52,17 @@ class _Stop(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", [partial(torch.optim.Adam, lr=0.01), partial(torch.optim.SGD, lr=0.01, momentum=0.9)])
+@pytest.mark.parametrize(
+    "optimizer",
+    [partial(torch.optim.Adam, lr=0.01), partial(torch.optim.SGD, lr=0.01, momentum=0.9)],
+)
 @pytest.mark.parametrize("after", [1, 3, 4, 6])
-@pytest.mark.parametrize("share", [float("inf"), 1e-9])  # a checkpoint after every epoch, or as seldom as may be
-def test_training_interrupted_anywhere_continues_to_the_same_weights(optimizer, after, share, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "share", [float("inf"), 1e-9]
+)  # a checkpoint after every epoch, or as seldom as may be
+def test_training_interrupted_anywhere_continues_to_the_same_weights(
+    optimizer, after, share, tmp_path, monkeypatch
+):
     monkeypatch.setattr(stages, "_WRITING_SHARE", share)
     whole = _model()
     rows = train_stages(whole, _stages(optimizer), CONFIG)
@@ -65,7 +79,10 @@ def test_training_interrupted_anywhere_continues_to_the_same_weights(optimizer, 
     torch.manual_seed(999)  # what was drawn in between does not matter
     resumed = _model()
     assert train_stages(resumed, _stages(optimizer), CONFIG, checkpoint=checkpoint) == rows
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
 
 
 def test_what_does_not_train_stays_bit_for_bit():
@@ -76,7 +93,9 @@ def test_what_does_not_train_stays_bit_for_bit():
         before.update({name: value.clone() for name, value in model["trunk"].state_dict().items()})
 
     train_stages(model, _stages(start=remember), CONFIG)
-    assert all(torch.equal(before[name], value) for name, value in model["trunk"].state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in model["trunk"].state_dict().items()
+    )
 
 
 def test_the_best_epoch_is_kept_also_across_an_interruption(tmp_path, monkeypatch):
@@ -96,9 +115,17 @@ def test_the_best_epoch_is_kept_also_across_an_interruption(tmp_path, monkeypatc
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_stages(_model(), _stages(measure=measure, select="score"), CONFIG, checkpoint=tmp_path / "c", progress=stop)
+        train_stages(
+            _model(),
+            _stages(measure=measure, select="score"),
+            CONFIG,
+            checkpoint=tmp_path / "c",
+            progress=stop,
+        )
     resumed = _model()
-    train_stages(resumed, _stages(measure=measure, select="score"), CONFIG, checkpoint=tmp_path / "c")
+    train_stages(
+        resumed, _stages(measure=measure, select="score"), CONFIG, checkpoint=tmp_path / "c"
+    )
     assert torch.equal(resumed["head"].weight.detach(), seen[1])
 
 
@@ -107,15 +134,23 @@ def test_a_checkpoint_is_plain_safetensors_and_a_damaged_one_is_named(tmp_path):
     train_stages(_model(), _stages(), CONFIG, checkpoint=path, limits=Limits(epochs=1, steps=1))
     assert any(name.startswith("model.") for name in load_file(path))
     path.write_bytes(b"no checkpoint")
-    with pytest.raises(ArtefactError, match=r"c\.safetensors is damaged .* Remove it to train from the start"):
+    with pytest.raises(
+        ArtefactError, match=r"c\.safetensors is damaged .* Remove it to train from the start"
+    ):
         train_stages(_model(), _stages(), CONFIG, checkpoint=path)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():
     stage = Stage(
-        "wild", _batches, lambda model, batch: _loss(model, batch) * float("inf"), partial(torch.optim.SGD, lr=1.0), 1
+        "wild",
+        _batches,
+        lambda model, batch: _loss(model, batch) * float("inf"),
+        partial(torch.optim.SGD, lr=1.0),
+        1,
     )
-    with pytest.raises(ModelError, match=r"stage 'wild' became inf in step 1\. Lower the learning rate"):
+    with pytest.raises(
+        ModelError, match=r"stage 'wild' became inf in step 1\. Lower the learning rate"
+    ):
         train_stages(_model(), [stage], CONFIG)
 
 

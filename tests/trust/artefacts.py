@@ -1,8 +1,9 @@
 """
-Make the artefacts of one release, small enough to be kept in the repository, for later releases to read.
+Make the artefacts of one release, small enough to be kept in the repository, for later releases to
+read.
 
-Run once per release, with that release: ``python -m tests.trust.artefacts``. The weights are rounded before they are saved, so
-that they pack well.
+Run once per release, with that release: ``python -m tests.trust.artefacts``. The weights are
+rounded before they are saved, so that they pack well.
 """
 
 import json
@@ -37,7 +38,9 @@ SMALL = (
 
 def make(folder: Path) -> None:
     """Make a data set, a run of a network, one of the mean rate, their predictions and a map."""
-    region = simulate_region(folder / "region", size_px=512, n_sites=12, n_species=3, tile_px=32, window_px=32)
+    region = simulate_region(
+        folder / "region", size_px=512, n_sites=12, n_species=3, tile_px=32, window_px=32
+    )
     dataset = pipeline.build(region.config, folder / "dataset", overrides=SMALL)
     save = NetworkPredictor.save
 
@@ -49,17 +52,24 @@ def make(folder: Path) -> None:
 
     NetworkPredictor.save = save_rounded  # type: ignore[method-assign]
     try:
-        run = pipeline.train(region.config, folder / "run", dataset=folder / "dataset", overrides=SMALL)
+        run = pipeline.train(
+            region.config, folder / "run", dataset=folder / "dataset", overrides=SMALL
+        )
     finally:
         NetworkPredictor.save = save  # type: ignore[method-assign]
     mean = pipeline.train(
-        region.config, folder / "mean", dataset=folder / "dataset", overrides=[*SMALL, "train.model.kind=mean_rate"]
+        region.config,
+        folder / "mean",
+        dataset=folder / "dataset",
+        overrides=[*SMALL, "train.model.kind=mean_rate"],
     )
     sites = dataset.sites_with_tiles
     expected = {}
     for one in (run, mean):
         told = one.predictor.predict(dataset, sites)
-        expected[one.folder.name] = {species: dict(told[species].astype(float)) for species in told.columns}
+        expected[one.folder.name] = {
+            species: dict(told[species].astype(float)) for species in told.columns
+        }
     (folder / "predictions.json").write_text(json.dumps(expected, indent=1), encoding="utf-8")
     pipeline.predict_map(run, out=folder / "map.tif", overrides=SMALL)
 
@@ -74,7 +84,9 @@ def main(target: Path) -> None:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and not path.name.startswith("."):
-                    info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), (2020, 1, 1, 0, 0, 0))
+                    info = zipfile.ZipInfo(
+                        path.relative_to(folder).as_posix(), (2020, 1, 1, 0, 0, 0)
+                    )
                     archive.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
 
 

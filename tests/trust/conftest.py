@@ -23,7 +23,9 @@ class Finished:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """Run all four verbs once, undisturbed."""
     folder = tmp_path_factory.mktemp("trust")
-    region = simulate_region(folder / "region", size_px=512, n_sites=12, n_species=3, tile_px=64, window_px=64)
+    region = simulate_region(
+        folder / "region", size_px=512, n_sites=12, n_species=3, tile_px=64, window_px=64
+    )
     work = folder / "work"
     work.mkdir()
     seconds = {}

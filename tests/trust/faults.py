@@ -16,7 +16,8 @@ import numpy as np
 from butterfly_sdm import pipeline
 from butterfly_sdm.errors import ButterflySDMError
 
-# The parent imports torch once; each try is a fork of it, so that a try costs the work and not the imports.
+# The parent imports torch once; each try is a fork of it, so that a try costs the work and not the
+# imports.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["tests.trust.warm"])
 
@@ -43,18 +44,32 @@ def train(config: Path, work: Path, *more: str) -> None:
 
 
 def evaluate(config: Path, work: Path, *more: str) -> None:
-    pipeline.evaluate(work / "run", work / "scores", dataset=work / "dataset", overrides=[*QUICK, *more])
+    pipeline.evaluate(
+        work / "run", work / "scores", dataset=work / "dataset", overrides=[*QUICK, *more]
+    )
 
 
 def map_(config: Path, work: Path, *more: str) -> None:
     pipeline.predict_map(work / "run", out=work / "map.tif", overrides=[*QUICK, *more])
 
 
-VERBS: dict[str, Callable[..., None]] = {"build": build, "train": train, "evaluate": evaluate, "map": map_}
+VERBS: dict[str, Callable[..., None]] = {
+    "build": build,
+    "train": train,
+    "evaluate": evaluate,
+    "map": map_,
+}
 RESULTS = {"build": "dataset", "train": "run", "evaluate": "scores", "map": "map.tif"}
 
 
-def _answer(verb: str, config: Path, work: Path, answer: Path, more: tuple[str, ...], before: Callable[[], Any] | None) -> None:
+def _answer(
+    verb: str,
+    config: Path,
+    work: Path,
+    answer: Path,
+    more: tuple[str, ...],
+    before: Callable[[], Any] | None,
+) -> None:
     os.setpgrp()
     import torch
 
@@ -72,7 +87,12 @@ def _answer(verb: str, config: Path, work: Path, answer: Path, more: tuple[str, 
 
 
 def start(
-    verb: str, config: Path, work: Path, answer: Path, *more: str, before: Callable[[], Any] | None = None
+    verb: str,
+    config: Path,
+    work: Path,
+    answer: Path,
+    *more: str,
+    before: Callable[[], Any] | None = None,
 ) -> multiprocessing.process.BaseProcess:
     """
     Start a verb in a process of its own.
@@ -111,7 +131,9 @@ def run(
 
 
 def kill_after(verb: str, config: Path, work: Path, seconds: float) -> bool:
-    """Start a verb and kill it with its children after some seconds; False if it had ended by then."""
+    """
+    Start a verb and kill it with its children after some seconds; False if it had ended by then.
+    """
     process = start(verb, config, work, work / "answer.txt")
     process.join(seconds)
     if process.exitcode is not None:
@@ -133,7 +155,8 @@ class Deeds:
     folder
         Whose files count; opening one for reading does not.
     last
-        The process kills itself with SIGKILL right before its deed of this number, counted from 1; None: never.
+        The process kills itself with SIGKILL right before its deed of this number, counted from 1;
+        None: never.
     log
         File that tells in the end how many deeds there were.
     """
@@ -151,7 +174,9 @@ class Deeds:
     def _see(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event not in DEEDS or not arguments or not isinstance(arguments[0], str | os.PathLike):
             return
-        if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
+        if event == "open" and not (
+            isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        ):
             return
         if not os.fspath(arguments[0]).startswith(self.folder):
             return
@@ -173,7 +198,9 @@ def count_deeds(verb: str, config: Path, work: Path, log: Path) -> int:
 
 
 def kill_before_deed(verb: str, config: Path, work: Path, number: int) -> bool:
-    """Run a verb that kills itself right before its deed of that number; False if it ended before."""
+    """
+    Run a verb that kills itself right before its deed of that number; False if it ended before.
+    """
     process = start(verb, config, work, work / "answer.txt", before=Deeds(work, last=number))
     process.join()
     return process.exitcode == -signal.SIGKILL
@@ -199,7 +226,9 @@ def flip_bit(path: Path, rng: np.random.Generator) -> tuple[int, int]:
 
 
 class Vanish(Deeds):
-    """Watches a folder, and removes a file that lies elsewhere right before a deed of this number."""
+    """
+    Watches a folder, and removes a file that lies elsewhere right before a deed of this number.
+    """
 
     def __init__(self, folder: Path, victim: Path, before: int) -> None:
         super().__init__(folder)

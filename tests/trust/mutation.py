@@ -1,5 +1,6 @@
 """
-Change valid inputs: byte by byte, and by what a format is made of (fields, elements, cells, header entries).
+Change valid inputs: byte by byte, and by what a format is made of (fields, elements, cells, header
+entries).
 
 All functions take a ``random.Random``, so that a seed repeats a whole run.
 """
@@ -17,19 +18,121 @@ from xml.etree import ElementTree
 Mutator = Callable[[bytes, Random], bytes]
 
 TOKENS = (
-    *(b'"', b"'", b"{", b"}", b"[", b"]", b"(", b")", b",", b";", b":", b"\n", b"\r", b"\t", b"\r\n", b"\\", b"#", b"%", b"|"),
-    *(b"null", b"true", b"-1", b"0", b"1e999", b"-1e999", b"NaN", b"inf", b"9" * 25, b"0x7fffffff", b"1_000", b"- ", b"? "),
-    *(b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\x00", b"\xc3\xa9", b"\xed\xa0\x80", b"\xf0\x9f\xa6\x8b", b"\xe2\x80\xae"),
-    *(b"<", b"/>", b"<!--", b"-->", b"<![CDATA[", b"]]>", b"&x;", b"&#0;", b"&#xd800;", b"<!DOCTYPE a [<!ENTITY x 'y'>]>"),
+    *(
+        b'"',
+        b"'",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b"(",
+        b")",
+        b",",
+        b";",
+        b":",
+        b"\n",
+        b"\r",
+        b"\t",
+        b"\r\n",
+        b"\\",
+        b"#",
+        b"%",
+        b"|",
+    ),
+    *(
+        b"null",
+        b"true",
+        b"-1",
+        b"0",
+        b"1e999",
+        b"-1e999",
+        b"NaN",
+        b"inf",
+        b"9" * 25,
+        b"0x7fffffff",
+        b"1_000",
+        b"- ",
+        b"? ",
+    ),
+    *(
+        b"\xff\xfe",
+        b"\xfe\xff",
+        b"\xef\xbb\xbf",
+        b"\x00",
+        b"\xc3\xa9",
+        b"\xed\xa0\x80",
+        b"\xf0\x9f\xa6\x8b",
+        b"\xe2\x80\xae",
+    ),
+    *(
+        b"<",
+        b"/>",
+        b"<!--",
+        b"-->",
+        b"<![CDATA[",
+        b"]]>",
+        b"&x;",
+        b"&#0;",
+        b"&#xd800;",
+        b"<!DOCTYPE a [<!ENTITY x 'y'>]>",
+    ),
     *(b"../", b"/etc/passwd", b"C:\\", b"a" * 300, b"(" * 200, b"[" * 200, b"{" * 200),
-    *(b"!!python/object:os.system x ", b"&a ", b"*a ", b"<<: *a\n", b"!!binary x", b"!!set", b"%YAML 9.9\n---\n", b"...\n"),
-    *(b"<?xml version='1.0' encoding='utf-7'?>", b"EMPTY", b" Z ", b"POINT", b"SU", b"II", b"2018-13-45", b"1/2/3"),
+    *(
+        b"!!python/object:os.system x ",
+        b"&a ",
+        b"*a ",
+        b"<<: *a\n",
+        b"!!binary x",
+        b"!!set",
+        b"%YAML 9.9\n---\n",
+        b"...\n",
+    ),
+    *(
+        b"<?xml version='1.0' encoding='utf-7'?>",
+        b"EMPTY",
+        b" Z ",
+        b"POINT",
+        b"SU",
+        b"II",
+        b"2018-13-45",
+        b"1/2/3",
+    ),
 )
 
 VALUES: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63) - 1, 10**40, 10**400, 0.5, -0.0, 1e308, 1e-320),
+    *(
+        None,
+        True,
+        False,
+        0,
+        1,
+        -1,
+        2**31,
+        2**63,
+        -(2**63) - 1,
+        10**40,
+        10**400,
+        0.5,
+        -0.0,
+        1e308,
+        1e-320,
+    ),
     *(float("nan"), float("inf"), -float("inf")),
-    *("", " ", "0", "-1", "nan", "../../x", "/dev/zero", "a\0b", "\ud800", "\u202e", "é", "🦋", "x" * 10_000),
+    *(
+        "",
+        " ",
+        "0",
+        "-1",
+        "nan",
+        "../../x",
+        "/dev/zero",
+        "a\0b",
+        "\ud800",
+        "\u202e",
+        "é",
+        "🦋",
+        "x" * 10_000,
+    ),
     *("${HOME}", "{0}", "%s"),
     *([], {}, [[]], [None], {"": None}, [1, "1", None, 1.5, {}], {"a": {"a": {"a": {}}}}),
 )
@@ -151,10 +254,49 @@ def xml_document(data: bytes, rng: Random) -> bytes:
 
 
 CELLS = (
-    *("", " ", '"', '""', "'", ",", "\t", ";", "\n", "a\nb", "\r", "\0", "nan", "inf", "-inf", "1e400", "-0"),
+    *(
+        "",
+        " ",
+        '"',
+        '""',
+        "'",
+        ",",
+        "\t",
+        ";",
+        "\n",
+        "a\nb",
+        "\r",
+        "\0",
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-0",
+    ),
     *("1.7976931348623159e308", "x" * 5000),
-    *("91", "-181", "51,2", "0x10", "١٢", "2018-02-30", "2018", "2018-06-03/2019-01-01", "03/06/2018", "31/12/9999"),
-    *("SU12", "SU12A", "ZZ99", "POLYGON((0 0,0 1,1 1,1 0,0 0))", "POLYGON((0 0", "EPSG:0", "present", "ABSENT", "🦋"),
+    *(
+        "91",
+        "-181",
+        "51,2",
+        "0x10",
+        "١٢",
+        "2018-02-30",
+        "2018",
+        "2018-06-03/2019-01-01",
+        "03/06/2018",
+        "31/12/9999",
+    ),
+    *(
+        "SU12",
+        "SU12A",
+        "ZZ99",
+        "POLYGON((0 0,0 1,1 1,1 0,0 0))",
+        "POLYGON((0 0",
+        "EPSG:0",
+        "present",
+        "ABSENT",
+        "🦋",
+    ),
 )
 
 
@@ -164,7 +306,9 @@ def table(separator: str) -> Mutator:
     def change(data: bytes, rng: Random) -> bytes:
         if rng.random() < 0.4:
             return flip(data, rng)
-        rows = [line.split(separator) for line in data.decode("utf-8", errors="replace").splitlines()]
+        rows = [
+            line.split(separator) for line in data.decode("utf-8", errors="replace").splitlines()
+        ]
         for _ in range(rng.randint(1, 4)):
             row = rng.choice(rows)
             column = rng.randrange(len(row)) if row else 0
@@ -192,7 +336,10 @@ def table(separator: str) -> Mutator:
 
 
 def archive(of: dict[str, Mutator]) -> Mutator:
-    """Return a mutator of zip archives: members (each by its own mutator), their names and attributes; or the bytes."""
+    """
+    Return a mutator of zip archives: members (each by its own mutator), their names and attributes;
+    or the bytes.
+    """
 
     def change(data: bytes, rng: Random) -> bytes:
         if rng.random() < 0.4:
@@ -208,7 +355,16 @@ def archive(of: dict[str, Mutator]) -> Mutator:
                     continue
                 info = zipfile.ZipInfo(name, (2020, 1, 1, 0, 0, 0))
                 if kind == 1:
-                    info.filename = rng.choice(("../" + name, "/" + name, name.upper(), "a/" + name, "C:" + name, name + "/"))
+                    info.filename = rng.choice(
+                        (
+                            "../" + name,
+                            "/" + name,
+                            name.upper(),
+                            "a/" + name,
+                            "C:" + name,
+                            name + "/",
+                        )
+                    )
                 if kind == 2:
                     info.external_attr = 0o120777 << 16  # a symbolic link
                 if kind in (3, 4, 5, 6):
@@ -239,7 +395,11 @@ def safetensors(data: bytes, rng: Random) -> bytes:
     if kind == 0:
         return flip(data, rng)
     if kind == 1:
-        return struct.pack("<Q", rng.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1))) + header + rest
+        return (
+            struct.pack("<Q", rng.choice((0, 1, length - 1, length + 1, 2**31, 2**63, 2**64 - 1)))
+            + header
+            + rest
+        )
     header = json_document(header, rng)
     return struct.pack("<Q", len(header)) + header + rest
 
@@ -248,7 +408,10 @@ TAGS = (256, 257, 258, 259, 273, 277, 279, 322, 325, 33550, 33922, 34735, 65535)
 
 
 def tiff(data: bytes, rng: Random) -> bytes:
-    """Change entries (tag, type, count, value) of the first directory of a little-endian TIFF, or its bytes."""
+    """
+    Change entries (tag, type, count, value) of the first directory of a little-endian TIFF, or its
+    bytes.
+    """
     if rng.random() < 0.3:
         return flip(data, rng)
     out = bytearray(data)
@@ -262,6 +425,8 @@ def tiff(data: bytes, rng: Random) -> bytes:
         elif field == 1:
             struct.pack_into("<H", out, at + 2, rng.randrange(20))
         else:
-            number = rng.choice((0, 1, 2, 7, 255, 65535, 2**20, 2**31, 2**32 - 1, rng.randrange(2**32)))
+            number = rng.choice(
+                (0, 1, 2, 7, 255, 65535, 2**20, 2**31, 2**32 - 1, rng.randrange(2**32))
+            )
             struct.pack_into("<I", out, at + (4 if field == 2 else 8), number)
     return bytes(out[: rng.randint(8, len(out))]) if rng.random() < 0.1 else bytes(out)

@@ -11,12 +11,16 @@ from tests.trust.test_kill import LEFT_OUT, workplace
 
 def _same(finished, verb, work) -> bool:
     name = faults.RESULTS[verb]
-    return faults.digest(work / name, leave_out=LEFT_OUT) == faults.digest(finished.work / name, leave_out=LEFT_OUT)
+    return faults.digest(work / name, leave_out=LEFT_OUT) == faults.digest(
+        finished.work / name, leave_out=LEFT_OUT
+    )
 
 
 @pytest.mark.parametrize("verb", list(faults.VERBS))
 def test_work_goes_on_identically_when_the_clock_jumps(finished, verb, tmp_path, figures):
-    """Killed half way, all its files given times in no order, and run again by a clock that jumps."""
+    """
+    Killed half way, all its files given times in no order, and run again by a clock that jumps.
+    """
     work = workplace(finished, verb, tmp_path / "work")
     code, message, _ = faults.run(verb, finished.config, work, before=faults.JumpingClock(1))
     assert code == 0, message

@@ -31,8 +31,15 @@ def _flip_everywhere(finished, tmp_path, flips: int) -> None:
         copy = tmp_path / name
         for _ in range(flips):
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(finished.work / name, copy, ignore=shutil.ignore_patterns("checkpoints"))
-            file = copy / sorted(pipeline.read_json(copy / f"{name}.json")["files"] | {f"{name}.json": ""})[rng.integers(0, 3)]
+            shutil.copytree(
+                finished.work / name, copy, ignore=shutil.ignore_patterns("checkpoints")
+            )
+            file = (
+                copy
+                / sorted(pipeline.read_json(copy / f"{name}.json")["files"] | {f"{name}.json": ""})[
+                    rng.integers(0, 3)
+                ]
+            )
             place = faults.flip_bit(file, rng)
             assert _found(copy), f"a flipped bit at {place} of {file.name} was not found"
     for _ in range(flips):
@@ -69,4 +76,6 @@ def test_a_missing_file_is_named(finished, tmp_path, name, gone, message):
         problems = pipeline.check(copy)
     except ButterflySDMError as error:
         problems = [str(error)]
-    assert any(message in problem for problem in problems) or any("holds neither" in problem for problem in problems)
+    assert any(message in problem for problem in problems) or any(
+        "holds neither" in problem for problem in problems
+    )

@@ -12,7 +12,9 @@ from tests.trust.test_kill import NEEDS
 
 
 def _mount(at: Path, options: str) -> None:
-    result = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], capture_output=True, text=True)
+    result = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(at)], capture_output=True, text=True
+    )
     if result.returncode:
         pytest.skip(f"mounting a small file system is not allowed here: {result.stderr.strip()}")
 
@@ -46,7 +48,9 @@ def test_a_full_disk_is_told_and_leaves_no_half_artefact(finished, small_disk, t
     if verb != "train":  # a run with its checkpoints does not fit on this disk
         code, message, _ = faults.run(verb, finished.config, work)
         assert code == 0, message
-        assert faults.digest(work / faults.RESULTS[verb]) == faults.digest(finished.work / faults.RESULTS[verb])
+        assert faults.digest(work / faults.RESULTS[verb]) == faults.digest(
+            finished.work / faults.RESULTS[verb]
+        )
 
 
 def test_a_read_only_folder_is_told(finished, tmp_path):
@@ -56,7 +60,9 @@ def test_a_read_only_folder_is_told(finished, tmp_path):
         pytest.skip("there is no mount command here")
     _mount(disk, "ro,size=1m")
     try:
-        code, message, _ = faults.run("build", finished.config, disk / "work", tmp_path / "answer.txt")
+        code, message, _ = faults.run(
+            "build", finished.config, disk / "work", tmp_path / "answer.txt"
+        )
     finally:
         subprocess.run(["umount", str(disk)], check=False)
     assert code in (2, 3)

@@ -1,4 +1,7 @@
-"""Whatever a file from a stranger holds, it is read or refused with an error of this package, in bounded time and memory."""
+"""
+Whatever a file from a stranger holds, it is read or refused with an error of this package, in
+bounded time and memory.
+"""
 
 import io
 import json
@@ -41,7 +44,8 @@ from data_prep.records import GROUPS
 from tests.trust import mutation
 
 INPUTS = int(os.environ.get("BUTTERFLY_SDM_FUZZ", "1000000"))
-#: Of all inputs: those that take microseconds get most, those that take milliseconds thousands each.
+#: Of all inputs: those that take microseconds get most, those that take milliseconds thousands
+#: each.
 SHARES = {
     "grid reference": 0.351,
     "name": 0.3,
@@ -74,10 +78,17 @@ class TooSlow(Exception):
 
 @contextmanager
 def watchdog() -> Iterator[Callable[[], None]]:
-    """Yield a function to be called before each input: it starts the clock anew (processor time) and checks the memory."""
+    """
+    Yield a function to be called before each input: it starts the clock anew (processor time) and
+    checks the memory.
+    """
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     limits = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0]) if Path("/proc/self/statm").is_file() else None
+    pages = (
+        int(Path("/proc/self/statm").read_text().split()[0])
+        if Path("/proc/self/statm").is_file()
+        else None
+    )
 
     def bark(*_: object) -> None:
         raise TooSlow(f"one input took more than {SECONDS} s")
@@ -91,8 +102,12 @@ def watchdog() -> Iterator[Callable[[], None]]:
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
 
     before = signal.signal(signal.SIGPROF, bark)
-    if pages is not None:  # so that an input that asks for much more meets an error, not the machine its end
-        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * MEGABYTES * 2**20, limits[1]))
+    if (
+        pages is not None
+    ):  # so that an input that asks for much more meets an error, not the machine its end
+        resource.setrlimit(
+            resource.RLIMIT_AS, (pages * resource.getpagesize() + 8 * MEGABYTES * 2**20, limits[1])
+        )
     try:
         yield start
     finally:
@@ -151,7 +166,11 @@ def _texts(data: bytes) -> list[str]:
 def _read_places(data: bytes) -> None:
     parts = (_texts(data) + [""] * 3)[:3]
     rows = {term: [""] for term in GROUPS["place"]}
-    rows |= {"footprintWKT": [parts[0]], "footprintSRS": [parts[1][:40]], "gridReference": [parts[2]]}
+    rows |= {
+        "footprintWKT": [parts[0]],
+        "footprintSRS": [parts[1][:40]],
+        "gridReference": [parts[2]],
+    }
     rows |= {"decimalLatitude": ["51.5"], "decimalLongitude": [parts[2]]}
     frame = pl.DataFrame(rows).with_columns(pl.lit(1, dtype=pl.UInt64).alias("code"))
     resolve_places(frame, PlaceRules(out_of_range="drop", grid_m=1000 if len(data) % 2 else None))
@@ -183,8 +202,18 @@ def _zip(members: dict[str, bytes]) -> bytes:
 
 
 def _scene(path: Path) -> bytes:
-    profile = {"driver": "GTiff", "width": 20, "height": 16, "count": 2, "dtype": "uint16", "nodata": 0, "crs": "EPSG:32630"}
-    with rasterio.open(path, "w", transform=from_origin(5e5, 5.7e6, 10, 10), compress="deflate", **profile) as raster:
+    profile = {
+        "driver": "GTiff",
+        "width": 20,
+        "height": 16,
+        "count": 2,
+        "dtype": "uint16",
+        "nodata": 0,
+        "crs": "EPSG:32630",
+    }
+    with rasterio.open(
+        path, "w", transform=from_origin(5e5, 5.7e6, 10, 10), compress="deflate", **profile
+    ) as raster:
         raster.write(np.arange(640, dtype=np.uint16).reshape(2, 16, 20))
         raster.descriptions = ("red", "nir")
     return path.read_bytes()
@@ -200,7 +229,13 @@ def targets(finished, folder: Path) -> list[Target]:
     frame.write_parquet(parquet)
     comma = frame.write_csv().encode()
     config = yaml.safe_load(finished.config.read_text())
-    small = yaml.safe_dump({"name": "x", "build": {"records": config["build"]["records"]}, "train": {"fit": {"epochs": 3}}})
+    small = yaml.safe_dump(
+        {
+            "name": "x",
+            "build": {"records": config["build"]["records"]},
+            "train": {"fit": {"epochs": 3}},
+        }
+    )
     dataset, run = finished.work / "dataset", finished.work / "run"
     mean = folder / "mean"
     data = Dataset.open(dataset)
@@ -210,10 +245,68 @@ def targets(finished, folder: Path) -> list[Target]:
     unpacked = folder / "unpacked"
     unpacked.mkdir()
     (unpacked / "occurrence.txt").write_bytes(rows)
-    numbers = ("0", "1", "-", ".", "5", "49", "51.5", "-0.1", "181", "1e5", "nan", "inf", "1e999", "9" * 30, " ", ",", "(", ")")
-    wkt = (*numbers, "POLYGON", "MULTIPOLYGON", "POINT", "GEOMETRYCOLLECTION", "EMPTY", " Z ", " M ", "((", "))", "SRID=4326;")
-    letters = (*"ABCDEFGHJKLMNOPQRSTUVWXYZI", *"0123456789", "SU", "NE", "SW", " ", "-", ".", "é", "١", "\u3000")
-    dates = (*"0123456789", "-", "/", "T", ":", "Z", "2018", "06", "31", " ", "\x1e", "9999", "0000", "+01:00")
+    numbers = (
+        "0",
+        "1",
+        "-",
+        ".",
+        "5",
+        "49",
+        "51.5",
+        "-0.1",
+        "181",
+        "1e5",
+        "nan",
+        "inf",
+        "1e999",
+        "9" * 30,
+        " ",
+        ",",
+        "(",
+        ")",
+    )
+    wkt = (
+        *numbers,
+        "POLYGON",
+        "MULTIPOLYGON",
+        "POINT",
+        "GEOMETRYCOLLECTION",
+        "EMPTY",
+        " Z ",
+        " M ",
+        "((",
+        "))",
+        "SRID=4326;",
+    )
+    letters = (
+        *"ABCDEFGHJKLMNOPQRSTUVWXYZI",
+        *"0123456789",
+        "SU",
+        "NE",
+        "SW",
+        " ",
+        "-",
+        ".",
+        "é",
+        "١",
+        "\u3000",
+    )
+    dates = (
+        *"0123456789",
+        "-",
+        "/",
+        "T",
+        ":",
+        "Z",
+        "2018",
+        "06",
+        "31",
+        " ",
+        "\x1e",
+        "9999",
+        "0000",
+        "+01:00",
+    )
     by_member = {"meta.xml": mutation.xml_document, "occurrence.txt": mutation.table("\t")}
     polygon = b"POLYGON((-1 51,-1 51.01,-0.99 51.01,-0.99 51,-1 51))\x1eEPSG:4326\x1eSU87"
 
@@ -227,36 +320,70 @@ def targets(finished, folder: Path) -> list[Target]:
         Target("WKT", polygon, mutation.text_of(wkt), _read_places),
         Target("date", b"2018-06-03\x1e2018\x1e6\x1e3", mutation.text_of(dates), _read_dates),
         Target(
-            "name", b"Pieris napi (Linnaeus, 1758)", mutation.flip, lambda d: read_name(d.decode("utf-8", "replace"))
+            "name",
+            b"Pieris napi (Linnaeus, 1758)",
+            mutation.flip,
+            lambda d: read_name(d.decode("utf-8", "replace")),
         ),
         document("split.json", copied / "split.json", lambda p: Split.from_json(p)),
         document("dataset.json", copied / "dataset.json", lambda p: read_card(p.parent)),
         document("run.json", network / "run.json", lambda p: Run.open(p.parent)),
         document("model.json (mean rate)", mean / "model.json", lambda p: load_predictor(p.parent)),
-        document("model.json (network)", network / "model.json", lambda p: load_predictor(p.parent)),
+        document(
+            "model.json (network)", network / "model.json", lambda p: load_predictor(p.parent)
+        ),
         Target(
             "model.safetensors",
             (mean / "model.safetensors").read_bytes(),
             mutation.safetensors,
-            _from_file(folder / "weights" / "model.safetensors", lambda p: load_predictor(p.parent))
+            _from_file(
+                folder / "weights" / "model.safetensors", lambda p: load_predictor(p.parent)
+            ),
         ),
-        Target("config (YAML)", small.encode(), mutation.flip, _from_file(folder / "flip.yaml", load_config)),
+        Target(
+            "config (YAML)",
+            small.encode(),
+            mutation.flip,
+            _from_file(folder / "flip.yaml", load_config),
+        ),
         Target(
             "config (fields)",
             _as_json(small),
             mutation.json_document,
-            _from_file(folder / "fields.yaml", load_config)
+            _from_file(folder / "fields.yaml", load_config),
         ),
         Target("CSV", comma, mutation.table(","), _from_file(folder / "records.csv", _read_rows)),
-        Target("archive", _zip({"meta.xml": meta, "occurrence.txt": rows}), mutation.archive(by_member),
-               _from_file(folder / "archive.zip", _read_rows)),
-        Target("Parquet", parquet.getvalue(), mutation.flip, _from_file(folder / "records.parquet", _read_rows)),
-        Target("table of sites", b"site_id,grid_reference\na,SU87\nb,SU88\n", mutation.table(","),
-               _from_file(folder / "sites.csv", read_sites)),
-        Target("synonyms", b"recorded,accepted\nAa bb,Cc dd\nEe ff,Gg hh\n", mutation.table(","),
-               _from_file(folder / "synonyms.csv", lambda p: read_synonyms(p))),
-        Target("GeoTIFF", _scene(folder / "valid.tif"), mutation.tiff, _from_file(folder / "scene.tif", _read_pixels)),
-    ]  # fmt: skip
+        Target(
+            "archive",
+            _zip({"meta.xml": meta, "occurrence.txt": rows}),
+            mutation.archive(by_member),
+            _from_file(folder / "archive.zip", _read_rows),
+        ),
+        Target(
+            "Parquet",
+            parquet.getvalue(),
+            mutation.flip,
+            _from_file(folder / "records.parquet", _read_rows),
+        ),
+        Target(
+            "table of sites",
+            b"site_id,grid_reference\na,SU87\nb,SU88\n",
+            mutation.table(","),
+            _from_file(folder / "sites.csv", read_sites),
+        ),
+        Target(
+            "synonyms",
+            b"recorded,accepted\nAa bb,Cc dd\nEe ff,Gg hh\n",
+            mutation.table(","),
+            _from_file(folder / "synonyms.csv", lambda p: read_synonyms(p)),
+        ),
+        Target(
+            "GeoTIFF",
+            _scene(folder / "valid.tif"),
+            mutation.tiff,
+            _from_file(folder / "scene.tif", _read_pixels),
+        ),
+    ]
 
 
 def _as_json(text: str) -> bytes:
@@ -283,7 +410,9 @@ def _fuzz(finished, folder: Path, inputs: int, figures, only: str | None = None)
                 except ButterflySDMError as error:
                     assert str(error)
                 except Exception as error:
-                    raise AssertionError(f"{target.name}: {type(error).__name__}: {error}\n{data[:3000]!r}") from error
+                    raise AssertionError(
+                        f"{target.name}: {type(error).__name__}: {error}\n{data[:3000]!r}"
+                    ) from error
         if target.name.startswith(("model.json", "split.json", "dataset.json", "run.json")):
             target.read(target.valid)  # later readers need it whole
 

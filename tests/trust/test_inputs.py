@@ -1,4 +1,7 @@
-"""Inputs that vanish, end early or hold flipped bits are told in a sentence; an artefact made of them is whole or absent."""
+"""
+Inputs that vanish, end early or hold flipped bits are told in a sentence; an artefact made of them
+is whole or absent.
+"""
 
 import os
 import shutil
@@ -30,12 +33,16 @@ def _whole_or_told(finished, verb: str, work: Path, code: int, message: str) -> 
 
 
 @pytest.mark.parametrize("name", INPUTS)
-def test_an_input_that_vanishes_while_it_is_used_is_told(finished, copied_region, tmp_path, name, figures):
+def test_an_input_that_vanishes_while_it_is_used_is_told(
+    finished, copied_region, tmp_path, name, figures
+):
     victim = copied_region.parent / name
     kept = victim.read_bytes()
     for deed in (3, 25, 45, 60):
         work = workplace(finished, "build", tmp_path / "work")
-        code, message, _ = faults.run("build", copied_region, work, before=faults.Vanish(work, victim, deed))
+        code, message, _ = faults.run(
+            "build", copied_region, work, before=faults.Vanish(work, victim, deed)
+        )
         _whole_or_told(finished, "build", work, code, message)
         victim.write_bytes(kept)
         figures.tried("inputs that vanish during build", "told" if code else "no longer needed")
@@ -46,7 +53,9 @@ def _cut_short(path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
-def test_a_scene_whose_last_blocks_are_missing_is_told_by_build_and_by_map(finished, copied_region, tmp_path, share):
+def test_a_scene_whose_last_blocks_are_missing_is_told_by_build_and_by_map(
+    finished, copied_region, tmp_path, share
+):
     scene = copied_region.parent / "scenes/west.tif"
     _cut_short(scene, share)
     work = workplace(finished, "build", tmp_path / "work")
@@ -63,7 +72,11 @@ def test_a_scene_whose_last_blocks_are_missing_is_told_by_build_and_by_map(finis
 def test_a_scene_with_a_broken_block_is_told(copied_region, tmp_path):
     scene = copied_region.parent / "scenes/west.tif"
     with rasterio.open(scene) as source:
-        places = [int(source.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=1)) for x in (0, 1) for y in (0, 1)]
+        places = [
+            int(source.get_tag_item(f"BLOCK_OFFSET_{x}_{y}", "TIFF", bidx=1))
+            for x in (0, 1)
+            for y in (0, 1)
+        ]
     data = bytearray(scene.read_bytes())
     for place in places:
         data[place : place + 16] = b"\xff" * 16  # no beginning of compressed data
@@ -87,7 +100,9 @@ def _flip_records(copied_region: Path, scratch: Path, flips: int, figures) -> No
             assert str(error)
             figures.tried("bits flipped in an archive of records", "refused")
         else:
-            same = found.detections.equals(expected.detections) and found.visits.equals(expected.visits)
+            same = found.detections.equals(expected.detections) and found.visits.equals(
+                expected.visits
+            )
             assert same, f"flip {number} at {place} changed the counts unnoticed"
             figures.tried("bits flipped in an archive of records", "harmless")
         config.path.write_bytes(whole)
@@ -100,7 +115,9 @@ def test_a_flipped_bit_in_an_archive_is_refused_or_harmless(copied_region, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_flipped_bits_everywhere_in_an_archive_are_refused_or_harmless(copied_region, tmp_path, figures):
+def test_flipped_bits_everywhere_in_an_archive_are_refused_or_harmless(
+    copied_region, tmp_path, figures
+):
     _flip_records(copied_region, tmp_path, FLIPS, figures)
 
 

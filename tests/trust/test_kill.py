@@ -1,4 +1,7 @@
-"""Work that is killed at any moment leaves nothing half-written, and ends in the identical artefact when it is run again."""
+"""
+Work that is killed at any moment leaves nothing half-written, and ends in the identical artefact
+when it is run again.
+"""
 
 import os
 import shutil
@@ -10,9 +13,21 @@ import pytest
 from butterfly_sdm import pipeline
 from tests.trust import faults
 
-NEEDS = {"build": (), "train": ("dataset",), "evaluate": ("dataset", "run"), "map": ("dataset", "run")}
-LEFT_OUT = ("history.csv", "run.json")  # the history holds seconds, and the card of a run the SHA-256 of the history
-BESIDE = ("map.png", "map.qml", "map_styles")  # the STAC item beside them says when the map was written
+NEEDS = {
+    "build": (),
+    "train": ("dataset",),
+    "evaluate": ("dataset", "run"),
+    "map": ("dataset", "run"),
+}
+LEFT_OUT = (
+    "history.csv",
+    "run.json",
+)  # the history holds seconds, and the card of a run the SHA-256 of the history
+BESIDE = (
+    "map.png",
+    "map.qml",
+    "map_styles",
+)  # the STAC item beside them says when the map was written
 KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "200"))
 
 
@@ -32,8 +47,12 @@ def _whole(finished, verb: str, work: Path) -> bool:
         return False
     there = faults.digest(result, leave_out=LEFT_OUT)
     expected = faults.digest(finished.work / faults.RESULTS[verb], leave_out=LEFT_OUT)
-    if verb == "evaluate":  # the folder grows file by file, each whole; names with a dot are no results
-        there = {name: value for name, value in there.items() if not Path(name).name.startswith(".")}
+    if (
+        verb == "evaluate"
+    ):  # the folder grows file by file, each whole; names with a dot are no results
+        there = {
+            name: value for name, value in there.items() if not Path(name).name.startswith(".")
+        }
         assert there.items() <= expected.items(), "a half table of scores was left"
         return there == expected
     assert there == expected, f"{verb} left a half artefact"
@@ -50,9 +69,17 @@ def _runs_again(finished, verb: str, work: Path, when: str) -> None:
     if verb == "map":
         assert pipeline.check(work / "map.tif") == []
         for name in BESIDE:
-            assert faults.digest(work / name) == faults.digest(finished.work / name), f"{name} differs after a kill {when}"
-    left = {path.name for path in work.rglob("*") if any(mark in path.name for mark in (".partial", ".tmp", "unfinished-"))}
-    left |= {path.name for path in work.iterdir() if path.name.endswith((".lock", ".replaced", ".new"))}
+            assert faults.digest(work / name) == faults.digest(finished.work / name), (
+                f"{name} differs after a kill {when}"
+            )
+    left = {
+        path.name
+        for path in work.rglob("*")
+        if any(mark in path.name for mark in (".partial", ".tmp", "unfinished-"))
+    }
+    left |= {
+        path.name for path in work.iterdir() if path.name.endswith((".lock", ".replaced", ".new"))
+    }
     assert not left, f"{verb}, killed {when} and run again, left {left}"
 
 
@@ -68,7 +95,9 @@ def test_a_verb_killed_half_way_ends_identically_when_run_again(finished, verb, 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
 @pytest.mark.parametrize("verb", list(faults.VERBS))
-def test_a_verb_killed_before_any_deed_on_the_disk_ends_identically(finished, verb, tmp_path, figures):
+def test_a_verb_killed_before_any_deed_on_the_disk_ends_identically(
+    finished, verb, tmp_path, figures
+):
     work = workplace(finished, verb, tmp_path / "work")
     deeds = faults.count_deeds(verb, finished.config, work, tmp_path / "deeds.txt")
     for number in range(1, deeds + 1):
@@ -98,7 +127,10 @@ def test_a_verb_killed_at_random_moments_ends_identically(finished, verb, tmp_pa
 @pytest.mark.parametrize("verb", list(faults.VERBS))
 def test_two_processes_on_one_folder_one_wins_and_the_other_says_so(finished, verb, tmp_path):
     work = workplace(finished, verb, tmp_path / "work")
-    both = [faults.start(verb, finished.config, work, tmp_path / f"{name}.txt") for name in ("first", "second")]
+    both = [
+        faults.start(verb, finished.config, work, tmp_path / f"{name}.txt")
+        for name in ("first", "second")
+    ]
     for process in both:
         process.join()
     said = "".join(path.read_text() for path in tmp_path.glob("*.txt"))

@@ -1,4 +1,7 @@
-"""No dependency has a licence that would bind users by surprise, and the page lists what is depended on."""
+"""
+No dependency has a licence that would bind users by surprise, and the page lists what is depended
+on.
+"""
 
 import runpy
 import tomllib
@@ -16,7 +19,9 @@ def test_no_dependency_is_under_a_licence_that_nobody_has_looked_at():
     packages = licences["brought_along"](extras=licences["EXTRAS"])
     assert {"numpy", "torch", "rasterio"} <= set(packages)
     odd = {name: licences["licence_of"](held) for name, held in packages.items()}
-    odd = {name: licence for name, licence in odd.items() if licences["family_of"](licence) not in FINE}
+    odd = {
+        name: licence for name, licence in odd.items() if licences["family_of"](licence) not in FINE
+    }
     assert not odd
 
 
@@ -39,7 +44,9 @@ def test_licences_are_told_apart(licence, family):
 def test_the_page_lists_every_direct_dependency():
     page = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = project["dependencies"] + [need for extra in licences["EXTRAS"] for need in project["optional-dependencies"][extra]]
+    named = project["dependencies"] + [
+        need for extra in licences["EXTRAS"] for need in project["optional-dependencies"][extra]
+    ]
     for need in named:
         name = licences["name_of"](Requirement(need).name)
         assert f"| {name} |" in page, f"{name} is not on docs/licences.md: run make licences"

@@ -1,4 +1,7 @@
-"""What the policy for sensitive species holds back is in no byte that the verbs write, and in no word that they say."""
+"""
+What the policy for sensitive species holds back is in no byte that the verbs write, and in no word
+that they say.
+"""
 
 import io
 import shutil
@@ -15,26 +18,53 @@ from butterfly_sdm.cli import app
 from tests.trust import faults
 
 WITHHELD, COARSE, UNMAPPED = "Maculinea arion", "Carterocephalus palaemon", "Pieris rapae"
-SECRETS = ("arion", "51.30717", "-2.31919", "51.30919", "-2.31717", "ST7771", "51.3081", "-2.3181")  # the name, and the places
-PLACE = "POLYGON((-2.31919 51.30717,-2.31919 51.30919,-2.31717 51.30919,-2.31717 51.30717,-2.31919 51.30717))"
+SECRETS = (
+    "arion",
+    "51.30717",
+    "-2.31919",
+    "51.30919",
+    "-2.31717",
+    "ST7771",
+    "51.3081",
+    "-2.3181",
+)  # the name, and the places
+PLACE = (
+    "POLYGON((-2.31919 51.30717,-2.31919 51.30919,-2.31717 51.30919,-2.31717 51.30717,-2.31919 "
+    "51.30717))"
+)
 
 
 def _with_sensitive_records(archive: Path) -> None:
-    """Add records of two sensitive species: at sites of others, at a place of their own, and with dates nobody can read."""
+    """
+    Add records of two sensitive species: at sites of others, at a place of their own, and with
+    dates nobody can read.
+    """
     with zipfile.ZipFile(archive) as source:
         members = {name: source.read(name) for name in source.namelist()}
-    table = pd.read_csv(io.BytesIO(members["occurrence.txt"]), sep="\t", dtype=str, keep_default_na=False, quoting=3)
+    table = pd.read_csv(
+        io.BytesIO(members["occurrence.txt"]), sep="\t", dtype=str, keep_default_na=False, quoting=3
+    )
     shared = table.iloc[[0, 40, 80]]
-    alone = table.iloc[[0, 1]].assign(decimalLatitude="51.30818", decimalLongitude="-2.31818", footprintWKT=PLACE)
+    alone = table.iloc[[0, 1]].assign(
+        decimalLatitude="51.30818", decimalLongitude="-2.31818", footprintWKT=PLACE
+    )
     unreadable = alone.assign(eventDate="some day", year="", month="", day="")
     added = []
     for species in (WITHHELD, COARSE):
         rows = pd.concat([shared, alone, unreadable])
-        added.append(rows.assign(scientificName=f"{species} (Somebody, 1758)", species=species, genus=species.split()[0]))
+        added.append(
+            rows.assign(
+                scientificName=f"{species} (Somebody, 1758)",
+                species=species,
+                genus=species.split()[0],
+            )
+        )
     whole = pd.concat([table, *added])
     whole["gbifID"] = [str(3_000_000_000 + number) for number in range(len(whole))]
     whole["occurrenceID"] = whole["gbifID"]
-    members["occurrence.txt"] = whole.to_csv(sep="\t", index=False, lineterminator="\n", quoting=3).encode()
+    members["occurrence.txt"] = whole.to_csv(
+        sep="\t", index=False, lineterminator="\n", quoting=3
+    ).encode()
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as target:
         for name, data in members.items():
             target.writestr(name, data)
@@ -42,18 +72,26 @@ def _with_sensitive_records(archive: Path) -> None:
 
 def _text(path: Path) -> str:
     """Return all that a file says: its bytes, and what is packed in them."""
-    said = path.read_bytes().decode("utf-8", errors="ignore") + path.read_bytes().decode("utf-16-le", errors="ignore")
+    said = path.read_bytes().decode("utf-8", errors="ignore") + path.read_bytes().decode(
+        "utf-16-le", errors="ignore"
+    )
     if path.suffix == ".parquet":
         said += pd.read_parquet(path).to_csv()
     if path.suffix == ".tif":
         with rasterio.open(path) as source:
-            said += str(source.tags()) + str(source.descriptions) + str([source.tags(index) for index in source.indexes])
+            said += (
+                str(source.tags())
+                + str(source.descriptions)
+                + str([source.tags(index) for index in source.indexes])
+            )
     return said + path.name
 
 
 @pytest.fixture(scope="module")
 def told(finished, tmp_path_factory) -> dict[str, str]:
-    """Run the verbs over records of sensitive species; return what each file and each command says."""
+    """
+    Run the verbs over records of sensitive species; return what each file and each command says.
+    """
 
     folder = tmp_path_factory.mktemp("privacy")
     region = shutil.copytree(finished.config.parent, folder / "region")
@@ -63,10 +101,28 @@ def told(finished, tmp_path_factory) -> dict[str, str]:
     config["map"] = {"withhold": [UNMAPPED], "layers": ["richness"]}
     (region / "config.yaml").write_text(yaml.safe_dump(config))
     work = folder / "work"
-    quick = [part for override in (*faults.QUICK, "train.model.kind=mean_rate") for part in ("--set", override)]
+    quick = [
+        part
+        for override in (*faults.QUICK, "train.model.kind=mean_rate")
+        for part in ("--set", override)
+    ]
     commands = {
-        "build": [str(region / "config.yaml"), "--out", f"{work}/dataset", "--explain", f"{work}/dropped.csv", *quick],
-        "train": [str(region / "config.yaml"), "--dataset", f"{work}/dataset", "--out", f"{work}/run", *quick],
+        "build": [
+            str(region / "config.yaml"),
+            "--out",
+            f"{work}/dataset",
+            "--explain",
+            f"{work}/dropped.csv",
+            *quick,
+        ],
+        "train": [
+            str(region / "config.yaml"),
+            "--dataset",
+            f"{work}/dataset",
+            "--out",
+            f"{work}/run",
+            *quick,
+        ],
         "evaluate": [f"{work}/run", "--dataset", f"{work}/dataset"],
         "map": [f"{work}/run", "--out", f"{work}/map.tif"],
         "report": [f"{work}/run", "--out", f"{work}/report.html"],
@@ -76,7 +132,9 @@ def told(finished, tmp_path_factory) -> dict[str, str]:
         result = CliRunner().invoke(app, ["--verbose", verb, *arguments])
         assert result.exit_code == 0, f"{verb}: {result.output}"
         said[f"what {verb} says"] = result.output
-    said |= {path.relative_to(work).as_posix(): _text(path) for path in work.rglob("*") if path.is_file()}
+    said |= {
+        path.relative_to(work).as_posix(): _text(path) for path in work.rglob("*") if path.is_file()
+    }
     assert {"dataset/dataset.json", "run/run.json", "map.tif", "dropped.csv"} <= set(said)
     return said
 
@@ -84,7 +142,11 @@ def told(finished, tmp_path_factory) -> dict[str, str]:
 @pytest.mark.parametrize("secret", SECRETS)
 def test_a_withheld_name_and_a_hidden_place_are_nowhere(told, secret):
     # The settings of a run repeat the policy, as the user wrote it.
-    where = [name for name, text in told.items() if secret in text and not (name == "run/config.yaml" and secret == "arion")]
+    where = [
+        name
+        for name, text in told.items()
+        if secret in text and not (name == "run/config.yaml" and secret == "arion")
+    ]
     assert not where
 
 
@@ -100,7 +162,10 @@ def test_a_coarsened_species_is_told_by_large_squares_alone(told):
         "report.md",
     }
     rows = pd.read_csv(
-        io.StringIO(told["dropped.csv"].split("\x00", 1)[0]), dtype=str, keep_default_na=False, on_bad_lines="skip"
+        io.StringIO(told["dropped.csv"].split("\x00", 1)[0]),
+        dtype=str,
+        keep_default_na=False,
+        on_bad_lines="skip",
     )
     rows = rows[rows["species"].str.contains("palaemon")]
     assert len(rows) and set(rows["gridReference"]) == {"ST75"}

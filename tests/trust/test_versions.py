@@ -1,4 +1,7 @@
-"""Artefacts of every release are read by today's code with the same predictions; those of other formats are refused."""
+"""
+Artefacts of every release are read by today's code with the same predictions; those of other
+formats are refused.
+"""
 
 import json
 import zipfile
@@ -71,8 +74,16 @@ FILES = {
 @pytest.mark.parametrize(
     ("version", "way"),
     [
-        (99, r"has format version 99; this release reads 1\. A newer release made it: update butterfly-sdm \(git pull, or"),
-        (0, r"has format version 0; this release reads 1\. Make it again: butterfly-sdm (build|train) CONFIG"),
+        (
+            99,
+            r"has format version 99; this release reads 1\. A newer release made it: update "
+            r"butterfly-sdm \(git pull, or",
+        ),
+        (
+            0,
+            r"has format version 0; this release reads 1\. Make it again: butterfly-sdm "
+            r"(build|train) CONFIG",
+        ),
         ("1", "has format version '1'"),
         (None, "has format version None"),
     ],

@@ -52,11 +52,26 @@ def test_fifty_clients_at_once_get_the_whole_map(server, figures):
 @pytest.mark.parametrize(
     "path",
     [
-        *("/../beside.txt", "/beside.txt", "/..%2fbeside.txt", "/%2e%2e/beside.txt", "//etc/passwd", "/etc/passwd", "/map.tif"),
-        *("file:///etc/passwd", "http://elsewhere.example/", "/?file=/etc/passwd", "/\\..\\beside.txt", "*", "/%00"),
+        *(
+            "/../beside.txt",
+            "/beside.txt",
+            "/..%2fbeside.txt",
+            "/%2e%2e/beside.txt",
+            "//etc/passwd",
+            "/etc/passwd",
+            "/map.tif",
+        ),
+        *(
+            "file:///etc/passwd",
+            "http://elsewhere.example/",
+            "/?file=/etc/passwd",
+            "/\\..\\beside.txt",
+            "*",
+            "/%00",
+        ),
         "/" + "a" * 9000,
     ],
-)  # fmt: skip
+)
 def test_nothing_but_the_map_is_served(server, path):
     status, body = _get(server, path)
     assert status in (403, 404)
@@ -70,7 +85,9 @@ def test_nothing_can_be_sent(server, method):
 
 def test_it_listens_on_the_loopback_alone(server):
     assert server[0] == "127.0.0.1"
-    for found in {address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)} - {"127.0.0.1"}:
+    for found in {
+        address[4][0] for address in socket.getaddrinfo(socket.gethostname(), None, socket.AF_INET)
+    } - {"127.0.0.1"}:
         with pytest.raises(OSError), socket.create_connection((found, server[1]), timeout=5):
             pass
 

@@ -1,5 +1,6 @@
 """
-Import what the verbs import, most of it only when it is used, so that a forked process starts with all of it.
+Import what the verbs import, most of it only when it is used, so that a forked process starts with
+all of it.
 
 Importing alone: a process that has computed (polars, OpenMP) may not be forked safely.
 """

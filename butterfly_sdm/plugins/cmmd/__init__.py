@@ -1,9 +1,13 @@
-"""Contrastive learning as domain adaptation: images of two scanners, classes brought together across them."""
+"""
+Contrastive learning as domain adaptation: images of two scanners, classes brought together across
+them.
+"""
 
 from butterfly_sdm.plugins.plugin import PluginCard
 
 card = PluginCard(
     name="cmmd",
-    summary="Domain adaptation of medical images by supervised contrastive learning (arXiv 2502.00052)",
+    summary="Domain adaptation of medical images by supervised contrastive learning (arXiv "
+    "2502.00052)",
     implementation="butterfly_sdm.plugins.cmmd.method:Cmmd",
 )

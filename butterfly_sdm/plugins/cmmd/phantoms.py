@@ -12,9 +12,10 @@ def phantoms(count: int, size_px: int, seed: int) -> tuple[np.ndarray, np.ndarra
     """
     Draw synthetic mammograms.
 
-    Texture is white noise filtered by 1/f^b, b in [1.2, 1.6]; half of the time a breast outline masks it. A mass is
-    0.3 exp(-((x/rx)^2 + (y/ry)^2)) with radii of 5 to 45 px, calcifications are 5 to 12 discs of radius 1 px in a square of 15
-    to 60 px (of 256; scaled with the image). The second domain passes through an inverse sigmoid tone curve.
+    Texture is white noise filtered by 1/f^b, b in [1.2, 1.6]; half of the time a breast outline
+    masks it. A mass is 0.3 exp(-((x/rx)^2 + (y/ry)^2)) with radii of 5 to 45 px, calcifications are
+    5 to 12 discs of radius 1 px in a square of 15 to 60 px (of 256; scaled with the image). The
+    second domain passes through an inverse sigmoid tone curve.
 
     Parameters
     ----------
@@ -33,7 +34,12 @@ def phantoms(count: int, size_px: int, seed: int) -> tuple[np.ndarray, np.ndarra
     rng = np.random.default_rng(seed)
     labels = np.tile(np.repeat(np.arange(3), count), 2)
     domains = np.repeat(np.arange(2), 3 * count)
-    images = np.stack([_phantom(size_px, int(label), int(domain), rng) for label, domain in zip(labels, domains, strict=True)])
+    images = np.stack(
+        [
+            _phantom(size_px, int(label), int(domain), rng)
+            for label, domain in zip(labels, domains, strict=True)
+        ]
+    )
     return images[:, None], labels, domains
 
 
@@ -42,7 +48,9 @@ def _phantom(size_px: int, label: int, domain: int, rng: np.random.Generator) ->
     y, x = np.mgrid[:size_px, :size_px].astype(float)
     frequency = np.hypot(np.fft.fftfreq(size_px)[:, None], np.fft.fftfreq(size_px)[None])
     frequency[0, 0] = 1 / size_px
-    spectrum = np.fft.fft2(rng.standard_normal((size_px, size_px))) / frequency ** rng.uniform(1.2, 1.6)
+    spectrum = np.fft.fft2(rng.standard_normal((size_px, size_px))) / frequency ** rng.uniform(
+        1.2, 1.6
+    )
     texture = np.fft.ifft2(spectrum).real
     image = 0.15 + 0.5 * (texture - texture.min()) / np.ptp(texture)
     radius = rng.uniform(0.35, 0.5, 2) * size_px
@@ -56,7 +64,9 @@ def _phantom(size_px: int, label: int, domain: int, rng: np.random.Generator) ->
     elif label == 2:
         side = rng.uniform(15, 60) * scale
         for offset in rng.uniform(-side / 2, side / 2, (rng.integers(5, 13), 2)):
-            image[np.hypot(x - centre[1] - offset[1], y - centre[0] - offset[0]) <= max(1.0, scale)] += 0.3
+            image[
+                np.hypot(x - centre[1] - offset[1], y - centre[0] - offset[0]) <= max(1.0, scale)
+            ] += 0.3
     if masked:
         image = np.where(breast, image, 0.02)
     grey = np.clip(255 * image, 0, 255)

@@ -18,9 +18,11 @@ class Separation:
     Attributes
     ----------
     cmmd2
-        Mean over classes of the squared distance between the means of the two domains: 0 where domains agree.
+        Mean over classes of the squared distance between the means of the two domains: 0 where
+        domains agree.
     dcmmd2
-        Mean over classes of the squared distances to the means of the other classes, weighted by domain shares.
+        Mean over classes of the squared distances to the means of the other classes, weighted by
+        domain shares.
 
     References
     ----------
@@ -62,7 +64,8 @@ def class_means(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> Ten
     if (counts == 0).any():
         empty = int((counts == 0).nonzero()[0])
         raise DataError(
-            f"Class {empty // 2} has no labelled row in {('the source', 'the target')[empty % 2]} domain; "
+            f"Class {empty // 2} has no labelled row in {('the source', 'the target')[empty % 2]} "
+            "domain; "
             "the discrepancy needs every class in both. Label some, or leave the class out."
         )
     sums = torch.zeros(2 * classes, z.shape[1], dtype=z.dtype).index_add_(0, cell[known], z[known])
@@ -86,8 +89,12 @@ def separation(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> Sepa
     share = torch.bincount(domains[labels >= 0], minlength=2).double()
     share = share / share.sum()  # (2,)
     cmmd2 = (means[:, 0] - means[:, 1]).square().sum(dim=1).mean()
-    distance2 = (means[:, None, :, None] - means[None, :, None, :]).square().sum(dim=-1)  # (c, c', d, d')
-    between = (distance2 * share[:, None] * share[None, :]).sum(dim=(2, 3))  # (c, c'), its diagonal is within classes
+    distance2 = (
+        (means[:, None, :, None] - means[None, :, None, :]).square().sum(dim=-1)
+    )  # (c, c', d, d')
+    between = (distance2 * share[:, None] * share[None, :]).sum(
+        dim=(2, 3)
+    )  # (c, c'), its diagonal is within classes
     dcmmd2 = (between.sum() - between.diagonal().sum()) / classes
     return Separation(float(cmmd2), float(dcmmd2))
 
@@ -106,5 +113,9 @@ def infinite_temperature_limit(z: Tensor, labels: Tensor, domains: Tensor, class
     p_domain = torch.bincount(domains, minlength=2).double() / len(z)  # (2,)
     apart = (means[:, 0] - means[:, 1]).square().sum(dim=1)  # (c,)
     norms = (means.square().sum(dim=2) * p_domain).sum(dim=1)  # (c,)
-    value = p_domain[0] * p_domain[1] * (p_class * apart).sum() - (p_class * norms).sum() + z.mean(dim=0).square().sum()
+    value = (
+        p_domain[0] * p_domain[1] * (p_class * apart).sum()
+        - (p_class * norms).sum()
+        + z.mean(dim=0).square().sum()
+    )
     return float(value)

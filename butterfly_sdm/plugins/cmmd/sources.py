@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 COLUMNS = ("path", "label", "domain", "patient", "split")
 
 
-def read_sources(sources: Sequence[SourceConfig], size_px: int, seed: int) -> tuple[pd.DataFrame, np.ndarray | None]:
+def read_sources(
+    sources: Sequence[SourceConfig], size_px: int, seed: int
+) -> tuple[pd.DataFrame, np.ndarray | None]:
     """
     Join the tables of all collections.
 
@@ -35,7 +37,9 @@ def read_sources(sources: Sequence[SourceConfig], size_px: int, seed: int) -> tu
     """
     if any(source.layout == "synthetic" for source in sources):
         if len(sources) > 1:
-            raise ConfigError("Synthetic mammograms stand alone: they bring both domains. Give a single source.")
+            raise ConfigError(
+                "Synthetic mammograms stand alone: they bring both domains. Give a single source."
+            )
         pixels, label, domain = phantoms(sources[0].count, size_px, seed)
         table = pd.DataFrame(
             {
@@ -55,14 +59,17 @@ def read_sources(sources: Sequence[SourceConfig], size_px: int, seed: int) -> tu
         else:
             if not source.path.is_dir():
                 raise MissingFileError(
-                    f"There is no folder {source.path}; the layout {source.layout} needs the root of the data."
+                    f"There is no folder {source.path}; the layout {source.layout} needs the root "
+                    "of the data."
                 )
             table = vindr(source.path) if source.layout == "vindr" else cbis(source.path)
         if source.domain is not None:
             table["domain"] = source.domain
         tables.append(table[[column for column in COLUMNS if column in table.columns]])
     if len({"split" in table.columns for table in tables}) > 1:
-        raise DataError("Some sources have a split and some have none. Give all a column split, or none.")
+        raise DataError(
+            "Some sources have a split and some have none. Give all a column split, or none."
+        )
     joined = pd.concat(tables, ignore_index=True)
     if "patient" in joined.columns:
         own = pd.Series([f"row {row}" for row in joined.index], index=joined.index)
@@ -79,7 +86,9 @@ def vindr(root: Path) -> pd.DataFrame:
     root
         With ``breast-level_annotations.csv``, ``metadata.csv`` and ``images/STUDY/IMAGE.dicom``.
     """
-    annotations = _csv(root / "breast-level_annotations.csv", ("study_id", "image_id", "breast_birads", "split"))
+    annotations = _csv(
+        root / "breast-level_annotations.csv", ("study_id", "image_id", "breast_birads", "split")
+    )
     metadata = _csv(root / "metadata.csv", ("SOP Instance UID", "Manufacturer"))
     manufacturer = metadata.set_index("SOP Instance UID")["Manufacturer"]
     return pd.DataFrame(
@@ -102,8 +111,8 @@ def cbis(root: Path) -> pd.DataFrame:
     Parameters
     ----------
     root
-        With the tables ``*_case_description_*_set.csv`` and the images at the paths they give. An image with several findings
-        counts once, as malignant if one of them is.
+        With the tables ``*_case_description_*_set.csv`` and the images at the paths they give. An
+        image with several findings counts once, as malignant if one of them is.
 
     Raises
     ------
@@ -112,10 +121,18 @@ def cbis(root: Path) -> pd.DataFrame:
     """
     tables = sorted(root.glob("*_case_description_*_set.csv"))
     if not tables:
-        raise MissingFileError(f"{root} holds no *_case_description_*_set.csv; that is where CBIS-DDSM lists its images.")
-    rows = pd.concat([_csv(table, ("patient_id", "pathology", "image file path")) for table in tables], ignore_index=True)
+        raise MissingFileError(
+            f"{root} holds no *_case_description_*_set.csv; that is where CBIS-DDSM lists its "
+            "images."
+        )
+    rows = pd.concat(
+        [_csv(table, ("patient_id", "pathology", "image file path")) for table in tables],
+        ignore_index=True,
+    )
     rows["label"] = rows["pathology"].replace({"BENIGN_WITHOUT_CALLBACK": "BENIGN"}).str.lower()
-    rows = rows.sort_values("label", ascending=False).drop_duplicates("image file path").sort_index()
+    rows = (
+        rows.sort_values("label", ascending=False).drop_duplicates("image file path").sort_index()
+    )
     return pd.DataFrame(
         {
             "path": [str(root / str(name).strip()) for name in rows["image file path"]],
@@ -128,9 +145,13 @@ def cbis(root: Path) -> pd.DataFrame:
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     if not path.is_file():
-        raise MissingFileError(f"There is no {path.name} in {path.parent}. Is that the root of the data set?")
+        raise MissingFileError(
+            f"There is no {path.name} in {path.parent}. Is that the root of the data set?"
+        )
     table = pd.read_csv(path, dtype=str)
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise DataError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(table.columns)}.")
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r}; it has {', '.join(table.columns)}."
+        )
     return table

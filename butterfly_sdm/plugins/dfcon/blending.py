@@ -1,4 +1,6 @@
-"""Make manipulated faces from real ones by self-blending, to train or test without a set of fakes."""
+"""
+Make manipulated faces from real ones by self-blending, to train or test without a set of fakes.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ def self_blend(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     Blend a changed copy of a face back into itself through a soft ellipse.
 
-    The copy is changed in brightness and contrast, blur, compression and geometry, as the traces of a swapped face are [1]_.
+    The copy is changed in brightness and contrast, blur, compression and geometry, as the traces of
+    a swapped face are [1]_.
 
     Parameters
     ----------
@@ -44,7 +47,11 @@ def self_blend(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     copy.save(buffer, "JPEG", quality=int(rng.integers(20, 60)))
     with Image.open(buffer) as compressed:
         changed = np.asarray(compressed.convert(image.mode), dtype=float)
-    changed = (changed - changed.mean()) * rng.uniform(0.75, 1.25) + changed.mean() + rng.choice([-1, 1]) * rng.uniform(10, 30)
+    changed = (
+        (changed - changed.mean()) * rng.uniform(0.75, 1.25)
+        + changed.mean()
+        + rng.choice([-1, 1]) * rng.uniform(10, 30)
+    )
     y, x = np.mgrid[:height, :width]
     middle = (np.array([0.5, 0.55]) + rng.uniform(-0.05, 0.05, 2)) * (width, height)
     radius = rng.uniform(0.25, 0.4, 2) * (width, height)

@@ -1,4 +1,6 @@
-"""Real or fake faces by a supervised contrastive ensemble: settings, stages and measures of the method [1]_.
+"""
+Real or fake faces by a supervised contrastive ensemble: settings, stages and measures of the method
+[1]_.
 
 .. [1] DFCon. arXiv 2501.16704 (2025).
 """
@@ -24,7 +26,14 @@ from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.batches import balanced, shuffled
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.images import SUFFIXES, Images, find_images, read_table, with_split
-from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, layers, make_trunk, over_images, unit
+from butterfly_sdm.plugins.networks import (
+    TrunkAndHead,
+    device_of,
+    layers,
+    make_trunk,
+    over_images,
+    unit,
+)
 from butterfly_sdm.plugins.plugin import Plugin, Report
 from butterfly_sdm.plugins.runner import PluginRun
 from butterfly_sdm.plugins.scores import equal_error_rate
@@ -40,16 +49,27 @@ class BackboneConfig(Section):
 
     model: str = Field(description="of timm, or small:WIDTH")
     weights: str | None = Field("pretrained", description="pretrained, a local file, or null")
-    patch_px: int | None = Field(None, ge=1, description="side of a patch of a vision transformer, for small images")
-    epochs: int | None = Field(None, ge=1, description="its own, where a member needs more; null: as the ensemble")
+    patch_px: int | None = Field(
+        None, ge=1, description="side of a patch of a vision transformer, for small images"
+    )
+    epochs: int | None = Field(
+        None, ge=1, description="its own, where a member needs more; null: as the ensemble"
+    )
     learning_rate: float | None = Field(None, gt=0, description="its own; null: as the ensemble")
 
 
 class DfconConfig(PluginConfig):
-    """Settings; the backbones are the paper's, which does not publish its other hyper-parameters."""
+    """
+    Settings; the backbones are the paper's, which does not publish its other hyper-parameters.
+    """
 
-    data: InputPath = Field(description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a csv")
-    images: InputPath | None = Field(None, description="folder the paths of the csv are relative to; None: its own")
+    data: InputPath = Field(
+        description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a "
+        "csv"
+    )
+    images: InputPath | None = Field(
+        None, description="folder the paths of the csv are relative to; None: its own"
+    )
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     backbones: dict[str, BackboneConfig] = Field(
         {
@@ -62,14 +82,20 @@ class DfconConfig(PluginConfig):
     )
     size_px: int = Field(224, ge=16)
     channels: Literal[1, 3] = 3
-    objective: Literal["contrastive", "cross_entropy"] = Field("contrastive", description="cross_entropy: for comparison")
+    objective: Literal["contrastive", "cross_entropy"] = Field(
+        "contrastive", description="cross_entropy: for comparison"
+    )
     temperature: float = Field(0.1, gt=0)
-    projection: int = Field(128, ge=0, description="length of the projection the loss acts on; 0: on the features")
+    projection: int = Field(
+        128, ge=0, description="length of the projection the loss acts on; 0: on the features"
+    )
     views: Literal[1, 2] = 2
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=4)
     learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
-    warmup_epochs: int = Field(0, ge=0, description="in which the rate rises; for transformers from random weights")
+    warmup_epochs: int = Field(
+        0, ge=0, description="in which the rate rises; for transformers from random weights"
+    )
     weight_decay: float = Field(0.01, ge=0)
     head_epochs: int = Field(20, ge=1)
     head_learning_rate: float = Field(1e-3, gt=0)
@@ -102,7 +128,9 @@ class FaceNet(TrunkAndHead):
 
 
 class Dfcon(Plugin[DfconConfig, FaceData]):
-    """Each backbone learns by the contrastive loss, is frozen and given a head; the members vote."""
+    """
+    Each backbone learns by the contrastive loss, is frozen and given a head; the members vote.
+    """
 
     config = DfconConfig
 
@@ -130,13 +158,18 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         label = (table["label"] == "real").to_numpy(dtype=np.int64)
         images = Images([Path(path) for path in table["path"]], config.size_px, config.channels)
         if not (table["split"] == "test").any():
-            # Folders of the challenge have no test part: its validation part is scored, and nothing is chosen on it.
+            # Folders of the challenge have no test part: its validation part is scored, and nothing
+            # is chosen on it.
             table.loc[table["split"] == "validation", "split"] = "test"
         data = FaceData(images, table, label, {"classes": ["fake", "real"]})
         for part in ("train", "test"):
             present = set(label[data.rows(part)])
             if len(present) < 2:
-                has = "no face" if not present else ("only real faces" if REAL in present else "only fake faces")
+                has = (
+                    "no face"
+                    if not present
+                    else ("only real faces" if REAL in present else "only fake faces")
+                )
                 raise DataError(f"The {part} part has {has}; it needs real and fake ones.")
         return data
 
@@ -144,12 +177,21 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         """Make one backbone with its projection and head."""
         member = config.backbones[part]
         trunk = make_trunk(
-            member.model, config.channels, size_px=config.size_px, weights=member.weights, patch_px=member.patch_px
+            member.model,
+            config.channels,
+            size_px=config.size_px,
+            weights=member.weights,
+            patch_px=member.patch_px,
         )
         return FaceNet(trunk, config.projection, published=member.weights == "pretrained")
 
-    def stages(self, config: DfconConfig, data: FaceData, model: nn.Module, part: str) -> Sequence[Stage]:
-        """First backbone and projection by the contrastive loss, then the head alone on the frozen features."""
+    def stages(
+        self, config: DfconConfig, data: FaceData, model: nn.Module, part: str
+    ) -> Sequence[Stage]:
+        """
+        First backbone and projection by the contrastive loss, then the head alone on the frozen
+        features.
+        """
         rows, held_out = data.rows("train"), data.rows("validation")
         contrastive = config.objective == "contrastive"
         criterion = ContrastiveLoss(config.temperature)
@@ -162,7 +204,10 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
                 else shuffled(rows, config.batch_size, rng)
             )
             for chosen in drawn:
-                yield {"image": data.images.batch(chosen), "label": torch.from_numpy(data.label[chosen])}
+                yield {
+                    "image": data.images.batch(chosen),
+                    "label": torch.from_numpy(data.label[chosen]),
+                }
 
         def loss(model: FaceNet, batch: Batch) -> Tensor:
             if not contrastive:
@@ -183,14 +228,22 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
 
         def head_loss(model: FaceNet, batch: Batch) -> Tensor:
             logits = model.head(batch["features"])
-            return nn.functional.cross_entropy(logits, batch["label"], weight=weight.to(logits.device))
+            return nn.functional.cross_entropy(
+                logits, batch["label"], weight=weight.to(logits.device)
+            )
 
         member = config.backbones[part]
         epochs = member.epochs or config.epochs
-        adamw = partial(torch.optim.AdamW, lr=member.learning_rate or config.learning_rate, weight_decay=config.weight_decay)
+        adamw = partial(
+            torch.optim.AdamW,
+            lr=member.learning_rate or config.learning_rate,
+            weight_decay=config.weight_decay,
+        )
         adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
         can_select = len(set(data.label[held_out])) == 2
-        choose: dict[str, Any] = {"measure": measure, "select": "validation_auc"} if can_select else {}
+        choose: dict[str, Any] = (
+            {"measure": measure, "select": "validation_auc"} if can_select else {}
+        )
 
         def rate(epoch: int) -> float:
             return min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
@@ -198,7 +251,9 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         if not contrastive:
             return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
         trains = ("trunk", "projection") if config.projection else ("trunk",)
-        fixed = fixed_features(train_features, torch.from_numpy(data.label[rows]), config.batch_size)
+        fixed = fixed_features(
+            train_features, torch.from_numpy(data.label[rows]), config.batch_size
+        )
         return [
             Stage("representation", batches, loss, adamw, epochs, trains, rate=rate),
             Stage("head", fixed, head_loss, adam, config.head_epochs, ("head",), **choose),
@@ -215,8 +270,18 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         found.append({"model": "soft_vote"} | face_scores(label, soft))
         found.append({"model": "hard_vote"} | face_scores(label, soft, decided=hard_vote(stacked)))
         table = pd.DataFrame(found)
-        metrics = {f"{row['model']}_{key}": float(row[key]) for row in found for key in table.columns.drop("model")}
-        return Report(metrics, {"scores": table, "predictions": _table(data.table["path"].iloc[rows].tolist(), scores)})
+        metrics = {
+            f"{row['model']}_{key}": float(row[key])
+            for row in found
+            for key in table.columns.drop("model")
+        }
+        return Report(
+            metrics,
+            {
+                "scores": table,
+                "predictions": _table(data.table["path"].iloc[rows].tolist(), scores),
+            },
+        )
 
     def predict(self, config: DfconConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the probability of real for unseen faces: of each backbone, and both votes."""
@@ -226,7 +291,9 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         return _table([str(path) for path in paths], scores)
 
 
-def face_scores(label: np.ndarray, score: np.ndarray, *, decided: np.ndarray | None = None) -> dict[str, float]:
+def face_scores(
+    label: np.ndarray, score: np.ndarray, *, decided: np.ndarray | None = None
+) -> dict[str, float]:
     """
     Return accuracy, balanced accuracy, AUC and equal error rate.
 
@@ -249,13 +316,19 @@ def face_scores(label: np.ndarray, score: np.ndarray, *, decided: np.ndarray | N
 
 
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(over_images(model, images, rows, device_of(model)).softmax(dim=1)[:, REAL].numpy(), dtype=float)
+    return np.asarray(
+        over_images(model, images, rows, device_of(model)).softmax(dim=1)[:, REAL].numpy(),
+        dtype=float,
+    )
 
 
 def _table(paths: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
     stacked = np.stack(list(scores.values()))
     table = pd.DataFrame({"path": paths, "score": soft_vote(stacked)})
-    return table.assign(vote=np.where(hard_vote(stacked), "real", "fake"), **{f"score_{k}": v for k, v in scores.items()})
+    return table.assign(
+        vote=np.where(hard_vote(stacked), "real", "fake"),
+        **{f"score_{k}": v for k, v in scores.items()},
+    )
 
 
 def _folders(root: Path) -> pd.DataFrame:
@@ -264,8 +337,13 @@ def _folders(root: Path) -> pd.DataFrame:
         for label in ("real", "fake"):
             for folder in (root / f"{part}_{label}", root / part / label):
                 if folder.is_dir():
-                    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+                    files = sorted(
+                        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
+                    )
                     rows += [{"path": str(path), "label": label, "split": part} for path in files]
     if not rows:
-        raise MissingFileError(f"{root} holds neither {{train,valid}}_{{real,fake}} nor {{train,valid,test}}/{{real,fake}}.")
+        raise MissingFileError(
+            f"{root} holds neither {{train,valid}}_{{real,fake}} nor "
+            f"{{train,valid,test}}/{{real,fake}}."
+        )
     return pd.DataFrame(rows)

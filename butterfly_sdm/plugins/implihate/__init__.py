@@ -4,6 +4,7 @@ from butterfly_sdm.plugins.plugin import PluginCard
 
 card = PluginCard(
     name="implihate",
-    summary="Hateful video from image, text and audio in two contrastive stages, ImpliHateVid (ACL 2025)",
+    summary="Hateful video from image, text and audio in two contrastive stages, ImpliHateVid (ACL "
+    "2025)",
     implementation="butterfly_sdm.plugins.implihate.method:Implihate",
 )

@@ -10,7 +10,13 @@ from typing import Protocol, cast
 import numpy as np
 
 from butterfly_sdm.data.artefact import atomic_path
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, MissingPackageError, how_to_install
+from butterfly_sdm.errors import (
+    ConfigError,
+    DataError,
+    MissingFileError,
+    MissingPackageError,
+    how_to_install,
+)
 from butterfly_sdm.progress import Progress, silent
 
 
@@ -33,7 +39,9 @@ class Sentiment:
         try:
             from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
         except ImportError as error:
-            raise MissingPackageError(f"Sentiment needs vaderSentiment: {how_to_install('video')}") from error
+            raise MissingPackageError(
+                f"Sentiment needs vaderSentiment: {how_to_install('video')}"
+            ) from error
         self._analyser = SentimentIntensityAnalyzer()
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
@@ -46,7 +54,18 @@ class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
     suffixes = (".txt",)
-    names = ("fear", "anger", "anticipation", "trust", "surprise", "positive", "negative", "sadness", "disgust", "joy")
+    names = (
+        "fear",
+        "anger",
+        "anticipation",
+        "trust",
+        "surprise",
+        "positive",
+        "negative",
+        "sadness",
+        "disgust",
+        "joy",
+    )
 
     def __init__(self) -> None:
         try:
@@ -63,14 +82,18 @@ class Emotion:
 
 
 class HashedText:
-    """Words and word pairs of a transcript hashed into a vector: no model needed, weaker than one."""
+    """
+    Words and word pairs of a transcript hashed into a vector: no model needed, weaker than one.
+    """
 
     suffixes = (".txt",)
 
     def __init__(self, length: int = 1024) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
-        self._vectorizer = HashingVectorizer(n_features=length, ngram_range=(1, 2), alternate_sign=False, stop_words="english")
+        self._vectorizer = HashingVectorizer(
+            n_features=length, ngram_range=(1, 2), alternate_sign=False, stop_words="english"
+        )
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
         """Return ``text``."""
@@ -115,12 +138,26 @@ class LogMel:
         samples = samples.mean(axis=1) if samples.ndim == 2 else samples
         window = max(16, int(0.025 * rate))
         if len(samples) < window * 2:
-            raise DataError(f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed.")
+            raise DataError(
+                f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
+            )
         samples = samples / (np.abs(samples).max() or 1.0)
-        _, _, spectrum = stft(samples, rate, nperseg=window, noverlap=window - int(0.01 * rate), nfft=_power_of_two(window))
-        energy = np.log(mel_filters(rate, _power_of_two(window), self.mels) @ np.abs(spectrum) ** 2 + 1e-8)  # (mels, frames)
+        _, _, spectrum = stft(
+            samples,
+            rate,
+            nperseg=window,
+            noverlap=window - int(0.01 * rate),
+            nfft=_power_of_two(window),
+        )
+        energy = np.log(
+            mel_filters(rate, _power_of_two(window), self.mels) @ np.abs(spectrum) ** 2 + 1e-8
+        )  # (mels, frames)
         energy = energy - energy.mean()
-        parts = [part.mean(axis=1) for part in np.array_split(energy, self.stretches, axis=1) if part.size]
+        parts = [
+            part.mean(axis=1)
+            for part in np.array_split(energy, self.stretches, axis=1)
+            if part.size
+        ]
         parts += [parts[-1]] * (self.stretches - len(parts))
         return {"audio": np.concatenate([*parts, energy.std(axis=1)]).astype(np.float32)}
 
@@ -141,12 +178,16 @@ class Frames:
 
     suffixes = ("/",)  # a folder of frames
 
-    def __init__(self, trunk: str = "vit_base_patch16_224", weights: str = "pretrained", size_px: int = 224) -> None:
+    def __init__(
+        self, trunk: str = "vit_base_patch16_224", weights: str = "pretrained", size_px: int = 224
+    ) -> None:
         from butterfly_sdm.plugins.networks import TrunkAndHead, make_trunk
 
         self.size_px = size_px
         published = weights == "pretrained"
-        self._model = TrunkAndHead(make_trunk(trunk, 3, size_px=size_px, weights=weights), 1, published=published).eval()
+        self._model = TrunkAndHead(
+            make_trunk(trunk, 3, size_px=size_px, weights=weights), 1, published=published
+        ).eval()
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
         """Return ``image`` of the frames in the folder ``path``."""
@@ -155,11 +196,19 @@ class Frames:
 
         frames = find_images(path)
         images = Images(frames, self.size_px, 3)
-        features = over_images(self._model.features, images, np.arange(len(frames)), device_of(self._model))
+        features = over_images(
+            self._model.features, images, np.arange(len(frames)), device_of(self._model)
+        )
         return {"image": features.mean(dim=0).numpy()}
 
 
-EXTRACTORS = {"sentiment": Sentiment, "emotion": Emotion, "hashed_text": HashedText, "log_mel": LogMel, "frames": Frames}
+EXTRACTORS = {
+    "sentiment": Sentiment,
+    "emotion": Emotion,
+    "hashed_text": HashedText,
+    "log_mel": LogMel,
+    "frames": Frames,
+}
 
 
 def make_extractors(names: Sequence[str]) -> list[Extractor]:
@@ -180,14 +229,17 @@ def make_extractors(names: Sequence[str]) -> list[Extractor]:
     return made
 
 
-def extract_all(media: Path, folder: Path, extractors: Sequence[Extractor], *, progress: Progress = silent) -> int:
+def extract_all(
+    media: Path, folder: Path, extractors: Sequence[Extractor], *, progress: Progress = silent
+) -> int:
     """
     Extract the features of every video below ``media`` that has none yet.
 
     Parameters
     ----------
     media
-        Files named by video: ``VIDEO.txt``, ``VIDEO.wav``, and a folder ``VIDEO/`` of frames; anywhere below.
+        Files named by video: ``VIDEO.txt``, ``VIDEO.wav``, and a folder ``VIDEO/`` of frames;
+        anywhere below.
     folder
         Receives ``VIDEO.npz``.
     extractors
@@ -225,7 +277,10 @@ def extract_all(media: Path, folder: Path, extractors: Sequence[Extractor], *, p
 
 
 def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
-    """Return (mels, length // 2 + 1) triangular filters equally spaced on the mel scale 2595 log10(1 + f / 700)."""
+    """
+    Return (mels, length // 2 + 1) triangular filters equally spaced on the mel scale 2595 log10(1 +
+    f / 700).
+    """
     frequency = np.linspace(0, rate / 2, length // 2 + 1)
     top = 2595 * np.log10(1 + rate / 2 / 700)
     corner = 700 * (10 ** (np.linspace(0, top, mels + 2) / 2595) - 1)

@@ -52,14 +52,23 @@ class Features:
         place = {video: row for row, video in enumerate(self.videos)}
         rows = np.array([place.get(video, -1) for video in videos])
         if (rows < 0).all():
-            raise DataError(f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. Compare the names.")
+            raise DataError(
+                f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. "
+                "Compare the names."
+            )
         known = rows >= 0
-        values = {key: np.where(known[:, None], value[rows], 0).astype(np.float32) for key, value in self.values.items()}
-        return Features(tuple(videos), values, {key: value[rows] & known for key, value in self.present.items()})
+        values = {
+            key: np.where(known[:, None], value[rows], 0).astype(np.float32)
+            for key, value in self.values.items()
+        }
+        return Features(
+            tuple(videos), values, {key: value[rows] & known for key, value in self.present.items()}
+        )
 
     def shaped(self, lengths: Mapping[str, int]) -> Features:
         """
-        Return exactly the modalities a network was trained with; those that are absent are missing for all.
+        Return exactly the modalities a network was trained with; those that are absent are missing
+        for all.
 
         Raises
         ------
@@ -69,12 +78,18 @@ class Features:
         for key, length in lengths.items():
             if key in self.values and self.values[key].shape[1] != length:
                 raise DataError(
-                    f"The {key} features have {self.values[key].shape[1]} numbers; the network was trained with {length}. "
+                    f"The {key} features have {self.values[key].shape[1]} numbers; the network was "
+                    f"trained with {length}. "
                     "Use the same feature extractor."
                 )
         n = len(self.videos)
-        values = {key: self.values.get(key, np.zeros((n, length), np.float32)) for key, length in lengths.items()}
-        return Features(self.videos, values, {key: self.present.get(key, np.zeros(n, bool)) for key in lengths})
+        values = {
+            key: self.values.get(key, np.zeros((n, length), np.float32))
+            for key, length in lengths.items()
+        }
+        return Features(
+            self.videos, values, {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
+        )
 
 
 def read_features(path: Path) -> Features:
@@ -84,8 +99,9 @@ def read_features(path: Path) -> Features:
     Parameters
     ----------
     path
-        A folder with one ``VIDEO.npz`` per video (vectors, or arrays of frames that are averaged); one ``.npz`` with
-        ``video_id`` and stacked arrays; or a CSV or Parquet table with ``video_id`` and columns such as ``text_0``, ``text_1``.
+        A folder with one ``VIDEO.npz`` per video (vectors, or arrays of frames that are averaged);
+        one ``.npz`` with ``video_id`` and stacked arrays; or a CSV or Parquet table with
+        ``video_id`` and columns such as ``text_0``, ``text_1``.
 
     Raises
     ------
@@ -104,23 +120,54 @@ def read_features(path: Path) -> Features:
         videos = [str(video) for video in stacked.pop("video_id")]
         wrong = [key for key, value in stacked.items() if len(value) != len(videos)]
         if wrong:
-            raise DataError(f"{path} holds {len(videos)} videos, but {len(stacked[wrong[0]])} rows of {wrong[0]}.")
-        return _stack({video: {key: value[row] for key, value in stacked.items()} for row, video in enumerate(videos)}, path)
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype={"video_id": str})
+            raise DataError(
+                f"{path} holds {len(videos)} videos, but {len(stacked[wrong[0]])} rows of "
+                f"{wrong[0]}."
+            )
+        return _stack(
+            {
+                video: {key: value[row] for key, value in stacked.items()}
+                for row, video in enumerate(videos)
+            },
+            path,
+        )
+    table = (
+        pd.read_parquet(path)
+        if path.suffix == ".parquet"
+        else pd.read_csv(path, dtype={"video_id": str})
+    )
     if "video_id" not in table.columns:
-        raise DataError(f"{path} lacks the column 'video_id'; it has {', '.join(map(str, table.columns[:5]))}.")
-    columns = {key: [name for name in table.columns if str(name).rpartition("_")[0] == key] for key in KEYS}
-    arrays = {key: table[names].to_numpy(dtype=np.float32) for key, names in columns.items() if names}
+        raise DataError(
+            f"{path} lacks the column 'video_id'; it has {', '.join(map(str, table.columns[:5]))}."
+        )
+    columns = {
+        key: [name for name in table.columns if str(name).rpartition("_")[0] == key] for key in KEYS
+    }
+    arrays = {
+        key: table[names].to_numpy(dtype=np.float32) for key, names in columns.items() if names
+    }
     videos = table["video_id"].astype(str).tolist()
-    return _stack({video: {key: value[row] for key, value in arrays.items()} for row, video in enumerate(videos)}, path)
+    return _stack(
+        {
+            video: {key: value[row] for key, value in arrays.items()}
+            for row, video in enumerate(videos)
+        },
+        path,
+    )
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files if name in (*KEYS, "video_id")}
-    except (OSError, ValueError, BadZipFile) as error:  # NumPy's own words would recommend to unpickle the file
-        raise DataError(f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez.") from error
+    except (
+        OSError,
+        ValueError,
+        BadZipFile,
+    ) as error:  # NumPy's own words would recommend to unpickle the file
+        raise DataError(
+            f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez."
+        ) from error
 
 
 def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features:
@@ -130,26 +177,42 @@ def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features
         pooled[video] = {}
         for key, value in row.items():
             vector = np.asarray(value, dtype=np.float32)
-            vector = vector.reshape(-1, vector.shape[-1]).mean(axis=0) if vector.ndim > 1 else vector.reshape(-1)
+            vector = (
+                vector.reshape(-1, vector.shape[-1]).mean(axis=0)
+                if vector.ndim > 1
+                else vector.reshape(-1)
+            )
             if not len(vector) or not np.isfinite(vector).all():
                 continue  # an empty or unusable vector is a missing one
             if lengths.setdefault(key, len(vector)) != len(vector):
-                raise DataError(f"The {key} features of {video} have {len(vector)} numbers, those before {lengths[key]}.")
+                raise DataError(
+                    f"The {key} features of {video} have {len(vector)} numbers, those before "
+                    f"{lengths[key]}."
+                )
             pooled[video][key] = vector
     if not any(key in lengths for key in MODALITIES):
         raise DataError(f"{path} holds none of {', '.join(MODALITIES)}; at least one is needed.")
     videos = tuple(pooled)
     ordered = [key for key in KEYS if key in lengths]
-    values = {key: np.stack([pooled[v].get(key, np.zeros(lengths[key], np.float32)) for v in videos]) for key in ordered}
-    return Features(videos, values, {key: np.array([key in pooled[video] for video in videos]) for key in ordered})
+    values = {
+        key: np.stack([pooled[v].get(key, np.zeros(lengths[key], np.float32)) for v in videos])
+        for key in ordered
+    }
+    return Features(
+        videos,
+        values,
+        {key: np.array([key in pooled[video] for video in videos]) for key in ordered},
+    )
 
 
 def read_labels(path: Path) -> pd.DataFrame:
     """
-    Read ``labels.csv`` with ``video_id``, ``label`` and optionally ``split``, or the root of HateMM.
+    Read ``labels.csv`` with ``video_id``, ``label`` and optionally ``split``, or the root of
+    HateMM.
 
-    HateMM's root holds the folders ``hate_videos`` and ``non_hate_videos`` and an annotation table with ``video_file_name`` and
-    ``label``; the annotation gives the label, or without it the folder.
+    HateMM's root holds the folders ``hate_videos`` and ``non_hate_videos`` and an annotation table
+    with ``video_file_name`` and ``label``; the annotation gives the label, or without it the
+    folder.
 
     Raises
     ------
@@ -161,31 +224,49 @@ def read_labels(path: Path) -> pd.DataFrame:
         annotations = sorted(path.glob("*annotation*.csv"))
         folders = {"hate": path / "hate_videos", "non_hate": path / "non_hate_videos"}
         if annotations:
-            table = _columns(pd.read_csv(annotations[0], dtype=str), ("video_file_name", "label"), annotations[0])
+            table = _columns(
+                pd.read_csv(annotations[0], dtype=str), ("video_file_name", "label"), annotations[0]
+            )
             table = pd.DataFrame(
                 {
                     "video_id": [Path(name).stem for name in table["video_file_name"]],
-                    "label": table["label"].str.strip().str.lower().str.replace(r"[ -]", "_", regex=True),
+                    "label": table["label"]
+                    .str.strip()
+                    .str.lower()
+                    .str.replace(r"[ -]", "_", regex=True),
                 }
             )
         elif all(folder.is_dir() for folder in folders.values()):
-            files = [(file.stem, name) for name, folder in folders.items() for file in sorted(folder.iterdir())]
+            files = [
+                (file.stem, name)
+                for name, folder in folders.items()
+                for file in sorted(folder.iterdir())
+            ]
             table = pd.DataFrame(files, columns=["video_id", "label"])
         else:
-            raise MissingFileError(f"{path} holds neither an annotation table nor hate_videos and non_hate_videos.")
+            raise MissingFileError(
+                f"{path} holds neither an annotation table nor hate_videos and non_hate_videos."
+            )
     elif path.is_file():
         table = _columns(pd.read_csv(path, dtype=str), ("video_id", "label"), path)
     else:
         raise MissingFileError(f"There are no labels at {path}.")
     if table["video_id"].duplicated().any():
-        raise DataError(f"{path} labels the video {table['video_id'][table['video_id'].duplicated()].iloc[0]} twice.")
+        raise DataError(
+            f"{path} labels the video {table['video_id'][table['video_id'].duplicated()].iloc[0]} "
+            "twice."
+        )
     if table["label"].isna().any():
-        raise DataError(f"{path} has no label for the video {table['video_id'][table['label'].isna()].iloc[0]}.")
+        raise DataError(
+            f"{path} has no label for the video {table['video_id'][table['label'].isna()].iloc[0]}."
+        )
     return table.reset_index(drop=True)
 
 
 def _columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
     missing = [column for column in columns if column not in table.columns]
     if missing:
-        raise DataError(f"{path} lacks the column {missing[0]!r}; it has {', '.join(map(str, table.columns))}.")
+        raise DataError(
+            f"{path} lacks the column {missing[0]!r}; it has {', '.join(map(str, table.columns))}."
+        )
     return table

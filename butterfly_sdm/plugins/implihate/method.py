@@ -25,7 +25,12 @@ from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.batches import shuffled
 from butterfly_sdm.plugins.images import with_split
 from butterfly_sdm.plugins.implihate.extractors import extract_all, make_extractors
-from butterfly_sdm.plugins.implihate.features import MODALITIES, Features, read_features, read_labels
+from butterfly_sdm.plugins.implihate.features import (
+    MODALITIES,
+    Features,
+    read_features,
+    read_labels,
+)
 from butterfly_sdm.plugins.implihate.network import VideoNet
 from butterfly_sdm.plugins.networks import device_of
 from butterfly_sdm.plugins.plugin import Plugin, Report
@@ -39,14 +44,28 @@ class ImplihateConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
     features: InputPath = Field(description="folder of VIDEO.npz, one stacked .npz, or a table")
-    labels: InputPath = Field(description="labels.csv with video_id, label[, split]; or the root of HateMM")
-    media: InputPath | None = Field(None, description="transcripts, sound and frames to extract missing features from")
-    extract: tuple[str, ...] = Field((), description="sentiment, emotion, hashed_text, log_mel, frames")
+    labels: InputPath = Field(
+        description="labels.csv with video_id, label[, split]; or the root of HateMM"
+    )
+    media: InputPath | None = Field(
+        None, description="transcripts, sound and frames to extract missing features from"
+    )
+    extract: tuple[str, ...] = Field(
+        (), description="sentiment, emotion, hashed_text, log_mel, frames"
+    )
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    folds: int = Field(0, ge=0, description="also train and score so many folds of all labelled videos")
-    modalities: tuple[Literal["image", "text", "audio"], ...] = Field(("image", "text", "audio"), min_length=1)
-    contrastive: Literal["two_stages", "one_stage", "none"] = Field("two_stages", description="which stages come first")
-    loss: Literal["sound", "released"] = Field("sound", description="released: as in the authors' code, see the page")
+    folds: int = Field(
+        0, ge=0, description="also train and score so many folds of all labelled videos"
+    )
+    modalities: tuple[Literal["image", "text", "audio"], ...] = Field(
+        ("image", "text", "audio"), min_length=1
+    )
+    contrastive: Literal["two_stages", "one_stage", "none"] = Field(
+        "two_stages", description="which stages come first"
+    )
+    loss: Literal["sound", "released"] = Field(
+        "sound", description="released: as in the authors' code, see the page"
+    )
     temperature: float = Field(0.05, gt=0)
     encoder: tuple[int, ...] = Field((1024, 512, 256), min_length=1)
     projection: int = Field(1024, ge=2)
@@ -54,14 +73,20 @@ class ImplihateConfig(PluginConfig):
     classifier: tuple[int, ...] = (1024, 512, 256)
     dropout: Fraction = 0.2
     classifier_dropout: Fraction = 0.3
-    modality_dropout: Fraction = Field(0.0, description="share of videos that lose one modality in a training batch")
+    modality_dropout: Fraction = Field(
+        0.0, description="share of videos that lose one modality in a training batch"
+    )
     batch_size: int = Field(64, ge=4)
     epochs: int = Field(20, ge=1, description="of each contrastive stage")
     classifier_epochs: int = Field(50, ge=1)
-    learning_rate: float = Field(1e-4, gt=0, description="of the contrastive stages; not given by our source of the paper")
+    learning_rate: float = Field(
+        1e-4, gt=0, description="of the contrastive stages; not given by our source of the paper"
+    )
     classifier_learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-4, ge=0)
-    tune: bool = Field(False, description="the last stage also moves what the contrastive stages trained")
+    tune: bool = Field(
+        False, description="the last stage also moves what the contrastive stages trained"
+    )
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,10 @@ class VideoData:
 
 
 class Implihate(Plugin[ImplihateConfig, VideoData]):
-    """Stage 1 joins all modalities of a video, stage 2 works across each pair of them, then a classifier is trained."""
+    """
+    Stage 1 joins all modalities of a video, stage 2 works across each pair of them, then a
+    classifier is trained.
+    """
 
     config = ImplihateConfig
 
@@ -91,11 +119,19 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         features = _used(read_features(config.features), config)
         videos = table["video_id"].astype(str).tolist()
         unknown = {"split": table["split"]} if "split" in table.columns else {}
-        table = with_split(table.assign(**unknown), config.fractions, config.seed, group="video_id", label="label")
+        table = with_split(
+            table.assign(**unknown), config.fractions, config.seed, group="video_id", label="label"
+        )
         classes = sorted(set(table["label"]))
         if len(classes) < 2:
-            raise DataError(f"All videos are labelled {classes[0]!r}; at least two classes are needed.")
-        label = table["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(dtype=np.int64)
+            raise DataError(
+                f"All videos are labelled {classes[0]!r}; at least two classes are needed."
+            )
+        label = (
+            table["label"]
+            .map({name: number for number, name in enumerate(classes)})
+            .to_numpy(dtype=np.int64)
+        )
         split = table["split"].to_numpy(dtype=str)
         lacking = set(range(len(classes))) - set(label[split == "train"])
         if lacking:
@@ -117,14 +153,24 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             classifier_dropout=config.classifier_dropout,
         )
 
-    def stages(self, config: ImplihateConfig, data: VideoData, model: nn.Module, part: str) -> Sequence[Stage]:
+    def stages(
+        self, config: ImplihateConfig, data: VideoData, model: nn.Module, part: str
+    ) -> Sequence[Stage]:
         """Return up to two contrastive stages and the classifier."""
         return self.stages_of(config, data, model, data.rows("train"), data.rows("validation"))
 
     def stages_of(
-        self, config: ImplihateConfig, data: VideoData, model: nn.Module, rows: np.ndarray, held_out: np.ndarray
+        self,
+        config: ImplihateConfig,
+        data: VideoData,
+        model: nn.Module,
+        rows: np.ndarray,
+        held_out: np.ndarray,
     ) -> Sequence[Stage]:
-        """Return the stages that train on ``rows`` and choose the epoch of the classifier on ``held_out``."""
+        """
+        Return the stages that train on ``rows`` and choose the epoch of the classifier on
+        ``held_out``.
+        """
         if not isinstance(model, VideoNet):
             raise TypeError("the network is not a VideoNet")
 
@@ -137,14 +183,19 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
                     for number, key in enumerate(model.modalities):
                         keep = torch.from_numpy((lost != number).astype(np.float32))
                         batch[f"{key}_present"] = batch[f"{key}_present"] * keep
-                yield batch | {"label": torch.from_numpy(data.label[chosen]), "row": torch.from_numpy(chosen)}
+                yield batch | {
+                    "label": torch.from_numpy(data.label[chosen]),
+                    "row": torch.from_numpy(chosen),
+                }
 
         def standardise(model: VideoNet) -> None:
             train = _batch(data.features, rows)
             model.standardise(train, {key: train[f"{key}_present"] for key in model.keys})
 
         def measure(model: VideoNet) -> dict[str, float]:
-            scores = classification_scores(data.label[held_out], _probability(model, data.features, held_out))
+            scores = classification_scores(
+                data.label[held_out], _probability(model, data.features, held_out)
+            )
             return {"validation_macro_f1": scores["macro_f1"]}
 
         make = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
@@ -153,7 +204,17 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         chosen: list[Stage] = []
         if config.contrastive != "none":
             loss = partial(joint_loss, temperature=config.temperature, released=released)
-            chosen.append(Stage("joint", batches, loss, adam, config.epochs, ("encoders", "joint", "side"), start=standardise))
+            chosen.append(
+                Stage(
+                    "joint",
+                    batches,
+                    loss,
+                    adam,
+                    config.epochs,
+                    ("encoders", "joint", "side"),
+                    start=standardise,
+                )
+            )
         if config.contrastive == "two_stages" and model.pairs:
             loss = partial(cross_loss, temperature=config.temperature, released=released)
             chosen.append(Stage("cross", batches, loss, adam, config.epochs, ("cross",)))
@@ -164,7 +225,9 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             lambda model, batch: nn.functional.cross_entropy(model(batch), batch["label"]),
             partial(make, lr=config.classifier_learning_rate),
             config.classifier_epochs,
-            ("encoders", *(["cross"] if model.pairs else []), "classifier") if config.tune or not chosen else ("classifier",),
+            ("encoders", *(["cross"] if model.pairs else []), "classifier")
+            if config.tune or not chosen
+            else ("classifier",),
             start=None if chosen else standardise,
             measure=measure if can_select else None,
             select="validation_macro_f1" if can_select else None,
@@ -172,16 +235,24 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         return [*chosen, last]
 
     def evaluate(self, config: ImplihateConfig, data: VideoData, run: PluginRun) -> Report:
-        """Score the test part, what each modality adds, retrieval across modalities, and the folds."""
+        """
+        Score the test part, what each modality adds, retrieval across modalities, and the folds.
+        """
         model = run.model()
         rows = data.rows("test")
         probability = _probability(model, data.features, rows)
         metrics = classification_scores(data.label[rows], probability)
         classes = data.facts["classes"]
-        adds = [{"without": "nothing", "macro_f1": metrics["macro_f1"], "accuracy": metrics["accuracy"]}]
+        adds = [
+            {"without": "nothing", "macro_f1": metrics["macro_f1"], "accuracy": metrics["accuracy"]}
+        ]
         for key in data.features.values:
-            scores = classification_scores(data.label[rows], _probability(model, data.features, rows, without=key))
-            adds.append({"without": key, "macro_f1": scores["macro_f1"], "accuracy": scores["accuracy"]})
+            scores = classification_scores(
+                data.label[rows], _probability(model, data.features, rows, without=key)
+            )
+            adds.append(
+                {"without": key, "macro_f1": scores["macro_f1"], "accuracy": scores["accuracy"]}
+            )
         if model.pairs:
             metrics |= retrieval(model, data, rows)
         predictions = _table([data.features.videos[row] for row in rows], probability, classes)
@@ -195,7 +266,13 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             tables["folds"] = self._folds(config, data)
             for key in ("macro_f1", "auc"):
                 values = mean_interval(tables["folds"][key].tolist())
-                metrics |= dict(zip((f"folds_{key}", f"folds_{key}_low", f"folds_{key}_high"), values, strict=True))
+                metrics |= dict(
+                    zip(
+                        (f"folds_{key}", f"folds_{key}_low", f"folds_{key}_high"),
+                        values,
+                        strict=True,
+                    )
+                )
         return Report(metrics, tables)
 
     def _folds(self, config: ImplihateConfig, data: VideoData) -> pd.DataFrame:
@@ -204,39 +281,63 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         for number, (inside, outside) in enumerate(folds.split(data.label, data.label)):
             model = cast(VideoNet, build(self, config, data.facts, f"fold {number}"))
             nothing = np.array([], dtype=int)
-            train_stages(model, self.stages_of(config, data, model, inside, nothing), config, part=f"fold {number}")
-            scores = classification_scores(data.label[outside], _probability(model, data.features, outside))
+            train_stages(
+                model,
+                self.stages_of(config, data, model, inside, nothing),
+                config,
+                part=f"fold {number}",
+            )
+            scores = classification_scores(
+                data.label[outside], _probability(model, data.features, outside)
+            )
             found.append({"fold": number + 1} | scores)
         return pd.DataFrame(found)
 
     def predict(self, config: ImplihateConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
-        """Return the probability of every class for the videos of new feature files; modalities may be missing."""
+        """
+        Return the probability of every class for the videos of new feature files; modalities may be
+        missing.
+        """
         features = read_features(inputs).shaped(run.facts["lengths"])
         probability = _probability(run.model(), features, np.arange(len(features.videos)))
         return _table(list(features.videos), probability, run.facts["classes"])
 
 
-def joint_loss(model: VideoNet, batch: Batch, *, temperature: float, released: bool = False) -> Tensor:
-    """Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption and affect."""
+def joint_loss(
+    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+) -> Tensor:
+    """
+    Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption
+    and affect.
+    """
     encoded = model.encode(batch)
     weights = same_class(batch["label"])
     loss = _contrast(model.joint_embedding(encoded), weights, None, temperature, released)
     for key in model.side:
-        loss = loss + _contrast(model.side_embedding(encoded, key), weights, None, temperature, released)
+        loss = loss + _contrast(
+            model.side_embedding(encoded, key), weights, None, temperature, released
+        )
     return loss
 
 
-def cross_loss(model: VideoNet, batch: Batch, *, temperature: float, released: bool = False) -> Tensor:
+def cross_loss(
+    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+) -> Tensor:
     """
-    Return the loss of stage 2: rows of one modality against columns of another, both ways, over all pairs.
+    Return the loss of stage 2: rows of one modality against columns of another, both ways, over all
+    pairs.
 
-    Videos of the same class attract across modalities, the same video included. A missing modality is neither row nor column.
+    Videos of the same class attract across modalities, the same video included. A missing modality
+    is neither row nor column.
     """
     encoded = model.encode(batch)
     total = batch["label"].new_zeros((), dtype=torch.float32)
     for a, b in combinations(model.modalities, 2):
         rows, columns = batch[f"{a}_present"].bool(), batch[f"{b}_present"].bool()
-        z_a, z_b = model.cross_embedding(encoded, (a, b))[rows], model.cross_embedding(encoded, (b, a))[columns]
+        z_a, z_b = (
+            model.cross_embedding(encoded, (a, b))[rows],
+            model.cross_embedding(encoded, (b, a))[columns],
+        )
         if not len(z_a) or not len(z_b):
             continue
         weights = same_class(batch["label"][rows], batch["label"][columns])
@@ -246,24 +347,30 @@ def cross_loss(model: VideoNet, batch: Batch, *, temperature: float, released: b
     return total + 0 * sum(parameter.sum() for parameter in model.cross.parameters())
 
 
-def _contrast(z: Tensor, weights: Tensor, references: Tensor | None, temperature: float, released: bool) -> Tensor:
+def _contrast(
+    z: Tensor, weights: Tensor, references: Tensor | None, temperature: float, released: bool
+) -> Tensor:
     exclude = None
     if released:
         with torch.no_grad():
             similarity = z @ (z if references is None else references).T
-            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another temperature.
+            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another
+            # temperature.
             temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
     elif references is not None:
         exclude = torch.zeros_like(weights, dtype=torch.bool)
-    criterion = ContrastiveLoss(temperature, denominator="negatives", positives="inside", without_positives="zero")
+    criterion = ContrastiveLoss(
+        temperature, denominator="negatives", positives="inside", without_positives="zero"
+    )
     loss: Tensor = criterion(z, weights, references, exclude=exclude)
     return loss
 
 
 def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, float]:
     """
-    Return how often the nearest video across modalities is of the same class, and the same video among the ten nearest.
+    Return how often the nearest video across modalities is of the same class, and the same video
+    among the ten nearest.
 
     Means over the ordered pairs of modalities, over the videos that have both.
     """
@@ -276,25 +383,35 @@ def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, f
             both = (batch[f"{a}_present"] * batch[f"{b}_present"]).bool().cpu()
             if both.sum() < 2:
                 continue
-            similarity = model.cross_embedding(encoded, (a, b)) @ model.cross_embedding(encoded, (b, a)).T
+            similarity = (
+                model.cross_embedding(encoded, (a, b)) @ model.cross_embedding(encoded, (b, a)).T
+            )
             similarity = similarity.cpu()[both][:, both]
             label = torch.from_numpy(data.label[rows])[both]
             same_label.append(float((label[similarity.argmax(dim=1)] == label).float().mean()))
             nearest = similarity.topk(min(10, len(label)), dim=1).indices
-            same_video.append(float((nearest == torch.arange(len(label))[:, None]).any(dim=1).float().mean()))
+            same_video.append(
+                float((nearest == torch.arange(len(label))[:, None]).any(dim=1).float().mean())
+            )
     if not same_label:
         return {}
-    return {"retrieval_class": float(np.mean(same_label)), "retrieval_video_at_10": float(np.mean(same_video))}
+    return {
+        "retrieval_class": float(np.mean(same_label)),
+        "retrieval_video_at_10": float(np.mean(same_video)),
+    }
 
 
 def _used(features: Features, config: ImplihateConfig) -> Features:
     chosen = [key for key in features.values if key not in MODALITIES or key in config.modalities]
     if not any(key in config.modalities for key in chosen):
         raise DataError(
-            f"The features have {', '.join(features.values)}; none of the modalities {', '.join(config.modalities)}."
+            f"The features have {', '.join(features.values)}; none of the modalities "
+            f"{', '.join(config.modalities)}."
         )
     return Features(
-        features.videos, {key: features.values[key] for key in chosen}, {key: features.present[key] for key in chosen}
+        features.videos,
+        {key: features.values[key] for key in chosen},
+        {key: features.present[key] for key in chosen},
     )
 
 
@@ -307,13 +424,17 @@ def _batch(features: Features, rows: np.ndarray, without: str | None = None) -> 
     return batch
 
 
-def _probability(model: VideoNet, features: Features, rows: np.ndarray, without: str | None = None) -> np.ndarray:
+def _probability(
+    model: VideoNet, features: Features, rows: np.ndarray, without: str | None = None
+) -> np.ndarray:
     device = device_of(model)
     training = model.training
     model.eval()
     with torch.no_grad():
         parts = [
-            model({key: value.to(device) for key, value in _batch(features, part, without).items()}).softmax(dim=1).cpu()
+            model({key: value.to(device) for key, value in _batch(features, part, without).items()})
+            .softmax(dim=1)
+            .cpu()
             for part in np.array_split(rows, max(1, len(rows) // 1024))
         ]
     model.train(training)
@@ -321,5 +442,12 @@ def _probability(model: VideoNet, features: Features, rows: np.ndarray, without:
 
 
 def _table(videos: Sequence[str], probability: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame({"video_id": videos, "predicted": [classes[number] for number in probability.argmax(axis=1)]})
-    return table.assign(**{f"p_{name}": probability[:, number] for number, name in enumerate(classes)})
+    table = pd.DataFrame(
+        {
+            "video_id": videos,
+            "predicted": [classes[number] for number in probability.argmax(axis=1)],
+        }
+    )
+    return table.assign(
+        **{f"p_{name}": probability[:, number] for number, name in enumerate(classes)}
+    )

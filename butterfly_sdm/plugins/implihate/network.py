@@ -1,4 +1,7 @@
-"""The network of hateful video: encoders per modality, cross-encoders per pair, a classifier on everything joined."""
+"""
+The network of hateful video: encoders per modality, cross-encoders per pair, a classifier on
+everything joined.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ class VideoNet(nn.Module):
     Parameters
     ----------
     lengths
-        Length of the input per key (modalities, and caption, emotion, sentiment where the data have them).
+        Length of the input per key (modalities, and caption, emotion, sentiment where the data have
+        them).
     modalities
         Those among image, text and audio that are used.
     classes
@@ -61,12 +65,19 @@ class VideoNet(nn.Module):
             self.register_buffer(f"spread_{key}", torch.ones(length))
         size = encoder[-1]
         self.encoders = nn.ModuleDict(
-            {key: layers((lengths[key], *encoder), dropout=dropout, last=True) for key in self.encoded}
+            {
+                key: layers((lengths[key], *encoder), dropout=dropout, last=True)
+                for key in self.encoded
+            }
         )
         self.joint = nn.Linear(size * len(self.modalities), projection)
-        self.side = nn.ModuleDict({"caption": nn.Linear(size, 128)} if "caption" in self.encoded else {})
+        self.side = nn.ModuleDict(
+            {"caption": nn.Linear(size, 128)} if "caption" in self.encoded else {}
+        )
         if self.affect:
-            self.encoders["affect"] = layers((sum(lengths[key] for key in self.affect), 32, 16), dropout=dropout, last=True)
+            self.encoders["affect"] = layers(
+                (sum(lengths[key] for key in self.affect), 32, 16), dropout=dropout, last=True
+            )
             self.side["affect"] = nn.Linear(16, 128)
         self.pairs = tuple(permutations(self.modalities, 2)) if cross else ()
         self.cross = nn.ModuleDict({f"{a}_{b}": layers((size, size, cross)) for a, b in self.pairs})
@@ -99,12 +110,19 @@ class VideoNet(nn.Module):
         scaled: dict[str, Any] = {}
         for key in self.keys:
             # Beyond ten spreads lies a constant input that moved, not information.
-            z = ((batch[key] - getattr(self, f"mean_{key}")) / getattr(self, f"spread_{key}")).clamp(-10, 10)
+            z = (
+                (batch[key] - getattr(self, f"mean_{key}")) / getattr(self, f"spread_{key}")
+            ).clamp(-10, 10)
             scaled[key] = z * batch[f"{key}_present"][:, None]
-        encoded = {key: self.encoders[key](scaled[key]) * batch[f"{key}_present"][:, None] for key in self.encoded}
+        encoded = {
+            key: self.encoders[key](scaled[key]) * batch[f"{key}_present"][:, None]
+            for key in self.encoded
+        }
         if self.affect:
             any_present = torch.stack([batch[f"{key}_present"] for key in self.affect]).amax(dim=0)
-            encoded["affect"] = self.encoders["affect"](torch.cat([scaled[key] for key in self.affect], dim=1))
+            encoded["affect"] = self.encoders["affect"](
+                torch.cat([scaled[key] for key in self.affect], dim=1)
+            )
             encoded["affect"] = encoded["affect"] * any_present[:, None]
         return encoded
 
@@ -117,14 +135,19 @@ class VideoNet(nn.Module):
         return unit(self.side[key](encoded[key]))
 
     def cross_embedding(self, encoded: Mapping[str, Tensor], pair: tuple[str, str]) -> Tensor:
-        """Return (n, cross) unit embeddings of the first modality of a pair, meant for the second."""
+        """
+        Return (n, cross) unit embeddings of the first modality of a pair, meant for the second.
+        """
         return unit(self.cross[f"{pair[0]}_{pair[1]}"](encoded[pair[0]]))
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return (n, classes) logits."""
         encoded = self.encode(batch)
         if self.pairs:
-            joined = [self.cross[f"{a}_{b}"](encoded[a]) * batch[f"{a}_present"][:, None] for a, b in self.pairs]
+            joined = [
+                self.cross[f"{a}_{b}"](encoded[a]) * batch[f"{a}_present"][:, None]
+                for a, b in self.pairs
+            ]
         else:
             joined = [encoded[key] for key in self.modalities]
         joined += [encoded[key] for key in ("caption", "affect") if key in encoded]

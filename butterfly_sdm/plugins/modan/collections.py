@@ -15,11 +15,26 @@ from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom, read_ta
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 SPELLINGS = {
-    "MRI": "MR", "ULTRASOUND": "US", "DX": "XR", "CR": "XR",
-    "ANKLE/FOOT": "ankle", "FOOT": "ankle", "AF": "ankle", "ABD": "abdomen", "ABD-PELV": "abdomen", "PELVIS": "abdomen",
-    "THORAX": "chest", "LUNG": "chest", "HEAD": "brain", "SKULL": "brain", "LSPINE": "spine", "CSPINE": "spine",
-    "TSPINE": "spine", "HAND": "wrist", "EXTREMITY KNEE": "knee",
-}  # fmt: skip
+    "MRI": "MR",
+    "ULTRASOUND": "US",
+    "DX": "XR",
+    "CR": "XR",
+    "ANKLE/FOOT": "ankle",
+    "FOOT": "ankle",
+    "AF": "ankle",
+    "ABD": "abdomen",
+    "ABD-PELV": "abdomen",
+    "PELVIS": "abdomen",
+    "THORAX": "chest",
+    "LUNG": "chest",
+    "HEAD": "brain",
+    "SKULL": "brain",
+    "LSPINE": "spine",
+    "CSPINE": "spine",
+    "TSPINE": "spine",
+    "HAND": "wrist",
+    "EXTREMITY KNEE": "knee",
+}
 
 
 def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
@@ -44,15 +59,21 @@ def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
             continue
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:cap]
         modality, region, name = folder.relative_to(root).parts
-        rows += [{"path": str(path), "modality": modality, "anatomy": region, "class": name} for path in files]
+        rows += [
+            {"path": str(path), "modality": modality, "anatomy": region, "class": name}
+            for path in files
+        ]
     if not rows:
-        raise DataError(f"{root} holds no images as {{CT,MR,US}}/REGION/CLASS/*.png, the layout of RadImageNet.")
+        raise DataError(
+            f"{root} holds no images as {{CT,MR,US}}/REGION/CLASS/*.png, the layout of RadImageNet."
+        )
     return pd.DataFrame(rows)
 
 
 def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
     """
-    Read MRNet: ``{train,valid}/PLANE/NNNN.npy`` with ``{train,valid}-TASK.csv``; its validation part becomes the test part.
+    Read MRNet: ``{train,valid}/PLANE/NNNN.npy`` with ``{train,valid}-TASK.csv``; its validation
+    part becomes the test part.
 
     Parameters
     ----------
@@ -72,16 +93,23 @@ def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
     for part, split in (("train", "train"), ("valid", "test")):
         labels = _folder(root) / f"{part}-{task}.csv"
         if not labels.is_file():
-            raise MissingFileError(f"There is no {labels.name} in {root}; MRNet lists the labels of {task} there.")
+            raise MissingFileError(
+                f"There is no {labels.name} in {root}; MRNet lists the labels of {task} there."
+            )
         table = pd.read_csv(labels, header=None, names=["number", "label"], dtype=str)
         table["path"] = [str(root / part / plane / f"{number}.npy") for number in table["number"]]
-        tables.append(table.assign(patient=part + table["number"], split=split, modality="MR", anatomy="knee"))
+        tables.append(
+            table.assign(patient=part + table["number"], split=split, modality="MR", anatomy="knee")
+        )
     return pd.concat(tables, ignore_index=True).drop(columns="number")
 
 
-def dicom_folder(root: Path, spellings: Mapping[str, str], *, require_all: bool = True) -> tuple[pd.DataFrame, dict[str, int]]:
+def dicom_folder(
+    root: Path, spellings: Mapping[str, str], *, require_all: bool = True
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """
-    Read the attributes of all DICOM files below a folder from their tags Modality and BodyPartExamined.
+    Read the attributes of all DICOM files below a folder from their tags Modality and
+    BodyPartExamined.
 
     Parameters
     ----------
@@ -130,7 +158,9 @@ def dicom_folder(root: Path, spellings: Mapping[str, str], *, require_all: bool 
             continue
         rows.append(row)
     if not rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "it is empty"
+        reasons = (
+            ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "it is empty"
+        )
         raise DataError(f"{root} holds no DICOM image with modality and anatomy ({reasons}).")
     if dropped:
         logger.info("%s: left out %s", root, dict(dropped))

@@ -33,7 +33,8 @@ class UNet(nn.Module):
         self.enter = _twice(channels, first)
         self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
         self.rise = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2) for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
+            nn.ConvTranspose2d(b, a, 2, stride=2)
+            for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
         )
         self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
         self.leave = nn.Conv2d(first, channels, 1)
@@ -59,7 +60,9 @@ class _ClampUnit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        outwards = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))  # a step against it leads further out
+        outwards = ((x < 0) & (gradient > 0)) | (
+            (x > 1) & (gradient < 0)
+        )  # a step against it leads further out
         return gradient.masked_fill(outwards, 0)
 
 
@@ -67,8 +70,9 @@ def clamp_unit(x: Tensor) -> Tensor:
     """
     Clamp to [0, 1]; outside, a gradient that leads back passes.
 
-    The derivative of a clamp is 0 outside its range: an image that has left [0, 1] everywhere could never return, and the
-    network behind it would never learn. With few or confident images that happens within the first steps.
+    The derivative of a clamp is 0 outside its range: an image that has left [0, 1] everywhere could
+    never return, and the network behind it would never learn. With few or confident images that
+    happens within the first steps.
 
     Examples
     --------
@@ -89,12 +93,17 @@ def _twice(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class FixedClassifier(nn.Module):
-    """A classifier that never trains: evaluation mode whatever is asked, images in [0, 1] normalised as it needs."""
+    """
+    A classifier that never trains: evaluation mode whatever is asked, images in [0, 1] normalised
+    as it needs.
+    """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, inner: nn.Module, mean: tuple[float, ...], spread: tuple[float, ...]) -> None:
+    def __init__(
+        self, inner: nn.Module, mean: tuple[float, ...], spread: tuple[float, ...]
+    ) -> None:
         super().__init__()
         self.inner = inner
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
@@ -157,7 +166,9 @@ def derangement(classes: int, seed: int) -> list[int]:
     [1, 0]
     """
     if classes < 2:
-        raise ModelError(f"A permutation without fixed points needs at least 2 classes, not {classes}.")
+        raise ModelError(
+            f"A permutation without fixed points needs at least 2 classes, not {classes}."
+        )
     rng = np.random.default_rng(seed)
     while True:
         drawn = rng.permutation(classes)
@@ -172,9 +183,11 @@ def load_classifier(source: str, weights: Path | None, base: Path | None = None)
     Parameters
     ----------
     source
-        A TorchScript file (``.pt``, ``.ts``), an exported program (``.pt2``), or ``module:function`` that makes the network.
+        A TorchScript file (``.pt``, ``.ts``), an exported program (``.pt2``), or
+        ``module:function`` that makes the network.
     weights
-        State dict for the last: safetensors, or a file that ``torch.load(weights_only=True)`` accepts.
+        State dict for the last: safetensors, or a file that ``torch.load(weights_only=True)``
+        accepts.
     base
         Folder that a relative file is searched in, beside the working directory.
 
@@ -183,7 +196,9 @@ def load_classifier(source: str, weights: Path | None, base: Path | None = None)
     ModelError
         It cannot be loaded.
     """
-    path = next((place for place in (Path(source), Path(base or ".", source)) if place.is_file()), None)
+    path = next(
+        (place for place in (Path(source), Path(base or ".", source)) if place.is_file()), None
+    )
     if path is not None:
         try:
             if path.suffix == ".pt2":
@@ -193,16 +208,23 @@ def load_classifier(source: str, weights: Path | None, base: Path | None = None)
             return script
         except Exception as error:
             raise ModelError(
-                f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). A pickled model is not "
-                "loaded, since it can run code: save it by torch.jit.script, or give module:function and weights."
+                f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). "
+                "A pickled model is not "
+                "loaded, since it can run code: save it by torch.jit.script, or give "
+                "module:function and weights."
             ) from error
     module, separator, function = source.partition(":")
     if not separator:
-        raise ModelError(f"There is no model file {source}. Give a TorchScript file, an exported program, or module:function.")
+        raise ModelError(
+            f"There is no model file {source}. Give a TorchScript file, an exported program, or "
+            "module:function."
+        )
     try:
         made: Any = getattr(importlib.import_module(module), function)()
     except Exception as error:
-        raise ModelError(f"{source} cannot make the classifier: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"{source} cannot make the classifier: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{source} returned a {type(made).__name__}, not a torch.nn.Module.")
     if weights is None:
@@ -230,5 +252,6 @@ def check_classifier(classifier: nn.Module, channels: int, size_px: int, classes
         ) from error
     if tuple(logits.shape) != (2, classes):
         raise ModelError(
-            f"The classifier's output for 2 images has shape {tuple(logits.shape)}; {classes} class names need (2, {classes})."
+            f"The classifier's output for 2 images has shape {tuple(logits.shape)}; {classes} "
+            f"class names need (2, {classes})."
         )

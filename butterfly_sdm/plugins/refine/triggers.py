@@ -34,7 +34,11 @@ def stamp_blend(images: np.ndarray, pattern: np.ndarray, alpha: float) -> np.nda
     alpha
         Share of the pattern.
     """
-    return np.clip((1 - alpha) * images + alpha * pattern.astype(float), 0, 255).round().astype(np.uint8)
+    return (
+        np.clip((1 - alpha) * images + alpha * pattern.astype(float), 0, 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def backdoor_rates(
@@ -43,8 +47,8 @@ def backdoor_rates(
     """
     Count what a classifier says of triggered images.
 
-    Behind a permutation a surviving backdoor shows as class pi(target), never as the target: the attack success alone would
-    call it defended.
+    Behind a permutation a surviving backdoor shows as class pi(target), never as the target: the
+    attack success alone would call it defended.
 
     Parameters
     ----------
@@ -58,9 +62,10 @@ def backdoor_rates(
     Returns
     -------
     dict
-        ``attack_success``: share of the target among images of other classes. ``triggered_accuracy``: share of the true class
-        among images of other classes than the target. With a permutation ``remapped_target``: share of pi(target) among
-        images of neither class.
+        ``attack_success``: share of the target among images of other classes.
+        ``triggered_accuracy``: share of the true class among images of other classes than the
+        target. With a permutation ``remapped_target``: share of pi(target) among images of neither
+        class.
     """
     others = label != target
     rates = {

@@ -43,13 +43,17 @@ class Example(Plugin[ExampleConfig, Points]):
         """Read a table of x, y, label."""
         table = pd.read_csv(config.table)
         xy = torch.tensor(table[["x", "y"]].to_numpy(), dtype=torch.float32)
-        return Points(xy, torch.tensor(table["label"].to_numpy()), {"classes": int(table["label"].max()) + 1})
+        return Points(
+            xy, torch.tensor(table["label"].to_numpy()), {"classes": int(table["label"].max()) + 1}
+        )
 
     def build(self, config: ExampleConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make an embedding and a classifier."""
         return nn.ModuleDict({"embed": nn.Linear(2, 4), "head": nn.Linear(4, facts["classes"])})
 
-    def stages(self, config: ExampleConfig, data: Points, model: nn.Module, part: str) -> list[Stage]:
+    def stages(
+        self, config: ExampleConfig, data: Points, model: nn.Module, part: str
+    ) -> list[Stage]:
         """Contrast, then classify."""
         criterion = ContrastiveLoss(0.5, without_positives="zero")
 
@@ -62,7 +66,9 @@ class Example(Plugin[ExampleConfig, Points]):
             return criterion(unit(model["embed"](noisy)), same_class(batch["label"]))
 
         def classify(model: Any, batch: Any) -> torch.Tensor:
-            return nn.functional.cross_entropy(model["head"](unit(model["embed"](batch["xy"]))), batch["label"])
+            return nn.functional.cross_entropy(
+                model["head"](unit(model["embed"](batch["xy"]))), batch["label"]
+            )
 
         adam = partial(torch.optim.Adam, lr=0.05)
         return [
@@ -72,7 +78,13 @@ class Example(Plugin[ExampleConfig, Points]):
 
     def evaluate(self, config: ExampleConfig, data: Points, run: Any) -> Report:
         """Return the accuracy."""
-        return Report({"accuracy": float((self._logits(run, data.xy).argmax(dim=1) == data.label).float().mean())})
+        return Report(
+            {
+                "accuracy": float(
+                    (self._logits(run, data.xy).argmax(dim=1) == data.label).float().mean()
+                )
+            }
+        )
 
     def predict(self, config: ExampleConfig, run: Any, inputs: Path) -> pd.DataFrame:
         """Predict a table of x and y."""
