@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
 export OMP_WAIT_POLICY ?= PASSIVE
 
-MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/data tests/losses tests/baselines tests/trust/test_versions.py \
-	tests/data_prep/test_records_files.py tests/data_prep/test_grid_references.py tests/evaluation/test_scores.py \
+MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/core tests/imagery tests/data tests/losses tests/baselines tests/trust/test_versions.py \
+	tests/data_prep/records/test_records_files.py tests/data_prep/records/test_grid_references.py tests/evaluation/test_scores.py \
 	tests/mapping/test_options.py tests/models/test_presence_net.py
 
 .PHONY: help demo test check slow minimum audit licences docs benchmarks clean

@@ -36,7 +36,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
-from butterfly_sdm.data.loader import ReadAhead, TileReader
+from butterfly_sdm.data.tiles import ReadAhead, TileReader
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches
 from butterfly_sdm.models.inputs import site_inputs

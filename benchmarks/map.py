@@ -110,8 +110,8 @@ def make_predictor(species: int, window_px: int, margin_px: int, device: str = "
     Return a network with the sizes of the default run and random weights: time does not depend on
     them.
     """
+    from butterfly_sdm.models.network_predictor import NetworkPredictor
     from butterfly_sdm.models.presence_net import Architecture, PresenceNet
-    from butterfly_sdm.models.training import NetworkPredictor
 
     accelerator = "cpu" if device == "cpu" else "auto"
     predictor = NetworkPredictor(
@@ -163,7 +163,7 @@ def window_cost(
 
 def onnx_window_cost(network, folder: Path, windows: int) -> tuple[float, float]:
     """Return the same on the engine of the dense way."""
-    from butterfly_sdm.mapping.engines import choose_engine
+    from butterfly_sdm.mapping.surfaces.engines import choose_engine
 
     engine = choose_engine(network, "onnx", folder, list)
     image = torch.randn(
@@ -184,7 +184,7 @@ def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]
     Return wall and CPU seconds of reading each pixel once in blocks, with as many threads as a map
     on a GPU reads with.
     """
-    from butterfly_sdm.data.raster import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
 
     scene = open_scene(scene_path)
     corners = [
@@ -204,7 +204,7 @@ def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]
 
 def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namespace) -> None:
     """Write the map in this process, which must be fresh, and print what it took as JSON."""
-    from butterfly_sdm.data.raster import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from butterfly_sdm.mapping import predict_map
 
     predictor = make_predictor(

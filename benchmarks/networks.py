@@ -35,9 +35,9 @@ import torch
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.baselines.site_inputs import band_statistics
+from butterfly_sdm.baselines.inputs.numbers import band_statistics
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
 
 SIZES: dict[str, dict[str, Any]] = {

@@ -201,8 +201,8 @@ def _meta() -> str:
 
 
 def run_ours(archive: Path, scratch: Path) -> dict[str, float]:
-    from data_prep.records import read_occurrences
-    from data_prep.visits import SurveyRules, survey
+    from data_prep.records.count import SurveyRules, survey
+    from data_prep.records.occurrences import read_occurrences
 
     table = survey(read_occurrences([archive], scratch=scratch), SurveyRules(**RULES))  # type: ignore[arg-type]
     return _sums(table.rates.to_numpy(), table.visits.to_numpy(), table.detections.to_numpy())
@@ -373,7 +373,11 @@ CANDIDATES = {
 OF_TEXT = ("text", "pyarrow", "wc", "published")
 TABLES = ("ours", "again", "pandas", "text", "published")  # what must come out the same
 
-_OURS = ("data_prep.visits", "data_prep.readers.archive", "data_prep.readers.tables")
+_OURS = (
+    "data_prep.records.count",
+    "data_prep.records.readers.archive",
+    "data_prep.records.readers.tables",
+)
 NEEDS = {
     "ours": _OURS,
     "again": _OURS,

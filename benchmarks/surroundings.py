@@ -29,8 +29,8 @@ import torch
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.models import backbone
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models import trunk as backbone
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
 
 REACH_PX = 224

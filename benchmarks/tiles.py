@@ -99,8 +99,8 @@ def places(side: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
 def grid_of(scene_path: Path, sites: int, size: int, crs: str | None):
     from pyproj import Transformer
 
-    from butterfly_sdm.data.raster import open_scene
-    from data_prep.grids import tile_grid
+    from butterfly_sdm.imagery.scene import open_scene
+    from data_prep.imagery.tile_grids import tile_grid
 
     scene = open_scene(scene_path)
     lon, lat = Transformer.from_crs(32630, 4326, always_xy=True).transform(
@@ -116,7 +116,7 @@ def run_floor(scene_path: Path, sites: int, size: int, out: Path) -> None:
     import rasterio
     from rasterio.windows import Window
 
-    from data_prep.blocks import plan_reads, units
+    from data_prep.imagery.blocks import plan_reads, units
 
     scene, grid = grid_of(scene_path, sites, size, None)
     layer = scene.pieces[0].layers[0]
@@ -142,9 +142,9 @@ def run_floor(scene_path: Path, sites: int, size: int, out: Path) -> None:
 
 
 def run_package(scene_path: Path, sites: int, size: int, out: Path, crs: str | None = None) -> None:
-    """Cut with data_prep.tiles.cut_tiles."""
-    from data_prep.blocks import plan_reads
-    from data_prep.tiles import CutReport, cut_tiles
+    """Cut with data_prep.imagery.cutting.cut_tiles."""
+    from data_prep.imagery.blocks import plan_reads
+    from data_prep.imagery.cutting import CutReport, cut_tiles
 
     scene, grid = grid_of(scene_path, sites, size, crs)
     report = CutReport()
@@ -256,7 +256,7 @@ def run_gdal_warps(scene_path: Path, sites: int, size: int, out: Path) -> None:
 
 
 def run_lattice(scene_path: Path, sites: int, size: int, out: Path) -> None:
-    """Cut into EPSG:27700 with data_prep.tiles.cut_tiles."""
+    """Cut into EPSG:27700 with data_prep.imagery.cutting.cut_tiles."""
     run_package(scene_path, sites, size, out, "EPSG:27700")
 
 
@@ -279,9 +279,9 @@ def one(way: str, scene: Path, sites: int, size: int, out: Path) -> None:
     import rasterio
     import torch
 
-    import data_prep.tiles
+    import data_prep.imagery.cutting
 
-    assert data_prep.tiles and rasterio and torch
+    assert data_prep.imagery.cutting and rasterio and torch
     if way in RIVALS:
         importlib.import_module(RIVALS[way])
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -30,15 +30,15 @@ import pandas as pd
 import torch
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
-from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Shuffled, SiteBatches, predict_batch
-from butterfly_sdm.models.fitting import FitSettings, Fitting, run_fit
+from butterfly_sdm.models.fit import FitSettings, Fitting, run_fit
 from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
-from butterfly_sdm.models.training import NetworkPredictor
 
 BANDS = ("red", "green", "blue", "nir")
 

@@ -612,7 +612,7 @@ def init(
 ) -> None:
     """Write a commented starter YAML for your own records and rasters."""
     from butterfly_sdm.config import starter_yaml
-    from butterfly_sdm.data.artefact import write_text
+    from butterfly_sdm.core.files import write_text
     from butterfly_sdm.errors import ConfigError
 
     if path.exists() and not force:

@@ -21,22 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from butterfly_sdm.config import Config, ScenesConfig, dump_config, load_config
-from butterfly_sdm.data.artefact import (
-    check_version,
-    damage,
-    exclusive,
-    fingerprint,
-    read_json,
-    resumable_folder,
-    sealed,
-    sha256,
-    tidy,
-    write_json,
-    write_text,
-)
+from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm.core.cards import check_version, damage, fingerprint, sealed
+from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
+from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.facts import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import (
@@ -47,15 +37,16 @@ from butterfly_sdm.errors import (
     MissingFileError,
     ModelError,
 )
+from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.predictors import load_predictor, predictor_class
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from butterfly_sdm.data.raster import Scene
     from butterfly_sdm.evaluation import Scores
+    from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
-    from butterfly_sdm.mapping.positions import CovariateRaster
+    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
 RUN_VERSION = 1
@@ -394,8 +385,8 @@ def predict_map(
     from butterfly_sdm.mapping.area import Area
     from butterfly_sdm.mapping.layers import Presence
     from butterfly_sdm.mapping.map import fit_scene
-    from butterfly_sdm.mapping.policy import SensitivePolicy
-    from data_prep.scenes import scene_of
+    from butterfly_sdm.mapping.sensitive import SensitivePolicy
+    from data_prep.imagery.scenes import scene_of
 
     opened, settings = open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
@@ -405,7 +396,7 @@ def predict_map(
             changed |= {"paths": tuple(scenes), "stac": None}
         if bands:
             changed["bands"] = tuple(bands)
-        wanted = ScenesConfig.model_validate(changed)
+        wanted = SceneOptions.model_validate(changed)
     if wanted is None:
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
@@ -448,8 +439,8 @@ def predict_map(
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
     """Return the raster of each covariate, read as it was for the sites where building says how."""
-    from butterfly_sdm.mapping.positions import CovariateRaster
-    from butterfly_sdm.mapping.sight import covariates_of, members_of
+    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
+    from butterfly_sdm.mapping.surfaces.sight import covariates_of, members_of
 
     names = covariates_of(predictor)
     given = settings.map.covariates
@@ -554,7 +545,7 @@ def check(artefact: str | Path) -> list[str]:
         problems = damage(path / "run.json")
         return problems or _trouble(lambda: Run.open(path).predictor)
     if path.is_file():
-        from butterfly_sdm.mapping.writer import check_map
+        from butterfly_sdm.mapping.map_file import check_map
 
         return check_map(path)
     raise ArtefactError(

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from butterfly_sdm.config import Config, SearchConfig, dump_config, load_config
-from butterfly_sdm.data.artefact import atomic_path, fingerprint, write_text
+from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.pipeline import (
     ConfigLike,
     Run,
@@ -165,7 +167,7 @@ def compare_change(
     >>> compare_change("experiment.yaml", ["train.fit.regulariser.weight=0"], seeds=5)  # doctest: +SKIP
     """
     from butterfly_sdm.data.splits import spatial_folds
-    from butterfly_sdm.evaluation import compare
+    from butterfly_sdm.evaluation.compare import compare
     from butterfly_sdm.evaluation.plots import plot_differences
 
     overrides = tuple(overrides)
@@ -291,7 +293,7 @@ def compare_runs(
     DataError
         A site that is held out by the first was seen by the second.
     """
-    from butterfly_sdm.evaluation import compare
+    from butterfly_sdm.evaluation.compare import compare
     from butterfly_sdm.evaluation.evaluate import scorable_sites
 
     one, settings = open_run(first, ())
@@ -435,7 +437,7 @@ def search(
         update={
             "out": folder.resolve() / "best",
             "train": winner.train.model_copy(update={"dataset": home}),
-            "search": SearchConfig(),
+            "search": SearchOptions(),
         }
     )
     write_text(folder / "best.yaml", dump_config(winner))
@@ -473,8 +475,8 @@ def report(
     DataError, MissingFileError
         No run is named, or one or its data set is not there.
     """
-    from butterfly_sdm.evaluation.findings import collect_findings
-    from butterfly_sdm.evaluation.report import write_report
+    from butterfly_sdm.evaluation.report.findings import collect_findings
+    from butterfly_sdm.evaluation.report.page import write_report
 
     if not runs:
         raise DataError("There is no run to report on. Name at least one.")

@@ -22,15 +22,9 @@ import pandas as pd
 import rasterio
 from pydantic import ValidationError
 
-from butterfly_sdm.config import BuildConfig
-from butterfly_sdm.data.artefact import (
-    fingerprint,
-    is_finished,
-    resumable_folder,
-    sealed,
-    sha256,
-    write_json,
-)
+from butterfly_sdm.core.cards import fingerprint, sealed
+from butterfly_sdm.core.files import sha256, write_json
+from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
@@ -46,14 +40,15 @@ from butterfly_sdm.data.splitting import (
 from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
-from data_prep.findings import Findings, thin_data
+from data_prep.imagery.cutting import threads
+from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
-from data_prep.places import read_sites
+from data_prep.notes import Findings, thin_data
+from data_prep.options import BuildOptions
+from data_prep.records.count import SurveyTable, read_survey, record_sources
+from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
-from data_prep.site_tiles import fill_tiles
 from data_prep.sources.fetching import fetch_records
-from data_prep.tiles import threads
-from data_prep.visits import SurveyTable, read_survey, record_sources
 
 log = logging.getLogger("data_prep.build")
 
@@ -61,7 +56,7 @@ WRONG_DISTANCES = 0.05
 
 
 def build_dataset(
-    config: BuildConfig,
+    config: BuildOptions,
     folder: Path,
     *,
     name: str,
@@ -202,7 +197,7 @@ def build_dataset(
     return folder
 
 
-def _key(config: BuildConfig, name: str, seed: int, survey: SurveyTable | None) -> str:
+def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None) -> str:
     """
     Return a fingerprint of all that the data set depends on, files by size and time of change.
     """
@@ -230,7 +225,7 @@ def _key(config: BuildConfig, name: str, seed: int, survey: SurveyTable | None) 
 
 
 @contextmanager
-def _executor(config: BuildConfig, executor: Executor | None) -> Iterator[Executor]:
+def _executor(config: BuildOptions, executor: Executor | None) -> Iterator[Executor]:
     if executor is not None or config.dask is None:
         with threads(config.workers, executor) as pool:
             yield pool
@@ -253,7 +248,11 @@ def _executor(config: BuildConfig, executor: Executor | None) -> Iterator[Execut
 
 
 def _survey(
-    config: BuildConfig, scratch: Path, progress: Progress, findings: Findings, explain: Path | None
+    config: BuildOptions,
+    scratch: Path,
+    progress: Progress,
+    findings: Findings,
+    explain: Path | None,
 ) -> SurveyTable:
     survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
     if config.records.unrecorded == "keep":
@@ -269,7 +268,7 @@ def _survey(
 
 
 def _split(
-    config: BuildConfig,
+    config: BuildOptions,
     sites: gpd.GeoDataFrame,
     seed: int,
     tiles: TileCard | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import damage
+from butterfly_sdm.core.cards import damage
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ButterflySDMError
 

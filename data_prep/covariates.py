@@ -12,11 +12,11 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.config import CovariatesConfig
-from butterfly_sdm.data.products import open_raster
-from butterfly_sdm.data.squares import share_of, square_means, square_shares
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from data_prep.tiles import run_units, threads
+from butterfly_sdm.imagery.products import open_raster
+from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
+from data_prep.imagery.cutting import run_units, threads
+from data_prep.options import CovariateOptions
 
 log = logging.getLogger("data_prep.covariates")
 
@@ -24,7 +24,7 @@ UNIT_SITES = 500
 
 
 def site_covariates(
-    config: CovariatesConfig,
+    config: CovariateOptions,
     sites: pd.DataFrame,
     *,
     position_crs: str,

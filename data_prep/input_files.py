@@ -6,19 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 
-from butterfly_sdm.config import BuildConfig
-from butterfly_sdm.data.artefact import sha256
+from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
-from butterfly_sdm.data.products import is_remote
-from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import MissingFileError
+from butterfly_sdm.imagery.products import is_remote
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress
-from data_prep.grids import tile_crs
-from data_prep.scenes import open_named
-from data_prep.tiles import run_units
+from data_prep.imagery.cutting import run_units
+from data_prep.imagery.scenes import open_named
+from data_prep.imagery.tile_grids import tile_crs
+from data_prep.options import BuildOptions
 
 
-def input_files(config: BuildConfig) -> Iterator[Path]:
+def input_files(config: BuildOptions) -> Iterator[Path]:
     """Return every local file and folder a data set depends on, and all files in the folders."""
     records = config.records
     given = [records.path, records.sites, records.species, records.synonyms, *_imagery(config)]
@@ -27,7 +27,7 @@ def input_files(config: BuildConfig) -> Iterator[Path]:
         yield from _deep(path if isinstance(path, tuple) else (path,))
 
 
-def check_inputs(config: BuildConfig) -> Scene | None:
+def check_inputs(config: BuildOptions) -> Scene | None:
     """
     Look at scenes, covariates and the split before the records are read, which can take long.
 
@@ -58,7 +58,7 @@ def check_inputs(config: BuildConfig) -> Scene | None:
 
 
 def file_sources(
-    config: BuildConfig,
+    config: BuildOptions,
     imagery: Mapping[str, str | None],
     *,
     scratch: Path,
@@ -125,12 +125,12 @@ def _name(file: Path, roots: Iterable[Path]) -> str:
     return file.name
 
 
-def _imagery(config: BuildConfig) -> list[Path | str]:
+def _imagery(config: BuildOptions) -> list[Path | str]:
     ready = config.ready_tiles.folders if config.ready_tiles is not None else ()
     return [*(config.scenes.paths if config.scenes is not None else ()), *ready]
 
 
-def _others(config: BuildConfig) -> list[tuple[str, Path]]:
+def _others(config: BuildOptions) -> list[tuple[str, Path]]:
     named: list[tuple[str, Path]] = []
     if config.covariates is not None:
         named += [("covariates", path) for path in config.covariates.tables]

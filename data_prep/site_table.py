@@ -12,7 +12,7 @@ from pyproj import CRS, Proj
 from pyproj.exceptions import ProjError
 
 from butterfly_sdm.errors import ConfigError, DataError
-from data_prep.visits import SurveyTable
+from data_prep.records.count import SurveyTable
 
 BRITISH_GRID = "EPSG:27700"
 
@@ -25,7 +25,7 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
     Parameters
     ----------
     listed
-        See :func:`data_prep.places.read_sites`; those without a footprint cannot be added.
+        See :func:`data_prep.records.places.read_sites`; those without a footprint cannot be added.
 
     """
     new = listed[~listed.geometry.isna() & ~listed.geometry.is_empty]

@@ -107,7 +107,7 @@ def test_a_full_disk_is_one_sentence(monkeypatch, tmp_path):
     def full(*_args, **_kwargs):
         raise OSError(28, "No space left on device", "dataset/tiles.npy")
 
-    monkeypatch.setattr("butterfly_sdm.data.artefact.write_text", full)
+    monkeypatch.setattr("butterfly_sdm.core.files.write_text", full)
     result = runner.invoke(app, ["init", str(tmp_path / "x.yaml")])
     assert result.exit_code == 2
     assert "No space left on device (dataset/tiles.npy)" in result.output
@@ -117,7 +117,7 @@ def test_an_interruption_says_how_to_continue(monkeypatch, tmp_path):
     def interrupt(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("butterfly_sdm.data.artefact.write_text", interrupt)
+    monkeypatch.setattr("butterfly_sdm.core.files.write_text", interrupt)
     result = runner.invoke(app, ["init", str(tmp_path / "x.yaml")])
     assert result.exit_code == 130
     assert "continues where it was" in result.output

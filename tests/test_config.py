@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import butterfly_sdm.config as config_module
 from butterfly_sdm.config import Config, dump_config, load_config, starter_yaml
+from butterfly_sdm.core.settings import Section
 from butterfly_sdm.errors import ButterflySDMError, ConfigError, MissingFileError
-from butterfly_sdm.settings import Section
 
 RECORDS = {"build": {"records": {"path": "records.zip"}}}
 

@@ -24,9 +24,9 @@ import pytest
 
 from butterfly_sdm import errors
 from butterfly_sdm.baselines import BASELINES
+from butterfly_sdm.core.settings import Section
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.models import MODELS
-from butterfly_sdm.settings import Section
 
 ROOT = Path(__file__).parents[1]
 # The same everywhere, told once: settings given as key=value, who listens to long work, the seed.
@@ -44,7 +44,7 @@ METHODS = {  # published methods: their docstrings name the source, by year
     "butterfly_sdm.evaluation.uncertainty:fit_conformal",
     "butterfly_sdm.baselines.random_features:RandomFeatures",
     "butterfly_sdm.baselines.maxent:MaxEnt",
-    "butterfly_sdm.baselines.tabular:Trees",
+    "butterfly_sdm.baselines.trees:Trees",
 }
 
 

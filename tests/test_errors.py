@@ -8,11 +8,11 @@ import pytest
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import ButterflySDMError, did_you_mean, how_to_install
-from butterfly_sdm.models.backbone import Trunk
+from butterfly_sdm.models.trunk import Trunk
 from butterfly_sdm.plugins.plugin import run_plugin
 from butterfly_sdm.predictors import predictor_class
-from data_prep.readers.registry import reader
-from data_prep.schemes import recording_scheme
+from data_prep.records.readers.registry import reader
+from data_prep.records.schemes import recording_scheme
 
 
 def test_names_are_near_without_regard_to_case_and_underscores():

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 from shapely import from_wkt
 
 from butterfly_sdm.config import load_config
-from butterfly_sdm.data.artefact import sha256
+from butterfly_sdm.core.files import sha256
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.simulate import HABITATS, SPECIES, Region, simulate_region
 

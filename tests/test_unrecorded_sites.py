@@ -15,10 +15,10 @@ from butterfly_sdm.data.leakage import leakage_report
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import evaluate_run
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
-from tests.data_prep.making_records import row, square, text
+from tests.data_prep.records.making_records import row, square, text
 from tests.data_prep.surveys import make_config
 from tests.evaluation.worlds import small_world
 

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared, write_images
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.cmmd.method import Cmmd
 from butterfly_sdm.plugins.runner import evaluate, train
-from butterfly_sdm.settings import load_settings
 
 DIGITS = {
     "size_px": 16,

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared, write_images
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.dfcon.blending import self_blend
 from butterfly_sdm.plugins.dfcon.method import Dfcon
 from butterfly_sdm.plugins.runner import evaluate, train
-from butterfly_sdm.settings import load_settings
 
 # The transformer learns more slowly: its rate was chosen among 1e-3, 3e-4 and 1e-4, its patches
 # among 4 and 8 px, by the AUC on people taken out of the training part (two draws).

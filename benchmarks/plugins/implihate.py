@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.implihate.extractors import make_extractors
 from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
 from butterfly_sdm.plugins.plugin import Report
 from butterfly_sdm.plugins.runner import PluginRun, build, evaluate, train
-from butterfly_sdm.settings import load_settings
 
 # The sizes are the paper's and the rates the plugin's defaults, which were chosen on the digits of
 # DEVELOPMENT; no reported run sees those.

@@ -15,6 +15,7 @@ from experiment import Experiment, Measures, Target, main, shared, write_images
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.method import (
     Modan,
@@ -26,7 +27,6 @@ from butterfly_sdm.plugins.modan.method import (
 )
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, over_images, unit
 from butterfly_sdm.plugins.runner import PluginRun, build, train
-from butterfly_sdm.settings import load_settings
 
 SETTINGS = {
     "size_px": 16,

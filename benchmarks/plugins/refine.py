@@ -19,13 +19,13 @@ from experiment import Experiment, Measures, Target, main, shared
 from PIL import Image
 from torch import nn
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.networks import SmallResNet, TrunkAndHead
 from butterfly_sdm.plugins.refine.method import Refine
 from butterfly_sdm.plugins.refine.triggers import stamp_blend, stamp_patch
 from butterfly_sdm.plugins.runner import evaluate, train
 from butterfly_sdm.plugins.stages import Limits
 from butterfly_sdm.plugins.views import random_view
-from butterfly_sdm.settings import load_settings
 
 TARGET = 0
 

@@ -13,7 +13,7 @@ BASELINES: dict[str, str] = {
     "regional_rate": "butterfly_sdm.baselines.mean_rate:RegionalRate",
     "nearest_sites": "butterfly_sdm.baselines.nearest_sites:NearestSites",
     "linear": "butterfly_sdm.baselines.linear:Linear",
-    "trees": "butterfly_sdm.baselines.tabular:Trees",
+    "trees": "butterfly_sdm.baselines.trees:Trees",
     "boosting": "butterfly_sdm.baselines.boosting:Boosting",
     "maxent": "butterfly_sdm.baselines.maxent:MaxEnt",
     "random_features": "butterfly_sdm.baselines.random_features:RandomFeatures",

@@ -11,8 +11,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.site_inputs import match_inputs, site_inputs
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 
 
@@ -38,7 +38,7 @@ class Boosting(ArrayPredictor):
     visits_power
         A site counts ``n ** visits_power`` visits.
     covariates, position, bands
-        What the trees see, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`; missing
+        What the trees see, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`; missing
         numbers are kept.
     seed
         Of the share of inputs tried.

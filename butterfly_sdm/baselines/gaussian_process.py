@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.grouped_inputs import GroupedInputs
-from butterfly_sdm.baselines.site_features import position_km
-from butterfly_sdm.baselines.storage import labels
+from butterfly_sdm.baselines.inputs.groups import GroupedInputs
+from butterfly_sdm.baselines.inputs.transforms import position_km
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
@@ -89,7 +89,7 @@ class GaussianProcess(GroupedInputs):
         _ = self.radii_km  # a wrong one shall be known before the work
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        from butterfly_sdm.baselines.kernels import SharedKernel, fit_kernel
+        from butterfly_sdm.baselines.inputs.kernels import SharedKernel, fit_kernel
 
         state, features = self._fit_inputs(dataset, sites)
         position = position_km(dataset, sites)
@@ -125,7 +125,7 @@ class GaussianProcess(GroupedInputs):
         )
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        from butterfly_sdm.baselines.kernels import SharedKernel
+        from butterfly_sdm.baselines.inputs.kernels import SharedKernel
 
         state = self.state
         kernel = SharedKernel.from_arrays(state)

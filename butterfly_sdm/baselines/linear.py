@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit, logit
 
-from butterfly_sdm.baselines.site_inputs import match_inputs, site_inputs
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 
@@ -37,7 +37,7 @@ class Linear(ArrayPredictor):
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing
+        What the model sees, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`. Missing
         numbers become the mean.
 
     References

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.site_inputs import match_inputs, site_inputs
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, how_to_install
 
@@ -34,7 +34,7 @@ class MaxEnt(ArrayPredictor):
     scaled
         Apply the factor.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.site_inputs.site_inputs`. Missing
+        What the model sees, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`. Missing
         numbers become the median.
 
     References

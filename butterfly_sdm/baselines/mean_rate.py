@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 
 

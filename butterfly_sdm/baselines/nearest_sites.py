@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.grouped_inputs import GroupedInputs
-from butterfly_sdm.baselines.site_features import covariate_table, mean_around, position_km
-from butterfly_sdm.baselines.storage import labels
+from butterfly_sdm.baselines.inputs.groups import GroupedInputs
+from butterfly_sdm.baselines.inputs.transforms import covariate_table, mean_around, position_km
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import expit
 
 from butterfly_sdm.baselines.linear import fit_logistic, mean_and_deviation
-from butterfly_sdm.baselines.storage import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.baselines.storage import labels, read_model_card, visited
-from butterfly_sdm.data.artefact import write_json
+from butterfly_sdm.baselines.saved import labels, read_model_card, visited
+from butterfly_sdm.core.files import write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.splits import spatial_folds
 from butterfly_sdm.errors import ArtefactError, ModelError

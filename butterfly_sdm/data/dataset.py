@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from butterfly_sdm.data.artefact import check_version, fingerprint, read_json
-from butterfly_sdm.data.facts import facts_html
+from butterfly_sdm.core.cards import check_version, fingerprint
+from butterfly_sdm.core.files import read_json
+from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 

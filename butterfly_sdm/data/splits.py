@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import check_version, read_json, write_json
+from butterfly_sdm.core.cards import check_version
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.errors import ArtefactError, DataError
 
 FORMAT_VERSION = 1

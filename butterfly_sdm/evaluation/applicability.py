@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
 CHUNK_ROWS = 4096

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from butterfly_sdm.data.artefact import read_json, write_json
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError
 from butterfly_sdm.evaluation.scores import EPSILON, checked_predictions

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.html import facts_html, table_html
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError

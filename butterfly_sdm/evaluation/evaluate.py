@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
-from butterfly_sdm.baselines.storage import ArrayPredictor, visited
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.baselines.saved import ArrayPredictor, visited
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.html import facts_html, table_html
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.facts import facts_html, table_html
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ranking import (
     auc,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import read_json, write_json
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError
 from butterfly_sdm.evaluation.scores import checked_predictions

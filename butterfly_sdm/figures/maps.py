@@ -203,7 +203,7 @@ class MapView:
         Path
             Where it lies.
         """
-        from butterfly_sdm.data.artefact import write_text
+        from butterfly_sdm.core.files import write_text
 
         write_text(
             Path(path),

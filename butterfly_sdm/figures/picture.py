@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 
 SEQUENTIAL = "viridis"
 INK = "#1f2a30"

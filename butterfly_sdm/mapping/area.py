@@ -12,8 +12,8 @@ import numpy as np
 from rasterio.features import geometry_mask
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.mapping.lattice import Lattice
-from butterfly_sdm.mapping.positions import sample_raster
+from butterfly_sdm.mapping.surfaces.lattice import Lattice
+from butterfly_sdm.mapping.surfaces.positions import sample_raster
 
 
 @dataclass(frozen=True)

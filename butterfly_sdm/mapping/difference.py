@@ -14,8 +14,8 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.mapping.bands import MapReader
-from butterfly_sdm.mapping.writer import Band, open_map
+from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.map_reader import MapReader
 
 ROWS = 64
 

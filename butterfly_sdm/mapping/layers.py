@@ -10,7 +10,7 @@ import numpy as np
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, ModelError
-from butterfly_sdm.mapping.strip import Strip
+from butterfly_sdm.mapping.surfaces.rows import Strip
 
 
 class Layer(Protocol):

@@ -15,23 +15,25 @@ from typing import Any, Literal
 import numpy as np
 import rasterio
 
-from butterfly_sdm.data.artefact import fingerprint, read_json, sha256, write_json
-from butterfly_sdm.data.facts import facts_html
+from butterfly_sdm.core.block_store import Store, work_folder
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.executor import open_executor, run_units
+from butterfly_sdm.core.files import read_json, sha256, write_json
+from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.data.predictor import Embedding, Predictor
-from butterfly_sdm.data.raster import Scene
 from butterfly_sdm.errors import DataError, ModelError, RasterError, did_you_mean
+from butterfly_sdm.imagery.grids import on_grid
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.area import Area
-from butterfly_sdm.mapping.audit import audit_engine, audit_positions
-from butterfly_sdm.mapping.distributed import Handle, open_executor, run_units
-from butterfly_sdm.mapping.grid import on_grid
-from butterfly_sdm.mapping.lattice import Lattice
 from butterfly_sdm.mapping.layers import Derived, Layer, named_layers
-from butterfly_sdm.mapping.policy import Coarse, SensitivePolicy
-from butterfly_sdm.mapping.positions import CovariateRaster, CovariateRasters
-from butterfly_sdm.mapping.sight import Sight, covariates_of, members_of, sight_of
-from butterfly_sdm.mapping.store import Store, work_folder
-from butterfly_sdm.mapping.windows import WindowSurface
-from butterfly_sdm.mapping.writer import Band, open_map
+from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.sensitive import Coarse, SensitivePolicy
+from butterfly_sdm.mapping.surfaces.audit import audit_engine, audit_positions
+from butterfly_sdm.mapping.surfaces.exact import WindowSurface
+from butterfly_sdm.mapping.surfaces.lattice import Lattice
+from butterfly_sdm.mapping.surfaces.positions import CovariateRaster, CovariateRasters
+from butterfly_sdm.mapping.surfaces.sight import Sight, covariates_of, members_of, sight_of
+from butterfly_sdm.predictors import Handle
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.mapping")
@@ -64,7 +66,7 @@ class MapResult:
         ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``.
     audit
         Difference between the dense way and window by window at random positions; see
-        :func:`~butterfly_sdm.mapping.audit.audit_positions`. Empty where no dense map was tried.
+        :func:`~butterfly_sdm.mapping.surfaces.audit.audit_positions`. Empty where no dense map was tried.
     mode
         ``dense`` or ``exact``.
     files
@@ -132,7 +134,7 @@ def predict_map(
     ----------
     predictor
         Anything fitted that predicts. Networks with a trunk of fixed stride are mapped densely (see
-        :mod:`butterfly_sdm.mapping.dense`), all others position by position.
+        :mod:`butterfly_sdm.mapping.surfaces.dense`), all others position by position.
     scene
         Where to predict. Bands are taken by name.
     out
@@ -151,7 +153,7 @@ def predict_map(
         float32, or whole numbers with a scale: uint16 in steps of 0.0001, uint8 of 0.004.
     covariates
         Raster per covariate, for predictors fitted with covariates: a path (its nearest pixel
-        counts), or a :class:`~butterfly_sdm.mapping.positions.CovariateRaster`.
+        counts), or a :class:`~butterfly_sdm.mapping.surfaces.positions.CovariateRaster`.
     position_crs
         CRS of easting and northing in the data set the predictor was fitted to; None: as the
         predictor remembers, else EPSG:27700.
@@ -266,8 +268,8 @@ def predict_map(
         if dense and far.is_file():
             found, dense = read_json(far), False
         if dense:
-            from butterfly_sdm.mapping.dense import dense_surface
-            from butterfly_sdm.mapping.ensemble import ensemble_surface
+            from butterfly_sdm.mapping.surfaces.dense import dense_surface
+            from butterfly_sdm.mapping.surfaces.ensemble import ensemble_surface
 
             make = ensemble_surface if members_of(predictor) else dense_surface
             surface = make(exact, block_px=block_px, engine=engine, folder=work / "engine")
@@ -421,7 +423,7 @@ def _write(
 
 
 def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
-    from butterfly_sdm.mapping.beside import write_quicklook, write_stac, write_styles
+    from butterfly_sdm.mapping.sidecars import write_quicklook, write_stac, write_styles
 
     writers = {"stac": write_stac, "styles": write_styles, "picture": write_quicklook}
     return {name: writers[name](out) for name in beside}
@@ -560,7 +562,7 @@ def _check_covariates(predictor: Any, covariates: Mapping[str, CovariateRaster])
 
 
 def _why_not_dense(predictor: Any, lattice: Lattice) -> str:
-    from butterfly_sdm.mapping.dense import why_not_dense
+    from butterfly_sdm.mapping.surfaces.dense import why_not_dense
 
     members = members_of(predictor)
     if members and getattr(predictor, "kind", "") == "ensemble":

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from rasterio.warp import transform
 
-from butterfly_sdm.data.artefact import write_text
+from butterfly_sdm.core.files import write_text
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.mapping.bands import MapReader
-from butterfly_sdm.mapping.beside import RAMP, read_reduced
+from butterfly_sdm.mapping.map_reader import MapReader
+from butterfly_sdm.mapping.sidecars import RAMP, read_reduced
 
 CLIENTS = 64  # answered at a time
 LEVELS = 250  # steps of a value in the page; 255 stands for nothing

@@ -13,9 +13,9 @@ from rasterio.features import rasterize
 from rasterio.windows import transform as window_transform
 from shapely.geometry import box
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.mapping.bands import MapReader
+from butterfly_sdm.mapping.map_reader import MapReader
 
 
 def squares_table(path: str | Path, side_m: float, *, crs: str | None = None) -> gpd.GeoDataFrame:

@@ -6,6 +6,6 @@ asks for it.
 """
 
 MODELS: dict[str, str] = {
-    "network": "butterfly_sdm.models.training:NetworkPredictor",
+    "network": "butterfly_sdm.models.network_predictor:NetworkPredictor",
     "ensemble": "butterfly_sdm.models.ensemble:Ensemble",
 }

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, turned
 from butterfly_sdm.models.inputs import SiteInputs
 from butterfly_sdm.models.presence_net import PresenceNet
@@ -78,7 +78,7 @@ class SiteBatches(TorchDataset[Batch]):
         Parameters
         ----------
         into
-            Memory for the tiles, see :meth:`butterfly_sdm.data.loader.TileReader.read`.
+            Memory for the tiles, see :meth:`butterfly_sdm.data.tiles.TileReader.read`.
         """
         places, generator = (
             torch.as_tensor(draw[0], dtype=torch.int64),

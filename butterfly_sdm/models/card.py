@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from butterfly_sdm.data.artefact import check_version, read_json
+from butterfly_sdm.core.cards import check_version
+from butterfly_sdm.core.files import read_json
 from butterfly_sdm.errors import ModelError
 
 FORMAT = "butterfly_sdm model"

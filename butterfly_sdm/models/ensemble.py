@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path, read_json, write_json
+from butterfly_sdm.core.files import atomic_path, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
@@ -57,14 +57,14 @@ class Ensemble:
         count
             Number of networks.
         settings
-            Of each :class:`~butterfly_sdm.models.training.NetworkPredictor`.
+            Of each :class:`~butterfly_sdm.models.network_predictor.NetworkPredictor`.
 
         Raises
         ------
         ModelError
             There is not one member, or a setting is wrong.
         """
-        from butterfly_sdm.models.training import NetworkPredictor
+        from butterfly_sdm.models.network_predictor import NetworkPredictor
 
         if count < 1:
             raise ModelError(f"An ensemble needs at least one member; {count} were asked for.")
@@ -98,7 +98,7 @@ class Ensemble:
         progress: Progress = silent,
     ) -> Self:
         """
-        Fit every member; see :meth:`butterfly_sdm.models.training.NetworkPredictor.fit`.
+        Fit every member; see :meth:`butterfly_sdm.models.network_predictor.NetworkPredictor.fit`.
 
         Checkpoints of member 3 go to ``folder/members/3``.
         """

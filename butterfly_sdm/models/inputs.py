@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.loader import TileReader
+from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import DataError
 
 log = logging.getLogger("butterfly_sdm.models.inputs")

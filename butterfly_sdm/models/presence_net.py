@@ -14,9 +14,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.models.backbone import Padding, Trunk
 from butterfly_sdm.models.fusion import Branch, Fusion, FusionRule, PositionEncoding
 from butterfly_sdm.models.stem import find_stem
+from butterfly_sdm.models.trunk import Padding, Trunk
 
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 Freeze = Literal["nothing", "trunk", "all_but_stem"]
@@ -42,7 +42,7 @@ class Architecture:
         beside it.
     padding
         What the trunk sees beyond the edge of an image, see
-        :class:`~butterfly_sdm.models.backbone.Trunk`.
+        :class:`~butterfly_sdm.models.trunk.Trunk`.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from butterfly_sdm.data.artefact import atomic_path, fingerprint
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.search")
@@ -28,7 +29,7 @@ class SearchResult:
     ----------
     best
         Settings of the best trial, ready for
-        :class:`~butterfly_sdm.models.training.NetworkPredictor`.
+        :class:`~butterfly_sdm.models.network_predictor.NetworkPredictor`.
     score
         Its validation score.
     trials

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from butterfly_sdm.data.products import canonical_band
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.imagery.products import canonical_band
 
 log = logging.getLogger("butterfly_sdm.models.stem")
 

@@ -14,12 +14,12 @@ from typing import Any
 import pandas as pd
 from safetensors.torch import load_file
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ButterflySDMError, PluginError
 from butterfly_sdm.plugins import runner
 from butterfly_sdm.plugins.plugin import Plugin
 from butterfly_sdm.plugins.settings import PluginConfig
 from butterfly_sdm.plugins.stages import Limits
-from butterfly_sdm.settings import load_settings
 
 LIMITS = Limits(epochs=2, steps=2)
 

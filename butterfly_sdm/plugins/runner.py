@@ -18,14 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from butterfly_sdm.data.artefact import (
-    atomic_path,
-    fingerprint,
-    read_json,
-    resumable_folder,
-    write_json,
-    write_text,
-)
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_text
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import (
     ArtefactError,
     ConfigError,
@@ -37,7 +33,6 @@ from butterfly_sdm.plugins.plugin import Plugin, Report, Verb
 from butterfly_sdm.plugins.settings import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, device_of_config, seed_of, train_stages
 from butterfly_sdm.progress import Progress, silent
-from butterfly_sdm.settings import load_settings
 
 FORMAT_VERSION = 1
 

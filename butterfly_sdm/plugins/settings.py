@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.settings import Fraction, InputPath, Section
+from butterfly_sdm.core.settings import Fraction, InputPath, Section
 
 __all__ = ["Fraction", "InputPath", "PluginConfig", "Section"]
 

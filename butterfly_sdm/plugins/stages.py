@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
 from butterfly_sdm.plugins.batches import shuffled
 from butterfly_sdm.plugins.settings import PluginConfig

@@ -12,7 +12,7 @@ import rasterio
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from butterfly_sdm.data.artefact import atomic_path, read_json, write_json, write_text
+from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.simulate.landscape import (

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from pyproj import Transformer
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.simulate.landscape import LEFT, PIXEL_M, SCENE_CRS, TOP, Landscape, sample
 

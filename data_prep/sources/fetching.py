@@ -6,21 +6,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from butterfly_sdm.config import GbifConfig, RecordsConfig, S2bmsConfig
-from butterfly_sdm.data.artefact import fingerprint, read_json, write_json
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.progress import Progress, silent
+from data_prep.records.options import GbifOptions, RecordsOptions, S2bmsOptions
 from data_prep.sources import gbif, s2bms
 from data_prep.sources.provenance import read_provenance
 from data_prep.sources.transfer import Service
 
 
 def fetch_records(
-    config: RecordsConfig,
+    config: RecordsOptions,
     folder: Path,
     *,
     progress: Progress = silent,
     service: Service | None = None,
-) -> RecordsConfig:
+) -> RecordsOptions:
     """
     Fetch what ``config.gbif`` and ``config.s2bms`` ask for.
 
@@ -35,7 +36,7 @@ def fetch_records(
 
     Returns
     -------
-    RecordsConfig
+    RecordsOptions
         The same, with the files among its paths.
 
     Raises
@@ -58,7 +59,7 @@ def fetch_records(
 
 
 def _from_gbif(
-    config: GbifConfig, folder: Path, progress: Progress, service: Service | None
+    config: GbifOptions, folder: Path, progress: Progress, service: Service | None
 ) -> Path:
     key = config.key or _key_of_query(config, folder, service)
     held = folder / f"{key}.zip"
@@ -67,7 +68,7 @@ def _from_gbif(
     return gbif.download(key, folder, api=config.api, service=service, progress=progress)
 
 
-def _key_of_query(config: GbifConfig, folder: Path, service: Service | None) -> str:
+def _key_of_query(config: GbifOptions, folder: Path, service: Service | None) -> str:
     asked = gbif.query(
         taxon_keys=config.taxon_keys,
         dataset_keys=config.dataset_keys,
@@ -86,7 +87,7 @@ def _key_of_query(config: GbifConfig, folder: Path, service: Service | None) -> 
 
 
 def _from_s2bms(
-    config: S2bmsConfig, folder: Path, progress: Progress, service: Service | None
+    config: S2bmsOptions, folder: Path, progress: Progress, service: Service | None
 ) -> list[Path]:
     doi = config.doi or s2bms.DOI
     note = folder / f"s2bms-{fingerprint({'doi': doi, 'files': config.files})}.json"

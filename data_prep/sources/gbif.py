@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.dates import MONTHS
+from data_prep.records.dates import MONTHS
 from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from butterfly_sdm.data.artefact import read_json, sha256, write_json
+from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.errors import ArtefactError
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
 
-from butterfly_sdm.data.artefact import write_json
-from butterfly_sdm.data.catalogue import band_of_asset, read_metadata
-from butterfly_sdm.data.products import canonical_band
+from butterfly_sdm.core.files import write_json
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
+from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
+from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
 from data_prep.sources.transfer import Service
 
@@ -175,7 +175,7 @@ def fetch_products(
     -------
     list of Path
         One STAC item per product, with links to the local files, for
-        :func:`butterfly_sdm.data.raster.open_scene`.
+        :func:`butterfly_sdm.imagery.scene.open_scene`.
 
     Raises
     ------

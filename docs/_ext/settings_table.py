@@ -14,6 +14,8 @@ from docutils.parsers.rst import Directive
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from butterfly_sdm.config import Config
+
 
 def type_name(annotation: object) -> str:
     """Return a type as an ecologist would say it."""
@@ -69,15 +71,28 @@ class ScoreTable(Directive):
         return [table(("score", "what it is"), list(DEFINITIONS.items()))]
 
 
+def section_named(section: type[BaseModel], name: str) -> type[BaseModel]:
+    """Return the section of that class name at or below ``section``."""
+    found, left = {section.__name__: section}, [section]
+    while left:
+        for field in left.pop().model_fields.values():
+            kinds = [field.annotation, *typing.get_args(field.annotation)]
+            kinds += [inner for kind in kinds for inner in typing.get_args(kind)]
+            for kind in kinds:
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    if kind.__name__ not in found:
+                        found[kind.__name__] = kind
+                        left.append(kind)
+    return found[name]
+
+
 class Settings(Directive):
-    """``.. settings:: BuildConfig`` lists the plain settings of a section."""
+    """``.. settings:: BuildOptions`` lists the plain settings of a section."""
 
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        from butterfly_sdm import config
-
-        section = getattr(config, self.arguments[0])
+        section = section_named(Config, self.arguments[0])
         rows = []
         for name, field in section.model_fields.items():
             default = field.get_default(call_default_factory=True)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
-from butterfly_sdm.baselines.storage import ArrayPredictor
+from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.predictor import Predictor, Saved
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from tests.evaluation.worlds import small_world
@@ -169,7 +169,7 @@ def test_fewer_sites_than_neighbours_are_all_used(world):
 def test_trees_predict_what_scikit_learn_predicts_and_say_on_which_sites_they_rest(world):
     from sklearn.ensemble import ExtraTreesRegressor
 
-    from butterfly_sdm.baselines.site_inputs import site_inputs
+    from butterfly_sdm.baselines.inputs.numbers import site_inputs
 
     train, validation = list(world.split.train), list(world.split.validation)
     model = make_baseline("trees", trees=15, seed=3).fit(world, train)

@@ -6,15 +6,15 @@ import pytest
 
 from butterfly_sdm.baselines import BASELINES, load_class
 from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibrated, _calibration
-from butterfly_sdm.baselines.kernels import SharedKernel
-from butterfly_sdm.baselines.mean_rate import MeanRate
-from butterfly_sdm.baselines.site_features import (
+from butterfly_sdm.baselines.inputs.kernels import SharedKernel
+from butterfly_sdm.baselines.inputs.transforms import (
     fill_from_nearest,
     group_columns,
     log_counts,
     transform_codes,
     transformed,
 )
+from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.errors import DataError, ModelError
 from tests.evaluation.worlds import small_world
 

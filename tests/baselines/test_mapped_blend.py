@@ -13,7 +13,7 @@ from scipy.ndimage import uniform_filter
 import butterfly_sdm as bs
 from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.mapping.positions import CovariateRasters
+from butterfly_sdm.mapping.surfaces.positions import CovariateRasters
 from butterfly_sdm.pipeline import _covariate_rasters
 
 BLEND = {"members": "gaussian_process,perceptron", "weights": "0.7,0.3"}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import BASELINES, load_class
+from butterfly_sdm.baselines.inputs.transforms import mean_around
 from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.baselines.perceptron import Perceptron
-from butterfly_sdm.baselines.site_features import mean_around
 from butterfly_sdm.errors import ModelError
 from tests.evaluation.worlds import small_world
 

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm.baselines.inputs.numbers import band_statistics, site_inputs
 from butterfly_sdm.baselines.linear import fit_logistic
-from butterfly_sdm.baselines.site_inputs import band_statistics, site_inputs
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import DataError, MissingFileError
 from tests.evaluation.worlds import small_world

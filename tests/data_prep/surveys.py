@@ -9,9 +9,9 @@ import pandas as pd
 import shapely
 from pyproj import Transformer
 
-from butterfly_sdm.config import BuildConfig
-from data_prep.visits import SurveyTable
-from tests.data.rasters import BANDS, write_raster
+from data_prep.options import BuildOptions
+from data_prep.records.count import SurveyTable
+from tests.imagery.rasters import BANDS, write_raster
 
 LEFT, TOP = 400_000, 200_000
 
@@ -75,7 +75,7 @@ def grid_of_places(rows: int = 3, columns: int = 4, apart: float = 900) -> np.nd
     )
 
 
-def make_config(scene: Path | None = None, **sections) -> BuildConfig:
+def make_config(scene: Path | None = None, **sections) -> BuildOptions:
     """Return a section build for a survey given in memory."""
     value = {
         "records": {"path": "unused.zip"},
@@ -90,7 +90,7 @@ def make_config(scene: Path | None = None, **sections) -> BuildConfig:
             if isinstance(value.get(key), dict) and isinstance(section, dict)
             else section
         )
-    return BuildConfig.model_validate_json(json.dumps(value, default=str))
+    return BuildOptions.model_validate_json(json.dumps(value, default=str))
 
 
 __all__ = ["BANDS", "grid_of_places", "land", "make_config", "make_scene", "make_survey"]

@@ -15,13 +15,12 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, RasterError
+from butterfly_sdm.imagery.scene import open_scene
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
-from data_prep.export import export_tiles
+from data_prep.imagery.export import export_tiles
 from data_prep.site_table import stretched, usual_crs
-from tests.data.rasters import write_raster
 from tests.data_prep.surveys import (
     LEFT,
     TOP,
@@ -31,6 +30,7 @@ from tests.data_prep.surveys import (
     make_scene,
     make_survey,
 )
+from tests.imagery.rasters import write_raster
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -372,8 +372,8 @@ def test_progress_grows_and_ends(tmp_path):
 
 BUILDER = """
 import sys
-import data_prep.blocks, data_prep.tiles
-data_prep.blocks.UNIT_BYTES = 30_000
+import data_prep.imagery.blocks, data_prep.imagery.cutting
+data_prep.imagery.blocks.UNIT_BYTES = 30_000
 from pathlib import Path
 from data_prep.build import build_dataset
 from tests.data_prep.surveys import grid_of_places, make_config, make_survey

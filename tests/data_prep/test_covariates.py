@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.config import CovariatesConfig
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from data_prep.covariates import raster_covariates, read_covariates, site_covariates
-from tests.data.rasters import write_raster
+from data_prep.options import CovariateOptions
+from tests.imagery.rasters import write_raster
 
 LEFT, TOP = 400_000, 200_000
 
@@ -115,8 +115,8 @@ def test_a_table_that_does_not_fit_says_why(tmp_path, sites, text, message):
         read_covariates(tmp_path / "t.csv", sites.index)
 
 
-def named(**sections) -> CovariatesConfig:
-    return CovariatesConfig.model_validate_json(json.dumps(sections, default=str))
+def named(**sections) -> CovariateOptions:
+    return CovariateOptions.model_validate_json(json.dumps(sections, default=str))
 
 
 def test_several_tables_and_an_embedding_lie_side_by_side(tmp_path, sites):

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.data.splits import Split
-from data_prep.findings import thin_data
+from data_prep.notes import thin_data
 
 MANY = Split(
     tuple(f"t{number}" for number in range(60)), tuple(f"v{number}" for number in range(25))

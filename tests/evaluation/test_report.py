@@ -10,12 +10,12 @@ import pytest
 
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.evaluation.findings import collect_findings
 from butterfly_sdm.evaluation.ladder import run_ladder
-from butterfly_sdm.evaluation.odmap import TO_FILL
-from butterfly_sdm.evaluation.report import to_markdown, write_report
-from butterfly_sdm.evaluation.summary import sentences, warnings_of
-from butterfly_sdm.evaluation.svg import diverging_colour, ticks
+from butterfly_sdm.evaluation.report.findings import collect_findings
+from butterfly_sdm.evaluation.report.odmap import TO_FILL
+from butterfly_sdm.evaluation.report.page import to_markdown, write_report
+from butterfly_sdm.evaluation.report.summary import sentences, warnings_of
+from butterfly_sdm.evaluation.report.svg import diverging_colour, ticks
 from tests.evaluation.worlds import small_world
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from butterfly_sdm.mapping import engines
-from butterfly_sdm.mapping.engines import Cells, Engine, _fused, choose_engine
+from butterfly_sdm.mapping.surfaces import engines
+from butterfly_sdm.mapping.surfaces.engines import Cells, Engine, _fused, choose_engine
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")

@@ -5,11 +5,11 @@ import torch
 from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError, RasterError
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
-from butterfly_sdm.mapping.dense import normalised, reach_px
-from butterfly_sdm.mapping.writer import read_tags
+from butterfly_sdm.mapping.map_file import read_tags
+from butterfly_sdm.mapping.surfaces.dense import normalised, reach_px
 from tests.mapping.world import Position, Windows, write_scene
 
 
@@ -313,7 +313,7 @@ def test_leftovers_of_another_map_are_not_continued(network, scene, tmp_path):
 
 
 def test_two_processes_cannot_write_one_map(network, scene, tmp_path):
-    from butterfly_sdm.data.artefact import exclusive
+    from butterfly_sdm.core.work import exclusive
 
     with exclusive(tmp_path / "map.tif"), pytest.raises(ArtefactError, match="Another process"):
         predict_map(network, scene, tmp_path / "map.tif")

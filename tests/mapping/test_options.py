@@ -12,15 +12,15 @@ import rasterio
 from rasterio.warp import transform
 from shapely.geometry import box
 
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError, RasterError
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.mapping.area import Area
 from butterfly_sdm.mapping.difference import map_difference
 from butterfly_sdm.mapping.layers import Derived, Presence
-from butterfly_sdm.mapping.policy import SensitivePolicy
+from butterfly_sdm.mapping.map_file import check_map, read_tags
+from butterfly_sdm.mapping.sensitive import SensitivePolicy
 from butterfly_sdm.mapping.viewer import viewer_page
-from butterfly_sdm.mapping.writer import check_map, read_tags
 from butterfly_sdm.mapping.zonal import polygons_table, squares_table, write_zonal
 from tests.mapping.world import Position, Windows, write_scene
 

@@ -6,7 +6,7 @@ block.
 import pytest
 
 from butterfly_sdm import pipeline
-from butterfly_sdm.data.raster import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.simulate import simulate_region
 

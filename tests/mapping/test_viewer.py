@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.mapping.viewer import LEVELS, export_page, make_server, viewer_page
 from tests.mapping.world import Position, write_scene

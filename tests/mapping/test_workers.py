@@ -10,12 +10,12 @@ import rasterio
 import torch
 from torch import nn
 
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.models.ensemble import Ensemble
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
-from butterfly_sdm.models.training import NetworkPredictor
 from tests.mapping.world import BANDS, Position, Windows, write_scene
 
 
@@ -169,7 +169,7 @@ def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
 SCRIPT = """
 import sys, time
 from pathlib import Path
-from butterfly_sdm.data.raster import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
 from tests.mapping.world import Windows
 def slow(task, done, total):

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from butterfly_sdm.data.loader import TileReader
-from butterfly_sdm.models import batches, fitting
+from butterfly_sdm.data.tiles import TileReader
+from butterfly_sdm.models import batches
+from butterfly_sdm.models import fit as fitting
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, distance_to_neighbour, turned
 from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches, image_of
 from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
-from butterfly_sdm.models.training import NetworkPredictor
 
 SMALL = {
     "backbone": "test_resnet",

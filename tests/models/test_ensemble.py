@@ -10,7 +10,7 @@ import pytest
 from butterfly_sdm.data.predictor import Predictor, Saved
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.ensemble import Ensemble
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 
 TABLE = {
     "image": False,

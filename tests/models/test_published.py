@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import butterfly_sdm
-from butterfly_sdm.models.backbone import Trunk
+from butterfly_sdm.models.trunk import Trunk
 
 CONFIG = Path(__file__).parents[2] / "configs" / "s2bms_published.yaml"
 

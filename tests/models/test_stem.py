@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from butterfly_sdm.errors import MissingFileError, ModelError
-from butterfly_sdm.models.backbone import Trunk
 from butterfly_sdm.models.stem import SENTINEL2_L1C, fit_stem
+from butterfly_sdm.models.trunk import Trunk
 
 # The filter of band number i is i everywhere, so that its origin can be read off.
 NUMBERED = torch.arange(13.0)[None, :, None, None].expand(2, 13, 3, 3)
@@ -128,7 +128,7 @@ def test_weights_that_do_not_belong_are_refused(tmp_path: Path) -> None:
 
 def test_names_of_published_sentinel2_weights_carry_their_bands() -> None:
     models = pytest.importorskip("torchgeo.models")
-    from butterfly_sdm.data.products import canonical_band
+    from butterfly_sdm.imagery.products import canonical_band
 
     bands = models.ResNet18_Weights.SENTINEL2_ALL_MOCO.meta.get("bands")
     if bands:

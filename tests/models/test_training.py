@@ -20,7 +20,7 @@ from butterfly_sdm.errors import (
     MissingPackageError,
     ModelError,
 )
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 
 SMALL = {
     "backbone": "test_resnet",
@@ -108,7 +108,7 @@ def test_what_sees_all_learns_from_all_and_no_site_by_heart(make) -> None:
 
 
 def test_blur_acts_on_training_batches_and_nowhere_else(make, monkeypatch) -> None:
-    from butterfly_sdm.models import fitting
+    from butterfly_sdm.models import fit as fitting
 
     dataset = make(24, image=False)
     seen: dict[bool, list[torch.Tensor]] = {True: [], False: []}

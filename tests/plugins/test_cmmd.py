@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -16,7 +17,6 @@ from butterfly_sdm.plugins.cmmd.phantoms import phantoms
 from butterfly_sdm.plugins.cmmd.separation import infinite_temperature_limit, separation
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import PluginRun, evaluate, train
-from butterfly_sdm.settings import load_settings
 
 from . import made
 

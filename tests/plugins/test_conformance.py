@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import PluginError
 from butterfly_sdm.plugins.plugin import Report, check_plugin, get_plugin
-from butterfly_sdm.settings import load_settings
 
 NAMES = ("cmmd", "dfcon", "implihate", "modan", "refine")
 

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.dfcon.blending import self_blend
 from butterfly_sdm.plugins.dfcon.method import Dfcon, face_scores
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.runner import evaluate, predict, train
-from butterfly_sdm.settings import load_settings
 
 from . import made
 

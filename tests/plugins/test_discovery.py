@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from butterfly_sdm.cli import app
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
 from butterfly_sdm.plugins import plugin as plugins
 from butterfly_sdm.plugins.plugin import (
@@ -20,7 +21,6 @@ from butterfly_sdm.plugins.plugin import (
     list_plugins,
     run_plugin,
 )
-from butterfly_sdm.settings import load_settings
 
 EXAMPLE = Path(__file__).parent / "example_plugin"
 

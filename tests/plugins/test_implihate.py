@@ -10,13 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.implihate import extractors, method
 from butterfly_sdm.plugins.implihate.features import Features, read_features, read_labels
 from butterfly_sdm.plugins.implihate.method import Implihate, cross_loss, joint_loss
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import build, evaluate, predict, train
-from butterfly_sdm.settings import load_settings
 
 from . import made
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard
@@ -15,7 +16,6 @@ from butterfly_sdm.plugins.modan import collections
 from butterfly_sdm.plugins.modan.method import Modan, _divisions, _validation, shared_cosines
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import evaluate, predict, train
-from butterfly_sdm.settings import load_settings
 
 from . import made
 

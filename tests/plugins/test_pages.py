@@ -9,8 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from butterfly_sdm.cli import app
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.plugin import get_plugin
-from butterfly_sdm.settings import load_settings
 
 PAGES = Path(__file__).parents[2] / "docs" / "plugins"
 NAMES = ("cmmd", "dfcon", "implihate", "modan", "refine")

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.plugins.refine.method import Refine, load_defended
 from butterfly_sdm.plugins.refine.network import (
@@ -23,7 +24,6 @@ from butterfly_sdm.plugins.refine.network import (
 )
 from butterfly_sdm.plugins.refine.triggers import backdoor_rates, stamp_blend, stamp_patch
 from butterfly_sdm.plugins.runner import evaluate, predict, train
-from butterfly_sdm.settings import load_settings
 
 from .conftest import Stripes, settings_of, striped_classifier
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from butterfly_sdm import pipeline
-from butterfly_sdm.models.training import NetworkPredictor
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
 
 FOLDER = Path(__file__).with_name("artefacts")

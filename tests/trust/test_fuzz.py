@@ -28,19 +28,19 @@ from rasterio.windows import Window
 from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.config import load_config
 from butterfly_sdm.data.dataset import Dataset, read_card
-from butterfly_sdm.data.raster import open_scene
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.pipeline import Run
 from butterfly_sdm.predictors import load_predictor
-from data_prep.dates import read_days
-from data_prep.grid_references import GridSquare
-from data_prep.names import read_name, read_synonyms
-from data_prep.places import PlaceRules, read_sites, resolve_places
-from data_prep.readers.archive import ArchiveReader
-from data_prep.readers.markup import parse_xml
-from data_prep.readers.registry import open_records
-from data_prep.records import GROUPS
+from data_prep.records.dates import read_days
+from data_prep.records.grid_references import GridSquare
+from data_prep.records.names import read_name, read_synonyms
+from data_prep.records.occurrences import GROUPS
+from data_prep.records.places import PlaceRules, read_sites, resolve_places
+from data_prep.records.readers.archive import ArchiveReader
+from data_prep.records.readers.markup import parse_xml
+from data_prep.records.readers.registry import open_records
 from tests.trust import mutation
 
 INPUTS = int(os.environ.get("BUTTERFLY_SDM_FUZZ", "1000000"))

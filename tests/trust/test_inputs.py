@@ -14,7 +14,7 @@ import rasterio
 from butterfly_sdm import pipeline
 from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import ButterflySDMError
-from data_prep.visits import read_survey
+from data_prep.records.count import read_survey
 from tests.trust import faults
 from tests.trust.test_kill import LEFT_OUT, workplace
 

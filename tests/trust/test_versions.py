@@ -13,11 +13,11 @@ import pytest
 import rasterio
 
 from butterfly_sdm import pipeline
-from butterfly_sdm.data.artefact import read_json, write_json
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError
-from butterfly_sdm.mapping.writer import read_tags
+from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.pipeline import Run
 from butterfly_sdm.predictors import load_predictor
 

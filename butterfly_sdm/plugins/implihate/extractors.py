@@ -9,7 +9,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from butterfly_sdm.data.artefact import atomic_path
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import (
     ConfigError,
     DataError,

@@ -20,7 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from butterfly_sdm.data.artefact import read_json
+from butterfly_sdm.core.files import read_json
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -41,7 +42,6 @@ from butterfly_sdm.plugins.runner import PluginRun
 from butterfly_sdm.plugins.settings import InputPath, PluginConfig, Section
 from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import random_view
-from butterfly_sdm.settings import load_settings
 
 
 class TriggerConfig(Section):

@@ -1,0 +1,1 @@
+"""What table models see of a site: numbers, in groups, transformed and compared."""

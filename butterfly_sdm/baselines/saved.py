@@ -1,0 +1,233 @@
+"""Keep a fitted baseline in a folder: ``model.json`` and an array file, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.core.cards import check_version
+from butterfly_sdm.core.files import atomic_path, read_json, write_json
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
+
+FORMAT = "butterfly_sdm model"
+FORMAT_VERSION = 1
+
+
+class ArrayPredictor:
+    """
+    A predictor whose fitted state is a dictionary of arrays.
+
+    Subclasses are dataclasses whose fields are the hyper-parameters (numbers, text or None), name
+    their ``kind`` and implement ``_fit`` and ``_predict``; checking, saving and loading are done
+    here.
+
+    Attributes
+    ----------
+    kind
+        The name under which :data:`butterfly_sdm.baselines.BASELINES` lists the class.
+    species
+        Names of the species; empty before :meth:`fit`.
+    inputs
+        Names of the numbers per site the model was fitted to, if any.
+    state
+        Arrays learned by :meth:`fit`.
+    """
+
+    kind: ClassVar[str]
+    needed: ClassVar[tuple[str, ...]] = ()  # names of the arrays without which it cannot predict
+    species: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    state: dict[str, np.ndarray]
+    dataset_fingerprint: str = ""
+
+    @property
+    def needs_tiles(self) -> bool:
+        """
+        Whether sites without a tile cannot be predicted: hyper-parameter ``bands``, if there is
+        one.
+        """
+        return bool(getattr(self, "bands", False))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the hyper-parameters by name."""
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+
+    def fit(self, dataset: Dataset, sites: Sequence[str]) -> Self:
+        """
+        Learn from the detections of ``sites`` and of no others; sites without a visit are passed
+        over.
+
+        Raises
+        ------
+        DataError
+            None of the sites has a visit, or the data set lacks what the model needs.
+        """
+        used = visited(dataset, sites)
+        self.species = dataset.species
+        self.dataset_fingerprint = dataset.fingerprint
+        self.inputs = ()
+        self.state = self._fit(dataset, used)
+        return self
+
+    def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
+        """
+        Return the presence probability, in [0, 1], of shape (sites, species).
+
+        Raises
+        ------
+        ModelError
+            The model was not fitted.
+        DataError
+            The data set lacks a site or what the model needs.
+        """
+        if not self.species:
+            raise ModelError(
+                f"The {self.kind} model was not fitted yet. Call fit(dataset, sites) before "
+                "predict, or load a run."
+            )
+        sites = list(sites)
+        probability = np.clip(self._predict(dataset, sites), 0.0, 1.0)
+        return pd.DataFrame(
+            probability, index=pd.Index(sites, name="site_id"), columns=list(self.species)
+        )
+
+    def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
+        raise NotImplementedError
+
+    def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+        raise NotImplementedError
+
+    def save(self, folder: Path) -> None:
+        """
+        Write ``model.json`` and ``model.safetensors`` into ``folder``.
+
+        Raises
+        ------
+        ModelError
+            The model was not fitted.
+        """
+        from safetensors.numpy import save_file
+
+        if not self.species:
+            raise ModelError(f"The {self.kind} model was not fitted; there is nothing to save.")
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(
+                {name: np.ascontiguousarray(array) for name, array in self.state.items()}, temporary
+            )
+        write_json(
+            folder / "model.json",
+            {
+                "format": FORMAT,
+                "format_version": FORMAT_VERSION,
+                "kind": self.kind,
+                "settings": self.settings(),
+                "species": list(self.species),
+                "inputs": list(self.inputs),
+                "dataset": self.dataset_fingerprint,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """
+        Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        MissingFileError, ArtefactError
+            A file is absent, damaged or of another kind of model.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        folder = Path(folder)
+        card = read_model_card(folder, cls.kind)
+        path = folder / "model.safetensors"
+        if not path.is_file():
+            raise MissingFileError(f"{path} does not exist. Train the model again.")
+        try:
+            state = load_file(path)
+            model = cls(**card["settings"])
+        except (SafetensorError, OSError, TypeError, ValueError) as error:
+            raise ArtefactError(
+                f"The model in {folder} is damaged: {error}. Train it again."
+            ) from error
+        missing = set(cls.needed) - set(state)
+        if missing:
+            raise ArtefactError(
+                f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again."
+            )
+        model.species = tuple(card["species"])
+        model.inputs = tuple(card["inputs"])
+        model.dataset_fingerprint = str(card.get("dataset", ""))
+        model.state = state
+        return model
+
+
+def read_model_card(folder: Path, kind: str) -> Mapping[str, Any]:
+    """
+    Read ``model.json`` of a baseline.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        The file is absent, damaged or of another kind of model.
+    """
+    card = read_json(Path(folder) / "model.json")
+    if not isinstance(card, Mapping) or card.get("kind") != kind:
+        found = card.get("kind") if isinstance(card, Mapping) else None
+        raise ArtefactError(
+            f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of "
+            "its kind."
+        )
+    check_version(
+        card.get("format_version"),
+        FORMAT_VERSION,
+        f"The model in {folder}",
+        "butterfly-sdm train CONFIG",
+    )
+    texts = ("species", "inputs")
+    if not isinstance(card.get("settings"), Mapping) or not all(
+        isinstance(card.get(key), list) and all(isinstance(name, str) for name in card[key])
+        for key in texts
+    ):
+        raise ArtefactError(
+            f"The model.json in {folder} is damaged: it needs settings, species and inputs. Train "
+            "it again."
+        )
+    return card
+
+
+def visited(dataset: Dataset, sites: Sequence[str]) -> list[str]:
+    """
+    Return those of ``sites`` that have at least one visit.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    sites = list(sites)
+    visits = dataset.visits.to_numpy()[dataset.rows(sites)]
+    used = [site for site, n in zip(sites, visits, strict=True) if n > 0]
+    if not used:
+        raise DataError(
+            f"None of the {len(sites)} sites to learn from has a visit. Choose sites with visits."
+        )
+    return used
+
+
+def labels(dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return detections k (sites, species) and visits n (sites,) as floats."""
+    rows = dataset.rows(sites)
+    return dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[
+        rows
+    ]

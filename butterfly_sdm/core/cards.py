@@ -1,0 +1,98 @@
+"""Cards of artefacts: their format version, their fingerprint, and the seal that tells damage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from butterfly_sdm.core.files import read_json, sha256
+from butterfly_sdm.errors import ArtefactError, MissingFileError
+
+
+def check_version(found: Any, known: int, what: str, remake: str) -> None:
+    """
+    Refuse what another release wrote in a format this one does not read.
+
+    Parameters
+    ----------
+    found
+        The format version that is stated.
+    known
+        The one this release reads; older ones it still reads are to be brought to it before.
+    what
+        The artefact, such as ``"the run runs/a"``.
+    remake
+        How it is made again.
+
+    Raises
+    ------
+    ArtefactError
+        They differ.
+    """
+    if isinstance(found, int) and not isinstance(found, bool) and found == known:
+        return
+    newer = isinstance(found, int) and found > known
+    way = (
+        "A newer release made it: update butterfly-sdm (git pull, or pip install --upgrade), or "
+        "make it again"
+        if newer
+        else "Make it again"
+    )
+    raise ArtefactError(
+        f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}"
+    )
+
+
+def fingerprint(value: Mapping[str, Any]) -> str:
+    """Return 16 hexadecimal digits that change whenever ``value`` (JSON-like) does."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return ``value`` with its own SHA-256 under the key ``seal``, so that :func:`damage` can tell
+    whether it was changed.
+
+    >>> sealed({"a": 1})["seal"][:8]
+    'f9d86028'
+    """
+    content = {key: item for key, item in value.items() if key != "seal"}
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    return content | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def damage(card: Path) -> list[str]:
+    """
+    Compare a sealed card and the files it lists (under ``files``: name to SHA-256) with what was
+    written.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if every byte is as it was.
+    """
+    try:
+        value = read_json(card)
+    except (ArtefactError, MissingFileError) as error:
+        return [str(error)]
+    if not isinstance(value, dict) or not isinstance(value.get("files"), dict):
+        return [f"{card} lists no files. Make the artefact again."]
+    problems = []
+    if sealed(value)["seal"] != value.get("seal"):
+        problems.append(
+            f"{card} was changed after it was written: its content does not fit its seal."
+        )
+    for name, expected in value["files"].items():
+        path = card.parent / str(name)
+        if not path.is_file():
+            problems.append(f"{path} is missing.")
+        elif sha256(path) != expected:
+            problems.append(
+                f"{path} was changed after it was written: its SHA-256 is not "
+                f"{str(expected)[:12]}..."
+            )
+    return problems

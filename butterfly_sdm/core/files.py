@@ -1,0 +1,122 @@
+"""Write files so that they are either whole or absent, and read them back."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from butterfly_sdm.errors import ArtefactError, MissingFileError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """
+    Yield a temporary path beside ``path``; on success it takes its place, on failure it is removed.
+
+    >>> with atomic_path(Path("scores.csv")) as temporary:  # doctest: +SKIP
+    ...     table.to_csv(temporary)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(
+        prefix=f".{path.stem}.{_writer()}{os.getpid()}-", suffix=path.suffix, dir=path.parent
+    )
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o644)  # mkstemp makes it private
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _writer() -> str:
+    """
+    Return what the temporary files of this machine are called by, before the number of the process.
+    """
+    return f"unfinished-{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+
+
+def discard_unfinished(folder: Path, stem: str | None = None) -> None:
+    """
+    Remove the temporary files that writers left in a folder when they were killed.
+
+    Those of living processes and of other machines stay.
+
+    Parameters
+    ----------
+    folder
+        Searched with all that lies below it; without it nothing is done.
+    stem
+        Only files that were to have this name, less the suffix, directly in the folder; None: all.
+    """
+    if os.name != "posix":  # elsewhere there is no harmless signal to ask a process with
+        return
+    pattern = f".{'*' if stem is None else glob.escape(stem)}.{_writer()}*"
+    found = Path(folder).rglob(pattern) if stem is None else Path(folder).glob(pattern)
+    for path in list(found):
+        number = path.name.rpartition(_writer())[2].partition("-")[0]
+        if number.isdigit() and not _alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # of another user
+        return True
+    return True
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` as indented JSON, whole or not at all."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """
+    Read a JSON file of an artefact.
+
+    Raises
+    ------
+    MissingFileError
+        The file does not exist.
+    ArtefactError
+        The file is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(
+            f"{path} does not exist. Is {path.parent} the folder you mean, and was it finished?"
+        )
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise ArtefactError(
+            f"{path} is damaged: it is not JSON ({error}). Make the artefact again."
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,10 @@
+from .compare import Comparison as Comparison
+from .compare import CrossValidation as CrossValidation
+from .compare import compare as compare
+from .compare import cross_validate as cross_validate
+from .evaluate import evaluate_run as evaluate_run
+from .ladder import Ladder as Ladder
+from .ladder import run_ladder as run_ladder
+from .scores import DEFINITIONS as DEFINITIONS
+from .scores import Scores as Scores
+from .scores import score_predictions as score_predictions

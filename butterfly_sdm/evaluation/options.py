@@ -1,0 +1,42 @@
+"""What can be said about evaluation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from butterfly_sdm.core.settings import Options, Section
+
+
+class LadderStep(Section):
+    """One predictor of a ladder."""
+
+    kind: str = Field(description="name of a baseline, such as nearest_sites")
+    name: str | None = Field(None, description="what tables call it; null: its kind")
+    options: Options = Field(default_factory=dict, description="of that baseline")
+
+
+class EvaluateOptions(Section):
+    """evaluate: run -> scores beside the baselines."""
+
+    part: Literal["train", "validation", "test"] = Field(
+        "validation", description="look at the test part once, at the end"
+    )
+    baselines: tuple[str, ...] = Field(
+        ("mean_rate",), description="simple predictors fitted beside the model"
+    )
+    ladder: tuple[LadderStep, ...] = Field(
+        (), description="predictors that evaluate --ladder compares"
+    )
+    folds: int = Field(5, ge=0, description="of the ladder's spatial cross-validation; 0: none")
+    fold_distance_m: float = Field(
+        4000.0,
+        gt=0,
+        description="sites nearer than this stay in one fold; where they are dense: side of "
+        "squares",
+    )
+    block_m: float = Field(
+        20_000.0, gt=0, description="side of the squares that the bootstrap draws"
+    )
+    bootstrap: int = Field(2000, ge=100, description="repetitions of the bootstrap")

@@ -1,0 +1,271 @@
+"""Everything a report says about one run, computed once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.baselines.inputs.numbers import site_inputs
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.splits import Split, neighbour_clusters, spatial_folds
+from butterfly_sdm.errors import DataError
+from butterfly_sdm.evaluation.applicability import Applicability
+from butterfly_sdm.evaluation.bootstrap import Interval, grid_blocks
+from butterfly_sdm.evaluation.calibration import Reliability, reliability
+from butterfly_sdm.evaluation.compare import Comparison, compare, score_interval
+from butterfly_sdm.evaluation.drivers import permutation_importance
+from butterfly_sdm.evaluation.evaluate import (
+    needs_tiles,
+    predictions_beside,
+    scorable_sites,
+    scores_beside,
+)
+from butterfly_sdm.evaluation.scores import Scores
+from butterfly_sdm.evaluation.uncertainty import cross_coverage
+from butterfly_sdm.progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Findings:
+    """
+    What is known about one run.
+
+    Attributes
+    ----------
+    name, part
+        Of the run, and of the part of the split it was scored on.
+    dataset, split
+        What it was fitted to and scored on.
+    scores
+        With the baselines beside it.
+    predictions
+        (site, species) of the scored sites.
+    interval
+        Of the MSE.
+    comparisons
+        With each baseline, by name.
+    reliability
+        Calibration over all species.
+    coverage
+        Of 90 % intervals, per species and all; None with too few sites.
+    dissimilarity
+        Of the scored sites; None without covariates and tiles.
+    threshold
+        Of the area of applicability.
+    importance
+        Of groups of inputs; None if not asked for.
+    distance_m
+        From each scored site to the nearest training site.
+    model, config
+        ``model.json`` and the resolved config.
+    ladder
+        Table of a ladder on the same data, if there is one.
+    """
+
+    name: str
+    part: str
+    dataset: Dataset
+    split: Split
+    scores: Scores
+    predictions: pd.DataFrame
+    interval: Interval
+    comparisons: Mapping[str, Comparison]
+    reliability: Reliability
+    coverage: pd.DataFrame | None
+    dissimilarity: pd.Series | None
+    threshold: float | None
+    importance: pd.DataFrame | None
+    distance_m: pd.Series
+    model: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    ladder: pd.DataFrame | None = None
+
+
+def collect_findings(
+    predictor: Predictor,
+    dataset: Dataset,
+    split: Split | None = None,
+    *,
+    name: str = "model",
+    part: str = "validation",
+    baselines: Sequence[str] = ("regional_rate", "nearest_sites"),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    config: Mapping[str, Any] | None = None,
+    folder: Path | None = None,
+    ladder: pd.DataFrame | None = None,
+    importance_repeats: int = 3,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Findings:
+    """
+    Score a fitted predictor and judge its calibration, intervals, applicability and drivers on
+    held-out sites.
+
+    Parameters
+    ----------
+    predictor
+        Fitted to the training part of ``split``.
+    baselines, options
+        As in :func:`~butterfly_sdm.evaluation.evaluate.evaluate_run`.
+    config
+        The resolved config, for the ODMAP protocol.
+    folder
+        Run folder: its ``model.json`` and, if ``ladder`` is None, its ``ladder.csv`` are read if
+        they are there.
+    importance_repeats
+        Shufflings per group of inputs; 0: no importance.
+    name
+        Of the predictor, for the report.
+    part
+        Of the split, on which it is judged.
+
+    Returns
+    -------
+    Findings
+        All that a report tells.
+
+    Raises
+    ------
+    DataError
+        The data set has no split, its part is empty, or no site can be scored.
+    """
+    split = split if split is not None else dataset.split
+    if split is None:
+        raise DataError(
+            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
+            "be evaluated."
+        )
+    sites = scorable_sites(dataset, split.part(part), [predictor])
+    tables = predictions_beside(
+        predictor,
+        dataset,
+        split,
+        sites,
+        baselines=baselines,
+        options=options,
+        name=name,
+        seed=seed,
+        progress=progress,
+    )
+    scores = scores_beside(dataset, sites, tables)
+    predictions = tables[name]
+    blocks = _blocks(dataset, sites)
+    comparisons = {
+        other: compare(
+            dataset, sites, predictions, table, names=(name, other), blocks=blocks, seed=seed
+        )
+        for other, table in tables.items()
+        if other != name
+    }
+    train = list(split.part("train"))
+    dissimilarity, threshold = _applicability(dataset, train, sites, needs_tiles(predictor))
+    importance = None
+    if importance_repeats:
+        importance = permutation_importance(
+            predictor, dataset, sites, repeats=importance_repeats, seed=seed, progress=progress
+        )
+    return Findings(
+        name=name,
+        part=part,
+        dataset=dataset,
+        split=split,
+        scores=scores,
+        predictions=predictions,
+        interval=score_interval(dataset, sites, predictions, blocks=blocks, seed=seed),
+        comparisons=comparisons,
+        reliability=reliability(dataset, sites, predictions),
+        coverage=_coverage(dataset, sites, predictions, seed),
+        dissimilarity=dissimilarity,
+        threshold=threshold,
+        importance=importance,
+        distance_m=_distance(dataset, train, sites),
+        model=_read(folder, "model.json"),
+        config=config or {},
+        ladder=ladder if ladder is not None else _read_ladder(folder),
+    )
+
+
+def _blocks(dataset: Dataset, sites: Sequence[str]) -> pd.Series | None:
+    """
+    Return blocks for the bootstrap: None (squares of 20 km) unless the region is so small that they
+    would be few.
+    """
+    part = dataset.sites.loc[list(sites)]
+    if grid_blocks(part).nunique() >= 20:
+        return None
+    extent = max(np.ptp(part["easting"]), np.ptp(part["northing"]), 1.0)
+    return grid_blocks(part, side_m=extent / 7)
+
+
+def _coverage(
+    dataset: Dataset, sites: Sequence[str], predictions: pd.DataFrame, seed: int
+) -> pd.DataFrame | None:
+    """
+    Return the coverage of intervals learned on some of the held-out sites and tried on others.
+    """
+    try:
+        folds = spatial_folds(
+            dataset.sites.loc[list(sites)], distance_m=4000.0, n_folds=4, seed=seed
+        )
+        fold_of = pd.Series(
+            {site: number for number, fold in enumerate(folds) for site in fold.validation}
+        )
+        return cross_coverage(dataset, predictions, fold_of)[0]
+    except DataError:  # too few sites or clusters for intervals
+        return None
+
+
+def _applicability(
+    dataset: Dataset, train: Sequence[str], sites: Sequence[str], bands: bool
+) -> tuple[pd.Series | None, float | None]:
+    bands = bands and dataset.tiles is not None
+    if dataset.covariates is None and not bands:
+        return None, None
+    if bands:
+        have = set(dataset.sites_with_tiles)
+        train = [site for site in train if site in have]
+    try:
+        table = site_inputs(dataset, [*train, *sites], position=False, bands=bands)
+        fold_of = pd.Series(
+            neighbour_clusters(dataset.sites.loc[list(train)], distance_m=4000.0), index=list(train)
+        )
+        area = Applicability.fit(table.loc[list(train)], fold_of=fold_of)
+    except DataError:  # too few training sites, or nothing that varies
+        return None, None
+    return area.dissimilarity(
+        table.loc[list(sites)].fillna(table.loc[list(train)].mean())
+    ), area.threshold
+
+
+def _distance(dataset: Dataset, train: Sequence[str], sites: Sequence[str]) -> pd.Series:
+    from scipy.spatial import KDTree
+
+    position = dataset.sites[["easting", "northing"]]
+    distance = KDTree(position.loc[list(train)].to_numpy(dtype=float)).query(
+        position.loc[list(sites)].to_numpy(dtype=float)
+    )[0]
+    return pd.Series(distance, index=list(sites), name="distance_m")
+
+
+def _read(folder: Path | None, name: str) -> dict[str, Any]:
+    path = None if folder is None else Path(folder) / name
+    if path is None or not path.is_file():
+        return {}
+    value = json.loads(path.read_text(encoding="utf-8"))
+    return value if isinstance(value, dict) else {}
+
+
+def _read_ladder(folder: Path | None) -> pd.DataFrame | None:
+    path = None if folder is None else Path(folder) / "ladder.csv"
+    return (
+        pd.read_csv(path, index_col="predictor", keep_default_na=True)
+        if path is not None and path.is_file()
+        else None
+    )

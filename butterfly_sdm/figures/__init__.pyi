@@ -1,0 +1,9 @@
+from .embedding import show_embedding as show_embedding
+from .maps import MapView as MapView
+from .maps import show_maps as show_maps
+from .picture import Picture as Picture
+from .reliability import show_reliability as show_reliability
+from .survey import show_effort as show_effort
+from .survey import show_rates as show_rates
+from .tiles import show_tiles as show_tiles
+from .training import show_history as show_history

@@ -1,0 +1,574 @@
+"""
+Scenes: rasters with named bands, read window by window as one mosaic.
+
+A :class:`Scene` is an immutable description; files are opened when a window is read, once per
+thread, and again in every worker it is sent to.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from rasterio.errors import RasterioError
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import calculate_default_transform, transform_bounds
+from rasterio.windows import Window
+
+from butterfly_sdm.errors import RasterError, did_you_mean
+from butterfly_sdm.imagery.discovery import Reading, find_pieces
+from butterfly_sdm.imagery.products import (
+    Layer,
+    Piece,
+    canonical_band,
+    metres_per_unit,
+    open_raster,
+)
+
+log = logging.getLogger("butterfly_sdm.raster")
+
+# Of the Sentinel-2 scene classification: no data, defective, cloud shadow, cloud (medium, high
+# probability), thin cirrus.
+CLOUDY = (0, 1, 3, 8, 9, 10)
+# Fractions, such as reflectance itself, are read as whole numbers of this step if their scale would
+# leave fewer.
+REFLECTANCE, COARSEST = 1e-4, 1e-3
+RESAMPLING = {
+    "nearest": Resampling.nearest,
+    "bilinear": Resampling.bilinear,
+    "cubic": Resampling.cubic,
+}
+
+Grid = tuple[CRS, Affine, int, int]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """
+    One raster or a mosaic of several, on one north-up grid, with bands by name.
+
+    ``reflectance = (value - offset) * scale``, in whole numbers: files of reflectance as fractions
+    are read in steps of 0.0001. Where pieces overlap, the first with a measurement counts; pieces
+    are ordered by name, so the order in which files were given makes no difference. Files on
+    another grid, in another CRS or at another resolution are resampled while they are read.
+
+    Attributes
+    ----------
+    bands
+        Names, in the order in which :meth:`read` returns them.
+    crs, transform, width, height
+        The grid of the mosaic.
+    nodata
+        The value (0 to 65535) of pixels without a measurement.
+    scale, offset
+        Reflectance per count, and the count of zero reflectance.
+    resolution_m
+        Side of a pixel in metres (in a CRS of degrees: northwards, approximately).
+    pieces
+        The products the mosaic consists of.
+    resampling
+        How files on another grid are resampled: nearest, bilinear or cubic.
+    cloudy
+        Classes of the scene classification (SCL) whose pixels count as not measured, where a piece
+        has one; see :data:`CLOUDY`.
+    """
+
+    bands: tuple[str, ...]
+    crs: CRS
+    transform: Affine
+    width: int
+    height: int
+    nodata: int
+    scale: float
+    offset: float
+    resolution_m: float
+    pieces: tuple[Piece, ...]
+    resampling: str = "bilinear"
+    cloudy: tuple[int, ...] = ()
+    _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_handles"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _handles=threading.local())
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right and top in the units of ``crs``."""
+        left, top = self.transform.c, self.transform.f
+        return left, top + self.height * self.transform.e, left + self.width * self.transform.a, top
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """All files of the scene, each once."""
+        return tuple(dict.fromkeys(layer.path for piece in self.pieces for layer in piece.layers))
+
+    def select(self, bands: Sequence[str]) -> Scene:
+        """
+        Return the same scene with only ``bands``, in that order.
+
+        Raises
+        ------
+        RasterError
+            The scene lacks one of them.
+        """
+        return replace(self, bands=self._check(bands))
+
+    def read(
+        self, window: Window, bands: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Read a window of the grid; it may reach beyond the scene.
+
+        Parameters
+        ----------
+        window
+            Whole pixels; offsets may be negative.
+        bands
+            Names; None for all of the scene.
+
+        Returns
+        -------
+        values : ndarray of uint16, shape (bands, height, width)
+            Counts; ``nodata`` where there is no measurement.
+        valid : ndarray of bool, shape (height, width)
+            True where every band asked for has a measurement.
+
+        Raises
+        ------
+        RasterError
+            A band is unknown, or a file cannot be read.
+        """
+        wanted = self.bands if bands is None else self._check(bands)
+        column, row, width, height = _whole(window)
+        values = np.full((len(wanted), height, width), self.nodata, dtype=np.uint16)
+        valid = np.zeros((height, width), dtype=bool)
+        for piece in self.pieces:
+            self.read_piece(piece, Window(column, row, width, height), wanted, values, valid)
+            if valid.all():
+                break
+        return values, valid
+
+    def read_piece(
+        self,
+        piece: Piece,
+        window: Window,
+        bands: Sequence[str],
+        values: np.ndarray,
+        valid: np.ndarray,
+    ) -> None:
+        """
+        Fill the pixels of ``values`` that are not ``valid`` yet from one piece, and mark them.
+        """
+        place = self._overlap(piece, window)
+        if place is None:
+            return
+        rows, columns, part = place
+        todo = ~valid[rows, columns]
+        if not todo.any():
+            return
+        fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
+        whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        if origin is None:
+            clear = self.clear(piece, self.grid, part)
+        else:
+            own = Window(
+                part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
+            )
+            clear = self.clear(piece, (first.crs, first.transform, first.width, first.height), own)
+        for layer in piece.layers:
+            pairs = [
+                (slot, layer.bands.index(band))
+                for slot, band in enumerate(bands)
+                if band in layer.bands
+            ]
+            if not pairs:
+                continue
+            raw, masked = self._read_layer(
+                layer, part, [layer.indexes[number] for _, number in pairs]
+            )
+            for (slot, _), band_raw in zip(pairs, raw, strict=True):
+                present = layer.measured(band_raw[None])
+                for mask in (masked, clear):
+                    if mask is not None:
+                        present &= mask
+                fresh[slot] = self.counts(band_raw, piece)
+                if not present.all():
+                    fresh[slot][~present] = self.nodata
+                whole &= present
+                some |= present
+        target = values[:, rows, columns]
+        if todo.all() and whole.all():
+            target[:] = fresh
+        else:
+            # A pixel measured in some bands only is shown, though not valid, until a piece has all
+            # of it.
+            untouched = (target == self.nodata).all(axis=0)
+            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
+        valid[rows, columns] |= whole
+
+    def counts(self, raw: np.ndarray, piece: Piece) -> np.ndarray:
+        """
+        Turn stored values of a piece into the whole numbers of the scene (its offset, no measured
+        value equal to nodata).
+        """
+        shift = piece.offset - self.offset
+        if piece.scale != self.scale:
+            raw, shift = (
+                (raw.astype(np.float64) - piece.offset) * (piece.scale / self.scale),
+                -self.offset,
+            )
+        if raw.dtype == np.uint16 and shift == 0 and piece.nodata == self.nodata:
+            return raw
+        if raw.dtype.kind == "f":
+            raw = np.nan_to_num(raw, nan=0.0, posinf=65535, neginf=0)
+        elif raw.dtype.itemsize < 8:
+            raw = raw.astype(np.int64)
+        whole = np.clip(
+            np.rint(raw - shift) if raw.dtype.kind == "f" or shift % 1 else raw - int(shift),
+            0,
+            65535,
+        )
+        whole = whole.astype(np.uint16)
+        whole[whole == self.nodata] = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
+        return whole
+
+    def window(self, left: float, bottom: float, right: float, top: float) -> Window:
+        """Return the smallest window of whole pixels that covers bounds given in ``crs``."""
+        c0, r0 = ~self.transform * (left, top)
+        c1, r1 = ~self.transform * (right, bottom)
+        column, row = int(np.floor(c0 + 1e-6)), int(np.floor(r0 + 1e-6))
+        return Window(column, row, int(np.ceil(c1 - 1e-6)) - column, int(np.ceil(r1 - 1e-6)) - row)
+
+    def offset_of(self, layer: Layer) -> tuple[int, int] | None:
+        """
+        Return column and row of a layer's first pixel if its pixels are those of the scene, else
+        None.
+
+        Pixels of the same size that are shifted are moved to the nearest of the scene, by up to
+        half a pixel: averaging neighbours instead would blur one part of a mosaic and not the
+        other.
+        """
+        if layer.crs != self.crs:
+            return None
+        own, grid = layer.transform, self.transform
+        if not np.allclose(
+            (own.a, own.b, own.d, own.e), (grid.a, grid.b, grid.d, grid.e), rtol=1e-9, atol=0
+        ):
+            return None
+        column, row = ~grid * (own.c, own.f)
+        return int(np.floor(column + 0.5 + 1e-6)), int(np.floor(row + 0.5 + 1e-6))
+
+    def _overlap(self, piece: Piece, window: Window) -> tuple[slice, slice, Window] | None:
+        """
+        Return where a piece lies in the arrays of a window, and the same as a window of the grid.
+        """
+        column, row, width, height = _whole(window)
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        box = (
+            Window(*origin, first.width, first.height)
+            if origin
+            else self.window(*_bounds_in(first, self.crs))
+        )
+        left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
+        right = min(column + width, int(box.col_off + box.width), self.width)
+        bottom = min(row + height, int(box.row_off + box.height), self.height)
+        if right <= left or bottom <= top:
+            return None
+        return (
+            slice(top - row, bottom - row),
+            slice(left - column, right - column),
+            Window(left, top, right - left, bottom - top),
+        )
+
+    def _read_layer(
+        self, layer: Layer, window: Window, indexes: list[int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """
+        Read a window of the scene's grid from one file: (bands, h, w) as stored, and its own mask
+        (h, w) if any.
+        """
+        place = self.offset_of(layer)
+        if place is None:
+            source = self.handle(layer, self.grid, self.resampling)
+            try:
+                return source.read(indexes, window=window), source.dataset_mask(window=window) > 0
+            except (RasterioError, OSError) as error:
+                raise unreadable(layer, error) from error
+        source = self.handle(layer)
+        column, row, width, height = _whole(window)
+        column, row = column - place[0], row - place[1]
+        # A band file may cover less ground than the others of its product.
+        left, top = min(max(column, 0), layer.width), min(max(row, 0), layer.height)
+        right, bottom = (
+            max(min(column + width, layer.width), left),
+            max(min(row + height, layer.height), top),
+        )
+        part = Window(left, top, right - left, bottom - top)
+        whole = (part.width, part.height) == (width, height)
+        try:
+            if whole:
+                return source.read(indexes, window=part), source.dataset_mask(
+                    window=part
+                ) > 0 if layer.has_mask else None
+            raw, masked = (
+                np.zeros((len(indexes), height, width), layer.dtype),
+                np.zeros((height, width), dtype=bool),
+            )
+            if part.width and part.height:
+                at = slice(top - row, bottom - row), slice(left - column, right - column)
+                raw[:, *at] = source.read(indexes, window=part)
+                masked[at] = source.dataset_mask(window=part) > 0 if layer.has_mask else True
+        except (RasterioError, OSError) as error:
+            raise unreadable(layer, error) from error
+        return raw, masked
+
+    @property
+    def grid(self) -> Grid:
+        """CRS, transform, width and height."""
+        return self.crs, self.transform, self.width, self.height
+
+    def clear(self, piece: Piece, grid: Grid, window: Window) -> np.ndarray | None:
+        """
+        Return where a window of a grid is free of the classes ``cloudy`` in a piece; None if that
+        is not asked or known.
+        """
+        if not self.cloudy or piece.mask is None:
+            return None
+        mask = piece.mask
+        same = (mask.crs, mask.transform, mask.width, mask.height) == grid
+        try:
+            classes = (self.handle(mask) if same else self.handle(mask, grid, "nearest")).read(
+                mask.indexes[0], window=window
+            )
+        except (RasterioError, OSError) as error:
+            raise unreadable(mask, error) from error
+        return ~np.isin(classes, self.cloudy)
+
+    def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
+        """Return this thread's open file, or a view of it resampled onto a grid."""
+        opened: dict[Any, Any] = self._handles.__dict__.setdefault("opened", {})
+        key = (layer.path, grid, resampling if grid else None)
+        if key not in opened:
+            if len(opened) >= 64:
+                opened.pop(next(iter(opened))).close()
+            source = open_raster(layer.path)
+            if grid is not None:
+                crs, transform, width, height = grid
+                source = WarpedVRT(
+                    source,
+                    src_crs=layer.crs,
+                    src_transform=layer.transform,
+                    crs=crs,
+                    transform=transform,
+                    width=width,
+                    height=height,
+                    resampling=RESAMPLING[resampling],
+                    src_nodata=layer.nodata,
+                    nodata=layer.nodata,
+                )
+            opened[key] = source
+        return opened[key]
+
+    def _check(self, bands: Sequence[str]) -> tuple[str, ...]:
+        names = tuple(canonical_band(band) for band in bands)
+        for name, given in zip(names, bands, strict=True):
+            if name not in self.bands:
+                raise RasterError(
+                    f"The scene has no band {given!r}; it has {', '.join(self.bands)}. "
+                    "Name the bands of the file in order under bands, or ask for "
+                    f"others.{did_you_mean(given, self.bands)}"
+                )
+        return names
+
+
+def open_scene(
+    paths: str | Path | Iterable[str | Path],
+    *,
+    bands: Sequence[str] | None = None,
+    nodata: float | None = None,
+    scale: float | None = None,
+    offset: float | None = None,
+    resampling: str = "bilinear",
+    harmonise: bool = False,
+    cloudy: Sequence[int] = (),
+) -> Scene:
+    """
+    Describe one raster, or several as one mosaic, without reading pixels.
+
+    Parameters
+    ----------
+    paths
+        Files (GeoTIFF, JPEG 2000, VRT, anything GDAL reads), folders of them, SAFE products or STAC
+        items.
+    bands
+        Names of the bands in file order; None to take them from the files. ``B02`` and ``blue`` are
+        the same (Sentinel-2).
+    nodata
+        Value without a measurement; None to take it from each file, else 0.
+    scale, offset
+        ``reflectance = (value - offset) * scale``; None to take them from the files or their
+        metadata, else 1e-4 and 0.
+    resampling
+        For files on another grid than the scene's: nearest, bilinear or cubic.
+    harmonise
+        Bring products of different processing baselines to the lowest offset among them instead of
+        refusing them.
+    cloudy
+        Classes of the Sentinel-2 scene classification that count as not measured, such as
+        :data:`CLOUDY`.
+
+    Returns
+    -------
+    Scene
+        Named bands of one mosaic; nothing is read yet.
+
+    Raises
+    ------
+    MissingFileError
+        A path does not exist.
+    RasterError
+        A file is no raster, lacks band names or a CRS with units, or the files do not fit together.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    given = None if bands is None else tuple(canonical_band(band) for band in bands)
+    stated = Reading(given, nodata, scale, offset)
+    pieces = [piece for path in paths for piece in find_pieces(path, stated)]
+    if not pieces:
+        raise RasterError(
+            "No raster was named. Give at least one file or folder under scenes.paths."
+        )
+    pieces = sorted(
+        {(piece.name, piece.layers): piece for piece in pieces}.values(),
+        key=lambda piece: piece.order,
+    )
+    common = [band for band in pieces[0].bands if all(band in piece.bands for piece in pieces)]
+    if not common:
+        raise RasterError(
+            f"{pieces[0].name} has the bands {', '.join(pieces[0].bands)}, {pieces[-1].name} has "
+            f"{', '.join(pieces[-1].bands)}: they share none. Give scenes with the same bands."
+        )
+    scales, offsets = {piece.scale for piece in pieces}, {piece.offset for piece in pieces}
+    if len(scales) > 1:
+        raise RasterError(
+            f"The scenes have different scales ({_list(scales)}). Convert them to one first."
+        )
+    if len(offsets) > 1 and not harmonise:
+        low, high = (
+            next(p.name for p in pieces if p.offset == value)
+            for value in (min(offsets), max(offsets))
+        )
+        raise RasterError(
+            f"The scenes mix processing baselines: zero reflectance is {min(offsets):g} in {low} "
+            f"and {max(offsets):g} in "
+            f"{high}. Set harmonise: true to bring them to one offset, or use products of one "
+            "baseline."
+        )
+    number, zero = scales.pop(), min(offsets)
+    fractions = all(np.dtype(layer.dtype).kind == "f" for piece in pieces for layer in piece.layers)
+    if fractions and scale is None:
+        _check_scale(pieces[0])
+    if fractions and number > COARSEST:
+        number, zero = REFLECTANCE, 0.0
+    crs, transform, width, height = _grid(pieces)
+    nodatas = Counter(
+        piece.nodata for piece in pieces if piece.nodata is not None and 0 <= piece.nodata <= 65535
+    )
+    value = min(nodatas, key=lambda number: (-nodatas[number], number)) if nodatas else 0
+    return Scene(
+        bands=tuple(common),
+        crs=crs,
+        transform=transform,
+        width=width,
+        height=height,
+        nodata=int(value) if float(value).is_integer() else 0,
+        scale=number,
+        offset=zero,
+        resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
+        pieces=tuple(pieces),
+        resampling=resampling,
+        cloudy=tuple(cloudy),
+    )
+
+
+def unreadable(layer: Layer, error: Exception) -> RasterError:
+    """Return the error for a file with a broken block."""
+    reason = str(error.__cause__ or error).rstrip(".")
+    return RasterError(
+        f"{layer.path} cannot be read: {reason}. The file is damaged; fetch or make it again."
+    )
+
+
+def _check_scale(piece: Piece) -> None:
+    """
+    Look at the middle of a file of fractions: with a scale for counts, reflectance would become
+    zero everywhere.
+    """
+    layer = piece.layers[0]
+    window = Window(max(0, layer.width // 2 - 128), max(0, layer.height // 2 - 128), 256, 256)
+    window = window.intersection(Window(0, 0, layer.width, layer.height))
+    try:
+        with open_raster(layer.path) as source:
+            raw = source.read(list(layer.indexes), window=window)
+    except (RasterioError, OSError) as error:
+        raise unreadable(layer, error) from error
+    seen = raw[:, layer.measured(raw)]
+    if seen.size and 0 < np.abs(seen).max() * piece.scale < 0.001:
+        raise RasterError(
+            f"{piece.name} holds fractions of up to {np.abs(seen).max():.3g}; with the scale "
+            f"{piece.scale:g} all reflectance "
+            "would be zero. If they are reflectance already, set scenes.scale: 1.0."
+        )
+
+
+def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:
+    """
+    Choose CRS and pixels of the mosaic (the most frequent CRS, the finest pixels in it) and cover
+    all pieces.
+    """
+    layers = [piece.layers[0] for piece in pieces]
+    frequency = Counter(layer.crs.to_wkt() for layer in layers)
+    own = [layer for layer in layers if frequency[layer.crs.to_wkt()] == max(frequency.values())]
+    own = [layer for layer in own if layer.crs == own[0].crs]
+    finest = min(own, key=lambda layer: abs(layer.transform.a))
+    crs, transform = finest.crs, finest.transform
+    if transform.b or transform.d or transform.a < 0 or transform.e > 0:  # rotated or upside down
+        transform, _, _ = calculate_default_transform(
+            crs, crs, finest.width, finest.height, *_bounds_in(finest, crs)
+        )
+    boxes = np.array([_bounds_in(layer, crs) for layer in layers])
+    (left, bottom), (right, top) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
+    c0, r0 = ~transform * (float(left), float(top))
+    c1, r1 = ~transform * (float(right), float(bottom))
+    column, row = int(np.floor(c0 + 1e-3)), int(np.floor(r0 + 1e-3))
+    shape = int(np.ceil(c1 - 1e-3)) - column, int(np.ceil(r1 - 1e-3)) - row
+    return crs, transform * Affine.translation(column, row), *shape
+
+
+def _bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
+    corners = [layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)]
+    xs, ys = zip(*corners, strict=True)
+    box = min(xs), min(ys), max(xs), max(ys)
+    return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)
+
+
+def _whole(window: Window) -> tuple[int, int, int, int]:
+    return round(window.col_off), round(window.row_off), round(window.width), round(window.height)
+
+
+def _list(values: Iterable[float]) -> str:
+    return ", ".join(f"{value:g}" for value in sorted(values))

@@ -1,0 +1,2 @@
+from .map import MapResult as MapResult
+from .map import predict_map as predict_map

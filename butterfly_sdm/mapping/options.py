@@ -1,0 +1,101 @@
+"""What can be said about a map."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from butterfly_sdm.core.settings import Fraction, InputPath, Section
+from butterfly_sdm.imagery.options import SceneOptions
+
+
+class MapCovariateOptions(Section):
+    """
+    The raster of a covariate in a map, where building the data set does not say how it is read.
+    """
+
+    path: InputPath = Field(description="the raster, in any CRS")
+    side_m: float | None = Field(
+        None, gt=0, description="side of the square whose mean counts; null: the nearest pixel"
+    )
+    value: int | None = Field(
+        None, description="class whose share of the square counts, instead of the mean"
+    )
+    band: int = Field(1, ge=1, description="band of the file, counted from 1")
+
+    @model_validator(mode="after")
+    def _shares_have_a_square(self) -> Self:
+        if self.value is not None and self.side_m is None:
+            raise ValueError(
+                "the share of a class needs side_m, the side of the square it is a share of"
+            )
+        return self
+
+
+class MapOptions(Section):
+    """map: run + scene -> map."""
+
+    scenes: SceneOptions | None = Field(None, description="null: those of build")
+    stride_px: int = Field(
+        32, ge=1, description="pixels of the scene from one position of the map to the next"
+    )
+    mode: Literal["auto", "dense", "exact"] = Field(
+        "auto",
+        description="dense: the trunk runs once over large blocks; exact: once per window; auto: "
+        "dense if the audit agrees",
+    )
+    block_px: int = Field(
+        2304,
+        ge=64,
+        description="ground the trunk sees at once: more is faster and needs more memory",
+    )
+    species: tuple[str, ...] | None = Field(None, description="null: all")
+    min_valid_fraction: Fraction = Field(
+        0.5, description="windows with fewer measured pixels have no value"
+    )
+    dtype: Literal["float32", "uint16", "uint8"] = Field(
+        "float32", description="uint16 and uint8 hold scaled probabilities and make smaller files"
+    )
+    grid: str | None = Field(
+        None, description="CRS of the map such as EPSG:27700; null: that of the scene"
+    )
+    area: InputPath | None = Field(
+        None, description="vector file; nothing is predicted outside its polygons"
+    )
+    masks: dict[InputPath, tuple[int, ...]] = Field(
+        default_factory=dict, description="raster: values left out, such as sea"
+    )
+    covariates: dict[str, InputPath | MapCovariateOptions] = Field(
+        default_factory=dict,
+        description="raster of each covariate, read as build reads it; left out: the rasters of "
+        "build",
+    )
+    layers: tuple[Literal["richness", "richness_variance", "spread", "applicability"], ...] = Field(
+        (),
+        description="bands after the species; applicability: how unlike the training sites a place "
+        "is",
+    )
+    presence_above: Fraction | None = Field(
+        None,
+        description="also a band per species of presence (1) where its probability is at least "
+        "this, else absence (0)",
+    )
+    only_applicable: bool = Field(
+        False, description="no prediction outside the area of applicability"
+    )
+    withhold: tuple[str, ...] = Field((), description="sensitive species that get no band")
+    coarsen_m: dict[str, float] = Field(
+        default_factory=dict, description="sensitive species: side of squares told only"
+    )
+    beside: tuple[Literal["stac", "styles", "picture"], ...] = Field(
+        ("stac", "styles", "picture"), description="files written beside the map"
+    )
+    audit: int = Field(500, ge=0, description="random positions predicted again window by window")
+    engine: Literal["auto", "torch", "torch-fp16", "onnx", "onnx-int8"] = Field(
+        "torch",
+        description="auto: the fastest here, found by a probe; the last digits then depend on the "
+        "machine",
+    )
+    workers: int = Field(1, ge=1, description="processes")
+    dask: str | None = Field(None, description="address of a Dask scheduler")

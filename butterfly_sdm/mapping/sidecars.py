@@ -1,0 +1,208 @@
+"""Files beside a map: a STAC item, a QGIS style, a quick-look picture."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+import rasterio
+from rasterio.enums import Resampling
+from rasterio.warp import transform_bounds, transform_geom
+
+from butterfly_sdm.core.files import atomic_path, discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm.mapping.map_file import read_tags
+
+#: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
+RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
+
+
+def write_stac(
+    path: Path, *, observed: tuple[datetime, datetime] | None = None, title: str = ""
+) -> Path:
+    """
+    Write a STAC item ``MAP.json`` beside a map, with raster and projection properties of every
+    band.
+
+    Parameters
+    ----------
+    observed
+        First and last date of the imagery; None: the date of the file.
+    """
+    import pystac
+
+    tags = read_tags(path)
+    with rasterio.open(path) as source:
+        epsg = source.crs.to_epsg()
+        box = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
+        left, bottom, right, top = source.bounds
+        ring = [[left, bottom], [right, bottom], [right, top], [left, top], [left, bottom]]
+        geometry = transform_geom(
+            source.crs, "EPSG:4326", {"type": "Polygon", "coordinates": [ring]}
+        )
+        bands = [
+            {"name": name, "unit": unit, "nodata": source.nodata, "data_type": source.dtypes[0]}
+            | ({"scale": scale} if scale != 1 else {})
+            for name, unit, scale in zip(
+                source.descriptions, source.units, source.scales, strict=True
+            )
+        ]
+        shape, grid, wkt = list(source.shape), list(source.transform)[:6], source.crs.to_wkt()
+    written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+    properties: dict[str, Any] = {
+        "title": title or path.stem,
+        "created": written.isoformat(),
+        "gsd": grid[0],
+        "proj:shape": shape,
+        "proj:transform": grid,
+        **({"proj:code": f"EPSG:{epsg}"} if epsg else {"proj:wkt2": wkt}),
+        "butterfly_sdm:audit": tags.get("audit", {}),
+        "butterfly_sdm:mode": tags.get("mode"),
+        "butterfly_sdm:model": tags.get("model"),
+    }
+    first, last = observed or (None, None)
+    item = pystac.Item(
+        path.stem,
+        geometry,
+        list(box),
+        None if first else written,
+        properties,
+        start_datetime=first,
+        end_datetime=last,
+        stac_extensions=["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
+    )
+    asset = pystac.Asset(
+        f"./{path.name}",
+        "presence probabilities",
+        media_type=pystac.MediaType.COG,
+        roles=["data"],
+        extra_fields={
+            "bands": bands,
+            "file:size": path.stat().st_size,
+            "file:checksum": "1220" + sha256(path),
+        },
+    )
+    item.add_asset("map", asset)
+    target = path.with_suffix(".json")
+    write_json(target, item.to_dict(include_self_link=False))
+    return target
+
+
+def write_styles(path: Path) -> Path:
+    """
+    Write one QGIS style per band into the folder ``MAP_styles``, and ``MAP.qml``, which QGIS takes
+    for the first band.
+    """
+    with rasterio.open(path) as source:
+        names, units = source.descriptions, source.units
+        scales = source.scales
+    folder = path.with_name(f"{path.stem}_styles")
+    folder.mkdir(exist_ok=True)
+    discard_unfinished(folder)
+    for number, (name, unit, scale) in enumerate(zip(names, units, scales, strict=True), start=1):
+        top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
+        style = _style(number, name, top, scale)
+        write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
+        if number == 1:
+            write_text(path.with_suffix(".qml"), style)
+    return folder
+
+
+def _file_name(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in " -." else "_" for letter in name)[:80]
+
+
+def _style(band: int, name: str, top: float, scale: float) -> str:
+    # QGIS applies a band's scale before the renderer sees the values.
+    del scale
+    steps = len(RAMP) - 1
+    items = "\n".join(
+        f'          <item value="{top * i / steps:.6g}" label="{top * i / steps:.3g}" '
+        f'color="{color}" alpha="255"/>'
+        for i, color in enumerate(RAMP)
+    )
+    return f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
+<qgis version="3.34" styleCategories="Symbology">
+  <pipe>
+    <rasterrenderer type="singlebandpseudocolor" band="{band}" opacity="1" alphaBand="-1" classificationMin="0" classificationMax="{top:.6g}">
+      <minMaxOrigin><limits>None</limits><extent>WholeRaster</extent><statAccuracy>Estimated</statAccuracy></minMaxOrigin>
+      <rastershader>
+        <colorrampshader colorRampType="INTERPOLATED" classificationMode="1" clip="0" minimumValue="0" maximumValue="{top:.6g}" labelPrecision="2">
+{items}
+        </colorrampshader>
+      </rastershader>
+    </rasterrenderer>
+  </pipe>
+  <customproperties><Option type="Map"><Option type="QString" name="band" value={quoteattr(name)}/></Option></customproperties>
+</qgis>
+"""  # noqa: E501
+
+
+def _largest(path: Path, band: int) -> float:
+    values = read_reduced(path, (band,), 512)[0]
+    return float(np.nanmax(values)) if np.isfinite(values).any() else 1.0
+
+
+def read_reduced(path: Path, bands: tuple[int, ...] | None, most: int) -> np.ndarray:
+    """
+    Return (bands, rows, cols) numbers of a map, reduced to at most ``most`` pixels a side; NaN
+    where there are none.
+    """
+    with rasterio.open(path) as source:
+        factor = max(1.0, max(source.shape) / most)
+        shape = (max(1, round(source.height / factor)), max(1, round(source.width / factor)))
+        indexes = list(bands or source.indexes)
+        method = Resampling.average if factor > 1 else Resampling.nearest
+        stored = source.read(
+            indexes, out_shape=(len(indexes), *shape), masked=True, resampling=method
+        )
+        scales = np.array([source.scales[number - 1] for number in indexes])
+    return stored.astype(np.float64).filled(np.nan) * scales[:, None, None]
+
+
+def write_quicklook(path: Path, *, most: int = 9) -> Path:
+    """
+    Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how
+    many there are.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    ramp = LinearSegmentedColormap.from_list("presence", RAMP)
+    ramp.set_bad("#d0d0d0")
+    with rasterio.open(path) as source:
+        names, units, bands = source.descriptions[:most], source.units[:most], source.count
+        left, bottom, right, top = source.bounds
+        unit = "km" if source.crs.is_projected else "degrees"
+    values = read_reduced(path, tuple(range(1, len(names) + 1)), 600)
+    step = 1000 if unit == "km" else 1
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    height = 0.3 + 3.2 * max(0.4, min(2.0, (top - bottom) / (right - left)))
+    figure = Figure(figsize=(4.2 * columns, height * rows), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    for place, (name, meaning, band) in enumerate(zip(names, units, values, strict=True), start=1):
+        axes = figure.add_subplot(rows, columns, place)
+        image = axes.imshow(
+            np.ma.masked_invalid(band),
+            cmap=ramp,
+            vmin=0,
+            extent=(left / step, right / step, bottom / step, top / step),
+            interpolation="nearest",
+        )
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=6)
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.set_xlabel(unit, fontsize=6)
+        bar = figure.colorbar(image, ax=axes)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(meaning or "", fontsize=7)
+    if bands > len(names):
+        figure.suptitle(f"The first {len(names)} of {bands} bands", fontsize=9)
+    target = path.with_suffix(".png")
+    with atomic_path(target) as temporary:
+        figure.savefig(temporary, metadata={"Software": "butterfly_sdm"})
+    return target

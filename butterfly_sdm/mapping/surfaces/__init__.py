@@ -1,0 +1,1 @@
+"""Presence probabilities over a lattice of positions, window by window or densely."""

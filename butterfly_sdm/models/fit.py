@@ -1,0 +1,496 @@
+"""Fit a network through Lightning: batches, losses, schedule, journal of epochs, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor
+
+from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.data.tiles import ReadAhead
+from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
+from butterfly_sdm.losses.contrastive import SoftRegulariser
+from butterfly_sdm.losses.gathering import gather_rows
+from butterfly_sdm.losses.presence import PresenceLoss
+from butterfly_sdm.models.batches import Batch, Feed, Shuffled, SiteBatches, predict_batch
+from butterfly_sdm.models.presence_net import Freeze, PresenceNet
+from butterfly_sdm.progress import Progress, silent
+
+log = logging.getLogger("butterfly_sdm.models.fit")
+
+Schedule = Literal["constant", "cosine"]
+Score = Literal["loss", "mse"]
+AHEAD = 2  # batches of tiles that wait for the step
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is fitted; see :class:`butterfly_sdm.models.network_predictor.NetworkPredictor`."""
+
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    schedule: Schedule = "cosine"
+    patience: int | None = 10
+    score: Score = "loss"
+    keep: Literal["best", "last"] = "best"
+    freeze: Freeze = "nothing"
+    unfreeze_after: int | None = None
+    accumulate: int = 1
+    precision: Any = "32-true"
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = "auto"
+    deterministic: bool = False
+    tensorboard: bool = False
+    seed: int = 0
+
+
+class Fitting(lightning.LightningModule):
+    """The network with its losses as Lightning sees it."""
+
+    def __init__(
+        self,
+        net: PresenceNet,
+        loss: PresenceLoss,
+        settings: FitSettings,
+        train: SiteBatches,
+        validation: SiteBatches | None,
+        *,
+        regulariser: SoftRegulariser | None = None,
+        weight: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.net, self.loss, self.settings = net, loss, settings
+        self.parts = (train, validation)
+        self.regulariser, self.weight = regulariser, weight
+        self.sums: dict[str, float] = {}
+        self.held: list[tuple[Tensor, ...]] = []
+        self.scores: dict[str, float] = {}
+        self.first_epoch = 0
+
+    def setup(self, stage: str) -> None:
+        """Learn which share of the sites this process sees."""
+        s = self.settings
+        self.order = Shuffled(
+            len(self.parts[0]),
+            s.batch_size,
+            seed=s.seed,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+        )
+        # Lightning draws the order of the first epoch before it says which one that is.
+        self.order.set_epoch(self.first_epoch)
+
+    def train_dataloader(self) -> Feed | ReadAhead[Batch]:
+        """Batches of the training part, of this process."""
+        self.feed = self._feed(self.parts[0], self.order)
+        return self.feed
+
+    def val_dataloader(self) -> Feed | ReadAhead[Batch] | list[Any]:
+        """Batches of the validation part, of this process."""
+        if self.parts[1] is None:
+            return []
+        order = Shuffled(
+            len(self.parts[1]),
+            2 * self.settings.batch_size,
+            seed=0,
+            rank=self.trainer.global_rank,
+            processes=self.trainer.world_size,
+            shuffle=False,
+        )
+        return self._feed(self.parts[1], order)
+
+    def _feed(self, part: SiteBatches, order: Shuffled) -> Feed | ReadAhead[Batch]:
+        # One batch with the reader, AHEAD waiting, one in the step, one that the loop has not let
+        # go of.
+        feed = Feed(
+            part, order, pin=self.trainer.strategy.root_device.type == "cuda", keep=AHEAD + 3
+        )
+        return ReadAhead(feed, AHEAD) if part.reads_tiles else feed
+
+    def configure_optimizers(self) -> Any:
+        """AdamW without decay on biases and norms, with a learning rate that warms up and falls."""
+        s = self.settings
+        will_learn = s.unfreeze_after is not None
+        decayed: list[Tensor] = []
+        plain: list[Tensor] = []
+        for parameter in self.parameters():
+            if parameter.requires_grad or will_learn:
+                (decayed if parameter.ndim > 1 else plain).append(parameter)
+        groups = [
+            {"params": decayed, "weight_decay": s.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        # One pass over the weights; but 16-mixed scales gradients, and the fused step would undo
+        # that too late to clip them.
+        optimiser = torch.optim.AdamW(groups, lr=s.learning_rate, fused=s.precision != "16-mixed")
+        if s.schedule == "constant":
+            return optimiser
+        steps = max(1, math.ceil(len(self.order) / s.accumulate) * s.epochs)
+        warm = min(steps // 10, 200)
+
+        def factor(step: int) -> float:
+            if step < warm:
+                return (step + 1) / (warm + 1)
+            return (
+                0.5 * (1 + math.cos(math.pi * min(1.0, (step - warm) / max(1, steps - warm))))
+                + 1e-3
+            )
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """
+        Shorten long gradients. Lightning itself refuses a fused optimiser under bf16, though
+        nothing is scaled there.
+        """
+        if gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+
+    def on_train_epoch_start(self) -> None:
+        """Order the sites for this epoch, and unfreeze when it is time."""
+        s = self.settings
+        self.order.set_epoch(self.current_epoch)
+        if (
+            s.unfreeze_after is not None
+            and self.current_epoch >= s.unfreeze_after
+            and self.net.frozen != "nothing"
+        ):
+            log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
+            self.net.freeze("nothing")
+        self.sums = {"loss": 0.0, "regulariser": 0.0, "sites": 0.0}
+        self.started = time.perf_counter()
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return logits and embeddings of a batch."""
+        return predict_batch(self.net, batch, self.parts[0].reader)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """
+        Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch,
+        step and process.
+        """
+        epoch = self.settings.seed * 100_003 + self.current_epoch
+        torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
+        logits, z = self.forward(batch)
+        total = loss = self.loss(logits, batch["detections"], batch["visits"])
+        self._add("loss", loss, len(logits))
+        if self.regulariser is not None and self.weight > 0:
+            rates = batch["detections"].clamp(min=0) / batch["visits"].clamp(min=1)[:, None]
+            term = self.regulariser(z, rates)
+            self._add("regulariser", term, len(logits))
+            total = loss + self.weight * term
+        self.sums["sites"] += len(logits)
+        return total
+
+    def _add(self, name: str, value: Tensor, rows: int) -> None:
+        # Kept on the device: reading it would make the device wait in every step.
+        self.sums[name] = self.sums[name] + value.detach() * rows  # type: ignore[assignment]
+
+    def on_validation_epoch_start(self) -> None:
+        """Start the scores anew."""
+        self.held = []
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep the predictions: scores are taken over the whole part, not per batch."""
+        logits, _ = self.forward(batch)
+        self.held.append((logits.float(), batch["detections"], batch["visits"]))
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the whole validation part."""
+        if not self.held:
+            return
+        logits, k, n = (gather_rows(torch.cat(part))[0] for part in zip(*self.held, strict=True))
+        elements, known = self.loss.elements(logits, k, n)
+        square = ((logits.sigmoid() - k.clamp(min=0) / n.clamp(min=1)[:, None]) ** 2)[known]
+        self.scores = {
+            "validation_loss": float(elements.sum() / known.sum().clamp(min=1)),
+            "validation_mse": float(square.mean()),
+        }
+
+
+class Journal(Callback):
+    """
+    Keep the rows of ``history.csv``, the best weights and how long nothing got better; all of it
+    lies in the checkpoint.
+    """
+
+    def __init__(self, settings: FitSettings, folder: Path | None, progress: Progress) -> None:
+        self.settings, self.folder, self.progress = settings, folder, progress
+        self.rows: list[dict[str, float]] = []
+        self.best: float | None = None
+        self.best_epoch = -1
+        self.waited = 0
+        self.weights: dict[str, Tensor] = {}
+        self.finished = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"progress": silent}  # a listener cannot follow into another process
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the checkpoint keeps."""
+        return {
+            name: getattr(self, name)
+            for name in ("rows", "best", "best_epoch", "waited", "weights", "finished")
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write the row of this epoch and keep the weights if they are the best so far."""
+        assert isinstance(pl_module, Fitting)
+        sites = max(pl_module.sums["sites"], 1.0)
+        loss, term = (
+            float(pl_module.sums[name]) / sites for name in ("loss", "regulariser")
+        )  # waits for the device
+        seconds = max(time.perf_counter() - pl_module.started, 1e-9)
+        row = {
+            "epoch": float(trainer.current_epoch),
+            "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+            "train_loss": loss,
+            "train_regulariser": term,
+            **pl_module.scores,
+            "seconds": seconds,
+            "sites_per_second": sites * trainer.world_size / seconds,
+            "waiting": getattr(pl_module.feed, "waited_s", 0.0)
+            / seconds,  # share of the epoch that waited for tiles
+        }
+        if not math.isfinite(row["train_loss"]):
+            raise ModelError(
+                f"The training loss became {row['train_loss']} in epoch {trainer.current_epoch}. "
+                "Lower "
+                "train.fit.learning_rate, or use precision 32-true."
+            )
+        self.rows.append(row)
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(
+                {name: value for name, value in row.items() if name != "epoch"},
+                trainer.current_epoch,
+            )
+        score = pl_module.scores.get(f"validation_{self.settings.score}")
+        better = score is None or self.best is None or score < self.best
+        if better:
+            self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
+        else:
+            self.waited += 1
+        if better or self.settings.keep == "last":
+            self.weights = {
+                name: value.detach().cpu().clone()
+                for name, value in pl_module.net.state_dict().items()
+            }
+        if (
+            self.settings.patience is not None
+            and score is not None
+            and self.waited >= self.settings.patience
+        ):
+            trainer.should_stop = True
+        self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.settings.epochs
+        if trainer.is_global_zero:
+            if self.folder is not None:
+                with atomic_path(self.folder / "history.csv") as path:
+                    self.table().to_csv(path, index=False)
+            self.progress(
+                "fit",
+                self.settings.epochs if self.finished else len(self.rows),
+                self.settings.epochs,
+            )
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per epoch."""
+        table = pd.DataFrame(self.rows)
+        return table.astype({"epoch": int}) if len(table) else table
+
+
+def run_fit(
+    fitting: Fitting, *, folder: Path | None = None, progress: Progress = silent
+) -> Journal:
+    """
+    Fit, or continue an interrupted fit, and leave the best weights in the network.
+
+    Parameters
+    ----------
+    folder
+        Checkpoints go to ``folder/checkpoints`` after every epoch, the history to
+        ``folder/history.csv``. None: nothing is kept.
+
+    Raises
+    ------
+    ArtefactError
+        The checkpoint there is damaged.
+    ModelError
+        The loss became infinite or not a number, or the device cannot be used.
+    MissingPackageError
+        Logs for TensorBoard are wanted, and it is not installed.
+    """
+    s = fitting.settings
+    processes = _processes(s)
+    if processes > 1 and folder is None:
+        with (
+            tempfile.TemporaryDirectory() as temporary
+        ):  # the result comes back from the other processes in a file
+            return run_fit(fitting, folder=Path(temporary), progress=progress)
+    journal = Journal(s, folder, progress)
+    callbacks: list[Callback] = [journal]
+    last = None
+    if folder is not None:
+        last = Path(folder) / "checkpoints" / "last.ckpt"
+        callbacks.append(
+            ModelCheckpoint(
+                last.parent,
+                filename="last",
+                save_top_k=1,
+                enable_version_counter=False,
+                save_on_train_epoch_end=True,
+            )
+        )
+    state = _read_checkpoint(last) if last is not None and last.is_file() else None
+    if state is not None:
+        kept = state["callbacks"]["Journal"]
+        journal.load_state_dict(kept)
+        fitting.first_epoch = len(journal.rows)
+        log.info("Continuing after epoch %d.", len(journal.rows))
+    if not journal.finished:
+        with _quiet(), _interruptible():
+            try:
+                trainer = lightning.Trainer(
+                    accelerator=s.accelerator,
+                    devices=processes,
+                    # Spawned, so that only this process writes the run; a relaunched program would
+                    # write it once per device. What a batch lacks (a modality, say) leaves
+                    # parameters without gradient, in one process or in all.
+                    strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
+                    precision=s.precision,
+                    max_epochs=s.epochs,
+                    accumulate_grad_batches=s.accumulate,
+                    gradient_clip_val=5.0,
+                    callbacks=callbacks,
+                    logger=_logger(s, folder),
+                    enable_checkpointing=folder is not None,
+                    enable_progress_bar=False,
+                    enable_model_summary=False,
+                    num_sanity_val_steps=0,
+                    use_distributed_sampler=False,
+                    deterministic="warn" if s.deterministic else False,
+                    default_root_dir=folder,
+                )
+            except (
+                ValueError,
+                RuntimeError,
+                lightning.pytorch.utilities.exceptions.MisconfigurationException,
+            ) as error:
+                raise ModelError(
+                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision "
+                    f"{s.precision!r} cannot be used: {error}"
+                ) from error
+            trainer.fit(
+                fitting, ckpt_path=str(last) if state is not None else None, weights_only=True
+            )
+        if processes > 1 and last is not None:
+            journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])
+    fitting.net.load_state_dict(journal.weights)
+    fitting.net.cpu().eval()
+    return journal
+
+
+def _processes(settings: FitSettings) -> int:
+    if settings.devices != "auto":
+        return settings.devices
+    return (
+        max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
+    )
+
+
+def _read_checkpoint(path: Path) -> Mapping[str, Any]:
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+        value["callbacks"]["Journal"]
+    except Exception as error:
+        raise ArtefactError(
+            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove its folder to "
+            "train from the start."
+        ) from error
+    return value  # type: ignore[no-any-return]
+
+
+def _logger(settings: FitSettings, folder: Path | None) -> Any:
+    if not settings.tensorboard or folder is None:
+        return False
+    from lightning.pytorch.loggers import TensorBoardLogger
+
+    try:
+        return TensorBoardLogger(folder, name="tensorboard", version="")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            f"train.fit.tensorboard needs TensorBoard: {how_to_install('tensorboard')}. Without it "
+            "history.csv says the same."
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """
+    Keep Lightning's tips, banners and warnings about settings chosen on purpose away from the
+    terminal.
+    """
+    loggers = [
+        logging.getLogger(name)
+        for name in (
+            "lightning",
+            "lightning.pytorch",
+            "lightning.fabric",
+            "lightning.pytorch.utilities.rank_zero",
+        )
+    ]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            warnings.filterwarnings(
+                "ignore", category=FutureWarning, message=".*(treespec|LeafSpec).*"
+            )
+            warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Give Ctrl-C back its meaning: Lightning turns it into an exit and leaves it switched off."""
+    try:
+        before = signal.getsignal(signal.SIGINT)
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, before)
+            raise KeyboardInterrupt from None
+        raise

@@ -1,0 +1,148 @@
+"""What can be said about a model, its fit and a search of settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from butterfly_sdm.core.settings import Fraction, Options, Section
+
+
+class ModelOptions(Section):
+    """The predictor."""
+
+    kind: str = Field("network", description="network, or the name of a baseline such as mean_rate")
+    backbone: str = Field(
+        "resnet18", description="trunk of torchvision or timm, such as resnet18 or resnet50"
+    )
+    weights: str | None = Field(
+        None, description="null: from scratch; a name (see docs), or a local file"
+    )
+    stem: Literal["inflate", "published", "random"] = Field(
+        "inflate", description="filters of bands the weights lack"
+    )
+    freeze: Literal["nothing", "trunk", "all_but_stem"] = Field(
+        "nothing", description="what keeps its weights"
+    )
+    unfreeze_after: int | None = Field(
+        None, ge=1, description="epochs after which the whole trunk learns; null: never"
+    )
+    embedding: int = Field(256, ge=2, description="length of the projection")
+    head_layers: int = Field(2, ge=1, le=4, description="layers from the embedding to the species")
+    head_width: int = Field(256, ge=1, description="of the hidden layers of the head")
+    dropout: Fraction = Field(
+        0.0,
+        description="share of the inputs of each layer of the head that is hidden while training",
+    )
+    window_px: int = Field(
+        128, ge=32, description="ground the prediction speaks of; a multiple of 32"
+    )
+    margin_px: int = Field(
+        64, ge=0, description="surroundings the trunk sees and pooling leaves out"
+    )
+    padding: Literal["replicate", "zeros"] = Field(
+        "replicate", description="what the trunk sees beyond the edge of a tile"
+    )
+    image: bool = Field(True, description="whether the network sees the tile")
+    covariates: bool = Field(False, description="whether it sees the covariates")
+    position: bool = Field(False, description="whether it sees easting and northing")
+    fusion: Literal["concatenate", "gate"] = Field(
+        "concatenate", description="how image, covariates and position are joined"
+    )
+    modality_dropout: Fraction = Field(
+        0.0, description="share of sites from which each modality is hidden while training"
+    )
+    waves: int = Field(32, ge=1, description="Fourier features of the position")
+    wave_scale: float = Field(
+        0.5, gt=0, description="their spread, cycles per standard deviation of the positions"
+    )
+    members: int = Field(
+        1, ge=1, description="networks with seeds seed, seed + 1, ...; more than one: an ensemble"
+    )
+    options: Options = Field(default_factory=dict, description="of a baseline")
+
+
+class RegulariserOptions(Section):
+    """The soft supervised contrastive term (van der Plas et al. 2025)."""
+
+    weight: float = Field(0.1, ge=0, description="0 switches it off")
+    temperature: float = Field(0.5, gt=0, description="of the similarities of embeddings")
+    nearest: int = Field(
+        5, ge=1, description="sites of a batch, most alike by species, that attract each one"
+    )
+    bottom: int = Field(32, ge=1, description="sites of a batch, least alike, that are pushed away")
+
+
+class FitOptions(Section):
+    """How a network is fitted."""
+
+    loss: Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"] = Field(
+        "binomial", description="binomial: a site with more visits says more"
+    )
+    regulariser: RegulariserOptions = RegulariserOptions()
+    epochs: int = Field(50, ge=1, description="most passes over the training sites")
+    batch_size: int = Field(64, ge=1, description="sites of one step")
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, at its highest")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="how the learning rate falls"
+    )
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one step")
+    patience: int | None = Field(
+        10, ge=1, description="epochs without a better validation score; null: no early stop"
+    )
+    score: Literal["loss", "mse"] = Field(
+        "loss", description="validation score that stops and chooses"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="epoch whose weights are kept; last: validation decides nothing"
+    )
+    augment: bool = Field(
+        True, description="turn, shift and light training tiles, blur the numbers of training sites"
+    )
+    covariate_noise: float = Field(
+        0.1, ge=0, description="on covariates while training, in standard deviations of each"
+    )
+    position_blur: int = Field(
+        10,
+        ge=0,
+        description="blur positions while training by the distance to the so many-th nearest site; "
+        "0: not",
+    )
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = Field(
+        "32-true", description="16 bit is faster on a GPU"
+    )
+    devices: int | Literal["auto"] = Field("auto", description="how many GPUs or processes")
+    accelerator: str = Field("auto", description="auto, cpu, gpu or mps")
+    deterministic: bool = Field(False, description="the same bits again on a GPU, at some cost")
+    tensorboard: bool = Field(False, description="also write logs for TensorBoard into the run")
+
+
+class BoundOptions(Section):
+    """From where to where a setting is drawn."""
+
+    low: int | float = Field(description="least value")
+    high: int | float = Field(description="greatest value")
+    log: bool = Field(False, description="draw orders of magnitude evenly; above 0 only")
+    step: int | float | None = Field(
+        None, description="draw multiples of this from low on; null: any number"
+    )
+
+
+Choices = tuple[int | float | bool | str | None, ...]
+Draw = Annotated[
+    Annotated[BoundOptions, Tag("bounds")] | Annotated[Choices, Tag("choices")],
+    Discriminator(lambda value: "bounds" if isinstance(value, dict | BoundOptions) else "choices"),
+]
+
+
+class SearchOptions(Section):
+    """search: hyper-parameters of a network, judged on the validation part."""
+
+    space: dict[str, Draw] = Field(
+        default_factory=dict,
+        description="a setting such as train.fit.learning_rate: a list of choices, or low and high",
+    )
+    trials: int = Field(20, ge=1, description="settings tried in all")
+    method: Literal["tpe", "random"] = Field("tpe", description="tpe learns from earlier trials")

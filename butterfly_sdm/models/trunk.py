@@ -1,0 +1,328 @@
+"""The trunk of a network, by name, from scratch or from pretrained weights."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from butterfly_sdm.errors import (
+    MissingFileError,
+    MissingPackageError,
+    ModelError,
+    did_you_mean,
+    how_to_install,
+)
+from butterfly_sdm.imagery.products import canonical_band
+from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_of_bands
+
+log = logging.getLogger("butterfly_sdm.models.trunk")
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+# Layers of torch and timm whose output depends on the whole image.
+GLOBAL_LAYERS = (
+    "SqueezeExcite",
+    "SEModule",
+    "SqueezeExcitation",
+    "GlobalContext",
+    "AdaptiveAvgPool2d",
+)
+Padding = Literal["replicate", "zeros"]
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+class Trunk(nn.Module):
+    """
+    A backbone without pooling and classifier: image in, feature map out.
+
+    Attributes
+    ----------
+    bands
+        Names of its input bands, in order.
+    channels
+        Length of a feature vector.
+    stride
+        Pixels per cell of the feature map.
+    dense
+        Whether its features far from an edge depend only on the pixels around them, so that large
+        blocks may be shared.
+
+    Notes ----- ``padding`` is what its convolutions see beyond the edge of an image: the nearest
+    cell again (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns
+    to know the edges of its tiles by them.
+    """
+
+    def __init__(self, name: str, bands: Sequence[str], padding: Padding = "replicate") -> None:
+        super().__init__()
+        self.name = name
+        self.bands = tuple(bands)
+        if name in RESNETS:
+            self.body, self.channels, self.dense = _torchvision_resnet(name, len(bands)), 0, True
+        else:
+            self.body, self.channels, self.dense = _timm_body(name, len(bands)), 0, False
+        for module in self.body.modules():
+            if isinstance(module, nn.Conv2d):
+                module.padding_mode = padding
+        self.channels, self.stride = self._measure()
+        self.dense = self.dense or _is_local(self.body)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """
+        Return the feature map (n, channels, height / stride, width / stride) of images (n, bands,
+        height, width).
+        """
+        features = self.body(image)
+        if isinstance(features, list | tuple):
+            features = features[-1]
+        return features
+
+    def stages(self) -> tuple[list[nn.Module], nn.Module]:
+        """
+        Return the early stages, whose feature maps are the largest, and the other layers; none and
+        all where that is not known.
+
+        One after the other they are the trunk.
+        """
+        if not isinstance(self.body, _ResNetBody):
+            return [], self
+        body: Any = self.body
+        stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
+        return [stem, *body.layer1, *body.layer2], nn.Sequential(body.layer3, body.layer4)
+
+    @torch.no_grad()
+    def _measure(self) -> tuple[int, int]:
+        training = self.training
+        self.eval()
+        side = 128
+        try:
+            features = self.forward(torch.zeros(1, len(self.bands), side, side))
+        except (AssertionError, RuntimeError) as error:  # a fixed size of image
+            raise ModelError(
+                f"The backbone {self.name!r} gives no feature map for images of any size "
+                f"({error}). Choose a convolutional one."
+            ) from error
+        self.train(training)
+        if features.ndim != 4:
+            raise ModelError(
+                f"The backbone {self.name!r} gives no feature map (shape {tuple(features.shape)}). "
+                "Choose a convolutional one."
+            )
+        return features.shape[1], side // features.shape[2]
+
+    def load_pretrained(self, weights: str, *, rule: StemRule = "inflate", seed: int = 0) -> None:
+        """
+        Replace the random start by pretrained weights, the stem fitted to the bands by name.
+
+        Parameters
+        ----------
+        weights
+            ``imagenet``; the name of torchgeo weights for this backbone such as
+            ``SENTINEL2_ALL_MOCO``; or a local file (safetensors, or a PyTorch file of plain
+            tensors).
+
+        Raises
+        ------
+        MissingFileError, MissingPackageError, ModelError
+            There is no such file, name or package, the weights cannot be fetched, or they belong to
+            another backbone.
+        """
+        state, source = read_weights(weights, self.name, self.bands)
+        own = self.body.state_dict()
+        stem, _ = find_stem(self.body)
+        key = f"{stem}.weight"
+        state = _matching(state, own, key)
+        if key not in state or 2 * len(state) < len(own):
+            raise ModelError(
+                f"The weights {weights!r} have no stem {key!r}: they belong to another backbone "
+                f"than {self.name!r}."
+            )
+        source = source or names_of_bands(state[key].shape[1], self.bands)
+        state[key] = fit_stem(state[key].float(), source, self.bands, rule=rule, seed=seed)
+        for name, value in state.items():
+            if value.shape != own[name].shape:
+                raise ModelError(
+                    f"The weights {weights!r} have {name} of shape {tuple(value.shape)}, "
+                    f"{self.name} needs "
+                    f"{tuple(own[name].shape)}. Choose the backbone they were trained for."
+                )
+        lost = [
+            name for name in own if name not in state and not name.endswith("num_batches_tracked")
+        ]
+        if lost:
+            raise ModelError(
+                f"The weights {weights!r} lack {len(lost)} parts of {self.name}, such as {lost[0]}."
+            )
+        self.body.load_state_dict(state, strict=False)
+        log.info("Read %s for %s; stem from %s.", weights, self.name, ", ".join(source))
+
+
+def read_weights(
+    weights: str, backbone: str, bands: Sequence[str]
+) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    """
+    Return the tensors of pretrained weights and, if known, the names of the bands of their stem.
+
+    Raises
+    ------
+    MissingFileError
+        There is no such file.
+    """
+    if weights.endswith(WEIGHT_SUFFIXES):
+        path = Path(weights)
+        if not path.is_file():
+            raise MissingFileError(
+                f"There is no file of weights {path}. Give an existing file, or a name such as "
+                "imagenet."
+            )
+        return _read_file(path), None
+    if weights == "imagenet":
+        return _fetch(weights, lambda: _imagenet(backbone)), RGB
+    return _torchgeo(weights, backbone)
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            value: Any = load_file(path)
+        else:
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"{path} does not hold plain weights: {str(error).splitlines()[0]}"
+        ) from error
+    except (
+        Exception
+    ) as error:  # safetensors raises its own class, which is no subclass of the above
+        raise ModelError(
+            f"{path} does not hold plain weights: {str(error).splitlines()[0]}"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
+            value = value[key]
+    tensors = (
+        {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
+        if isinstance(value, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise ModelError(f"{path} holds no tensors by name.")
+    return tensors
+
+
+def _matching(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], key: str
+) -> dict[str, Tensor]:
+    """
+    Drop the prefix under which a training program kept the trunk, and what does not belong to the
+    trunk.
+    """
+    prefixes = {name[: -len(key)] for name in state if name.endswith(key)} | {""}
+    parts = [
+        {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        for prefix in sorted(prefixes)
+    ]
+    best = max(parts, key=lambda part: len(part.keys() & own.keys()))
+    return {name: value for name, value in best.items() if name in own}
+
+
+def _imagenet(backbone: str) -> dict[str, Tensor]:
+    if backbone in RESNETS:
+        from torchvision.models import get_model
+
+        return get_model(backbone, weights="DEFAULT").state_dict()
+    import timm
+
+    return timm.create_model(backbone.removeprefix("timm:"), pretrained=True).state_dict()
+
+
+def _torchgeo(weights: str, backbone: str) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
+    try:
+        from torchgeo import models
+    except ImportError as error:
+        raise MissingPackageError(
+            f"The weights {weights!r} come with torchgeo: {how_to_install('torchgeo')}."
+        ) from error
+    family = next(
+        (getattr(models, name) for name in dir(models) if name.lower() == f"{backbone}_weights"),
+        None,
+    )
+    if family is None or weights not in family.__members__:
+        known = ", ".join(family.__members__) if family is not None else "none"
+        raise ModelError(
+            f"There are no weights {weights!r} for {backbone}. Known: imagenet, a local file, and "
+            f"from torchgeo: {known}."
+        )
+    chosen = family[weights]
+    bands = chosen.meta.get("bands")
+    if bands:
+        names: tuple[str, ...] | None = tuple(canonical_band(str(band)) for band in bands)
+    else:
+        names = None  # by the number of bands
+    return _fetch(weights, lambda: dict(chosen.get_state_dict(progress=False))), names
+
+
+def _fetch(weights: str, action: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    try:
+        return action()
+    except Exception as error:  # hubs raise errors of many libraries
+        reason = (str(error).splitlines() or [""])[0]
+        raise ModelError(
+            f"The weights {weights!r} could not be fetched ({type(error).__name__}: {reason}). "
+            "Without a network give a local file: train.model.weights=FILE.safetensors"
+        ) from error
+
+
+def _torchvision_resnet(name: str, bands: int) -> nn.Module:
+    from torchvision.models import get_model
+
+    net = get_model(name, weights=None)
+    net.conv1 = nn.Conv2d(
+        bands, net.conv1.out_channels, kernel_size=7, stride=2, padding=3, bias=False
+    )
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    del net.fc, net.avgpool
+    return _ResNetBody(net)
+
+
+class _ResNetBody(nn.Module):
+    """The layers of a torchvision ResNet under their own names, so that its weights fit by name."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        for name, module in net.named_children():
+            self.add_module(name, module)
+
+    def forward(self, image: Tensor) -> Tensor:
+        for module in self.children():
+            image = module(image)
+        return image
+
+
+def _timm_body(name: str, bands: int) -> nn.Module:
+    import timm
+
+    name = name.removeprefix("timm:")
+    if not timm.is_model(name):
+        hint = did_you_mean(name, [*RESNETS, *timm.list_models()])
+        raise ModelError(
+            f"There is no backbone {name!r}; known are {', '.join(RESNETS)} and every model of "
+            f"timm.{hint}"
+        )
+    model = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
+    return model
+
+
+def _is_local(body: nn.Module) -> bool:
+    """
+    Tell whether a body has only convolutions: attention, or squeeze and excitation, sees the whole
+    image at once.
+    """
+    names = [type(module).__name__ for module in body.modules()]
+    return not any("Attention" in name or name in GLOBAL_LAYERS for name in names)

@@ -1,0 +1,1 @@
+"""Scenes become tiles at sites."""

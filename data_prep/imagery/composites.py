@@ -1,0 +1,317 @@
+"""
+Cloud-free composites: many dates of a scene become one raster.
+
+Pieces of one date are put together first, so that the overlap of two products of one day counts
+once; then every pixel is the median over the dates on which it was clear, or that of the least
+cloudy date.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from butterfly_sdm.core.arrays import PackedArray, new_array
+from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.products import Piece
+from butterfly_sdm.imagery.scene import CLOUDY, Scene
+from butterfly_sdm.progress import Progress, silent
+from data_prep.imagery.cutting import Journal, reopen, run_units, threads
+
+BLOCK_PX = 512
+MOST_PX = 1024
+
+
+@dataclass(frozen=True)
+class Composite:
+    """
+    A composite on disk.
+
+    Attributes
+    ----------
+    path
+        Tiled GeoTIFF with band names, nodata, scale and offset.
+    method
+        median or least_cloudy.
+    dates
+        Days of which pictures went in, sorted.
+    cloudiness
+        Share of each date's pixels that is cloudy, in the order of ``dates``.
+    files
+        What it was made of: files, each with the licence its product states, if any.
+    """
+
+    path: Path
+    method: str
+    dates: tuple[str, ...]
+    cloudiness: tuple[float, ...]
+    files: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def select_dates(
+    scene: Scene, *, years: tuple[int, int] | None = None, months: tuple[int, int] | None = None
+) -> Scene:
+    """
+    Keep the pieces of some years and of a season.
+
+    Parameters
+    ----------
+    years, months
+        First and last, both included; months may pass the end of the year, such as (11, 2).
+
+    Raises
+    ------
+    RasterError
+        No piece is left, or one that has no date.
+    """
+    if years is None and months is None:
+        return scene
+    kept = []
+    for piece in scene.pieces:
+        if not piece.date:
+            raise RasterError(
+                f"{piece.name} has no date, so no season can be chosen. Give products with dates "
+                "in their names."
+            )
+        year, month = int(piece.date[:4]), int(piece.date[5:7])
+        in_years = years is None or years[0] <= year <= years[1]
+        if months is None:
+            in_months = True
+        elif months[0] <= months[1]:
+            in_months = months[0] <= month <= months[1]
+        else:
+            in_months = month >= months[0] or month <= months[1]
+        if in_years and in_months:
+            kept.append(piece)
+    if not kept:
+        dates = sorted(piece.date for piece in scene.pieces)
+        raise RasterError(
+            f"No scene is of the years and months asked for; they are of {dates[0]} to {dates[-1]}."
+        )
+    return replace(scene, pieces=tuple(kept))
+
+
+def make_composite(
+    scene: Scene,
+    out: str | Path,
+    *,
+    method: str = "median",
+    cloudy: Sequence[int] = CLOUDY,
+    executor: Executor | None = None,
+    workers: int = 2,
+    progress: Progress = silent,
+) -> Composite:
+    """
+    Make one raster of all dates of a scene; interrupted, it goes on where it was.
+
+    Parameters
+    ----------
+    scene
+        With several dates; pieces without a date count as one date each.
+    out
+        The GeoTIFF.
+    method
+        ``median`` of the clear dates per pixel and band, or ``least_cloudy``: the clear date with
+        the smallest cloudy share.
+    cloudy
+        Classes of the scene classification that are left out.
+    executor
+        Runs the blocks; None for ``workers`` threads.
+
+    Raises
+    ------
+    RasterError
+        The method is unknown or a file cannot be read.
+    """
+    if method not in ("median", "least_cloudy"):
+        raise RasterError(
+            f"The composite method {method!r} is unknown; choose median or least_cloudy."
+        )
+    out = Path(out)
+    scene = replace(scene, cloudy=tuple(cloudy))
+    days = _days(scene)
+    shape = (len(scene.bands), scene.height, scene.width)
+    work_path = out.with_name(f".{out.stem}.work.npy")
+    journal_path = work_path.with_name(work_path.name + ".journal")
+    array = reopen(work_path, shape) if journal_path.is_file() else None
+    if array is None:
+        journal_path.unlink(missing_ok=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        array = new_array(work_path, shape, np.uint16)
+        if scene.nodata:
+            array[:] = scene.nodata
+    journal = Journal(journal_path, array)
+    journal.save()
+    try:
+        with threads(workers, executor) as pool:
+            shares = _cloudiness(scene, days, pool, progress)
+            if method == "least_cloudy":
+                days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
+            tall, wide = window_shape(scene)
+            windows = [
+                Window(column, row, min(wide, scene.width - column), min(tall, scene.height - row))
+                for row in range(0, scene.height, tall)
+                for column in range(0, scene.width, wide)
+            ]
+            packed = PackedArray(work_path)
+            parts = [replace(scene, pieces=pieces) for pieces in days.values()]
+            named = [
+                (f"{method}/{tall}/{window.row_off}/{window.col_off}", window) for window in windows
+            ]
+            todo = [
+                (name, _compose, (parts, window, method, packed))
+                for name, window in named
+                if name not in journal.done
+            ]
+            progress("composing dates", len(named) - len(todo), len(named))
+            for name, _ in run_units(pool, todo):
+                journal.add(name)
+                progress("composing dates", len(journal.done), len(named))
+    finally:
+        journal.save()
+    _write(scene, array, out, method, sorted(days))
+    del array
+    work_path.unlink()
+    journal_path.unlink()
+    dates = sorted(days)
+    return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
+
+
+def window_shape(scene: Scene) -> tuple[int, int]:
+    """
+    Return height and width of the windows that are composed one by one, in pixels.
+
+    They are as large as the blocks of most files, or strips of the whole width where the files are
+    stored so: of a window that cuts through blocks, every block would be decoded again for its
+    neighbours, of many dates at once.
+    """
+    layers = [layer for piece in scene.pieces for layer in piece.layers]
+    blocks = Counter(
+        (min(layer.block[0], layer.height), min(layer.block[1], layer.width), layer.width)
+        for layer in layers
+    )
+    tall, wide, width = min(blocks, key=lambda block: (-blocks[block], block))
+    if wide >= width and tall < BLOCK_PX:
+        rows = max(1, BLOCK_PX * BLOCK_PX // scene.width)
+        return max(tall, rows // tall * tall), scene.width
+    return max(tall, BLOCK_PX) if tall <= MOST_PX else BLOCK_PX, max(
+        wide, BLOCK_PX
+    ) if wide <= MOST_PX else BLOCK_PX
+
+
+def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:
+    days: dict[str, list[Piece]] = {}
+    for piece in scene.pieces:
+        days.setdefault(piece.date or piece.name, []).append(piece)
+    return {day: tuple(days[day]) for day in sorted(days)}
+
+
+def _cloudiness(
+    scene: Scene, days: dict[str, tuple[Piece, ...]], executor: Executor, progress: Progress
+) -> dict[str, float]:
+    """
+    Return the cloudy share of the pixels of each date, by its scene classification; 0 where it has
+    none.
+    """
+    work = [
+        (piece.name, _class_counts, (scene, piece))
+        for piece in scene.pieces
+        if piece.mask is not None
+    ]
+    counts: dict[str, np.ndarray] = {}
+    for name, classes in run_units(executor, work):
+        counts[name] = classes
+        progress("looking for clouds", len(counts), len(work))
+    shares = {}
+    for day, pieces in days.items():
+        total = sum(
+            (counts[piece.name] for piece in pieces if piece.name in counts),
+            np.zeros(256, dtype=np.int64),
+        )
+        seen = total[1:].sum()  # class 0 is outside the swath
+        shares[day] = (
+            float(total[[number for number in scene.cloudy if number]].sum() / seen)
+            if seen
+            else 0.0
+        )
+    return shares
+
+
+def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
+    assert piece.mask is not None
+    source = scene.handle(piece.mask)
+    shrink = max(1, int(np.sqrt(piece.mask.width * piece.mask.height / 4e6)))
+    shape = (piece.mask.height // shrink, piece.mask.width // shrink)
+    return np.bincount(source.read(piece.mask.indexes[0], out_shape=shape).ravel(), minlength=256)
+
+
+def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArray) -> None:
+    array = out.open()
+    target = array[
+        :,
+        window.row_off : window.row_off + window.height,
+        window.col_off : window.col_off + window.width,
+    ]
+    nodata = parts[0].nodata
+    if method == "least_cloudy":
+        best = np.full(target.shape, nodata, np.uint16)
+        missing = np.ones(target.shape[1:], dtype=bool)
+        for part in parts:
+            values, valid = part.read(window)
+            np.copyto(best, values, where=missing & valid)
+            missing &= ~valid
+            if not missing.any():
+                break
+        target[:] = best
+        out.written()
+        return
+    stack = np.full((len(parts), *target.shape), np.iinfo(np.uint16).max, dtype=np.uint16)
+    count = np.zeros(target.shape[1:], dtype=np.int64)
+    for number, part in enumerate(parts):
+        values, valid = part.read(window)
+        np.copyto(stack[number], values, where=valid)
+        count += valid
+    stack.sort(axis=0)  # what is missing comes last
+    middle = np.broadcast_to(count, target.shape)[None]
+    low = np.take_along_axis(stack, np.maximum(middle - 1, 0) // 2, axis=0)[0]
+    high = np.take_along_axis(stack, np.minimum(middle // 2, len(parts) - 1), axis=0)[0]
+    median = np.rint((low.astype(np.float64) + high) / 2)
+    median[median == nodata] = nodata + 1 if nodata < 65535 else nodata - 1
+    target[:] = np.where(count > 0, np.clip(median, 0, 65535), nodata)
+    out.written()
+
+
+def _write(scene: Scene, array: np.ndarray, out: Path, method: str, dates: Sequence[str]) -> None:
+    profile = {
+        "driver": "GTiff",
+        "count": len(scene.bands),
+        "height": scene.height,
+        "width": scene.width,
+        "dtype": "uint16",
+        "crs": scene.crs,
+        "transform": scene.transform,
+        "nodata": scene.nodata,
+        "tiled": True,
+        "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX,
+        "compress": "deflate",
+        "predictor": 2,
+        "BIGTIFF": "IF_SAFER",
+    }
+    with atomic_path(out) as temporary, rasterio.open(temporary, "w", **profile) as target:
+        target.descriptions = scene.bands
+        target.scales = (scene.scale,) * len(scene.bands)
+        target.offsets = (-scene.offset * scene.scale,) * len(scene.bands)
+        target.update_tags(
+            method=method, dates=" ".join(dates), cloudy_classes=" ".join(map(str, scene.cloudy))
+        )
+        for _, window in target.block_windows(1):
+            target.write(array[(slice(None), *window.toslices())], window=window)

@@ -1,0 +1,93 @@
+"""Write tiles as GeoTIFFs, one per site, to look at them in a GIS or to hand them on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from affine import Affine
+
+from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.data.dataset import Dataset, TileCard
+from butterfly_sdm.errors import DataError
+from butterfly_sdm.progress import Progress, silent
+from data_prep.imagery.cutting import run_units, threads
+
+
+def export_tiles(
+    dataset: Dataset,
+    folder: str | Path,
+    sites: Sequence[str] | None = None,
+    *,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> list[Path]:
+    """
+    Write the tile of each site as ``SITE.tif``, with band names, nodata, scale, offset and its
+    place on earth.
+
+    Parameters
+    ----------
+    sites
+        By default all that have a tile.
+
+    Returns
+    -------
+    list of Path
+        In the order of ``sites``.
+
+    Raises
+    ------
+    DataError
+        The data set has no tiles, a site has none, or its id is no file name.
+    """
+    card = dataset.card.tiles
+    if card is None or dataset.tiles is None:
+        raise DataError(f"The data set {dataset.card.name!r} has no tiles to export.")
+    chosen = dataset.sites_with_tiles if sites is None else tuple(sites)
+    rows = dataset.tile_rows(chosen)
+    places = dataset.sites.loc[list(chosen), ["tile_crs", "tile_left", "tile_top"]]
+    names = {site: re.sub(r"[^\w.-]", "_", site) for site in chosen}
+    if len(set(names.values())) < len(names):
+        raise DataError("Two site ids become the same file name. Export them one by one.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{names[site]}.tif" for site in chosen]
+    work = [
+        (site, _write, (path, np.asarray(dataset.tiles[row]), crs, float(left), float(top), card))
+        for site, path, row, (crs, left, top) in zip(
+            chosen, paths, rows, places.itertuples(index=False), strict=True
+        )
+    ]
+    with threads(2, executor) as pool:
+        for done, _ in enumerate(run_units(pool, work), start=1):
+            progress("exporting tiles", done, len(work))
+    return paths
+
+
+def _write(
+    path: Path, values: np.ndarray, crs: str, left: float, top: float, card: TileCard
+) -> None:
+    metres = rasterio.crs.CRS.from_user_input(crs).linear_units_factor[1]
+    side = card.resolution_m / metres
+    profile = {
+        "driver": "GTiff",
+        "count": len(card.bands),
+        "height": card.size_px,
+        "width": card.size_px,
+        "dtype": "uint16",
+        "crs": crs,
+        "transform": Affine(side, 0, left, 0, -side, top),
+        "nodata": card.nodata,
+        "compress": "deflate",
+        "predictor": 2,
+    }
+    with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
+        target.write(values)
+        target.descriptions = card.bands
+        target.scales = (card.scale,) * len(card.bands)
+        target.offsets = (-card.offset * card.scale,) * len(card.bands)

@@ -1,0 +1,158 @@
+"""The imagery a config names: products found or fetched, clouds left out, dates put together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from pathlib import Path
+
+from butterfly_sdm.errors import ConfigError, RasterError
+from butterfly_sdm.imagery.options import SceneOptions
+from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
+from butterfly_sdm.progress import Progress, silent
+from data_prep.imagery.composites import Composite, make_composite, select_dates
+
+log = logging.getLogger("data_prep.imagery.scenes")
+
+
+def scene_of(
+    config: SceneOptions,
+    *,
+    bands: Sequence[str] | None = None,
+    scratch: Path,
+    opened: Scene | None = None,
+    bbox: tuple[float, float, float, float] | None = None,
+    check: Callable[[Scene], object] | None = None,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> tuple[Scene, Composite | None]:
+    """
+    Open the scene a config names; a composite is made in ``scratch``, unless it lies there already.
+
+    Parameters
+    ----------
+    config
+        Section ``scenes``.
+    bands
+        Names of the bands wanted, in order; None for all.
+    scratch
+        Folder for fetched products and the composite.
+    opened
+        What :func:`open_named` gave for the paths of the config, so that they are not opened twice.
+    bbox
+        West, south, east and north in degrees of what is needed, for a STAC search that does not
+        state it.
+    check
+        Called with the scene before its dates are composed, which may take hours: raises where the
+        scene is of no use.
+    executor
+        Runs the blocks of a composite; None for two threads.
+
+    Returns
+    -------
+    scene : Scene
+    composite : Composite or None
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError, SourceError
+        Nothing is named, or a product is missing, damaged or does not fit.
+    """
+    paths: list[Path | str] = list(config.paths)
+    if config.stac is not None:
+        from data_prep.sources.stac import fetch_products
+
+        where = config.stac.bbox or bbox
+        if where is None:
+            raise ConfigError(
+                "scenes.stac.bbox is missing: state west, south, east and north of the area in "
+                "degrees."
+            )
+        paths += fetch_products(
+            config.stac.url,
+            scratch / "stac",
+            bbox=where,
+            start=config.stac.start,
+            end=config.stac.end,
+            collection=config.stac.collection,
+            bands=tuple(bands or ("red", "green", "blue", "nir")),
+            max_cloud=config.stac.max_cloud,
+            most_items=config.stac.most_items,
+            progress=progress,
+        )
+    scene = (
+        opened
+        if opened is not None and config.stac is None
+        else open_named(config, paths, bands=bands)
+    )
+    if check is not None:
+        check(scene)
+    if config.composite is None:
+        return scene, None
+    if not any(piece.mask for piece in scene.pieces):
+        log.warning(
+            "No scene has a scene classification (SCL), so the composite cannot leave out clouds."
+        )
+    scratch.mkdir(parents=True, exist_ok=True)
+    files = files_of(scene)
+    composite = make_composite(
+        scene,
+        scratch / "composite.tif",
+        method=config.composite.method,
+        cloudy=scene.cloudy,
+        executor=executor,
+        progress=progress,
+    )
+    composed = open_scene(composite.path).select(scene.bands)
+    if composed.offset != scene.offset:
+        raise RasterError(
+            f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it "
+            "and build again."
+        )
+    return composed, replace(composite, files=files)
+
+
+def open_named(
+    config: SceneOptions, paths: Sequence[str | Path], *, bands: Sequence[str] | None = None
+) -> Scene:
+    """
+    Open paths as the scene that a config means: its bands, clouds, years and months. No pixel is
+    read.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, RasterError
+        As :func:`scene_of`.
+    """
+    if not paths:
+        raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
+    scene = open_scene(
+        paths,
+        bands=config.bands,
+        nodata=config.nodata,
+        scale=config.scale,
+        offset=config.offset,
+        harmonise=config.harmonise,
+        cloudy=config.cloudy
+        if config.cloudy is not None
+        else CLOUDY
+        if config.composite is not None
+        else (),
+    )
+    if bands is not None:
+        scene = scene.select(bands)
+    if config.composite is None:
+        return scene
+    return select_dates(scene, years=config.composite.years, months=config.composite.months)
+
+
+def files_of(scene: Scene) -> dict[str, str | None]:
+    """Return the files a scene reads, each with the licence its product states, if any."""
+    layers = [
+        (piece, layer)
+        for piece in scene.pieces
+        for layer in (*piece.layers, *filter(None, [piece.mask]))
+    ]
+    return {layer.path: piece.licence for piece, layer in layers}

@@ -1,0 +1,1 @@
+"""Any recorder's file becomes k detections of n visits."""

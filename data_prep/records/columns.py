@@ -1,0 +1,210 @@
+"""Recognise the columns of a table of records by their headers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from butterfly_sdm.errors import RecordsError, did_you_mean
+from data_prep.records.readers.reader import TERMS
+
+_ALIASES: dict[str, tuple[str, ...]] = {
+    "recordID": ("gbifid", "occurrenceid", "recordid", "nbnatlasrecordid", "id", "recordkey"),
+    "scientificName": (
+        "scientificname",
+        "matchedscientificname",
+        "taxon",
+        "taxonname",
+        "latinname",
+        "sciname",
+        "speciesname",
+    ),
+    "species": ("species", "speciesinterpreted"),
+    "taxonRank": ("taxonrank", "rank"),
+    "occurrenceStatus": ("occurrencestatus", "status"),
+    "individualCount": (
+        "individualcount",
+        "count",
+        "abundance",
+        "number",
+        "individuals",
+        "observationcount",
+    ),
+    "eventID": ("eventid", "visitid", "samplingeventidentifier", "checklistid", "sampleid"),
+    "parentEventID": ("parenteventid",),
+    "eventDate": (
+        "eventdate",
+        "date",
+        "visitdate",
+        "surveydate",
+        "observationdate",
+        "observedon",
+        "startdate",
+    ),
+    "year": ("year",),
+    "month": ("month",),
+    "day": ("day",),
+    "decimalLatitude": (
+        "decimallatitude",
+        "latitude",
+        "lat",
+        "latitudewgs84",
+        "decimallatitudewgs84",
+    ),
+    "decimalLongitude": (
+        "decimallongitude",
+        "longitude",
+        "lon",
+        "long",
+        "lng",
+        "longitudewgs84",
+        "decimallongitudewgs84",
+    ),
+    "coordinateUncertaintyInMeters": (
+        "coordinateuncertaintyinmeters",
+        "coordinateuncertaintyinmetres",
+        "coordinateuncertaintym",
+        "coordinateuncertainty",
+        "uncertaintym",
+        "uncertainty",
+        "positionalaccuracy",
+    ),
+    "footprintWKT": ("footprintwkt", "wkt"),
+    "footprintSRS": ("footprintsrs",),
+    "gridReference": (
+        "gridreference",
+        "gridref",
+        "osgr",
+        "osgbgridref",
+        "gridsquare",
+        "osiegridreference",
+        "mapref",
+        "outputmapref",
+        "originalmapref",
+    ),
+    "easting": ("easting",),
+    "northing": ("northing",),
+    "locationID": ("locationid", "siteid", "siteno", "sitenumber", "sitecode"),
+    "institutionCode": ("institutioncode",),
+    "collectionCode": ("collectioncode",),
+    "datasetName": ("datasetname", "datasetkey", "dataresourcename"),
+    "license": ("license", "licence"),
+    "completeness": (
+        "completeness",
+        "allspeciesreported",
+        "completelist",
+        "completechecklist",
+        "islistcomplete",
+    ),
+}
+
+
+def key(header: str) -> str:
+    """
+    Return a header without case, spaces, punctuation or namespace: ``dwc:eventDate`` is
+    ``eventdate``.
+    """
+    return re.sub(r"[^a-z0-9]", "", header.rsplit("/", 1)[-1].rsplit(":", 1)[-1].lower())
+
+
+def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str) -> dict[str, str]:
+    """
+    Find the wanted columns of a table.
+
+    Parameters
+    ----------
+    header
+        Names of the columns in the file.
+    columns
+        A term: its name in the file, for columns that are named otherwise.
+    where
+        The file, for messages.
+
+    Returns
+    -------
+    dict
+        Name in the file: term.
+
+    Raises
+    ------
+    RecordsError
+        ``columns`` names a term or a column that does not exist.
+
+    Examples
+    --------
+    >>> match_columns(["Date", "Taxon", "Grid ref", "notes"], {}, "walks.csv")["Grid ref"]
+    'gridReference'
+    """
+    found: dict[str, str] = {}
+    for term, name in columns.items():
+        meant = term if term in TERMS else _term(key(term))
+        if meant is None:
+            hint = did_you_mean(term, TERMS) or f" Known are {', '.join(TERMS)}."
+            raise RecordsError(
+                f"records.columns names {term!r}, which is no column of records.{hint}"
+            )
+        if name not in header:
+            hint = did_you_mean(name, header) or f" It has {', '.join(header[:40])}."
+            raise RecordsError(
+                f"{where} has no column {name!r}, which records.columns names for {term}.{hint}"
+            )
+        found[name] = meant
+    keys = {name: key(name) for name in header}
+    for term, aliases in _ALIASES.items():
+        if term in found.values():
+            continue
+        for alias in aliases:  # in order of preference
+            names = [name for name in header if keys[name] == alias and name not in found]
+            if names:
+                found[names[0]] = term
+                break
+    return found
+
+
+def _term(alias: str) -> str | None:
+    return next((term for term, aliases in _ALIASES.items() if alias in aliases), None)
+
+
+def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> None:
+    """
+    Refuse a table that cannot say which species was where and when.
+
+    Parameters
+    ----------
+    terms
+        What was recognised.
+    where
+        The file, for messages.
+    header
+        Names of all its columns, for messages.
+
+    Raises
+    ------
+    RecordsError
+        There is no date, place or name column.
+    """
+    have = set(terms)
+    named = ", ".join(name for name in header[:20] if name)
+    columns = f" Its columns are {named}{', ...' if len(header) > 20 else ''}." if named else ""
+
+    def missing(what: str, needed: str, term: str) -> RecordsError:
+        return RecordsError(
+            f"{where} has no {what} column: {needed} is needed.{columns} "
+            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}."
+        )
+
+    if not have & {"eventDate", "year", "eventID"}:
+        raise missing("date", "eventDate (or year, month and day)", "eventDate")
+    if not have & {"scientificName", "species"}:
+        raise missing("species", "scientificName or species", "species")
+    places = {"footprintWKT", "gridReference", "locationID", "eventID"} & have
+    if (
+        not places
+        and not {"decimalLatitude", "decimalLongitude"} <= have
+        and not {"easting", "northing"} <= have
+    ):
+        raise missing(
+            "place",
+            "decimalLatitude and decimalLongitude, footprintWKT or gridReference",
+            "gridReference",
+        )

@@ -1,0 +1,593 @@
+"""
+Count visits n and detections k per site and species, and account for every row of the records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import polars as pl
+import shapely
+
+from butterfly_sdm.core.files import sha256
+from butterfly_sdm.data.dataset import Source
+from butterfly_sdm.errors import RecordsError
+from butterfly_sdm.progress import Progress, silent
+from data_prep.records.double_recording import double_recordings
+from data_prep.records.dropped import dropped_rows, write_dropped
+from data_prep.records.grid_references import accuracy_note
+from data_prep.records.names import read_species, read_synonyms
+from data_prep.records.occurrences import Occurrences, read_occurrences
+from data_prep.records.options import RecordsOptions
+from data_prep.records.places import PlaceRules, Places, read_sites, site_ids
+from data_prep.records.readers.limits import Limits, within
+from data_prep.records.readers.registry import open_records
+from data_prep.records.rules import REASONS, SurveyRules, Verdicts
+from data_prep.records.schemes import recording_scheme
+from data_prep.records.sensitive import SensitiveSpecies
+from data_prep.sources.provenance import read_provenance
+
+
+@dataclass(frozen=True)
+class SurveyTable:
+    """
+    Visits and detections per site.
+
+    Attributes
+    ----------
+    detections
+        (site_id, species) visits on which the species was recorded: whole numbers k.
+    visits
+        (site_id,) visits, whatever was recorded: whole numbers n.
+    sites
+        Index ``site_id``; ``geometry`` (footprint, EPSG:4326), ``lon`` and ``lat`` of its centre,
+        ``records`` (rows).
+    rows
+        Record rows read, ``dropped: REASON`` for every reason that occurred, ``kept``; then
+        ``flagged: REASON`` among the kept.
+    years
+        Years of the visits.
+    notes
+        What a reader of the tables should know, in sentences.
+    coarse
+        ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that
+        are told only as sums over squares; they are no columns of ``detections``.
+    names
+        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
+        in how many spellings (with and without author, say) it occurs.
+    """
+
+    detections: pd.DataFrame
+    visits: pd.Series
+    sites: gpd.GeoDataFrame
+    rows: dict[str, int]
+    years: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+    coarse: pd.DataFrame | None = None
+    names: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"])
+    )
+
+    def __post_init__(self) -> None:
+        if not (
+            self.detections.index.equals(self.visits.index)
+            and self.detections.index.equals(self.sites.index)
+        ):
+            raise RecordsError(
+                "Detections, visits and sites do not list the same sites in the same order."
+            )
+        if (self.detections.to_numpy() > self.visits.to_numpy()[:, None]).any() or (
+            self.detections.to_numpy() < 0
+        ).any():
+            raise RecordsError(
+                "A species was detected on more visits than there were, or on fewer than none."
+            )
+
+    @property
+    def species(self) -> tuple[str, ...]:
+        """Species, in the order of the columns of ``detections``."""
+        return tuple(self.detections.columns)
+
+    @property
+    def rates(self) -> pd.DataFrame:
+        """(site_id, species) detection rates k / n."""
+        return self.detections.div(self.visits, axis=0)
+
+
+def read_survey(
+    config: RecordsOptions,
+    *,
+    scratch: Path,
+    progress: Progress = silent,
+    explain: Path | None = None,
+) -> SurveyTable:
+    """
+    Read the records a config names and count them: the one entry of the build stage.
+
+    Parameters
+    ----------
+    config
+        The section ``build.records``.
+    scratch
+        Folder for the compact table of records, which a later call with the same files uses again.
+    explain
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
+        reason.
+    """
+    with within(_limits(config)):
+        occurrences = read_occurrences(
+            _paths(config),
+            scratch=scratch,
+            format=config.format,
+            columns=config.columns,
+            progress=progress,
+        )
+    sites = None if config.sites is None else read_sites(config.sites)
+    return survey(occurrences, rules_of(config), sites=sites, explain=explain)
+
+
+def rules_of(config: RecordsOptions) -> SurveyRules:
+    """Return the rules a config states."""
+    species = config.species
+    changes = {
+        "visit": config.visit,
+        "absent": config.absent,
+        "zero_count": config.zero_count,
+        "aggregates": config.aggregates,
+        "min_list_length": config.min_list_length,
+        "months": config.months,
+    }
+    return SurveyRules(
+        scheme=recording_scheme(
+            config.scheme, **{rule: value for rule, value in changes.items() if value is not None}
+        ),
+        places=PlaceRules(
+            config.place, config.grid_m, config.max_uncertainty_m, config.out_of_range
+        ),
+        institutions=config.institutions,
+        years=config.years,
+        min_records=config.min_records,
+        min_visits=config.min_visits,
+        max_footprint_deg2=config.max_footprint_deg2,
+        species=read_species(species) if isinstance(species, Path) else species,
+        synonyms={} if config.synonyms is None else read_synonyms(config.synonyms),
+        day_first=config.day_first,
+        double_recording=config.double_recording,
+        sensitive=SensitiveSpecies(config.sensitive),
+    )
+
+
+def record_sources(config: RecordsOptions) -> list[Source]:
+    """
+    Return the files of records and sites a config names, with checksum and, where known, licence
+    and citation.
+    """
+    sources = []
+    for path in _paths(config):
+        with within(_limits(config)):
+            opened = open_records(path, format=config.format, columns=config.columns)
+        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        fetched = read_provenance(path) if path.is_file() else None
+        for number, file in enumerate(held):
+            first = number == 0
+            sources.append(
+                Source(
+                    role="records",
+                    name=path.name
+                    if file == path
+                    else f"{path.name}/{file.relative_to(path).as_posix()}",
+                    sha256=sha256(file),
+                    bytes=file.stat().st_size,
+                    licence=((fetched and fetched.licence) or opened.licence) if first else None,
+                    citation=((fetched and fetched.citation) or opened.citation) if first else None,
+                )
+            )
+    if config.sites is not None:
+        sources.append(
+            Source(
+                role="sites",
+                name=config.sites.name,
+                sha256=sha256(config.sites),
+                bytes=config.sites.stat().st_size,
+            )
+        )
+    return sources
+
+
+def _limits(config: RecordsOptions) -> Limits:
+    return Limits(**config.limits.model_dump())
+
+
+def _paths(config: RecordsOptions) -> tuple[Path, ...]:
+    return config.path if isinstance(config.path, tuple) else (config.path,)
+
+
+def survey(
+    occurrences: Occurrences,
+    rules: SurveyRules | None = None,
+    *,
+    sites: gpd.GeoDataFrame | None = None,
+    explain: Path | None = None,
+) -> SurveyTable:
+    """
+    Count visits and detections per site.
+
+    A visit is a site and a day (or a survey event) with at least one record that shows effort; a
+    species is detected on a visit if at least one record of presence names it, however many rows or
+    individuals. Where only records are known, visits that saw nothing are not, so the rates are
+    upper bounds; a table of survey events removes that bias.
+
+    Parameters
+    ----------
+    occurrences
+        See :func:`data_prep.records.occurrences.read_occurrences`.
+    rules
+        Which records and sites count.
+    sites
+        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere are then
+        left out.
+    explain
+        A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
+        reason.
+
+    Returns
+    -------
+    SurveyTable
+        (site, species) detections *k*, visits *n*, and the account of all rows.
+
+    Raises
+    ------
+    RecordsError
+        No site is left, or coordinates are out of range.
+    """
+    rules = rules or SurveyRules()
+    verdicts = Verdicts.of(occurrences, rules, sites, numbered=explain is not None)
+    count = _Count(verdicts, rules)
+    count.apply_rules_of_sites(listed_only=sites is not None)
+    count.apply_rules_of_visits()
+    if explain is not None:
+        rows = dropped_rows(
+            occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms
+        )
+        write_dropped(explain, rows)
+    return count.table()
+
+
+class _Count:
+    """The good rows, fewer after each rule, and the reasons of the others."""
+
+    def __init__(self, verdicts: Verdicts, rules: SurveyRules) -> None:
+        self.verdicts, self.rules = verdicts, rules
+        self.rows = verdicts.rows
+        self.dropped = verdicts.dropped.copy()
+        self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
+        self.flags: dict[str, int] = {}
+        self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
+        if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
+            by_day = (
+                pl.col("day").cast(pl.Int64).cast(pl.UInt64)
+            )  # records without an event are visits of their day
+            self.rows = self.rows.with_columns(
+                pl.when(pl.col("event") == 0).then(by_day).otherwise(pl.col("event")).alias("event")
+            )
+
+    def drop(self, bad: pl.Expr | np.ndarray, reason: str) -> None:
+        """Take the rows where ``bad`` holds out, for a reason."""
+        bad = bad if isinstance(bad, pl.Expr) else pl.lit(pl.Series(bad))
+        marked = self.rows.select(bad.fill_null(False).alias("bad")).to_series()
+        if not marked.any():
+            return
+        code = REASONS.index(reason)
+        records = marked & ~self.rows["is_event"]
+        self.dropped[code] += int(records.sum())
+        if self.dropped_rows is not None:
+            told = self.rows.filter(records).select(
+                "file", "row", pl.lit(code, dtype=pl.UInt8).alias("reason")
+            )
+            self.dropped_rows.append(told)
+        self.rows = self.rows.filter(~marked)
+
+    def apply_rules_of_sites(self, *, listed_only: bool) -> None:
+        """Leave out sites that are too large, hold too few records or are not listed."""
+        rules, places = self.rules, self.verdicts.places
+        if rules.max_footprint_deg2 is not None:
+            self._drop_sites(
+                shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large"
+            )
+        self._drop_sites(self._records() < rules.min_records, "too few records at the site")
+        if listed_only:
+            self._drop_sites(
+                np.array([not name for name in places.listed], dtype=bool), "not a listed site"
+            )
+
+    def apply_rules_of_visits(self) -> None:
+        """
+        Leave out rows that show no effort, visits told twice, short lists and sites with few
+        visits.
+        """
+        rules = self.rules
+        for reason in ("rank above species", "species aggregate"):
+            self.drop(pl.col("rank_reason") == REASONS.index(reason), reason)
+        if rules.double_recording != "keep":
+            twice, shared_rows = double_recordings(self.rows, self.verdicts.places)
+            if len(twice):
+                self._drop_visits(twice, ["site", "day"], "double recording")
+            if shared_rows:
+                self.flags["the same species on one visit in two schemes"] = shared_rows
+        if rules.scheme.min_list_length > 1:
+            length = (
+                pl.col("taxon")
+                .filter(pl.col("present") & (pl.col("taxon") >= 0))
+                .n_unique()
+                .alias("length")
+            )
+            lists = (
+                self.rows.group_by(self.visit)
+                .agg(length)
+                .filter(pl.col("length") < rules.scheme.min_list_length)
+            )
+            self._drop_visits(lists, self.visit, "list too short")
+        if rules.min_visits > 1:
+            visits = self.rows.select(self.visit).unique().group_by("site").len("visits")
+            few = np.ones(len(self.verdicts.places.footprints), dtype=bool)
+            few[visits.filter(pl.col("visits") >= rules.min_visits)["site"].to_numpy()] = False
+            self._drop_sites(few, "too few visits to the site")
+
+    def _records(self) -> np.ndarray:
+        """Return how many records each site has."""
+        site = self.rows["site"].to_numpy()
+        if self.rows["is_event"].any():
+            site = site[~self.rows["is_event"].to_numpy()]
+        return np.bincount(site, minlength=len(self.verdicts.places.footprints))
+
+    def _drop_sites(self, bad: np.ndarray, reason: str) -> None:
+        if bad.any():
+            self.drop(bad[self.rows["site"].to_numpy()], reason)
+
+    def _drop_visits(self, visits: pl.DataFrame, by: list[str], reason: str) -> None:
+        marked = self.rows.join(
+            visits.select(*by, bad=True), on=by, how="left", maintain_order="left"
+        )["bad"]
+        self.drop(pl.lit(marked), reason)
+
+    def reasons(self) -> pl.DataFrame:
+        """Return ``file``, ``row`` and ``reason`` of every row that was left out."""
+        return pl.concat(self.dropped_rows or []).sort("file", "row")
+
+    def account(self) -> dict[str, int]:
+        """Return how many rows were read, left out for each reason, and kept."""
+        dropped = self.dropped.tolist()
+        dropped[REASONS.index("malformed row")] = self.verdicts.occurrences.malformed
+        told = {
+            f"dropped: {reason}": dropped[code]
+            for code, reason in enumerate(REASONS)
+            if dropped[code]
+        }
+        kept = len(self.rows) - int(self.rows["is_event"].sum())
+        return {"read": self.verdicts.occurrences.read, **told, "kept": kept}
+
+    def table(self) -> SurveyTable:
+        """Count."""
+        account = self.account()
+        if self.rows.is_empty():
+            raise RecordsError(_nothing_left(account, self.verdicts.occurrences.columns))
+        seen = _Seen.of(self.rows, self.visit[1])
+        visits = np.bincount(seen.visit_site)
+        places = self.verdicts.places
+        numbers = np.flatnonzero(visits).tolist()
+        ids = site_ids(places, numbers)
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        index = pd.Index([ids[i] for i in order], name="site_id")
+        sites = np.array([numbers[i] for i in order])
+        species, k = self._detections(seen, sites)
+        footprints = places.footprints[sites]
+        centres = shapely.centroid(footprints)
+        frame = {
+            "lon": shapely.get_x(centres),
+            "lat": shapely.get_y(centres),
+            "records": self._records()[sites],
+        }
+        detections = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
+        n = pd.Series(visits[sites], index=index, name="visits")
+        held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
+        every = detections
+        detections, coarse, told = self.rules.sensitive.split(every, n, held)
+        if not len(detections.columns):
+            raise RecordsError(
+                "All species are sensitive: none is left to count. Remove one from "
+                "records.sensitive."
+            )
+        # A site where nothing else was ever seen would say by itself that the sensitive species was
+        # seen there.
+        hidden = every.any(axis=1) & ~detections.any(axis=1)
+        if hidden.any():
+            detections, n, held = detections[~hidden], n[~hidden], held[~hidden]
+            told = (
+                *told,
+                "Left out, because nothing but sensitive species was seen there: "
+                f"{int(hidden.sum())} sites.",
+            )
+        if detections.empty:
+            raise RecordsError(
+                "No site is left: nothing but sensitive species was seen. Remove one from "
+                "records.sensitive."
+            )
+        years = self.rows["day"].dt.year().unique().sort().to_list()
+        return SurveyTable(
+            detections=detections,
+            visits=n,
+            sites=held,
+            rows={
+                **account,
+                **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
+            },
+            years=tuple(int(year) for year in years),
+            notes=(*self._notes(seen, places), *told),
+            coarse=coarse if len(coarse) else None,
+            names=self._names(),
+        )
+
+    def _detections(self, seen: _Seen, sites: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the species and (site, species) counts of visits on which they were seen."""
+        taxa, rules = self.verdicts.taxa, self.rules
+        k = np.zeros((len(self.verdicts.places.footprints), len(taxa)), dtype=np.int64)
+        np.add.at(k, (seen.found_site, seen.found_taxon), 1)
+        k = k[sites]
+        if rules.species is None:
+            wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
+            if not wanted:
+                raise RecordsError(
+                    "No record of presence names a species. Are the names in another column, or "
+                    "all rows ABSENT?"
+                )
+        else:
+            # A wanted species may be given by a recorded or by its accepted name; the table keeps
+            # the name that was given.
+            column_of = {name: column for column, name in enumerate(taxa)}
+            wanted = [
+                (name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species
+            ]
+            if len({rules.synonyms.get(name, name) for name in rules.species}) < len(rules.species):
+                raise RecordsError(
+                    "Two of the wanted species have one accepted name. Name each species once."
+                )
+            others = np.setdiff1d(
+                np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0]
+            )
+            effort = self.rows.select(
+                (pl.col("taxon").is_in(others.tolist()) & ~pl.col("is_event")).sum()
+            ).item()
+            self.flags["shows effort, but no wanted species"] = int(effort)
+        k = np.hstack(
+            [k, np.zeros((len(k), 1), dtype=np.int64)]
+        )  # the last column: wanted, never recorded
+        return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
+
+    def _names(self) -> pd.DataFrame:
+        withheld = [
+            name for name, action in self.rules.sensitive.actions.items() if action == "withhold"
+        ]
+        accepted = [self.rules.synonyms.get(name, name) for name in withheld]
+        told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
+        names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
+        return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
+
+    def _notes(self, seen: _Seen, places: Places) -> tuple[str, ...]:
+        notes = list(self.verdicts.occurrences.notes)
+        if self.verdicts.occurrences.core == "event":
+            empty = len(seen.visit_site) - seen.visits_with_sightings
+            notes.append(
+                f"Effort is told by an event core: visits include {empty} on which nothing was "
+                "seen."
+            )
+        else:
+            notes.append(
+                "Effort is told by records alone (occurrence core): visits that saw nothing are "
+                "unknown."
+            )
+        note = accuracy_note() if any(places.references) else None
+        return (*notes, note) if note else tuple(notes)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """
+    The distinct visits, and the distinct detections on them.
+
+    Attributes
+    ----------
+    visit_site
+        (visits,) site of each visit.
+    found_site, found_taxon
+        (detections,) site and taxon of each detection; a taxon is found once per visit.
+    visits_with_sightings
+        Visits on which anything was seen, be it an unnamed species.
+    """
+
+    visit_site: np.ndarray
+    found_site: np.ndarray
+    found_taxon: np.ndarray
+    visits_with_sightings: int
+
+    @classmethod
+    def of(cls, rows: pl.DataFrame, visit: str) -> _Seen:
+        """
+        Pack site, visit, taxon and presence of each row into one whole number, and sort: faster
+        than comparing columns.
+        """
+        number = (
+            rows["day"].to_physical().to_numpy()
+            if visit == "day"
+            else rows[visit].rank("dense").to_numpy()
+        )
+        first_number = number.min()
+        columns = [
+            (rows["site"].to_numpy(), 0),
+            (number, -int(first_number)),
+            (rows["taxon"].to_numpy(), 1),
+        ]
+        bits = [(int(column.max()) + shift).bit_length() for column, shift in columns] + [1]
+        if sum(bits) > 64:
+            raise RecordsError(
+                "There are too many sites and visits to count at once. Divide the records by years "
+                "or regions."
+            )
+        packed = np.zeros(len(rows), dtype=np.uint64)
+        for (column, shift), width in zip(
+            [*columns, (rows["present"].to_numpy(), 0)], bits, strict=True
+        ):
+            packed <<= np.uint64(width)
+            np.add(packed, column, out=packed, casting="unsafe")
+            packed += np.uint64(
+                shift % (1 << 64)
+            )  # whole numbers are counted round and round: this may be a subtraction
+        packed.sort()
+        packed = packed[np.append(True, packed[1:] != packed[:-1])]
+        of_visit = packed >> np.uint64(bits[2] + 1)
+        first = np.append(True, of_visit[1:] != of_visit[:-1])
+        present = (packed & np.uint64(1)).astype(bool)
+        seen = of_visit[present]
+        with_sightings = int(np.count_nonzero(seen[1:] != seen[:-1])) + int(len(seen) > 0)
+        found_taxon = (packed[present] >> np.uint64(1)) & np.uint64((1 << bits[2]) - 1)
+        named = found_taxon > 0
+        return cls(
+            visit_site=(of_visit[first] >> np.uint64(bits[1])).astype(np.int64),
+            found_site=(seen[named] >> np.uint64(bits[1])).astype(np.int64),
+            found_taxon=found_taxon[named].astype(np.int64) - 1,
+            visits_with_sightings=with_sightings,
+        )
+
+
+def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
+    reasons = {
+        key.removeprefix("dropped: "): n
+        for key, n in account.items()
+        if key.startswith("dropped: ")
+    }
+    told = ", ".join(
+        f"{n:,} for {reason}" for reason, n in sorted(reasons.items(), key=lambda item: -item[1])
+    )
+    most = max(reasons, key=lambda reason: reasons[reason]) if reasons else ""
+    advice = {
+        "too few records at the site": "Lower records.min_records.",
+        "too few visits to the site": "Lower records.min_visits.",
+        "outside the years": "Widen records.years.",
+        "another institution": (
+            "Correct records.institutions."
+            if "institutionCode" in columns
+            else "The records do not name institutions: take records.institutions out, or name the "
+            "column in records.columns."
+        ),
+        "no date": "Are the dates in a column of another name? Say so in records.columns.",
+        "unreadable date": "Dates are read as 2018-06-03, 3/6/2018 or 3 June 2018.",
+        "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
+        "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
+        "no coordinates": "Are the coordinates in a column of another name? Say so in "
+        "records.columns.",
+        "not a listed site": "Do records.sites list the footprints of these records?",
+    }.get(most, "Check the records against the settings in build.records.")
+    return f"No site is left: of {account['read']:,} rows {told or 'none'} were left out. {advice}"

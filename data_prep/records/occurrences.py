@@ -1,0 +1,514 @@
+"""
+Bring any recorder's files into one compact table of occurrences.
+
+Texts repeat: a million records have some thousand places, dates and names. Each distinct text is
+kept once, in a dictionary, and a record is a row of numbers of such texts. Rules are then applied
+to the dictionaries, and only whole numbers are counted. The table lies in Parquet files, so that
+another set of rules needs no second reading.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.files import read_json, write_json
+from butterfly_sdm.core.work import resumable_folder
+from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
+from butterfly_sdm.progress import Progress, silent
+from data_prep.records.readers.reader import TERMS, Block, RecordFile
+from data_prep.records.readers.registry import open_records
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "place": (
+        "decimalLatitude",
+        "decimalLongitude",
+        "coordinateUncertaintyInMeters",
+        "footprintWKT",
+        "footprintSRS",
+        "gridReference",
+        "easting",
+        "northing",
+        "locationID",
+    ),
+    "date": ("eventDate", "year", "month", "day"),
+    "name": ("scientificName", "species", "taxonRank"),
+    "source": ("institutionCode", "collectionCode", "datasetName", "license"),
+    "state": ("occurrenceStatus", "individualCount", "completeness"),
+}
+"""Texts that are looked at together; each distinct combination is one entry of a dictionary."""
+
+FORMAT_VERSION = 3
+_MALFORMED_KEPT = 10_000
+_PART_ROWS = 500_000
+
+
+@dataclass(frozen=True)
+class Occurrences:
+    """
+    The records of one or several files.
+
+    Attributes
+    ----------
+    folder
+        Where the Parquet files lie.
+    dictionaries
+        Per group of :data:`GROUPS` the distinct texts, with their number ``code``.
+    again
+        Places of rows that repeat one before them, counting all rows in the order of :meth:`parts`.
+    files
+        Names of the files, in the order of their numbers.
+    columns
+        Terms that at least one file has.
+    read
+        Rows read, malformed ones included.
+    malformed
+        Rows that could not be cut into columns.
+    core
+        ``event`` when a table of survey events tells the effort, else ``occurrence``.
+    notes
+        What a user should know of the files, in sentences.
+    day_first
+        As the layout of the files says.
+    """
+
+    folder: Path
+    dictionaries: Mapping[str, pl.DataFrame]
+    again: np.ndarray
+    files: tuple[str, ...]
+    columns: frozenset[str]
+    read: int
+    malformed: int
+    core: str = "occurrence"
+    notes: tuple[str, ...] = ()
+    day_first: bool | None = None
+
+    def parts(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """
+        Yield the coded rows, part by part.
+
+        Parameters
+        ----------
+        columns
+            Of ``file``, ``row`` (numbers), one per group (number of its texts), ``event`` (hash of
+            the event's id, 0 for none), ``is_event`` (a survey, not a record).
+        """
+        for path in sorted(self.folder.glob("rows-*.parquet")):
+            yield pl.read_parquet(path, columns=list(columns))
+
+    def malformed_rows(self) -> pl.DataFrame:
+        """Return file, row and text of the malformed rows, the first 10,000 of each file."""
+        return pl.read_parquet(self.folder / "malformed.parquet")
+
+
+class _Dictionary:
+    """
+    The distinct texts of a group, numbered in the order in which they came.
+
+    A table of hashes with open addressing, so that a block is looked up at once: most rows find
+    their text at the first place.
+    """
+
+    def __init__(self, terms: Sequence[str]) -> None:
+        self.terms = terms
+        self.entries: list[pl.DataFrame] = []
+        self.size = 0
+        self._hashes = np.zeros(1 << 12, dtype=np.uint64)  # 0: free
+        self._numbers = np.zeros(1 << 12, dtype=np.uint32)
+
+    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
+        """
+        hashes = texts.hash_rows(seed=len(self.terms)).to_numpy(writable=True)
+        hashes[hashes == 0] = 1
+        slots, new = self._find(hashes)
+        if len(new):
+            unique, first = np.unique(hashes[new], return_index=True)
+            while (self.size + len(unique)) * 4 > len(self._hashes):
+                self._grow()
+            self._put(unique, np.arange(self.size, self.size + len(unique), dtype=np.uint32))
+            self.size += len(unique)
+            self.entries.append(_own(texts[new[first]]))
+            slots, _ = self._find(hashes)
+        return self._numbers[slots], hashes
+
+    def _find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the slot of each hash, and the rows of those that have none."""
+        last = len(self._hashes) - 1
+        slots = (hashes & np.uint64(last)).astype(np.int64)
+        held = self._hashes[slots]
+        elsewhere = np.flatnonzero(held != hashes)
+        new = [elsewhere[:0]]
+        while len(elsewhere):
+            free = held[elsewhere] == 0
+            new.append(elsewhere[free])
+            elsewhere = elsewhere[~free]
+            slots[elsewhere] = (slots[elsewhere] + 1) & last
+            held[elsewhere] = self._hashes[slots[elsewhere]]
+            elsewhere = elsewhere[held[elsewhere] != hashes[elsewhere]]
+        return slots, np.concatenate(new)
+
+    def _put(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
+        """
+        Enter hashes that are not in the table; where two want one slot, one of them goes on to the
+        next.
+        """
+        while len(hashes):
+            slots, _ = self._find(hashes)
+            self._hashes[slots] = hashes
+            mine = self._hashes[slots] == hashes
+            self._numbers[slots[mine]] = numbers[mine]
+            hashes, numbers = hashes[~mine], numbers[~mine]
+
+    def _grow(self) -> None:
+        used = self._hashes != 0
+        hashes, numbers = self._hashes[used], self._numbers[used]
+        self._hashes = np.zeros(len(self._hashes) * 2, dtype=np.uint64)
+        self._numbers = np.zeros(len(self._hashes), dtype=np.uint32)
+        self._put(hashes, numbers)
+
+    def table(self) -> pl.DataFrame:
+        """
+        Return the texts with their number, ``code``, in an order that does not depend on that of
+        the rows.
+        """
+        schema = dict.fromkeys(self.terms, pl.String)
+        held = pl.concat(self.entries) if self.entries else pl.DataFrame(schema=schema)
+        return held.with_row_index("code").sort(*self.terms)
+
+
+def _own(texts: pl.DataFrame) -> pl.DataFrame:
+    """Copy texts, so that they do not keep the whole block in memory."""
+    return pl.DataFrame(
+        {
+            term: series.to_arrow(compat_level=pl.CompatLevel.oldest())
+            for term, series in zip(texts.columns, texts, strict=True)
+        }
+    )
+
+
+@dataclass
+class _Coder:
+    """Turns blocks into rows of numbers and collects the dictionaries."""
+
+    folder: Path
+    parts: int = 0
+    read: int = 0
+    malformed: int = 0
+    columns: set[str] = field(default_factory=set)
+    dictionaries: dict[str, _Dictionary] = field(
+        default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()}
+    )
+    bad: list[pl.DataFrame] = field(default_factory=list)
+    records: list[np.ndarray] = field(default_factory=list)
+    waiting: list[pl.DataFrame] = field(default_factory=list)
+    waiting_rows: int = 0
+
+    def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
+        """Code one block."""
+        self.columns |= set(block.rows.columns)
+        if not is_event:
+            self.read += len(block.rows) + len(block.malformed)
+            self.malformed += len(block.malformed)
+            kept = _MALFORMED_KEPT - sum(
+                len(frame) for frame in self.bad if frame["file"][0] == file
+            )
+            if len(block.malformed) and kept > 0:
+                number = pl.lit(file, dtype=pl.UInt16).alias("file")
+                self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
+        if block.rows.is_empty():
+            return
+        held = {series.name: series for series in block.rows}
+        empty = pl.Series([""]).new_from_index(0, len(block.rows))
+        columns = {term: held.get(term, empty.alias(term)) for term in TERMS}
+        numbers, hashes = {}, []
+        for group, terms in GROUPS.items():
+            numbers[group], of_group = self.dictionaries[group].number(
+                pl.DataFrame([columns[term] for term in terms])
+            )
+            hashes.append(pl.Series(group, of_group))
+        # The whole row as far as it is understood: the same row again is a duplicate, wherever it
+        # stands.
+        identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
+        self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
+        event = np.zeros(len(block.rows), dtype=np.uint64)
+        if "eventID" in held:
+            np.copyto(
+                event,
+                held["eventID"].hash(seed=2).to_numpy(),
+                where=(held["eventID"] != "").to_numpy(),
+            )
+        same = {
+            "file": np.full(len(event), file, dtype=np.uint16),
+            "is_event": np.full(len(event), is_event),
+        }
+        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **same})
+        self.waiting.append(frame)
+        self.waiting_rows += len(frame)
+        if self.waiting_rows >= _PART_ROWS:
+            self.write()
+
+    def write(self) -> None:
+        """Write the rows that wait."""
+        if not self.waiting:
+            return
+        _write(
+            pl.concat(self.waiting),
+            self.folder / f"rows-{self.parts:05d}.parquet",
+            statistics=False,
+        )
+        self.parts += 1
+        self.waiting, self.waiting_rows = [], 0
+
+    def again(self) -> np.ndarray:
+        """
+        Return the places of rows that stood before, counting all rows in the order in which they
+        were read.
+        """
+        records = np.concatenate(self.records) if self.records else np.empty(0, dtype=np.uint64)
+        ordered = np.sort(records)
+        if not (ordered[1:] == ordered[:-1]).any():  # the usual case
+            return np.empty(0, dtype=np.int64)
+        first = pl.Series(records).is_first_distinct().to_numpy()
+        return np.flatnonzero(~first)
+
+
+def read_occurrences(
+    paths: Sequence[Path],
+    *,
+    scratch: Path,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> Occurrences:
+    """
+    Read files of records into one table.
+
+    The result lies in a folder of ``scratch`` named after the files, their size and time; it is
+    used again as long as these do not change. Memory in use is a few blocks of 8 MiB and the
+    dictionaries.
+
+    Parameters
+    ----------
+    paths
+        Archives or tables.
+    scratch
+        Folder for the compact table.
+    format
+        Name of a reader, or ``auto``.
+    columns
+        Our name of a column: its name in the files.
+
+    Returns
+    -------
+    Occurrences
+        One table of coded rows, with what the codes mean.
+
+    Raises
+    ------
+    MissingFileError
+        A file does not exist.
+    RecordsError
+        A file is damaged, in no known layout or without records.
+    """
+    if not paths:
+        raise RecordsError(
+            "records.path names no file. Name at least one archive or table of records."
+        )
+    for path in paths:
+        if not Path(path).exists():
+            raise MissingFileError(f"There are no records at {path}. Correct records.path.")
+    key = _key([Path(path) for path in paths], format, columns or {})
+    folder = Path(scratch) / f"records-{key}"
+    try:
+        return _stored(folder, key)
+    except (ArtefactError, MissingFileError, KeyError, pl.exceptions.PolarsError, OSError):
+        pass  # absent or damaged: read again
+    opened = [open_records(Path(path), format=format, columns=columns) for path in paths]
+    total = sum(file.bytes for file in opened)
+    with resumable_folder(folder, key) as partial:
+        for left in partial.glob("*.parquet"):
+            left.unlink()
+        coder = _Coder(partial)
+        before = 0
+        core = "occurrence"
+        notes: list[str] = []
+        for number, file in enumerate(opened):
+            events = _events(file)
+            if events is not None:
+                core = "event"
+                coder.add(
+                    Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)),
+                    number,
+                    is_event=True,
+                )
+            rows, orphans = coder.read, 0
+            for block, position in file.blocks():
+                if events is not None:
+                    block, without = _join_events(block, events)
+                    orphans += without
+                coder.add(block, number)
+                progress("reading records", before + min(position, file.bytes), total)
+            if coder.read == rows:
+                raise RecordsError(
+                    f"{file.path} holds a header but no records. Download or export it again."
+                )
+            if orphans:
+                notes.append(
+                    f"{file.path.name}: {orphans:,} of its records name an event that its table of "
+                    "events does not hold."
+                )
+            before += file.bytes
+        progress("reading records", total, total)
+        coder.write()
+        for group, dictionary in coder.dictionaries.items():
+            _write(dictionary.table(), partial / f"{group}.parquet")
+        _write(pl.DataFrame({"place": coder.again()}), partial / "again.parquet")
+        bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
+        _write(
+            pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema),
+            partial / "malformed.parquet",
+        )
+        layouts = {file.day_first for file in opened}
+        card: dict[str, Any] = {
+            "key": key,
+            "files": [file.path.name for file in opened],
+            "columns": sorted(coder.columns),
+            "read": coder.read,
+            "malformed": coder.malformed,
+            "core": core,
+            "notes": [*(note for file in opened for note in file.notes), *notes],
+            "day_first": layouts.pop() if len(layouts) == 1 else None,
+        }
+        write_json(partial / "records.json", card)
+    return _stored(folder, key)
+
+
+def _write(table: pl.DataFrame, path: Path, *, statistics: bool = True) -> None:
+    try:
+        table.write_parquet(path, compression="lz4", statistics=statistics)
+    except pl.exceptions.ComputeError as error:  # how polars tells of a full disk
+        raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
+
+
+def _stored(folder: Path, key: str) -> Occurrences:
+    card = read_json(folder / "records.json")
+    if card["key"] != key:
+        raise ArtefactError(f"{folder} holds other records.")
+    return Occurrences(
+        folder=folder,
+        dictionaries={group: pl.read_parquet(folder / f"{group}.parquet") for group in GROUPS},
+        again=pl.read_parquet(folder / "again.parquet")["place"].to_numpy(),
+        files=tuple(card["files"]),
+        columns=frozenset(card["columns"]),
+        read=card["read"],
+        malformed=card["malformed"],
+        core=card["core"],
+        notes=tuple(card["notes"]),
+        day_first=card["day_first"],
+    )
+
+
+def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
+    state = []
+    for path in paths:
+        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
+    return fingerprint(
+        {
+            "files": state,
+            "format": format,
+            "columns": dict(columns),
+            "polars": pl.__version__,
+            "version": FORMAT_VERSION,
+        }
+    )
+
+
+def _events(file: RecordFile) -> pl.DataFrame | None:
+    """
+    Return the survey events of a file; place and date of an event that has none are those of its
+    parent.
+    """
+    blocks: Iterator[tuple[Block, int]] | None = file.events()
+    if blocks is None:
+        return None
+    frames = [_own(block.rows) for block, _ in blocks]
+    if not frames or not sum(map(len, frames)):
+        raise RecordsError(
+            f"{file.path} has a table of events without rows. Download or export it again."
+        )
+    events = (
+        pl.concat(frames, how="diagonal")
+        .fill_null("")
+        .unique(subset="eventID", keep="first", maintain_order=True)
+    )
+    if "parentEventID" not in events.columns:
+        return events
+    inherited = [
+        term for term in events.columns if term not in ("eventID", "parentEventID", "recordID")
+    ]
+    groups = [
+        [t for t in GROUPS["place"] if t in inherited],
+        [t for t in GROUPS["date"] if t in inherited],
+    ]
+    groups += [[t] for t in inherited if t not in groups[0] + groups[1]]
+    for _ in range(3):  # section, visit, survey
+        parents = events.select(
+            pl.col("eventID").alias("parentEventID"), pl.col(inherited).name.suffix("_parent")
+        )
+        joined = events.join(parents, on="parentEventID", how="left", maintain_order="left")
+        events = joined.with_columns(
+            pl.when(pl.all_horizontal(pl.col(group) == ""))
+            .then(pl.col(f"{t}_parent").fill_null(""))
+            .otherwise(pl.col(t))
+            .alias(t)
+            for group in groups
+            if group
+            for t in group
+        ).select(events.columns)
+    return events
+
+
+def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
+    """
+    Give occurrences the place and date of their event where they have none; also count those whose
+    event is unknown.
+    """
+    if "eventID" not in block.rows.columns:
+        return block, 0
+    terms = [
+        term
+        for term in events.columns
+        if term in TERMS and term not in ("eventID", "parentEventID", "recordID")
+    ]
+    joined = block.rows.join(
+        events.select("eventID", pl.col(terms).name.suffix("_event"), known=True),
+        on="eventID",
+        how="left",
+        maintain_order="left",
+    )
+    orphans = joined.select((pl.col("known").is_null() & (pl.col("eventID") != "")).sum()).item()
+    rows = block.rows.columns
+    filled = joined.with_columns(
+        (
+            pl.when(pl.col(term) == "")
+            .then(pl.col(f"{term}_event").fill_null(""))
+            .otherwise(pl.col(term))
+            if term in rows
+            else pl.col(f"{term}_event").fill_null("")
+        ).alias(term)
+        for term in terms
+    ).select([*rows, *(term for term in terms if term not in rows)])
+    return Block(filled, block.numbers, block.malformed), orphans
+
+
+__all__ = ["GROUPS", "Occurrences", "read_occurrences"]

@@ -1,0 +1,165 @@
+"""What can be said about records."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from butterfly_sdm.core.settings import InputPath, Section
+
+
+class GbifOptions(Section):
+    """
+    Records from GBIF: a download by its key, or a query (account in GBIF_USER, GBIF_PWD,
+    GBIF_EMAIL).
+    """
+
+    key: str | None = Field(
+        None,
+        description="of a download that exists, such as 0001234-240101000000000; else a query:",
+    )
+    taxon_keys: tuple[int, ...] = Field(
+        (), description="taxa of GBIF's backbone, with all below them; 797: Lepidoptera"
+    )
+    dataset_keys: tuple[str, ...] = Field((), description="data sets of GBIF, by their keys")
+    countries: tuple[str, ...] = Field((), description="ISO codes of two letters")
+    years: tuple[int, int] | None = Field(None, description="first and last year")
+    geometry_wkt: str | None = Field(None, description="area in degrees, corners anticlockwise")
+    api: str = Field("https://api.gbif.org/v1", description="address of GBIF")
+
+    @model_validator(mode="after")
+    def _key_or_query(self) -> Self:
+        query = (
+            self.taxon_keys
+            or self.dataset_keys
+            or self.countries
+            or self.years
+            or self.geometry_wkt
+        )
+        if (self.key is None) == (not query):
+            raise ValueError(
+                "state either the key of a download, or a query (taxon_keys, countries, years, ...)"
+            )
+        return self
+
+
+class S2bmsOptions(Section):
+    """Records from the published S2BMS release, by its DOI."""
+
+    files: tuple[str, ...] = Field(
+        min_length=1, description="names of the files with records, * for any text"
+    )
+    doi: str | None = Field(None, description="null: the published release")
+    api: str = Field("https://zenodo.org/api", description="address of Zenodo")
+
+
+class LimitOptions(Section):
+    """Bounds beyond which a file of records is taken for damaged or hostile."""
+
+    ratio: int = Field(
+        200, ge=1, description="largest unpacked size of a file in an archive, in packed sizes"
+    )
+    row_mib: int = Field(16, ge=1, description="longest row, MiB")
+    columns: int = Field(10_000, ge=1, description="most columns")
+    description_mib: int = Field(16, ge=1, description="largest meta.xml, MiB")
+
+
+class RecordsOptions(Section):
+    """Which records count, and what a visit is."""
+
+    path: InputPath | tuple[InputPath, ...] = Field(
+        (), description="archive or table of records, or several"
+    )
+    gbif: GbifOptions | None = Field(
+        None, description="fetch records from GBIF as well: {key: ...} or a query"
+    )
+    s2bms: S2bmsOptions | None = Field(
+        None, description="fetch records of the published release as well: {files: [...]}"
+    )
+    downloads: InputPath | None = Field(
+        None, description="folder of fetched records; null: downloads beside the data set"
+    )
+    format: str = Field(
+        "auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader"
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="our name of a column: its name in the file"
+    )
+    sites: InputPath | None = Field(
+        None, description="table of site_id and footprint_wkt that names the sites"
+    )
+    unrecorded: Literal["drop", "keep"] = Field(
+        "drop",
+        description="listed sites without a counted record; keep: with 0 visits, to predict but "
+        "not to learn from",
+    )
+    species: InputPath | tuple[str, ...] | None = Field(
+        None, description="species to keep, in order; null: all"
+    )
+    institutions: tuple[str, ...] = Field(
+        (), description="institution codes to keep, such as [UKBMS]; empty: all"
+    )
+    years: tuple[int, int] | None = Field(None, description="first and last year")
+    min_records: int = Field(200, ge=0, description="fewest record rows of a site")
+    min_visits: int = Field(1, ge=1, description="fewest visits of a site")
+    max_footprint_deg2: float | None = Field(
+        None, gt=0, description="largest footprint, square degrees"
+    )
+    day_first: bool | None = Field(
+        None, description="whether 3/6/2018 is in June; null: as the other dates tell"
+    )
+    synonyms: Literal["s2bms"] | InputPath | None = Field(
+        None,
+        description="table of recorded and accepted names; s2bms: the one that comes with the "
+        "package",
+    )
+    scheme: str = Field(
+        "ukbms", description="what a visit is: ukbms, complete, list_length or event"
+    )
+    visit: Literal["site_date", "event"] | None = Field(
+        None, description="null: as the scheme says"
+    )
+    absent: Literal["effort", "drop"] | None = Field(
+        None, description="records of absence; null: as the scheme says"
+    )
+    zero_count: Literal["absent", "present", "drop"] | None = Field(
+        None, description="null: as the scheme says"
+    )
+    aggregates: Literal["effort", "detect", "drop"] | None = Field(
+        None, description="null: as the scheme says"
+    )
+    min_list_length: int | None = Field(
+        None, ge=1, description="fewest species of a visit; null: as the scheme says"
+    )
+    months: tuple[int, int] | None = Field(
+        None, description="first and last month of the season; null: all the year"
+    )
+    place: Literal["auto", "footprint", "grid_reference", "point"] = Field(
+        "auto", description="what says where a record is"
+    )
+    grid_m: Literal[10_000, 5_000, 2_000, 1_000, 100, 10] | None = Field(
+        None,
+        description="sites are squares of the British or Irish grid of this size; null: places as "
+        "they are recorded",
+    )
+    max_uncertainty_m: float | None = Field(
+        None, gt=0, description="less certain records are left out"
+    )
+    out_of_range: Literal["refuse", "drop"] = Field(
+        "refuse", description="when a coordinate is impossible"
+    )
+    double_recording: Literal["drop", "keep"] = Field(
+        "drop", description="visits that a second scheme tells as well"
+    )
+    sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
+        default_factory=dict,
+        description="species: in no table, or only as sums over squares of that size",
+    )
+    limits: LimitOptions = LimitOptions()
+
+    @model_validator(mode="after")
+    def _some_records(self) -> Self:
+        if self.path == () and self.gbif is None and self.s2bms is None:
+            raise ValueError("there are no records: state path (archives or tables), gbif or s2bms")
+        return self

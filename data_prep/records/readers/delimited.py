@@ -1,0 +1,430 @@
+"""
+Read delimited text in blocks of whole rows, however large the file and however broken the rows.
+
+All rows of a block are cut at once; where that is not safe, because quotes are used in no orderly
+way, they are cut one by one. Only wanted columns are kept. The next block is read meanwhile.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import BinaryIO
+
+import numpy as np
+import polars as pl
+
+from butterfly_sdm.errors import RecordsError
+from data_prep.records.readers.cells import FEWEST_COLUMNS, body, cut_cells, padded
+from data_prep.records.readers.limits import current_limits, raise_limit
+from data_prep.records.readers.reader import Block
+
+BLOCK_BYTES = 8 << 20
+CUTTERS = (
+    2 if (os.cpu_count() or 1) > 2 else 1
+)  # threads; one more reads, and the caller has something to do as well
+PIECE_BYTES = 1 << 20
+_LONGEST_FIELD_LINES = 200
+_NO_TABLES = (
+    "idna",
+    "punycode",
+    "unicode-escape",
+    "unicode_escape",
+    "raw-unicode-escape",
+    "raw_unicode_escape",
+    "utf-7",
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """
+    How a delimited text is written.
+
+    Attributes
+    ----------
+    separator
+        One character.
+    quote
+        One character, or None where quotes are ordinary characters.
+    encoding
+        As Python names it. Rows that are not valid UTF-8 are read as Windows-1252.
+    header_rows
+        Rows before the data.
+    columns
+        Names of the columns in file order.
+    """
+
+    separator: str
+    quote: str | None
+    columns: tuple[str, ...]
+    encoding: str = "utf-8"
+    header_rows: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.separator) != 1 or ord(self.separator) > 127:
+            raise RecordsError(
+                f"Columns separated by {self.separator!r} cannot be read: the separator must be "
+                "one character."
+            )
+        if self.quote is not None and (len(self.quote) != 1 or ord(self.quote) > 127):
+            raise RecordsError(
+                f"Cells enclosed by {self.quote!r} cannot be read: a quote must be one character."
+            )
+
+
+@dataclass
+class DelimitedText:
+    """
+    A delimited text, read once from start to end.
+
+    Parameters
+    ----------
+    name
+        As it should appear in messages.
+    open
+        Opens the text as bytes.
+    layout
+        How it is written.
+    wanted
+        Column of the file: its term. Other columns are left out.
+    block_bytes
+        Size of a block; memory in use is a few times that.
+    """
+
+    name: str
+    open: Callable[[], BinaryIO]
+    layout: Layout
+    wanted: dict[str, str]
+    block_bytes: int = BLOCK_BYTES
+    notes: list[str] = field(default_factory=list)
+
+    def blocks(self) -> Iterator[tuple[Block, int]]:
+        """Yield blocks of rows, each with the bytes read so far."""
+        number, whole, first = 0, 0, ""
+        pieces = row_blocks(self.name, self.open, self.layout, self.block_bytes)
+        for (block, damaged), position in _cut_ahead(
+            pieces, partial(_parse, layout=self.layout, wanted=self.wanted)
+        ):
+            if damaged and not self.notes:
+                self.notes.append(
+                    f"{self.name} has text that is not UTF-8; it was read as Windows-1252."
+                )
+            block = block.after(number)
+            number = block_end(block, number)
+            whole += len(block.rows)
+            first = first or (str(block.malformed["text"][0]) if len(block.malformed) else "")
+            if not whole and number >= 1000:
+                break  # another layout: reading on would only take time
+            yield block, position
+        if number and not whole:
+            raise _wrong_layout(self.name, number, self.layout, first)
+
+
+def _cut_ahead(
+    pieces: Iterator[tuple[np.ndarray, int]], cut: Callable[[np.ndarray], tuple[Block, bool]]
+) -> Iterator[tuple[tuple[Block, bool], int]]:
+    """
+    Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the
+    same limits.
+    """
+
+    def following() -> tuple[np.ndarray, int] | None:
+        return next(pieces, None)
+
+    waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
+    with ThreadPoolExecutor(1) as reading, ThreadPoolExecutor(CUTTERS) as cutting:
+        coming = reading.submit(copy_context().run, following)
+        while (piece := coming.result()) is not None:
+            coming = reading.submit(copy_context().run, following)
+            waiting.append((cutting.submit(copy_context().run, cut, piece[0]), piece[1]))
+            if len(waiting) > CUTTERS:
+                done, position = waiting.popleft()
+                yield done.result(), position
+        for done, position in waiting:
+            yield done.result(), position
+
+
+def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
+    shown = f" The first is {first[:80]!r}."
+    return RecordsError(
+        f"None of the first {rows} rows of {name} has the {len(layout.columns)} columns that its "
+        "header or meta.xml names "
+        f"(separator {layout.separator!r}, quote {layout.quote!r}).{shown} Check the separator, or "
+        "export the file again."
+    )
+
+
+def block_end(block: Block, before: int) -> int:
+    """Return the number of the last row of a block that follows row ``before``."""
+    last = [int(block.numbers[-1])] if len(block.numbers) else []
+    last += [int(block.malformed["row"][-1])] if len(block.malformed) else []
+    return max([before, *last])
+
+
+def row_blocks(
+    name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[np.ndarray, int]]:
+    r"""
+    Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
+    another known encoding.
+
+    The texts are as :func:`~data_prep.records.readers.cells.padded` makes them.
+
+    Raises
+    ------
+    RecordsError
+        A row is longer than the limit, 16 MiB: the file is no table.
+    """
+    skip = layout.header_rows
+    longest = current_limits().row_mib << 20
+    with open_bytes() as file:
+        held: list[bytes] = []
+        size = position = row = 0
+        for piece, read in _pieces(file, layout.encoding, name):
+            position += read
+            held.append(piece)
+            size += len(piece)
+            row = len(piece) - piece.rindex(b"\n") - 1 if b"\n" in piece else row + len(piece)
+            if row > longest:
+                raise RecordsError(
+                    f"{name} has a row longer than {longest >> 20} MiB: it is no table of records. "
+                    f"{raise_limit('row_mib')}"
+                )
+            if size < block_bytes or (layout.quote is None and b"\n" not in piece):
+                continue
+            if layout.quote is None:
+                cut = piece.rindex(b"\n") + 1
+                held[-1], rest = piece[:cut], piece[cut:]
+            else:
+                data = b"".join(held)
+                cut = _last_row_end(data, layout)
+                held, rest = [data[:cut]], data[cut:]
+            while skip and held:
+                data = b"".join(held)[_first_row_end(b"".join(held), layout) :]
+                held = [data] if data else []
+                skip -= 1
+            if any(held):
+                yield padded(held), position
+            held, size = [rest], len(rest)
+        data = b"".join(held)
+        while skip and data:
+            data = data[_first_row_end(data, layout) :]
+            skip -= 1
+        if data:
+            yield padded([data]), position
+
+
+def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
+    r"""
+    Yield the text piece by piece as UTF-8 with ``\n`` as line end and no mark at its start, each
+    with the bytes read.
+    """
+    decode = _decoder(encoding, name)
+    first, hanging = True, b""
+    while True:
+        raw = file.read(PIECE_BYTES)
+        piece = hanging + decode(raw, not raw)
+        if first:
+            piece, first = piece.removeprefix(b"\xef\xbb\xbf"), False
+        hanging = b""
+        if raw and piece.endswith(b"\r"):
+            piece, hanging = piece[:-1], b"\r"  # the other half of the line end may follow
+        if b"\r" in piece:
+            piece = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        if piece:
+            yield piece, len(raw)
+        if not raw:
+            return
+
+
+def known_encoding(encoding: str, name: str) -> str:
+    """
+    Return the usual name of an encoding of text.
+
+    Raises
+    ------
+    RecordsError
+        There is no such encoding, or it is not one of text (hex, say).
+    """
+    try:
+        canonical = codecs.lookup(encoding or "utf-8").name
+        b"a".decode(canonical, errors="replace")  # what is no text encoding refuses
+    except (LookupError, ValueError):
+        canonical = ""
+    if not canonical or canonical in _NO_TABLES:
+        raise RecordsError(
+            f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct "
+            "meta.xml."
+        )
+    return canonical
+
+
+def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
+    canonical = known_encoding(encoding, name)
+    if canonical in ("utf-8", "ascii", "utf-8-sig"):
+        return lambda piece, last: piece
+    if canonical == "iso8859-1":
+        canonical = "cp1252"  # what writers that say Latin-1 mean; undefined bytes are replaced
+    decoder = codecs.getincrementaldecoder(canonical)(errors="replace")
+    return lambda piece, last: decoder.decode(piece, last).encode("utf-8")
+
+
+def _last_row_end(data: bytes, layout: Layout) -> int:
+    r"""Return the place after the last ``\n`` that is not within quotes, 0 for none."""
+    end = data.rfind(b"\n") + 1
+    if layout.quote is None or not end:
+        return end
+    quote = layout.quote.encode()
+    count = data.count(quote, 0, end)
+    start = end
+    for _ in range(1000):
+        if count % 2 == 0:
+            return end
+        before = data.rfind(b"\n", 0, end - 1) + 1
+        if not before:
+            break
+        count -= data.count(quote, before, end)
+        end = before
+    return start  # a stray quote: no row is that long, so take the line end
+
+
+def _first_row_end(data: bytes, layout: Layout) -> int:
+    end = data.find(b"\n") + 1
+    if layout.quote is not None:
+        quote = layout.quote.encode()
+        while end and data.count(quote, 0, end) % 2:
+            end = data.find(b"\n", end) + 1
+    return end or len(data)
+
+
+def utf8(data: bytes) -> tuple[bytes, bool]:
+    """
+    Return valid UTF-8; rows that are not are read as Windows-1252, and the second value is True.
+    """
+    if data.isascii():
+        return data, False
+    try:
+        data.decode("utf-8")
+        return data, False
+    except UnicodeDecodeError:
+        rows = []
+        for row in data.split(b"\n"):
+            try:
+                row.decode("utf-8")
+                rows.append(row)
+            except UnicodeDecodeError:
+                rows.append(row.decode("cp1252", errors="replace").encode("utf-8"))
+        return b"\n".join(rows), True
+
+
+def _parse(text: np.ndarray, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
+    """Cut a block into columns; also tell whether some of its text was not UTF-8."""
+    damaged = False
+    if body(text).max(initial=0) > 127:
+        data, damaged = utf8(body(text).tobytes())
+        text = padded([data]) if damaged else text
+    quote = (
+        layout.quote
+        if layout.quote is not None and (body(text) == ord(layout.quote)).any()
+        else None
+    )
+    block = cut_cells(text, layout.separator, layout.columns, wanted, quote)
+    return block or _cut_rows(body(text).tobytes(), layout, wanted), damaged
+
+
+def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
+    """Cut rows one by one: slow, and never stopped by what a row holds."""
+    width = len(layout.columns)
+    place = {column: index for index, column in reversed(list(enumerate(layout.columns)))}
+    used = {term: place[column] for column, term in wanted.items()}
+    text = data.decode("utf-8", errors="replace")
+    good: list[list[str]] = []
+    numbers: list[int] = []
+    bad: list[tuple[int, str]] = []
+    number = 0
+    for cells in _rows(text, layout):
+        if not cells or cells == [""]:
+            continue
+        number += 1
+        if len(cells) > width and not any(cells[width:]):
+            cells = cells[:width]
+        if len(cells) == width:
+            good.append(cells)
+            numbers.append(number)
+        else:
+            bad.append((number, layout.separator.join(cells)[:500]))
+    rows = pl.DataFrame(
+        {term: [cells[index] for cells in good] for term, index in used.items()},
+        schema=dict.fromkeys(used, pl.String),
+    )
+    malformed = pl.DataFrame(bad, schema={"row": pl.UInt32, "text": pl.String}, orient="row")
+    return Block(rows, pl.Series("row", numbers, dtype=pl.UInt32), malformed)
+
+
+def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
+    if layout.quote is None:
+        for line in text.split("\n"):
+            yield line.split(layout.separator)
+        return
+    csv.field_size_limit(current_limits().row_mib << 20)
+    lines = text.split("\n")
+    place = 0
+    while place < len(lines):
+        # A quote that is never closed would swallow the rest: no field has that many lines.
+        held = (
+            lines[index] + "\n"
+            for index in range(place, min(place + _LONGEST_FIELD_LINES, len(lines)))
+        )
+        reader = csv.reader(held, delimiter=layout.separator, quotechar=layout.quote, strict=False)
+        width = len(layout.columns)
+        try:
+            cells = next(reader)
+            used = reader.line_num
+        except (StopIteration, csv.Error):
+            cells, used = ["", "unreadable"] * 999, 1
+        if used > 1:
+            plain = [line.split(layout.separator) for line in lines[place : place + used]]
+            # Lines that are rows by themselves are no text within quotes: a quote was opened and
+            # never closed.
+            if len(cells) != width or (
+                width >= FEWEST_COLUMNS and all(len(row) == width for row in plain)
+            ):
+                cells, used = plain[0], 1
+        yield cells
+        place += used
+
+
+def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
+    """
+    Guess the layout of a delimited text from its first bytes: encoding by its mark, separator and
+    names by the header.
+
+    Raises
+    ------
+    RecordsError
+        The text is empty or its first row has only one column.
+    """
+    if encoding is None:
+        encoding = "utf-16" if sample[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+    text = (
+        sample.decode(encoding, errors="replace")
+        .removeprefix("\ufeff")
+        .replace("\r\n", "\n")
+        .replace("\r", "\n")
+    )
+    header = text.lstrip("\n").split("\n", 1)[0]
+    if not header.strip():
+        raise RecordsError("it is empty")
+    separator = max(("\t", ",", ";", "|"), key=header.count)
+    quote = None if separator == "\t" and not header.startswith('"') else '"'
+    layout = Layout(separator, quote, ("",), encoding)
+    names = next(_rows(header, layout))
+    return replace(layout, columns=tuple(name.strip() for name in names))

@@ -1,0 +1,153 @@
+"""Protect the places of sensitive species in every table that is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+
+from butterfly_sdm.errors import RecordsError
+from data_prep.records.grid_references import squares_of
+
+ACTIONS = ("withhold", "1km", "2km", "10km")
+
+
+@dataclass(frozen=True)
+class SensitiveSpecies:
+    """
+    What may be told of which species.
+
+    Attributes
+    ----------
+    actions
+        Species: ``withhold`` (it appears in no table), or ``1km``, ``2km``, ``10km`` (only sums
+        over squares of that size do).
+
+    Examples
+    --------
+    >>> SensitiveSpecies({"Maculinea arion": "withhold"}).actions
+    {'Maculinea arion': 'withhold'}
+    """
+
+    actions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for species, action in self.actions.items():
+            if action not in ACTIONS:
+                raise RecordsError(
+                    f"records.sensitive: {species} has {action!r}; it may be {', '.join(ACTIONS)}."
+                )
+
+    def __bool__(self) -> bool:
+        return bool(self.actions)
+
+    def size_m(self, species: str) -> int | None:
+        """Return the size of the squares in which a species may be told, None for none."""
+        found = re.fullmatch(r"(\d+)km", self.actions.get(species, ""))
+        return int(found[1]) * 1_000 if found else None
+
+    def split(
+        self, detections: pd.DataFrame, visits: pd.Series, sites: gpd.GeoDataFrame
+    ) -> tuple[pd.DataFrame, pd.DataFrame, tuple[str, ...]]:
+        """
+        Take the sensitive species out of a table of sites.
+
+        Parameters
+        ----------
+        detections
+            (site, species) counts.
+        visits
+            (site,) visits.
+        sites
+            Footprints of the sites.
+
+        Returns
+        -------
+        DataFrame
+            (site, species) of the other species.
+        DataFrame
+            ``species``, ``square``, ``size_m``, ``detections``, ``visits``: the coarsened species,
+            summed over squares. A square with one site alone is left out, whatever was seen there:
+            its sum would tell the site.
+        tuple of str
+            What was done, in sentences.
+        """
+        held = [species for species in detections.columns if species in self.actions]
+        notes = []
+        parts = []
+        for species in held:
+            size = self.size_m(species)
+            if size is not None:
+                parts.append(
+                    _sums(species, size, detections[species], visits, _squares(sites, size))
+                )
+        withheld = [species for species in held if self.size_m(species) is None]
+        if withheld:
+            notes.append(f"Withheld as sensitive: {len(withheld)} species.")
+        for action in ACTIONS[1:]:
+            of_action = [species for species in held if self.actions[species] == action]
+            if of_action:
+                notes.append(
+                    f"Told only as sums over squares of {action} with several sites: "
+                    f"{', '.join(of_action)}."
+                )
+        columns = ["species", "square", "size_m", "detections", "visits"]
+        coarse = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+        return detections.drop(columns=held), coarse, tuple(notes)
+
+    def protect(self, values: pd.DataFrame, sites: gpd.GeoDataFrame) -> pd.DataFrame:
+        """
+        Make a table of rates or predictions fit to be published.
+
+        Parameters
+        ----------
+        values
+            (site, species) numbers.
+        sites
+            Footprints of the same sites.
+
+        Returns
+        -------
+        DataFrame
+            Without the withheld species; a coarsened species has at every site the mean over the
+            sites of its square.
+        """
+        kept = values.drop(
+            columns=[s for s in values.columns if self.actions.get(s) == "withhold"]
+        ).copy()
+        for species in kept.columns:
+            size = self.size_m(species)
+            if size is not None:
+                square = pd.Series(_squares(sites, size), index=values.index)
+                kept[species] = (
+                    kept[species].groupby(square).transform("mean").where(square != "", np.nan)
+                )
+        return kept
+
+
+def _squares(sites: gpd.GeoDataFrame, size_m: int) -> list[str]:
+    """
+    Return the grid reference of the square around the centre of each site, ``""`` outside of the
+    grids.
+    """
+    centres = shapely.centroid(sites.geometry.to_numpy())
+    found = squares_of(shapely.get_x(centres), shapely.get_y(centres), size_m)
+    return ["" if square is None else square.reference for square in found]
+
+
+def _sums(
+    species: str, size_m: int, k: pd.Series, n: pd.Series, squares: list[str]
+) -> pd.DataFrame:
+    frame = pd.DataFrame({"square": squares, "detections": k.to_numpy(), "visits": n.to_numpy()})
+    frame = frame[
+        (frame["square"] != "") & frame["square"].duplicated(keep=False)
+    ]  # nowhere is no square to tell
+    summed = frame.groupby("square", as_index=False).sum()
+    summed.insert(0, "species", species)
+    summed.insert(2, "size_m", size_m)
+    return summed
