@@ -1,4 +1,4 @@
-"""Kinds of a thing by name: built in, or offered by another package through an entry-point group."""
+"""Kinds of a thing by name: built in, or offered by other packages as entry points."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Work that survives interruption: a folder is filled as ``NAME.partial`` and renamed when it is complete.
+Work that survives interruption: a folder is filled as ``NAME.partial``, then renamed.
 
 A lock file keeps two processes from filling one folder.
 """

@@ -27,7 +27,7 @@ def test_another_package_adds_a_kind(monkeypatch):
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():
-    with pytest.raises(ModelError, match="no kind 'pat'.*Did you mean 'path'"):
+    with pytest.raises(ModelError, match=r"no kind 'pat'.*Did you mean 'path'"):
         KINDS.load("pat")
 
 
