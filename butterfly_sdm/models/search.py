@@ -143,7 +143,9 @@ def search(
             try:
                 network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
                 network.fit(dataset, sites, context=FitContext(validation=validation))
-                study.tell(trial, float(network.history[f"validation_{network.score}"].min()))
+                study.tell(
+                    trial, float(network.history[f"validation_{network.fitting.score}"].min())
+                )
             except (
                 ModelError
             ) as error:  # settings that cannot be fitted, such as a rate that diverges
