@@ -20,7 +20,7 @@ from butterfly_sdm.config import Config, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Embedding
+from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.pipeline import (
@@ -407,7 +407,7 @@ def search(
         bounds = not isinstance(choice, tuple)
         for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
             load_config(settings, [_assignment(key, value)])  # says what is wrong with it
-        space[name] = choice.model_dump(exclude_defaults=True) if bounds else list(choice)  # type: ignore[union-attr, arg-type]
+        space[name] = choice
         homes[name] = key
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     if data.split is None:
@@ -419,16 +419,12 @@ def search(
     found = search_network(
         data,
         data.split.train,
-        validation=data.split.validation,
-        space=space,
-        trials=options.trials,
+        options.model_copy(update={"space": space}),
+        context=FitContext(data.split.validation, folder, progress),
         settings=NetworkPredictor(
             single.train.model, single.train.fit, seed=settings.seed
         ).settings(),
-        folder=folder,
-        method=options.method,
         seed=settings.seed,
-        progress=progress,
     )
     best = []
     for name, key in homes.items():
