@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.baselines.older import sees_of_0_1_0
+from butterfly_sdm.baselines.inputs.older import sees_of_0_1_0
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Sees, check_seen
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model

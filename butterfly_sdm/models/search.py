@@ -82,10 +82,8 @@ def search(
         import optuna
     except ImportError as error:
         raise MissingPackageError(f"A search needs Optuna: {how_to_install('search')}.") from error
-    if not len(context.validation):
-        raise ModelError("A search needs validation sites: they judge the trials.")
+    _check_space(options, context)
     fixed = dict(settings or {})
-    _check_space(options)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -100,26 +98,23 @@ def search(
         }
         key |= {"dataset": dataset.fingerprint, "sites": list(sites)}
         _check_key(study, fingerprint(key | {"validation": list(context.validation)}), context)
+        samplers: dict[str, Any] = {
+            "random": optuna.samplers.RandomSampler,
+            "tpe": optuna.samplers.TPESampler,
+        }
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
         done = len(study.get_trials(deepcopy=False, states=ended))
         context.progress("search", min(done, options.trials), options.trials)
         for number in range(done, options.trials):
             # Each trial draws anew from seed and number, so that a continued search draws what it
             # would have drawn.
-            sampler = (
-                optuna.samplers.TPESampler
-                if options.method == "tpe"
-                else optuna.samplers.RandomSampler
-            )
-            study.sampler = sampler(seed=seed * 100_003 + found)
-            trial = study.ask()
+            study.sampler = samplers[options.method](seed=seed * 100_003 + found)
             found += 1
+            trial = study.ask()
             chosen = {name: _suggest(trial, name, draw) for name, draw in options.space.items()}
             try:
                 network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
-                network.fit(dataset, sites, context=FitContext(context.validation))
-                score = network.history[f"validation_{network.fitting.score}"].min()
-                study.tell(trial, float(score))
+                study.tell(trial, _score(network, dataset, sites, context))
             except ModelError as error:  # cannot be fitted, such as with a rate that diverges
                 log.warning("Trial %d: %s", trial.number, error)
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
@@ -133,9 +128,16 @@ def search(
                 "learning_rate first."
             )
         best = _merged(fixed, study.best_params)
-        return SearchResult(best, float(study.best_value), _table(study))
+        return SearchResult(best, study.best_value, _table(study))
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def _score(
+    network: NetworkPredictor, dataset: Dataset, sites: Sequence[str], context: FitContext
+) -> float:
+    network.fit(dataset, sites, context=FitContext(context.validation))
+    return float(network.history[f"validation_{network.fitting.score}"].min())
 
 
 def _open_study(folder: Path | None) -> Any:
@@ -170,7 +172,9 @@ def _plain(options: SearchOptions) -> dict[str, Any]:
     }
 
 
-def _check_space(options: SearchOptions) -> None:
+def _check_space(options: SearchOptions, context: FitContext) -> None:
+    if not len(context.validation):
+        raise ModelError("A search needs validation sites: they judge the trials.")
     known = NetworkPredictor().settings()
     for name, draw in options.space.items():
         first, _, second = name.partition(".")
