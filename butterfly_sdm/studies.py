@@ -16,24 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import yaml
 
-from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Embedding, Predictor
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.models.options import SearchOptions
-from butterfly_sdm.pipeline import (
-    ConfigLike,
-    Run,
-    check_species,
-    dataset_for,
-    dataset_of,
-    make_predictor,
-    open_run,
-    out_folder,
-)
+from butterfly_sdm.pipeline import dataset_for, make_predictor
 from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
 
 if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Comparison, Ladder
@@ -298,9 +290,7 @@ def compare_runs(
 
     one, settings = open_run(first, ())
     two, _ = open_run(second, ())
-    data = dataset_of(one, dataset)
-    for run in (one, two):
-        check_species(run.predictor, data)
+    data = dataset_of(two, dataset_of(one, dataset))
     sites = scorable_sites(
         data, one.split.part(settings.evaluate.part), [one.predictor, two.predictor]
     )
@@ -484,7 +474,6 @@ def report(
     for given in runs:
         opened, settings = open_run(given, ())
         data = dataset_of(opened, dataset)
-        check_species(opened.predictor, data)
         kinds = tuple(
             dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"])
         )
