@@ -158,7 +158,7 @@ def compare_change(
     --------
     >>> compare_change("experiment.yaml", ["train.fit.regulariser.weight=0"], seeds=5)  # doctest: +SKIP
     """
-    from butterfly_sdm.data.splits import spatial_folds
+    from butterfly_sdm.data.division import spatial_folds
     from butterfly_sdm.evaluation.compare import compare
     from butterfly_sdm.evaluation.plots import plot_differences
 

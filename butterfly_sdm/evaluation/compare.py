@@ -142,7 +142,7 @@ def cross_validate(
     make
         Called once per fold; returns an unfitted predictor.
     folds
-        From :func:`~butterfly_sdm.data.splits.spatial_folds`; no site may be held out twice.
+        From :func:`~butterfly_sdm.data.division.spatial_folds`; no site may be held out twice.
     reference
         (site, species) out-of-fold predictions of the mean rate, for skill and factors.
     name

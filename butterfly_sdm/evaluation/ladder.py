@@ -18,8 +18,9 @@ from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.core.html import table_html
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.splits import PARTS, Split, spatial_folds
+from butterfly_sdm.data.splits import PARTS, Split
 from butterfly_sdm.errors import ButterflySDMError, DataError
 from butterfly_sdm.evaluation.compare import (
     Comparison,

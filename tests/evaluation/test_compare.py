@@ -8,7 +8,8 @@ import pytest
 
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.dataset import TileCard
-from butterfly_sdm.data.splits import Split, spatial_folds
+from butterfly_sdm.data.division import spatial_folds
+from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError, ModelError
 from butterfly_sdm.evaluation import compare, cross_validate, run_ladder, score_predictions
 from butterfly_sdm.evaluation.bootstrap import block_means, grid_blocks, mean_interval
