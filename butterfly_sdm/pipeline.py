@@ -214,9 +214,8 @@ def evaluate(
         return evaluate_run(
             opened.predictor,
             data,
-            opened.split,
-            part=settings.evaluate.part,
-            baselines=settings.evaluate.baselines,
+            settings.evaluate,
+            split=opened.split,
             folder=folder,
             seed=settings.seed,
             progress=progress,

@@ -63,29 +63,16 @@ def ladder(
         The config has no ladder, or a step of it is wrong.
     """
     from butterfly_sdm.evaluation import run_ladder
-    from butterfly_sdm.evaluation.bootstrap import grid_blocks
 
     settings = load_config(config, overrides)
-    options = settings.evaluate
-    if not options.ladder:
+    if not settings.evaluate.ladder:
         raise ConfigError(
             "evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: "
             "nearest_sites}]"
         )
     folder = Path(out) if out is not None else out_folder(settings) / "ladder"
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    return run_ladder(
-        data,
-        [step.model_dump() for step in options.ladder],
-        part=options.part,
-        n_folds=options.folds,
-        distance_m=options.fold_distance_m,
-        blocks=grid_blocks(data.sites, side_m=options.block_m),
-        repeats=options.bootstrap,
-        folder=folder,
-        seed=settings.seed,
-        progress=progress,
-    )
+    return run_ladder(data, settings.evaluate, folder=folder, seed=settings.seed, progress=progress)
 
 
 @dataclass(frozen=True)
