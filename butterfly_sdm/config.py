@@ -22,18 +22,16 @@ from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.mapping.options import MapOptions
-from butterfly_sdm.models.options import FitOptions, ModelOptions, RegulariserOptions, SearchOptions
+from butterfly_sdm.models.options import (
+    FitOptions,
+    ModelOptions,
+    RegulariserOptions,
+    SearchOptions,
+    TrainOptions,
+)
 from data_prep.imagery.options import TileOptions
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.options import RecordsOptions
-
-
-class TrainOptions(Section):
-    """train: data set -> run."""
-
-    dataset: InputPath | None = Field(None, description="null: the one that build makes")
-    model: ModelOptions = ModelOptions()
-    fit: FitOptions = FitOptions()
 
 
 class Config(Section):
