@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,19 +21,20 @@ import rasterio
 from pydantic import ValidationError
 
 from butterfly_sdm.core.cards import fingerprint, sealed
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
+from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
-from data_prep.imagery.cutting import threads
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
-from data_prep.notes import Findings, thin_data
+from data_prep.notes import BuildNotes, thin_data
 from data_prep.options import BuildOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places import read_sites
@@ -107,85 +107,88 @@ def build_dataset(
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:
-                _survey(config, Path(place), progress, Findings(), explain)
+                _survey(config, Path(place), progress, BuildNotes(), explain)
         return folder
-    with resumable_folder(folder, key) as partial:
+    with resumable_folder(folder, key) as partial, ExitStack() as stack:
         scratch = partial / ".scratch"
         scratch.mkdir(exist_ok=True)
-        findings = Findings()
-        table = (
-            survey if survey is not None else _survey(config, scratch, progress, findings, explain)
+        notes = BuildNotes()
+        table = survey or _survey(config, scratch, progress, notes, explain)
+        pool = (
+            executor
+            or stack.enter_context(open_executor(config.workers, config.dask, threads=True))[0]
         )
-        sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
-        if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
-            findings.warn(
-                f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, "
-                "and blocks, buffers and "
-                "overlaps with them. Remove build.position_crs, or give a projected CRS of the "
-                "region, such as its UTM zone."
-            )
-        covariates: pd.DataFrame | None = None
-        units: dict[str, str] = {}
-        with _executor(config, executor) as pool:
-            sites, tiles = fill_tiles(
-                config,
-                sites,
-                partial,
-                scratch,
-                opened=scene,
-                executor=pool,
-                findings=findings,
-                progress=progress,
-            )
-            if config.covariates is not None:
-                covariates, units, notes = site_covariates(
-                    config.covariates, sites, position_crs=position_crs, executor=pool
-                )
-                findings.notes.extend(notes)
-            findings.sources.extend(
-                file_sources(
-                    config, findings.imagery, scratch=scratch, executor=pool, progress=progress
-                )
-            )
-        split, block = _split(config, sites, seed, tiles, findings, position_crs)
-        if block is not None:
-            sites["block"] = block
-        shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
-        for message in thin_data(table.rows, shown, split):
-            findings.warn(message)
-        card = DatasetCard(
-            name=name,
-            species=tuple(detections.columns),
-            years=tuple(int(year) for year in table.years),
-            position_crs=position_crs,
-            tiles=tiles,
-            covariates=units,
-            rows={key: int(value) for key, value in table.rows.items()},
-            sources=tuple(
-                sorted(
-                    findings.sources,
-                    key=lambda source: (source.role, source.name, source.sha256 or ""),
-                )
-            ),
-            warnings=tuple(findings.warnings),
-            notes=tuple(findings.notes),
-            software=_software(),
-        )
-        # Says now, not when it is opened, that the parts do not fit together.
-        Dataset(
-            card,
-            sites.set_geometry("geometry"),
-            detections,
-            None,
-            covariates,
-            split,
-            coarse=table.coarse,
-        )
-        progress("writing the data set", 0, 1)
-        _write(partial, card, sites, detections, covariates, split, table.coarse)
+        _fill(config, partial, table, scene, (name, seed), notes, pool, progress)
         shutil.rmtree(scratch)
-        progress("writing the data set", 1, 1)
     return folder
+
+
+def _fill(
+    config: BuildOptions,
+    partial: Path,
+    table: SurveyTable,
+    scene: Scene | None,
+    experiment: tuple[str, int],
+    notes: BuildNotes,
+    pool: Executor | None,
+    progress: Progress,
+) -> None:
+    """Make all parts of a data set in its unfinished folder: tables, tiles, split and card."""
+    name, seed = experiment
+    scratch = partial / ".scratch"
+    sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
+    if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
+        notes.warn(
+            f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, and "
+            "blocks, buffers and overlaps with them. Remove build.position_crs, or give a "
+            "projected CRS of the region, such as its UTM zone."
+        )
+    sites, tiles = fill_tiles(
+        config,
+        sites,
+        partial,
+        scratch,
+        opened=scene,
+        executor=pool,
+        notes=notes,
+        progress=progress,
+    )
+    covariates: pd.DataFrame | None = None
+    units: dict[str, str] = {}
+    if config.covariates is not None:
+        covariates, units, lacking = site_covariates(
+            config.covariates, sites, position_crs=position_crs, executor=pool
+        )
+        notes.notes += lacking
+    notes.sources += file_sources(
+        config, notes.imagery, scratch=scratch, executor=pool, progress=progress
+    )
+    split, block = _split(config, sites, seed, tiles, notes, position_crs)
+    if block is not None:
+        sites["block"] = block
+    shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
+    for message in thin_data(table.rows, shown, split):
+        notes.warn(message)
+    order = sorted(notes.sources, key=lambda one: (one.role, one.name, one.sha256 or ""))
+    card = DatasetCard(
+        name=name,
+        species=tuple(detections.columns),
+        years=tuple(int(year) for year in table.years),
+        position_crs=position_crs,
+        tiles=tiles,
+        covariates=units,
+        rows={key: int(value) for key, value in table.rows.items()},
+        sources=tuple(order),
+        warnings=tuple(notes.warnings),
+        notes=tuple(notes.notes),
+        software=_software(),
+    )
+    # Says now, not when it is opened, that the parts do not fit together.
+    located = sites.set_geometry("geometry")
+    Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    progress("writing the data set", 0, 1)
+    _write(partial, card, sites, detections, covariates, split, table.coarse)
+    progress("writing the data set", 1, 1)
 
 
 def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None) -> str:
@@ -215,34 +218,11 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
     )
 
 
-@contextmanager
-def _executor(config: BuildOptions, executor: Executor | None) -> Iterator[Executor]:
-    if executor is not None or config.dask is None:
-        with threads(config.workers, executor) as pool:
-            yield pool
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingPackageError(
-            "build.dask needs the package distributed. Install it with: "
-            f"{how_to_install('distributed')}"
-        ) from error
-    try:
-        client = Client(config.dask, timeout=20)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"build.dask = {config.dask!r}: no Dask scheduler answers there ({error})."
-        ) from error
-    with client:
-        yield client.get_executor()
-
-
 def _survey(
     config: BuildOptions,
     scratch: Path,
     progress: Progress,
-    findings: Findings,
+    notes: BuildNotes,
     explain: Path | None,
 ) -> SurveyTable:
     survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
@@ -253,8 +233,8 @@ def _survey(
                 "table of sites."
             )
         survey = with_unrecorded(survey, read_sites(config.records.sites))
-    findings.sources.extend(record_sources(config.records))
-    findings.notes.extend(survey.notes)
+    notes.sources.extend(record_sources(config.records))
+    notes.notes.extend(survey.notes)
     return survey
 
 
@@ -263,7 +243,7 @@ def _split(
     sites: gpd.GeoDataFrame,
     seed: int,
     tiles: TileCard | None,
-    findings: Findings,
+    notes: BuildNotes,
     position_crs: str,
 ) -> tuple[Split, pd.Series | None]:
     """
@@ -273,15 +253,13 @@ def _split(
     says so: a part of sites that no network can learn from would leave the others smaller than they
     were asked to be.
     """
-    options = config.split
     visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
     block: pd.Series | None = None
+    options = config.split
     if options.path is not None and options.method == "file":
         split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
-            findings.notes.append(
-                f"{ignored} sites of {options.path.name} are not in the data set."
-            )
+            notes.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
     else:
         try:
             split, block = make_split(visited, options, seed=seed)
@@ -293,14 +271,14 @@ def _split(
             ) from error
     without = len(sites) - len(split.part_of())
     if without:
-        findings.notes.append(f"{without} sites are in no part of the split.")
+        notes.notes.append(f"{without} sites are in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
         report = report_leakage(
             sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs
         )
         for message in report.warnings():
-            findings.warn(message)
+            notes.warn(message)
     return split, None if block is None else block.reindex(sites.index, fill_value=-1)
 
 

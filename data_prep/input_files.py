@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Executor
 from pathlib import Path
 
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress
-from data_prep.imagery.cutting import run_units
+from data_prep.imagery.ready_tiles import check_folders
 from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_crs
 from data_prep.options import BuildOptions
@@ -44,11 +45,8 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     for role, path in _others(config):
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
-    for folder in config.ready_tiles.folders if config.ready_tiles is not None else ():
-        if not folder.is_dir():
-            raise MissingFileError(
-                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
-            )
+    if config.ready_tiles is not None:
+        check_folders(config.ready_tiles)
     options = config.scenes
     if options is None or options.stac is not None:
         return None
@@ -62,7 +60,7 @@ def file_sources(
     imagery: Mapping[str, str | None],
     *,
     scratch: Path,
-    executor: Executor,
+    executor: Executor | None,
     progress: Progress,
 ) -> list[Source]:
     """
@@ -96,22 +94,13 @@ def file_sources(
             raise MissingFileError(
                 f"{path} has vanished while it was used. Put it back and build again."
             )
-    digests: dict[str, str] = {}
-    for key, digest in run_units(
-        executor, [(str(file), sha256, (file,)) for _, _, file, _ in wanted]
-    ):
-        digests[key] = digest
-        progress("checksums of the sources", len(digests), len(wanted))
-    return found + [
-        Source(
-            role=role,
-            name=name,
-            sha256=digests[str(file)],
-            bytes=file.stat().st_size,
-            licence=licence,
-        )  # type: ignore[arg-type]
-        for role, name, file, licence in wanted
-    ]
+    remote = len(found)
+    digests = in_order(sha256, [file for _, _, file, _ in wanted], executor)
+    for (role, name, file, licence), digest in zip(wanted, digests, strict=True):
+        size = file.stat().st_size
+        found.append(Source(role=role, name=name, sha256=digest, bytes=size, licence=licence))
+        progress("checksums of the sources", len(found) - remote, len(wanted))
+    return found
 
 
 def _name(file: Path, roots: Iterable[Path]) -> str:

@@ -9,7 +9,6 @@ import re
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlparse
@@ -19,6 +18,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
+from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
     SENTINEL2,
     Layer,
@@ -37,30 +37,16 @@ MOST_METADATA_BYTES = 64_000_000
 TIMEOUT_S = 60
 
 
-@dataclass(frozen=True)
-class Reading:
-    """
-    What the user states about scenes; None where the files are to tell.
-
-    Attributes
-    ----------
-    bands
-        Of a raster with several bands: the names in file order. Of a product that names its bands:
-        those to take.
-    nodata, scale, offset
-        As in :func:`butterfly_sdm.imagery.scene.open_scene`.
-    """
-
-    bands: tuple[str, ...] | None = None
-    nodata: float | None = None
-    scale: float | None = None
-    offset: float | None = None
-
-
 def find_pieces(path: str | Path, stated: Reading) -> Iterator[Piece]:
     """
     Yield the products at a path: a raster, a folder of rasters, of band files or of products, SAFE,
     or STAC.
+
+    Parameters
+    ----------
+    stated
+        Its bands, by their canonical names, are those of a raster in file order; of a product that
+        names its bands, those to take.
 
     Raises
     ------

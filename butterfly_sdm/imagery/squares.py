@@ -85,12 +85,18 @@ def square_shares(
     DataFrame of float, shape (n, classes that occur)
         Columns are the class numbers; NaN where the raster has no value in the square.
     """
-    parts = []
+    counts: dict[int, np.ndarray] = {}
     for place, values in _in_squares(path, easting, northing, crs, side_m, band):
-        parts.append(pd.crosstab(place, values.astype(np.int64)))
-    counts = pd.concat(parts).groupby(level=0).sum() if parts else pd.DataFrame()
-    counts = counts.reindex(range(len(easting))).sort_index(axis=1)
-    return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+        if not len(place):
+            continue
+        first, several = place.min(), np.ptp(place) + 1
+        code, classes = pd.factorize(values.astype(np.int64))
+        flat = (place - first) * len(classes) + code
+        table = np.bincount(flat, minlength=several * len(classes)).reshape(several, -1)
+        for value, count in zip(classes.tolist(), table.T, strict=True):
+            counts.setdefault(value, np.zeros(len(easting)))[first : first + several] += count
+    shares = pd.DataFrame(counts, index=range(len(easting)), dtype=float).sort_index(axis=1)
+    return shares.div(shares.sum(axis=1).replace(0, np.nan), axis=0)
 
 
 def share_of(shares: pd.DataFrame, value: int) -> np.ndarray:

@@ -9,7 +9,7 @@ are copied into every window that shows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from rasterio.errors import RasterioError
@@ -32,6 +32,23 @@ class BlockRead:
     height: int
     width: int
     windows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Windows:
+    """
+    Windows of a file: the first pixel of each in it (may be negative), and its row in an array.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    targets: np.ndarray
+
+    def of(self, unit: Sequence[BlockRead]) -> tuple[list[BlockRead], Windows]:
+        """Return a unit and the windows it serves alone, so that it can travel elsewhere."""
+        used = np.unique(np.concatenate([read.windows for read in unit]))
+        reads = [replace(read, windows=np.searchsorted(used, read.windows)) for read in unit]
+        return reads, Windows(self.rows[used], self.columns[used], self.targets[used])
 
 
 def plan_reads(
@@ -105,10 +122,8 @@ def copy_blocks(
     scene: Scene,
     piece: Piece,
     reads: Sequence[BlockRead],
-    rows: np.ndarray,
-    columns: np.ndarray,
+    windows: Windows,
     out: np.ndarray,
-    targets: np.ndarray,
     *,
     fresh: bool,
 ) -> int:
@@ -121,12 +136,10 @@ def copy_blocks(
         What to read; all layers of the piece share one grid.
     reads
         Blocks, from :func:`plan_reads`.
-    rows, columns
-        (n,) first pixel of each window in the files of the piece.
+    windows
+        Of the files of the piece, with their rows in ``out``.
     out
         (m, bands, height, width) uint16, filled in place; bands as ``scene.bands``.
-    targets
-        (n,) row of ``out`` for each window.
     fresh
         Nothing but nodata has been written to ``out`` before, so nothing need be compared.
 
@@ -144,9 +157,8 @@ def copy_blocks(
     for read in reads:
         shape = (len(scene.bands), read.height, read.width)
         if buffer is None or buffer.shape != shape:
-            buffer = np.empty(
-                shape, np.uint16
-            )  # one for all blocks: fresh pages cost as much as decoding
+            # one for all blocks: fresh pages cost as much as decoding
+            buffer = np.empty(shape, np.uint16)
         window = Window(read.column, read.row, read.width, read.height)
         if plain:
             read_plain(scene, piece, window, buffer)
@@ -154,17 +166,11 @@ def copy_blocks(
         else:
             measured = read_counts(scene, piece, window, buffer)
         for number in read.windows:
-            r, c = (
-                rows[number] - read.row,
-                columns[number] - read.column,
-            )  # the window's corner in the block
-            r0, r1, c0, c1 = (
-                max(r, 0),
-                min(r + height, read.height),
-                max(c, 0),
-                min(c + width, read.width),
-            )
-            target = out[targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
+            # the window's corner in the block
+            r, c = windows.rows[number] - read.row, windows.columns[number] - read.column
+            r0, r1 = max(r, 0), min(r + height, read.height)
+            c0, c1 = max(c, 0), min(c + width, read.width)
+            target = out[windows.targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
             if measured is None:
                 target[:] = buffer[:, r0:r1, c0:c1]
             else:
