@@ -324,6 +324,8 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
 def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
     data, damaged = utf8(data)
+    if layout.quote is not None and layout.quote.encode() not in data:
+        layout = replace(layout, quote=None)
     return cut_at_once(data, layout, wanted) or cut_rows(data, layout, wanted), damaged
 
 
@@ -348,8 +350,7 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         enclose whole rows or stand beside malformed ones, a row is very long.
     """
     width, separator = len(layout.columns), layout.separator
-    quotes = 0 if layout.quote is None else data.count(layout.quote.encode())
-    quoted = quotes > 0
+    quoted = layout.quote is not None
     malformed: list[tuple[int, str]] = []
     unclear = False
 
@@ -371,7 +372,7 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
             ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=separator,
-                quote_char=layout.quote if quoted else False,
+                quote_char=layout.quote or False,
                 newlines_in_values=quoted,
                 invalid_row_handler=keep,
             ),
@@ -384,8 +385,9 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         )
     except pa.ArrowInvalid:
         return None
-    over_lines = quoted and (quotes % 2 or table.num_rows < data.count(b"\n"))
-    if unclear or (over_lines and not _orderly(data, layout)):
+    if unclear or (
+        quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)
+    ):
         return None
     rows = cast(pl.DataFrame, pl.from_arrow(table)).rename(used)
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
@@ -407,7 +409,8 @@ def _orderly(data: bytes, layout: Layout) -> bool:
         return False
     opens, closes = places[::2], places[1::2]
     doubled = closes[:-1] + 1 == opens[1:]  # the halves of a quote that is text
-    begins, ends = opens[np.append(True, ~doubled)], closes[np.append(~doubled, True)]
+    begins = opens[np.append(True, ~doubled)[: len(opens)]]
+    ends = closes[np.append(~doubled, True)[: len(closes)]]
     if not (between[begins - 1].all() and between[ends + 1].all()):
         return False
     within = np.cumsum(marks, dtype=np.uint8)[line_end] % 2 == 1
