@@ -166,9 +166,9 @@ def compare_change(
     --------
     >>> compare_change("experiment.yaml", ["train.fit.regulariser.weight=0"], seeds=5)  # doctest: +SKIP
     """
+    from butterfly_sdm import figures
     from butterfly_sdm.data.splits import spatial_folds
     from butterfly_sdm.evaluation.compare import compare
-    from butterfly_sdm.evaluation.plots import plot_differences
 
     overrides = tuple(overrides)
     plain, changed = load_config(config, overrides), load_config(config, (*overrides, *change))
@@ -230,7 +230,7 @@ def compare_change(
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
-    plot_differences(table, folder / "comparison.png", change=", ".join(change))
+    figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
     return Ablation(table, comparisons, tuple(change))
 
 
