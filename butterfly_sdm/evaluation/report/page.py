@@ -88,7 +88,7 @@ def write_report(
     )
     write_text(path, page)
     write_text(path.with_suffix(".md"), to_markdown(runs))
-    tables = {"species": species_table(first), "odmap": _protocol(first).set_index("section")}
+    tables = {"species": species_table(first), "odmap": odmap(first).set_index("section")}
     for name, table in tables.items():
         with atomic_path(path.with_name(f"{path.stem}_{name}.csv")) as temporary:
             table.to_csv(temporary, float_format="%.6g")
@@ -124,7 +124,7 @@ def to_markdown(runs: Sequence[Findings]) -> str:
         "## Species",
         markdown_table(species.sort_values("factor", ascending=False)),
         "## ODMAP protocol",
-        markdown_table(_protocol(first).set_index("section")),
+        markdown_table(odmap(first).set_index("section")),
         "## What the scores are",
         "\n".join(f"- **{name}**: {meaning}" for name, meaning in DEFINITIONS.items()),
     ]
@@ -176,7 +176,7 @@ def _content(runs: Sequence[Findings]) -> dict[str, Any]:
             [site, *(_number(row[key], digits) for key, digits in worst_columns.items())]
             for site, row in worst.iterrows()
         ],
-        "protocol": _protocol(first),
+        "protocol": odmap(first),
         "to_fill": TO_FILL,
         "definitions": DEFINITIONS,
     }
@@ -254,24 +254,6 @@ def _pictures(findings: Findings) -> dict[str, str | None]:
 def _tell(table: pd.DataFrame, words: str) -> list[str]:
     """Return ``words`` with the name and the numbers of every row put in."""
     return [words.format(name, **row) for name, row in table.iterrows()]
-
-
-def _protocol(findings: Findings) -> pd.DataFrame:
-    uncertainty = None
-    if findings.coverage is not None:
-        held = findings.coverage.loc["all", "coverage"]
-        uncertainty = (
-            f"split-conformal 90 % intervals per species, covering {held:.1%} of held-out rates; "
-            "block bootstrap of scores"
-        )
-    return odmap(
-        findings.dataset,
-        model=findings.model,
-        split=findings.split,
-        scores=findings.scores,
-        config=findings.config,
-        uncertainty=uncertainty,
-    )
 
 
 def _beside(runs: Sequence[Findings]) -> pd.DataFrame:
