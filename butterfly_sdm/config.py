@@ -68,9 +68,10 @@ class Config(Section):
     map: MapOptions = MapOptions()
 
 
-def load_config(
-    source: str | Path | Mapping[str, Any] | Config, overrides: Iterable[str] = ()
-) -> Config:
+ConfigLike = str | Path | Mapping[str, Any] | Config
+
+
+def load_config(source: ConfigLike, overrides: Iterable[str] = ()) -> Config:
     """
     Read and check a config.
 

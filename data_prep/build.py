@@ -17,7 +17,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 import rasterio
 from pydantic import ValidationError
@@ -26,17 +25,9 @@ from butterfly_sdm.core.cards import fingerprint, sealed
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import (
-    group_sites,
-    leave_out_near,
-    make_folds,
-    make_split,
-    read_regions,
-    read_split,
-    split_by_region,
-)
 from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
@@ -284,48 +275,16 @@ def _split(
     """
     options = config.split
     visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
-    block: np.ndarray | None = None
-    if options.method == "file":
-        if options.path is None:
-            raise ConfigError("split.method is file, but split.path does not say which file.")
+    block: pd.Series | None = None
+    if options.path is not None and options.method == "file":
         split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
             findings.notes.append(
                 f"{ignored} sites of {options.path.name} are not in the data set."
             )
-    elif options.method == "regions":
-        if options.regions is None or not options.validation_regions:
-            raise ConfigError(
-                "split.method is regions: state split.regions (polygons) and "
-                "split.validation_regions (names)."
-            )
-        regions = read_regions(options.regions, visited)
-        split = split_by_region(
-            regions, validation=options.validation_regions, test=options.test_regions
-        )
-        block, _ = group_sites(visited, method="regions", regions=regions.fillna(""))
-    elif options.folds is not None:
-        if options.fold > options.folds:
-            raise ConfigError(
-                f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1."
-            )
-        folds, block = make_folds(
-            visited,
-            method=options.method,
-            distance_m=options.distance_m,
-            folds=options.folds,
-            seed=seed,
-        )
-        split = folds[options.fold - 1]
     else:
         try:
-            split, block = make_split(
-                visited,
-                method=options.method,
-                distance_m=options.distance_m,
-                fractions=options.fractions,
-                seed=seed,
-            )
+            split, block = make_split(visited, options, seed=seed)
         except DataError as error:
             if len(visited) == len(sites):
                 raise
@@ -342,9 +301,7 @@ def _split(
         )
         for message in report.warnings():
             findings.warn(message)
-    return split, None if block is None else pd.Series(block, visited.index).reindex(
-        sites.index, fill_value=-1
-    )
+    return split, None if block is None else block.reindex(sites.index, fill_value=-1)
 
 
 def _software() -> dict[str, str]:

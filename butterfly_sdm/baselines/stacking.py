@@ -12,7 +12,7 @@ import pandas as pd
 from butterfly_sdm.baselines.saved import labels, read_model_card, visited
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.splits import spatial_folds
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.errors import ArtefactError, ModelError
 
 FORMAT = "butterfly_sdm model"

@@ -11,6 +11,7 @@ import pytest
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ladder import run_ladder
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.report.findings import collect_findings
 from butterfly_sdm.evaluation.report.odmap import TO_FILL
 from butterfly_sdm.evaluation.report.page import to_markdown, write_report
@@ -28,7 +29,8 @@ def findings(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = make_baseline("linear").fit(world, world.split.train)
     model.save(folder)
-    run_ladder(world, ["nearest_sites"], n_folds=3, repeats=100, folder=folder)
+    options = EvaluateOptions(ladder=("nearest_sites",), folds=3, bootstrap=100)
+    run_ladder(world, options, folder=folder)
     config = {
         "build": {"records": {"min_records": 200, "institutions": ["UKBMS"]}},
         "train": {"model": {"kind": "linear"}},

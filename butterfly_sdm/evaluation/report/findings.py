@@ -13,8 +13,9 @@ import pandas as pd
 
 from butterfly_sdm.baselines.inputs.numbers import site_inputs
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.division import neighbour_clusters, spatial_folds
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.splits import Split, neighbour_clusters, spatial_folds
+from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.applicability import Applicability
 from butterfly_sdm.evaluation.bootstrap import Interval, grid_blocks

@@ -7,16 +7,17 @@ import pytest
 import shapely
 from pyproj import Transformer
 
-from butterfly_sdm.data.leakage import report_leakage
-from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import (
+from butterfly_sdm.data.division import (
     leave_out_near,
-    make_folds,
     make_split,
     read_regions,
     read_split,
+    spatial_folds,
     split_by_region,
 )
+from butterfly_sdm.data.leakage import report_leakage
+from butterfly_sdm.data.options import SplitOptions
+from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
 
@@ -35,9 +36,7 @@ def nearest(sites: pd.DataFrame, one: tuple[str, ...], two: tuple[str, ...]) -> 
 
 @pytest.mark.parametrize("method", ["clusters", "blocks", "random"])
 def test_every_site_is_in_one_part_and_the_shares_are_met(sites, method):
-    split, block = make_split(
-        sites, method=method, distance_m=4000, fractions=(0.6, 0.2, 0.2), seed=1
-    )
+    split, block = make_split(sites, SplitOptions(method=method, fractions=(0.6, 0.2, 0.2)), seed=1)
     parts = [split.train, split.validation, split.test]
     assert sorted(site for part in parts for site in part) == sorted(sites.index)
     assert [len(part) / 240 for part in parts] == pytest.approx([0.6, 0.2, 0.2], abs=0.05)
@@ -47,35 +46,59 @@ def test_every_site_is_in_one_part_and_the_shares_are_met(sites, method):
 
 
 def test_parts_of_clusters_are_as_far_apart_as_asked(sites):
-    split, _ = make_split(sites, method="clusters", distance_m=4000)
+    split, _ = make_split(sites, SplitOptions(method="clusters", distance_m=4000.0))
     assert nearest(sites, split.train, split.validation) >= 4000
     assert nearest(sites, split.train, split.test) >= 4000
 
 
 def test_the_seed_decides_and_repeats(sites):
-    first, again, other = (make_split(sites, seed=seed)[0] for seed in (3, 3, 4))
+    first, again, other = (make_split(sites, SplitOptions(), seed=seed)[0] for seed in (3, 3, 4))
     assert first == again
     assert first != other
 
 
 def test_folds_share_out_all_sites_once(sites):
-    folds, _ = make_folds(sites, folds=4)
+    folds = spatial_folds(sites, n_folds=4)
     held = [site for fold in folds for site in fold.validation]
     assert sorted(held) == sorted(sites.index)
     assert all(40 < len(fold.validation) < 80 for fold in folds)
 
 
+def test_the_fold_of_a_data_set_is_one_of_the_folds_of_cross_validation(sites):
+    for distance_m in (4000.0, 40_000.0):  # dense enough for clusters; only for squares
+        split, block = make_split(sites, SplitOptions(distance_m=distance_m, folds=4, fold=3))
+        assert split == spatial_folds(sites, distance_m=distance_m, n_folds=4)[2]
+        part = block.index.map(split.part_of()).to_series(block.index)
+        assert (part.groupby(block).nunique() == 1).all()
+    assert "squares of 40000 m" in split.method
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "file"}, "does not say which file"),
+        ({"method": "regions"}, "state regions"),
+        ({"folds": 3, "fold": 4}, "there are 3 folds, counted from 1"),
+    ],
+)
+def test_options_that_make_no_split_are_refused_before_anything_is_read(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        SplitOptions(**wrong)
+
+
 def test_too_few_groups_are_an_error_with_the_way_out(sites):
     with pytest.raises(DataError, match=r"form 1 groups .* lower split\.distance_m"):
-        make_split(sites, distance_m=1e6)
+        make_split(sites, SplitOptions(distance_m=1e6))
     with pytest.raises(DataError, match=r"fewer than the 5 folds"):
-        make_folds(sites, distance_m=1e6)
-    with pytest.raises(DataError, match=r"sum to 0\.9"):
-        make_split(sites, fractions=(0.7, 0.1, 0.1))
+        spatial_folds(sites, distance_m=1e6)
+    with pytest.raises(ValueError, match=r"sum to 0\.9"):
+        SplitOptions(fractions=(0.7, 0.1, 0.1))
 
 
 def test_a_buffer_leaves_near_training_sites_out(sites):
-    split = leave_out_near(make_split(sites, method="random")[0], sites, buffer_m=3000)
+    split = leave_out_near(
+        make_split(sites, SplitOptions(method="random"))[0], sites, buffer_m=3000
+    )
     assert split.train
     assert nearest(sites, split.train, split.test) >= 3000
     assert nearest(sites, split.train, split.validation) >= 3000
@@ -184,7 +207,7 @@ def test_the_published_split_leaks_by_one_pair_and_a_random_one_by_half_of_the_s
     x, y = sites[["easting", "northing"]].to_numpy().T
     near = (np.abs(x[:, None] - x) < 2560) & (np.abs(y[:, None] - y) < 2560)
     for seed in range(3):
-        random, _ = make_split(sites, method="random", seed=seed)
+        random, _ = make_split(sites, SplitOptions(method="random"), seed=seed)
         report = report_leakage(sites, random, tile_m=2560)
         part = sites.index.map(random.part_of())
         held = part != "train"
