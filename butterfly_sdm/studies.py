@@ -487,10 +487,9 @@ def report(
             collect_findings(
                 opened.predictor,
                 data,
-                opened.split,
+                settings.evaluate.model_copy(update={"baselines": kinds}),
+                split=opened.split,
                 name=str(opened.card.get("name") or opened.folder.name),
-                part=settings.evaluate.part,
-                baselines=kinds,
                 config=settings.model_dump(mode="json"),
                 folder=opened.folder,
                 importance_repeats=1

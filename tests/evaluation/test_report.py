@@ -103,11 +103,14 @@ def test_the_markdown_says_the_same(findings):
 
 def test_the_reader_is_warned_when_a_baseline_is_better(world):
     model = make_baseline("mean_rate").fit(world, world.split.train)
-    found = collect_findings(model, world, baselines=["linear"], importance_repeats=0)
+    found = collect_findings(
+        model, world, EvaluateOptions(baselines=("linear",)), importance_repeats=0
+    )
     assert any(
         warning.startswith("Linear predicts these sites better") for warning in warnings_of(found)
     )
-    fitted_to = collect_findings(model, world, part="train", baselines=(), importance_repeats=0)
+    options = EvaluateOptions(part="train", baselines=())
+    fitted_to = collect_findings(model, world, options, importance_repeats=0)
     assert any("the model was fitted to" in warning for warning in warnings_of(fitted_to))
 
 
@@ -131,7 +134,7 @@ def test_every_dot_of_the_page_tells_what_it_is(findings, tmp_path):
     assert len(pictures) == 8 and all("aria-label=" in picture for picture in pictures)
     told = [[*re.findall(r"<title>(.*?)</title>", picture)] for picture in pictures]
     assert sum("times better" in title for titles in told for title in titles) == 67
-    assert any(title.startswith("Species 0: seen ") for title in sum(told, []))
+    assert any(title.startswith("Species 0: seen ") for titles in told for title in titles)
     again = write_report(findings, tmp_path / "again.html").read_text()
     assert again == page
 
