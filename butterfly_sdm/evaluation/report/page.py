@@ -36,6 +36,17 @@ SPECIES_COLUMNS = (
     ("boyce", "Boyce", ".2f", "less"),
     ("coverage", "in interval %", ".1f", "less"),
 )
+# what each picture shows, for those who cannot see it
+PICTURES = {
+    "ladder": "Mean squared error of every predictor with its interval",
+    "species": "Species: predicted against observed mean rate",
+    "sites": "Sites: where the model beats the mean rate",
+    "richness": "Richness: predicted against observed",
+    "seen": "Seen: share of visits with a detection",
+    "said": "Said: prediction",
+    "calibration": "Reliability curve",
+    "drivers": "Permutation importance of inputs",
+}
 
 
 def write_report(
@@ -185,70 +196,41 @@ def _content(runs: Sequence[Findings]) -> dict[str, Any]:
 def _pictures(findings: Findings) -> dict[str, str | None]:
     """Return the pictures of the page as SVG, by name."""
     species, curve = findings.scores.per_species, findings.reliability.curve
-    sites = _shown_sites(findings)
-    behind = findings.dataset.sites.loc[list(findings.split.train), ["easting", "northing"]]
-    behind = _thinned(pd.DataFrame(behind))
+    sites, training = _shown_sites(findings), list(findings.split.train)
+    behind = _thinned(pd.DataFrame(findings.dataset.sites.loc[training, ["easting", "northing"]]))
     blank = figures.show_sites(sites, titles=[""] * len(sites), behind=behind, color="white")
-    ladder, drivers = findings.ladder, findings.importance
-    pictures: dict[str, tuple[Any, str]] = {
-        "species": (
-            figures.show_agreement(
-                species["rate"],
-                species["predicted"],
-                xlabel="seen: mean detection rate",
-                ylabel="said: mean prediction",
-                titles=_tell(species, "{}: seen {rate:.1%}, said {predicted:.1%}"),
-            ),
-            "Species: predicted against observed mean rate",
+    better = "{}: {factor:.2f} times better, {species_recorded:.0f} species, {visits:.0f} visits"
+    held = "said {predicted:.1%}, seen {observed:.1%} of {visits:,.0f} visits"
+    pictures = {
+        "species": figures.show_agreement(
+            species["rate"],
+            species["predicted"],
+            xlabel="seen: mean detection rate",
+            ylabel="said: mean prediction",
+            titles=_tell(species, "{}: seen {rate:.1%}, said {predicted:.1%}"),
         ),
-        "sites": (
-            figures.show_site_factor(
-                sites,
-                titles=_tell(
-                    sites,
-                    "{}: {factor:.2f} times better, {species_recorded:.0f} species, "
-                    "{visits:.0f} visits",
-                ),
-                behind=behind,
-            ),
-            "Sites: where the model beats the mean rate",
+        "sites": figures.show_site_factor(sites, titles=_tell(sites, better), behind=behind),
+        "richness": figures.show_agreement(
+            sites["richness"],
+            sites["richness_predicted"],
+            xlabel="seen: species per visit",
+            ylabel="said: expected species per visit",
+            titles=_tell(sites, "{}: seen {richness:.1f}, said {richness_predicted:.1f}"),
         ),
-        "richness": (
-            figures.show_agreement(
-                sites["richness"],
-                sites["richness_predicted"],
-                xlabel="seen: species per visit",
-                ylabel="said: expected species per visit",
-                titles=_tell(sites, "{}: seen {richness:.1f}, said {richness_predicted:.1f}"),
-            ),
-            "Richness: predicted against observed",
-        ),
-        "seen": (blank, "Seen: share of visits with a detection"),
-        "said": (blank, "Said: prediction"),
-        "calibration": (
-            figures.show_reliability(
-                curve,
-                titles=_tell(
-                    curve, "said {predicted:.1%}, seen {observed:.1%} of {visits:,.0f} visits"
-                ),
-            ),
-            "Reliability curve",
-        ),
+        "seen": blank,
+        "said": blank,
+        "calibration": figures.show_reliability(curve, titles=_tell(curve, held)),
     }
-    if ladder is not None and len(ladder):
-        pictures["ladder"] = (
-            figures.show_ladder(ladder, floor=findings.scores["noise_floor"]),
-            "Mean squared error of every predictor with its interval",
-        )
-    if drivers is not None and len(drivers):
+    if (ladder := findings.ladder) is not None and len(ladder):
+        pictures["ladder"] = figures.show_ladder(ladder, floor=findings.scores["noise_floor"])
+    if (drivers := findings.importance) is not None and len(drivers):
         shuffled = drivers.head(15)
         deviation = (shuffled["sd"] / shuffled["importance"] * shuffled["share"]).abs()
-        pictures["drivers"] = (
-            figures.show_drivers(shuffled.assign(deviation=deviation)),
-            "Permutation importance of inputs",
-        )
-    embedded = {name: picture.embed(label) for name, (picture, label) in pictures.items()}
-    return {"ladder": None, "drivers": None, **embedded}
+        pictures["drivers"] = figures.show_drivers(shuffled.assign(deviation=deviation))
+    return {
+        name: pictures[name].embed(label) if name in pictures else None
+        for name, label in PICTURES.items()
+    }
 
 
 def _tell(table: pd.DataFrame, words: str) -> list[str]:
