@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from butterfly_sdm import figures
 from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
 from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
@@ -19,7 +20,6 @@ from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.options import EvaluateOptions
-from butterfly_sdm.evaluation.plots import plot_scores
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
 
@@ -90,7 +90,7 @@ def evaluate_run(
         scores.to_csv(folder)
         with atomic_path(Path(folder) / "predictions.parquet") as temporary:
             predictions[name].to_parquet(temporary)
-        plot_scores(scores, folder)
+        figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
     return scores
 
 
