@@ -92,11 +92,14 @@ class Ablation:
         By row of the table; first the changed experiment, second the experiment as it is.
     change
         What was changed, as ``key=value``.
+    folder
+        Of the table, the picture and the predictions.
     """
 
     table: pd.DataFrame
     comparisons: dict[str, Comparison]
     change: tuple[str, ...]
+    folder: Path
 
     def summary(self) -> dict[str, str]:
         """Return the verdict per seed and of all seeds."""
@@ -186,7 +189,7 @@ def compare_change(
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
     plot_differences(table, folder / "comparison.png", change=", ".join(change))
-    return Ablation(table, comparisons, tuple(change))
+    return Ablation(table, comparisons, tuple(change), folder)
 
 
 def _folds(data: Dataset, settings: Config) -> list[Split]:

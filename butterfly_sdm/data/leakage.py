@@ -234,7 +234,8 @@ def report_leakage(
 
 
 def _positions(places: pd.DataFrame) -> np.ndarray:
-    return places[["easting", "northing"]].to_numpy(float)
+    positions: np.ndarray = places[["easting", "northing"]].to_numpy(float)
+    return positions
 
 
 def _overlaps(ground: dict[str, pd.Series]) -> pd.DataFrame:

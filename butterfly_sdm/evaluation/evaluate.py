@@ -86,12 +86,13 @@ def evaluate_run(
         progress=progress,
     )
     scores = scores_beside(dataset, sites, predictions)
-    if folder is not None:
-        scores.to_csv(folder)
-        with atomic_path(Path(folder) / "predictions.parquet") as temporary:
-            predictions[name].to_parquet(temporary)
-        plot_scores(scores, folder)
-    return scores
+    if folder is None:
+        return scores
+    scores.to_csv(folder)
+    with atomic_path(Path(folder) / "predictions.parquet") as temporary:
+        predictions[name].to_parquet(temporary)
+    plot_scores(scores, folder)
+    return replace(scores, folder=Path(folder))
 
 
 def split_of(dataset: Dataset, split: Split | None = None) -> Split:
