@@ -209,11 +209,7 @@ def build(
     if dataset.tiles_in_words:
         rows["tiles"] = dataset.tiles_in_words
     if dataset.split is not None:
-        sizes = (
-            f"{len(getattr(dataset.split, part)):,} {part}"
-            for part in ("train", "validation", "test")
-        )
-        rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"
+        rows["split"] = dataset.split.in_words
     if explain is not None:
         rows["records left out"] = explain
     rows["data set"] = dataset.folder

@@ -5,6 +5,7 @@ per site, per block.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,9 +212,7 @@ def score_predictions(
         )
     probability = checked_predictions(dataset, sites, predictions)
     base = None if reference is None else checked_predictions(dataset, sites, reference)
-    rows = dataset.rows(sites)
-    k = dataset.detections.to_numpy(dtype=float)[rows]
-    n = dataset.visits.to_numpy(dtype=float)[rows]
+    k, n = dataset.counts(sites)
     rate = k / n[:, None]
     cells = cell_scores(k, n, probability)
     floor = noise_floor(rate, n)
@@ -410,8 +409,7 @@ def _per_block(per_site: pd.DataFrame, blocks: pd.Series) -> pd.DataFrame:
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(
-        count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the mean of nothing, which is NaN
+        mean: np.ndarray = np.nanmean(values, axis=axis)
+    return mean
