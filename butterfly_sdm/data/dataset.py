@@ -272,6 +272,21 @@ class Dataset:
             )
         return rows
 
+    def needed_split(self) -> Split:
+        """
+        Return the split.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        if self.split is None:
+            raise DataError(
+                f"The data set {self.card.name!r} has no split. Add build.split and build it again."
+            )
+        return self.split
+
     def counts(self, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return detections k (sites, species) and visits n (sites,) as floats."""
         rows = self.rows(sites)

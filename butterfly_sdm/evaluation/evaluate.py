@@ -73,7 +73,7 @@ def evaluate_run(
     DataError
         The data set has no split, the part is empty, or species or sites do not match.
     """
-    split = split_of(dataset, split)
+    split = split or dataset.needed_split()
     sites = scorable_sites(dataset, split.part(options.part), [predictor])
     predictions = predictions_beside(
         predictor,
@@ -93,23 +93,6 @@ def evaluate_run(
         predictions[name].to_parquet(temporary)
     plot_scores(scores, folder)
     return replace(scores, folder=Path(folder))
-
-
-def split_of(dataset: Dataset, split: Split | None = None) -> Split:
-    """
-    Return the split that is given, else that of the data set.
-
-    Raises
-    ------
-    DataError
-        There is neither.
-    """
-    found = split if split is not None else dataset.split
-    if found is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split. Add build.split and build it again."
-        )
-    return found
 
 
 def predictions_beside(

@@ -36,7 +36,7 @@ from butterfly_sdm.evaluation.compare import (
     score_folds,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options, split_of
+from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
 from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
 from butterfly_sdm.evaluation.plots import plot_ladder
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
@@ -185,7 +185,7 @@ def run_ladder(
         REFERENCE: factories.pop(REFERENCE, partial(make_baseline, REFERENCE)),
         **factories,
     }
-    split = _with_tiles(dataset, split_of(dataset, split), factories)
+    split = _with_tiles(dataset, split or dataset.needed_split(), factories)
     part = split.part(options.part)
     train, sites = split.part("train"), [site for site in part if dataset.visits[site] > 0]
     if folds is None and options.folds:
