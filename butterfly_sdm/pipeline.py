@@ -9,7 +9,6 @@ is done is not done again.
 
 from __future__ import annotations
 
-import inspect
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -30,7 +29,7 @@ from butterfly_sdm.errors import (
     ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.predictors import predictor_class
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 
@@ -155,7 +154,7 @@ def train(
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
     split = data.needed_split()
-    predictor = make_predictor(settings)
+    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         split.to_json(partial / "split.json")
@@ -421,40 +420,6 @@ def check(artefact: str | Path) -> list[str]:
         f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or "
         "not finished."
     )
-
-
-def make_predictor(settings: Config) -> Predictor:
-    """
-    Return the unfitted predictor that the config describes.
-
-    Raises
-    ------
-    ConfigError
-        The kind is unknown, or an option does not belong to it.
-    """
-    model, fit = settings.train.model, settings.train.fit
-    try:
-        cls = predictor_class(model.kind)
-    except ModelError as error:
-        raise ConfigError(f"train.model.kind: {error}") from None
-    if model.kind == "network":
-        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(
-            exclude={"regulariser"}
-        )
-        arguments["regulariser"] = fit.regulariser.model_dump()
-    else:
-        arguments = {}
-    arguments |= model.options
-    if "seed" in inspect.signature(cls).parameters:
-        arguments.setdefault("seed", settings.seed)
-    try:
-        if model.kind == "network" and model.members > 1:
-            return predictor_class("ensemble").of_networks(model.members, **arguments)  # type: ignore[no-any-return]
-        return cls(**arguments)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise ConfigError(
-            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
-        ) from error
 
 
 def dataset_for(

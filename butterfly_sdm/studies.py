@@ -31,7 +31,8 @@ from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.evaluation.plots import plot_differences
 from butterfly_sdm.models.options import SearchOptions
-from butterfly_sdm.pipeline import dataset_for, make_predictor
+from butterfly_sdm.pipeline import dataset_for
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
 
@@ -265,7 +266,7 @@ def _fit_fold(data: Dataset, folder: Path, job: tuple[Config, Split]) -> pd.Data
     )
     path = folder / f"{key}.parquet"
     if not path.is_file():
-        predictor = make_predictor(settings)
+        predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
         predictor.fit(data, scorable_sites(data, fold.train, [predictor]))
         table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
         with atomic_path(path) as temporary:
@@ -383,7 +384,8 @@ def search(
     --------
     >>> search("experiment.yaml", overrides=["search.trials=50"])  # doctest: +SKIP
     """
-    from butterfly_sdm.models.search import search as search_network  # loads torch
+    from butterfly_sdm.models.network_predictor import NetworkPredictor  # loads torch
+    from butterfly_sdm.models.search import search as search_network
 
     settings = load_config(config, overrides)
     homes = _settings_searched(settings)
@@ -391,12 +393,14 @@ def search(
     split = data.needed_split()
     folder = Path(out) if out is not None else out_folder(settings) / "search"
     space = {name: settings.search.space[key] for name, key in homes.items()}
+    model = settings.train.model.model_copy(update={"members": 1})
+    network = NetworkPredictor(model, settings.train.fit, seed=settings.seed)
     found = search_network(
         data,
         split.train,
         settings.search.model_copy(update={"space": space}),
         validation=split.validation,
-        settings=make_predictor(load_config(settings, ["train.model.members=1"])).settings(),
+        settings=network.settings(),
         folder=folder,
         seed=settings.seed,
         progress=progress,

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
 from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.evaluation.compare import Factory
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.plots import plot_scores
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
+from butterfly_sdm.models.options import FitOptions, ModelOptions
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
 REFERENCE = "mean_rate"
 DEFAULTS = EvaluateOptions()
+DEFAULT_FIT = FitOptions()
 
 
 def evaluate_run(
@@ -124,9 +127,7 @@ def predictions_beside(
     train = split.part("train")
     for done, kind in enumerate(kinds, start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = make_baseline(
-            kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)
-        ).fit(dataset, train)
+        fitted = predictor_factory(kind, (options or {}).get(kind, {}), seed)().fit(dataset, train)
         predictions[label] = fitted.predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions
@@ -181,9 +182,17 @@ def scorable_sites(
     return shown
 
 
-def seeded_options(kind: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
-    """Give ``seed`` to those baselines that take one."""
-    takes_seed = (
-        kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
+def predictor_factory(kind: str, options: Mapping[str, Any], seed: int) -> Factory:
+    """
+    Return what makes unfitted predictors of a kind, here and in other processes.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind, or it does not take the options.
+    """
+    make = partial(
+        make_predictor, ModelOptions(kind=kind, options=dict(options)), DEFAULT_FIT, seed
     )
-    return {"seed": seed, **options} if takes_seed else dict(options)
+    make()
+    return make

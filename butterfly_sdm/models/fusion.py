@@ -4,12 +4,10 @@ Join what the image, the covariates and the position say about a site; each of t
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-FusionRule = Literal["concatenate", "gate"]
+from butterfly_sdm.models.options import FusionRule
 
 
 class PositionEncoding(nn.Module):

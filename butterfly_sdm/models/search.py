@@ -193,7 +193,7 @@ def _score(
         network.fit(dataset, sites, context=FitContext(validation))
     except ModelError as error:  # such as a rate that diverges
         return str(error)
-    return float(network.history[f"validation_{network.score}"].min())
+    return float(network.history[f"validation_{network.fitting.score}"].min())
 
 
 def _check_space(space: Mapping[str, Draw]) -> None:

@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from butterfly_sdm.errors import (
     how_to_install,
 )
 from butterfly_sdm.imagery.products import canonical_band
-from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_of_bands
+from butterfly_sdm.models.options import Padding, StemRule
+from butterfly_sdm.models.stem import RGB, find_stem, fit_stem, names_of_bands
 
 log = logging.getLogger("butterfly_sdm.models.trunk")
 
@@ -32,7 +33,6 @@ GLOBAL_LAYERS = (
     "GlobalContext",
     "AdaptiveAvgPool2d",
 )
-Padding = Literal["replicate", "zeros"]
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 

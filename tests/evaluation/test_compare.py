@@ -10,7 +10,7 @@ from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import compare, cross_validate, run_ladder, score_predictions
 from butterfly_sdm.evaluation.bootstrap import block_means, grid_blocks, mean_interval
 from butterfly_sdm.evaluation.compare import score_interval
@@ -230,7 +230,7 @@ def test_a_ladder_takes_any_predictor_by_its_factory(world):
 
 
 def test_wrong_steps_are_refused_before_anything_is_fitted():
-    with pytest.raises(ModelError, match="no baseline 'forest'"):
+    with pytest.raises(ConfigError, match="no predictor 'forest'"):
         ladder_factories([LadderStep(kind="mean_rate"), LadderStep(kind="forest")])
     with pytest.raises(DataError, match="Two steps of the ladder are called 'trees'"):
         ladder_factories([LadderStep(kind="trees"), LadderStep(kind="trees", options={"trees": 5})])
