@@ -21,7 +21,7 @@ from butterfly_sdm.core.cards import damage, fingerprint
 from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Embedding, Predictor
+from butterfly_sdm.data.predictor import Embedding, FitContext, Predictor
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
@@ -163,11 +163,8 @@ def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress:
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         data.split.to_json(partial / "split.json")
-        # Beyond the contract, a network can watch validation sites, keep checkpoints and tell how
-        # far it is.
-        offered = {"validation": data.split.validation, "folder": partial, "progress": progress}
-        taken = inspect.signature(predictor.fit).parameters.keys() & offered
-        predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
+        context = FitContext(data.split.validation, partial, progress)
+        predictor.fit(data, data.split.train, context=context)
         predictor.save(partial)
         # They serve to resume, and are several times the model.
         for checkpoints in list(partial.rglob("checkpoints")):
@@ -316,9 +313,8 @@ def predict_map(
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
     """Return the raster of each covariate, read as it was for the sites where building says how."""
     from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
-    from butterfly_sdm.mapping.surfaces.sight import covariates_of, members_of
 
-    names = covariates_of(predictor)
+    names = predictor.sees.covariates
     given = settings.map.covariates
     built: dict[str, CovariateRaster] = {}
     for raster in (
@@ -343,11 +339,7 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
             found[name] = CovariateRaster(**own.model_dump())
         else:
             found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
-    # Predictors that do not say which covariates they use take what there is.
-    told = all(hasattr(part, "covariate_names") for part in members_of(predictor) or [predictor])
-    return {
-        name: raster for name, raster in found.items() if not told or name in names or name in given
-    }
+    return {name: raster for name, raster in found.items() if name in names or name in given}
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:

@@ -383,43 +383,18 @@ def search(
     from butterfly_sdm.models.search import search as search_network  # loads torch
 
     settings = load_config(config, overrides)
-    options = settings.search
-    if not options.space:
-        raise ConfigError(
-            "search.space is empty. Name settings, such as: "
-            "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
-        )
-    if settings.train.model.kind != "network":
-        raise ConfigError(
-            f"train.model.kind is {settings.train.model.kind}; search draws settings of a network."
-        )
-    space: dict[str, Any] = {}
-    homes: dict[str, str] = {}  # where a setting of the network stands in the config
-    for key, choice in options.space.items():
-        name = key.removeprefix("train.fit.").removeprefix("train.model.")
-        if name == key or name in ("kind", "members", "options"):
-            raise ConfigError(
-                f"search.space.{key}: a search draws settings of train.fit and train.model, such "
-                "as train.fit.epochs."
-            )
-        bounds = not isinstance(choice, tuple)
-        for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
-            load_config(settings, [_assignment(key, value)])  # says what is wrong with it
-        space[name] = choice.model_dump(exclude_defaults=True) if bounds else list(choice)  # type: ignore[union-attr, arg-type]
-        homes[name] = key
+    homes = _settings_searched(settings)
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     split = split_of(data)
     folder = Path(out) if out is not None else out_folder(settings) / "search"
-    single = load_config(settings, ["train.model.members=1"])
+    space = {name: settings.search.space[key] for name, key in homes.items()}
     found = search_network(
         data,
         split.train,
+        settings.search.model_copy(update={"space": space}),
         validation=split.validation,
-        space=space,
-        trials=options.trials,
-        settings=make_predictor(single).settings(),  # type: ignore[attr-defined]
+        settings=make_predictor(load_config(settings, ["train.model.members=1"])).settings(),
         folder=folder,
-        method=options.method,
         seed=settings.seed,
         progress=progress,
     )
@@ -438,6 +413,31 @@ def search(
     )
     write_text(folder / "best.yaml", dump_config(winner))
     return Search(found.trials, tuple(best), folder / "best.yaml")
+
+
+def _settings_searched(settings: Config) -> dict[str, str]:
+    """Return where in the config each setting of the network stands that is searched, by name."""
+    if not settings.search.space:
+        raise ConfigError(
+            "search.space is empty. Name settings, such as: "
+            "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
+        )
+    if settings.train.model.kind != "network":
+        raise ConfigError(
+            f"train.model.kind is {settings.train.model.kind}; search draws settings of a network."
+        )
+    homes: dict[str, str] = {}
+    for key, draw in settings.search.space.items():
+        name = key.removeprefix("train.fit.").removeprefix("train.model.")
+        if name == key or name in ("kind", "members", "options"):
+            raise ConfigError(
+                f"search.space.{key}: a search draws settings of train.fit and train.model, such "
+                "as train.fit.epochs."
+            )
+        for value in draw if isinstance(draw, tuple) else (draw.low, draw.high):
+            load_config(settings, [_assignment(key, value)])  # says what is wrong with it
+        homes[name] = key
+    return homes
 
 
 def _assignment(key: str, value: Any) -> str:

@@ -20,6 +20,8 @@ from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
+GRID = {"position_crs": "EPSG:27700"}
+
 
 @pytest.fixture
 def sites() -> pd.DataFrame:
@@ -150,7 +152,7 @@ def test_overlapping_tiles_of_two_parts_are_found_with_the_share_they_have_in_co
     sites = pd.DataFrame(
         {"easting": [0, 1000, 2000, 9000], "northing": [0, 500, 2000, 0]}, index=list("abcd")
     )
-    report = report_leakage(sites, Split(("a",), ("b", "d"), ("c",)), tile_m=2000)
+    report = report_leakage(sites, Split(("a",), ("b", "d"), ("c",)), **GRID, tile_m=2000)
     found = {(row.site, row.other): row.shared for row in report.overlaps.itertuples()}
     assert found == pytest.approx({("b", "a"): 0.5 * 0.75, ("c", "b"): 0.5 * 0.25})
     assert report.leaking_sites == ("a", "b", "c")
@@ -178,7 +180,7 @@ def test_the_ground_of_the_tiles_themselves_counts_in_whatever_crs_they_are():
         },
         index=list("abcd"),
     )
-    report = report_leakage(sites, Split(("a",), ("b", "c"), ("d",)), tile_m=2000)
+    report = report_leakage(sites, Split(("a",), ("b", "c"), ("d",)), **GRID, tile_m=2000)
     (only,) = report.overlaps.itertuples()
     assert (only.site, only.other) == ("b", "a")  # c lies 4 km away, and d has no tile
     angle = np.deg2rad(0.79)  # between the grids at 2 degrees west: a square turned in a square
@@ -188,7 +190,7 @@ def test_the_ground_of_the_tiles_themselves_counts_in_whatever_crs_they_are():
 def test_held_out_sites_that_are_nearer_than_the_area_to_be_mapped_are_a_warning():
     sites = pd.DataFrame({"easting": [0, 5000], "northing": [0, 0]}, index=list("ab"))
     area = pd.DataFrame({"easting": [50_000, 80_000], "northing": [0, 0]})
-    report = report_leakage(sites, Split(("a",), ("b",)), tile_m=2000, area=area)
+    report = report_leakage(sites, Split(("a",), ("b",)), **GRID, tile_m=2000, area=area)
     assert "the map extrapolates" in report.warnings()[0]
 
 
@@ -198,17 +200,20 @@ def test_the_published_split_leaks_by_one_pair_and_a_random_one_by_half_of_the_s
     sites = table.assign(easting=place.x.to_numpy(), northing=place.y.to_numpy())
     split, _ = read_split(shared / "data" / "s2bms" / "sites.csv", tuple(sites.index))
     assert [len(part) for part in (split.train, split.validation, split.test)] == [947, 196, 186]
-    assert report_leakage(sites, Split(split.train, split.validation), tile_m=2560).warnings() == []
+    assert (
+        report_leakage(sites, Split(split.train, split.validation), **GRID, tile_m=2560).warnings()
+        == []
+    )
     # One test site lies 2.8 km from a training site, so that the corners of their tiles overlap:
     # the only pair of 1,329 sites.
-    overlaps = report_leakage(sites, split, tile_m=2560).overlaps
+    overlaps = report_leakage(sites, split, **GRID, tile_m=2560).overlaps
     assert overlaps[["site", "other"]].to_numpy().tolist() == [["UKBMS_loc-1432", "UKBMS_loc-0977"]]
     assert overlaps["shared"].item() == pytest.approx(0.048, abs=0.001)
     x, y = sites[["easting", "northing"]].to_numpy().T
     near = (np.abs(x[:, None] - x) < 2560) & (np.abs(y[:, None] - y) < 2560)
     for seed in range(3):
         random, _ = make_split(sites, SplitOptions(method="random"), seed=seed)
-        report = report_leakage(sites, random, tile_m=2560)
+        report = report_leakage(sites, random, **GRID, tile_m=2560)
         part = sites.index.map(random.part_of())
         held = part != "train"
         expected = held & (near & (part.to_numpy()[:, None] != part.to_numpy())).any(axis=1)

@@ -60,7 +60,10 @@ def dataset(bands: tuple[str, ...] = ("red", "green", "blue", "nir")) -> Dataset
     )
     tiles = rng.integers(0, 4000, (9, len(bands), 16, 16)).astype(np.uint16)
     card = DatasetCard(
-        name="small", species=SPECIES, tiles=TileCard(bands=bands, size_px=16, resolution_m=10)
+        name="small",
+        species=SPECIES,
+        position_crs="EPSG:27700",
+        tiles=TileCard(bands=bands, size_px=16, resolution_m=10),
     )
     return Dataset(
         card, sites, detections, tiles, None, Split(tuple(ids[:6]), tuple(ids[6:9]), tuple(ids[9:]))
