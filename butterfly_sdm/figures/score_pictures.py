@@ -114,6 +114,7 @@ def show_agreement(
             style="italic",
             ha="right" if right else "left",
             color=INK,
+            parse_math=False,
         )
     return picture
 
@@ -339,7 +340,7 @@ def _show_species_factor(factor: pd.Series) -> Picture:
     better = np.log2(factor.clip(1 / 16, 16))
     places = np.arange(len(factor))
     axes.barh(places, better, color=np.where(better >= 0, MODEL, WORSE), height=0.75)
-    axes.set_yticks(places, factor.index, fontsize=7, style="italic")
+    axes.set_yticks(places, factor.index, fontsize=7, style="italic", parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xticks(range(-2, 3), [f"{2.0**tick:g}" for tick in range(-2, 3)])
@@ -379,6 +380,7 @@ def _rows(names: Sequence[str], xlabel: str) -> tuple[Picture, Axes]:
             fontsize=11,
             weight="bold",
             color=INK,
+            parse_math=False,
         )
     return picture, axes
 
