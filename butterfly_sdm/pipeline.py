@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,6 @@ from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
     ConfigError,
-    DataError,
     MissingFileError,
     ModelError,
 )
@@ -135,11 +134,8 @@ def train(
     """
     settings = load_config(config, overrides)
     folder = Path(out) if out is not None else out_folder(settings) / "run"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     model, fit = settings.train.model, settings.train.fit
     key = fingerprint(
         {
@@ -148,7 +144,7 @@ def train(
             "seed": settings.seed,
             "dataset": data.fingerprint,
         }
-        | {"split": [data.split.train, data.split.validation, data.split.test]}
+        | {"split": [split.train, split.validation, split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
@@ -158,13 +154,13 @@ def train(
 
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
-    assert data.split is not None
+    split = data.needed_split()
     predictor = make_predictor(settings)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
-        data.split.to_json(partial / "split.json")
-        context = FitContext(data.split.validation, partial, progress)
-        predictor.fit(data, data.split.train, context=context)
+        split.to_json(partial / "split.json")
+        context = FitContext(split.validation, partial, progress)
+        predictor.fit(data, split.train, context=context)
         predictor.save(partial)
         # They serve to resume, and are several times the model.
         for checkpoints in list(partial.rglob("checkpoints")):
@@ -410,8 +406,13 @@ def check(artefact: str | Path) -> list[str]:
 
         return check_dataset(path)
     if (path / "run.json").is_file():
-        problems = damage(path / "run.json")
-        return problems or _trouble(lambda: Run.open(path).predictor)
+        if problems := damage(path / "run.json"):
+            return problems
+        try:
+            _ = Run.open(path).predictor
+        except ButterflySDMError as error:
+            return [str(error)]
+        return []
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
@@ -420,14 +421,6 @@ def check(artefact: str | Path) -> list[str]:
         f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or "
         "not finished."
     )
-
-
-def _trouble(action: Callable[[], Any]) -> list[str]:
-    try:
-        action()
-    except ButterflySDMError as error:
-        return [str(error)]
-    return []
 
 
 def make_predictor(settings: Config) -> Predictor:
@@ -464,15 +457,20 @@ def make_predictor(settings: Config) -> Predictor:
         ) from error
 
 
-def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
+def dataset_for(
+    settings: Config, dataset: Dataset | str | Path | None, progress: Progress
+) -> Dataset:
     """
-    Open the data set a config speaks of; build it if it is not there and the config says how.
+    Open the data set that is given, else the one a config speaks of; build that if it is not there
+    and the config says how.
 
     Raises
     ------
     ConfigError
         It was built here from another section ``build`` than the config has now.
     """
+    if isinstance(dataset, Dataset):
+        return dataset
     named = dataset or settings.train.dataset
     folder = Path(named or out_folder(settings) / "dataset")
     if named is None and settings.build is not None:

@@ -28,7 +28,7 @@ from butterfly_sdm.data.predictor import Embedding
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
-from butterfly_sdm.evaluation.evaluate import scorable_sites, split_of
+from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.pipeline import dataset_for, make_predictor
@@ -74,7 +74,7 @@ def ladder(
             "nearest_sites}]"
         )
     folder = Path(out) if out is not None else out_folder(settings) / "ladder"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
+    data = dataset_for(settings, dataset, progress)
     return run_ladder(data, settings.evaluate, folder=folder, seed=settings.seed, progress=progress)
 
 
@@ -92,11 +92,14 @@ class Ablation:
         By row of the table; first the changed experiment, second the experiment as it is.
     change
         What was changed, as ``key=value``.
+    folder
+        Of the table, the picture and the predictions.
     """
 
     table: pd.DataFrame
     comparisons: dict[str, Comparison]
     change: tuple[str, ...]
+    folder: Path
 
     def summary(self) -> dict[str, str]:
         """Return the verdict per seed and of all seeds."""
@@ -155,7 +158,7 @@ def compare_change(
             f"The change {', '.join(change) or '(none)'} changes nothing of train. Name another "
             "key or value."
         )
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(plain, dataset, progress)
+    data = dataset_for(plain, dataset, progress)
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
     folds = _folds(data, plain)
     both = {"changed": changed, "as it is": plain}
@@ -186,12 +189,12 @@ def compare_change(
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
     figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
-    return Ablation(table, comparisons, tuple(change))
+    return Ablation(table, comparisons, tuple(change), folder)
 
 
 def _folds(data: Dataset, settings: Config) -> list[Split]:
     """Deal the training and validation sites with a visit into folds; test sites stay out."""
-    split = split_of(data)
+    split = data.needed_split()
     return spatial_folds(
         data.sites.loc[
             [site for site in (*split.train, *split.validation) if data.visits[site] > 0]
@@ -384,8 +387,8 @@ def search(
 
     settings = load_config(config, overrides)
     homes = _settings_searched(settings)
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    split = split_of(data)
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     folder = Path(out) if out is not None else out_folder(settings) / "search"
     space = {name: settings.search.space[key] for name, key in homes.items()}
     found = search_network(

@@ -73,7 +73,7 @@ def evaluate_run(
     DataError
         The data set has no split, the part is empty, or species or sites do not match.
     """
-    split = split_of(dataset, split)
+    split = split or dataset.needed_split()
     sites = scorable_sites(dataset, split.part(options.part), [predictor])
     predictions = predictions_beside(
         predictor,
@@ -86,29 +86,13 @@ def evaluate_run(
         progress=progress,
     )
     scores = scores_beside(dataset, sites, predictions)
-    if folder is not None:
-        scores.to_csv(folder)
-        with atomic_path(Path(folder) / "predictions.parquet") as temporary:
-            predictions[name].to_parquet(temporary)
-        figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
-    return scores
-
-
-def split_of(dataset: Dataset, split: Split | None = None) -> Split:
-    """
-    Return the split that is given, else that of the data set.
-
-    Raises
-    ------
-    DataError
-        There is neither.
-    """
-    found = split if split is not None else dataset.split
-    if found is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split. Add build.split and build it again."
-        )
-    return found
+    if folder is None:
+        return scores
+    scores.to_csv(folder)
+    with atomic_path(Path(folder) / "predictions.parquet") as temporary:
+        predictions[name].to_parquet(temporary)
+    figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
+    return replace(scores, folder=Path(folder))
 
 
 def predictions_beside(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from butterfly_sdm.evaluation.compare import (
     score_folds,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options, split_of
+from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
 from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
@@ -69,6 +69,8 @@ class Ladder:
         part.
     part
         Name of the part of the split.
+    folder
+        Where all of it was written; None: nowhere.
     """
 
     table: pd.DataFrame
@@ -76,6 +78,7 @@ class Ladder:
     cross_validations: Mapping[str, CrossValidation]
     comparisons: Mapping[str, Comparison]
     part: str
+    folder: Path | None = None
 
     def summary(self) -> dict[str, str]:
         """Return one line per predictor."""
@@ -182,7 +185,7 @@ def run_ladder(
         REFERENCE: factories.pop(REFERENCE, partial(make_baseline, REFERENCE)),
         **factories,
     }
-    split = _with_tiles(dataset, split_of(dataset, split), factories)
+    split = _with_tiles(dataset, split or dataset.needed_split(), factories)
     part = split.part(options.part)
     train, sites = split.part("train"), [site for site in part if dataset.visits[site] > 0]
     if folds is None and options.folds:
@@ -193,11 +196,12 @@ def run_ladder(
             seed=seed,
         )
     with open_executor(options.workers, options.dask) as (executor, _):
-        steps, notes = _climb(dataset, factories, (train, sites), folds or (), executor, progress)
-    ladder = _compared(dataset, steps, notes, options, seed)
-    if folder is not None:
-        _write(ladder, {name: step.predictions for name, step in steps.items()}, Path(folder))
-    return ladder
+        scored, notes = _climb(dataset, factories, (train, sites), folds or (), executor, progress)
+    ladder = _compared(dataset, scored, notes, options, seed)
+    if folder is None:
+        return ladder
+    _write(ladder, {name: step.predictions for name, step in scored.items()}, Path(folder))
+    return replace(ladder, folder=Path(folder))
 
 
 @dataclass(frozen=True)

@@ -142,11 +142,21 @@ def quick(*steps: LadderStep, **more) -> EvaluateOptions:
     return EvaluateOptions(ladder=steps, folds=0, bootstrap=100, **more)
 
 
-def test_two_processes_climb_a_ladder_to_the_same_numbers(world):
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_workers_climb_a_ladder_to_the_same_numbers(world, where):
     steps = ("regional_rate", "nearest_sites", LadderStep(kind="trees", options={"bands": True}))
     options = EvaluateOptions(ladder=steps, folds=3, bootstrap=100)
     here = run_ladder(world, options)
-    there = run_ladder(world, options.model_copy(update={"workers": 2}))
+    if where == "processes":
+        there = run_ladder(world, options.model_copy(update={"workers": 2}))
+    else:
+        distributed = pytest.importorskip("distributed")
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster:
+            there = run_ladder(
+                world, options.model_copy(update={"dask": cluster.scheduler_address})
+            )
     pd.testing.assert_frame_equal(
         here.table.drop(columns="seconds"), there.table.drop(columns="seconds"), check_exact=True
     )
