@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from butterfly_sdm import figures
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.executor import open_executor
@@ -29,7 +30,6 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
-from butterfly_sdm.evaluation.plots import plot_differences
 from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.pipeline import dataset_for
 from butterfly_sdm.predictors import make_predictor
@@ -189,7 +189,7 @@ def compare_change(
     ).rename_axis("seeds")
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
-    plot_differences(table, folder / "comparison.png", change=", ".join(change))
+    figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
     return Ablation(table, comparisons, tuple(change), folder)
 
 
@@ -494,10 +494,9 @@ def report(
             collect_findings(
                 opened.predictor,
                 data,
-                opened.split,
+                settings.evaluate.model_copy(update={"baselines": kinds}),
+                split=opened.split,
                 name=str(opened.card.get("name") or opened.folder.name),
-                part=settings.evaluate.part,
-                baselines=kinds,
                 config=settings.model_dump(mode="json"),
                 folder=opened.folder,
                 importance_repeats=1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from butterfly_sdm import figures
 from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
@@ -19,7 +20,6 @@ from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.compare import Factory
 from butterfly_sdm.evaluation.options import EvaluateOptions
-from butterfly_sdm.evaluation.plots import plot_scores
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.models.options import FitOptions, ModelOptions
 from butterfly_sdm.predictors import make_predictor
@@ -94,7 +94,7 @@ def evaluate_run(
     scores.to_csv(folder)
     with atomic_path(Path(folder) / "predictions.parquet") as temporary:
         predictions[name].to_parquet(temporary)
-    plot_scores(scores, folder)
+    figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
     return replace(scores, folder=Path(folder))
 
 
@@ -105,7 +105,6 @@ def predictions_beside(
     sites: Sequence[str],
     *,
     baselines: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
     name: str = "model",
     seed: int = 0,
     progress: Progress = silent,
@@ -127,7 +126,7 @@ def predictions_beside(
     train = split.part("train")
     for done, kind in enumerate(kinds, start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = predictor_factory(kind, (options or {}).get(kind, {}), seed)().fit(dataset, train)
+        fitted = predictor_factory(kind, {}, seed)().fit(dataset, train)
         predictions[label] = fitted.predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from butterfly_sdm import figures
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.core.html import table_html
@@ -36,7 +37,6 @@ from butterfly_sdm.evaluation.compare import (
 )
 from butterfly_sdm.evaluation.evaluate import REFERENCE, predictor_factory
 from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
-from butterfly_sdm.evaluation.plots import plot_ladder
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
 
@@ -337,7 +337,7 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
             table.to_parquet(temporary)
     for name, validation in ladder.cross_validations.items():
         validation.to_parquet(folder / f"out_of_fold_{_file_name(name)}.parquet")
-    plot_ladder(ladder.table, folder / "ladder.png")
+    figures.show_ladder(ladder.table).save(folder / "ladder.png")
 
 
 def _file_name(name: str) -> str:
