@@ -202,7 +202,8 @@ def report_leakage(
     parts = {part: [site for site in getattr(split, part) if site in sites.index] for part in PARTS}
     if "visits" in sites.columns:
         # A site without a visit teaches nothing, so it gives nothing away.
-        parts["train"] = [site for site in parts["train"] if sites.at[site, "visits"] > 0]
+        seen = set(sites.index[sites["visits"] > 0])
+        parts["train"] = [site for site in parts["train"] if site in seen]
     if not parts["train"]:
         raise DataError("The split has no training site with a visit in the data set.")
 
