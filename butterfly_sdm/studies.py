@@ -24,7 +24,7 @@ from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
-from butterfly_sdm.data.predictor import Embedding
+from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
@@ -399,11 +399,9 @@ def search(
         data,
         split.train,
         settings.search.model_copy(update={"space": space}),
-        validation=split.validation,
+        context=FitContext(split.validation, folder, progress),
         settings=network.settings(),
-        folder=folder,
         seed=settings.seed,
-        progress=progress,
     )
     best = []
     for name, key in homes.items():

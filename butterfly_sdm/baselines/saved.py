@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -40,7 +39,7 @@ class ArrayPredictor:
     needed: ClassVar[tuple[str, ...]] = ()  # names of the arrays without which it cannot predict
     species: tuple[str, ...] = ()
     _sees: Sees | None = None
-    state: Mapping[str, np.ndarray] = MappingProxyType({})
+    state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
 
     @property
@@ -119,13 +118,8 @@ class ArrayPredictor:
         ModelError
             The model was not fitted.
         """
-        write_model(
-            folder,
-            self.kind,
-            self,
-            {"settings": self.settings(), "dataset": self.dataset_fingerprint},
-            self.state,
-        )
+        content = {"settings": self.settings(), "dataset": self.dataset_fingerprint}
+        write_model(folder, self.kind, self, content, self.state if self.species else {})
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -297,4 +297,4 @@ def _simplex(gram: np.ndarray, centre: np.ndarray, pull: float) -> np.ndarray:
         options={"maxiter": 200, "ftol": 1e-12},
     )
     weight = np.clip(found.x, 0.0, None)
-    return weight / weight.sum()
+    return np.asarray(weight / weight.sum())

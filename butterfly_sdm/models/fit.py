@@ -16,6 +16,7 @@ from typing import Any
 import lightning
 import pandas as pd
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
@@ -151,7 +152,6 @@ class Fitting(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Order the sites for this epoch, and unfreeze when it is time."""
-        s = self.options
         self.order.set_epoch(self.current_epoch)
         if (
             self.unfreeze_after is not None
@@ -175,6 +175,7 @@ class Fitting(lightning.LightningModule):
         epoch = self.seed * 100_003 + self.current_epoch
         torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
         logits, z = self.forward(batch)
+        total: Tensor
         total = loss = self.loss(logits, batch["detections"], batch["visits"])
         self._add("loss", loss, len(logits))
         if self.regulariser is not None:
@@ -358,37 +359,7 @@ def run_fit(
         log.info("Continuing after epoch %d.", len(journal.rows))
     if not journal.finished:
         with _quiet(), _interruptible():
-            try:
-                trainer = lightning.Trainer(
-                    accelerator=s.accelerator,
-                    devices=processes,
-                    # Spawned, so that only this process writes the run; a relaunched program would
-                    # write it once per device. What a batch lacks (a modality, say) leaves
-                    # parameters without gradient, in one process or in all.
-                    strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
-                    precision=s.precision,
-                    max_epochs=s.epochs,
-                    accumulate_grad_batches=s.accumulate,
-                    gradient_clip_val=5.0,
-                    callbacks=callbacks,
-                    logger=_logger(s, folder),
-                    enable_checkpointing=folder is not None,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                    num_sanity_val_steps=0,
-                    use_distributed_sampler=False,
-                    deterministic="warn" if s.deterministic else False,
-                    default_root_dir=folder,
-                )
-            except (
-                ValueError,
-                RuntimeError,
-                lightning.pytorch.utilities.exceptions.MisconfigurationException,
-            ) as error:
-                raise ModelError(
-                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision "
-                    f"{s.precision!r} cannot be used: {error}"
-                ) from error
+            trainer = _trainer(s, folder, processes, callbacks)
             trainer.fit(
                 fitting, ckpt_path=str(last) if state is not None else None, weights_only=True
             )
@@ -397,6 +368,38 @@ def run_fit(
     fitting.net.load_state_dict(journal.weights)
     fitting.net.cpu().eval()
     return journal
+
+
+def _trainer(
+    options: FitOptions, folder: Path | None, processes: int, callbacks: list[Callback]
+) -> lightning.Trainer:
+    try:
+        return lightning.Trainer(
+            accelerator=options.accelerator,
+            devices=processes,
+            # Spawned, so that only this process writes the run; a relaunched program would write it
+            # once per device. What a batch lacks (a modality, say) leaves parameters without
+            # gradient, in one process or in all.
+            strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
+            precision=options.precision,
+            max_epochs=options.epochs,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=5.0,
+            callbacks=callbacks,
+            logger=_logger(options, folder),
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic="warn" if options.deterministic else False,
+            default_root_dir=folder,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ModelError(
+            f"accelerator {options.accelerator!r}, devices {options.devices!r}, precision "
+            f"{options.precision!r} cannot be used: {error}"
+        ) from error
 
 
 def _processes(options: FitOptions) -> int:

@@ -141,7 +141,7 @@ class Fusion(nn.Module):
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Return (n, length) for parts of shape (n, length)."""
-        joined = self.layer(torch.cat(parts, dim=1))
+        joined: Tensor = self.layer(torch.cat(parts, dim=1))
         if self.rule == "concatenate":
             return joined
         gates = joined.softmax(dim=1)  # (n, modalities)

@@ -192,7 +192,8 @@ class PresenceNet(nn.Module):
         """
         if self.trunk is None:
             raise ModelError("This network was trained without imagery; it has no feature map.")
-        return self.trunk(image)
+        features: Tensor = self.trunk(image)
+        return features
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the mean (n, channels) over the cells of the window, the margin left out."""
@@ -278,7 +279,8 @@ class PresenceNet(nn.Module):
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
         # size 1.
-        return self.classifier(z * z.shape[-1] ** 0.5)
+        logits: Tensor = self.classifier(z * z.shape[-1] ** 0.5)
+        return logits
 
     def forward(
         self,

@@ -77,9 +77,8 @@ class Trunk(nn.Module):
         height, width).
         """
         features = self.body(image)
-        if isinstance(features, list | tuple):
-            features = features[-1]
-        return features
+        last: Tensor = features[-1] if isinstance(features, list | tuple) else features
+        return last
 
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """
@@ -236,7 +235,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     if backbone in RESNETS:
         from torchvision.models import get_model
 
-        return get_model(backbone, weights="DEFAULT").state_dict()
+        return dict(get_model(backbone, weights="DEFAULT").state_dict())
     import timm
 
     return timm.create_model(backbone.removeprefix("timm:"), pretrained=True).state_dict()
