@@ -9,9 +9,8 @@ is done is not done again.
 
 from __future__ import annotations
 
-import inspect
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,12 +25,11 @@ from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
     ConfigError,
-    DataError,
     MissingFileError,
     ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.predictors import predictor_class
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 
@@ -135,11 +133,8 @@ def train(
     """
     settings = load_config(config, overrides)
     folder = Path(out) if out is not None else out_folder(settings) / "run"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     model, fit = settings.train.model, settings.train.fit
     key = fingerprint(
         {
@@ -148,7 +143,7 @@ def train(
             "seed": settings.seed,
             "dataset": data.fingerprint,
         }
-        | {"split": [data.split.train, data.split.validation, data.split.test]}
+        | {"split": [split.train, split.validation, split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
@@ -158,13 +153,13 @@ def train(
 
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
-    assert data.split is not None
-    predictor = make_predictor(settings)
+    split = data.needed_split()
+    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
-        data.split.to_json(partial / "split.json")
-        context = FitContext(data.split.validation, partial, progress)
-        predictor.fit(data, data.split.train, context=context)
+        split.to_json(partial / "split.json")
+        context = FitContext(split.validation, partial, progress)
+        predictor.fit(data, split.train, context=context)
         predictor.save(partial)
         # They serve to resume, and are several times the model.
         for checkpoints in list(partial.rglob("checkpoints")):
@@ -410,8 +405,13 @@ def check(artefact: str | Path) -> list[str]:
 
         return check_dataset(path)
     if (path / "run.json").is_file():
-        problems = damage(path / "run.json")
-        return problems or _trouble(lambda: Run.open(path).predictor)
+        if problems := damage(path / "run.json"):
+            return problems
+        try:
+            _ = Run.open(path).predictor
+        except ButterflySDMError as error:
+            return [str(error)]
+        return []
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
@@ -422,57 +422,20 @@ def check(artefact: str | Path) -> list[str]:
     )
 
 
-def _trouble(action: Callable[[], Any]) -> list[str]:
-    try:
-        action()
-    except ButterflySDMError as error:
-        return [str(error)]
-    return []
-
-
-def make_predictor(settings: Config) -> Predictor:
+def dataset_for(
+    settings: Config, dataset: Dataset | str | Path | None, progress: Progress
+) -> Dataset:
     """
-    Return the unfitted predictor that the config describes.
-
-    Raises
-    ------
-    ConfigError
-        The kind is unknown, or an option does not belong to it.
-    """
-    model, fit = settings.train.model, settings.train.fit
-    try:
-        cls = predictor_class(model.kind)
-    except ModelError as error:
-        raise ConfigError(f"train.model.kind: {error}") from None
-    if model.kind == "network":
-        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(
-            exclude={"regulariser"}
-        )
-        arguments["regulariser"] = fit.regulariser.model_dump()
-    else:
-        arguments = {}
-    arguments |= model.options
-    if "seed" in inspect.signature(cls).parameters:
-        arguments.setdefault("seed", settings.seed)
-    try:
-        if model.kind == "network" and model.members > 1:
-            return predictor_class("ensemble").of_networks(model.members, **arguments)  # type: ignore[no-any-return]
-        return cls(**arguments)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise ConfigError(
-            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
-        ) from error
-
-
-def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
-    """
-    Open the data set a config speaks of; build it if it is not there and the config says how.
+    Open the data set that is given, else the one a config speaks of; build that if it is not there
+    and the config says how.
 
     Raises
     ------
     ConfigError
         It was built here from another section ``build`` than the config has now.
     """
+    if isinstance(dataset, Dataset):
+        return dataset
     named = dataset or settings.train.dataset
     folder = Path(named or out_folder(settings) / "dataset")
     if named is None and settings.build is not None:

@@ -24,14 +24,15 @@ from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
-from butterfly_sdm.data.predictor import Embedding
+from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
-from butterfly_sdm.evaluation.evaluate import scorable_sites, split_of
+from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.models.options import SearchOptions
-from butterfly_sdm.pipeline import dataset_for, make_predictor
+from butterfly_sdm.pipeline import dataset_for
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
 
@@ -74,7 +75,7 @@ def ladder(
             "nearest_sites}]"
         )
     folder = Path(out) if out is not None else out_folder(settings) / "ladder"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
+    data = dataset_for(settings, dataset, progress)
     return run_ladder(data, settings.evaluate, folder=folder, seed=settings.seed, progress=progress)
 
 
@@ -92,11 +93,14 @@ class Ablation:
         By row of the table; first the changed experiment, second the experiment as it is.
     change
         What was changed, as ``key=value``.
+    folder
+        Of the table, the picture and the predictions.
     """
 
     table: pd.DataFrame
     comparisons: dict[str, Comparison]
     change: tuple[str, ...]
+    folder: Path
 
     def summary(self) -> dict[str, str]:
         """Return the verdict per seed and of all seeds."""
@@ -155,7 +159,7 @@ def compare_change(
             f"The change {', '.join(change) or '(none)'} changes nothing of train. Name another "
             "key or value."
         )
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(plain, dataset, progress)
+    data = dataset_for(plain, dataset, progress)
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
     folds = _folds(data, plain)
     both = {"changed": changed, "as it is": plain}
@@ -186,12 +190,12 @@ def compare_change(
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
     figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
-    return Ablation(table, comparisons, tuple(change))
+    return Ablation(table, comparisons, tuple(change), folder)
 
 
 def _folds(data: Dataset, settings: Config) -> list[Split]:
     """Deal the training and validation sites with a visit into folds; test sites stay out."""
-    split = split_of(data)
+    split = data.needed_split()
     return spatial_folds(
         data.sites.loc[
             [site for site in (*split.train, *split.validation) if data.visits[site] > 0]
@@ -262,7 +266,7 @@ def _fit_fold(data: Dataset, folder: Path, job: tuple[Config, Split]) -> pd.Data
     )
     path = folder / f"{key}.parquet"
     if not path.is_file():
-        predictor = make_predictor(settings)
+        predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
         predictor.fit(data, scorable_sites(data, fold.train, [predictor]))
         table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
         with atomic_path(path) as temporary:
@@ -380,23 +384,24 @@ def search(
     --------
     >>> search("experiment.yaml", overrides=["search.trials=50"])  # doctest: +SKIP
     """
-    from butterfly_sdm.models.search import search as search_network  # loads torch
+    from butterfly_sdm.models.network_predictor import NetworkPredictor  # loads torch
+    from butterfly_sdm.models.search import search as search_network
 
     settings = load_config(config, overrides)
     homes = _settings_searched(settings)
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    split = split_of(data)
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     folder = Path(out) if out is not None else out_folder(settings) / "search"
     space = {name: settings.search.space[key] for name, key in homes.items()}
+    model = settings.train.model.model_copy(update={"members": 1})
+    network = NetworkPredictor(model, settings.train.fit, seed=settings.seed)
     found = search_network(
         data,
         split.train,
         settings.search.model_copy(update={"space": space}),
-        validation=split.validation,
-        settings=make_predictor(load_config(settings, ["train.model.members=1"])).settings(),
-        folder=folder,
+        context=FitContext(split.validation, folder, progress),
+        settings=network.settings(),
         seed=settings.seed,
-        progress=progress,
     )
     best = []
     for name, key in homes.items():

@@ -272,6 +272,27 @@ class Dataset:
             )
         return rows
 
+    def needed_split(self) -> Split:
+        """
+        Return the split.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        if self.split is None:
+            raise DataError(
+                f"The data set {self.card.name!r} has no split. Add build.split and build it again."
+            )
+        return self.split
+
+    def counts(self, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return detections k (sites, species) and visits n (sites,) as floats."""
+        rows = self.rows(sites)
+        k, n = self.detections.to_numpy(dtype=float), self.visits.to_numpy(dtype=float)
+        return k[rows], n[rows]
+
     @property
     def sites_with_tiles(self) -> tuple[str, ...]:
         """Ids of the sites that have a tile."""
@@ -361,11 +382,7 @@ class Dataset:
         if self.covariates is not None and self.covariates.shape[1] > 6:
             facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"
         if self.split is not None:
-            sizes = (
-                f"{len(getattr(self.split, part)):,} {part}"
-                for part in ("train", "validation", "test")
-            )
-            facts["split"] = f"{', '.join(sizes)} ({self.split.method})"
+            facts["split"] = self.split.in_words
         return facts_html(f"Data set {card.name}", facts, warnings=card.warnings)
 
 

@@ -73,9 +73,8 @@ def make_split(
                 f"{'Lower' if blocks else 'Or lower'} split.distance_m, or ask for fewer parts."
             )
         ids, part = sites.index.to_numpy(), part_of_block[block]
-        split = Split(
-            *(tuple(ids[part == number]) for number in range(3)), method=f"{words}, seed {seed}"
-        )
+        train, validation, test = (tuple(ids[part == number]) for number in range(3))
+        split = Split(train, validation, test, method=f"{words}, seed {seed}")
     return split, pd.Series(block, index=sites.index, name="block")
 
 

@@ -152,11 +152,7 @@ def leakage_report(
     DataError
         There is no split, or it has no training sites in the data set.
     """
-    split = split or dataset.split
-    if split is None:
-        raise DataError(
-            "There is no split to report on. Give one, or build the data set with split."
-        )
+    split = split or dataset.needed_split()
     card = dataset.card.tiles
     side = tile_m or (card.size_px * card.resolution_m if card is not None else PUBLISHED_TILE_M)
     sites = (
@@ -206,7 +202,8 @@ def report_leakage(
     parts = {part: [site for site in getattr(split, part) if site in sites.index] for part in PARTS}
     if "visits" in sites.columns:
         # A site without a visit teaches nothing, so it gives nothing away.
-        parts["train"] = [site for site in parts["train"] if sites.at[site, "visits"] > 0]
+        seen = set(sites.index[sites["visits"] > 0])
+        parts["train"] = [site for site in parts["train"] if site in seen]
     if not parts["train"]:
         raise DataError("The split has no training site with a visit in the data set.")
 
@@ -234,7 +231,8 @@ def report_leakage(
 
 
 def _positions(places: pd.DataFrame) -> np.ndarray:
-    return places[["easting", "northing"]].to_numpy(float)
+    positions: np.ndarray = places[["easting", "northing"]].to_numpy(float)
+    return positions
 
 
 def _overlaps(ground: dict[str, pd.Series]) -> pd.DataFrame:

@@ -63,6 +63,12 @@ class Split:
             )
         return sites
 
+    @property
+    def in_words(self) -> str:
+        """How many sites are in each part, and how the parts were made."""
+        sizes = (f"{len(getattr(self, part)):,} {part}" for part in PARTS)
+        return f"{', '.join(sizes)} ({self.method})"
+
     def part_of(self) -> dict[str, str]:
         """Return the name of the part for every site."""
         return {site: part for part in PARTS for site in getattr(self, part)}

@@ -359,11 +359,7 @@ def _cells(
     Return the score of each table per site and species, the sites with visits, and their blocks.
     """
     used = [site for site in sites if dataset.visits[site] > 0]
-    rows = dataset.rows(used)
-    k, n = (
-        dataset.detections.to_numpy(dtype=float)[rows],
-        dataset.visits.to_numpy(dtype=float)[rows],
-    )
+    k, n = dataset.counts(used)
     values = []
     for table in tables:
         cells = cell_scores(k, n, checked_predictions(dataset, used, table))

@@ -8,15 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from butterfly_sdm import figures
-from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.core.html import table_html
@@ -37,7 +35,7 @@ from butterfly_sdm.evaluation.compare import (
     score_folds,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options, split_of
+from butterfly_sdm.evaluation.evaluate import REFERENCE, predictor_factory
 from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
@@ -69,6 +67,8 @@ class Ladder:
         part.
     part
         Name of the part of the split.
+    folder
+        Where all of it was written; None: nowhere.
     """
 
     table: pd.DataFrame
@@ -76,6 +76,7 @@ class Ladder:
     cross_validations: Mapping[str, CrossValidation]
     comparisons: Mapping[str, Comparison]
     part: str
+    folder: Path | None = None
 
     def summary(self) -> dict[str, str]:
         """Return one line per predictor."""
@@ -105,11 +106,11 @@ class Ladder:
 
 def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str, Factory]:
     """
-    Return a factory per step of a ladder of baselines.
+    Return a factory per step of a ladder.
 
     Raises
     ------
-    ModelError
+    ConfigError
         A kind or option is unknown.
     DataError
         Two steps have one name.
@@ -123,13 +124,12 @@ def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str,
     factories: dict[str, Factory] = {}
     for step in steps:
         name = step.name or step.kind
-        make = partial(make_baseline, step.kind, **seeded_options(step.kind, step.options, seed))
-        make()  # a wrong option is an error now, not after an hour
         if name in factories:
             raise DataError(
                 f"Two steps of the ladder are called {name!r}. Give one of them another name."
             )
-        factories[name] = make
+        # A wrong kind or option is an error now, not after an hour.
+        factories[name] = predictor_factory(step.kind, step.options, seed)
     return factories
 
 
@@ -178,11 +178,9 @@ def run_ladder(
     """
     factories = dict(ladder_factories(options.ladder, seed=seed) if steps is None else steps)
     # First: the others are compared with it.
-    factories = {
-        REFERENCE: factories.pop(REFERENCE, partial(make_baseline, REFERENCE)),
-        **factories,
-    }
-    split = _with_tiles(dataset, split_of(dataset, split), factories)
+    mean_rate = factories.pop(REFERENCE, None) or predictor_factory(REFERENCE, {}, seed)
+    factories = {REFERENCE: mean_rate, **factories}
+    split = _with_tiles(dataset, split or dataset.needed_split(), factories)
     part = split.part(options.part)
     train, sites = split.part("train"), [site for site in part if dataset.visits[site] > 0]
     if folds is None and options.folds:
@@ -193,11 +191,12 @@ def run_ladder(
             seed=seed,
         )
     with open_executor(options.workers, options.dask) as (executor, _):
-        steps, notes = _climb(dataset, factories, (train, sites), folds or (), executor, progress)
-    ladder = _compared(dataset, steps, notes, options, seed)
-    if folder is not None:
-        _write(ladder, {name: step.predictions for name, step in steps.items()}, Path(folder))
-    return ladder
+        scored, notes = _climb(dataset, factories, (train, sites), folds or (), executor, progress)
+    ladder = _compared(dataset, scored, notes, options, seed)
+    if folder is None:
+        return ladder
+    _write(ladder, {name: step.predictions for name, step in scored.items()}, Path(folder))
+    return replace(ladder, folder=Path(folder))
 
 
 @dataclass(frozen=True)

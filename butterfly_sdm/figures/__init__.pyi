@@ -1,6 +1,7 @@
 from .embedding import show_embedding as show_embedding
 from .history import show_history as show_history
 from .map_pictures import MapView as MapView
+from .map_pictures import show_bands as show_bands
 from .map_pictures import show_maps as show_maps
 from .picture import Picture as Picture
 from .score_pictures import save_scores as save_scores

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 
 from butterfly_sdm.errors import MissingFileError, RasterError
@@ -150,6 +151,55 @@ def show_maps(
                 scale_bar(axes, band.pixel_m)
             axes.set_xticks([])
             axes.set_yticks([])
+    return picture
+
+
+def show_bands(
+    values: np.ndarray,
+    units: Mapping[str, str | None],
+    *,
+    extent: tuple[float, float, float, float],
+    axis_unit: str,
+    colours: Sequence[str],
+) -> Picture:
+    """
+    Show bands of one map side by side, each with its own scale, in coordinates.
+
+    Parameters
+    ----------
+    values
+        (bands, rows, columns) numbers, NaN for nodata.
+    units
+        Of the numbers, by the name of the band.
+    extent
+        West, east, south and north, in ``axis_unit``.
+    axis_unit
+        Of the coordinates.
+    colours
+        From 0 to the largest number.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+    """
+    ramp = LinearSegmentedColormap.from_list("ramp", colours)
+    west, east, south, north = extent
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    height = 0.3 + 3.2 * max(0.4, min(2.0, (north - south) / (east - west)))
+    picture = Picture(4.2 * columns, height * rows)
+    for place, ((name, unit), band) in enumerate(zip(units.items(), values, strict=True), start=1):
+        axes = picture.add_subplot(rows, columns, place)
+        axes.set_facecolor(NOTHING)
+        image = axes.imshow(band, cmap=ramp, vmin=0, extent=extent, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=6)
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.set_xlabel(axis_unit, fontsize=6)
+        bar = picture.colorbar(image, ax=axes)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(unit or "", fontsize=7)
     return picture
 
 

@@ -65,7 +65,25 @@ class Picture(Figure):
     def dots(
         self, axes: Axes, x: Any, y: Any, *, titles: Sequence[str] = (), **look: Any
     ) -> PathCollection:
-        """Scatter dots that each tell their title under the pointer once they are in a page."""
+        """
+        Scatter dots that each tell their title under the pointer once they are in a page.
+
+        Parameters
+        ----------
+        axes
+            Where.
+        x, y
+            (n,) places.
+        titles
+            One per dot; empty: none.
+        look
+            As :meth:`matplotlib.axes.Axes.scatter` takes it.
+
+        Returns
+        -------
+        PathCollection
+            The dots.
+        """
         drawn = axes.scatter(x, y, **({"linewidths": 0} | look))
         self._told[drawn] = titles
         return drawn
@@ -81,6 +99,11 @@ class Picture(Figure):
         ----------
         label
             What it shows, for those who cannot see it.
+
+        Returns
+        -------
+        str
+            One ``svg`` element.
         """
         told = {f"dots{number}": dots for number, dots in enumerate(self._told)}
         for name, dots in told.items():

@@ -44,6 +44,11 @@ def save_scores(
         (site,) with ``easting`` and ``northing`` in metres and ``factor``.
     beside
         (predictor,) with ``mse`` and ``noise_floor``.
+
+    Returns
+    -------
+    list of Path
+        Where they lie.
     """
     rates = {"xlabel": "mean detection rate", "ylabel": "mean prediction"}
     pictures = {
@@ -75,7 +80,25 @@ def show_agreement(
     titles: Sequence[str] = (),
     name_farthest: int = 0,
 ) -> Picture:
-    """Show what is said against what was seen, from 0 on, with the diagonal where both agree."""
+    """
+    Show what is said against what was seen, from 0 on, with the diagonal where both agree.
+
+    Parameters
+    ----------
+    seen, said
+        (n,) numbers by the name of what they are about.
+    xlabel, ylabel
+        What they are, and their unit.
+    titles
+        Of the dots, one per name.
+    name_farthest
+        How many of the dots farthest from the diagonal to name.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+    """
     picture, axes, top = _square(float(np.nanmax([seen.max(), said.max(), 1e-3])), xlabel, ylabel)
     picture.dots(axes, seen, said, titles=titles, s=36, color=MODEL, alpha=0.75)
     far = (said - seen).abs().nlargest(name_farthest).index
@@ -91,6 +114,7 @@ def show_agreement(
             style="italic",
             ha="right" if right else "left",
             color=INK,
+            parse_math=False,
         )
     return picture
 
@@ -142,15 +166,20 @@ def show_sites(
     Parameters
     ----------
     sites
-        With ``easting`` and ``northing`` in metres.
+        (site,) with ``easting`` and ``northing`` in metres.
     titles
         Of the dots, one per site.
     behind
-        Other sites, in grey below these.
+        (site,) likewise: other sites, in grey below these.
     legend
         Colours by what they mean.
     look
         Of the dots, as :meth:`matplotlib.axes.Axes.scatter` takes it.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
     """
     everything = sites if behind is None else pd.concat([sites, behind])
     wide, high = (max(float(np.ptp(everything[axis])), 1000) for axis in ("easting", "northing"))
@@ -177,7 +206,24 @@ def show_sites(
 def show_site_factor(
     sites: pd.DataFrame, *, titles: Sequence[str] = (), behind: pd.DataFrame | None = None
 ) -> Picture:
-    """Show by how many times each site is predicted better (``factor``) than by the mean rate."""
+    """
+    Show by how many times each site is predicted better than by the mean rate.
+
+    Parameters
+    ----------
+    sites
+        (site,) with ``easting`` and ``northing`` in metres, and ``factor``: the error of the mean
+        rate over that of the model.
+    titles
+        Of the dots, one per site.
+    behind
+        (site,) likewise: other sites, in grey below these.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+    """
     words = {
         "4 times worse": -2,
         "twice worse": -1,
@@ -207,6 +253,11 @@ def show_ladder(table: pd.DataFrame, *, floor: float | None = None) -> Picture:
         ``cv_mse``.
     floor
         An error no predictor can be below, drawn as a dotted line.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
     """
     table = table[table["mse"].notna()]
     series = {
@@ -229,8 +280,19 @@ def show_ladder(table: pd.DataFrame, *, floor: float | None = None) -> Picture:
 
 def show_differences(table: pd.DataFrame, *, change: str) -> Picture:
     """
-    Show differences of squared errors (index: what was compared; columns difference, low, high) as
-    dots with intervals around zero.
+    Show differences of squared errors as dots with intervals around zero.
+
+    Parameters
+    ----------
+    table
+        (what was compared,) with ``difference``, ``low`` and ``high``.
+    change
+        Written above.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
     """
     picture, axes = _rows(
         list(map(str, table.index)), "difference of squared errors, 95 % interval (left: it helps)"
@@ -250,6 +312,11 @@ def show_drivers(table: pd.DataFrame) -> Picture:
     ----------
     table
         (input,) with ``share`` and ``deviation``.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
     """
     picture, axes = _rows(list(map(_words, table.index)), "growth of the error")
     share = table["share"].to_numpy(float)
@@ -273,7 +340,7 @@ def _show_species_factor(factor: pd.Series) -> Picture:
     better = np.log2(factor.clip(1 / 16, 16))
     places = np.arange(len(factor))
     axes.barh(places, better, color=np.where(better >= 0, MODEL, WORSE), height=0.75)
-    axes.set_yticks(places, factor.index, fontsize=7, style="italic")
+    axes.set_yticks(places, factor.index, fontsize=7, style="italic", parse_math=False)
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.set_xticks(range(-2, 3), [f"{2.0**tick:g}" for tick in range(-2, 3)])
@@ -313,6 +380,7 @@ def _rows(names: Sequence[str], xlabel: str) -> tuple[Picture, Axes]:
             fontsize=11,
             weight="bold",
             color=INK,
+            parse_math=False,
         )
     return picture, axes
 

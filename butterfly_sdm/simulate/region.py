@@ -106,17 +106,8 @@ class Region:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the region."""
-        return (
-            *self.scenes,
-            self.records,
-            self.sites,
-            self.covariates,
-            self.truth_map,
-            self.truth_table,
-            self.truth_detections,
-            self.habitats,
-            self.config,
-        )
+        named = vars(self) | {"folder": None}
+        return (*self.scenes, *(path for path in named.values() if isinstance(path, Path)))
 
 
 def simulate_region(

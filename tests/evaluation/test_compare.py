@@ -10,7 +10,7 @@ from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import compare, cross_validate, run_ladder, score_predictions
 from butterfly_sdm.evaluation.bootstrap import block_means, grid_blocks, mean_interval
 from butterfly_sdm.evaluation.compare import score_interval
@@ -142,11 +142,21 @@ def quick(*steps: LadderStep, **more) -> EvaluateOptions:
     return EvaluateOptions(ladder=steps, folds=0, bootstrap=100, **more)
 
 
-def test_two_processes_climb_a_ladder_to_the_same_numbers(world):
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_workers_climb_a_ladder_to_the_same_numbers(world, where):
     steps = ("regional_rate", "nearest_sites", LadderStep(kind="trees", options={"bands": True}))
     options = EvaluateOptions(ladder=steps, folds=3, bootstrap=100)
     here = run_ladder(world, options)
-    there = run_ladder(world, options.model_copy(update={"workers": 2}))
+    if where == "processes":
+        there = run_ladder(world, options.model_copy(update={"workers": 2}))
+    else:
+        distributed = pytest.importorskip("distributed")
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster:
+            there = run_ladder(
+                world, options.model_copy(update={"dask": cluster.scheduler_address})
+            )
     pd.testing.assert_frame_equal(
         here.table.drop(columns="seconds"), there.table.drop(columns="seconds"), check_exact=True
     )
@@ -220,7 +230,7 @@ def test_a_ladder_takes_any_predictor_by_its_factory(world):
 
 
 def test_wrong_steps_are_refused_before_anything_is_fitted():
-    with pytest.raises(ModelError, match="no baseline 'forest'"):
+    with pytest.raises(ConfigError, match="no predictor 'forest'"):
         ladder_factories([LadderStep(kind="mean_rate"), LadderStep(kind="forest")])
     with pytest.raises(DataError, match="Two steps of the ladder are called 'trees'"):
         ladder_factories([LadderStep(kind="trees"), LadderStep(kind="trees", options={"trees": 5})])

@@ -21,6 +21,8 @@ from butterfly_sdm.figures import (
     MapView,
     Picture,
     save_scores,
+    show_agreement,
+    show_bands,
     show_differences,
     show_drivers,
     show_effort,
@@ -296,3 +298,21 @@ def test_drivers_and_differences_say_their_numbers():
     table = pd.DataFrame({"difference": [-1, 0.1], "low": [-2, -1], "high": [-0.5, 1]})
     faces = show_differences(table, change="x").axes[0].collections[1].get_facecolor()
     assert not np.array_equal(*faces)
+
+
+def test_bands_of_a_map_stand_side_by_side_with_their_units_and_coordinates():
+    values = np.stack([np.full((2, 3), 0.5), np.full((2, 3), np.nan)])
+    units = {"Aglais io": "probability", "richness": "species"}
+    colours = ["#ffffe5", "#00441b"]
+    picture = show_bands(values, units, extent=(500, 530, 20, 40), axis_unit="km", colours=colours)
+    said = texts(picture)
+    assert all(word in said for word in (*units, *units.values(), "km"))
+    assert picture.axes[0].images[0].get_extent() == [500, 530, 20, 40]
+
+
+def test_a_name_with_dollars_is_text_and_an_empty_ladder_is_drawn():
+    table = pd.DataFrame({"mse": [0.2]}, index=["$a_$ \\frac"])
+    assert "$a $ \\frac: 0.20000" in show_ladder(table).embed("ladder")
+    assert show_ladder(table.iloc[:0]).embed("nothing").startswith("<svg")
+    seen = pd.Series([0.1, 0.3], index=["$\\x$", "b"])
+    show_agreement(seen, seen[::-1], xlabel="", ylabel="", name_farthest=2)._repr_png_()

@@ -15,6 +15,7 @@ from butterfly_sdm.baselines.inputs.transforms import (
     group_columns,
     log_counts,
     position_km,
+    split_columns,
     transform_codes,
     transformed,
 )
@@ -135,7 +136,7 @@ class GroupedInputs(ArrayPredictor):
         if total:
             values = transformed(table.iloc[:, :total].to_numpy(dtype=float), state["codes"])
             values = (values - state["centre"]) / state["spread"]
-            parts = np.split(values, np.cumsum(sizes)[:-1], axis=1)
+            parts = split_columns(values, sizes)
         place = position_km(dataset, sites)
         if "places" in state:
             centre, spread = state["density_scale"]
@@ -145,7 +146,7 @@ class GroupedInputs(ArrayPredictor):
             values = table.iloc[:, total:].to_numpy(dtype=float) - state["embedding_centre"]
             parts.append(values @ state["axes"])
         known, at = (
-            (np.split(state["features"], np.cumsum(state["sizes"])[:-1], axis=1), state["position"])
+            (split_columns(state["features"], state["sizes"]), state["position"])
             if "position" in state
             else (parts, place)
         )

@@ -59,10 +59,6 @@ class SharedKernel(nn.Module):
         self.column = logs([1.0] * sum(self.sizes[: self.groups]))
         self.noise = logs([0.04, 3.0])  # nugget, sampling noise times visits
 
-    def split(self, features: np.ndarray) -> list[np.ndarray]:
-        """Divide joined columns into the groups."""
-        return np.split(features, np.cumsum(self.sizes)[:-1], axis=1) if self.sizes else []
-
     def forward(self, p: Tensor, x: Sequence[Tensor], q: Tensor, y: Sequence[Tensor]) -> Tensor:
         """
         Return the covariance (rows, columns) between sites at p with features x and sites at q with
@@ -75,7 +71,7 @@ class SharedKernel(nn.Module):
         leaning = _squares(
             p @ turned, q @ turned
         )  # likeness may reach farther along a coast or a ridge than across
-        total = (
+        total: Tensor = (
             next(amplitude) * _matern12(leaning / place[0] ** 2)
             + next(amplitude) * _matern32(leaning / place[1] ** 2)
             + next(amplitude) * _matern32(square / place[2] ** 2)
@@ -99,7 +95,8 @@ class SharedKernel(nn.Module):
     def variance(self, visits: Tensor) -> Tensor:
         """Return the variance of the noise at sites with so many visits."""
         nugget, sampling = self.noise.exp()
-        return nugget + sampling / visits
+        variance: Tensor = nugget + sampling / visits
+        return variance
 
     @torch.no_grad()
     def covariance(
@@ -107,7 +104,7 @@ class SharedKernel(nn.Module):
     ) -> np.ndarray:
         """Return :meth:`forward` as numbers."""
         tensor = torch.as_tensor
-        return self(tensor(p), [*map(tensor, x)], tensor(q), [*map(tensor, y)]).numpy()  # type: ignore[no-any-return]
+        return np.asarray(self(tensor(p), [*map(tensor, x)], tensor(q), [*map(tensor, y)]))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what :meth:`from_arrays` needs."""
@@ -169,7 +166,7 @@ def fit_kernel(
         )
         for name, value in kernel.named_parameters():
             loss = loss + PULL * ((value - first[name]) ** 2).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     kernel.to(torch.float64)
 

@@ -51,6 +51,11 @@ def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, 
     return groups
 
 
+def split_columns(values: np.ndarray, sizes: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Divide joined columns into groups of these sizes; no group has no part."""
+    return np.split(values, np.cumsum(sizes)[:-1], axis=1) if len(sizes) else []
+
+
 def transform_codes(values: np.ndarray) -> np.ndarray:
     """
     Choose for each column what makes its values comparable.
@@ -129,7 +134,7 @@ def log_counts(places: np.ndarray, position: np.ndarray, radii_km: Sequence[floa
         tree.query_ball_point(position, radius / 100, return_length=True) - here
         for radius in radii_km
     ]
-    return np.log1p(np.column_stack(counts))
+    return np.asarray(np.log1p(np.column_stack(counts)))
 
 
 def mean_around(

@@ -26,7 +26,6 @@ from butterfly_sdm.evaluation.evaluate import (
     predictions_beside,
     scorable_sites,
     scores_beside,
-    split_of,
 )
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores
@@ -136,7 +135,7 @@ def collect_findings(
     DataError
         The data set has no split, its part is empty, or no site can be scored.
     """
-    split = split_of(dataset, split)
+    split = split or dataset.needed_split()
     sites = scorable_sites(dataset, split.part(options.part), [predictor])
     tables = predictions_beside(
         predictor,

@@ -42,8 +42,7 @@ PICTURES = {
     "species": "Species: predicted against observed mean rate",
     "sites": "Sites: where the model beats the mean rate",
     "richness": "Richness: predicted against observed",
-    "seen": "Seen: share of visits with a detection",
-    "said": "Said: prediction",
+    "blank": "Held-out sites, coloured by the species that is chosen",
     "calibration": "Reliability curve",
     "drivers": "Permutation importance of inputs",
 }
@@ -198,7 +197,6 @@ def _pictures(findings: Findings) -> dict[str, str | None]:
     species, curve = findings.scores.per_species, findings.reliability.curve
     sites, training = _shown_sites(findings), list(findings.split.train)
     behind = _thinned(pd.DataFrame(findings.dataset.sites.loc[training, ["easting", "northing"]]))
-    blank = figures.show_sites(sites, titles=[""] * len(sites), behind=behind, color="white")
     better = "{}: {factor:.2f} times better, {species_recorded:.0f} species, {visits:.0f} visits"
     held = "said {predicted:.1%}, seen {observed:.1%} of {visits:,.0f} visits"
     pictures = {
@@ -217,8 +215,7 @@ def _pictures(findings: Findings) -> dict[str, str | None]:
             ylabel="said: expected species per visit",
             titles=_tell(sites, "{}: seen {richness:.1f}, said {richness_predicted:.1f}"),
         ),
-        "seen": blank,
-        "said": blank,
+        "blank": figures.show_sites(sites, titles=[""] * len(sites), behind=behind, color="white"),
         "calibration": figures.show_reliability(curve, titles=_tell(curve, held)),
     }
     if (ladder := findings.ladder) is not None and len(ladder):

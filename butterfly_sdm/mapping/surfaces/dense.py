@@ -421,7 +421,7 @@ def dense_surface(
     """
     predictor, scene = exact.handle.predictor, exact.scene
     network = predictor.network
-    if torch.cuda.is_available() and getattr(predictor, "accelerator", "auto") != "cpu":
+    if torch.cuda.is_available() and str(getattr(predictor, "device", "cuda")) != "cpu":
         network.cuda()
     network.eval()
     chosen = choose_engine(

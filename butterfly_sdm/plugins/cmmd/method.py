@@ -17,6 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from butterfly_sdm import figures
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -358,12 +359,10 @@ def _table(paths: list[str], probability: np.ndarray, classes: Sequence[str]) ->
 
 
 def _curve(folder: Path) -> None:
-    from matplotlib.figure import Figure
-
     history = pd.read_csv(folder / "history.csv")
     history = history[history["stage"] == "representation"]
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
+    picture = figures.Picture(6, 3.5)
+    axes = picture.subplots()
     for column, name in (
         ("cmmd", "CMMD: domains apart"),
         ("dcmmd", "DCMMD: classes apart"),
@@ -372,4 +371,4 @@ def _curve(folder: Path) -> None:
         axes.plot(history["epoch"], history[column], label=name)
     axes.set(xlabel="epoch", yscale="log", title="Held-out embeddings")
     axes.legend()
-    figure.savefig(folder / "discrepancy.png", dpi=120)
+    picture.save(folder / "discrepancy.png", dpi=120)
