@@ -26,7 +26,7 @@ from butterfly_sdm.core.cards import fingerprint, sealed
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
-from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.data.splits import Split
@@ -46,7 +46,7 @@ from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
 from data_prep.notes import BuildNotes, thin_data
-from data_prep.options import BuildOptions
+from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
@@ -146,7 +146,6 @@ def _fill(
 ) -> None:
     """Make all parts of a data set in its unfinished folder: tables, tiles, split and card."""
     name, seed = experiment
-    scratch = partial / ".scratch"
     sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
     if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
         notes.warn(
@@ -154,6 +153,7 @@ def _fill(
             "blocks, buffers and overlaps with them. Remove build.position_crs, or give a "
             "projected CRS of the region, such as its UTM zone."
         )
+    scratch = partial / ".scratch"
     sites, tiles = fill_tiles(
         config,
         sites,
@@ -164,13 +164,10 @@ def _fill(
         notes=notes,
         progress=progress,
     )
-    covariates: pd.DataFrame | None = None
-    units: dict[str, str] = {}
-    if config.covariates is not None:
-        covariates, units, lacking = site_covariates(
-            config.covariates, sites, position_crs=position_crs, executor=pool
-        )
-        notes.notes += lacking
+    covariates, units, lacking = site_covariates(
+        config.covariates or CovariateOptions(), sites, position_crs=position_crs, executor=pool
+    )
+    notes.notes += lacking
     notes.sources += file_sources(
         config, notes.imagery, scratch=scratch, executor=pool, progress=progress
     )
@@ -180,7 +177,6 @@ def _fill(
     shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
     for message in thin_data(table.rows, shown, split):
         notes.warn(message)
-    order = sorted(notes.sources, key=lambda one: (one.role, one.name, one.sha256 or ""))
     card = DatasetCard(
         name=name,
         species=tuple(detections.columns),
@@ -189,7 +185,7 @@ def _fill(
         tiles=tiles,
         covariates=units,
         rows={key: int(value) for key, value in table.rows.items()},
-        sources=tuple(order),
+        sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),
         notes=tuple(notes.notes),
         software=_software(),
@@ -200,6 +196,10 @@ def _fill(
     progress("writing the data set", 0, 1)
     _write(partial, card, sites, detections, covariates, split, table.coarse)
     progress("writing the data set", 1, 1)
+
+
+def _order(source: Source) -> tuple[str, str, str]:
+    return source.role, source.name, source.sha256 or ""
 
 
 def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None) -> str:
