@@ -130,8 +130,8 @@ def _scene(
 
 def _kept(columns: pd.DataFrame, min_valid_fraction: float, notes: BuildNotes) -> np.ndarray:
     """Return which sites keep their tile, and note why others have none."""
-    shown = (columns["tile_row"] >= 0).to_numpy()
-    kept = shown & (columns["valid_fraction"] >= min_valid_fraction).to_numpy()
+    shown: np.ndarray = columns["tile_row"].to_numpy() >= 0
+    kept: np.ndarray = shown & (columns["valid_fraction"].to_numpy() >= min_valid_fraction)
     if not kept.any():
         raise RasterError(
             f"No tile has {min_valid_fraction:.0%} valid pixels; the best has "

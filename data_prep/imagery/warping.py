@@ -133,7 +133,7 @@ def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
     # Neither a matrix product nor PyTorch's interpolation: their threads would fight with those of
     # the executor.
     rows = nodes[low] * (1 - part)[:, None] + nodes[low + 1] * part[:, None]
-    values = np.diff(rows, axis=1).take(low, axis=1)
+    values: np.ndarray = np.diff(rows, axis=1).take(low, axis=1)
     values *= part
     values += rows.take(low, axis=1)
     return values
