@@ -369,8 +369,11 @@ def read_metadata(path: str | Path) -> Any:
     MissingFileError, SourceError, RasterError
         It does not exist, does not answer, is too large or is not JSON.
     """
+    remote = "://" in str(path)
+    if not remote and not Path(path).is_file():
+        raise MissingFileError(f"There is no STAC file {path}. Was it copied with the others?")
     try:
-        text = _fetch(str(path)) if "://" in str(path) else _read_text(Path(path))
+        text = _fetch(str(path)) if remote else _read_text(Path(path))
         value = json.loads(text)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise RasterError(f"{path} is not JSON: {error}. Name a raster or a STAC item.") from error
@@ -380,12 +383,10 @@ def read_metadata(path: str | Path) -> Any:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise MissingFileError(f"There is no STAC file {path}. Was it copied with the others?")
     if path.stat().st_size > MOST_METADATA_BYTES:
         raise RasterError(
-            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Name a raster "
-            "or a STAC item."
+            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Name a "
+            "product, a raster or a STAC item."
         )
     return path.read_text(encoding="utf-8")
 
@@ -415,13 +416,8 @@ def _stac(path: Path) -> tuple[dict[str, Any], str] | None:
 
 
 def _read_xml(path: Path) -> ET.Element:
-    if path.stat().st_size > MOST_METADATA_BYTES:
-        raise RasterError(
-            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Is the product "
-            "whole?"
-        )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise RasterError(
                 f"{path} defines XML entities, which product metadata never does. Do not trust it."

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,12 @@ from pyproj import CRS as ProjCRS
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import (
+    CRSError,
+    NotGeoreferencedWarning,
+    RasterioError,
+    RasterioIOError,
+)
 
 from butterfly_sdm.errors import RasterError
 
@@ -76,6 +82,14 @@ class Layer:
     dtype: str
     block: tuple[int, int]
     has_mask: bool = False
+
+    def slots(self, bands: Sequence[str]) -> dict[int, int]:
+        """Return the places among ``bands`` of those in this file, and their numbers in it."""
+        return {
+            slot: self.indexes[self.bands.index(band)]
+            for slot, band in enumerate(bands)
+            if band in self.bands
+        }
 
     def measured(self, raw: np.ndarray) -> np.ndarray:
         """Return where every band of (bands, h, w) stored values is a measurement: (h, w)."""
@@ -214,6 +228,25 @@ def open_raster(path: str) -> Any:
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a "
             "GeoTIFF, JPEG 2000 or VRT."
+        ) from error
+
+
+@contextmanager
+def reading_pixels(path: str) -> Iterator[None]:
+    """
+    Name the file in the error of a broken block.
+
+    Raises
+    ------
+    RasterError
+        What is read in the block is damaged.
+    """
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        reason = str(error.__cause__ or error).rstrip(".")
+        raise RasterError(
+            f"{path} cannot be read: {reason}. The file is damaged; fetch or make it again."
         ) from error
 
 
