@@ -278,13 +278,15 @@ def evaluate(
 ) -> None:
     """Score a run beside honest baselines on sites it has not seen."""
     from butterfly_sdm import pipeline, studies
+    from butterfly_sdm.config import load_config
+    from butterfly_sdm.run import out_folder
 
     if ladder:
         with terminal.progress_bars() as progress:
             found = studies.ladder(
                 run, out, dataset=dataset, overrides=overrides or (), progress=progress
             )
-        folder = out or pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "ladder"
+        folder = out or out_folder(load_config(run, overrides or ())) / "ladder"
         terminal.summary(
             "Ladder, best first", found.summary() | {"tables and plots": folder}, as_json=as_json
         )
@@ -293,11 +295,7 @@ def evaluate(
         scores = pipeline.evaluate(
             run, out, dataset=dataset, overrides=overrides or (), progress=progress
         )
-    folder = out or (
-        run
-        if run.is_dir()
-        else pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "run"
-    )
+    folder = out or (run if run.is_dir() else out_folder(load_config(run, overrides or ())) / "run")
     terminal.summary(
         "Scores",
         _score_rows(scores) | {"tables and plots": folder},
@@ -441,8 +439,10 @@ def compare(
     Compare two runs, or an experiment with and without a change, site by site on the same held-out
     sites.
     """
-    from butterfly_sdm import pipeline, studies
+    from butterfly_sdm import studies
+    from butterfly_sdm.config import load_config
     from butterfly_sdm.errors import ConfigError
+    from butterfly_sdm.run import out_folder
 
     if change:
         if len(what) != 1:
@@ -457,10 +457,7 @@ def compare(
                 overrides=overrides or (),
                 progress=progress,
             )
-        folder = (
-            out
-            or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
-        )
+        folder = out or out_folder(load_config(what[0], overrides or ())) / "comparison"
         rows = ablation.summary() | {
             "change": ", ".join(change),
             "table": folder / "comparison.csv",

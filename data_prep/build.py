@@ -14,10 +14,8 @@ from concurrent.futures import Executor
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 import rasterio
 from pydantic import ValidationError
@@ -27,18 +25,9 @@ from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
+from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
-from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import (
-    group_sites,
-    leave_out_near,
-    make_folds,
-    make_split,
-    read_regions,
-    read_split,
-    split_by_region,
-)
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
@@ -192,9 +181,9 @@ def _fill(
     )
     # Says now, not when it is opened, that the parts do not fit together.
     located = sites.set_geometry("geometry")
-    Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
     progress("writing the data set", 0, 1)
-    _write(partial, card, sites, detections, covariates, split, table.coarse)
+    _write(partial, dataset)
     progress("writing the data set", 1, 1)
 
 
@@ -265,64 +254,32 @@ def _split(
     were asked to be.
     """
     visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
-    split, block = _parts(config.split, sites, visited, seed, notes)
+    block: pd.Series | None = None
+    options = config.split
+    if options.path is not None and options.method == "file":
+        split, ignored = read_split(options.path, tuple(sites.index))
+        if ignored:
+            notes.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
+    else:
+        try:
+            split, block = make_split(visited, options, seed=seed)
+        except DataError as error:
+            if len(visited) == len(sites):
+                raise
+            raise DataError(
+                f"Only {len(visited):,} of {len(sites):,} sites have visits and a tile. {error}"
+            ) from error
     without = len(sites) - len(split.part_of())
     if without:
         notes.notes.append(f"{without} sites are in no part of the split.")
-    split = leave_out_near(split, sites, buffer_m=config.split.buffer_m)
+    split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
         report = report_leakage(
             sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs
         )
         for message in report.warnings():
             notes.warn(message)
-    if block is None:
-        return split, None
-    return split, pd.Series(block, visited.index).reindex(sites.index, fill_value=-1)
-
-
-def _parts(
-    options: SplitOptions,
-    sites: gpd.GeoDataFrame,
-    visited: gpd.GeoDataFrame,
-    seed: int,
-    notes: BuildNotes,
-) -> tuple[Split, np.ndarray | None]:
-    """Return the split of the sites with visits (and tiles), and the group of each of them."""
-    if options.method == "file":
-        if options.path is None:
-            raise ConfigError("split.method is file, but split.path does not say which file.")
-        split, ignored = read_split(options.path, tuple(sites.index))
-        if ignored:
-            notes.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
-        return split, None
-    if options.method == "regions":
-        if options.regions is None or not options.validation_regions:
-            raise ConfigError(
-                "split.method is regions: state split.regions (polygons) and "
-                "split.validation_regions (names)."
-            )
-        regions = read_regions(options.regions, visited)
-        split = split_by_region(
-            regions, validation=options.validation_regions, test=options.test_regions
-        )
-        return split, group_sites(visited, method="regions", regions=regions.fillna(""))[0]
-    grouped: dict[str, Any] = {"method": options.method, "distance_m": options.distance_m}
-    if options.folds is not None:
-        if options.fold > options.folds:
-            raise ConfigError(
-                f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1."
-            )
-        folds, block = make_folds(visited, folds=options.folds, seed=seed, **grouped)
-        return folds[options.fold - 1], block
-    try:
-        return make_split(visited, fractions=options.fractions, seed=seed, **grouped)
-    except DataError as error:
-        if len(visited) == len(sites):
-            raise
-        raise DataError(
-            f"Only {len(visited):,} of {len(sites):,} sites have visits and a tile. {error}"
-        ) from error
+    return split, None if block is None else block.reindex(sites.index, fill_value=-1)
 
 
 def _software() -> dict[str, str]:
@@ -330,32 +287,26 @@ def _software() -> dict[str, str]:
     return {name: version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
 
 
-def _write(
-    partial: Path,
-    card: DatasetCard,
-    sites: gpd.GeoDataFrame,
-    detections: pd.DataFrame,
-    covariates: pd.DataFrame | None,
-    split: Split,
-    coarse: pd.DataFrame | None,
-) -> None:
-    sites.reset_index().to_parquet(partial / "sites.parquet", index=False)
-    detections.reset_index().to_parquet(partial / "detections.parquet", index=False)
-    if covariates is not None:
-        covariates.rename_axis("site_id").reset_index().to_parquet(
-            partial / "covariates.parquet", index=False
-        )
-    if coarse is not None:
-        coarse.to_parquet(partial / "coarse.parquet", index=False)
-    split.to_json(partial / "split.json")
+def _write(partial: Path, dataset: Dataset) -> None:
+    tables = {
+        "sites": dataset.sites.reset_index(),
+        "detections": dataset.detections.reset_index(),
+        "coarse": dataset.coarse,
+    }
+    if dataset.covariates is not None:
+        tables["covariates"] = dataset.covariates.rename_axis("site_id").reset_index()
+    for name, table in tables.items():
+        if table is not None:
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+    assert dataset.split is not None
+    dataset.split.to_json(partial / "split.json")
     files = {
         path.name: sha256(path)
         for path in sorted(partial.iterdir())
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.name != "dataset.json"
     }
-    files.pop("dataset.json", None)
     try:
-        card = card.model_copy(update={"files": files})
+        card = dataset.card.model_copy(update={"files": files})
         write_json(partial / "dataset.json", sealed(card.model_dump(mode="json", exclude={"seal"})))
     except ValidationError as error:
         raise DataError(f"The card cannot be written: {error}") from error

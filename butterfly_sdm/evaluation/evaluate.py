@@ -11,30 +11,30 @@ from typing import Any
 
 import pandas as pd
 
+from butterfly_sdm import figures
 from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
-from butterfly_sdm.baselines.saved import ArrayPredictor, visited
+from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.evaluation.plots import plot_scores
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
 REFERENCE = "mean_rate"
+DEFAULTS = EvaluateOptions()
 
 
 def evaluate_run(
     predictor: Predictor,
     dataset: Dataset,
-    split: Split | None = None,
+    options: EvaluateOptions = DEFAULTS,
     *,
-    part: str = "validation",
-    baselines: Sequence[str] = ("mean_rate",),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    split: Split | None = None,
     name: str = "model",
     folder: Path | None = None,
     seed: int = 0,
@@ -50,15 +50,11 @@ def evaluate_run(
     ----------
     predictor
         Fitted to the training part.
+    options
+        The part, and the baselines (keys of ``BASELINES``). The mean rate is always fitted, as the
+        reference of skill and factors.
     split
         None: that of the data set.
-    part
-        ``"train"``, ``"validation"`` or ``"test"``.
-    baselines
-        Keys of ``BASELINES``. The mean rate is always fitted, as the reference of skill and
-        factors.
-    options
-        Hyper-parameters of baselines by kind.
     name
         Of the predictor, in the tables.
     folder
@@ -77,20 +73,14 @@ def evaluate_run(
     DataError
         The data set has no split, the part is empty, or species or sites do not match.
     """
-    split = split if split is not None else dataset.split
-    if split is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
-            "be evaluated."
-        )
-    sites = scorable_sites(dataset, split.part(part), [predictor])
+    split = split_of(dataset, split)
+    sites = scorable_sites(dataset, split.part(options.part), [predictor])
     predictions = predictions_beside(
         predictor,
         dataset,
         split,
         sites,
-        baselines=baselines,
-        options=options,
+        baselines=options.baselines,
         name=name,
         seed=seed,
         progress=progress,
@@ -100,8 +90,25 @@ def evaluate_run(
         scores.to_csv(folder)
         with atomic_path(Path(folder) / "predictions.parquet") as temporary:
             predictions[name].to_parquet(temporary)
-        plot_scores(scores, folder)
+        figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
     return scores
+
+
+def split_of(dataset: Dataset, split: Split | None = None) -> Split:
+    """
+    Return the split that is given, else that of the data set.
+
+    Raises
+    ------
+    DataError
+        There is neither.
+    """
+    found = split if split is not None else dataset.split
+    if found is None:
+        raise DataError(
+            f"The data set {dataset.card.name!r} has no split. Add build.split and build it again."
+        )
+    return found
 
 
 def predictions_beside(
@@ -171,7 +178,7 @@ def scorable_sites(
         There are none.
     """
     kept = visited(dataset, sites)
-    if not any(needs_tiles(predictor) for predictor in predictors):
+    if not any(predictor.sees.needs_tile for predictor in predictors):
         return kept
     have = set(dataset.sites_with_tiles)
     shown = [site for site in kept if site in have]
@@ -190,14 +197,9 @@ def scorable_sites(
     return shown
 
 
-def needs_tiles(predictor: Predictor) -> bool:
-    """Tell whether a predictor needs tiles: what it says itself, else yes for all but baselines."""
-    return bool(getattr(predictor, "needs_tiles", not isinstance(predictor, ArrayPredictor)))
-
-
-def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
+def seeded_options(kind: str, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Give ``seed`` to those baselines that take one."""
     takes_seed = (
         kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
     )
-    return {"seed": seed, **options} if takes_seed else options
+    return {"seed": seed, **options} if takes_seed else dict(options)

@@ -20,7 +20,7 @@ from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.executor import open_executor, run_units
 from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
-from butterfly_sdm.data.predictor import Embedding, Predictor
+from butterfly_sdm.data.predictor import UNKNOWN_CRS, Embedding, Predictor
 from butterfly_sdm.errors import DataError, ModelError, RasterError, did_you_mean
 from butterfly_sdm.imagery.grids import on_grid
 from butterfly_sdm.imagery.scene import Scene
@@ -32,7 +32,7 @@ from butterfly_sdm.mapping.surfaces.audit import audit_engine, audit_positions
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
 from butterfly_sdm.mapping.surfaces.positions import CovariateRaster, CovariateRasters
-from butterfly_sdm.mapping.surfaces.sight import Sight, covariates_of, members_of, sight_of
+from butterfly_sdm.mapping.surfaces.sight import Sight, members_of, sight_of
 from butterfly_sdm.predictors import Handle
 from butterfly_sdm.progress import Progress, silent
 
@@ -231,7 +231,7 @@ def predict_map(
         lattice,
         wanted,
         min_valid_fraction,
-        position_crs or _known_crs(predictor) or "EPSG:27700",
+        position_crs or _known_crs(predictor, scene),
         tiles=sight is not None,
         covariates=CovariateRasters(rasters) if rasters else None,
         embeds=isinstance(predictor, Embedding)
@@ -346,7 +346,7 @@ def fit_scene(
     """
     if grid is not None:
         scene = on_grid(scene, grid)
-    sight = sight_of(predictor, scene.bands, tile_px)
+    sight = sight_of(predictor, tile_px)
     if sight is not None:
         scene = select_bands(scene, sight.bands)
         _check_resolution(predictor, scene)
@@ -530,17 +530,13 @@ def _choose_species(predictor: Predictor, species: Sequence[str] | None) -> tupl
     return tuple(species)
 
 
-def _known_crs(predictor: Any) -> str | None:
-    for one in [predictor, *members_of(predictor)]:
-        known = ((getattr(one, "card", None) or {}).get("dataset") or {}).get("position_crs")
-        if known:
-            return str(known)
-    return None
+def _known_crs(predictor: Predictor, scene: Scene) -> str:
+    known = predictor.sees.position_crs
+    return known or ("EPSG:27700" if known == UNKNOWN_CRS else scene.crs.to_string())
 
 
 def _check_resolution(predictor: Any, scene: Scene) -> None:
-    cards = [getattr(one, "card", None) or {} for one in [predictor, *members_of(predictor)]]
-    trained = next((card["resolution_m"] for card in cards if card.get("resolution_m")), None)
+    trained = predictor.sees.resolution_m
     if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
         raise RasterError(
             f"The run was trained on pixels of {trained:g} m; the scene has {scene.resolution_m:g} "
@@ -550,7 +546,7 @@ def _check_resolution(predictor: Any, scene: Scene) -> None:
 
 
 def _check_covariates(predictor: Any, covariates: Mapping[str, CovariateRaster]) -> None:
-    needed = covariates_of(predictor)
+    needed = predictor.sees.covariates
     missing = [name for name in needed if name not in covariates]
     if missing:
         raise DataError(

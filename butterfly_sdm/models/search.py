@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
 from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.models.network_predictor import NetworkPredictor
+from butterfly_sdm.models.options import Draw, SearchOptions
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.search")
+
+STARTUP = 10  # trials that the tpe of Optuna draws at random before it learns from them
 
 
 @dataclass(frozen=True)
@@ -44,37 +50,33 @@ class SearchResult:
 def search(
     dataset: Dataset,
     sites: Sequence[str],
+    options: SearchOptions,
     *,
     validation: Sequence[str],
-    space: Mapping[str, Any],
-    trials: int,
     settings: Mapping[str, Any] | None = None,
     folder: Path | None = None,
-    method: Literal["random", "tpe"] = "tpe",
     seed: int = 0,
     progress: Progress = silent,
 ) -> SearchResult:
     """
-    Fit networks with settings drawn from ``space`` and keep the one with the least validation
-    score.
+    Fit networks with settings drawn from a space and keep the one with the least validation score.
 
     Parameters
     ----------
     sites, validation
         Training sites, and the sites that judge a trial. The score of the winner on them is too
         good by the choice: report it on sites that chose nothing.
-    space
-        Name of a setting (``regulariser.weight`` for one of the regulariser's): a list of choices,
-        or ``low`` and ``high`` with optionally ``log`` (true) or ``step``.
-    trials
-        How many in all, those of an interrupted search included.
+    options
+        The space, by names of settings of the network (``regulariser.weight`` for one of the
+        regulariser's); how many trials in all, those of an interrupted search included; ``random``,
+        as published, or ``tpe``, which learns from earlier trials; the workers. Trials that do not
+        depend on others run side by side (all random ones, the first ten of ``tpe``), so that
+        the result does not depend on how many do.
     settings
         The other settings of the network.
     folder
         Holds ``search.journal`` and ``trials.csv``; a search found there continues. None: nothing
         is written.
-    method
-        ``random``, as published, or ``tpe``, which learns from earlier trials.
 
     Raises
     ------
@@ -92,7 +94,7 @@ def search(
     if not len(validation):
         raise ModelError("A search needs validation sites: they judge the trials.")
     fixed = dict(settings or {})
-    _check_space(space)
+    _check_space(options.space)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -100,25 +102,14 @@ def search(
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)
             storage = JournalStorage(JournalFileBackend(str(Path(folder) / "search.journal")))
-        found = 0
-        if storage is not None and storage.get_all_studies():
-            found = len(
-                optuna.load_study(study_name="search", storage=storage).get_trials(deepcopy=False)
-            )
-        # Each trial draws anew from seed and number, so that a continued search draws what it would
-        # have drawn.
-        samplers: dict[str, type] = {
-            "random": optuna.samplers.RandomSampler,
-            "tpe": optuna.samplers.TPESampler,
-        }
         study = optuna.create_study(
             study_name="search", storage=storage, load_if_exists=True, direction="minimize"
         )
         key = fingerprint(
             {
-                "space": dict(space),
+                "space": {name: _plain(draw) for name, draw in options.space.items()},
                 "settings": fixed,
-                "method": method,
+                "method": options.method,
                 "seed": seed,
                 "dataset": dataset.fingerprint,
             }
@@ -131,32 +122,12 @@ def search(
                 "or remove it."
             )
         study.set_user_attr("key", key)
-        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
-        done = len(study.get_trials(deepcopy=False, states=ended))
-        progress("search", min(done, trials), trials)
-        while done < trials:
-            study.sampler = samplers[method](seed=seed * 100_003 + found)
-            trial = study.ask()
-            found += 1
-            chosen = {name: _suggest(trial, name, choice) for name, choice in space.items()}
-            try:
-                network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
-                network.fit(dataset, sites, validation=validation)
-                study.tell(trial, float(network.history[f"validation_{network.score}"].min()))
-            except (
-                ModelError
-            ) as error:  # settings that cannot be fitted, such as a rate that diverges
-                log.warning("Trial %d: %s", trial.number, error)
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            done += 1
-            if folder is not None:
-                with atomic_path(Path(folder) / "trials.csv") as temporary:
-                    _table(study).to_csv(temporary, index=False)
-            progress("search", done, trials)
+        score = partial(_score, dataset, list(sites), list(validation), seed)
+        _run_trials(study, options, fixed, score, folder, seed, progress)
         if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             raise ModelError(
-                f"None of the {trials} trials could be fitted. Narrow the space, learning_rate "
-                "first."
+                f"None of the {options.trials} trials could be fitted. Narrow the space, "
+                "learning_rate first."
             )
         return SearchResult(
             _merged(fixed, study.best_params), float(study.best_value), _table(study)
@@ -165,39 +136,86 @@ def search(
         optuna.logging.set_verbosity(level)
 
 
-def _check_space(space: Mapping[str, Any]) -> None:
+def _run_trials(
+    study: Any,
+    options: SearchOptions,
+    fixed: Mapping[str, Any],
+    score: Callable[[dict[str, Any]], float | str],
+    folder: Path | None,
+    seed: int,
+    progress: Progress,
+) -> None:
+    from optuna.samplers import RandomSampler, TPESampler
+    from optuna.trial import TrialState
+
+    found = len(study.get_trials(deepcopy=False))
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
+    progress("search", min(done, options.trials), options.trials)
+    with open_executor(options.workers, options.dask) as (executor, side_by_side):
+        run = map if executor is None else executor.map
+        while done < options.trials:
+            alone = max(1, STARTUP - found) if options.method == "tpe" else options.trials
+            asked = []
+            for _ in range(min(side_by_side, options.trials - done, alone)):
+                # Each trial draws anew from seed and number, so that a continued search draws what
+                # it would have drawn.
+                draw = TPESampler if options.method == "tpe" else RandomSampler
+                study.sampler = draw(seed=seed * 100_003 + found)
+                trial = study.ask()
+                chosen = {
+                    name: _suggest(trial, name, drawn) for name, drawn in options.space.items()
+                }
+                asked.append((trial, _merged(fixed, chosen)))
+                found += 1
+            for (trial, _), told in zip(asked, run(score, [one for _, one in asked]), strict=True):
+                if isinstance(told, str):
+                    log.warning("Trial %d: %s", trial.number, told)
+                    study.tell(trial, state=TrialState.FAIL)
+                else:
+                    study.tell(trial, told)
+                done += 1
+                if folder is not None:
+                    with atomic_path(Path(folder) / "trials.csv") as temporary:
+                        _table(study).to_csv(temporary, index=False)
+                progress("search", done, options.trials)
+
+
+def _score(
+    dataset: Dataset,
+    sites: Sequence[str],
+    validation: Sequence[str],
+    seed: int,
+    settings: dict[str, Any],
+) -> float | str:
+    """Return the validation score of a network, or why it could not be fitted."""
+    try:
+        network = NetworkPredictor(**settings, seed=seed)
+        network.fit(dataset, sites, context=FitContext(validation))
+    except ModelError as error:  # such as a rate that diverges
+        return str(error)
+    return float(network.history[f"validation_{network.score}"].min())
+
+
+def _check_space(space: Mapping[str, Draw]) -> None:
     known = NetworkPredictor().settings()
-    for name, choice in space.items():
+    for name in space:
         first, _, second = name.partition(".")
         inner = known.get(first)
         if first not in known or (second and not (isinstance(inner, dict) and second in inner)):
             raise ModelError(f"The search space names {name!r}, which is no setting of a network.")
-        bounds = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {
-            "low",
-            "high",
-            "log",
-            "step",
-        }
-        if not bounds and not (
-            isinstance(choice, Sequence) and not isinstance(choice, str) and len(choice)
-        ):
-            raise ModelError(
-                f"The search space of {name} needs a list of choices, or low and high (and log or "
-                f"step): {choice!r}."
-            )
 
 
-def _suggest(trial: Any, name: str, choice: Any) -> Any:
-    if not isinstance(choice, Mapping):
-        return trial.suggest_categorical(name, list(choice))
-    low, high = choice["low"], choice["high"]
+def _suggest(trial: Any, name: str, draw: Draw) -> Any:
+    if isinstance(draw, tuple):
+        return trial.suggest_categorical(name, list(draw))
+    low, high = draw.low, draw.high
     if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(
-            name, low, high, log=choice.get("log", False), step=choice.get("step", 1)
-        )
-    return trial.suggest_float(
-        name, float(low), float(high), log=choice.get("log", False), step=choice.get("step")
-    )
+        return trial.suggest_int(name, low, high, log=draw.log, step=draw.step or 1)
+    return trial.suggest_float(name, float(low), float(high), log=draw.log, step=draw.step)
+
+
+def _plain(draw: Draw) -> Any:
+    return list(draw) if isinstance(draw, tuple) else draw.model_dump(exclude_defaults=True)
 
 
 def _merged(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

@@ -375,15 +375,17 @@ class _Count:
         account = self.account()
         if self.rows.is_empty():
             raise RecordsError(_nothing_left(account, self.verdicts.occurrences.columns))
-        seen = _Seen.of(self.rows, self.visit[1])
-        visits = np.bincount(seen.visit_site)
+        numbered, span = self._visits()
+        visits = self._per_site(numbered["visit"], span)
         places = self.verdicts.places
         numbers = np.flatnonzero(visits).tolist()
         ids = site_ids(places, numbers)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         index = pd.Index([ids[i] for i in order], name="site_id")
         sites = np.array([numbers[i] for i in order])
-        species, k = self._detections(seen, sites)
+        with_sightings = numbered.filter("present")["visit"].n_unique()
+        empty = int(visits.sum()) - with_sightings
+        species, k = self._detections(numbered, span, sites)
         footprints = places.footprints[sites]
         centres = shapely.centroid(footprints)
         frame = {
@@ -426,17 +428,38 @@ class _Count:
                 **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
             },
             years=tuple(int(year) for year in years),
-            notes=(*self._notes(seen, places), *told),
+            notes=(*self._notes(empty, places), *told),
             coarse=coarse if len(coarse) else None,
             names=self._names(),
         )
 
-    def _detections(self, seen: _Seen, sites: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    def _visits(self) -> tuple[pl.DataFrame, int]:
+        """Return the rows with the number of their ``visit``, and how many numbers a site has."""
+        by = self.visit[1]
+        number = pl.col(by).to_physical() if by == "day" else pl.col(by).rank("dense")
+        number = (number - number.min()).cast(pl.Int64)
+        span = int(self.rows.select(number.max()).item()) + 1
+        visit = (pl.col("site").cast(pl.Int64) * span + number).alias("visit")
+        return self.rows.select(visit, "taxon", "present"), span
+
+    def _per_site(self, visits: pl.Series, span: int) -> np.ndarray:
+        """Count distinct visits per site."""
+        return np.bincount(
+            visits.unique().to_numpy() // span, minlength=len(self.verdicts.places.footprints)
+        )
+
+    def _detections(
+        self, visits: pl.DataFrame, span: int, sites: np.ndarray
+    ) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the species and (site, species) counts of visits on which they were seen."""
         taxa, rules = self.verdicts.taxa, self.rules
-        k = np.zeros((len(self.verdicts.places.footprints), len(taxa)), dtype=np.int64)
-        np.add.at(k, (seen.found_site, seen.found_taxon), 1)
-        k = k[sites]
+        named = visits.filter(pl.col("present") & (pl.col("taxon") >= 0))
+        # One number a detection: far faster to compare than columns.
+        seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
+        visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
+        shape = (len(self.verdicts.places.footprints), len(taxa))
+        k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
+        k = k.reshape(shape)[sites]
         if rules.species is None:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
@@ -476,10 +499,9 @@ class _Count:
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
         return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
 
-    def _notes(self, seen: _Seen, places: Places) -> tuple[str, ...]:
+    def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
         notes = list(self.verdicts.occurrences.notes)
         if self.verdicts.occurrences.core == "event":
-            empty = len(seen.visit_site) - seen.visits_with_sightings
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
                 "seen."
@@ -491,75 +513,6 @@ class _Count:
             )
         note = accuracy_note() if any(places.references) else None
         return (*notes, note) if note else tuple(notes)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """
-    The distinct visits, and the distinct detections on them.
-
-    Attributes
-    ----------
-    visit_site
-        (visits,) site of each visit.
-    found_site, found_taxon
-        (detections,) site and taxon of each detection; a taxon is found once per visit.
-    visits_with_sightings
-        Visits on which anything was seen, be it an unnamed species.
-    """
-
-    visit_site: np.ndarray
-    found_site: np.ndarray
-    found_taxon: np.ndarray
-    visits_with_sightings: int
-
-    @classmethod
-    def of(cls, rows: pl.DataFrame, visit: str) -> _Seen:
-        """
-        Pack site, visit, taxon and presence of each row into one whole number, and sort: faster
-        than comparing columns.
-        """
-        number = (
-            rows["day"].to_physical().to_numpy()
-            if visit == "day"
-            else rows[visit].rank("dense").to_numpy()
-        )
-        first_number = number.min()
-        columns = [
-            (rows["site"].to_numpy(), 0),
-            (number, -int(first_number)),
-            (rows["taxon"].to_numpy(), 1),
-        ]
-        bits = [(int(column.max()) + shift).bit_length() for column, shift in columns] + [1]
-        if sum(bits) > 64:
-            raise RecordsError(
-                "There are too many sites and visits to count at once. Divide the records by years "
-                "or regions."
-            )
-        packed = np.zeros(len(rows), dtype=np.uint64)
-        for (column, shift), width in zip(
-            [*columns, (rows["present"].to_numpy(), 0)], bits, strict=True
-        ):
-            packed <<= np.uint64(width)
-            np.add(packed, column, out=packed, casting="unsafe")
-            packed += np.uint64(
-                shift % (1 << 64)
-            )  # whole numbers are counted round and round: this may be a subtraction
-        packed.sort()
-        packed = packed[np.append(True, packed[1:] != packed[:-1])]
-        of_visit = packed >> np.uint64(bits[2] + 1)
-        first = np.append(True, of_visit[1:] != of_visit[:-1])
-        present = (packed & np.uint64(1)).astype(bool)
-        seen = of_visit[present]
-        with_sightings = int(np.count_nonzero(seen[1:] != seen[:-1])) + int(len(seen) > 0)
-        found_taxon = (packed[present] >> np.uint64(1)) & np.uint64((1 << bits[2]) - 1)
-        named = found_taxon > 0
-        return cls(
-            visit_site=(of_visit[first] >> np.uint64(bits[1])).astype(np.int64),
-            found_site=(seen[named] >> np.uint64(bits[1])).astype(np.int64),
-            found_taxon=found_taxon[named].astype(np.int64) - 1,
-            visits_with_sightings=with_sightings,
-        )
 
 
 def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:

@@ -13,10 +13,11 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import read_json, write_json
@@ -109,71 +110,28 @@ class Occurrences:
 
 
 class _Dictionary:
-    """
-    The distinct texts of a group, numbered in the order in which they came.
-
-    A table of hashes with open addressing, so that a block is looked up at once: most rows find
-    their text at the first place.
-    """
+    """The distinct texts of a group, numbered in the order in which they came."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
         self.entries: list[pl.DataFrame] = []
-        self.size = 0
-        self._hashes = np.zeros(1 << 12, dtype=np.uint64)  # 0: free
-        self._numbers = np.zeros(1 << 12, dtype=np.uint32)
+        self.numbers: dict[int, int] = {}  # of each hash
 
-    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, pl.Series]:
         """
         Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
         """
-        hashes = texts.hash_rows(seed=len(self.terms)).to_numpy(writable=True)
-        hashes[hashes == 0] = 1
-        slots, new = self._find(hashes)
-        if len(new):
-            unique, first = np.unique(hashes[new], return_index=True)
-            while (self.size + len(unique)) * 4 > len(self._hashes):
-                self._grow()
-            self._put(unique, np.arange(self.size, self.size + len(unique), dtype=np.uint32))
-            self.size += len(unique)
-            self.entries.append(_own(texts[new[first]]))
-            slots, _ = self._find(hashes)
-        return self._numbers[slots], hashes
-
-    def _find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slot of each hash, and the rows of those that have none."""
-        last = len(self._hashes) - 1
-        slots = (hashes & np.uint64(last)).astype(np.int64)
-        held = self._hashes[slots]
-        elsewhere = np.flatnonzero(held != hashes)
-        new = [elsewhere[:0]]
-        while len(elsewhere):
-            free = held[elsewhere] == 0
-            new.append(elsewhere[free])
-            elsewhere = elsewhere[~free]
-            slots[elsewhere] = (slots[elsewhere] + 1) & last
-            held[elsewhere] = self._hashes[slots[elsewhere]]
-            elsewhere = elsewhere[held[elsewhere] != hashes[elsewhere]]
-        return slots, np.concatenate(new)
-
-    def _put(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
-        """
-        Enter hashes that are not in the table; where two want one slot, one of them goes on to the
-        next.
-        """
-        while len(hashes):
-            slots, _ = self._find(hashes)
-            self._hashes[slots] = hashes
-            mine = self._hashes[slots] == hashes
-            self._numbers[slots[mine]] = numbers[mine]
-            hashes, numbers = hashes[~mine], numbers[~mine]
-
-    def _grow(self) -> None:
-        used = self._hashes != 0
-        hashes, numbers = self._hashes[used], self._numbers[used]
-        self._hashes = np.zeros(len(self._hashes) * 2, dtype=np.uint64)
-        self._numbers = np.zeros(len(self._hashes), dtype=np.uint32)
-        self._put(hashes, numbers)
+        hashes = texts.hash_rows(seed=len(self.terms))
+        encoded = cast(pa.UInt64Array, hashes.to_arrow()).dictionary_encode()
+        before = len(self.numbers)
+        numbers = np.array(
+            [self.numbers.setdefault(h, len(self.numbers)) for h in encoded.dictionary.to_pylist()],
+            dtype=np.uint32,
+        )
+        if len(self.numbers) > before:
+            first = hashes.arg_unique().to_numpy()  # in the order in which they come, as encoded
+            self.entries.append(_own(texts[first[numbers >= before]]))
+        return numbers[encoded.indices.to_numpy()], hashes
 
     def table(self) -> pl.DataFrame:
         """
@@ -234,7 +192,7 @@ class _Coder:
             numbers[group], of_group = self.dictionaries[group].number(
                 pl.DataFrame([columns[term] for term in terms])
             )
-            hashes.append(pl.Series(group, of_group))
+            hashes.append(of_group.alias(group))
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
         identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])

@@ -12,6 +12,7 @@ from scipy.ndimage import uniform_filter
 
 import butterfly_sdm as bs
 from butterfly_sdm.config import load_config
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.mapping.surfaces.positions import CovariateRasters
 from butterfly_sdm.pipeline import _covariate_rasters
@@ -95,7 +96,7 @@ def test_its_map_comes_nearer_to_the_truth_than_the_mean_rate_everywhere(region,
 
 def test_a_map_without_the_rasters_of_its_covariates_is_refused(config, tmp_path):
     run = bs.train(config, tmp_path / "run", dataset=bs.build(config, tmp_path / "dataset"))
-    with pytest.raises(DataError, match="lacks 'woodland_30m'"):
+    with pytest.raises(DataError, match="no raster is given for 'woodland_30m'"):
         bs.predict_map(
             run,
             out=tmp_path / "map.tif",
@@ -119,7 +120,7 @@ def test_covariates_of_a_map_are_those_of_the_data_set_at_the_middles_of_sites(
     ]
     settings = config | {"build": config["build"] | {"covariates": {"rasters": rasters}}, "map": {}}
     dataset = bs.build(settings, tmp_path / "dataset")
-    predictor = SimpleNamespace(covariate_names=tuple(dataset.covariates.columns))
+    predictor = SimpleNamespace(sees=Sees.of(dataset, covariates=True))
     read = CovariateRasters(_covariate_rasters(load_config(settings), predictor))
     assert (
         dataset.covariates["woodland_30m"].sub(dataset.covariates["woodland_1000m"]).abs().max()

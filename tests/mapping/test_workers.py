@@ -10,6 +10,7 @@ import rasterio
 import torch
 from torch import nn
 
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError, ModelError
 from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import predict_map
@@ -25,7 +26,9 @@ def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
         window_px=64, margin_px=32, embedding=16, accelerator="cpu", batch_size=16, **modalities
     )
     predictor.species = ("Species a", "Species b")
-    predictor.covariate_names = ("warmth",) if modalities.get("covariates") else ()
+    names = ("warmth",) if modalities.get("covariates") else ()
+    crs = "EPSG:27700" if modalities.get("position") else None
+    predictor.sees = Sees(BANDS, 64, 32, 10.0, names, crs, not modalities)
     torch.manual_seed(seed)
     network = PresenceNet(
         Architecture(
@@ -34,7 +37,7 @@ def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
             embedding=16,
             window_px=64,
             margin_px=32,
-            covariates=len(predictor.covariate_names),
+            covariates=len(names),
             position=modalities.get("position", False),
         )
     )

@@ -14,7 +14,8 @@ from affine import Affine
 from torch import nn
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.models.inputs import TileReader
+from butterfly_sdm.data.predictor import FitContext, Sees
+from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")
@@ -106,8 +107,11 @@ class Windows:
             for _ in range(20):
                 self.network.features(torch.randn(4, 4, 128, 128))
         self.network.eval()
+        self.sees = Sees(BANDS, window_px, margin_px, 10.0, needs_tile=True)
 
-    def fit(self, dataset: Dataset, sites: Sequence[str]) -> Windows:
+    def fit(
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
+    ) -> Windows:
         return self
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
@@ -133,8 +137,11 @@ class Position:
     """Predicts one species from easting and northing alone, in a way that is easy to check."""
 
     species: tuple[str, ...] = ("East", "North")
+    sees = Sees(position_crs="EPSG:27700")
 
-    def fit(self, dataset: Dataset, sites: Sequence[str]) -> Position:
+    def fit(
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
+    ) -> Position:
         return self
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:

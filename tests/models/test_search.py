@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.models.search import search
+from butterfly_sdm.progress import silent
 
 pytest.importorskip("optuna")
 SETTINGS = {
@@ -19,8 +21,8 @@ SETTINGS = {
 }
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
-    "regulariser.weight": [0.0, 0.5],
-    "head_layers": [1, 2],
+    "regulariser.weight": (0.0, 0.5),
+    "head_layers": (1, 2),
 }
 
 
@@ -31,14 +33,18 @@ def data():
     return make_dataset(24, image=False)
 
 
-def run(data, **change):
-    arguments = {
-        "validation": data.split.validation,
-        "space": SPACE,
-        "trials": 3,
-        "settings": SETTINGS,
-    }
-    return search(data, data.split.train, **(arguments | change))
+def run(data, *, validation=None, folder=None, progress=silent, **change):
+    options = SearchOptions(**({"space": SPACE, "trials": 3} | change))
+    validation = data.split.validation if validation is None else validation
+    return search(
+        data,
+        data.split.train,
+        options,
+        validation=validation,
+        settings=SETTINGS,
+        folder=folder,
+        progress=progress,
+    )
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
@@ -57,20 +63,27 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
     assert (tmp_path / "trials.csv").is_file()
 
 
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_two_processes_make_the_same_trials(data, method) -> None:
+    here, there = (run(data, method=method, trials=4, workers=workers) for workers in (1, 2))
+    pd.testing.assert_frame_equal(here.trials, there.trials, check_exact=True)
+
+
 def test_another_search_in_the_same_folder_is_refused(data, tmp_path: Path) -> None:
     run(data, trials=1, folder=tmp_path)
     with pytest.raises(ModelError, match="holds a search with another space"):
-        run(data, trials=2, folder=tmp_path, space=SPACE | {"dropout": [0.0, 0.5]})
+        run(data, trials=2, folder=tmp_path, space=SPACE | {"dropout": (0.0, 0.5)})
 
 
 def test_what_does_not_fit_is_said(data) -> None:
     with pytest.raises(ModelError, match="'wings', which is no setting"):
-        run(data, space={"wings": [1, 2]})
+        run(data, space={"wings": (1, 2)})
     with pytest.raises(ModelError, match=r"'regulariser.wings', which is no setting"):
-        run(data, space={"regulariser.wings": [1, 2]})
-    with pytest.raises(ModelError, match="needs a list of choices, or low and high"):
-        run(data, space={"dropout": 0.3})
+        run(data, space={"regulariser.wings": (1, 2)})
+    for draw in (0.3, (), {"low": 0.1}):
+        with pytest.raises(ValueError, match=r"space\.dropout"):
+            run(data, space={"dropout": draw})
     with pytest.raises(ModelError, match="validation sites: they judge"):
         run(data, validation=())
     with pytest.raises(ModelError, match="None of the 1 trials could be fitted"):
-        run(data, space={"learning_rate": [float("nan")]}, trials=1)
+        run(data, space={"learning_rate": (float("nan"),)}, trials=1)

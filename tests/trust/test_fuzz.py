@@ -31,8 +31,8 @@ from butterfly_sdm.data.dataset import Dataset, read_card
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.pipeline import Run
 from butterfly_sdm.predictors import load_predictor
+from butterfly_sdm.run import Run
 from data_prep.records.dates import read_days
 from data_prep.records.grid_references import GridSquare
 from data_prep.records.names import read_name, read_synonyms

@@ -30,7 +30,7 @@ from butterfly_sdm.mapping.surfaces.exact import BesideExact, WindowSurface
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
 from butterfly_sdm.mapping.surfaces.reach import cell_reach_px
 from butterfly_sdm.mapping.surfaces.rows import Strip
-from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.inputs import site_tensors
 
 READ_PX = 512  # rows of a block read at a time
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
@@ -366,14 +366,11 @@ class DenseSurface(BesideExact):
         of the map.
         """
         predictor = self.handle.predictor
-        names, position = (
-            getattr(predictor, "covariate_names", ()),
-            getattr(predictor, "position", False),
-        )
+        names, position = predictor.sees.covariates, predictor.sees.position_crs is not None
         if not names and not position:
             return None, None
         sites = self.exact.places(rows, cols)
-        inputs = site_inputs(
+        inputs = site_tensors(
             sites, sites.site_ids, image=False, covariates=names, position=position
         )
         return tuple(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from butterfly_sdm.data.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -25,52 +26,17 @@ class Sight:
     margin_px: int
 
 
-def sight_of(predictor: Any, bands: Sequence[str], tile_px: int) -> Sight | None:
+def sight_of(predictor: Predictor, tile_px: int) -> Sight | None:
     """
     Return what ``predictor`` sees, or None if it does not look at imagery.
 
     Parameters
     ----------
-    bands
-        Of the scene: what a predictor sees that takes whatever bands a data set has.
     tile_px
-        Side of its tiles.
-
-    Notes ----- A network says itself what it sees. An ensemble sees what its members see: all their
-    bands, the largest of their windows. Other predictors that look at tiles say so by ``bands =
-    True``.
+        Side of its tiles, for a predictor of an older release that does not say it.
     """
-    network = getattr(predictor, "network", None)
-    if network is not None:
-        return (
-            Sight(tuple(network.bands), network.window_px, network.margin_px)
-            if network.bands
-            else None
-        )
-    members = [
-        sight
-        for member in members_of(predictor)
-        if (sight := sight_of(member, bands, tile_px)) is not None
-    ]
-    if members:
-        names = tuple(dict.fromkeys(band for sight in members for band in sight.bands))
-        window = max(sight.window_px for sight in members)
-        tile = max(sight.window_px + 2 * sight.margin_px for sight in members)
-        return Sight(names, window, (tile - window) // 2)
-    if getattr(predictor, "bands", False) is True:
-        return Sight(tuple(bands), tile_px, 0)
-    return None
-
-
-def covariates_of(predictor: Any) -> tuple[str, ...]:
-    """
-    Return the names of the covariates that a predictor or its members were fitted with, where they
-    say so.
-    """
-    parts = [predictor, *members_of(predictor)]
-    return tuple(
-        dict.fromkeys(name for part in parts for name in getattr(part, "covariate_names", ()))
-    )
+    sees = predictor.sees
+    return Sight(sees.bands, sees.window_px or tile_px, sees.margin_px) if sees.bands else None
 
 
 def members_of(predictor: Any) -> list[Any]:
