@@ -11,7 +11,6 @@ import logging
 import shutil
 import tempfile
 from concurrent.futures import Executor
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,7 +20,6 @@ import rasterio
 from pydantic import ValidationError
 
 from butterfly_sdm.core.cards import fingerprint, sealed
-from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
@@ -40,6 +38,7 @@ from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.sources.fetching import fetch_records
+from data_prep.workbench import Workbench, open_workbench
 
 log = logging.getLogger("data_prep.build")
 
@@ -107,34 +106,31 @@ def build_dataset(
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:
-                _survey(config, Path(place), progress, BuildNotes(), explain)
+                bench = Workbench(Path(place), progress=progress)
+                bench.scratch.mkdir()
+                _survey(config, bench, explain)
         return folder
-    with resumable_folder(folder, key) as partial, ExitStack() as stack:
-        scratch = partial / ".scratch"
-        scratch.mkdir(exist_ok=True)
-        notes = BuildNotes()
-        table = survey or _survey(config, scratch, progress, notes, explain)
-        pool = (
-            executor
-            or stack.enter_context(open_executor(config.workers, config.dask, threads=True))[0]
-        )
-        _fill(config, partial, table, scene, (name, seed), notes, pool, progress)
-        shutil.rmtree(scratch)
+    with (
+        resumable_folder(folder, key) as partial,
+        open_workbench(config, partial, progress, executor) as bench,
+    ):
+        table = survey if survey is not None else _survey(config, bench, explain)
+        _fill(config, table, scene, bench, name=name, seed=seed)
+        shutil.rmtree(bench.scratch)
     return folder
 
 
 def _fill(
     config: BuildOptions,
-    partial: Path,
     table: SurveyTable,
     scene: Scene | None,
-    experiment: tuple[str, int],
-    notes: BuildNotes,
-    pool: Executor | None,
-    progress: Progress,
+    bench: Workbench,
+    *,
+    name: str,
+    seed: int,
 ) -> None:
     """Make all parts of a data set in its unfinished folder: tables, tiles, split and card."""
-    name, seed = experiment
+    notes = bench.notes
     sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
     if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
         notes.warn(
@@ -142,24 +138,15 @@ def _fill(
             "blocks, buffers and overlaps with them. Remove build.position_crs, or give a "
             "projected CRS of the region, such as its UTM zone."
         )
-    scratch = partial / ".scratch"
-    sites, tiles = fill_tiles(
-        config,
-        sites,
-        partial,
-        scratch,
-        opened=scene,
-        executor=pool,
-        notes=notes,
-        progress=progress,
-    )
+    sites, tiles = fill_tiles(config, sites, bench, opened=scene)
     covariates, units, lacking = site_covariates(
-        config.covariates or CovariateOptions(), sites, position_crs=position_crs, executor=pool
+        config.covariates or CovariateOptions(),
+        sites,
+        position_crs=position_crs,
+        executor=bench.executor,
     )
     notes.notes += lacking
-    notes.sources += file_sources(
-        config, notes.imagery, scratch=scratch, executor=pool, progress=progress
-    )
+    notes.sources += file_sources(config, bench)
     split, block = _split(config, sites, seed, tiles, notes, position_crs)
     if block is not None:
         sites["block"] = block
@@ -182,9 +169,9 @@ def _fill(
     # Says now, not when it is opened, that the parts do not fit together.
     located = sites.set_geometry("geometry")
     dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
-    progress("writing the data set", 0, 1)
-    _write(partial, dataset)
-    progress("writing the data set", 1, 1)
+    bench.progress("writing the data set", 0, 1)
+    _write(bench.folder, dataset)
+    bench.progress("writing the data set", 1, 1)
 
 
 def _order(source: Source) -> tuple[str, str, str]:
@@ -218,14 +205,10 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
     )
 
 
-def _survey(
-    config: BuildOptions,
-    scratch: Path,
-    progress: Progress,
-    notes: BuildNotes,
-    explain: Path | None,
-) -> SurveyTable:
-    survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
+def _survey(config: BuildOptions, bench: Workbench, explain: Path | None) -> SurveyTable:
+    survey = read_survey(
+        config.records, scratch=bench.scratch, progress=bench.progress, explain=explain
+    )
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(
@@ -233,8 +216,8 @@ def _survey(
                 "table of sites."
             )
         survey = with_unrecorded(survey, read_sites(config.records.sites))
-    notes.sources.extend(record_sources(config.records))
-    notes.notes.extend(survey.notes)
+    bench.notes.sources.extend(record_sources(config.records))
+    bench.notes.notes.extend(survey.notes)
     return survey
 
 
