@@ -11,7 +11,6 @@ import logging
 import shutil
 import tempfile
 from concurrent.futures import Executor
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,10 +20,9 @@ import rasterio
 from pydantic import ValidationError
 
 from butterfly_sdm.core.cards import fingerprint, sealed
-from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
-from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
 from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
@@ -35,11 +33,12 @@ from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
 from data_prep.notes import BuildNotes, thin_data
-from data_prep.options import BuildOptions
+from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.sources.fetching import fetch_records
+from data_prep.workbench import Workbench, open_workbench
 
 log = logging.getLogger("data_prep.build")
 
@@ -107,35 +106,31 @@ def build_dataset(
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:
-                _survey(config, Path(place), progress, BuildNotes(), explain)
+                bench = Workbench(Path(place), progress=progress)
+                bench.scratch.mkdir()
+                _survey(config, bench, explain)
         return folder
-    with resumable_folder(folder, key) as partial, ExitStack() as stack:
-        scratch = partial / ".scratch"
-        scratch.mkdir(exist_ok=True)
-        notes = BuildNotes()
-        table = survey or _survey(config, scratch, progress, notes, explain)
-        pool = (
-            executor
-            or stack.enter_context(open_executor(config.workers, config.dask, threads=True))[0]
-        )
-        _fill(config, partial, table, scene, (name, seed), notes, pool, progress)
-        shutil.rmtree(scratch)
+    with (
+        resumable_folder(folder, key) as partial,
+        open_workbench(config, partial, progress, executor) as bench,
+    ):
+        table = survey if survey is not None else _survey(config, bench, explain)
+        _fill(config, table, scene, bench, name=name, seed=seed)
+        shutil.rmtree(bench.scratch)
     return folder
 
 
 def _fill(
     config: BuildOptions,
-    partial: Path,
     table: SurveyTable,
     scene: Scene | None,
-    experiment: tuple[str, int],
-    notes: BuildNotes,
-    pool: Executor | None,
-    progress: Progress,
+    bench: Workbench,
+    *,
+    name: str,
+    seed: int,
 ) -> None:
     """Make all parts of a data set in its unfinished folder: tables, tiles, split and card."""
-    name, seed = experiment
-    scratch = partial / ".scratch"
+    notes = bench.notes
     sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
     if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
         notes.warn(
@@ -143,33 +138,21 @@ def _fill(
             "blocks, buffers and overlaps with them. Remove build.position_crs, or give a "
             "projected CRS of the region, such as its UTM zone."
         )
-    sites, tiles = fill_tiles(
-        config,
+    sites, tiles = fill_tiles(config, sites, bench, opened=scene)
+    covariates, units, lacking = site_covariates(
+        config.covariates or CovariateOptions(),
         sites,
-        partial,
-        scratch,
-        opened=scene,
-        executor=pool,
-        notes=notes,
-        progress=progress,
+        position_crs=position_crs,
+        executor=bench.executor,
     )
-    covariates: pd.DataFrame | None = None
-    units: dict[str, str] = {}
-    if config.covariates is not None:
-        covariates, units, lacking = site_covariates(
-            config.covariates, sites, position_crs=position_crs, executor=pool
-        )
-        notes.notes += lacking
-    notes.sources += file_sources(
-        config, notes.imagery, scratch=scratch, executor=pool, progress=progress
-    )
+    notes.notes += lacking
+    notes.sources += file_sources(config, bench)
     split, block = _split(config, sites, seed, tiles, notes, position_crs)
     if block is not None:
         sites["block"] = block
     shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
     for message in thin_data(table.rows, shown, split):
         notes.warn(message)
-    order = sorted(notes.sources, key=lambda one: (one.role, one.name, one.sha256 or ""))
     card = DatasetCard(
         name=name,
         species=tuple(detections.columns),
@@ -178,17 +161,21 @@ def _fill(
         tiles=tiles,
         covariates=units,
         rows={key: int(value) for key, value in table.rows.items()},
-        sources=tuple(order),
+        sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),
         notes=tuple(notes.notes),
         software=_software(),
     )
     # Says now, not when it is opened, that the parts do not fit together.
     located = sites.set_geometry("geometry")
-    Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
-    progress("writing the data set", 0, 1)
-    _write(partial, card, sites, detections, covariates, split, table.coarse)
-    progress("writing the data set", 1, 1)
+    dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    bench.progress("writing the data set", 0, 1)
+    _write(bench.folder, dataset)
+    bench.progress("writing the data set", 1, 1)
+
+
+def _order(source: Source) -> tuple[str, str, str]:
+    return source.role, source.name, source.sha256 or ""
 
 
 def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None) -> str:
@@ -218,14 +205,10 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
     )
 
 
-def _survey(
-    config: BuildOptions,
-    scratch: Path,
-    progress: Progress,
-    notes: BuildNotes,
-    explain: Path | None,
-) -> SurveyTable:
-    survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
+def _survey(config: BuildOptions, bench: Workbench, explain: Path | None) -> SurveyTable:
+    survey = read_survey(
+        config.records, scratch=bench.scratch, progress=bench.progress, explain=explain
+    )
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(
@@ -233,8 +216,8 @@ def _survey(
                 "table of sites."
             )
         survey = with_unrecorded(survey, read_sites(config.records.sites))
-    notes.sources.extend(record_sources(config.records))
-    notes.notes.extend(survey.notes)
+    bench.notes.sources.extend(record_sources(config.records))
+    bench.notes.notes.extend(survey.notes)
     return survey
 
 
@@ -287,32 +270,26 @@ def _software() -> dict[str, str]:
     return {name: version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
 
 
-def _write(
-    partial: Path,
-    card: DatasetCard,
-    sites: gpd.GeoDataFrame,
-    detections: pd.DataFrame,
-    covariates: pd.DataFrame | None,
-    split: Split,
-    coarse: pd.DataFrame | None,
-) -> None:
-    sites.reset_index().to_parquet(partial / "sites.parquet", index=False)
-    detections.reset_index().to_parquet(partial / "detections.parquet", index=False)
-    if covariates is not None:
-        covariates.rename_axis("site_id").reset_index().to_parquet(
-            partial / "covariates.parquet", index=False
-        )
-    if coarse is not None:
-        coarse.to_parquet(partial / "coarse.parquet", index=False)
-    split.to_json(partial / "split.json")
+def _write(partial: Path, dataset: Dataset) -> None:
+    tables = {
+        "sites": dataset.sites.reset_index(),
+        "detections": dataset.detections.reset_index(),
+        "coarse": dataset.coarse,
+    }
+    if dataset.covariates is not None:
+        tables["covariates"] = dataset.covariates.rename_axis("site_id").reset_index()
+    for name, table in tables.items():
+        if table is not None:
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+    assert dataset.split is not None
+    dataset.split.to_json(partial / "split.json")
     files = {
         path.name: sha256(path)
         for path in sorted(partial.iterdir())
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.name != "dataset.json"
     }
-    files.pop("dataset.json", None)
     try:
-        card = card.model_copy(update={"files": files})
+        card = dataset.card.model_copy(update={"files": files})
         write_json(partial / "dataset.json", sealed(card.model_dump(mode="json", exclude={"seal"})))
     except ValidationError as error:
         raise DataError(f"The card cannot be written: {error}") from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from butterfly_sdm.core.executor import in_order
@@ -12,11 +11,11 @@ from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.progress import Progress
 from data_prep.imagery.ready_tiles import check_folders
 from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_crs
 from data_prep.options import BuildOptions
+from data_prep.workbench import Workbench
 
 
 def input_files(config: BuildOptions) -> Iterator[Path]:
@@ -55,32 +54,21 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     return scene
 
 
-def file_sources(
-    config: BuildOptions,
-    imagery: Mapping[str, str | None],
-    *,
-    scratch: Path,
-    executor: Executor | None,
-    progress: Progress,
-) -> list[Source]:
+def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     """
     Return the files of imagery, covariates and the split with their SHA-256; the reader of records
     tells of the others.
 
-    Parameters
-    ----------
-    imagery
-        Files that pixels were taken from, each with its licence, if known. Those on the network
-        have no checksum.
-    scratch
-        Folder of what was fetched on the way.
+    Files on the network have no checksum.
 
     Raises
     ------
     MissingFileError
         A file has vanished.
     """
-    roots = [*(path for path in _imagery(config) if isinstance(path, Path)), scratch / "stac"]
+    imagery = bench.notes.imagery
+    fetched = bench.scratch / "stac"
+    roots = [*(path for path in _imagery(config) if isinstance(path, Path)), fetched]
     local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
     found = [
         Source(role="scene", name=path, licence=licence)
@@ -95,11 +83,11 @@ def file_sources(
                 f"{path} has vanished while it was used. Put it back and build again."
             )
     remote = len(found)
-    digests = in_order(sha256, [file for _, _, file, _ in wanted], executor)
+    digests = in_order(sha256, [file for _, _, file, _ in wanted], bench.executor)
     for (role, name, file, licence), digest in zip(wanted, digests, strict=True):
         size = file.stat().st_size
         found.append(Source(role=role, name=name, sha256=digest, bytes=size, licence=licence))
-        progress("checksums of the sources", len(found) - remote, len(wanted))
+        bench.progress("checksums of the sources", len(found) - remote, len(wanted))
     return found
 
 

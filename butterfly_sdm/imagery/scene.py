@@ -19,7 +19,6 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
@@ -33,6 +32,7 @@ from butterfly_sdm.imagery.products import (
     canonical_band,
     metres_per_unit,
     open_raster,
+    reading_pixels,
 )
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -190,17 +190,11 @@ class Scene:
             )
             clear = self.clear(piece, (first.crs, first.transform, first.width, first.height), own)
         for layer in piece.layers:
-            pairs = [
-                (slot, layer.bands.index(band))
-                for slot, band in enumerate(bands)
-                if band in layer.bands
-            ]
-            if not pairs:
+            slots = layer.slots(bands)
+            if not slots:
                 continue
-            raw, masked = self._read_layer(
-                layer, part, [layer.indexes[number] for _, number in pairs]
-            )
-            for (slot, _), band_raw in zip(pairs, raw, strict=True):
+            raw, masked = self._read_layer(layer, part, list(slots.values()))
+            for slot, band_raw in zip(slots, raw, strict=True):
                 present = layer.measured(band_raw[None])
                 for mask in (masked, clear):
                     if mask is not None:
@@ -305,36 +299,26 @@ class Scene:
         place = self.offset_of(layer)
         if place is None:
             source = self.handle(layer, self.grid, self.resampling)
-            try:
+            with reading_pixels(layer.path):
                 return source.read(indexes, window=window), source.dataset_mask(window=window) > 0
-            except (RasterioError, OSError) as error:
-                raise unreadable(layer, error) from error
         source = self.handle(layer)
         column, row, width, height = _whole(window)
         column, row = column - place[0], row - place[1]
         # A band file may cover less ground than the others of its product.
         left, top = min(max(column, 0), layer.width), min(max(row, 0), layer.height)
-        right, bottom = (
-            max(min(column + width, layer.width), left),
-            max(min(row + height, layer.height), top),
-        )
+        right = max(min(column + width, layer.width), left)
+        bottom = max(min(row + height, layer.height), top)
         part = Window(left, top, right - left, bottom - top)
-        whole = (part.width, part.height) == (width, height)
-        try:
-            if whole:
-                return source.read(indexes, window=part), source.dataset_mask(
-                    window=part
-                ) > 0 if layer.has_mask else None
-            raw, masked = (
-                np.zeros((len(indexes), height, width), layer.dtype),
-                np.zeros((height, width), dtype=bool),
-            )
+        with reading_pixels(layer.path):
+            if (part.width, part.height) == (width, height):
+                raw = source.read(indexes, window=part)
+                return raw, source.dataset_mask(window=part) > 0 if layer.has_mask else None
+            raw = np.zeros((len(indexes), height, width), layer.dtype)
+            masked = np.zeros((height, width), dtype=bool)
             if part.width and part.height:
                 at = slice(top - row, bottom - row), slice(left - column, right - column)
                 raw[:, *at] = source.read(indexes, window=part)
                 masked[at] = source.dataset_mask(window=part) > 0 if layer.has_mask else True
-        except (RasterioError, OSError) as error:
-            raise unreadable(layer, error) from error
         return raw, masked
 
     @property
@@ -351,12 +335,9 @@ class Scene:
             return None
         mask = piece.mask
         same = (mask.crs, mask.transform, mask.width, mask.height) == grid
-        try:
-            classes = (self.handle(mask) if same else self.handle(mask, grid, "nearest")).read(
-                mask.indexes[0], window=window
-            )
-        except (RasterioError, OSError) as error:
-            raise unreadable(mask, error) from error
+        source = self.handle(mask) if same else self.handle(mask, grid, "nearest")
+        with reading_pixels(mask.path):
+            classes = source.read(mask.indexes[0], window=window)
         return ~np.isin(classes, self.cloudy)
 
     def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
@@ -507,14 +488,6 @@ def _common_nodata(pieces: Sequence[Piece]) -> int:
     return int(value) if float(value).is_integer() else 0
 
 
-def unreadable(layer: Layer, error: Exception) -> RasterError:
-    """Return the error for a file with a broken block."""
-    reason = str(error.__cause__ or error).rstrip(".")
-    return RasterError(
-        f"{layer.path} cannot be read: {reason}. The file is damaged; fetch or make it again."
-    )
-
-
 def _check_scale(piece: Piece) -> None:
     """
     Look at the middle of a file of fractions: with a scale for counts, reflectance would become
@@ -523,11 +496,8 @@ def _check_scale(piece: Piece) -> None:
     layer = piece.layers[0]
     window = Window(max(0, layer.width // 2 - 128), max(0, layer.height // 2 - 128), 256, 256)
     window = window.intersection(Window(0, 0, layer.width, layer.height))
-    try:
-        with open_raster(layer.path) as source:
-            raw = source.read(list(layer.indexes), window=window)
-    except (RasterioError, OSError) as error:
-        raise unreadable(layer, error) from error
+    with open_raster(layer.path) as source, reading_pixels(layer.path):
+        raw = source.read(list(layer.indexes), window=window)
     seen = raw[:, layer.measured(raw)]
     if seen.size and 0 < np.abs(seen).max() * piece.scale < 0.001:
         raise RasterError(

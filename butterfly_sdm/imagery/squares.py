@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 from pyproj import Transformer
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.imagery.products import metres_per_unit, open_raster
+from butterfly_sdm.imagery.products import metres_per_unit, open_raster, reading_pixels
 
 CHUNK = 1000
 MOST_PIXELS = 4_000_000
@@ -183,12 +182,8 @@ def _read(
     high = np.minimum(np.ceil((middle + reach).max(axis=0)) + 1, size).astype(int)
     if (high <= low).any():
         return np.zeros(0, dtype=int), np.zeros(0)
-    try:
+    with reading_pixels(source.name):
         raw = source.read(band, window=Window(*low, *(high - low)), masked=True)
-    except (RasterioError, OSError) as error:
-        raise RasterError(
-            f"{source.name} cannot be read: {error}. Fetch or make it again."
-        ) from error
     there = ~np.ma.getmaskarray(raw)
     if raw.dtype.kind == "f":
         there &= np.isfinite(raw.data)

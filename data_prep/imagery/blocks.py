@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.products import Layer, Piece
-from butterfly_sdm.imagery.scene import Scene, unreadable
+from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.scene import Scene
 
 STRIP_ROWS = 256
 # about 0.2 s of decoding: small against the whole, large against the cost of handing it out
@@ -193,19 +192,16 @@ def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: 
 def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> None:
     """Read stored values of all bands of the scene into (bands, h, w)."""
     for layer in piece.layers:
-        slots = [slot for slot, band in enumerate(scene.bands) if band in layer.bands]
+        slots = layer.slots(scene.bands)
         if not slots:
             continue
-        indexes = [layer.indexes[layer.bands.index(scene.bands[slot])] for slot in slots]
         source = scene.handle(layer)
-        try:
-            if slots == list(range(out.shape[0])):
-                source.read(indexes, window=window, out=out)
+        with reading_pixels(layer.path):
+            if list(slots) == list(range(out.shape[0])):
+                source.read(list(slots.values()), window=window, out=out)
             else:
-                for slot, index in zip(slots, indexes, strict=True):
+                for slot, index in slots.items():
                     source.read(index, window=window, out=out[slot])
-        except (RasterioError, OSError) as error:
-            raise unreadable(layer, error) from error
 
 
 def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> np.ndarray:
@@ -217,15 +213,11 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
     first = piece.layers[0]
     clear = scene.clear(piece, (first.crs, first.transform, first.width, first.height), window)
     for layer in piece.layers:
-        for slot, band in enumerate(scene.bands):
-            if band not in layer.bands:
-                continue
+        for slot, index in layer.slots(scene.bands).items():
             source = scene.handle(layer)
-            try:
-                raw = source.read([layer.indexes[layer.bands.index(band)]], window=window)
+            with reading_pixels(layer.path):
+                raw = source.read([index], window=window)
                 own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
-            except (RasterioError, OSError) as error:
-                raise unreadable(layer, error) from error
             present = layer.measured(raw)
             for mask in (own, clear):
                 if mask is not None:

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
 from butterfly_sdm.core.arrays import PackedArray, new_array
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from butterfly_sdm.imagery.products import Layer, canonical_band, describe_layer, metres_per_unit
+from butterfly_sdm.imagery.products import (
+    Layer,
+    canonical_band,
+    describe_layer,
+    metres_per_unit,
+    reading_pixels,
+)
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.options import ReadyTileOptions, TileOptions
 
@@ -245,13 +250,8 @@ def _pack_unit(
     shares = []
     for row, layer in enumerate(layers, start):
         left, top = _corner_px(layer, size)
-        try:
-            with rasterio.open(layer.path) as source:
-                tile = source.read([layer.indexes[layer.bands.index(band)] for band in bands])
-        except (RasterioError, OSError) as error:
-            raise RasterError(
-                f"{layer.path} cannot be read: {error}. The file is damaged; fetch it again."
-            ) from error
+        with reading_pixels(layer.path), rasterio.open(layer.path) as source:
+            tile = source.read(list(layer.slots(bands).values()))
         tile = tile[:, top : top + size, left : left + size]
         array[row] = tile
         shares.append(float((tile != nodata).all(axis=0).mean()))

@@ -97,22 +97,13 @@ def _fetch(
 ) -> list[Path]:
     from data_prep.sources.stac import fetch_products
 
-    where = stac.bbox or bbox
-    if where is None:
+    stac = stac.model_copy(update={"bbox": stac.bbox or bbox})
+    if stac.bbox is None:
         raise ConfigError(
             "scenes.stac.bbox is missing: state west, south, east and north of the area in degrees."
         )
     return fetch_products(
-        stac.url,
-        folder,
-        bbox=where,
-        start=stac.start,
-        end=stac.end,
-        collection=stac.collection,
-        bands=tuple(bands or ("red", "green", "blue", "nir")),
-        max_cloud=stac.max_cloud,
-        most_items=stac.most_items,
-        progress=progress,
+        stac, folder, bands=tuple(bands or ("red", "green", "blue", "nir")), progress=progress
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from pathlib import Path
 
 import geopandas as gpd
@@ -17,7 +16,6 @@ from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
-from butterfly_sdm.progress import Progress
 from data_prep.imagery.cutting import cut_tiles, tiles_on
 from data_prep.imagery.options import TileOptions
 from data_prep.imagery.ready_tiles import ReadyTiles, find_ready_tiles, pack_tiles, tile_places
@@ -25,6 +23,7 @@ from data_prep.imagery.scenes import files_of, scene_of
 from data_prep.imagery.tile_grids import TileGrid, tile_grid
 from data_prep.notes import BuildNotes
 from data_prep.options import BuildOptions
+from data_prep.workbench import Workbench
 
 MARGIN = 0.05  # degrees around the sites in which products are searched
 
@@ -32,13 +31,9 @@ MARGIN = 0.05  # degrees around the sites in which products are searched
 def fill_tiles(
     config: BuildOptions,
     sites: gpd.GeoDataFrame,
-    partial: Path,
-    scratch: Path,
+    bench: Workbench,
     *,
     opened: Scene | None = None,
-    executor: Executor | None,
-    notes: BuildNotes,
-    progress: Progress,
 ) -> tuple[gpd.GeoDataFrame, TileCard | None]:
     """
     Make ``tiles.npy`` of the scenes or ready tiles a config names.
@@ -47,11 +42,6 @@ def fill_tiles(
     ----------
     sites
         Index ``site_id``; columns ``lon`` and ``lat``.
-    partial
-        The unfinished data set folder.
-    scratch
-        Folder in it for what is needed on the way, so that an interrupted build goes on where it
-        was.
     opened
         The scene, if :func:`data_prep.input_files.check_inputs` has opened it.
 
@@ -69,12 +59,12 @@ def fill_tiles(
         No scene shows a site, or no tile has enough valid pixels.
     """
     if config.scenes is not None:
-        scene = _scene(config, sites, scratch, opened, executor, notes, progress)
-        columns, card = _cut(config.tiles, scene, sites, scratch, executor, progress)
+        scene = _scene(config, sites, opened, bench)
+        columns, card = _cut(config.tiles, scene, sites, bench)
     elif config.ready_tiles is not None:
         ready = find_ready_tiles(config.ready_tiles, tuple(sites.index), config.tiles)
-        notes.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
-        columns = _import(ready, sites, scratch, executor, notes, progress)
+        bench.notes.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
+        columns = _import(ready, sites, bench)
         card = TileCard(
             bands=ready.bands,
             size_px=ready.size_px,
@@ -85,53 +75,48 @@ def fill_tiles(
         )
     else:
         return sites, None
-    kept = np.flatnonzero(_kept(columns, config.tiles.min_valid_fraction, notes))
-    _keep_rows(scratch / "cut.npy", partial / "tiles.npy", columns["tile_row"].to_numpy()[kept])
+    kept = np.flatnonzero(_kept(columns, config.tiles.min_valid_fraction, bench.notes))
+    path = bench.folder / "tiles.npy"
+    _keep_rows(bench.scratch / "cut.npy", path, columns["tile_row"].to_numpy()[kept])
     columns["tile_row"] = -1
     columns.iloc[kept, columns.columns.get_loc("tile_row")] = np.arange(len(kept))
-    tiles = np.load(partial / "tiles.npy", mmap_mode="r", allow_pickle=False)
+    tiles = np.load(path, mmap_mode="r", allow_pickle=False)
     sample = sample_pixels(
         tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset
     )
     for message in implausible(sample):
-        notes.warn(f"Tiles: {message}")
+        bench.notes.warn(f"Tiles: {message}")
     return gpd.GeoDataFrame(sites.join(columns), geometry="geometry", crs=sites.crs), card
 
 
 def _scene(
-    config: BuildOptions,
-    sites: gpd.GeoDataFrame,
-    scratch: Path,
-    opened: Scene | None,
-    executor: Executor | None,
-    notes: BuildNotes,
-    progress: Progress,
+    config: BuildOptions, sites: gpd.GeoDataFrame, opened: Scene | None, bench: Workbench
 ) -> Scene:
     assert config.scenes is not None
     west, south, east, north = sites.total_bounds
     scene, composite = scene_of(
         config.scenes,
         bands=config.tiles.bands,
-        scratch=scratch,
+        scratch=bench.scratch,
         opened=opened,
-        executor=executor,
-        progress=progress,
+        executor=bench.executor,
+        progress=bench.progress,
         bbox=(west - MARGIN, south - MARGIN, east + MARGIN, north + MARGIN),
     )
-    notes.imagery |= files_of(scene) if composite is None else composite.files
+    bench.notes.imagery |= files_of(scene) if composite is None else composite.files
     if composite is not None:
         clouds = ", ".join(
             f"{day} ({share:.0%} cloudy)"
             for day, share in zip(composite.dates, composite.cloudiness, strict=True)
         )
-        notes.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
+        bench.notes.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
     return scene
 
 
 def _kept(columns: pd.DataFrame, min_valid_fraction: float, notes: BuildNotes) -> np.ndarray:
     """Return which sites keep their tile, and note why others have none."""
-    shown = (columns["tile_row"] >= 0).to_numpy()
-    kept = shown & (columns["valid_fraction"] >= min_valid_fraction).to_numpy()
+    shown: np.ndarray = columns["tile_row"].to_numpy() >= 0
+    kept: np.ndarray = shown & (columns["valid_fraction"].to_numpy() >= min_valid_fraction)
     if not kept.any():
         raise RasterError(
             f"No tile has {min_valid_fraction:.0%} valid pixels; the best has "
@@ -154,29 +139,24 @@ def _kept(columns: pd.DataFrame, min_valid_fraction: float, notes: BuildNotes) -
 
 
 def _cut(
-    options: TileOptions,
-    scene: Scene,
-    sites: gpd.GeoDataFrame,
-    scratch: Path,
-    executor: Executor | None,
-    progress: Progress,
+    options: TileOptions, scene: Scene, sites: gpd.GeoDataFrame, bench: Workbench
 ) -> tuple[pd.DataFrame, TileCard]:
     grid = tile_grid(sites["lon"].to_numpy(), sites["lat"].to_numpy(), scene, options)
     touched = np.unique(np.concatenate([tiles_on(grid, piece) for piece in scene.pieces]))
     if not len(touched):
         raise RasterError(_nowhere(scene, grid, sites))
     part = grid.take(touched)
-    done = scratch / "cut.json"
-    if done.is_file() and (scratch / "cut.npy").is_file():
+    done, out = bench.scratch / "cut.json", bench.scratch / "cut.npy"
+    if done.is_file() and out.is_file():
         valid = np.array(read_json(done))
     else:
         valid = cut_tiles(
             scene,
             part,
-            scratch / "cut.npy",
+            out,
             resampling=options.resampling,
-            executor=executor,
-            progress=progress,
+            executor=bench.executor,
+            progress=bench.progress,
         )
         write_json(done, valid.tolist())
     cut = pd.DataFrame(
@@ -220,20 +200,14 @@ def _nowhere(scene: Scene, grid: TileGrid, sites: gpd.GeoDataFrame) -> str:
     )
 
 
-def _import(
-    ready: ReadyTiles,
-    sites: gpd.GeoDataFrame,
-    scratch: Path,
-    executor: Executor | None,
-    notes: BuildNotes,
-    progress: Progress,
-) -> pd.DataFrame:
-    valid = pack_tiles(ready, scratch / "cut.npy", executor=executor, progress=progress)
+def _import(ready: ReadyTiles, sites: gpd.GeoDataFrame, bench: Workbench) -> pd.DataFrame:
+    out = bench.scratch / "cut.npy"
+    valid = pack_tiles(ready, out, executor=bench.executor, progress=bench.progress)
     columns = pd.DataFrame(
         {"tile_row": np.arange(len(ready.sites)), "valid_fraction": valid, **tile_places(ready)},
         index=list(ready.sites),
     )
-    _check_places(columns, sites, ready.size_px * ready.resolution_m, notes)
+    _check_places(columns, sites, ready.size_px * ready.resolution_m, bench.notes)
     return _for_all(columns, sites)
 
 

@@ -20,7 +20,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
-from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions
+from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions, StacOptions
 from butterfly_sdm.imagery.scene import CLOUDY, open_scene
 from data_prep.build import build_dataset
 from data_prep.imagery.composites import make_composite, select_dates, window_shape
@@ -362,17 +362,17 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
     )
     url = serve(tmp_path / "api")
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
-    paths = fetch_products(url, tmp_path / "fetched", **search)
+    paths = fetch_products(StacOptions(url=url, **search), tmp_path / "fetched")
     np.testing.assert_array_equal(open_scene(paths).read(Window(0, 0, 40, 40))[0], values)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
-    assert fetch_products(url, tmp_path / "fetched", **search) == paths
+    assert fetch_products(StacOptions(url=url, **search), tmp_path / "fetched") == paths
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
     with pytest.raises(
         SourceError, match=r"1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"
     ):
-        fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
+        fetch_products(StacOptions(url=url, **search, max_cloud=5), tmp_path / "fetched")
     with pytest.raises(SourceError, match="did not answer a search"):
-        fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
+        fetch_products(StacOptions(url="http://127.0.0.1:9", **search), tmp_path / "fetched")
 
 
 def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, monkeypatch):
@@ -393,9 +393,8 @@ def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, m
     monkeypatch.setattr(Stac, "copyfile", copyfile)
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
     fetch_products(
-        serve(tmp_path / "api"),
+        StacOptions(url=serve(tmp_path / "api"), **search),
         tmp_path / "fetched",
-        **search,
         service=Service(sleep=lambda _: None),
     )
     fetched = {path.name: path.read_bytes() for path in (tmp_path / "fetched" / "P").glob("*.tif")}
@@ -467,8 +466,8 @@ def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
         "end": "2023-08-15",
         "max_cloud": 5,
     }
-    by_api = search_items(serve(folder), **search)
-    walked = search_items(f"{serve(folder)}/collection.json", **search)
+    by_api = search_items(StacOptions(url=serve(folder), **search))
+    walked = search_items(StacOptions(url=f"{serve(folder)}/collection.json", **search))
     assert [item["id"] for item in walked] == [item["id"] for item in by_api]
     assert len(walked) == 4
     assert walked[0]["assets"]["red"]["href"].startswith("http://127.0.0.1")
@@ -477,13 +476,15 @@ def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
 def test_the_real_products_come_from_a_stac_api(shared, tmp_path, serve):
     folder = shared / "data" / "sentinel2" / "l2a_products"
     paths = fetch_products(
-        serve(folder),
+        StacOptions(
+            url=serve(folder),
+            bbox=(14.9, 45, 16.5, 47),
+            start="2023-08-13",
+            end="2023-08-15",
+            max_cloud=5,
+        ),
         tmp_path,
-        bbox=(14.9, 45, 16.5, 47),
-        start="2023-08-13",
-        end="2023-08-15",
         bands=("red", "nir"),
-        max_cloud=5,
     )
     assert len(paths) == 4
     scene = open_scene(paths)
