@@ -385,9 +385,7 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         )
     except pa.ArrowInvalid:
         return None
-    if unclear or (
-        quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)
-    ):
+    if unclear or (quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)):
         return None
     rows = cast(pl.DataFrame, pl.from_arrow(table)).rename(used)
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")

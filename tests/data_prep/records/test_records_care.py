@@ -27,6 +27,7 @@ from tests.data_prep.records.making_records import (
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     square,
@@ -50,7 +51,7 @@ def test_every_row_that_was_left_out_is_written_with_its_reason(tmp_path, suffix
     path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": lines})
     table = survey(
         read_occurrences([path], scratch=tmp_path),
-        replace(LAX, min_records=2),
+        counting(min_records=2),
         explain=tmp_path / f"dropped{suffix}",
     )
     held = (
@@ -98,7 +99,7 @@ def test_the_rows_written_are_those_the_account_counts(tmp_path_factory, drawn):
         row(7, "2018-06-04", ident=100),
     ]
     occurrences = read_occurrences([archive(folder / "a.zip", rows)], scratch=folder)
-    table = survey(occurrences, replace(LAX, min_records=2), explain=folder / "dropped.parquet")
+    table = survey(occurrences, counting(min_records=2), explain=folder / "dropped.parquet")
     told = pl.read_parquet(folder / "dropped.parquet").group_by("reason").len()
     assert {f"dropped: {reason}": n for reason, n in told.rows()} == {
         k: n for k, n in table.rows.items() if k.startswith("dropped")
@@ -129,7 +130,7 @@ def test_a_visit_told_by_two_schemes_is_recognised_by_day_square_and_species(tmp
     kept = counted(
         archive(tmp_path / "a.zip", two_schemes()),
         scratch=tmp_path,
-        rules=replace(LAX, double_recording="keep"),
+        rules=counting(double_recording="keep"),
     )
     assert sorted(kept.visits) == [1, 4]
 
@@ -161,7 +162,7 @@ def sensitive_rows():
 
 
 def test_a_withheld_species_is_in_no_table(tmp_path):
-    rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "withhold"}))
+    rules = counting(sensitive={ARION: "withhold"})
     occurrences = read_occurrences(
         [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
     )
@@ -176,7 +177,7 @@ def test_a_withheld_species_is_in_no_table(tmp_path):
 
 
 def test_a_coarsened_species_is_told_as_sums_over_squares(tmp_path):
-    rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "10km"}))
+    rules = counting(sensitive={ARION: "10km"})
     occurrences = read_occurrences(
         [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
     )
