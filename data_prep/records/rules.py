@@ -122,7 +122,10 @@ def judge(
     kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
     counts = np.zeros(len(REASONS), dtype=np.int64)
     good, bad, before = [], [], 0
-    for part in occurrences.parts([*kept, *GROUPS, "is_event"]):
+    events = ["is_event"] if occurrences.core == "event" else []
+    for part in occurrences.parts([*kept, *GROUPS, *events]):
+        if not events:
+            part = part.with_columns(is_event=False)
         first, last = np.searchsorted(occurrences.again, (before, before + len(part)))
         reason = _reasons(part, told, occurrences.again[first:last] - before)
         before += len(part)
@@ -131,7 +134,7 @@ def judge(
         if numbered:
             of_row = part.select("file", "row", pl.Series("reason", reason))
             bad.append(of_row.filter(pl.Series(dropped)))
-        good.append(_understood(part.select(*kept, *GROUPS, "is_event"), told, reason))
+        good.append(_understood(part, told, reason))
     rows = pl.concat(good).with_columns(pl.col("day").cast(pl.Date))
     return Verdicts(
         occurrences, rows, counts, pl.concat(bad) if numbered else None, taxa, names, places
