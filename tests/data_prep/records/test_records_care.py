@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import butterfly_sdm
+from butterfly_sdm.core import registry as core_registry
 from butterfly_sdm.errors import DataError, PluginError, RecordsError
 from data_prep.checking import check_dataset
 from data_prep.records import count as visits
@@ -231,14 +232,14 @@ class BirdReader:
 
 def points(monkeypatch, *found):
     monkeypatch.setattr(
-        registry,
+        core_registry,
         "entry_points",
         lambda group: list(found) if group == "butterfly_sdm.readers" else [],
     )
 
 
 def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
-    points(monkeypatch, EntryPoint("birds", f"{__name__}:BirdReader", registry.GROUP))
+    points(monkeypatch, EntryPoint("birds", f"{__name__}:BirdReader", registry.READERS.group))
     (tmp_path / "a.birds").write_text("2018-06-03,Pieris napi,SU1234\n")
     assert dict(counted(tmp_path / "a.birds", scratch=tmp_path).visits) == {"SU1234": 1}
     assert registry.readers()["birds"] == "one word a line"
@@ -247,16 +248,28 @@ def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monke
 def test_a_broken_reader_is_listed_with_its_error_and_keeps_no_other_from_reading(
     tmp_path, monkeypatch
 ):
-    points(monkeypatch, EntryPoint("broken", "no_such_module:Reader", registry.GROUP))
+    points(monkeypatch, EntryPoint("broken", "no_such_module:Reader", registry.READERS.group))
     assert "No module named 'no_such_module'" in registry.readers()["broken"]
     assert len(counted(archive(tmp_path / "a.zip", [row(0)]), scratch=tmp_path).visits) == 1
-    with pytest.raises(PluginError, match=r"reader 'broken' .* cannot be loaded"):
+    with pytest.raises(PluginError, match=r"'broken' .* cannot be loaded"):
         registry.reader("broken")
 
 
+class FailingReader(BirdReader):
+    """A reader that cannot even be made."""
+
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+
+def test_a_reader_that_cannot_be_made_is_listed_with_its_error(monkeypatch):
+    points(monkeypatch, EntryPoint("failing", f"{__name__}:FailingReader", registry.READERS.group))
+    assert "RuntimeError: no licence" in registry.readers()["failing"]
+
+
 def test_two_readers_with_one_name_are_an_error(monkeypatch):
-    points(monkeypatch, EntryPoint("dwca", "elsewhere:Reader", registry.GROUP))
-    with pytest.raises(PluginError, match="Two packages register a reader named 'dwca'"):
+    points(monkeypatch, EntryPoint("dwca", "elsewhere:Reader", registry.READERS.group))
+    with pytest.raises(PluginError, match="Two packages offer a reader 'dwca'"):
         registry.readers()
 
 
