@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -118,7 +119,9 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     elif lon is not None and lat is not None:
         x, y = _numbers(lon)[0], _numbers(lat)[0]
         known = np.isfinite(x + y)
-        geometry = np.where(known, _point_squares(x, y, 0.0), None).tolist()
+        squares = _point_squares(x, y, 0.0)
+        squares[~known] = None
+        geometry = squares.tolist()
     else:
         raise RecordsError(
             f"{path} does not say where its sites are: it needs footprint_wkt, grid_reference, or "
@@ -176,7 +179,7 @@ def resolve_places(
         Coordinates are out of range and ``rules.out_of_range`` is ``refuse``.
     """
     table = places.to_pandas()
-    at = _Positions.read(table)
+    at = _Positions(table)
     if rules.out_of_range == "refuse":
         at.refuse_impossible()
     found = _Found(len(table))
@@ -220,40 +223,30 @@ def resolve_places(
     return _number(places["code"], found, sites)
 
 
-@dataclass(frozen=True)
 class _Positions:
-    """Coordinates of places, as far as their texts are numbers."""
+    """
+    Coordinates of places, as far as their texts are numbers.
 
-    lon: np.ndarray
-    lat: np.ndarray
-    east: np.ndarray
-    north: np.ndarray
-    uncertainty_m: np.ndarray  # 0 for none
-    unreadable: np.ndarray  # a text stands for a degree, but no number
+    ``uncertainty_m`` is 0 for none; ``unreadable`` where a text stands for a degree, but no number;
+    ``impossible`` where degrees lie outside of the earth.
+    """
 
-    @classmethod
-    def read(cls, table: pd.DataFrame) -> _Positions:
+    def __init__(self, table: pd.DataFrame) -> None:
         def degrees(term: str) -> tuple[np.ndarray, np.ndarray]:
             return _numbers(table[term].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
 
-        (lat, no_lat), (lon, no_lon) = degrees("decimalLatitude"), degrees("decimalLongitude")
-        east, north, uncertainty = (
+        self.lat, no_lat = degrees("decimalLatitude")
+        self.lon, no_lon = degrees("decimalLongitude")
+        self.east, self.north, uncertainty = (
             _numbers(table[term])[0]
             for term in ("easting", "northing", "coordinateUncertaintyInMeters")
         )
-        return cls(lon, lat, east, north, np.nan_to_num(uncertainty), no_lat | no_lon)
-
-    @property
-    def in_degrees(self) -> np.ndarray:
-        return np.isfinite(self.lat) & np.isfinite(self.lon)
-
-    @property
-    def in_metres(self) -> np.ndarray:
-        return np.isfinite(self.east) & np.isfinite(self.north)
-
-    @property
-    def impossible(self) -> np.ndarray:
-        return self.in_degrees & ((np.abs(self.lat) > 90) | (np.abs(self.lon) > 180))
+        self.uncertainty_m: np.ndarray = np.nan_to_num(uncertainty)
+        self.unreadable = no_lat | no_lon
+        self.in_degrees: np.ndarray = np.isfinite(self.lat) & np.isfinite(self.lon)
+        self.in_metres: np.ndarray = np.isfinite(self.east) & np.isfinite(self.north)
+        outside = (np.abs(self.lat) > 90) | (np.abs(self.lon) > 180)
+        self.impossible: np.ndarray = self.in_degrees & outside
 
     def refuse_impossible(self) -> None:
         rows = np.flatnonzero(self.impossible)
@@ -274,13 +267,17 @@ class _Positions:
         return lon[wanted], lat[wanted]
 
 
+Key = tuple[Any, ...]
+"""How a site was found, and what tells it from others found in that way."""
+
+
 class _Found:
     """The sites of distinct places, taken one way after the other; a key stands for a site."""
 
     def __init__(self, count: int) -> None:
         self.reason = np.zeros(count, dtype=np.uint8)
         self.keys = np.full(count, None, dtype=object)
-        self.shapes: dict[object, shapely.Geometry] = {}
+        self.shapes: dict[Key, shapely.Geometry] = {}
         self.squares: dict[int, GridSquare] = {}
 
     def refuse(self, places: np.ndarray, reason: str) -> None:
@@ -295,9 +292,11 @@ class _Found:
         """Take places with the id of a listed site; return which ids are listed."""
         if sites is None:
             return np.zeros(len(ids), dtype=bool)
-        listed = ids.isin(sites.index).to_numpy()
+        listed: np.ndarray = ids.isin(sites.index).to_numpy()
         for row in np.flatnonzero(listed & todo).tolist():
-            self.keys[row] = ("listed", ids.iat[row])
+            self.keys[row] = key = ("listed", ids.iat[row])
+            if key not in self.shapes:
+                self.shapes[key] = sites.geometry[ids.iat[row]]
         return listed
 
     def take_footprints(self, wkt: pd.Series, srs: pd.Series, todo: np.ndarray) -> np.ndarray:
@@ -353,9 +352,9 @@ class _Found:
             except RecordsError:
                 self.reason[row] = too_large
                 del self.squares[row]
-        if not self.shapes:
+        keys = [key for key in self.shapes if key[0] == "footprint"]
+        if not keys:
             return
-        keys = list(self.shapes)
         centres = shapely.centroid([self.shapes[key] for key in keys])
         found = squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m)
         of_key = dict(zip(keys, found, strict=True))
@@ -367,7 +366,8 @@ class _Found:
                 self.reason[row] = too_large  # squares are not quite upright in degrees, hence 1.1
             else:
                 self.take_squares([row], [of_key[key]])
-        self.shapes = {}
+        for key in keys:
+            del self.shapes[key]
 
     def take_points(
         self, rows: np.ndarray, lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray
@@ -432,7 +432,8 @@ def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray
     shapes[single] = shapely.get_geometry(shapes[single], 0)
     rounded = shapely.transform(shapely.force_2d(shapes), lambda xy: np.round(xy, _DIGITS) + 0.0)
     rounded[~(shapely.area(rounded) > 0)] = None
-    return shapely.normalize(rounded)
+    normal: np.ndarray = shapely.normalize(rounded)
+    return normal
 
 
 def _project(transformer: pyproj.Transformer, xy: np.ndarray) -> np.ndarray:
@@ -450,7 +451,7 @@ def _extent_m(shape: shapely.Geometry) -> float:
     """Return the larger of width and height."""
     left, low, right, high = shape.bounds
     width = (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2)))
-    return max(width, (high - low) * _DEGREE_M)
+    return float(max(width, (high - low) * _DEGREE_M))
 
 
 def _point_squares(
@@ -459,18 +460,19 @@ def _point_squares(
     half = np.maximum(uncertainty_m / np.sqrt(2), 5.0)
     dy = half / _DEGREE_M
     dx = dy / np.maximum(np.cos(np.radians(lat)), 1e-3)
-    return shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
+    squares: np.ndarray = shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
+    return squares
 
 
 def _number(code: pl.Series, found: _Found, sites: gpd.GeoDataFrame | None) -> Places:
     """Number the sites and give listed ones their id, by id or by footprint."""
     listed = {} if sites is None else _listed_footprints(sites)
-    by_key: dict[object, str] = {}
+    by_key: dict[Key, str] = {}
     if listed:
         shapes = np.array([*found.shapes.values(), None])[:-1]
         codes = shapely.to_wkb(_normal_footprints(shapes, [""] * len(shapes)))
         by_key = {key: listed.get(code, "") for key, code in zip(found.shapes, codes, strict=True)}
-    numbers: dict[object, int] = {}
+    numbers: dict[Key, int] = {}
     footprints: list[shapely.Geometry] = []
     names: list[str] = []
     references: list[str] = []
@@ -483,8 +485,7 @@ def _number(code: pl.Series, found: _Found, sites: gpd.GeoDataFrame | None) -> P
         identity = ("listed", name) if name else key
         if identity not in numbers:
             numbers[identity] = len(footprints)
-            by_id = key[0] == "listed" and sites is not None
-            footprints.append(sites.geometry[name] if by_id else found.shapes[key])
+            footprints.append(found.shapes[key])
             names.append(name)
             references.append(key[1] if key[0] == "square" else "")
         rows.append(numbers[identity])

@@ -158,7 +158,8 @@ def _understood(part: pl.DataFrame, told: Judged, reason: np.ndarray) -> pl.Data
     is_event = part["is_event"].to_numpy()[good]
 
     def meaning(group: str, column: str) -> np.ndarray:
-        return told[group][column][part[group].to_numpy()[good]]
+        meant: np.ndarray = told[group][column][part[group].to_numpy()[good]]
+        return meant
 
     columns = {
         "site": meaning("place", "site"),
