@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import did_you_mean
 
+Protection = Literal["withhold", "1km", "2km", "10km"]
 Month = Annotated[int, Field(ge=1, le=12)]
 
 _UKBMS: dict[str, Any] = {
@@ -203,7 +204,7 @@ class RecordsOptions(Section):
     double_recording: Literal["drop", "keep"] = Field(
         "drop", description="visits that a second scheme tells as well"
     )
-    sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
+    sensitive: dict[str, Protection] = Field(
         default_factory=dict,
         description="species: in no table, or only as sums over squares of that size",
     )
