@@ -21,13 +21,12 @@ from data_prep.records.double_recording import double_recordings
 from data_prep.records.dropped import dropped_rows, write_dropped
 from data_prep.records.grid_references import accuracy_note
 from data_prep.records.names import read_species, read_synonyms
-from data_prep.records.occurrences import Occurrences, read_occurrences
+from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import PlaceRules, Places, read_sites, site_ids
-from data_prep.records.readers.limits import Limits, within
+from data_prep.records.places import Places, read_sites, resolve_places, site_ids
+from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
-from data_prep.records.rules import REASONS, SurveyRules, Verdicts
-from data_prep.records.schemes import recording_scheme
+from data_prep.records.rules import REASONS, Verdicts, judge
 from data_prep.records.sensitive import SensitiveSpecies
 from data_prep.sources.provenance import read_provenance
 
@@ -118,47 +117,16 @@ def read_survey(
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
         reason.
     """
-    with within(_limits(config)):
+    with within(config.limits):
         occurrences = read_occurrences(
-            _paths(config),
+            config.paths,
             scratch=scratch,
             format=config.format,
             columns=config.columns,
             progress=progress,
         )
     sites = None if config.sites is None else read_sites(config.sites)
-    return survey(occurrences, rules_of(config), sites=sites, explain=explain)
-
-
-def rules_of(config: RecordsOptions) -> SurveyRules:
-    """Return the rules a config states."""
-    species = config.species
-    changes = {
-        "visit": config.visit,
-        "absent": config.absent,
-        "zero_count": config.zero_count,
-        "aggregates": config.aggregates,
-        "min_list_length": config.min_list_length,
-        "months": config.months,
-    }
-    return SurveyRules(
-        scheme=recording_scheme(
-            config.scheme, **{rule: value for rule, value in changes.items() if value is not None}
-        ),
-        places=PlaceRules(
-            config.place, config.grid_m, config.max_uncertainty_m, config.out_of_range
-        ),
-        institutions=config.institutions,
-        years=config.years,
-        min_records=config.min_records,
-        min_visits=config.min_visits,
-        max_footprint_deg2=config.max_footprint_deg2,
-        species=read_species(species) if isinstance(species, Path) else species,
-        synonyms={} if config.synonyms is None else read_synonyms(config.synonyms),
-        day_first=config.day_first,
-        double_recording=config.double_recording,
-        sensitive=SensitiveSpecies(config.sensitive),
-    )
+    return survey(occurrences, config, sites=sites, explain=explain)
 
 
 def record_sources(config: RecordsOptions) -> list[Source]:
@@ -167,8 +135,8 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     and citation.
     """
     sources = []
-    for path in _paths(config):
-        with within(_limits(config)):
+    for path in config.paths:
+        with within(config.limits):
             opened = open_records(path, format=config.format, columns=config.columns)
         held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         fetched = read_provenance(path) if path.is_file() else None
@@ -198,17 +166,9 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     return sources
 
 
-def _limits(config: RecordsOptions) -> Limits:
-    return Limits(**config.limits.model_dump())
-
-
-def _paths(config: RecordsOptions) -> tuple[Path, ...]:
-    return config.path if isinstance(config.path, tuple) else (config.path,)
-
-
 def survey(
     occurrences: Occurrences,
-    rules: SurveyRules | None = None,
+    rules: RecordsOptions,
     *,
     sites: gpd.GeoDataFrame | None = None,
     explain: Path | None = None,
@@ -226,10 +186,10 @@ def survey(
     occurrences
         See :func:`data_prep.records.occurrences.read_occurrences`.
     rules
-        Which records and sites count.
+        Which records and sites count; their files and sites are those that are handed over.
     sites
-        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere are then
-        left out.
+        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere
+        are then left out.
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
         reason.
@@ -244,14 +204,20 @@ def survey(
     RecordsError
         No site is left, or coordinates are out of range.
     """
-    rules = rules or SurveyRules()
-    verdicts = Verdicts.of(occurrences, rules, sites, numbered=explain is not None)
-    count = _Count(verdicts, rules)
+    rules = rules.as_scheme_says()
+    synonyms = read_synonyms(rules.synonyms)
+    if not set(GROUPS["place"]) & occurrences.columns:
+        raise RecordsError(
+            "The records name no places: no file has coordinates, a footprint or a grid reference."
+        )
+    places = resolve_places(occurrences.dictionaries["place"], rules, sites)
+    verdicts = judge(occurrences, places, rules, synonyms, numbered=explain is not None)
+    count = _Count(verdicts, rules, synonyms)
     count.apply_rules_of_sites(listed_only=sites is not None)
     count.apply_rules_of_visits()
     if explain is not None:
         rows = dropped_rows(
-            occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms
+            occurrences, count.reasons(), sensitive=count.sensitive, synonyms=synonyms
         )
         write_dropped(explain, rows)
     return count.table()
@@ -260,14 +226,15 @@ def survey(
 class _Count:
     """The good rows, fewer after each rule, and the reasons of the others."""
 
-    def __init__(self, verdicts: Verdicts, rules: SurveyRules) -> None:
-        self.verdicts, self.rules = verdicts, rules
+    def __init__(self, verdicts: Verdicts, rules: RecordsOptions, synonyms: dict[str, str]) -> None:
+        self.verdicts, self.rules, self.synonyms = verdicts, rules, synonyms
+        self.sensitive = SensitiveSpecies(rules.sensitive)
         self.rows = verdicts.rows
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
-        self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
-        if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
+        self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
+        if rules.visit == "event" and (self.rows["event"] == 0).any():
             by_day = (
                 pl.col("day").cast(pl.Int64).cast(pl.UInt64)
             )  # records without an event are visits of their day
@@ -318,18 +285,15 @@ class _Count:
                 self._drop_visits(twice, ["site", "day"], "double recording")
             if shared_rows:
                 self.flags["the same species on one visit in two schemes"] = shared_rows
-        if rules.scheme.min_list_length > 1:
+        shortest = rules.min_list_length or 1
+        if shortest > 1:
             length = (
                 pl.col("taxon")
                 .filter(pl.col("present") & (pl.col("taxon") >= 0))
                 .n_unique()
                 .alias("length")
             )
-            lists = (
-                self.rows.group_by(self.visit)
-                .agg(length)
-                .filter(pl.col("length") < rules.scheme.min_list_length)
-            )
+            lists = self.rows.group_by(self.visit).agg(length).filter(pl.col("length") < shortest)
             self._drop_visits(lists, self.visit, "list too short")
         if rules.min_visits > 1:
             visits = self.rows.select(self.visit).unique().group_by("site").len("visits")
@@ -397,7 +361,7 @@ class _Count:
         n = pd.Series(visits[sites], index=index, name="visits")
         held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
         every = detections
-        detections, coarse, told = self.rules.sensitive.split(every, n, held)
+        detections, coarse, told = self.sensitive.split(every, n, held)
         if not len(detections.columns):
             raise RecordsError(
                 "All species are sensitive: none is left to count. Remove one from "
@@ -452,7 +416,7 @@ class _Count:
         self, visits: pl.DataFrame, span: int, sites: np.ndarray
     ) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the species and (site, species) counts of visits on which they were seen."""
-        taxa, rules = self.verdicts.taxa, self.rules
+        taxa = self.verdicts.taxa
         named = visits.filter(pl.col("present") & (pl.col("taxon") >= 0))
         # One number a detection: far faster to compare than columns.
         seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
@@ -460,7 +424,8 @@ class _Count:
         shape = (len(self.verdicts.places.footprints), len(taxa))
         k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
         k = k.reshape(shape)[sites]
-        if rules.species is None:
+        asked = read_species(self.rules.species)
+        if asked is None:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
                 raise RecordsError(
@@ -470,14 +435,16 @@ class _Count:
         else:
             # A wanted species may be given by a recorded or by its accepted name; the table keeps
             # the name that was given.
-            column_of = {name: column for column, name in enumerate(taxa)}
-            wanted = [
-                (name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species
-            ]
-            if len({rules.synonyms.get(name, name) for name in rules.species}) < len(rules.species):
+            accepted = [self.synonyms.get(name, name) for name in asked]
+            if len(set(accepted)) < len(asked):
                 raise RecordsError(
                     "Two of the wanted species have one accepted name. Name each species once."
                 )
+            column_of = {name: column for column, name in enumerate(taxa)}
+            wanted = [
+                (name, column_of.get(counted, -1))
+                for name, counted in zip(asked, accepted, strict=True)
+            ]
             others = np.setdiff1d(
                 np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0]
             )
@@ -491,10 +458,8 @@ class _Count:
         return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
 
     def _names(self) -> pd.DataFrame:
-        withheld = [
-            name for name, action in self.rules.sensitive.actions.items() if action == "withhold"
-        ]
-        accepted = [self.rules.synonyms.get(name, name) for name in withheld]
+        withheld = [name for name, action in self.sensitive.actions.items() if action == "withhold"]
+        accepted = [self.synonyms.get(name, name) for name in withheld]
         told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
         return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()

@@ -24,7 +24,7 @@ from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.records.readers.reader import TERMS, Block, RecordFile
+from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -161,6 +161,8 @@ class _Coder:
     parts: int = 0
     read: int = 0
     malformed: int = 0
+    core: str = "occurrence"
+    notes: list[str] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
     dictionaries: dict[str, _Dictionary] = field(
         default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()}
@@ -169,6 +171,37 @@ class _Coder:
     records: list[np.ndarray] = field(default_factory=list)
     waiting: list[pl.DataFrame] = field(default_factory=list)
     waiting_rows: int = 0
+
+    def add_file(self, file: RecordFile, number: int) -> Iterator[int]:
+        """
+        Code a file, yielding the bytes read so far.
+
+        Raises
+        ------
+        RecordsError
+            It holds no records.
+        """
+        events = _events(file)
+        if events is not None:
+            self.core = "event"
+            numbers = pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)
+            self.add(Block(events, numbers), number, is_event=True)
+        before, orphans = self.read, 0
+        for block, position in file.blocks():
+            if events is not None:
+                block, without = _join_events(block, events)
+                orphans += without
+            self.add(block, number)
+            yield position
+        if self.read == before:
+            raise RecordsError(
+                f"{file.path} holds a header but no records. Download or export it again."
+            )
+        if orphans:
+            self.notes.append(
+                f"{file.path.name}: {orphans:,} of its records name an event that its table of "
+                "events does not hold."
+            )
 
     def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
         """Code one block."""
@@ -225,6 +258,15 @@ class _Coder:
         )
         self.parts += 1
         self.waiting, self.waiting_rows = [], 0
+
+    def finish(self) -> None:
+        """Write what the codes mean, and what was no good row."""
+        self.write()
+        for group, dictionary in self.dictionaries.items():
+            _write(dictionary.table(), self.folder / f"{group}.parquet")
+        _write(pl.DataFrame({"place": self.again()}), self.folder / "again.parquet")
+        bad = pl.DataFrame(schema={"file": pl.UInt16, **MALFORMED})
+        _write(pl.concat([bad, *self.bad]), self.folder / "malformed.parquet")
 
     def again(self) -> np.ndarray:
         """
@@ -296,45 +338,13 @@ def read_occurrences(
         for left in partial.glob("*.parquet"):
             left.unlink()
         coder = _Coder(partial)
-        before = 0
-        core = "occurrence"
-        notes: list[str] = []
+        done = 0
         for number, file in enumerate(opened):
-            events = _events(file)
-            if events is not None:
-                core = "event"
-                coder.add(
-                    Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)),
-                    number,
-                    is_event=True,
-                )
-            rows, orphans = coder.read, 0
-            for block, position in file.blocks():
-                if events is not None:
-                    block, without = _join_events(block, events)
-                    orphans += without
-                coder.add(block, number)
-                progress("reading records", before + min(position, file.bytes), total)
-            if coder.read == rows:
-                raise RecordsError(
-                    f"{file.path} holds a header but no records. Download or export it again."
-                )
-            if orphans:
-                notes.append(
-                    f"{file.path.name}: {orphans:,} of its records name an event that its table of "
-                    "events does not hold."
-                )
-            before += file.bytes
+            for position in coder.add_file(file, number):
+                progress("reading records", done + min(position, file.bytes), total)
+            done += file.bytes
         progress("reading records", total, total)
-        coder.write()
-        for group, dictionary in coder.dictionaries.items():
-            _write(dictionary.table(), partial / f"{group}.parquet")
-        _write(pl.DataFrame({"place": coder.again()}), partial / "again.parquet")
-        bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
-        _write(
-            pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema),
-            partial / "malformed.parquet",
-        )
+        coder.finish()
         layouts = {file.day_first for file in opened}
         card: dict[str, Any] = {
             "key": key,
@@ -342,8 +352,8 @@ def read_occurrences(
             "columns": sorted(coder.columns),
             "read": coder.read,
             "malformed": coder.malformed,
-            "core": core,
-            "notes": [*(note for file in opened for note in file.notes), *notes],
+            "core": coder.core,
+            "notes": [*(note for file in opened for note in file.notes), *coder.notes],
             "day_first": layouts.pop() if len(layouts) == 1 else None,
         }
         write_json(partial / "records.json", card)
@@ -396,7 +406,7 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
     Return the survey events of a file; place and date of an event that has none are those of its
     parent.
     """
-    blocks: Iterator[tuple[Block, int]] | None = file.events()
+    blocks = file.events()
     if blocks is None:
         return None
     frames = [_own(block.rows) for block, _ in blocks]
@@ -467,6 +477,3 @@ def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
         for term in terms
     ).select([*rows, *(term for term in terms if term not in rows)])
     return Block(filled, block.numbers, block.malformed), orphans
-
-
-__all__ = ["GROUPS", "Occurrences", "read_occurrences"]

@@ -20,8 +20,11 @@ TERMS = tuple(
     collectionCode datasetName license completeness
     """.split()
 )
-"""The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``, ``easting``, ``northing``
-(metres in the British grid) and ``completeness`` (whether a list names every species seen), for which it has no exact term."""
+"""
+The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``,
+``easting``, ``northing`` (metres in the British grid) and ``completeness`` (whether a list names
+every species seen), for which it has no exact term.
+"""
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}
 

@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.count import SurveyRules, survey
+from data_prep.records.count import survey
 from data_prep.records.occurrences import read_occurrences
 from tests.data_prep.records.making_records import (
     COLUMNS,
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     text,
@@ -45,7 +46,7 @@ records = st.lists(
     min_size=1,
     max_size=25,
 )
-RULES = SurveyRules(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
+RULES = counting(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -144,7 +145,7 @@ def test_rows_of_any_bytes_are_read_or_counted_as_malformed(lines, quote):
         assert occurrences.read >= 1
         assert occurrences.malformed == len(occurrences.malformed_rows()) <= occurrences.read
         try:
-            survey(occurrences, SurveyRules(min_records=0))
+            survey(occurrences, counting())
         except RecordsError as error:
             assert "out of range" in str(error)
 
