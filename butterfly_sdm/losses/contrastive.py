@@ -328,11 +328,9 @@ class SoftRegulariser(nn.Module):
         """
         with torch.autocast(z.device.type, enabled=False):
             logits = z.float() @ everyone.float().T / self.loss.temperature  # (n, all)
-            picked = logits.gather(
-                1, torch.cat([near, far], dim=1)
-            )  # one gather: its gradient is a matrix of all pairs
-            attracted, below = picked.split([near.shape[1], far.shape[1]], dim=1)
-            terms = (
-                nn.functional.softplus(below.logsumexp(dim=1, keepdim=True) - attracted) * weights
-            )  # (n, k)
+            # One gather: its gradient is a matrix of all pairs.
+            picked = logits.gather(1, torch.cat([near, far], dim=1))  # (n, k + K)
+            attracted, below = torch.split_with_sizes(picked, [near.shape[1], far.shape[1]], dim=1)
+            log_sum = below.logsumexp(dim=1, keepdim=True)  # (n, 1)
+            terms = nn.functional.softplus(log_sum - attracted) * weights  # (n, k)
             return terms.sum(), (weights > 0).sum()

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ButterflySDMError, PluginError
 from butterfly_sdm.plugins import runner
-from butterfly_sdm.plugins.plugin import Plugin
-from butterfly_sdm.plugins.settings import PluginConfig
+from butterfly_sdm.plugins.contract import Plugin, PluginRun
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits
 
 LIMITS = Limits(epochs=2, steps=2)
@@ -99,7 +99,7 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
     report = _step("evaluate", lambda: runner.evaluate(whole))
     if not report.metrics or not all(math.isfinite(value) for value in report.metrics.values()):
         raise PluginError(f"Evaluation must give finite metrics; it gave {report.metrics}.")
-    opened = runner.PluginRun.open(plugin, "checked", folder / "resumed")
+    opened = PluginRun.open(plugin, "checked", folder / "resumed")
     inputs = config.inputs
     tables = [
         _step("predict", lambda run=run: plugin.predict(run.config, run, inputs))

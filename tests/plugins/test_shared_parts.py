@@ -9,10 +9,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError
-from butterfly_sdm.plugins import scores
-from butterfly_sdm.plugins.batches import balanced, check_groups, shuffled, split_by_group
-from butterfly_sdm.plugins.images import Images, find_images, read_image, read_table, with_split
+from butterfly_sdm.plugins import classifier_scores
+from butterfly_sdm.plugins.collection import (
+    check_groups,
+    find_images,
+    read_table,
+    split_by_group,
+    with_split,
+)
+from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
+from butterfly_sdm.plugins.row_batches import balanced, shuffled
 from butterfly_sdm.plugins.views import random_view
 
 
@@ -143,25 +150,25 @@ def test_batches_hold_every_row_once_or_every_class_alike():
 
 def test_scores_of_hand_cases():
     label = np.array([0, 0, 1, 1])
-    found = scores.classification_scores(
+    found = classifier_scores.classification_scores(
         label, np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])
     )
     assert found["accuracy"] == 0.75 and found["auc"] == 1.0
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
-    assert scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
-    assert scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
-    assert scores.equal_error_rate(
+    assert classifier_scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
+    assert classifier_scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
+    assert classifier_scores.equal_error_rate(
         np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 2, 3, 6, 4, 7, 8, 9])
     ) == pytest.approx(0.25)
-    assert scores.mean_interval([0.5]) == (0.5, 0.5, 0.5)
-    mean, low, high = scores.mean_interval([1.0, 2.0, 3.0])
+    assert classifier_scores.student_interval([0.5]) == (0.5, 0.5, 0.5)
+    mean, low, high = classifier_scores.student_interval([1.0, 2.0, 3.0])
     assert (mean, high - mean) == (
         2.0,
         pytest.approx(4.302653 / 3**0.5),
     ) and mean - low == pytest.approx(high - mean)
-    assert scores.paired_p_value([1, 2], [1, 2]) == 1.0
+    assert classifier_scores.paired_p_value([1, 2], [1, 2]) == 1.0
     with pytest.raises(DataError, match="are of 1 class; scores need at least 2"):
-        scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
+        classifier_scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
 
 
 def test_random_views_stay_in_range_and_can_be_the_image_itself():

@@ -50,22 +50,14 @@ class Sentiment:
         return {"sentiment": np.array([scores["pos"], scores["neg"], scores["neu"]], np.float32)}
 
 
+_EMOTIONS = "fear anger anticipation trust surprise positive negative sadness disgust joy"
+
+
 class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
     suffixes = (".txt",)
-    names = (
-        "fear",
-        "anger",
-        "anticipation",
-        "trust",
-        "surprise",
-        "positive",
-        "negative",
-        "sadness",
-        "disgust",
-        "joy",
-    )
+    names = tuple(_EMOTIONS.split())
 
     def __init__(self) -> None:
         try:
@@ -78,7 +70,8 @@ class Emotion:
         """Return ``emotion``: ten counts in the order of ``names``."""
         self._lexicon.load_token_list(re.findall(r"[a-z']+", _text(path).lower()))
         counts = self._lexicon.raw_emotion_scores
-        return {"emotion": np.array([counts.get(name, 0) for name in self.names], np.float32)}
+        values = [counts.get(name, 0) for name in self.names]
+        return {"emotion": np.array(values, np.float32)}
 
 
 class HashedText:
@@ -191,7 +184,8 @@ class Frames:
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
         """Return ``image`` of the frames in the folder ``path``."""
-        from butterfly_sdm.plugins.images import Images, find_images
+        from butterfly_sdm.plugins.collection import find_images
+        from butterfly_sdm.plugins.images import Images
         from butterfly_sdm.plugins.networks import device_of, over_images
 
         frames = find_images(path)

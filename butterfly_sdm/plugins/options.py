@@ -6,9 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import Fraction, InputPath, Section
-
-__all__ = ["Fraction", "InputPath", "PluginConfig", "Section"]
+from butterfly_sdm.core.settings import InputPath, Section
 
 
 class PluginConfig(Section):
