@@ -83,11 +83,10 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
             f"There is no {path.name} in {path.parent}. Is that the folder you mean?"
         )
     try:
-        table = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(path, dtype=dtype, encoding="utf-8")
-        )
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is no readable table: {error}") from error
     missing = [column for column in columns if column not in table.columns]
@@ -218,26 +217,18 @@ def with_split(
     DataError
         A value of ``split`` is unknown, or a group is in two parts.
     """
-    groups = (
-        table[group]
-        if group in table.columns
-        else pd.Series(table.index.astype(str), index=table.index)
-    )
+    groups = table.get(group, pd.Series(table.index.astype(str), index=table.index))
     if "split" in table.columns:
-        split = table["split"].replace(
-            {"valid": "validation", "val": "validation", "training": "train"}
-        )
-        unknown = set(split) - set(PARTS)
+        spelled = {"valid": "validation", "val": "validation", "training": "train"}
+        split = table["split"].replace(spelled)
+        unknown = sorted(map(str, set(split) - set(PARTS)))
         if unknown:
             raise DataError(
-                f"The split {sorted(map(str, unknown))[0]!r} is unknown; the parts are "
-                f"{', '.join(PARTS)}."
+                f"The split {unknown[0]!r} is unknown; the parts are {', '.join(PARTS)}."
             )
         check_groups(groups.tolist(), split.tolist(), group)
         return table.assign(split=split)
-    labels = (
-        None if label is None or label not in table.columns else table[label].astype(str).tolist()
-    )
+    labels = table[label].astype(str).tolist() if label in table.columns else None
     return table.assign(split=split_by_group(groups.tolist(), fractions, seed, labels))
 
 
@@ -286,9 +277,7 @@ def split_by_group(
     for stratum in np.unique(strata):
         members = rng.permutation(np.flatnonzero(strata == stratum))
         ends = np.round(np.cumsum(fractions) * len(members)).astype(int)
-        for part, start, end in zip(
-            ("train", "validation", "test"), (0, *ends[:-1]), ends, strict=True
-        ):
+        for part, start, end in zip(PARTS, (0, *ends[:-1]), ends, strict=True):
             part_of[members[start:end]] = part
     return part_of[codes]
 

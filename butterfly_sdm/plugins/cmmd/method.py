@@ -51,9 +51,7 @@ class CmmdConfig(PluginConfig):
     labels: dict[str, str] = Field(
         default_factory=dict, description="our name of a label: its name in the data; others stay"
     )
-    target: str | None = Field(
-        None, description="the domain to adapt to; None: the second of two, by name"
-    )
+    target: str | None = Field(None, description="domain to adapt to; None: the second of two")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     size_px: int = Field(256, ge=8)
     channels: Literal[1, 3] = 1
@@ -62,9 +60,7 @@ class CmmdConfig(PluginConfig):
     objective: Literal["contrastive", "cross_entropy"] = Field(
         "contrastive", description="cross_entropy: for comparison"
     )
-    use_target: bool = Field(
-        True, description="train on target rows; false: source only, for comparison"
-    )
+    use_target: bool = Field(True, description="false: source only, for comparison")
     temperature: float = Field(0.1, gt=0)
     views: Literal[1, 2] = Field(
         1,
@@ -76,9 +72,7 @@ class CmmdConfig(PluginConfig):
     learning_rate: float = Field(1e-3, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1, description="not given by the paper")
     weight_decay: float = Field(0.0, ge=0)
-    augment: bool = Field(
-        False, description="small shifts and jitter of every view; on with two views"
-    )
+    augment: bool = Field(False, description="shift and jitter every view; on with two views")
     crop: float = Field(0.8, gt=0, le=1, description="of the views: least share of the area")
     shift: float = Field(
         0.1, ge=0, lt=1, description="of the views: greatest shift, share of the side"
@@ -186,7 +180,7 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
             return map(data.batch, drawn)
 
         def measure(model: TrunkAndHead) -> dict[str, float]:
-            z = unit(over_images(model.features, data.images, held_out, device_of(model)))
+            z = _embeddings(model, data.images, held_out)
             return _discrepancies(data.separation(z, held_out))
 
         sgd = partial(
@@ -201,14 +195,10 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
             return [first]
         head = frozen_head(
             "classifier",
-            lambda model: unit(
-                over_images(model.features, data.images, labelled, device_of(model))
-            ),
+            lambda model: _embeddings(model, data.images, labelled),
             data.label[labelled],
             config.batch_size,
-            lambda model, batch: nn.functional.cross_entropy(
-                model.head(batch["features"] * _SCALE), batch["label"]
-            ),
+            _head_loss,
             rate=config.head_learning_rate,
             epochs=config.head_epochs,
         )
@@ -289,6 +279,14 @@ def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch)
     criterion = ContrastiveLoss(config.temperature, without_positives="zero")
     loss: Tensor = criterion(unit(model.features(seen)), attracted)
     return loss
+
+
+def _head_loss(model: TrunkAndHead, batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(model.head(batch["features"] * _SCALE), batch["label"])
+
+
+def _embeddings(model: TrunkAndHead, images: Images, rows: np.ndarray) -> Tensor:
+    return unit(over_images(model.features, images, rows, device_of(model)))
 
 
 def _discrepancies(found: Separation) -> dict[str, float]:

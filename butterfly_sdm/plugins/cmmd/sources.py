@@ -23,12 +23,8 @@ class SourceConfig(Section):
 
     layout: Literal["table", "vindr", "cbis", "synthetic"] = "table"
     path: InputPath | None = Field(None, description="the table; of vindr and cbis the root folder")
-    images: InputPath | None = Field(
-        None, description="folder the paths of the table are relative to; None: its own"
-    )
-    domain: str | None = Field(
-        None, description="domain of all its rows, instead of the column domain"
-    )
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
+    domain: str | None = Field(None, description="of all rows, instead of the column domain")
     count: int = Field(100, ge=4, description="synthetic: images per class and domain")
 
 

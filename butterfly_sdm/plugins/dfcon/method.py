@@ -74,9 +74,7 @@ class DfconConfig(PluginConfig):
         description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a "
         "csv"
     )
-    images: InputPath | None = Field(
-        None, description="folder the paths of the csv are relative to; None: its own"
-    )
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     backbones: dict[str, BackboneConfig] = Field(
         {
@@ -93,9 +91,7 @@ class DfconConfig(PluginConfig):
         "contrastive", description="cross_entropy: for comparison"
     )
     temperature: float = Field(0.1, gt=0)
-    projection: int = Field(
-        128, ge=0, description="length of the projection the loss acts on; 0: on the features"
-    )
+    projection: int = Field(128, ge=0, description="length the loss acts on; 0: on the features")
     views: Literal[1, 2] = 2
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=4)

@@ -58,14 +58,10 @@ class Features:
                 f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. "
                 "Compare the names."
             )
-        known = rows >= 0
-        values = {
-            key: np.where(known[:, None], value[rows], 0).astype(np.float32)
-            for key, value in self.values.items()
-        }
-        return Features(
-            tuple(videos), values, {key: value[rows] & known for key, value in self.present.items()}
-        )
+        # An unknown video has the place -1, that of a row of zeros put behind all others.
+        values = {key: np.pad(value, ((0, 1), (0, 0)))[rows] for key, value in self.values.items()}
+        present = {key: np.pad(value, (0, 1))[rows] for key, value in self.present.items()}
+        return Features(tuple(videos), values, present)
 
     def batch(
         self, rows: np.ndarray, without: str | None = None, device: torch.device | str = "cpu"
@@ -89,20 +85,19 @@ class Features:
             A vector has another length.
         """
         for key, length in lengths.items():
-            if key in self.values and self.values[key].shape[1] != length:
+            has = self.lengths.get(key, length)
+            if has != length:
                 raise DataError(
-                    f"The {key} features have {self.values[key].shape[1]} numbers; the network was "
-                    f"trained with {length}. "
-                    "Use the same feature extractor."
+                    f"The {key} features have {has} numbers; the network was trained with "
+                    f"{length}. Use the same feature extractor."
                 )
         n = len(self.videos)
         values = {
             key: self.values.get(key, np.zeros((n, length), np.float32))
             for key, length in lengths.items()
         }
-        return Features(
-            self.videos, values, {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
-        )
+        present = {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
+        return Features(self.videos, values, present)
 
 
 def read_features(path: Path) -> Features:
@@ -166,11 +161,10 @@ def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features
     for video, row in rows.items():
         pooled[video] = {}
         for key, value in row.items():
-            vector = np.asarray(value, dtype=np.float32)
-            frames = vector.reshape(-1, vector.shape[-1]) if vector.ndim > 1 else None
-            vector = vector.reshape(-1) if frames is None else frames.mean(axis=0)
-            if not len(vector) or not np.isfinite(vector).all():
+            frames = np.atleast_1d(np.asarray(value, dtype=np.float32))
+            if not frames.size or not np.isfinite(frames).all():
                 continue  # an empty or unusable vector is a missing one
+            vector = frames.reshape(-1, frames.shape[-1]).mean(axis=0)
             if lengths.setdefault(key, len(vector)) != len(vector):
                 raise DataError(
                     f"The {key} features of {video} have {len(vector)} numbers, those before "

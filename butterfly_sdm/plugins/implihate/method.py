@@ -49,19 +49,11 @@ class ImplihateConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
     features: InputPath = Field(description="folder of VIDEO.npz, one stacked .npz, or a table")
-    labels: InputPath = Field(
-        description="labels.csv with video_id, label[, split]; or the root of HateMM"
-    )
-    media: InputPath | None = Field(
-        None, description="transcripts, sound and frames to extract missing features from"
-    )
-    extract: tuple[str, ...] = Field(
-        (), description="sentiment, emotion, hashed_text, log_mel, frames"
-    )
+    labels: InputPath = Field(description="csv of video_id, label[, split]; or the root of HateMM")
+    media: InputPath | None = Field(None, description="text, sound, frames to extract from")
+    extract: tuple[str, ...] = Field((), description="sentiment emotion hashed_text log_mel frames")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    folds: int = Field(
-        0, ge=0, description="also train and score so many folds of all labelled videos"
-    )
+    folds: int = Field(0, ge=0, description="also train and score so many, of all labelled videos")
     modalities: tuple[Literal["image", "text", "audio"], ...] = Field(
         ("image", "text", "audio"), min_length=1
     )

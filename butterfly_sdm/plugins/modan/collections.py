@@ -42,13 +42,9 @@ class CollectionConfig(Section):
 
     layout: Literal["table", "radimagenet", "dicom", "mrnet"] = "table"
     path: InputPath = Field(description="the table, or the root folder")
-    images: InputPath | None = Field(
-        None, description="folder the paths of the table are relative to; None: its own"
-    )
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
     cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
-    spellings: dict[str, str] = Field(
-        default_factory=dict, description="dicom: what a tag says: our name of it"
-    )
+    spellings: dict[str, str] = Field({}, description="dicom: what a tag says: our name of it")
     require_all: bool = Field(
         True, description="dicom: leave out files without modality or body part"
     )

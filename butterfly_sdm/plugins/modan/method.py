@@ -60,9 +60,7 @@ class ModanConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
     collection: CollectionConfig = Field(description="images to pretrain on")
-    task: CollectionConfig | None = Field(
-        None, description="labelled images to fine-tune on; None: those of the collection"
-    )
+    task: CollectionConfig | None = Field(None, description="labelled; None: the collection itself")
     attributes: tuple[str, ...] = Field(
         ("modality", "anatomy"), min_length=1, description="columns; any number"
     )
@@ -75,9 +73,7 @@ class ModanConfig(PluginConfig):
         "jaccard", description="simclr: views of one image only, for comparison"
     )
     temperature: float = Field(0.07, gt=0)
-    threshold: float = Field(
-        0.3, ge=0, le=1, description="least Jaccard similarity of a positive pair"
-    )
+    threshold: float = Field(0.3, ge=0, le=1, description="least similarity of a positive pair")
     epochs: int = Field(1000, ge=1)
     batch_size: int = Field(256, ge=4)
     learning_rate: float = Field(0.05, gt=0)
@@ -88,9 +84,7 @@ class ModanConfig(PluginConfig):
     jitter: float = Field(0.4, ge=0, lt=1)
     tune_epochs: int = Field(10, ge=1)
     tune_learning_rate: float = Field(1e-4, gt=0)
-    tune_step: int = Field(
-        5, ge=1, description="epochs after which the learning rate falls to a tenth"
-    )
+    tune_step: int = Field(5, ge=1, description="epochs after which the rate falls to a tenth")
     tune_batch_size: int = Field(32, ge=2)
     folds: int = Field(5, ge=0, description="0: the split of the task")
     repeats: int = Field(10, ge=1)

@@ -70,9 +70,7 @@ class RefineConfig(PluginConfig):
         (0.0,), description="what the classifier subtracts from images in [0, 1]"
     )
     spread: tuple[float, ...] = Field((1.0,), description="and divides by")
-    clean: InputPath = Field(
-        description="unlabelled clean images: folder, table, or npz with image"
-    )
+    clean: InputPath = Field(description="unlabelled clean images: folder, table, npz with image")
     test: InputPath | None = Field(
         None, description="labelled: folders CLASS/*.png, table of path and label, or npz"
     )
