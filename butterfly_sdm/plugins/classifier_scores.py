@@ -81,12 +81,12 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.interp(0.0, -gap, false_positive))
 
 
-def student_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean and the ends of its Student interval; a single value is its own interval."""
+def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean and the ends of its 95 % Student interval; a single value is its own."""
     array = np.asarray(values, dtype=float)
     mean, half = float(array.mean()), 0.0
     if len(array) > 1 and np.ptp(array) > 0:
-        half = float(stats.t.ppf(0.5 + level / 2, len(array) - 1) * stats.sem(array))
+        half = float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array))
     return mean, mean - half, mean + half
 
 

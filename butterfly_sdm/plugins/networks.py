@@ -241,17 +241,13 @@ class TrunkAndHead(nn.Module):
 
 
 def over_images(
-    function: Callable[[Tensor], Tensor],
-    images: Images,
-    rows: np.ndarray,
-    device: torch.device,
-    batch_size: int = 256,
+    function: Callable[[Tensor], Tensor], images: Images, rows: np.ndarray, device: torch.device
 ) -> Tensor:
     """
     Apply ``function`` to the images of ``rows``, batch by batch, without gradients; the result lies
     on the CPU.
     """
-    parts = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    parts = [rows[start : start + 256] for start in range(0, len(rows), 256)]
     with torch.no_grad():
         return torch.cat([function(images.batch(part).to(device)).float().cpu() for part in parts])
 
