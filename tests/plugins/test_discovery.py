@@ -162,6 +162,16 @@ def test_a_broken_implementation_is_named_when_it_is_used(tmp_path, monkeypatch)
         get_plugin("half")
 
 
+@pytest.mark.parametrize("place", ["json:loads", "butterfly_sdm.plugins.contract:Plugin"])
+def test_an_implementation_that_is_no_complete_plugin_is_refused(place, monkeypatch):
+    module = type(sys)("given_module")
+    module.card = PluginCard("given", "", place)
+    monkeypatch.setitem(sys.modules, "given_module", module)
+    _points(monkeypatch, EntryPoint("given", "given_module:card", plugins.PLUGINS.group))
+    with pytest.raises(PluginError, match=f"{place} of .* is no complete subclass of"):
+        get_plugin("given")
+
+
 @pytest.mark.parametrize(
     ("card", "message"),
     [

@@ -12,7 +12,9 @@ from butterfly_sdm.errors import DataError, MissingFileError, ModelError
 from butterfly_sdm.plugins import classifier_scores
 from butterfly_sdm.plugins.collection import (
     check_groups,
+    class_numbers,
     find_images,
+    read_arrays,
     read_table,
     split_by_group,
     with_split,
@@ -216,3 +218,29 @@ def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
         ModelError, match="no file of weights that can be read without running code"
     ):
         load_weights(other, tmp_path / "whole.pth")
+
+
+def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
+    classes, numbers = class_numbers(pd.Series(["b", None, "a", "b"]))
+    assert classes == ["a", "b"] and numbers.tolist() == [1, -1, 0, 1]
+
+
+def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match=r"There is no t\.csv in .*folder you mean"):
+        read_table(tmp_path / "t.csv", ())
+    (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
+    with pytest.raises(DataError, match=r"t\.csv is no readable table"):
+        read_table(tmp_path / "t.csv", ())
+    np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def test_predictions_are_one_row_each_with_the_likeliest_class():
+    table = classifier_scores.prediction_table(["x"], np.array([[0.2, 0.8]]), ("a", "b"), "video")
+    assert table.to_dict("records") == [{"video": "x", "predicted": "b", "p_a": 0.2, "p_b": 0.8}]
+
+
+def test_an_interval_has_its_mean_between_its_ends():
+    found = classifier_scores.interval_metrics("auc", [1.0, 2.0, 3.0])
+    assert found["auc_low"] < found["auc"] == 2.0 < found["auc_high"]
