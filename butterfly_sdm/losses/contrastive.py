@@ -47,8 +47,10 @@ class ContrastiveLoss(nn.Module):
         What a batch without a single positive pair means: ``error``, or a loss of ``zero`` (with
         zero gradients) as a regulariser needs on a last batch of one site.
 
-    Notes ----- Computed in float32 also under autocast. Anchors without a positive are left out. On
-    a GPU the values of ``weights`` are not checked, since each check would make the device wait.
+    Notes
+    -----
+    Computed in float32 also under autocast. Anchors without a positive are left out. On a GPU the
+    values of ``weights`` are not checked, since each check would make the device wait.
 
     References
     ----------
@@ -267,9 +269,10 @@ class SoftRegulariser(nn.Module):
     temperature, nearest, bottom
         T, k and K; the published values are 0.5, 5 and 32 of a batch of 64.
 
-    Notes ----- On several devices the batch is what all devices hold together: embeddings are
-    gathered with their gradients, and loss and gradients equal those of one device with the joined
-    batch.
+    Notes
+    -----
+    On several devices the batch is what all devices hold together: embeddings are gathered with
+    their gradients, and loss and gradients equal those of one device with the joined batch.
 
     References
     ----------

@@ -130,9 +130,11 @@ def nearest(
     power
         2 is the published rule.
 
-    Notes ----- Among equally similar references those that ``torch.topk`` returns are kept, as in
-    the published code: the same on every run on one device, yet an arbitrary choice, since the
-    published rule defines none.
+    Notes
+    -----
+    Among equally similar references those that ``torch.topk`` returns are kept, as in the published
+    code: the same on every run on one device, yet an arbitrary choice, since the published rule
+    defines none.
 
     Raises
     ------
