@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.core.files import atomic_path, read_json, sha256
 from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.mapping.options import Encoded
 
 TILE_PX = 256
 CACHE_BYTES = 64 * 2**20  # rasterio takes a number as bytes
@@ -57,7 +58,7 @@ class Encoding:
         return np.where(known, np.clip(whole, 0, self.nodata - 1), self.nodata).astype(self.dtype)
 
 
-ENCODINGS = {
+ENCODINGS: dict[Encoded, Encoding] = {
     "float32": Encoding("float32", 1.0, -9999.0),
     "uint16": Encoding("uint16", 1e-4, 65535.0),
     "uint8": Encoding("uint8", 0.004, 255.0),
@@ -119,7 +120,7 @@ def open_map(
     crs: Any,
     bands: Sequence[Band],
     *,
-    dtype: str,
+    dtype: Encoded,
     scratch: Path,
     compress: str = "deflate",
 ) -> Iterator[MapWriter]:
@@ -132,14 +133,7 @@ def open_map(
         Folder for the file that takes the rows before overviews and final order are made.
     dtype
         float32, or uint16 (steps of 0.0001) or uint8 (steps of 0.004).
-
-    Raises
-    ------
-    RasterError
-        The type is unknown.
     """
-    if dtype not in ENCODINGS:
-        raise RasterError(f"A map cannot be stored as {dtype!r}. Use {', '.join(ENCODINGS)}.")
     encoding = ENCODINGS[dtype]
     height, width = shape
     layout = {
