@@ -39,7 +39,7 @@ from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.tiles import ReadAhead, TileReader
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches
-from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.inputs import site_tensors
 
 BANDS, CROP, BATCH = ("red", "green", "blue", "nir"), 224, 32
 MEAN, STD = np.full((4, 1, 1), 2000.0), np.full((4, 1, 1), 1000.0)
@@ -186,7 +186,7 @@ def main() -> None:
         source = np.ascontiguousarray(tiles[:, :, :CROP, :CROP])
         target = np.empty((BATCH, 4, CROP, CROP), np.uint16)
         reader = TileReader(dataset, BANDS, CROP)
-        inputs = site_inputs(dataset, dataset.site_ids, image=True, reader=reader)
+        inputs = site_tensors(dataset, dataset.site_ids, image=True, reader=reader)
         part = SiteBatches(inputs, reader, augmentation=Augmentation())
         order = Shuffled(count, BATCH, seed=0)
 

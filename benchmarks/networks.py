@@ -35,8 +35,9 @@ import torch
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.baselines.inputs.numbers import band_statistics
+from butterfly_sdm.baselines.inputs.numbers import tile_statistics
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
 
@@ -151,7 +152,8 @@ def fit(
         cut = (dataset.tiles.shape[-1] - settings["window_px"] - 2 * settings["margin_px"]) // 2
         dataset = replace(dataset, tiles=dataset.tiles[..., cut : 192 - cut, cut : 192 - cut])
     if settings.pop("described", False):
-        numbers = band_statistics(dataset, [*train, *held]).reindex(dataset.sites.index)
+        looked = Sees.of(dataset, image=True)
+        numbers = tile_statistics(dataset, [*train, *held], looked).reindex(dataset.sites.index)
         dataset = replace(
             dataset, covariates=pd.concat([dataset.covariates, numbers], axis=1).astype(float)
         )

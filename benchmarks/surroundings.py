@@ -29,6 +29,7 @@ import torch
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.models import trunk as backbone
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.simulate import simulate_region
@@ -125,7 +126,9 @@ def show(
         seed=seed,
     )
     network.fit(
-        cut(dataset, window + 2 * margin), dataset.split.train, validation=dataset.split.validation
+        cut(dataset, window + 2 * margin),
+        dataset.split.train,
+        context=FitContext(validation=dataset.split.validation),
     )
     wall, cpu = time.perf_counter() - start, time.process_time() - cpu
     trained = set(dataset.split.train)

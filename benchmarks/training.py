@@ -36,7 +36,7 @@ from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Shuffled, SiteBatches, predict_batch
 from butterfly_sdm.models.fit import FitSettings, Fitting, run_fit
-from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
@@ -201,7 +201,7 @@ def main() -> None:
     torch.manual_seed(0)
     net = PresenceNet(Architecture(species=62, bands=BANDS, window_px=window, margin_px=32))
     reader = TileReader(dataset, BANDS, net.tile_px)
-    inputs = site_inputs(dataset, dataset.site_ids, image=True, reader=reader)
+    inputs = site_tensors(dataset, dataset.site_ids, image=True, reader=reader)
     part = SiteBatches(inputs, reader)
     augmented = SiteBatches(inputs, reader, augmentation=Augmentation())
 

@@ -13,6 +13,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +28,7 @@ from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import (
     ArtefactError,
@@ -263,12 +264,9 @@ def train(
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         data.split.to_json(partial / "split.json")
-        # Beyond the contract, a network can watch validation sites, keep checkpoints and tell how
-        # far it is.
-        offered = {"validation": data.split.validation, "folder": partial, "progress": progress}
-        taken = inspect.signature(predictor.fit).parameters.keys() & offered
-        predictor.fit(data, data.split.train, **{name: offered[name] for name in taken})
-        predictor.save(partial)  # type: ignore[attr-defined]
+        context = FitContext(data.split.validation, partial, progress)
+        predictor.fit(data, data.split.train, context=context)
+        predictor.save(partial)
         for checkpoints in list(
             partial.rglob("checkpoints")
         ):  # they serve to resume, and are several times the model
@@ -418,6 +416,18 @@ def predict_map(
     return write_map(
         predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
     )
+
+
+def _position_crs(run: Run) -> str | None:
+    """
+    Return the CRS of the data set, if it lies where it was: in it covariates were read, and it is
+    that of positions in a model of version 0.1.0.
+    """
+    sees = run.predictor.sees
+    if sees.covariates or sees.position_crs == UNKNOWN_CRS:
+        with suppress(ButterflySDMError):
+            return run.dataset.card.position_crs
+    return None
 
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:

@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.table import TablePredictor
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 
 
 @dataclass
-class Boosting(ArrayPredictor):
+class Boosting(TablePredictor):
     """
     Histogram gradient boosting of the logistic likelihood [1]_, species by species, each site
     weighted by its visits.
@@ -38,8 +38,8 @@ class Boosting(ArrayPredictor):
     visits_power
         A site counts ``n ** visits_power`` visits.
     covariates, position, bands
-        What the trees see, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`; missing
-        numbers are kept.
+        What the trees see, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`;
+        missing numbers are kept.
     seed
         Of the share of inputs tried.
 
@@ -55,9 +55,6 @@ class Boosting(ArrayPredictor):
     min_samples_leaf: int = 20
     penalty: float = 5.0
     visits_power: float = 0.5
-    covariates: bool = True
-    position: bool = True
-    bands: bool = False
     seed: int = 0
     kind: ClassVar[str] = "boosting"
     needed: ClassVar[tuple[str, ...]] = (
@@ -74,10 +71,7 @@ class Boosting(ArrayPredictor):
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        self.inputs = tuple(table.columns)
+        table = self._numbers(dataset, sites)
         values = table.to_numpy(dtype=np.float64)
         k, n = labels(dataset, sites)
         weight = n**self.visits_power
@@ -107,10 +101,7 @@ class Boosting(ArrayPredictor):
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         from scipy.special import expit
 
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=np.float64)
+        values = self._numbers(dataset, sites).to_numpy(dtype=np.float64)
         logits = np.tile(self.state["base"], (len(values), 1))
         if len(self.state["roots"]):
             added = self.state["value"][_leaves(self.state, values)]  # (sites, trees)

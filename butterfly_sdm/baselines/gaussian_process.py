@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
-from butterfly_sdm.baselines.inputs.transforms import position_km
+from butterfly_sdm.baselines.inputs.transforms import position_km, split_columns
 from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
@@ -129,7 +129,7 @@ class GaussianProcess(GroupedInputs):
 
         state = self.state
         kernel = SharedKernel.from_arrays(state)
-        known = kernel.split(state["features"])
+        known = split_columns(state["features"], state["sizes"])
         out = np.empty((len(sites), len(self.species)))
         for start in range(0, len(sites), CHUNK_ROWS):
             chunk = list(sites)[start : start + CHUNK_ROWS]

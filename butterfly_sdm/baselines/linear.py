@@ -12,14 +12,14 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit, logit
 
-from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.table import TablePredictor
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 
 
 @dataclass
-class Linear(ArrayPredictor):
+class Linear(TablePredictor):
     """
     Logistic regression of k detections in n visits on standardised covariates and position, and
     their squares.
@@ -37,7 +37,7 @@ class Linear(ArrayPredictor):
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`. Missing
+        What the model sees, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
         numbers become the mean.
 
     References
@@ -48,9 +48,6 @@ class Linear(ArrayPredictor):
     penalty: float = 0.03
     quadratic: bool = True
     visits_power: float = 0.5
-    covariates: bool = True
-    position: bool = True
-    bands: bool = False
     kind: ClassVar[str] = "linear"
     needed: ClassVar[tuple[str, ...]] = (
         "mean",
@@ -69,10 +66,7 @@ class Linear(ArrayPredictor):
             )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        self.inputs = tuple(table.columns)
+        table = self._numbers(dataset, sites)
         values = table.to_numpy(dtype=float)
         mean, deviation = mean_and_deviation(values)
         state = {"mean": mean, "deviation": deviation}
@@ -93,10 +87,7 @@ class Linear(ArrayPredictor):
         return np.hstack([scaled, (scaled**2 - state["square_mean"]) / state["square_deviation"]])
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=float)
+        values = self._numbers(dataset, sites).to_numpy(dtype=float)
         return expit(
             self._design(values, self.state) @ self.state["slopes"] + self.state["intercept"]
         )

@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.table import TablePredictor
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, how_to_install
 
 
 @dataclass
-class MaxEnt(ArrayPredictor):
+class MaxEnt(TablePredictor):
     """
     MaxEnt [1]_ per species: sites where it was recorded against all surveyed sites as background.
 
@@ -34,7 +34,7 @@ class MaxEnt(ArrayPredictor):
     scaled
         Apply the factor.
     covariates, position, bands
-        What the model sees, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`. Missing
+        What the model sees, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
         numbers become the median.
 
     References
@@ -50,9 +50,6 @@ class MaxEnt(ArrayPredictor):
     features: str = "linear quadratic"
     regularisation: float = 1.5
     scaled: bool = True
-    covariates: bool = True
-    position: bool = True
-    bands: bool = False
     seed: int = 0
     kind: ClassVar[str] = "maxent"
     needed: ClassVar[tuple[str, ...]] = (
@@ -66,10 +63,7 @@ class MaxEnt(ArrayPredictor):
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         elapid = _elapid()
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        self.inputs = tuple(table.columns)
+        table = self._numbers(dataset, sites)
         median = table.median().fillna(0.0)
         values = table.fillna(median).to_numpy(dtype=float)
         k, n = labels(dataset, sites)
@@ -114,10 +108,7 @@ class MaxEnt(ArrayPredictor):
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         _elapid()
-        table = site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-        values = match_inputs(table, self.inputs, self.kind).to_numpy(dtype=float)
+        values = self._numbers(dataset, sites).to_numpy(dtype=float)
         values = np.where(np.isnan(values), self.state["median"], values)
         design = self._transformer(self.state["background"]).transform(values)
         return _cloglog(design, self.state) * self.state["factor"]

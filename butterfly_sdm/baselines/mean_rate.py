@@ -11,8 +11,10 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from butterfly_sdm.baselines.inputs.numbers import positions
 from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 
 
 @dataclass
@@ -62,8 +64,11 @@ class RegionalRate(ArrayPredictor):
     kind: ClassVar[str] = "regional_rate"
     needed: ClassVar[tuple[str, ...]] = ("rate", "squares", "square_rates")
 
+    def _look(self, dataset: Dataset) -> Sees:
+        return Sees.of(dataset, position=True)
+
     def _squares(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        position = dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
+        position = positions(dataset, sites)
         return np.floor(position / self.size_m).astype(np.int64)  # (sites, 2)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:

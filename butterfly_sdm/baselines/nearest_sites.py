@@ -8,8 +8,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from butterfly_sdm.baselines.inputs.numbers import positions
 from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
 
 
@@ -47,15 +49,18 @@ class NearestSites(ArrayPredictor):
                 "and above 0."
             )
 
+    def _look(self, dataset: Dataset) -> Sees:
+        return Sees.of(dataset, position=True)
+
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         k, n = labels(dataset, sites)
-        position = dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
+        position = positions(dataset, sites)
         return {"position": position, "rates": k / n[:, None], "visits": n}
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         from scipy.spatial import KDTree
 
-        position = dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
+        position = positions(dataset, sites)
         count = min(self.neighbours, len(self.state["position"]))
         distance, rows = KDTree(self.state["position"]).query(
             position, k=[*range(1, count + 1)]

@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
-from butterfly_sdm.baselines.inputs.transforms import covariate_table, mean_around, position_km
+from butterfly_sdm.baselines.inputs.numbers import covariate_table
+from butterfly_sdm.baselines.inputs.transforms import mean_around, position_km
 from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
@@ -126,9 +127,8 @@ class Perceptron(GroupedInputs):
         state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
         plain = features[: len(features) - ("axes" in state)]
         if self.surroundings_km and plain:
-            table = covariate_table(dataset, dataset.site_ids)[
-                list(self.inputs[: state["group_sizes"].sum()])
-            ]
+            names = self.sees.covariates[: state["group_sizes"].sum()]
+            table = covariate_table(dataset, dataset.site_ids, names)
             known = list(table.index[table.notna().any(axis=1)])
             state["around"] = np.concatenate(
                 self._features(state, dataset, known)[: len(plain)], axis=1

@@ -12,9 +12,11 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import expit
 
+from butterfly_sdm.baselines.inputs.numbers import seen_tiles
 from butterfly_sdm.baselines.linear import fit_logistic, mean_and_deviation
 from butterfly_sdm.baselines.saved import ArrayPredictor, labels
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
 
 
@@ -70,14 +72,15 @@ class RandomFeatures(ArrayPredictor):
             )
 
     @property
-    def needs_tiles(self) -> bool:
-        """Yes: it is an image model."""
+    def _takes_tiles(self) -> bool:
         return True
+
+    def _look(self, dataset: Dataset) -> Sees:
+        return Sees.of(dataset, image=True)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         rows = dataset.tile_rows(sites)
         assert dataset.tiles is not None and dataset.card.tiles is not None
-        self.inputs = tuple(dataset.card.tiles.bands)
         if min(dataset.tiles.shape[2:]) < self.patch_px:
             raise DataError(
                 f"The tiles are {dataset.tiles.shape[2:]} pixels, smaller than patch_px = "
@@ -101,7 +104,7 @@ class RandomFeatures(ArrayPredictor):
             "bias": -(kernel @ mean).astype(np.float32),
             "filters": kernel.reshape(-1, *patches.shape[1:]).astype(np.float32),
         }
-        described = self._describe(dataset, rows, state)
+        described = self._describe(dataset, sites, state)
         state["mean"], state["deviation"] = mean_and_deviation(described)
         k, n = labels(dataset, sites)
         design = np.clip((described - state["mean"]) / state["deviation"], -3, 3)
@@ -126,20 +129,19 @@ class RandomFeatures(ArrayPredictor):
         return patches
 
     def _describe(
-        self, dataset: Dataset, rows: np.ndarray, state: dict[str, np.ndarray]
+        self, dataset: Dataset, sites: Sequence[str], state: dict[str, np.ndarray]
     ) -> np.ndarray:
         """Return (sites, 2 x filters) mean responses above and below 0."""
         import torch
 
-        assert dataset.tiles is not None and dataset.card.tiles is not None
+        assert dataset.card.tiles is not None
         kernel, bias = (
             torch.from_numpy(state["filters"].copy()),
             torch.from_numpy(state["bias"].copy()),
         )
-        result = np.empty((len(rows), 2 * len(kernel)))
+        result = np.empty((len(sites), 2 * len(kernel)))
         with torch.inference_mode():
-            for i, row in enumerate(rows):
-                tile = np.asarray(dataset.tiles[row])
+            for i, tile in enumerate(seen_tiles(dataset, sites, self.sees)):
                 # A pixel without a measurement is taken as average, so that no filter sees an edge
                 # there.
                 scaled = (tile - state["centre"][:, None, None]) / state["spread"][:, None, None]
@@ -156,13 +158,6 @@ class RandomFeatures(ArrayPredictor):
         return result
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        rows = dataset.tile_rows(sites)
-        assert dataset.card.tiles is not None
-        if tuple(dataset.card.tiles.bands) != self.inputs:
-            raise DataError(
-                f"The filters see the bands {', '.join(self.inputs)}; the tiles have "
-                f"{', '.join(dataset.card.tiles.bands)}."
-            )
-        described = self._describe(dataset, rows, self.state)
+        described = self._describe(dataset, sites, self.state)
         design = np.clip((described - self.state["mean"]) / self.state["deviation"], -3, 3)
         return expit(design @ self.state["slopes"] + self.state["intercept"])

@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
+from butterfly_sdm.baselines.older import sees_of_0_1_0
 from butterfly_sdm.core.cards import check_version
 from butterfly_sdm.core.files import atomic_path, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import FitContext, Sees, check_seen
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 
 FORMAT = "butterfly_sdm model"
@@ -33,8 +35,6 @@ class ArrayPredictor:
         The name under which :data:`butterfly_sdm.baselines.BASELINES` lists the class.
     species
         Names of the species; empty before :meth:`fit`.
-    inputs
-        Names of the numbers per site the model was fitted to, if any.
     state
         Arrays learned by :meth:`fit`.
     """
@@ -42,26 +42,33 @@ class ArrayPredictor:
     kind: ClassVar[str]
     needed: ClassVar[tuple[str, ...]] = ()  # names of the arrays without which it cannot predict
     species: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
+    _sees: Sees | None = None
     state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
 
     @property
-    def needs_tiles(self) -> bool:
-        """
-        Whether sites without a tile cannot be predicted: hyper-parameter ``bands``, if there is
-        one.
-        """
-        return bool(getattr(self, "bands", False))
+    def sees(self) -> Sees:
+        """What it looks at; before the fit only whether that is a tile."""
+        return self._sees or Sees(needs_tile=self._takes_tiles)
+
+    @property
+    def _takes_tiles(self) -> bool:
+        return False
+
+    def _look(self, dataset: Dataset) -> Sees:
+        """Return what it will see of this data set."""
+        return Sees()
 
     def settings(self) -> dict[str, Any]:
         """Return the hyper-parameters by name."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
 
-    def fit(self, dataset: Dataset, sites: Sequence[str]) -> Self:
+    def fit(
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
+    ) -> Self:
         """
         Learn from the detections of ``sites`` and of no others; sites without a visit are passed
-        over.
+        over. Nothing of ``context`` is needed.
 
         Raises
         ------
@@ -71,7 +78,9 @@ class ArrayPredictor:
         used = visited(dataset, sites)
         self.species = dataset.species
         self.dataset_fingerprint = dataset.fingerprint
-        self.inputs = ()
+        if self._takes_tiles:
+            dataset.tile_rows(used)  # says what is missing
+        self._sees = self._look(dataset)
         self.state = self._fit(dataset, used)
         return self
 
@@ -82,7 +91,7 @@ class ArrayPredictor:
         Raises
         ------
         ModelError
-            The model was not fitted.
+            The model was not fitted, or to other bands, pixels or positions than these.
         DataError
             The data set lacks a site or what the model needs.
         """
@@ -91,6 +100,7 @@ class ArrayPredictor:
                 f"The {self.kind} model was not fitted yet. Call fit(dataset, sites) before "
                 "predict, or load a run."
             )
+        check_seen(self.sees, dataset, f"{self.kind} model")
         sites = list(sites)
         probability = np.clip(self._predict(dataset, sites), 0.0, 1.0)
         return pd.DataFrame(
@@ -130,7 +140,7 @@ class ArrayPredictor:
                 "kind": self.kind,
                 "settings": self.settings(),
                 "species": list(self.species),
-                "inputs": list(self.inputs),
+                "sees": self.sees.to_dict(),
                 "dataset": self.dataset_fingerprint,
             },
         )
@@ -166,7 +176,11 @@ class ArrayPredictor:
                 f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again."
             )
         model.species = tuple(card["species"])
-        model.inputs = tuple(card["inputs"])
+        model._sees = (
+            Sees.from_dict(card["sees"])
+            if "sees" in card
+            else sees_of_0_1_0(cls.kind, card["settings"], card.get("inputs", ()))
+        )
         model.dataset_fingerprint = str(card.get("dataset", ""))
         model.state = state
         return model
@@ -194,14 +208,12 @@ def read_model_card(folder: Path, kind: str) -> Mapping[str, Any]:
         f"The model in {folder}",
         "butterfly-sdm train CONFIG",
     )
-    texts = ("species", "inputs")
-    if not isinstance(card.get("settings"), Mapping) or not all(
-        isinstance(card.get(key), list) and all(isinstance(name, str) for name in card[key])
-        for key in texts
+    species = card.get("species")
+    if not isinstance(card.get("settings"), Mapping) or not (
+        isinstance(species, list) and all(isinstance(name, str) for name in species)
     ):
         raise ArtefactError(
-            f"The model.json in {folder} is damaged: it needs settings, species and inputs. Train "
-            "it again."
+            f"The model.json in {folder} is damaged: it needs settings and species. Train it again."
         )
     return card
 

@@ -12,6 +12,7 @@ import pandas as pd
 from butterfly_sdm.baselines.saved import labels, read_model_card, visited
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import FitContext, Sees, seen_by_all
 from butterfly_sdm.data.splits import spatial_folds
 from butterfly_sdm.errors import ArtefactError, ModelError
 
@@ -120,12 +121,9 @@ class Stacking:
         return tuple(self._kinds)
 
     @property
-    def needs_tiles(self) -> bool:
-        """Whether a member cannot predict sites without a tile."""
-        return any(
-            getattr(self.fitted.get(name) or self._make(name), "needs_tiles", False)
-            for name in self.names
-        )
+    def sees(self) -> Sees:
+        """What the members look at together."""
+        return seen_by_all((self.fitted.get(name) or self._make(name)).sees for name in self.names)
 
     def _make(self, name: str) -> Any:
         from butterfly_sdm.baselines import make_baseline
@@ -142,10 +140,12 @@ class Stacking:
         names = ("members", "weights", "folds", "distance_m", "shrinkage", "seed")
         return {name: getattr(self, name) for name in names} | self.options
 
-    def fit(self, dataset: Dataset, sites: Sequence[str]) -> Self:
+    def fit(
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
+    ) -> Self:
         """
         Learn the weights and the members from ``sites`` and no others; sites without a visit are
-        passed over.
+        passed over. Nothing of ``context`` is needed.
 
         Raises
         ------
@@ -227,7 +227,7 @@ class Stacking:
                 "kind": self.kind,
                 "settings": self.settings(),
                 "species": list(self.species),
-                "inputs": [],
+                "sees": self.sees.to_dict(),
                 "dataset": self.dataset_fingerprint,
                 "weights": {
                     name: weight.tolist()

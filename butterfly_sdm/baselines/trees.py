@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 
-from butterfly_sdm.baselines.inputs.numbers import match_inputs, site_inputs
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.inputs.table import TablePredictor
+from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 
 CHUNK_ROWS = 512
 
 
 @dataclass
-class Trees(ArrayPredictor):
+class Trees(TablePredictor):
     """
     Extremely randomised trees [1]_, all species at once, each site weighted by its visits.
 
@@ -37,7 +36,7 @@ class Trees(ArrayPredictor):
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the trees see, as in :func:`~butterfly_sdm.baselines.inputs.numbers.site_inputs`. Missing
+        What the trees see, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
         numbers become the median of the training sites.
     seed
         Of the random cuts.
@@ -52,9 +51,6 @@ class Trees(ArrayPredictor):
     min_samples_leaf: int = 2
     max_features: float = 1.0
     visits_power: float = 1.0
-    covariates: bool = True
-    position: bool = True
-    bands: bool = False
     seed: int = 0
     kind: ClassVar[str] = "trees"
     needed: ClassVar[tuple[str, ...]] = (
@@ -68,17 +64,11 @@ class Trees(ArrayPredictor):
         "weight",
     )
 
-    def _table(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
-        return site_inputs(
-            dataset, sites, covariates=self.covariates, position=self.position, bands=self.bands
-        )
-
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         from sklearn.ensemble import ExtraTreesRegressor
 
-        table = self._table(dataset, sites)
+        table = self._numbers(dataset, sites)
         median = table.median().fillna(0.0)  # a column without any number says nothing: all 0
-        self.inputs = tuple(table.columns)
         seen = table.fillna(median).to_numpy(
             dtype=np.float32
         )  # scikit-learn's trees compare 32-bit numbers
@@ -127,8 +117,7 @@ class Trees(ArrayPredictor):
         )
 
     def _seen(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        table = match_inputs(self._table(dataset, sites), self.inputs, self.kind)
-        values = table.to_numpy(dtype=np.float64)
+        values = self._numbers(dataset, sites).to_numpy(dtype=np.float64)
         return np.where(np.isnan(values), self.state["median"], values).astype(np.float32)
 
     def _weights(self, seen: np.ndarray) -> np.ndarray:

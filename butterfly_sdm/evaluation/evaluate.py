@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
-from butterfly_sdm.baselines.saved import ArrayPredictor, visited
+from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
@@ -171,7 +171,7 @@ def scorable_sites(
         There are none.
     """
     kept = visited(dataset, sites)
-    if not any(needs_tiles(predictor) for predictor in predictors):
+    if not any(predictor.sees.needs_tile for predictor in predictors):
         return kept
     have = set(dataset.sites_with_tiles)
     shown = [site for site in kept if site in have]
@@ -188,11 +188,6 @@ def scorable_sites(
             len(shown),
         )
     return shown
-
-
-def needs_tiles(predictor: Predictor) -> bool:
-    """Tell whether a predictor needs tiles: what it says itself, else yes for all but baselines."""
-    return bool(getattr(predictor, "needs_tiles", not isinstance(predictor, ArrayPredictor)))
 
 
 def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from butterfly_sdm.evaluation.compare import (
     rescored,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, needs_tiles, seeded_options
+from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
 from butterfly_sdm.evaluation.plots import plot_ladder
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
@@ -275,7 +275,7 @@ def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]
     Return the split without sites that have no tile, if a predictor needs tiles and there are some.
     """
     have = set(dataset.sites_with_tiles)
-    if not have or not any(needs_tiles(make()) for make in factories.values()):
+    if not have or not any(make().sees.needs_tile for make in factories.values()):
         return split
     parts = {part: tuple(site for site in getattr(split, part) if site in have) for part in PARTS}
     lost = sum(len(getattr(split, part)) - len(sites) for part, sites in parts.items())

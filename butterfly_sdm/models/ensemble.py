@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,11 +13,11 @@ import pandas as pd
 
 from butterfly_sdm.core.files import atomic_path, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models import MODELS
 from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
-from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.progress import Progress
 
 
 @dataclass(eq=False)
@@ -76,9 +76,9 @@ class Ensemble:
         return tuple(self.members[0].species)
 
     @property
-    def needs_tiles(self) -> bool:
-        """Whether a member cannot predict a site without a tile."""
-        return any(getattr(member, "needs_tiles", True) for member in self.members)
+    def sees(self) -> Sees:
+        """What the members look at together."""
+        return seen_by_all(member.sees for member in self.members)
 
     @property
     def history(self) -> pd.DataFrame:
@@ -89,28 +89,22 @@ class Ensemble:
         )
 
     def fit(
-        self,
-        dataset: Dataset,
-        sites: Sequence[str],
-        *,
-        validation: Sequence[str] = (),
-        folder: Path | None = None,
-        progress: Progress = silent,
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
     ) -> Self:
         """
         Fit every member; see :meth:`butterfly_sdm.models.network_predictor.NetworkPredictor.fit`.
 
-        Checkpoints of member 3 go to ``folder/members/3``.
+        Checkpoints of member 3 go to ``context.folder/members/3``.
         """
+        context = context or FitContext()
+        folder = context.folder
         for place, member in enumerate(self.members):
-            own = None if folder is None else Path(folder) / "members" / str(place)
-            member.fit(
-                dataset,
-                sites,
-                validation=validation,
-                folder=own,
-                progress=_shifted(progress, place, len(self.members)),
+            own = replace(
+                context,
+                folder=None if folder is None else Path(folder) / "members" / str(place),
+                progress=_shifted(context.progress, place, len(self.members)),
             )
+            member.fit(dataset, sites, context=own)
         if folder is not None:
             with atomic_path(Path(folder) / "history.csv") as path:
                 self.history.to_csv(path, index=False)
@@ -170,6 +164,7 @@ class Ensemble:
                 "format_version": FORMAT_VERSION,
                 "kind": self.kind,
                 "species": list(self.species),
+                "sees": self.sees.to_dict(),
                 "members": [f"members/{place}" for place in range(len(self.members))],
             },
         )

@@ -53,7 +53,7 @@ class SiteInputs:
         return self.detections.clamp(min=0) / self.visits.clamp(min=1)[:, None]
 
 
-def site_inputs(
+def site_tensors(
     dataset: Dataset,
     sites: Sequence[str],
     *,
@@ -117,7 +117,7 @@ def site_inputs(
     return SiteInputs(tuple(sites), tile_rows, table, place, detections, visits)
 
 
-def band_statistics(reader: TileReader, rows: Tensor, *, most: int = 512) -> tuple[Tensor, Tensor]:
+def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tuple[Tensor, Tensor]:
     """
     Return mean and standard deviation of the reflectance of each band over the measured pixels of
     tiles.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -16,17 +16,17 @@ from scipy.special import expit
 
 from butterfly_sdm.core.files import atomic_path, write_json
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_seen
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.presence import PresenceName
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
 from butterfly_sdm.models.fusion import FusionRule
-from butterfly_sdm.models.inputs import SiteInputs, band_statistics, site_inputs
+from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
 from butterfly_sdm.models.presence_net import Architecture, Freeze, PresenceNet, start_at_rates
 from butterfly_sdm.models.stem import StemRule
 from butterfly_sdm.models.trunk import Padding
-from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.network_predictor")
 
@@ -118,7 +118,8 @@ class NetworkPredictor:
     Examples
     --------
     >>> network = NetworkPredictor(image=False, covariates=True, position=True, epochs=100)
-    >>> network.fit(dataset, split.train, validation=split.validation)  # doctest: +SKIP
+    >>> watch = FitContext(validation=split.validation)  # doctest: +SKIP
+    >>> network.fit(dataset, split.train, context=watch)  # doctest: +SKIP
     """
 
     backbone: str = "resnet18"
@@ -185,15 +186,10 @@ class NetworkPredictor:
         if not self.learning_rate > 0:
             raise ModelError(f"learning_rate must be above 0; it is {self.learning_rate}.")
         self.species: tuple[str, ...] = ()
-        self.covariate_names: tuple[str, ...] = ()
+        self.sees = Sees(needs_tile=self.image and not (self.covariates or self.position))
         self.network: PresenceNet | None = None
         self.history = pd.DataFrame()
         self.card: dict[str, Any] = {}
-
-    @property
-    def needs_tiles(self) -> bool:
-        """Whether a site without a tile cannot be predicted: the image is all the network sees."""
-        return self.image and not (self.covariates or self.position)
 
     def settings(self) -> dict[str, Any]:
         """Return the hyper-parameters by name, as plain values."""
@@ -205,28 +201,20 @@ class NetworkPredictor:
         return value
 
     def fit(
-        self,
-        dataset: Dataset,
-        sites: Sequence[str],
-        *,
-        validation: Sequence[str] = (),
-        folder: Path | None = None,
-        progress: Progress = silent,
+        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
     ) -> Self:
         """
-        Learn from the detections of ``sites``; ``validation`` only chooses the epoch.
+        Learn from the detections of ``sites``.
 
         Parameters
         ----------
         dataset, sites
             Sites without a visit, or without anything the network sees, are passed over (the log
             says how many).
-        validation
-            Sites whose score after each epoch chooses the weights that are kept. Without any, the
-            last epoch is kept.
-        folder
-            Where checkpoints and ``history.csv`` go. A fit that was interrupted there continues,
-            with the result it would have had. None: nothing is written.
+        context
+            ``validation``: sites whose score after each epoch chooses the weights that are kept;
+            without any, the last epoch is kept. ``folder``: where checkpoints and ``history.csv``
+            go; a fit that was interrupted there continues, with the result it would have had.
 
         Raises
         ------
@@ -238,23 +226,29 @@ class NetworkPredictor:
         from butterfly_sdm.models.batches import SiteBatches, trunk_features
         from butterfly_sdm.models.fit import FitSettings, Fitting, run_fit
 
+        context = context or FitContext()
         names = self._usable(dataset, sites, "training")
-        watched = self._usable(dataset, validation, "validation") if len(validation) else []
+        watched = list(context.validation)
+        if watched:
+            watched = self._usable(dataset, watched, "validation")
         if set(names) & set(watched):
             raise DataError(
                 f"Site {sorted(set(names) & set(watched))[0]} is both a training and a validation "
                 "site."
             )
         self.species = dataset.species
-        self.covariate_names = ()
-        if self.covariates:
-            if dataset.covariates is None:
-                raise DataError(
-                    f"The data set {dataset.card.name!r} has no covariates. Name them in "
-                    "build.covariates."
-                )
-            self.covariate_names = tuple(map(str, dataset.covariates.columns))
-        bands = dataset.card.tiles.bands if self.image and dataset.card.tiles is not None else ()
+        if self.covariates and dataset.covariates is None:
+            raise DataError(
+                f"The data set {dataset.card.name!r} has no covariates. Name them in "
+                "build.covariates."
+            )
+        self.sees = replace(
+            Sees.of(dataset, image=self.image, covariates=self.covariates, position=self.position),
+            window_px=self.window_px if self.image else 0,
+            margin_px=self.margin_px if self.image else 0,
+            needs_tile=self.sees.needs_tile,
+        )
+        bands = self.sees.bands
         if self.image and not bands:
             dataset.tile_rows(names[:1])  # says what is missing
         with _seeded(self.seed):
@@ -333,17 +327,11 @@ class NetworkPredictor:
                 ),
                 weight=0.0 if regulariser is None else regulariser.weight,
             )
-            journal = run_fit(fitting, folder=folder, progress=progress)
+            journal = run_fit(fitting, folder=context.folder, progress=context.progress)
         self.network = net
         self.history = journal.table()
-        tiles = dataset.card.tiles
         self.card = {
-            "dataset": {
-                "name": dataset.card.name,
-                "fingerprint": dataset.fingerprint,
-                "position_crs": dataset.card.position_crs,
-            },
-            "resolution_m": tiles.resolution_m if tiles is not None and bands else None,
+            "dataset": {"name": dataset.card.name, "fingerprint": dataset.fingerprint},
             "training": {
                 "sites": len(names),
                 "validation_sites": len(watched),
@@ -399,8 +387,7 @@ class NetworkPredictor:
                 "format_version": FORMAT_VERSION,
                 "kind": self.kind,
                 "species": list(self.species),
-                "bands": list(net.bands),
-                "covariates": list(self.covariate_names),
+                "sees": self.sees.to_dict(),
                 "architecture": net.architecture.to_dict(),
                 "normalisation": {
                     "reflectance_mean": net.mean.tolist(),
@@ -431,14 +418,16 @@ class NetworkPredictor:
         folder = Path(folder)
         value = read_model_card(folder, cls.kind)
         try:
-            settings, species, covariates = (
-                value["settings"],
-                tuple(value["species"]),
-                tuple(value["covariates"]),
-            )
+            species = tuple(value["species"])
             architecture = Architecture.from_dict(value["architecture"])
-            predictor = cls(**settings)
-            if (architecture.species, architecture.covariates) != (len(species), len(covariates)):
+            predictor = cls(**value["settings"])
+            predictor.sees = (
+                Sees.from_dict(value["sees"])
+                if "sees" in value
+                else _sees_of_0_1_0(value, architecture, predictor.sees.needs_tile)
+            )
+            covariates = len(predictor.sees.covariates)
+            if (architecture.species, architecture.covariates) != (len(species), covariates):
                 raise ModelError(
                     f"{folder / 'model.json'} names {len(species)} species, its network has "
                     f"{architecture.species}."
@@ -485,8 +474,8 @@ class NetworkPredictor:
         ):  # laid out as while it was fitted, so that it predicts the same to the last bit
             net.trunk.to(memory_format=torch.channels_last)
         predictor.network = net.eval()
-        predictor.species, predictor.covariate_names = species, covariates
-        predictor.card = {name: value.get(name) for name in ("dataset", "resolution_m", "training")}
+        predictor.species = species
+        predictor.card = {name: value.get(name) for name in ("dataset", "training")}
         return predictor
 
     def _fitted(self) -> PresenceNet:
@@ -498,7 +487,7 @@ class NetworkPredictor:
         architecture = Architecture(
             species=len(self.species),
             bands=bands,
-            covariates=len(self.covariate_names),
+            covariates=len(self.sees.covariates),
             position=self.position,
             **{
                 name: getattr(self, name)
@@ -549,11 +538,11 @@ class NetworkPredictor:
     def _inputs(
         self, dataset: Dataset, sites: Sequence[str], reader: TileReader | None
     ) -> SiteInputs:
-        return site_inputs(
+        return site_tensors(
             dataset,
             sites,
             image=self.image,
-            covariates=self.covariate_names,
+            covariates=self.sees.covariates,
             position=self.position,
             reader=reader,
         )
@@ -567,7 +556,7 @@ class NetworkPredictor:
         from butterfly_sdm.models.batches import SiteBatches, predict_batch
 
         net = self._fitted()
-        self._check_same_world(dataset)
+        check_seen(self.sees, dataset, self.kind)
         reader = None
         if net.bands and dataset.tiles is not None:
             reader = TileReader(dataset, net.bands, net.tile_px)
@@ -588,29 +577,22 @@ class NetworkPredictor:
             np.concatenate(embeddings) if embeddings else np.empty((0, net.architecture.embedding)),
         )
 
-    def _check_same_world(self, dataset: Dataset) -> None:
-        """
-        Refuse tiles of another resolution and positions of another map: the numbers would mean
-        something else.
-        """
-        resolution = self.card.get("resolution_m")
-        tiles = dataset.card.tiles
-        if (
-            resolution is not None
-            and tiles is not None
-            and abs(tiles.resolution_m - resolution) > 0.01 * resolution
-        ):
-            raise ModelError(
-                f"The network was trained on pixels of {resolution:g} m; these tiles have "
-                f"{tiles.resolution_m:g} m. "
-                "Build tiles at its resolution."
-            )
-        crs = (self.card.get("dataset") or {}).get("position_crs")
-        if self.position and crs is not None and crs != dataset.card.position_crs:
-            raise ModelError(
-                f"The network knows positions in {crs}; these sites have "
-                f"{dataset.card.position_crs}. Build with its CRS."
-            )
+
+def _sees_of_0_1_0(card: Mapping[str, Any], architecture: Architecture, needs_tile: bool) -> Sees:
+    """Return what a network of release 0.1.0 sees, from all over its ``model.json``."""
+    looks = bool(architecture.bands)
+    crs = (card.get("dataset") or {}).get("position_crs") or UNKNOWN_CRS
+    return Sees.from_dict(
+        {
+            "bands": architecture.bands,
+            "window_px": architecture.window_px * looks,
+            "margin_px": architecture.margin_px * looks,
+            "resolution_m": card.get("resolution_m"),
+            "covariates": tuple(card["covariates"]),
+            "position_crs": crs if architecture.position else None,
+            "needs_tile": needs_tile,
+        }
+    )
 
 
 def _set_statistics(net: PresenceNet, train: SiteInputs, reader: TileReader | None) -> None:
@@ -621,7 +603,7 @@ def _set_statistics(net: PresenceNet, train: SiteInputs, reader: TileReader | No
             raise DataError(
                 "None of the training sites has a tile: no scene covers them well enough."
             )
-        mean, std = band_statistics(reader, rows)
+        mean, std = mean_and_spread(reader, rows)
         net.mean.copy_(mean)
         net.std.copy_(std)
     if train.covariates is not None:

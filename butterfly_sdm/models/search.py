@@ -13,6 +13,7 @@ import pandas as pd
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.progress import Progress, silent
@@ -141,7 +142,7 @@ def search(
             chosen = {name: _suggest(trial, name, choice) for name, choice in space.items()}
             try:
                 network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
-                network.fit(dataset, sites, validation=validation)
+                network.fit(dataset, sites, context=FitContext(validation=validation))
                 study.tell(trial, float(network.history[f"validation_{network.score}"].min()))
             except (
                 ModelError

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.baselines.inputs.numbers import band_statistics, site_inputs
+from butterfly_sdm.baselines.inputs.numbers import site_numbers, tile_statistics
 from butterfly_sdm.baselines.linear import fit_logistic
 from butterfly_sdm.data.dataset import TileCard
-from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.data.predictor import Sees
+from butterfly_sdm.errors import DataError, MissingFileError, ModelError
 from tests.evaluation.worlds import small_world
 
 
@@ -59,7 +60,7 @@ def test_it_learns_beats_the_mean_rate_and_comes_back_equal(kind, options, world
     pd.testing.assert_frame_equal(
         type(model).load(tmp_path).predict(world, sites), model.predict(world, sites)
     )
-    assert model.needs_tiles == (kind == "random_features" or "bands" in options)
+    assert model.sees.needs_tile == (kind == "random_features" or "bands" in options)
 
 
 def test_the_logistic_regression_agrees_with_scikit_learn():
@@ -91,7 +92,7 @@ def test_boosting_predicts_what_scikit_learn_predicts(world):
         ),
     )
     model = make_baseline("boosting", rounds=10).fit(one, train)
-    x = site_inputs(one, train).to_numpy()
+    x = site_numbers(one, train, model.sees).to_numpy()
     n = one.visits[train].to_numpy(dtype=float)
     rate = one.rates.loc[train].to_numpy()[:, 0]
     weights = np.r_[rate * n**0.5, (1 - rate) * n**0.5]
@@ -106,7 +107,7 @@ def test_boosting_predicts_what_scikit_learn_predicts(world):
         early_stopping=False,
         random_state=0,
     ).fit(np.vstack([x, x]), np.repeat([1, 0], len(x)), sample_weight=weights / weights.mean())
-    expected = expit(other.decision_function(site_inputs(one, validation).to_numpy()))
+    expected = expit(other.decision_function(site_numbers(one, validation, model.sees).to_numpy()))
     np.testing.assert_allclose(model.predict(one, validation).to_numpy()[:, 0], expected, atol=1e-6)
 
 
@@ -127,13 +128,13 @@ def test_maxent_agrees_with_elapid(world):
     train, validation = list(world.split.train), list(world.split.validation)
     species = world.species[1]
     model = make_baseline("maxent", scaled=False).fit(world, train)
-    x = site_inputs(world, train).to_numpy()
+    x = site_numbers(world, train, model.sees).to_numpy()
     present = world.detections.loc[train, species].to_numpy() > 0
     other = elapid.MaxentModel(
         feature_types=["linear", "quadratic"], use_sklearn=True, random_state=0
     )
     other.fit(np.vstack([x[present], x]), np.r_[np.ones(present.sum()), np.zeros(len(x))])
-    expected = other.predict(site_inputs(world, validation).to_numpy())
+    expected = other.predict(site_numbers(world, validation, model.sees).to_numpy())
     np.testing.assert_allclose(model.predict(world, validation)[species], expected, atol=1e-6)
 
 
@@ -143,24 +144,39 @@ def test_scaled_suitability_has_the_mean_rate_of_the_training_sites(world):
     np.testing.assert_allclose(predicted.mean(), world.rates.loc[train].mean(), rtol=0.05)
 
 
-def test_band_statistics_are_of_valid_pixels_in_reflectance(world):
+def test_tile_statistics_are_of_valid_pixels_in_reflectance(world):
     tiles = world.tiles.copy()
     tiles[0, :, :8] = 0  # half of the first tile was not seen
-    table = band_statistics(replace(world, tiles=tiles), world.site_ids[:2])
+    table = tile_statistics(
+        replace(world, tiles=tiles), world.site_ids[:2], Sees.of(world, image=True)
+    )
     nir, red = (tiles[0, band, 8:].astype(float) * 1e-4 for band in (3, 0))
     assert table.loc["s0000", "nir_mean"] == pytest.approx(nir.mean())
     assert table.loc["s0000", "red_p90"] == pytest.approx(np.percentile(red, 90))
     assert table.loc["s0000", "ndvi_mean"] == pytest.approx(((nir - red) / (nir + red)).mean())
     tiles[0] = 0
-    assert band_statistics(replace(world, tiles=tiles), world.site_ids[:1]).isna().all().all()
+    assert (
+        tile_statistics(replace(world, tiles=tiles), world.site_ids[:1], Sees.of(world, image=True))
+        .isna()
+        .all()
+        .all()
+    )
 
 
-def test_random_filters_refuse_other_bands_and_no_tiles(world):
+def test_random_filters_find_their_bands_by_name_and_refuse_none_and_no_tiles(world):
     model = make_baseline("random_features", filters=4).fit(world, world.split.train)
-    swapped = world.card.tiles.model_copy(update={"bands": ("blue", "green", "red", "nir")})
-    other = replace(world, card=world.card.model_copy(update={"tiles": swapped}))
-    with pytest.raises(DataError, match="the tiles have blue, green, red, nir"):
-        model.predict(other, world.split.validation)
+    known = model.predict(world, world.split.validation)
+
+    def with_bands(order):
+        names = tuple(world.card.tiles.bands[place] for place in order)
+        tiles = world.card.tiles.model_copy(update={"bands": names})
+        card = world.card.model_copy(update={"tiles": tiles})
+        return replace(world, card=card, tiles=world.tiles[:, order])
+
+    told = model.predict(with_bands([3, 1, 0, 2]), world.split.validation)
+    pd.testing.assert_frame_equal(told, known)
+    with pytest.raises(ModelError, match="needs the band red; the tiles have green, blue, nir"):
+        model.predict(with_bands([1, 2, 3]), world.split.validation)
     with pytest.raises(DataError, match="has no tiles"):
         model.fit(replace(world, tiles=None), world.split.train)
     with pytest.raises(DataError, match=r"smaller than patch_px = 20"):

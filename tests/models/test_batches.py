@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.models import batches
 from butterfly_sdm.models import fit as fitting
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, distance_to_neighbour, turned
 from butterfly_sdm.models.batches import Feed, Shuffled, SiteBatches, image_of
-from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
@@ -105,7 +106,7 @@ def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatc
 
     monkeypatch.setattr(fitting, "predict_batch", spy)
     network = NetworkPredictor(**SMALL).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
     )
     assert reads["train"] > 0
     assert reads["other"] > 0
@@ -134,7 +135,7 @@ def test_without_augmentation_training_sees_the_middle_of_every_tile(make, monke
 def test_a_part_reads_the_tile_of_each_site(make) -> None:
     dataset = make(10)
     reader = TileReader(dataset, dataset.card.tiles.bands, 64)
-    part = SiteBatches(site_inputs(dataset, ["s007", "s002"], image=True, reader=reader), reader)
+    part = SiteBatches(site_tensors(dataset, ["s007", "s002"], image=True, reader=reader), reader)
     counts = part[[0, 1], 0]["counts"].numpy()
     np.testing.assert_array_equal(counts, dataset.tiles[dataset.tile_rows(["s007", "s002"])])
 
@@ -190,7 +191,7 @@ def test_processes_share_the_sites_and_take_equally_many_steps() -> None:
 def test_hidden_modalities_are_missing_not_zero(make) -> None:
     dataset = make(200, tile_px=32)
     reader = TileReader(dataset, dataset.card.tiles.bands, 32)
-    inputs = site_inputs(
+    inputs = site_tensors(
         dataset,
         dataset.site_ids,
         image=True,
@@ -230,7 +231,7 @@ def test_noise_has_the_size_asked_for_follows_the_draw_and_leaves_what_is_missin
     make,
 ) -> None:
     dataset = make(200, image=False)
-    inputs = site_inputs(
+    inputs = site_tensors(
         dataset, dataset.site_ids, image=False, covariates=("warmth", "rain"), position=True
     )
     blur = Blur(torch.tensor([0.5, 20.0]), torch.full((200,), 3000.0))
@@ -252,7 +253,7 @@ def test_a_feed_gives_the_batches_of_its_order_in_memory_that_is_used_again(make
     dataset = make(10)
     reader = TileReader(dataset, dataset.card.tiles.bands, 32)
     part = SiteBatches(
-        site_inputs(dataset, dataset.site_ids, image=True, reader=reader),
+        site_tensors(dataset, dataset.site_ids, image=True, reader=reader),
         reader,
         augmentation=Augmentation(),
     )
@@ -285,7 +286,7 @@ def test_a_frozen_trunk_runs_once_over_every_tile(make, monkeypatch, augmented) 
         lambda net, image: looked.append(len(image)) or features(net, image),
     )
     network = NetworkPredictor(**settings).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
     )
     assert sum(looked) == 16 * (8 if augmented else 1) + 8
     assert len(network.history) == 4

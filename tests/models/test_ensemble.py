@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.data.predictor import Predictor, Saved
+from butterfly_sdm.data.predictor import FitContext, Predictor
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
@@ -36,7 +36,6 @@ def ensemble(data) -> Ensemble:
 
 def test_it_is_a_predictor_whose_members_have_their_own_seeds(ensemble) -> None:
     assert isinstance(ensemble, Predictor)
-    assert isinstance(ensemble, Saved)
     assert [member.seed for member in ensemble.members] == [4, 5, 6]
     assert len(ensemble.history) == 6
 
@@ -69,8 +68,12 @@ def test_an_interrupted_ensemble_continues_with_the_member_it_was_at(data, tmp_p
             raise Stop
 
     with pytest.raises(Stop):
-        Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path, progress=stop)
-    again = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, folder=tmp_path)
+        Ensemble.of_networks(2, **TABLE).fit(
+            data, data.split.train, context=FitContext(folder=tmp_path, progress=stop)
+        )
+    again = Ensemble.of_networks(2, **TABLE).fit(
+        data, data.split.train, context=FitContext(folder=tmp_path)
+    )
     whole = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train)
     pd.testing.assert_frame_equal(
         again.predict(data, data.site_ids), whole.predict(data, data.site_ids)
@@ -116,6 +119,6 @@ def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
 
 
 def test_only_members_that_see_nothing_but_the_image_need_tiles():
-    assert Ensemble.of_networks(2).needs_tiles
-    assert not Ensemble.of_networks(2, covariates=True).needs_tiles
-    assert not Ensemble.of_networks(2, image=False, position=True).needs_tiles
+    assert Ensemble.of_networks(2).sees.needs_tile
+    assert not Ensemble.of_networks(2, covariates=True).sees.needs_tile
+    assert not Ensemble.of_networks(2, image=False, position=True).sees.needs_tile

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor, Saved
+from butterfly_sdm.data.predictor import FitContext, Predictor
 from butterfly_sdm.errors import (
     ArtefactError,
     DataError,
@@ -61,7 +61,6 @@ def mean_rate_mse(dataset: Dataset) -> np.ndarray:
 def test_it_is_a_predictor_that_can_be_saved() -> None:
     network = NetworkPredictor(**SMALL)
     assert isinstance(network, Predictor)
-    assert isinstance(network, Saved)
 
 
 def test_an_image_network_learns_what_the_image_shows_and_nothing_else(make) -> None:
@@ -70,7 +69,9 @@ def test_an_image_network_learns_what_the_image_shows_and_nothing_else(make) -> 
         **SMALL | {"epochs": 12, "patience": None, "learning_rate": 1e-2, "batch_size": 12},
         regulariser=None,
     )
-    network.fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    network.fit(
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
+    )
     gain = 1 - mse(network, dataset, dataset.split.validation) / mean_rate_mse(dataset)
     assert (gain[:2] > 0.5).all()  # the two species of the image
     assert (gain[2:] < 0.1).all()
@@ -81,7 +82,9 @@ def test_covariates_and_position_are_the_same_class_without_imagery(make) -> Non
     network = NetworkPredictor(
         **TABLE | {"epochs": 25, "learning_rate": 1e-2, "batch_size": 32, "patience": None}
     )
-    network.fit(dataset, dataset.split.train, validation=dataset.split.validation)
+    network.fit(
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
+    )
     gain = 1 - mse(network, dataset, dataset.split.validation) / mean_rate_mse(dataset)
     assert (gain[2:] > 0.5).all()
     assert (gain[:2] < 0.2).all()
@@ -122,7 +125,7 @@ def test_blur_acts_on_training_batches_and_nowhere_else(make, monkeypatch) -> No
 
     monkeypatch.setattr(fitting, "predict_batch", spy)
     network = NetworkPredictor(**TABLE | {"epochs": 2}).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
     )
     known = torch.from_numpy(
         dataset.sites.loc[list(dataset.split.validation), ["easting", "northing"]]
@@ -204,23 +207,21 @@ def test_an_interrupted_fit_continues_with_the_result_it_would_have_had(
     settings = SMALL | {"epochs": 5, "dropout": 0.2, "covariates": True}
     part = {"validation": dataset.split.validation}
     whole = NetworkPredictor(**settings).fit(
-        dataset, dataset.split.train, folder=tmp_path / "whole", **part
+        dataset, dataset.split.train, context=FitContext(folder=tmp_path / "whole", **part)
     )
     with pytest.raises(how):
         NetworkPredictor(**settings).fit(
             dataset,
             dataset.split.train,
-            folder=tmp_path / "cut",
-            progress=stop_after(3, how),
-            **part,
+            context=FitContext(folder=tmp_path / "cut", progress=stop_after(3, how), **part),
         )
     told: list[int] = []
     again = NetworkPredictor(**settings).fit(
         dataset,
         dataset.split.train,
-        folder=tmp_path / "cut",
-        progress=lambda task, done, total: told.append(done),
-        **part,
+        context=FitContext(
+            folder=tmp_path / "cut", progress=lambda task, done, total: told.append(done), **part
+        ),
     )
     assert told[0] >= 3  # what was done is not done again
     pd.testing.assert_frame_equal(
@@ -240,7 +241,11 @@ def test_logs_for_tensorboard_hold_every_epoch(make, tmp_path: Path) -> None:
 
     dataset = make(24, image=False)
     network = NetworkPredictor(**TABLE | {"tensorboard": True})
-    network.fit(dataset, dataset.split.train, validation=dataset.split.validation, folder=tmp_path)
+    network.fit(
+        dataset,
+        dataset.split.train,
+        context=FitContext(validation=dataset.split.validation, folder=tmp_path),
+    )
     log = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for name in (
         "train_loss",
@@ -265,7 +270,7 @@ def test_without_tensorboard_the_wish_for_its_logs_is_answered(
     dataset = make(12, image=False)
     with pytest.raises(MissingPackageError, match=r'pip install .*\[tensorboard\]"'):
         NetworkPredictor(**TABLE | {"tensorboard": True}).fit(
-            dataset, dataset.split.train, folder=tmp_path
+            dataset, dataset.split.train, context=FitContext(folder=tmp_path)
         )
 
 
@@ -273,11 +278,15 @@ def test_a_finished_fit_is_not_fitted_again(make, tmp_path: Path) -> None:
     dataset = make(24, image=False)
     settings = TABLE | {"epochs": 30, "patience": 2, "learning_rate": 0.5}
     first = NetworkPredictor(**settings).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation, folder=tmp_path
+        dataset,
+        dataset.split.train,
+        context=FitContext(validation=dataset.split.validation, folder=tmp_path),
     )
     assert len(first.history) < 30
     again = NetworkPredictor(**settings).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation, folder=tmp_path
+        dataset,
+        dataset.split.train,
+        context=FitContext(validation=dataset.split.validation, folder=tmp_path),
     )
     assert len(again.history) == len(first.history)
     assert again.history["seconds"].tolist() == first.history["seconds"].tolist()
@@ -294,12 +303,14 @@ def test_the_best_epoch_is_kept_and_without_validation_or_by_request_the_last(ma
         "score": "mse",
     }
     sites = dataset.split.validation
-    best = NetworkPredictor(**settings).fit(dataset, dataset.split.train, validation=sites)
+    best = NetworkPredictor(**settings).fit(
+        dataset, dataset.split.train, context=FitContext(validation=sites)
+    )
     assert mse(best, dataset, sites).mean() == pytest.approx(
         best.history["validation_mse"].min(), rel=1e-4
     )
     last = NetworkPredictor(**settings | {"keep": "last"}).fit(
-        dataset, dataset.split.train, validation=sites
+        dataset, dataset.split.train, context=FitContext(validation=sites)
     )
     assert mse(last, dataset, sites).mean() == pytest.approx(
         last.history["validation_mse"].iloc[-1], rel=1e-4
@@ -317,7 +328,7 @@ def test_a_loaded_network_predicts_what_the_saved_one_did(make, tmp_path: Path) 
     assert {path.name for path in tmp_path.iterdir()} == {"model.json", "model.safetensors"}
     card = json.loads((tmp_path / "model.json").read_text())
     assert card["kind"] == "network"
-    assert card["bands"] == ["red", "green", "blue", "nir"]
+    assert card["sees"]["bands"] == ["red", "green", "blue", "nir"]
     assert card["dataset"]["fingerprint"] == dataset.fingerprint
     assert (
         card["normalisation"]["reflectance_mean"][3] > card["normalisation"]["reflectance_mean"][0]
@@ -391,7 +402,9 @@ def test_a_damaged_checkpoint_says_so(make, tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
     with pytest.raises(ArtefactError, match=r"checkpoint .* is damaged"):
-        NetworkPredictor(**TABLE).fit(dataset, dataset.split.train, folder=tmp_path)
+        NetworkPredictor(**TABLE).fit(
+            dataset, dataset.split.train, context=FitContext(folder=tmp_path)
+        )
 
 
 def test_a_checkpoint_that_would_run_code_is_refused(make, tmp_path: Path) -> None:
@@ -405,7 +418,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(make, tmp_path: Path) -> No
 
     torch.save({"callbacks": {"Journal": Evil()}}, tmp_path / "checkpoints" / "last.ckpt")
     with pytest.raises(ArtefactError, match="is damaged"):
-        NetworkPredictor(**TABLE).fit(dataset, dataset.split.train, folder=tmp_path)
+        NetworkPredictor(**TABLE).fit(
+            dataset, dataset.split.train, context=FitContext(folder=tmp_path)
+        )
     assert not mark.exists()
 
 
@@ -424,7 +439,9 @@ def test_what_does_not_fit_is_said(make) -> None:
     ):
         NetworkPredictor(**SMALL | {"window_px": 40}).fit(dataset, dataset.split.train)
     with pytest.raises(DataError, match="both a training and a validation site"):
-        NetworkPredictor(**TABLE).fit(bare, bare.site_ids, validation=bare.site_ids[:1])
+        NetworkPredictor(**TABLE).fit(
+            bare, bare.site_ids, context=FitContext(validation=bare.site_ids[:1])
+        )
     with pytest.raises(ModelError, match="There is no backbone 'resnet_of_dreams'"):
         NetworkPredictor(**SMALL | {"backbone": "resnet_of_dreams"}).fit(
             dataset, dataset.split.train
@@ -552,9 +569,9 @@ def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> No
     one = NetworkPredictor(**settings | {"batch_size": 8})
     two = NetworkPredictor(**settings | {"batch_size": 4, "devices": 2})
     first, second = (
-        network.fit(dataset, dataset.split.train, validation=dataset.split.validation).predict(
-            dataset, dataset.site_ids
-        )
+        network.fit(
+            dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
+        ).predict(dataset, dataset.site_ids)
         for network in (one, two)
     )
     pd.testing.assert_frame_equal(first, second, atol=1e-4)
@@ -569,7 +586,7 @@ def test_images_are_learned_in_two_processes_whatever_a_batch_lacks(make, change
     dataset = make(24)
     settings = SMALL | {"window_px": 64, "epochs": 2, "batch_size": 2, "devices": 2} | change
     network = NetworkPredictor(**settings).fit(
-        dataset, dataset.split.train, validation=dataset.split.validation
+        dataset, dataset.split.train, context=FitContext(validation=dataset.split.validation)
     )
     assert len(network.history) == 2
     assert network.history["validation_loss"].notna().all()

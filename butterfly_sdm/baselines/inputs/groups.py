@@ -5,22 +5,23 @@ Predictors that see covariates in groups, and a location embedding by its princi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from butterfly_sdm.baselines.inputs.numbers import match_inputs
+from butterfly_sdm.baselines.inputs.numbers import covariate_table
 from butterfly_sdm.baselines.inputs.transforms import (
-    covariate_table,
     fill_from_nearest,
     group_columns,
     log_counts,
     position_km,
+    split_columns,
     transform_codes,
     transformed,
 )
 from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError, ModelError
 
 # a change of a land-cover root fraction by 1/3 counts as much as one standard deviation of climate
@@ -53,6 +54,9 @@ class GroupedInputs(ArrayPredictor):
     components: int = 40
     density_km: str = ""
 
+    def _look(self, dataset: Dataset) -> Sees:
+        return Sees.of(dataset, covariates=True, position=True)
+
     @property
     def radii_km(self) -> list[float]:
         """
@@ -77,8 +81,11 @@ class GroupedInputs(ArrayPredictor):
     def _fit_inputs(
         self, dataset: Dataset, sites: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Return scaling statistics and the standardised columns of each group; sets ``inputs``."""
-        table = covariate_table(dataset, sites)
+        """
+        Return scaling statistics and the standardised columns of each group; chooses which
+        covariates are seen.
+        """
+        table = covariate_table(dataset, sites, self.sees.covariates)
         table = table.loc[
             :, table.notna().any() & (table.max() > table.min())
         ]  # a constant says nothing
@@ -93,7 +100,7 @@ class GroupedInputs(ArrayPredictor):
         prefixes = [part.strip() for part in self.groups.split(",") if part.strip()]
         groups = group_columns(plain, prefixes) if plain or prefixes else {}
         order = [name for names in groups.values() for name in names]
-        self.inputs = (*order, *embedded)
+        self._sees = replace(self.sees, covariates=(*order, *embedded))
         state: dict[str, np.ndarray] = {}
         if order:
             values = table[order].to_numpy()
@@ -122,14 +129,14 @@ class GroupedInputs(ArrayPredictor):
         self, state: dict[str, np.ndarray], dataset: Dataset, sites: Sequence[str]
     ) -> list[np.ndarray]:
         """Return one array (sites, columns) per covariate group, then the embedding."""
-        table = match_inputs(covariate_table(dataset, sites), self.inputs, self.kind)
+        table = covariate_table(dataset, sites, self.sees.covariates)
         sizes = state["group_sizes"]
         total = int(sizes.sum())
         parts: list[np.ndarray] = []
         if total:
             values = transformed(table.iloc[:, :total].to_numpy(dtype=float), state["codes"])
             values = (values - state["centre"]) / state["spread"]
-            parts = np.split(values, np.cumsum(sizes)[:-1], axis=1)
+            parts = split_columns(values, sizes)
         place = position_km(dataset, sites)
         if "places" in state:
             centre, spread = state["density_scale"]
@@ -139,7 +146,7 @@ class GroupedInputs(ArrayPredictor):
             values = table.iloc[:, total:].to_numpy(dtype=float) - state["embedding_centre"]
             parts.append(values @ state["axes"])
         known, at = (
-            (np.split(state["features"], np.cumsum(state["sizes"])[:-1], axis=1), state["position"])
+            (split_columns(state["features"], state["sizes"]), state["position"])
             if "position" in state
             else (parts, place)
         )

@@ -59,10 +59,6 @@ class SharedKernel(nn.Module):
         self.column = logs([1.0] * sum(self.sizes[: self.groups]))
         self.noise = logs([0.04, 3.0])  # nugget, sampling noise times visits
 
-    def split(self, features: np.ndarray) -> list[np.ndarray]:
-        """Divide joined columns into the groups."""
-        return np.split(features, np.cumsum(self.sizes)[:-1], axis=1) if self.sizes else []
-
     def forward(self, p: Tensor, x: Sequence[Tensor], q: Tensor, y: Sequence[Tensor]) -> Tensor:
         """
         Return the covariance (rows, columns) between sites at p with features x and sites at q with

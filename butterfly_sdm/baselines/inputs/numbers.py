@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
 
 PERCENTILES = (10, 50, 90)
+STATISTICS = ("mean", "sd", *(f"p{q}" for q in PERCENTILES))  # of each band
+PLACE = ("easting_km", "northing_km", "east_plus_north_km", "east_minus_north_km")
 
 
-def site_inputs(
-    dataset: Dataset,
-    sites: Sequence[str],
-    *,
-    covariates: bool = True,
-    position: bool = True,
-    bands: bool = False,
-) -> pd.DataFrame:
+def site_numbers(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.DataFrame:
     """
-    Return one row of numbers per site.
+    Return one row of numbers per site: covariates, position, statistics of bands, as seen.
 
-    Parameters
-    ----------
-    covariates
-        The covariates of the data set; NaN where missing. A data set without covariates has none.
-    position
-        ``easting_km`` and ``northing_km``, and their sum and difference: a tree cuts along axes,
-        and with these also along diagonals.
-    bands
-        Mean, standard deviation and percentiles of each band over the valid pixels of the tile, in
-        reflectance, and the same of the vegetation index (nir - red) / (nir + red) if both bands
-        are there.
+    The covariates are NaN where missing. The position is ``easting_km`` and ``northing_km``, and
+    their sum and difference: a tree cuts along axes, and with these also along diagonals.
 
     Returns
     -------
@@ -43,41 +30,55 @@ def site_inputs(
     Raises
     ------
     DataError
-        ``bands`` is asked for and a site has no tile, or nothing at all is left to learn from.
+        A site has no tile, a covariate is absent, or there is nothing at all to learn from.
     """
     sites = list(sites)
-    rows = dataset.rows(sites)
-    parts = []
-    if covariates and dataset.covariates is not None:
-        parts.append(dataset.covariates.iloc[rows].astype(float))
-    if position:
-        east, north = (
-            dataset.sites[name].to_numpy(dtype=float)[rows] / 1000
-            for name in ("easting", "northing")
-        )
-        place = {
-            "easting_km": east,
-            "northing_km": north,
-            "east_plus_north_km": east + north,
-            "east_minus_north_km": east - north,
-        }
-        parts.append(pd.DataFrame(place, index=dataset.sites.index[rows]))
-    if bands:
-        parts.append(band_statistics(dataset, sites))
-    if not parts or not sum(part.shape[1] for part in parts):
+    parts = [covariate_table(dataset, sites, sees.covariates)]
+    if sees.position_crs is not None:
+        east, north = positions(dataset, sites).T / 1000
+        place = dict(zip(PLACE, (east, north, east + north, east - north), strict=True))
+        parts.append(pd.DataFrame(place, index=parts[0].index))
+    if sees.bands:
+        parts.append(tile_statistics(dataset, sites, sees))
+    table = pd.concat(parts, axis=1)
+    if not table.shape[1]:
         raise DataError(
             f"The data set {dataset.card.name!r} has no covariates, and neither position nor bands "
             "are switched on: "
             "nothing to learn from. Set position or bands, or build with covariates."
         )
-    table = pd.concat(parts, axis=1)
-    table.index.name = "site_id"
     return table
 
 
-def band_statistics(dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
+def covariate_table(dataset: Dataset, sites: Sequence[str], names: Sequence[str]) -> pd.DataFrame:
     """
-    Return statistics of each band over the valid pixels of the tiles of ``sites``, in reflectance.
+    Return the covariates ``names`` of ``sites``.
+
+    Raises
+    ------
+    DataError
+        The data set lacks one.
+    """
+    known = dataset.covariates if dataset.covariates is not None else dataset.sites.iloc[:, :0]
+    missing = [name for name in names if name not in known.columns]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(
+            f"The model was fitted to {len(names)} covariates; this data set lacks {missing[0]!r}"
+            f"{more}. Build it with the same covariates."
+        )
+    table = known[list(names)].iloc[dataset.rows(sites)].astype(float)
+    return pd.DataFrame(table).rename_axis("site_id")
+
+
+def positions(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+    """Return (sites, 2) easting and northing in metres."""
+    return dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
+
+
+def seen_tiles(dataset: Dataset, sites: Sequence[str], sees: Sees) -> Iterator[np.ndarray]:
+    """
+    Give what is seen of the tile of each site: the middle, (bands, window, window) stored numbers.
 
     Raises
     ------
@@ -86,17 +87,33 @@ def band_statistics(dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
     """
     rows = dataset.tile_rows(sites)
     assert dataset.tiles is not None and dataset.card.tiles is not None  # tile_rows has checked
-    card = dataset.card.tiles
-    names = list(card.bands)
+    places = [dataset.card.tiles.bands.index(band) for band in sees.bands]
+    side = dataset.tiles.shape[-1]
+    start = (side - (sees.window_px or side)) // 2
+    middle = slice(start, side - start)
+    for row in rows:
+        yield np.asarray(dataset.tiles[row])[places, middle, middle]
+
+
+def tile_statistics(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.DataFrame:
+    """
+    Return statistics of each band seen over the valid pixels of the tiles of ``sites``.
+
+    They are mean, standard deviation and percentiles in reflectance, and the same of the vegetation
+    index (nir - red) / (nir + red) if both bands are seen; NaN for a tile without a valid pixel.
+
+    Raises
+    ------
+    DataError
+        A site has no tile.
+    """
+    names = list(sees.bands)
     has_index = {"red", "nir"} <= set(names)
-    columns = [
-        f"{name}_{what}"
-        for name in [*names, *(["ndvi"] if has_index else [])]
-        for what in ("mean", "sd", *(f"p{q}" for q in PERCENTILES))
-    ]
-    table = np.full((len(rows), len(columns)), np.nan)
-    for place, row in enumerate(rows):
-        tile = np.asarray(dataset.tiles[row])
+    columns = [f"{name}_{what}" for name in [*names, *["ndvi"] * has_index] for what in STATISTICS]
+    table = np.full((len(sites), len(columns)), np.nan)
+    for place, tile in enumerate(seen_tiles(dataset, sites, sees)):
+        card = dataset.card.tiles
+        assert card is not None
         valid = (tile != card.nodata).all(axis=0)  # (h, w)
         if not valid.any():
             continue
@@ -113,23 +130,3 @@ def band_statistics(dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         )
         table[place] = statistics.ravel()
     return pd.DataFrame(table, index=pd.Index(list(sites), name="site_id"), columns=columns)
-
-
-def match_inputs(table: pd.DataFrame, inputs: Sequence[str], kind: str) -> pd.DataFrame:
-    """
-    Return the columns a model was fitted to, in its order.
-
-    Raises
-    ------
-    DataError
-        One is missing.
-    """
-    missing = [name for name in inputs if name not in table.columns]
-    if missing:
-        raise DataError(
-            f"The {kind} model was fitted to {len(inputs)} inputs; this data set lacks "
-            f"{missing[0]!r}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}. Build it with the "
-            "same covariates and bands."
-        )
-    return table[list(inputs)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
+from butterfly_sdm.baselines.inputs.numbers import positions
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 
@@ -18,14 +18,7 @@ CHUNK_ROWS = 2048
 
 def position_km(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
     """Return (sites, 2) easting and northing in units of 100 km."""
-    return dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)] / 1e5
-
-
-def covariate_table(dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
-    """Return the covariates of ``sites``; no columns for a data set without any."""
-    if dataset.covariates is None:
-        return pd.DataFrame(index=pd.Index(list(sites), name="site_id"))
-    return dataset.covariates.iloc[dataset.rows(sites)].astype(float)
+    return positions(dataset, sites) / 1e5
 
 
 def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, list[str]]:
@@ -56,6 +49,11 @@ def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, 
     if left:
         groups["other"] = left
     return groups
+
+
+def split_columns(values: np.ndarray, sizes: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+    """Divide joined columns into groups of these sizes; no group has no part."""
+    return np.split(values, np.cumsum(sizes)[:-1], axis=1) if len(sizes) else []
 
 
 def transform_codes(values: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.baselines.inputs.numbers import site_inputs
+from butterfly_sdm.baselines.inputs.numbers import site_numbers
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import Predictor, Sees
 from butterfly_sdm.data.splits import Split, neighbour_clusters, spatial_folds
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.applicability import Applicability
@@ -22,7 +22,6 @@ from butterfly_sdm.evaluation.calibration import Reliability, reliability
 from butterfly_sdm.evaluation.compare import Comparison, compare, score_interval
 from butterfly_sdm.evaluation.drivers import permutation_importance
 from butterfly_sdm.evaluation.evaluate import (
-    needs_tiles,
     predictions_beside,
     scorable_sites,
     scores_beside,
@@ -165,7 +164,7 @@ def collect_findings(
         if other != name
     }
     train = list(split.part("train"))
-    dissimilarity, threshold = _applicability(dataset, train, sites, needs_tiles(predictor))
+    dissimilarity, threshold = _applicability(dataset, train, sites, predictor.sees.needs_tile)
     importance = None
     if importance_repeats:
         importance = permutation_importance(
@@ -232,7 +231,8 @@ def _applicability(
         have = set(dataset.sites_with_tiles)
         train = [site for site in train if site in have]
     try:
-        table = site_inputs(dataset, [*train, *sites], position=False, bands=bands)
+        looked = Sees.of(dataset, image=bands, covariates=True)
+        table = site_numbers(dataset, [*train, *sites], looked)
         fold_of = pd.Series(
             neighbour_clusters(dataset.sites.loc[list(train)], distance_m=4000.0), index=list(train)
         )

@@ -31,7 +31,7 @@ from butterfly_sdm.mapping.surfaces.lattice import Lattice
 from butterfly_sdm.mapping.surfaces.networks import networks_of
 from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip
-from butterfly_sdm.models.inputs import site_inputs
+from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import PresenceNet
 
@@ -346,11 +346,11 @@ class DenseSurface:
         """
         member, network = self.member, self.network
         device = next(network.parameters()).device
-        names, position = member.sees.covariates, member.position
+        names, position = member.sees.covariates, member.sees.position_crs is not None
         beside: tuple[torch.Tensor | None, ...] = (None, None)
         if names or position:
             sites = self.positions.sites(rows, cols, tiles=False)
-            inputs = site_inputs(
+            inputs = site_tensors(
                 sites, sites.site_ids, image=False, covariates=names, position=position
             )
             beside = tuple(
