@@ -192,7 +192,7 @@ class Derived:
 
     Examples
     --------
-    >>> Derived("dissimilarity", area.dissimilarity_of, of="embedding", limit=area.threshold)  # doctest: +SKIP
+    >>> Derived("unlike", area.dissimilarity_of, limit=area.threshold)  # doctest: +SKIP
     """
 
     name: str
@@ -239,7 +239,7 @@ class Derived:
 def _covariates(predictor: Predictor, places: Dataset) -> np.ndarray:
     table = places.covariates
     assert table is not None
-    return table[list(predictor.sees.covariates)].to_numpy(dtype=float)
+    return np.asarray(table[list(predictor.sees.covariates)], dtype=float)
 
 
 def seen_numbers(

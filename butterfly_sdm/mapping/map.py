@@ -61,7 +61,8 @@ class MapResult:
         ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``.
     audit
         Difference between the dense way and window by window at random positions; see
-        :func:`~butterfly_sdm.mapping.surfaces.audit.audit_positions`. Empty where no dense map was tried.
+        :func:`~butterfly_sdm.mapping.surfaces.audit.audit_positions`. Empty where no dense map was
+        tried.
     mode
         ``dense`` or ``exact``.
     files

@@ -83,8 +83,8 @@ class MapOptions(Section):
     )
     position_crs: str | None = Field(
         None,
-        description="CRS of easting and northing in the data set, for a model of version 0.1.0 that "
-        "does not say it",
+        description="CRS of easting and northing in the data set, for a model of version 0.1.0 "
+        "that does not say it",
     )
     presence_above: Fraction | None = Field(
         None,

@@ -169,4 +169,5 @@ def map_of(
 def read(result: MapResult) -> np.ndarray:
     """Return the bands of a map, NaN where there is no value."""
     with rasterio.open(result.path) as source:
-        return source.read(masked=True).filled(np.nan)
+        values = source.read(masked=True)
+        return values.astype(float).filled(np.nan) * np.array(source.scales)[:, None, None]

@@ -64,7 +64,8 @@ class Positions:
     @property
     def predictor(self) -> Predictor:
         """The predictor."""
-        return self.handle.predictor
+        predictor: Predictor = self.handle.predictor
+        return predictor
 
     def predictable(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
         """Return which positions get a value, given the share of measured pixels of each."""
