@@ -26,6 +26,13 @@ from butterfly_sdm.mapping.options import Encoded
 TILE_PX = 256
 CACHE_BYTES = 64 * 2**20  # rasterio takes a number as bytes
 TAG = "BUTTERFLY_SDM"
+LAYOUT = {
+    "tiled": True,
+    "blockxsize": TILE_PX,
+    "blockysize": TILE_PX,
+    "interleave": "band",
+    "BIGTIFF": "IF_SAFER",
+}
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,6 @@ def open_map(
     *,
     dtype: Encoded,
     scratch: Path,
-    compress: str = "deflate",
 ) -> Iterator[MapWriter]:
     """
     Yield a writer; when the block ends well, ``out`` is there, whole and cloud-optimised.
@@ -136,13 +142,6 @@ def open_map(
     """
     encoding = ENCODINGS[dtype]
     height, width = shape
-    layout = {
-        "tiled": True,
-        "blockxsize": TILE_PX,
-        "blockysize": TILE_PX,
-        "interleave": "band",
-        "BIGTIFF": "IF_SAFER",
-    }
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
@@ -157,7 +156,7 @@ def open_map(
             crs=crs,
             transform=transform,
             nodata=encoding.nodata,
-            **layout,
+            **LAYOUT,
         ) as target:
             for number, band in enumerate(bands, start=1):
                 target.set_band_description(number, band.name)
@@ -178,10 +177,10 @@ def open_map(
                 temporary,
                 driver="GTiff",
                 COPY_SRC_OVERVIEWS="YES",
-                COMPRESS=compress.upper(),
+                COMPRESS="DEFLATE",
                 PREDICTOR=3 if encoding.dtype == "float32" else 2,
                 NUM_THREADS=str(os.cpu_count() or 1),
-                **{key: str(value).upper() for key, value in layout.items()},
+                **{key: str(value).upper() for key, value in LAYOUT.items()},
             )
     rows_file.unlink()
 

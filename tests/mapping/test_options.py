@@ -19,6 +19,7 @@ from butterfly_sdm.mapping import MapOptions
 from butterfly_sdm.mapping.difference import map_difference
 from butterfly_sdm.mapping.layers import Derived, Presence
 from butterfly_sdm.mapping.map_file import check_map, read_tags
+from butterfly_sdm.mapping.options import _warn_of_engine
 from butterfly_sdm.mapping.viewer import viewer_page
 from butterfly_sdm.mapping.zonal import polygons_table, squares_table, write_zonal
 from tests.mapping.world import Position, Windows, map_of, read, write_scene
@@ -353,3 +354,21 @@ def test_the_difference_of_two_maps_is_that_of_their_values(plain, scene, tmp_pa
     other = map_of(Windows(), scene, tmp_path / "other.tif", audit=0, beside=())
     with pytest.raises(DataError, match="share no band"):
         map_difference(other.path, plain.path, tmp_path / "none.tif")
+
+
+@pytest.mark.parametrize("name", ["auto", "onnx", "onnx-int8"])
+def test_engines_of_version_0_1_0_are_taken_as_torch_with_one_warning(name, caplog):
+    _warn_of_engine.cache_clear()
+    for _ in range(3):
+        assert MapOptions(engine=name).engine == MapOptions().engine == "torch"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"map.engine: {name} is taken as torch: ONNX Runtime was hardly faster and has gone."
+    ]
+    with pytest.raises(ValidationError, match="torch-fp16"):
+        MapOptions(engine="magic")
+
+
+def test_the_area_of_applicability_needs_to_be_told(scene, tmp_path):
+    with pytest.raises(DataError, match="needs the training sites"):
+        map_of(Position(), scene, tmp_path / "map.tif", only_applicable=True)
+    assert not list(tmp_path.iterdir())
