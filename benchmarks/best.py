@@ -20,7 +20,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.splits import spatial_folds
 from butterfly_sdm.evaluation.compare import compare, score_interval
 from butterfly_sdm.evaluation.scores import score_predictions
-from butterfly_sdm.pipeline import make_predictor
+from butterfly_sdm.predictors import make_predictor
 
 CONFIG = Path(__file__).parents[1] / "configs" / "s2bms_best.yaml"
 FOLDS = {
@@ -87,7 +87,9 @@ def main() -> None:
         list(dataset.split.part(part)) for part in ("train", "validation", "test")
     )  # type: ignore[union-attr]
     makers = {
-        settings.name: lambda: make_predictor(settings),
+        settings.name: lambda: make_predictor(
+            settings.train.model, settings.train.fit, settings.seed
+        ),
         "mean rate": lambda: make_baseline("mean_rate"),
         "trees": lambda: make_baseline("trees", max_features=0.35),
     }

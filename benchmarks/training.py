@@ -35,9 +35,10 @@ from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Shuffled, SiteBatches, predict_batch
-from butterfly_sdm.models.fit import FitSettings, Fitting, run_fit
+from butterfly_sdm.models.fit import Fitting, run_fit
 from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
+from butterfly_sdm.models.options import FitOptions, RegulariserOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")
@@ -118,7 +119,8 @@ def ours(
     assert net.trunk is not None
     net.trunk.to(memory_format=torch.channels_last)
     net.freeze("nothing")
-    settings = FitSettings(
+    settings = FitOptions(
+        regulariser=RegulariserOptions(weight=0.0),
         epochs=epochs + 1,
         batch_size=batch,
         learning_rate=1e-4,

@@ -9,7 +9,6 @@ is done is not done again.
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -39,7 +38,7 @@ from butterfly_sdm.errors import (
     ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.predictors import load_predictor, predictor_class
+from butterfly_sdm.predictors import load_predictor, make_predictor
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -260,7 +259,7 @@ def train(
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
         return Run.open(folder)
-    predictor = make_predictor(settings)
+    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         data.split.to_json(partial / "split.json")
@@ -532,40 +531,6 @@ def _trouble(action: Callable[[], Any]) -> list[str]:
     except ButterflySDMError as error:
         return [str(error)]
     return []
-
-
-def make_predictor(settings: Config) -> Predictor:
-    """
-    Return the unfitted predictor that the config describes.
-
-    Raises
-    ------
-    ConfigError
-        The kind is unknown, or an option does not belong to it.
-    """
-    model, fit = settings.train.model, settings.train.fit
-    try:
-        cls = predictor_class(model.kind)
-    except ModelError as error:
-        raise ConfigError(f"train.model.kind: {error}") from None
-    if model.kind == "network":
-        arguments = model.model_dump(exclude={"kind", "options", "members"}) | fit.model_dump(
-            exclude={"regulariser"}
-        )
-        arguments["regulariser"] = fit.regulariser.model_dump()
-    else:
-        arguments = {}
-    arguments |= model.options
-    if "seed" in inspect.signature(cls).parameters:
-        arguments.setdefault("seed", settings.seed)
-    try:
-        if model.kind == "network" and model.members > 1:
-            return predictor_class("ensemble").of_networks(model.members, **arguments)  # type: ignore[no-any-return]
-        return cls(**arguments)  # type: ignore[no-any-return]
-    except TypeError as error:
-        raise ConfigError(
-            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
-        ) from error
 
 
 def out_folder(settings: Config) -> Path:

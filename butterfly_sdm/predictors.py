@@ -1,55 +1,54 @@
-"""Every kind of predictor by its name: what a config asks for and what a run folder holds."""
+"""From a config to a predictor, and from a folder to a predictor in any process."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from butterfly_sdm.baselines import BASELINES
-from butterfly_sdm.core.files import read_json
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import ArtefactError, ModelError, did_you_mean
-from butterfly_sdm.models import MODELS
+from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor
+from butterfly_sdm.errors import ConfigError, ModelError
+from butterfly_sdm.models.options import FitOptions, ModelOptions
 
-#: Where the class of each kind lives, as ``module:Class``; loaded when used.
-KINDS: dict[str, str] = {**MODELS, **BASELINES}
+__all__ = ["PREDICTORS", "Handle", "load_predictor", "make_predictor"]
 
 
-def predictor_class(kind: str) -> Any:
+def make_predictor(model: ModelOptions, fit: FitOptions, seed: int) -> Predictor:
     """
-    Return the class of a kind.
+    Return the unfitted predictor that a config describes.
+
+    Parameters
+    ----------
+    model, fit
+        Its sections ``train.model`` and ``train.fit``; a baseline takes nothing of the latter.
+    seed
+        Of a predictor that draws at random, unless its options say another.
 
     Raises
     ------
-    ModelError
-        There is no such kind.
+    ConfigError
+        The kind is unknown, or an option does not belong to it.
     """
-    if kind not in KINDS:
-        raise ModelError(
-            f"There is no predictor of kind {kind!r}. Known: "
-            f"{', '.join(sorted(KINDS))}.{did_you_mean(kind, KINDS)}"
-        )
-    module, _, name = KINDS[kind].partition(":")
-    return getattr(import_module(module), name)
-
-
-def load_predictor(folder: str | Path) -> Predictor:
-    """
-    Read the fitted predictor of a folder by the kind in its ``model.json``.
-
-    Raises
-    ------
-    MissingFileError, ArtefactError
-        ``model.json`` is absent or damaged.
-    ModelError
-        It names an unknown kind, or the arrays do not fit.
-    """
-    value = read_json(Path(folder) / "model.json")
-    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
-        raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
-    return predictor_class(value["kind"]).load(Path(folder))  # type: ignore[no-any-return]
+    try:
+        cls = PREDICTORS.load(model.kind)
+    except ModelError as error:
+        raise ConfigError(f"train.model.kind: {error}") from None
+    options = dict(model.options)
+    try:
+        if model.kind == "network":
+            options = {"seed": seed} | options
+            if model.members > 1:
+                cls = PREDICTORS.load("ensemble").of_networks
+                return cls(model.members, model, fit, **options)  # type: ignore[no-any-return]
+            return cls(model, fit, **options)  # type: ignore[no-any-return]
+        if hasattr(cls, "seed"):
+            options = {"seed": seed} | options
+        return cls(**options)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ConfigError(
+            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
+        ) from error
 
 
 class Handle:

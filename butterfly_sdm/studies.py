@@ -20,7 +20,7 @@ from butterfly_sdm.config import Config, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Embedding, Predictor
+from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.pipeline import (
@@ -29,10 +29,10 @@ from butterfly_sdm.pipeline import (
     check_species,
     dataset_for,
     dataset_of,
-    make_predictor,
     open_run,
     out_folder,
 )
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -255,9 +255,9 @@ def _out_of_fold(
         )
         path = folder / "out_of_fold" / f"{key}.parquet"
         if not path.is_file():
-            predictor: Predictor = make_predictor(settings).fit(
-                data, scorable_sites(data, fold.train, [make_predictor(settings)])
-            )
+            model, fit = settings.train.model, settings.train.fit
+            unfitted = make_predictor(model, fit, settings.seed)
+            predictor = unfitted.fit(data, scorable_sites(data, fold.train, [unfitted]))
             table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
             with atomic_path(path) as temporary:
                 table.to_parquet(temporary)
@@ -381,6 +381,7 @@ def search(
     --------
     >>> search("experiment.yaml", overrides=["search.trials=50"])  # doctest: +SKIP
     """
+    from butterfly_sdm.models.network_predictor import NetworkPredictor
     from butterfly_sdm.models.search import search as search_network
 
     settings = load_config(config, overrides)
@@ -406,7 +407,7 @@ def search(
         bounds = not isinstance(choice, tuple)
         for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
             load_config(settings, [_assignment(key, value)])  # says what is wrong with it
-        space[name] = choice.model_dump(exclude_defaults=True) if bounds else list(choice)  # type: ignore[union-attr, arg-type]
+        space[name] = choice
         homes[name] = key
     data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
     if data.split is None:
@@ -418,14 +419,12 @@ def search(
     found = search_network(
         data,
         data.split.train,
-        validation=data.split.validation,
-        space=space,
-        trials=options.trials,
-        settings=make_predictor(single).settings(),  # type: ignore[attr-defined]
-        folder=folder,
-        method=options.method,
+        options.model_copy(update={"space": space}),
+        context=FitContext(data.split.validation, folder, progress),
+        settings=NetworkPredictor(
+            single.train.model, single.train.fit, seed=settings.seed
+        ).settings(),
         seed=settings.seed,
-        progress=progress,
     )
     best = []
     for name, key in homes.items():

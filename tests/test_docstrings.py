@@ -23,10 +23,9 @@ import numpy as np
 import pytest
 
 from butterfly_sdm import errors
-from butterfly_sdm.baselines import BASELINES
 from butterfly_sdm.core.settings import Section
+from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.models import MODELS
 
 ROOT = Path(__file__).parents[1]
 # The same everywhere, told once: settings given as key=value, who listens to long work, the seed.
@@ -205,7 +204,7 @@ def public() -> dict[str, Any]:
     Return what people are told to use: ``__all__`` of packages, predictors by name, what a page or
     a notebook imports.
     """
-    places = {*BASELINES.values(), *MODELS.values()}
+    places = set(PREDICTORS.built_in.values())
     for package in (
         "butterfly_sdm",
         *(f"butterfly_sdm.{room}" for room in ("figures", "evaluation", "mapping", "simulate")),

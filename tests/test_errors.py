@@ -10,7 +10,7 @@ from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import ButterflySDMError, did_you_mean, how_to_install
 from butterfly_sdm.models.trunk import Trunk
 from butterfly_sdm.plugins.plugin import run_plugin
-from butterfly_sdm.predictors import predictor_class
+from butterfly_sdm.predictors import PREDICTORS
 from data_prep.records.readers.registry import reader
 from data_prep.records.schemes import recording_scheme
 
@@ -27,7 +27,7 @@ def test_names_are_near_without_regard_to_case_and_underscores():
     ("mistake", "meant"),
     [
         (lambda: make_baseline("tree"), "trees"),
-        (lambda: predictor_class("nearest_site"), "nearest_sites"),
+        (lambda: PREDICTORS.load("nearest_site"), "nearest_sites"),
         (lambda: load_config({"train": {"fit": {"epoch": 3}}}), "epochs"),
         (lambda: load_config({"train": {"fit": {"loss": "binomal"}}}), "binomial"),
         (

@@ -106,7 +106,7 @@ class Boosting(TablePredictor):
         if len(self.state["roots"]):
             added = self.state["value"][_leaves(self.state, values)]  # (sites, trees)
             np.add.at(logits.T, self.state["species_of_tree"], added.T)
-        return expit(logits)
+        return np.asarray(expit(logits))
 
 
 def _stacked(trees: Sequence[tuple[int, Any]]) -> dict[str, np.ndarray]:

@@ -143,7 +143,7 @@ class GaussianProcess(GroupedInputs):
 
 def _sine(angle: np.ndarray) -> np.ndarray:
     """Undo the arcsine transform; the square is the rate."""
-    return np.sin(np.clip(angle, 0.0, np.pi / 2))
+    return np.asarray(np.sin(np.clip(angle, 0.0, np.pi / 2)))
 
 
 def _calibration(sine: np.ndarray, rates: np.ndarray) -> np.ndarray:
@@ -170,4 +170,4 @@ def _calibration(sine: np.ndarray, rates: np.ndarray) -> np.ndarray:
 
 def _calibrated(sine: np.ndarray, calibration: np.ndarray) -> np.ndarray:
     level, slope, bend = calibration
-    return level + slope * sine**2 + bend * sine
+    return np.asarray(level + slope * sine**2 + bend * sine)

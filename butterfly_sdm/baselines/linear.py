@@ -81,16 +81,16 @@ class Linear(TablePredictor):
     def _design(self, values: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
         # Beyond the range of training a straight line has no say: three deviations are the end of
         # the scale.
-        scaled = np.clip(np.nan_to_num((values - state["mean"]) / state["deviation"]), -3, 3)
+        scaled: np.ndarray = (values - state["mean"]) / state["deviation"]
+        scaled = np.asarray(np.clip(np.nan_to_num(scaled), -3, 3))
         if not self.quadratic:
             return scaled
         return np.hstack([scaled, (scaled**2 - state["square_mean"]) / state["square_deviation"]])
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         values = self._numbers(dataset, sites).to_numpy(dtype=float)
-        return expit(
-            self._design(values, self.state) @ self.state["slopes"] + self.state["intercept"]
-        )
+        design = self._design(values, self.state)
+        return np.asarray(expit(design @ self.state["slopes"] + self.state["intercept"]))
 
 
 def mean_and_deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

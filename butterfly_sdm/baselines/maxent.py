@@ -111,13 +111,12 @@ class MaxEnt(TablePredictor):
         values = self._numbers(dataset, sites).to_numpy(dtype=float)
         values = np.where(np.isnan(values), self.state["median"], values)
         design = self._transformer(self.state["background"]).transform(values)
-        return _cloglog(design, self.state) * self.state["factor"]
+        return np.asarray(_cloglog(design, self.state) * self.state["factor"])
 
 
 def _cloglog(design: np.ndarray, state: dict[str, np.ndarray]) -> np.ndarray:
-    return 1 - np.exp(
-        -np.exp(np.clip(design @ state["slopes"] + state["alpha"] + state["entropy"], None, 50))
-    )
+    logits = design @ state["slopes"] + state["alpha"] + state["entropy"]
+    return np.asarray(1 - np.exp(-np.exp(np.clip(logits, None, 50))))
 
 
 def _elapid() -> Any:

@@ -70,4 +70,4 @@ class NearestSites(ArrayPredictor):
             / np.maximum(distance, self.floor_m) ** self.distance_power
         )
         weight /= weight.sum(axis=1, keepdims=True)
-        return np.einsum("sn,snk->sk", weight, self.state["rates"][rows])
+        return np.asarray(np.einsum("sn,snk->sk", weight, self.state["rates"][rows]))

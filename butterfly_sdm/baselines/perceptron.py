@@ -196,7 +196,7 @@ class Perceptron(GroupedInputs):
                                 z, nearest(alike, 5), similarity=alike
                             )
                     optimiser.zero_grad()
-                    loss.backward()
+                    torch.autograd.backward(loss)
                     optimiser.step()
                     schedule.step()
         names = [*(f"w{i}" for i in range(3)), *(f"b{i}" for i in range(3))]
@@ -212,7 +212,8 @@ class Perceptron(GroupedInputs):
         for layer in range(2):
             hidden = hidden @ state[f"w{layer}"] + state[f"b{layer}"]
             hidden = hidden * expit(hidden)
-        return expit(hidden @ state["w2"] + state["b2"]).mean(axis=0)  # (sites, species)
+        single = expit(hidden @ state["w2"] + state["b2"])  # (networks, sites, species)
+        return np.asarray(single.mean(axis=0))
 
 
 def _diagonal(position: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class Probe(ArrayPredictor):
                 f"{self.embeddings} has no embedding of site {absent[0]} and {len(absent) - 1} "
                 "more."
             )
-        return table.loc[list(sites)].to_numpy(dtype=float)
+        return np.asarray(table.loc[list(sites)], dtype=float)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         values = self._embedded(sites)
@@ -82,7 +82,7 @@ class Probe(ArrayPredictor):
                 f"{len(self.state['mean'])}."
             )
         design = (values - self.state["mean"]) @ self.state["axes"] / self.state["deviation"]
-        return expit(design @ self.state["slopes"] + self.state["intercept"])
+        return np.asarray(expit(design @ self.state["slopes"] + self.state["intercept"]))
 
 
 def read_embeddings(path: Path) -> pd.DataFrame:

@@ -160,4 +160,4 @@ class RandomFeatures(ArrayPredictor):
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         described = self._describe(dataset, sites, self.state)
         design = np.clip((described - self.state["mean"]) / self.state["deviation"], -3, 3)
-        return expit(design @ self.state["slopes"] + self.state["intercept"])
+        return np.asarray(expit(design @ self.state["slopes"] + self.state["intercept"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,14 +11,10 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.baselines.older import sees_of_0_1_0
-from butterfly_sdm.core.cards import check_version
-from butterfly_sdm.core.files import atomic_path, read_json, write_json
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Sees, check_seen
-from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
-
-FORMAT = "butterfly_sdm model"
-FORMAT_VERSION = 1
+from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
+from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 
 
 class ArrayPredictor:
@@ -32,7 +28,7 @@ class ArrayPredictor:
     Attributes
     ----------
     kind
-        The name under which :data:`butterfly_sdm.baselines.BASELINES` lists the class.
+        The name under which :data:`butterfly_sdm.data.saved_models.PREDICTORS` lists the class.
     species
         Names of the species; empty before :meth:`fit`.
     state
@@ -122,28 +118,8 @@ class ArrayPredictor:
         ModelError
             The model was not fitted.
         """
-        from safetensors.numpy import save_file
-
-        if not self.species:
-            raise ModelError(f"The {self.kind} model was not fitted; there is nothing to save.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / "model.safetensors") as temporary:
-            save_file(
-                {name: np.ascontiguousarray(array) for name, array in self.state.items()}, temporary
-            )
-        write_json(
-            folder / "model.json",
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "kind": self.kind,
-                "settings": self.settings(),
-                "species": list(self.species),
-                "sees": self.sees.to_dict(),
-                "dataset": self.dataset_fingerprint,
-            },
-        )
+        content = {"settings": self.settings(), "dataset": self.dataset_fingerprint}
+        write_model(folder, self.kind, self, content, self.state if self.species else {})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -155,67 +131,23 @@ class ArrayPredictor:
         MissingFileError, ArtefactError
             A file is absent, damaged or of another kind of model.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        folder = Path(folder)
-        card = read_model_card(folder, cls.kind)
-        path = folder / "model.safetensors"
-        if not path.is_file():
-            raise MissingFileError(f"{path} does not exist. Train the model again.")
-        try:
-            state = load_file(path)
+        card, state = read_model(folder, cls.kind), read_arrays(folder)
+        with card_in_doubt(folder):
             model = cls(**card["settings"])
-        except (SafetensorError, OSError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                f"The model in {folder} is damaged: {error}. Train it again."
-            ) from error
+            model._sees = (
+                Sees.from_dict(card["sees"])
+                if "sees" in card
+                else sees_of_0_1_0(cls.kind, card["settings"], card["inputs"])
+            )
         missing = set(cls.needed) - set(state)
         if missing:
             raise ArtefactError(
                 f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again."
             )
         model.species = tuple(card["species"])
-        model._sees = (
-            Sees.from_dict(card["sees"])
-            if "sees" in card
-            else sees_of_0_1_0(cls.kind, card["settings"], card.get("inputs", ()))
-        )
         model.dataset_fingerprint = str(card.get("dataset", ""))
         model.state = state
         return model
-
-
-def read_model_card(folder: Path, kind: str) -> Mapping[str, Any]:
-    """
-    Read ``model.json`` of a baseline.
-
-    Raises
-    ------
-    MissingFileError, ArtefactError
-        The file is absent, damaged or of another kind of model.
-    """
-    card = read_json(Path(folder) / "model.json")
-    if not isinstance(card, Mapping) or card.get("kind") != kind:
-        found = card.get("kind") if isinstance(card, Mapping) else None
-        raise ArtefactError(
-            f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of "
-            "its kind."
-        )
-    check_version(
-        card.get("format_version"),
-        FORMAT_VERSION,
-        f"The model in {folder}",
-        "butterfly-sdm train CONFIG",
-    )
-    species = card.get("species")
-    if not isinstance(card.get("settings"), Mapping) or not (
-        isinstance(species, list) and all(isinstance(name, str) for name in species)
-    ):
-        raise ArtefactError(
-            f"The model.json in {folder} is damaged: it needs settings and species. Train it again."
-        )
-    return card
 
 
 def visited(dataset: Dataset, sites: Sequence[str]) -> list[str]:

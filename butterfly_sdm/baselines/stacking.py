@@ -9,14 +9,18 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.baselines.saved import labels, read_model_card, visited
-from butterfly_sdm.core.files import write_json
+from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm.baselines.saved import labels, visited
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import FitContext, Sees, seen_by_all
+from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
+from butterfly_sdm.data.saved_models import (
+    PREDICTORS,
+    card_in_doubt,
+    read_model,
+    write_model,
+)
 from butterfly_sdm.data.splits import spatial_folds
-from butterfly_sdm.errors import ArtefactError, ModelError
-
-FORMAT = "butterfly_sdm model"
+from butterfly_sdm.errors import ModelError
 
 
 class Stacking:
@@ -59,6 +63,7 @@ class Stacking:
     """
 
     kind: ClassVar[str] = "stacking"
+    seed: int = 0
 
     def __init__(
         self,
@@ -96,7 +101,7 @@ class Stacking:
                 ">= 0, >= 0."
             )
         self.species: tuple[str, ...] = ()
-        self.fitted: dict[str, Any] = {}
+        self.fitted: dict[str, Predictor] = {}
         self.weight: np.ndarray = np.empty((0, 0))
         self.dataset_fingerprint = ""
         given = [float(part) for part in weights.split(",")] if weights else []
@@ -125,9 +130,7 @@ class Stacking:
         """What the members look at together."""
         return seen_by_all((self.fitted.get(name) or self._make(name)).sees for name in self.names)
 
-    def _make(self, name: str) -> Any:
-        from butterfly_sdm.baselines import make_baseline
-
+    def _make(self, name: str) -> Predictor:
         own = {
             key.partition(".")[2]: value
             for key, value in self.options.items()
@@ -213,28 +216,14 @@ class Stacking:
         ModelError
             The model was not fitted.
         """
-        if not self.species:
-            raise ModelError("The stacking model was not fitted; there is nothing to save.")
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in self.names:
-            self.fitted[name].save(folder / f"member_{name}")
-        write_json(
-            folder / "model.json",
-            {
-                "format": FORMAT,
-                "format_version": 1,
-                "kind": self.kind,
-                "settings": self.settings(),
-                "species": list(self.species),
-                "sees": self.sees.to_dict(),
-                "dataset": self.dataset_fingerprint,
-                "weights": {
-                    name: weight.tolist()
-                    for name, weight in zip(self.names, self.weight.T, strict=True)
-                },
-            },
-        )
+        for name, member in self.fitted.items():
+            member.save(Path(folder) / f"member_{name}")
+        content = {
+            "settings": self.settings(),
+            "dataset": self.dataset_fingerprint,
+            "weights": dict(zip(self.names, self.weight.T.tolist(), strict=False)),
+        }
+        write_model(folder, self.kind, self, content)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -246,25 +235,19 @@ class Stacking:
         MissingFileError, ArtefactError
             A file is absent, damaged or of another kind of model.
         """
-        from butterfly_sdm.baselines import BASELINES, load_class
-
         folder = Path(folder)
-        card = read_model_card(folder, cls.kind)
-        try:
+        card = read_model(folder, cls.kind)
+        with card_in_doubt(folder):
             model = cls(**card["settings"])
             model.weight = np.array([card["weights"][name] for name in model.names], dtype=float).T
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(
-                f"The model.json in {folder} is damaged: {error}. Train it again."
-            ) from error
+            if model.weight.shape != (len(card["species"]), len(model.names)):
+                raise ValueError("weights of another shape")
         model.species = tuple(card["species"])
-        if model.weight.shape != (len(model.species), len(model.names)):
-            raise ArtefactError(
-                f"The model.json in {folder} is damaged: weights of another shape. Train it again."
-            )
         model.dataset_fingerprint = str(card.get("dataset", ""))
-        for name, kind in model._kinds.items():
-            model.fitted[name] = load_class(BASELINES[kind]).load(folder / f"member_{name}")
+        model.fitted = {
+            name: PREDICTORS.load(kind).load(folder / f"member_{name}")
+            for name, kind in model._kinds.items()
+        }
         return model
 
 
@@ -314,4 +297,4 @@ def _simplex(gram: np.ndarray, centre: np.ndarray, pull: float) -> np.ndarray:
         options={"maxiter": 200, "ftol": 1e-12},
     )
     weight = np.clip(found.x, 0.0, None)
-    return weight / weight.sum()
+    return np.asarray(weight / weight.sum())

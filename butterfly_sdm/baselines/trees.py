@@ -136,10 +136,10 @@ class Trees(TablePredictor):
             np.add.at(leaf_weight, members, weight)
             same = leaves[:, tree, None] == members[None, :]
             total += same * (weight / leaf_weight[members])
-        return total / leaf_of_site.shape[1]
+        return np.asarray(total / leaf_of_site.shape[1])
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        return self.site_weights(dataset, sites) @ self.state["rates"]
+        return np.asarray(self.site_weights(dataset, sites) @ self.state["rates"])
 
 
 def _leaves(state: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:

@@ -153,7 +153,7 @@ def seen_by_all(parts: Iterable[Sees]) -> Sees:
         margin_px=(max(margins, default=0) + 1) // 2,
         resolution_m=next(iter(sizes), None),
         covariates=tuple(dict.fromkeys(name for part in parts for name in part.covariates)),
-        position_crs=min(places, default=None),  # UNKNOWN_CRS before any other
+        position_crs=UNKNOWN_CRS if UNKNOWN_CRS in places else next(iter(places), None),
         needs_tile=any(part.needs_tile for part in parts),
     )
 
@@ -232,7 +232,8 @@ class Predictor(Protocol):
         What it looks at; saved with it. Says something only after :meth:`fit`.
     """
 
-    species: tuple[str, ...]
+    @property
+    def species(self) -> tuple[str, ...]: ...  # noqa: D102
 
     @property
     def sees(self) -> Sees: ...  # noqa: D102

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
-from butterfly_sdm.baselines import BASELINES, load_class, make_baseline
+from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.plots import plot_scores
@@ -55,7 +55,7 @@ def evaluate_run(
     part
         ``"train"``, ``"validation"`` or ``"test"``.
     baselines
-        Keys of ``BASELINES``. The mean rate is always fitted, as the reference of skill and
+        Kinds of predictors. The mean rate is always fitted, as the reference of skill and
         factors.
     options
         Hyper-parameters of baselines by kind.
@@ -192,7 +192,4 @@ def scorable_sites(
 
 def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
     """Give ``seed`` to those baselines that take one."""
-    takes_seed = (
-        kind in BASELINES and "seed" in inspect.signature(load_class(BASELINES[kind])).parameters
-    )
-    return {"seed": seed, **options} if takes_seed else options
+    return {"seed": seed, **options} if hasattr(PREDICTORS.load(kind), "seed") else options

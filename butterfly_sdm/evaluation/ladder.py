@@ -105,7 +105,7 @@ def ladder_factories(
     Parameters
     ----------
     steps
-        Kinds of ``BASELINES``, or mappings with ``kind`` and optionally ``name`` and ``options``.
+        Kinds of predictors, or mappings with ``kind`` and optionally ``name`` and ``options``.
 
     Raises
     ------

@@ -68,7 +68,7 @@ def turned(images: Tensor, counts: Sequence[int]) -> Tensor:
         return images
     # Turning moves bytes: not every device turns unsigned numbers.
     bytes_of = images.view(torch.int16) if images.dtype == torch.uint16 else images
-    parts = bytes_of.split(list(counts))
+    parts = torch.split(bytes_of, list(counts))
     return torch.cat([dihedral(part, way) for way, part in enumerate(parts) if len(part)]).view(
         images.dtype
     )

@@ -251,13 +251,14 @@ def predict_batch(
         image = image_of(
             net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns")
         )
-    return net(
+    out: tuple[Tensor, Tensor] = net(
         image,
         batch.get("covariates"),
         batch.get("position"),
         pooled=batch.get("pooled"),
         has_image=batch.get("has_image"),
     )
+    return out
 
 
 def image_of(
@@ -319,7 +320,7 @@ def trunk_features(
     net.to(device).eval()
     out = torch.zeros(views, len(inputs), net.trunk.channels)
     with torch.inference_mode():
-        for places in (inputs.tile_rows >= 0).nonzero().flatten().split(32):
+        for places in torch.split((inputs.tile_rows >= 0).nonzero().flatten(), 32):
             image = image_of(net, reader.read(inputs.tile_rows[places]).to(device), reader)
             for way in range(views):
                 turned = dihedral(image, way).contiguous(memory_format=torch.channels_last)

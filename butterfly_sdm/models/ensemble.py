@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.core.files import atomic_path, read_json, write_json
+from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
+from butterfly_sdm.data.saved_models import load_predictor, read_model, write_model
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
-from butterfly_sdm.models import MODELS
-from butterfly_sdm.models.card import FORMAT, FORMAT_VERSION, read_model_card
+from butterfly_sdm.models.options import FitOptions, NetworkOptions
 from butterfly_sdm.progress import Progress
 
 
@@ -37,9 +36,9 @@ class Ensemble:
     [0, 1, 2, 3, 4]
     """
 
-    members: Sequence[Any]
+    members: Sequence[Predictor]
 
-    kind = "ensemble"
+    kind: ClassVar[str] = "ensemble"
 
     def __post_init__(self) -> None:
         self.members = tuple(self.members)
@@ -47,7 +46,15 @@ class Ensemble:
             raise ModelError("An ensemble needs at least one member.")
 
     @classmethod
-    def of_networks(cls, count: int, *, seed: int = 0, **settings: Any) -> Ensemble:
+    def of_networks(
+        cls,
+        count: int,
+        model: NetworkOptions | None = None,
+        fitting: FitOptions | None = None,
+        *,
+        seed: int = 0,
+        **settings: Any,
+    ) -> Self:
         """
         Return an unfitted ensemble of networks that differ in their seeds: ``seed``, ``seed + 1``,
         and so on.
@@ -56,7 +63,7 @@ class Ensemble:
         ----------
         count
             Number of networks.
-        settings
+        model, fitting, settings
             Of each :class:`~butterfly_sdm.models.network_predictor.NetworkPredictor`.
 
         Raises
@@ -68,7 +75,12 @@ class Ensemble:
 
         if count < 1:
             raise ModelError(f"An ensemble needs at least one member; {count} were asked for.")
-        return cls([NetworkPredictor(**settings, seed=seed + place) for place in range(count)])
+        return cls(
+            [
+                NetworkPredictor(model, fitting, seed=seed + place, **settings)
+                for place in range(count)
+            ]
+        )
 
     @property
     def species(self) -> tuple[str, ...]:
@@ -83,10 +95,14 @@ class Ensemble:
     @property
     def history(self) -> pd.DataFrame:
         """One row per member and epoch."""
-        tables = [getattr(member, "history", pd.DataFrame()) for member in self.members]
-        return pd.concat(
-            [table.assign(member=place) for place, table in enumerate(tables)], ignore_index=True
-        )
+        from butterfly_sdm.models.network_predictor import NetworkPredictor
+
+        tables = [
+            member.history.assign(member=place)
+            for place, member in enumerate(self.members)
+            if isinstance(member, NetworkPredictor | Ensemble)
+        ]
+        return pd.concat([pd.DataFrame(), *tables], ignore_index=True)
 
     def fit(
         self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
@@ -152,36 +168,15 @@ class Ensemble:
 
     def save(self, folder: Path) -> None:
         """Write ``model.json`` and one folder per member into ``folder``."""
-        folder = Path(folder)
-        for place, member in enumerate(self.members):
-            own = folder / "members" / str(place)
-            own.mkdir(parents=True, exist_ok=True)
-            member.save(own)
-        write_json(
-            folder / "model.json",
-            {
-                "format": FORMAT,
-                "format_version": FORMAT_VERSION,
-                "kind": self.kind,
-                "species": list(self.species),
-                "sees": self.sees.to_dict(),
-                "members": [f"members/{place}" for place in range(len(self.members))],
-            },
-        )
+        names = [f"members/{place}" for place in range(len(self.members))]
+        for name, member in zip(names, self.members, strict=True):
+            member.save(Path(folder) / name)
+        write_model(folder, self.kind, self, {"members": names})
 
     @classmethod
-    def load(
-        cls, folder: Path, *, load_member: Callable[[Path], Predictor] | None = None
-    ) -> Ensemble:
+    def load(cls, folder: Path) -> Self:
         """
         Read what :meth:`save` wrote.
-
-        Parameters
-        ----------
-        folder
-            What :meth:`save` wrote.
-        load_member
-            Reads the folder of a member; by default members are networks or ensembles.
 
         Raises
         ------
@@ -189,8 +184,8 @@ class Ensemble:
             A file is absent or damaged, or the members do not belong together.
         """
         folder = Path(folder)
-        value = read_model_card(folder, cls.kind)
-        names = value.get("members")
+        card = read_model(folder, cls.kind)
+        names = card.get("members")
         if (
             not isinstance(names, list)
             or not names
@@ -206,9 +201,9 @@ class Ensemble:
                     f"{folder / 'model.json'} names the member {name!r}, which lies outside the "
                     "run."
                 )
-        loaded = cls([(load_member or _load_member)(folder / name) for name in names])
+        loaded = cls([load_predictor(folder / name) for name in names])
         for place, member in enumerate(loaded.members):
-            if tuple(member.species) != tuple(value.get("species", ())):
+            if list(member.species) != card["species"]:
                 raise ModelError(
                     f"Member {place} of {folder} does not predict the species that model.json "
                     "names. Train again."
@@ -216,30 +211,21 @@ class Ensemble:
         return loaded
 
     @classmethod
-    def of_runs(
-        cls,
-        folders: Sequence[str | Path],
-        *,
-        load_member: Callable[[Path], Predictor] | None = None,
-    ) -> Ensemble:
+    def of_runs(cls, folders: Sequence[str | Path]) -> Self:
         """
         Join the fitted models of several run folders.
 
         Parameters
         ----------
         folders
-            Run folders, or folders of saved models.
-        load_member
-            Reads one of them; None: as its ``model.json`` says.
+            Run folders, or folders of saved models of any kind.
 
         Raises
         ------
         DataError
             They do not predict the same species.
-        ModelError
-            A folder holds a kind of model that cannot be a member.
         """
-        members = [(load_member or _load_member)(Path(folder)) for folder in folders]
+        members = [load_predictor(folder) for folder in folders]
         for folder, member in zip(folders, members, strict=True):
             if tuple(member.species) != tuple(members[0].species):
                 raise DataError(
@@ -247,17 +233,6 @@ class Ensemble:
                     "have no mean."
                 )
         return cls(members)
-
-
-def _load_member(folder: Path) -> Predictor:
-    value = read_json(folder / "model.json")
-    kind = value.get("kind") if isinstance(value, dict) else None
-    if kind not in MODELS:
-        raise ModelError(
-            f"{folder} holds a {kind!r}; members of an ensemble are read as {', '.join(MODELS)}."
-        )
-    module, _, name = MODELS[kind].partition(":")
-    return getattr(importlib.import_module(module), name).load(folder)  # type: ignore[no-any-return]
 
 
 def _shifted(progress: Progress, place: int, members: int) -> Progress:

@@ -10,13 +10,13 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning
 import pandas as pd
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
@@ -27,37 +27,13 @@ from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.batches import Batch, Feed, Shuffled, SiteBatches, predict_batch
-from butterfly_sdm.models.presence_net import Freeze, PresenceNet
+from butterfly_sdm.models.options import FitOptions
+from butterfly_sdm.models.presence_net import PresenceNet
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.models.fit")
 
-Schedule = Literal["constant", "cosine"]
-Score = Literal["loss", "mse"]
 AHEAD = 2  # batches of tiles that wait for the step
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How a network is fitted; see :class:`butterfly_sdm.models.network_predictor.NetworkPredictor`."""
-
-    epochs: int = 50
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    schedule: Schedule = "cosine"
-    patience: int | None = 10
-    score: Score = "loss"
-    keep: Literal["best", "last"] = "best"
-    freeze: Freeze = "nothing"
-    unfreeze_after: int | None = None
-    accumulate: int = 1
-    precision: Any = "32-true"
-    accelerator: str = "auto"
-    devices: int | Literal["auto"] = "auto"
-    deterministic: bool = False
-    tensorboard: bool = False
-    seed: int = 0
 
 
 class Fitting(lightning.LightningModule):
@@ -67,17 +43,23 @@ class Fitting(lightning.LightningModule):
         self,
         net: PresenceNet,
         loss: PresenceLoss,
-        settings: FitSettings,
+        options: FitOptions,
         train: SiteBatches,
         validation: SiteBatches | None,
         *,
-        regulariser: SoftRegulariser | None = None,
-        weight: float = 0.0,
+        unfreeze_after: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
-        self.net, self.loss, self.settings = net, loss, settings
+        self.net, self.loss, self.options = net, loss, options
         self.parts = (train, validation)
-        self.regulariser, self.weight = regulariser, weight
+        self.unfreeze_after, self.seed = unfreeze_after, seed
+        term = options.regulariser
+        self.regulariser = (
+            SoftRegulariser(temperature=term.temperature, nearest=term.nearest, bottom=term.bottom)
+            if term.weight > 0
+            else None
+        )
         self.sums: dict[str, float] = {}
         self.held: list[tuple[Tensor, ...]] = []
         self.scores: dict[str, float] = {}
@@ -85,11 +67,11 @@ class Fitting(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Learn which share of the sites this process sees."""
-        s = self.settings
+        s = self.options
         self.order = Shuffled(
             len(self.parts[0]),
             s.batch_size,
-            seed=s.seed,
+            seed=self.seed,
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
         )
@@ -107,7 +89,7 @@ class Fitting(lightning.LightningModule):
             return []
         order = Shuffled(
             len(self.parts[1]),
-            2 * self.settings.batch_size,
+            2 * self.options.batch_size,
             seed=0,
             rank=self.trainer.global_rank,
             processes=self.trainer.world_size,
@@ -125,8 +107,8 @@ class Fitting(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """AdamW without decay on biases and norms, with a learning rate that warms up and falls."""
-        s = self.settings
-        will_learn = s.unfreeze_after is not None
+        s = self.options
+        will_learn = self.unfreeze_after is not None
         decayed: list[Tensor] = []
         plain: list[Tensor] = []
         for parameter in self.parameters():
@@ -170,11 +152,10 @@ class Fitting(lightning.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Order the sites for this epoch, and unfreeze when it is time."""
-        s = self.settings
         self.order.set_epoch(self.current_epoch)
         if (
-            s.unfreeze_after is not None
-            and self.current_epoch >= s.unfreeze_after
+            self.unfreeze_after is not None
+            and self.current_epoch >= self.unfreeze_after
             and self.net.frozen != "nothing"
         ):
             log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
@@ -191,16 +172,17 @@ class Fitting(lightning.LightningModule):
         Return presence loss plus the weighted regulariser; what is drawn follows from seed, epoch,
         step and process.
         """
-        epoch = self.settings.seed * 100_003 + self.current_epoch
+        epoch = self.seed * 100_003 + self.current_epoch
         torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
         logits, z = self.forward(batch)
+        total: Tensor
         total = loss = self.loss(logits, batch["detections"], batch["visits"])
         self._add("loss", loss, len(logits))
-        if self.regulariser is not None and self.weight > 0:
+        if self.regulariser is not None:
             rates = batch["detections"].clamp(min=0) / batch["visits"].clamp(min=1)[:, None]
             term = self.regulariser(z, rates)
             self._add("regulariser", term, len(logits))
-            total = loss + self.weight * term
+            total = loss + self.options.regulariser.weight * term
         self.sums["sites"] += len(logits)
         return total
 
@@ -236,8 +218,8 @@ class Journal(Callback):
     lies in the checkpoint.
     """
 
-    def __init__(self, settings: FitSettings, folder: Path | None, progress: Progress) -> None:
-        self.settings, self.folder, self.progress = settings, folder, progress
+    def __init__(self, options: FitOptions, folder: Path | None, progress: Progress) -> None:
+        self.options, self.folder, self.progress = options, folder, progress
         self.rows: list[dict[str, float]] = []
         self.best: float | None = None
         self.best_epoch = -1
@@ -293,32 +275,32 @@ class Journal(Callback):
                 {name: value for name, value in row.items() if name != "epoch"},
                 trainer.current_epoch,
             )
-        score = pl_module.scores.get(f"validation_{self.settings.score}")
+        score = pl_module.scores.get(f"validation_{self.options.score}")
         better = score is None or self.best is None or score < self.best
         if better:
             self.best, self.best_epoch, self.waited = score, trainer.current_epoch, 0
         else:
             self.waited += 1
-        if better or self.settings.keep == "last":
+        if better or self.options.keep == "last":
             self.weights = {
                 name: value.detach().cpu().clone()
                 for name, value in pl_module.net.state_dict().items()
             }
         if (
-            self.settings.patience is not None
+            self.options.patience is not None
             and score is not None
-            and self.waited >= self.settings.patience
+            and self.waited >= self.options.patience
         ):
             trainer.should_stop = True
-        self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.settings.epochs
+        self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.options.epochs
         if trainer.is_global_zero:
             if self.folder is not None:
                 with atomic_path(self.folder / "history.csv") as path:
                     self.table().to_csv(path, index=False)
             self.progress(
                 "fit",
-                self.settings.epochs if self.finished else len(self.rows),
-                self.settings.epochs,
+                self.options.epochs if self.finished else len(self.rows),
+                self.options.epochs,
             )
 
     def table(self) -> pd.DataFrame:
@@ -348,7 +330,7 @@ def run_fit(
     MissingPackageError
         Logs for TensorBoard are wanted, and it is not installed.
     """
-    s = fitting.settings
+    s = fitting.options
     processes = _processes(s)
     if processes > 1 and folder is None:
         with (
@@ -377,37 +359,7 @@ def run_fit(
         log.info("Continuing after epoch %d.", len(journal.rows))
     if not journal.finished:
         with _quiet(), _interruptible():
-            try:
-                trainer = lightning.Trainer(
-                    accelerator=s.accelerator,
-                    devices=processes,
-                    # Spawned, so that only this process writes the run; a relaunched program would
-                    # write it once per device. What a batch lacks (a modality, say) leaves
-                    # parameters without gradient, in one process or in all.
-                    strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
-                    precision=s.precision,
-                    max_epochs=s.epochs,
-                    accumulate_grad_batches=s.accumulate,
-                    gradient_clip_val=5.0,
-                    callbacks=callbacks,
-                    logger=_logger(s, folder),
-                    enable_checkpointing=folder is not None,
-                    enable_progress_bar=False,
-                    enable_model_summary=False,
-                    num_sanity_val_steps=0,
-                    use_distributed_sampler=False,
-                    deterministic="warn" if s.deterministic else False,
-                    default_root_dir=folder,
-                )
-            except (
-                ValueError,
-                RuntimeError,
-                lightning.pytorch.utilities.exceptions.MisconfigurationException,
-            ) as error:
-                raise ModelError(
-                    f"accelerator {s.accelerator!r}, devices {s.devices!r}, precision "
-                    f"{s.precision!r} cannot be used: {error}"
-                ) from error
+            trainer = _trainer(s, folder, processes, callbacks)
             trainer.fit(
                 fitting, ckpt_path=str(last) if state is not None else None, weights_only=True
             )
@@ -418,11 +370,43 @@ def run_fit(
     return journal
 
 
-def _processes(settings: FitSettings) -> int:
-    if settings.devices != "auto":
-        return settings.devices
+def _trainer(
+    options: FitOptions, folder: Path | None, processes: int, callbacks: list[Callback]
+) -> lightning.Trainer:
+    try:
+        return lightning.Trainer(
+            accelerator=options.accelerator,
+            devices=processes,
+            # Spawned, so that only this process writes the run; a relaunched program would write it
+            # once per device. What a batch lacks (a modality, say) leaves parameters without
+            # gradient, in one process or in all.
+            strategy="ddp_spawn_find_unused_parameters_true" if processes > 1 else "auto",
+            precision=options.precision,
+            max_epochs=options.epochs,
+            accumulate_grad_batches=options.accumulate,
+            gradient_clip_val=5.0,
+            callbacks=callbacks,
+            logger=_logger(options, folder),
+            enable_checkpointing=folder is not None,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            deterministic="warn" if options.deterministic else False,
+            default_root_dir=folder,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise ModelError(
+            f"accelerator {options.accelerator!r}, devices {options.devices!r}, precision "
+            f"{options.precision!r} cannot be used: {error}"
+        ) from error
+
+
+def _processes(options: FitOptions) -> int:
+    if options.devices != "auto":
+        return options.devices
     return (
-        max(1, torch.cuda.device_count()) if settings.accelerator in ("auto", "gpu", "cuda") else 1
+        max(1, torch.cuda.device_count()) if options.accelerator in ("auto", "gpu", "cuda") else 1
     )
 
 
@@ -438,8 +422,8 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     return value  # type: ignore[no-any-return]
 
 
-def _logger(settings: FitSettings, folder: Path | None) -> Any:
-    if not settings.tensorboard or folder is None:
+def _logger(options: FitOptions, folder: Path | None) -> Any:
+    if not options.tensorboard or folder is None:
         return False
     from lightning.pytorch.loggers import TensorBoardLogger
 

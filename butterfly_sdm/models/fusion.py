@@ -4,12 +4,10 @@ Join what the image, the covariates and the position say about a site; each of t
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-FusionRule = Literal["concatenate", "gate"]
+from butterfly_sdm.models.options import FusionRule
 
 
 class PositionEncoding(nn.Module):
@@ -143,7 +141,7 @@ class Fusion(nn.Module):
 
     def forward(self, parts: list[Tensor]) -> Tensor:
         """Return (n, length) for parts of shape (n, length)."""
-        joined = self.layer(torch.cat(parts, dim=1))
+        joined: Tensor = self.layer(torch.cat(parts, dim=1))
         if self.rule == "concatenate":
             return joined
         gates = joined.softmax(dim=1)  # (n, modalities)

@@ -138,7 +138,7 @@ def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tup
         rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]
     count = torch.zeros((), dtype=torch.float64)
     total, squares = torch.zeros(2, len(reader.places), dtype=torch.float64)
-    for part in rows.split(32):
+    for part in torch.split(rows, 32):
         values, valid = reader.reflectance(reader.read(part))
         values = values.masked_fill(~valid, 0.0)
         count += valid.sum()

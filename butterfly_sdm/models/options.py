@@ -8,55 +8,75 @@ from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, Options, Section
 
+Padding = Literal["replicate", "zeros"]
+FusionRule = Literal["concatenate", "gate"]
+StemRule = Literal["inflate", "published", "random"]
+Freeze = Literal["nothing", "trunk", "all_but_stem"]
+MOST = 1 << 20  # of any size: a damaged file must not ask for all memory
 
-class ModelOptions(Section):
-    """The predictor."""
+
+class KindOptions(Section):
+    """Which predictor."""
 
     kind: str = Field("network", description="network, or the name of a baseline such as mean_rate")
+
+
+class ShapeOptions(Section):
+    """What a network is built from."""
+
     backbone: str = Field(
         "resnet18", description="trunk of torchvision or timm, such as resnet18 or resnet50"
     )
-    weights: str | None = Field(
-        None, description="null: from scratch; a name (see docs), or a local file"
-    )
-    stem: Literal["inflate", "published", "random"] = Field(
-        "inflate", description="filters of bands the weights lack"
-    )
-    freeze: Literal["nothing", "trunk", "all_but_stem"] = Field(
-        "nothing", description="what keeps its weights"
-    )
-    unfreeze_after: int | None = Field(
-        None, ge=1, description="epochs after which the whole trunk learns; null: never"
-    )
-    embedding: int = Field(256, ge=2, description="length of the projection")
+    embedding: int = Field(256, ge=2, le=MOST, description="length of the projection")
     head_layers: int = Field(2, ge=1, le=4, description="layers from the embedding to the species")
-    head_width: int = Field(256, ge=1, description="of the hidden layers of the head")
+    head_width: int = Field(256, ge=1, le=MOST, description="of the hidden layers of the head")
     dropout: Fraction = Field(
         0.0,
         description="share of the inputs of each layer of the head that is hidden while training",
     )
     window_px: int = Field(
-        128, ge=32, description="ground the prediction speaks of; a multiple of 32"
+        128, ge=32, le=MOST, description="ground the prediction speaks of; a multiple of 32"
     )
     margin_px: int = Field(
         64, ge=0, description="surroundings the trunk sees and pooling leaves out"
     )
-    padding: Literal["replicate", "zeros"] = Field(
+    padding: Padding = Field(
         "replicate", description="what the trunk sees beyond the edge of a tile"
+    )
+    fusion: FusionRule = Field(
+        "concatenate", description="how image, covariates and position are joined"
+    )
+    waves: int = Field(32, ge=1, le=MOST, description="Fourier features of the position")
+    wave_scale: float = Field(
+        0.5,
+        gt=0,
+        allow_inf_nan=False,
+        description="their spread, cycles per standard deviation of the positions",
+    )
+
+
+class NetworkOptions(ShapeOptions):
+    """A network: what it is built from, what it starts from and what it sees."""
+
+    weights: str | None = Field(
+        None, description="null: from scratch; a name (see docs), or a local file"
+    )
+    stem: StemRule = Field("inflate", description="filters of bands the weights lack")
+    freeze: Freeze = Field("nothing", description="what keeps its weights")
+    unfreeze_after: int | None = Field(
+        None, ge=1, description="epochs after which the whole trunk learns; null: never"
     )
     image: bool = Field(True, description="whether the network sees the tile")
     covariates: bool = Field(False, description="whether it sees the covariates")
     position: bool = Field(False, description="whether it sees easting and northing")
-    fusion: Literal["concatenate", "gate"] = Field(
-        "concatenate", description="how image, covariates and position are joined"
-    )
     modality_dropout: Fraction = Field(
         0.0, description="share of sites from which each modality is hidden while training"
     )
-    waves: int = Field(32, ge=1, description="Fourier features of the position")
-    wave_scale: float = Field(
-        0.5, gt=0, description="their spread, cycles per standard deviation of the positions"
-    )
+
+
+class ModelOptions(NetworkOptions, KindOptions):
+    """The predictor."""
+
     members: int = Field(
         1, ge=1, description="networks with seeds seed, seed + 1, ...; more than one: an ensemble"
     )

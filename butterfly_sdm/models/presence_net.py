@@ -6,24 +6,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, Self
 
 import torch
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.models.fusion import Branch, Fusion, FusionRule, PositionEncoding
+from butterfly_sdm.models.fusion import Branch, Fusion, PositionEncoding
+from butterfly_sdm.models.options import MOST, Freeze, ShapeOptions
 from butterfly_sdm.models.stem import find_stem
-from butterfly_sdm.models.trunk import Padding, Trunk
-
-Size = Annotated[int, Field(ge=1, le=1 << 20)]
-Freeze = Literal["nothing", "trunk", "all_but_stem"]
+from butterfly_sdm.models.trunk import Trunk
 
 
-@dataclass(frozen=True)
-class Architecture:
+class Architecture(ShapeOptions):
     """
     Everything needed to build a :class:`PresenceNet` before its weights are read.
 
@@ -37,40 +33,17 @@ class Architecture:
         Number of covariates; 0 for none.
     position
         Whether the network knows where a site lies.
-    window_px, margin_px
-        Side of the ground a prediction speaks of, and width of the surroundings the trunk sees
-        beside it.
-    padding
-        What the trunk sees beyond the edge of an image, see
-        :class:`~butterfly_sdm.models.trunk.Trunk`.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
-    species: Size
+    species: int = Field(ge=1, le=MOST)
     bands: tuple[str, ...] = ()
-    covariates: Annotated[int, Field(ge=0)] = 0
+    covariates: int = Field(0, ge=0)
     position: bool = False
-    backbone: str = "resnet18"
-    embedding: Size = 256
-    head_layers: Annotated[int, Field(ge=1, le=64)] = 2
-    head_width: Size = 256
-    dropout: Annotated[float, Field(ge=0, le=1)] = 0.0
-    window_px: Size = 128
-    margin_px: Annotated[int, Field(ge=0)] = 64
-    padding: Padding = "replicate"
-    fusion: FusionRule = "concatenate"
-    waves: Size = 32
-    wave_scale: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for a JSON file."""
-        return asdict(self) | {"bands": list(self.bands)}
 
     @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Architecture:
+    def from_dict(cls, value: dict[str, Any]) -> Self:
         """
-        Read what :meth:`to_dict` wrote.
+        Read an architecture from a JSON file.
 
         Raises
         ------
@@ -79,9 +52,7 @@ class Architecture:
         """
         try:
             # Before padding could be chosen it was zeros. In JSON a list may stand for a tuple.
-            return TypeAdapter(cls).validate_json(
-                json.dumps({"padding": "zeros"} | value), strict=True
-            )
+            return cls.model_validate_json(json.dumps({"padding": "zeros"} | value))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             where = ".".join(map(str, problem["loc"]))
@@ -221,7 +192,8 @@ class PresenceNet(nn.Module):
         """
         if self.trunk is None:
             raise ModelError("This network was trained without imagery; it has no feature map.")
-        return self.trunk(image)
+        features: Tensor = self.trunk(image)
+        return features
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the mean (n, channels) over the cells of the window, the margin left out."""
@@ -307,7 +279,8 @@ class PresenceNet(nn.Module):
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
         # size 1.
-        return self.classifier(z * z.shape[-1] ** 0.5)
+        logits: Tensor = self.classifier(z * z.shape[-1] ** 0.5)
+        return logits
 
     def forward(
         self,

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.models.network_predictor import NetworkPredictor
-from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.models.options import BoundOptions, Choices, SearchOptions
 
 log = logging.getLogger("butterfly_sdm.models.search")
 
@@ -45,37 +45,31 @@ class SearchResult:
 def search(
     dataset: Dataset,
     sites: Sequence[str],
+    options: SearchOptions,
     *,
-    validation: Sequence[str],
-    space: Mapping[str, Any],
-    trials: int,
+    context: FitContext,
     settings: Mapping[str, Any] | None = None,
-    folder: Path | None = None,
-    method: Literal["random", "tpe"] = "tpe",
     seed: int = 0,
-    progress: Progress = silent,
 ) -> SearchResult:
     """
-    Fit networks with settings drawn from ``space`` and keep the one with the least validation
-    score.
+    Fit networks with settings drawn at random and keep the one with the least validation score.
 
     Parameters
     ----------
-    sites, validation
-        Training sites, and the sites that judge a trial. The score of the winner on them is too
-        good by the choice: report it on sites that chose nothing.
-    space
-        Name of a setting (``regulariser.weight`` for one of the regulariser's): a list of choices,
-        or ``low`` and ``high`` with optionally ``log`` (true) or ``step``.
-    trials
-        How many in all, those of an interrupted search included.
+    sites
+        To fit the networks to.
+    options
+        The space by names of settings (``regulariser.weight`` for one of the regulariser's), how
+        many trials in all, those of an interrupted search included, and how they are drawn:
+        ``random``, as published, or ``tpe``, which learns from earlier trials.
+    context
+        ``validation`` judges a trial; the score of the winner on these sites is too good by the
+        choice: report it on sites that chose nothing. ``folder`` holds ``search.journal`` and
+        ``trials.csv``; a search found there continues.
     settings
         The other settings of the network.
-    folder
-        Holds ``search.journal`` and ``trials.csv``; a search found there continues. None: nothing
-        is written.
-    method
-        ``random``, as published, or ``tpe``, which learns from earlier trials.
+    seed
+        Of the draws and of every network.
 
     Raises
     ------
@@ -86,119 +80,114 @@ def search(
     """
     try:
         import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise MissingPackageError(f"A search needs Optuna: {how_to_install('search')}.") from error
-    if not len(validation):
+    if not len(context.validation):
         raise ModelError("A search needs validation sites: they judge the trials.")
     fixed = dict(settings or {})
-    _check_space(space)
+    _check_space(options)
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        storage = None
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            storage = JournalStorage(JournalFileBackend(str(Path(folder) / "search.journal")))
-        found = 0
-        if storage is not None and storage.get_all_studies():
-            found = len(
-                optuna.load_study(study_name="search", storage=storage).get_trials(deepcopy=False)
-            )
-        # Each trial draws anew from seed and number, so that a continued search draws what it would
-        # have drawn.
-        samplers: dict[str, type] = {
-            "random": optuna.samplers.RandomSampler,
-            "tpe": optuna.samplers.TPESampler,
+        study = _open_study(context.folder)
+        # A trial that was interrupted has a number too.
+        found = len(study.get_trials(deepcopy=False))
+        key: dict[str, Any] = {
+            "space": _plain(options),
+            "settings": fixed,
+            "method": options.method,
+            "seed": seed,
         }
-        study = optuna.create_study(
-            study_name="search", storage=storage, load_if_exists=True, direction="minimize"
-        )
-        key = fingerprint(
-            {
-                "space": dict(space),
-                "settings": fixed,
-                "method": method,
-                "seed": seed,
-                "dataset": dataset.fingerprint,
-            }
-            | {"sites": list(sites), "validation": list(validation)}
-        )
-        if study.user_attrs.get("key", key) != key:
-            raise ModelError(
-                f"{folder} holds a search with another space, other settings or other data. Choose "
-                "another folder (--out), "
-                "or remove it."
-            )
-        study.set_user_attr("key", key)
+        key |= {"dataset": dataset.fingerprint, "sites": list(sites)}
+        _check_key(study, fingerprint(key | {"validation": list(context.validation)}), context)
         ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
         done = len(study.get_trials(deepcopy=False, states=ended))
-        progress("search", min(done, trials), trials)
-        while done < trials:
-            study.sampler = samplers[method](seed=seed * 100_003 + found)
+        context.progress("search", min(done, options.trials), options.trials)
+        for number in range(done, options.trials):
+            # Each trial draws anew from seed and number, so that a continued search draws what it
+            # would have drawn.
+            sampler = (
+                optuna.samplers.TPESampler
+                if options.method == "tpe"
+                else optuna.samplers.RandomSampler
+            )
+            study.sampler = sampler(seed=seed * 100_003 + found)
             trial = study.ask()
             found += 1
-            chosen = {name: _suggest(trial, name, choice) for name, choice in space.items()}
+            chosen = {name: _suggest(trial, name, draw) for name, draw in options.space.items()}
             try:
                 network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
-                network.fit(dataset, sites, context=FitContext(validation=validation))
-                study.tell(trial, float(network.history[f"validation_{network.score}"].min()))
-            except (
-                ModelError
-            ) as error:  # settings that cannot be fitted, such as a rate that diverges
+                network.fit(dataset, sites, context=FitContext(context.validation))
+                score = network.history[f"validation_{network.fitting.score}"].min()
+                study.tell(trial, float(score))
+            except ModelError as error:  # cannot be fitted, such as with a rate that diverges
                 log.warning("Trial %d: %s", trial.number, error)
                 study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            done += 1
-            if folder is not None:
-                with atomic_path(Path(folder) / "trials.csv") as temporary:
+            if context.folder is not None:
+                with atomic_path(Path(context.folder) / "trials.csv") as temporary:
                     _table(study).to_csv(temporary, index=False)
-            progress("search", done, trials)
+            context.progress("search", number + 1, options.trials)
         if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             raise ModelError(
-                f"None of the {trials} trials could be fitted. Narrow the space, learning_rate "
-                "first."
+                f"None of the {options.trials} trials could be fitted. Narrow the space, "
+                "learning_rate first."
             )
-        return SearchResult(
-            _merged(fixed, study.best_params), float(study.best_value), _table(study)
-        )
+        best = _merged(fixed, study.best_params)
+        return SearchResult(best, float(study.best_value), _table(study))
     finally:
         optuna.logging.set_verbosity(level)
 
 
-def _check_space(space: Mapping[str, Any]) -> None:
+def _open_study(folder: Path | None) -> Any:
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = None
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        storage = JournalStorage(JournalFileBackend(str(Path(folder) / "search.journal")))
+    return optuna.create_study(
+        study_name="search", storage=storage, load_if_exists=True, direction="minimize"
+    )
+
+
+def _check_key(study: Any, key: str, context: FitContext) -> None:
+    if study.user_attrs.get("key", key) != key:
+        raise ModelError(
+            f"{context.folder} holds a search with another space, other settings or other data. "
+            "Choose another folder (--out), or remove it."
+        )
+    study.set_user_attr("key", key)
+
+
+def _plain(options: SearchOptions) -> dict[str, Any]:
+    return {
+        name: draw.model_dump(exclude_defaults=True)
+        if isinstance(draw, BoundOptions)
+        else list(draw)
+        for name, draw in options.space.items()
+    }
+
+
+def _check_space(options: SearchOptions) -> None:
     known = NetworkPredictor().settings()
-    for name, choice in space.items():
+    for name, draw in options.space.items():
         first, _, second = name.partition(".")
         inner = known.get(first)
         if first not in known or (second and not (isinstance(inner, dict) and second in inner)):
             raise ModelError(f"The search space names {name!r}, which is no setting of a network.")
-        bounds = isinstance(choice, Mapping) and {"low", "high"} <= set(choice) <= {
-            "low",
-            "high",
-            "log",
-            "step",
-        }
-        if not bounds and not (
-            isinstance(choice, Sequence) and not isinstance(choice, str) and len(choice)
-        ):
-            raise ModelError(
-                f"The search space of {name} needs a list of choices, or low and high (and log or "
-                f"step): {choice!r}."
-            )
+        if draw == ():
+            raise ModelError(f"The search space of {name} has no choice.")
 
 
-def _suggest(trial: Any, name: str, choice: Any) -> Any:
-    if not isinstance(choice, Mapping):
-        return trial.suggest_categorical(name, list(choice))
-    low, high = choice["low"], choice["high"]
+def _suggest(trial: Any, name: str, draw: BoundOptions | Choices) -> Any:
+    if not isinstance(draw, BoundOptions):
+        return trial.suggest_categorical(name, list(draw))
+    low, high = draw.low, draw.high
     if isinstance(low, int) and isinstance(high, int):
-        return trial.suggest_int(
-            name, low, high, log=choice.get("log", False), step=choice.get("step", 1)
-        )
-    return trial.suggest_float(
-        name, float(low), float(high), log=choice.get("log", False), step=choice.get("step")
-    )
+        return trial.suggest_int(name, low, high, log=draw.log, step=draw.step or 1)
+    return trial.suggest_float(name, float(low), float(high), log=draw.log, step=draw.step)
 
 
 def _merged(fixed: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

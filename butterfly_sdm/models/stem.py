@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.imagery.products import canonical_band
+from butterfly_sdm.models.options import StemRule
 
 log = logging.getLogger("butterfly_sdm.models.stem")
 
@@ -18,26 +18,10 @@ RGB = ("red", "green", "blue")
 # Order of the bands in weights trained on all 13 bands of Sentinel-2 level 1C (SSL4EO-S12); level
 # 2A lacks the cirrus band.
 SENTINEL2_L1C = tuple(
-    canonical_band(name)
-    for name in (
-        "B01",
-        "B02",
-        "B03",
-        "B04",
-        "B05",
-        "B06",
-        "B07",
-        "B08",
-        "B8A",
-        "B09",
-        "B10",
-        "B11",
-        "B12",
-    )
+    canonical_band(f"B{number}")
+    for number in ("01", "02", "03", "04", "05", "06", "07", "08", "8A", "09", "10", "11", "12")
 )
 SENTINEL2_L2A = tuple(band for band in SENTINEL2_L1C if band != canonical_band("B10"))
-
-StemRule = Literal["inflate", "published", "random"]
 
 
 def fit_stem(

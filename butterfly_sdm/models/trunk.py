@@ -6,7 +6,7 @@ import logging
 import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,8 @@ from butterfly_sdm.errors import (
     how_to_install,
 )
 from butterfly_sdm.imagery.products import canonical_band
-from butterfly_sdm.models.stem import RGB, StemRule, find_stem, fit_stem, names_of_bands
+from butterfly_sdm.models.options import Padding, StemRule
+from butterfly_sdm.models.stem import RGB, find_stem, fit_stem, names_of_bands
 
 log = logging.getLogger("butterfly_sdm.models.trunk")
 
@@ -32,7 +33,6 @@ GLOBAL_LAYERS = (
     "GlobalContext",
     "AdaptiveAvgPool2d",
 )
-Padding = Literal["replicate", "zeros"]
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -77,9 +77,8 @@ class Trunk(nn.Module):
         height, width).
         """
         features = self.body(image)
-        if isinstance(features, list | tuple):
-            features = features[-1]
-        return features
+        last: Tensor = features[-1] if isinstance(features, list | tuple) else features
+        return last
 
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """
@@ -236,7 +235,7 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
     if backbone in RESNETS:
         from torchvision.models import get_model
 
-        return get_model(backbone, weights="DEFAULT").state_dict()
+        return dict(get_model(backbone, weights="DEFAULT").state_dict())
     import timm
 
     return timm.create_model(backbone.removeprefix("timm:"), pretrained=True).state_dict()

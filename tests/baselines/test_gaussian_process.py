@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.baselines import BASELINES, load_class
 from butterfly_sdm.baselines.gaussian_process import GaussianProcess, _calibrated, _calibration
 from butterfly_sdm.baselines.inputs.kernels import SharedKernel
 from butterfly_sdm.baselines.inputs.transforms import (
@@ -15,6 +14,7 @@ from butterfly_sdm.baselines.inputs.transforms import (
     transformed,
 )
 from butterfly_sdm.baselines.mean_rate import MeanRate
+from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.errors import DataError, ModelError
 from tests.evaluation.worlds import small_world
 
@@ -40,7 +40,7 @@ def test_it_comes_nearer_to_the_truth_than_the_mean_rate(world, fitted):
 def test_it_comes_back_equal_from_its_folder(world, fitted, tmp_path):
     dataset = world[0]
     fitted.save(tmp_path)
-    again = load_class(BASELINES["gaussian_process"]).load(tmp_path)
+    again = PREDICTORS.load("gaussian_process").load(tmp_path)
     pd.testing.assert_frame_equal(
         again.predict(dataset, dataset.split.validation),
         fitted.predict(dataset, dataset.split.validation),
@@ -115,7 +115,7 @@ def test_a_process_that_counts_sites_comes_back_equal_and_knows_sites_without_vi
     site = list(dataset.split.validation[:1])
     model = GaussianProcess(steps=2, density_km="5, 20").fit(dataset, dataset.split.train)
     model.save(tmp_path)
-    predicted = load_class(BASELINES["gaussian_process"]).load(tmp_path).predict(dataset, site)
+    predicted = PREDICTORS.load("gaussian_process").load(tmp_path).predict(dataset, site)
     pd.testing.assert_frame_equal(predicted, model.predict(dataset, site))
     known = dataset.site_ids
     assert model.state["places"].shape == (len(known), 2) and len(known) > len(dataset.split.train)

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.baselines import BASELINES, load_class
 from butterfly_sdm.baselines.inputs.transforms import mean_around
 from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.baselines.perceptron import Perceptron
+from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.errors import ModelError
 from tests.evaluation.worlds import small_world
 
@@ -43,7 +43,7 @@ def test_it_comes_nearer_to_the_truth_than_the_mean_rate_and_comes_back_from_its
     pd.testing.assert_frame_equal(again, predicted)
     model.save(tmp_path)
     pd.testing.assert_frame_equal(
-        load_class(BASELINES["perceptron"]).load(tmp_path).predict(dataset, sites), predicted
+        PREDICTORS.load("perceptron").load(tmp_path).predict(dataset, sites), predicted
     )
 
 

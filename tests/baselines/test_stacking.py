@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.baselines import BASELINES, load_class
 from butterfly_sdm.baselines.stacking import Stacking, blend_weights
 from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.errors import ArtefactError, ModelError
 from tests.evaluation.worlds import small_world
 
@@ -48,7 +48,7 @@ def test_a_member_that_says_nothing_gets_little_weight_and_all_comes_back_from_t
     assert model.weight[:, 0].mean() > 0.6
     np.testing.assert_allclose(model.weight.sum(axis=1), 1)
     model.save(tmp_path)
-    again = load_class(BASELINES["stacking"]).load(tmp_path)
+    again = PREDICTORS.load("stacking").load(tmp_path)
     assert again.settings() == model.settings()
     pd.testing.assert_frame_equal(again.predict(world, world.split.validation), predicted)
     (tmp_path / "model.json").write_text(

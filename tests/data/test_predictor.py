@@ -18,8 +18,7 @@ from butterfly_sdm.data.predictor import (
     seen_by_all,
 )
 from butterfly_sdm.errors import ArtefactError, ModelError
-from butterfly_sdm.pipeline import make_predictor
-from butterfly_sdm.predictors import KINDS, load_predictor
+from butterfly_sdm.predictors import PREDICTORS, load_predictor, make_predictor
 from tests.models.conftest import BANDS, make_dataset
 
 COVARIATES = ("warmth", "rain", "same")
@@ -85,14 +84,15 @@ def fitted(kind, world, tmp_path):
         table.to_csv(tmp_path / "embeddings.csv")
         model["options"] = model["options"] | {"embeddings": str(tmp_path / "embeddings.csv")}
     fit = {"epochs": 1, "batch_size": 10, "accelerator": "cpu", "regulariser": {"bottom": 4}}
-    predictor = make_predictor(load_config({"train": {"model": model, "fit": fit}}))
+    train = load_config({"train": {"model": model, "fit": fit}}).train
+    predictor = make_predictor(train.model, train.fit, seed=0)
     assert predictor.sees == Sees(needs_tile=CASES[kind][1].needs_tile)
     context = FitContext(validation=world.split.validation)
     return predictor.fit(world, world.split.train, context=context)
 
 
 def test_every_kind_is_tried():
-    assert set(CASES) == set(KINDS)
+    assert set(CASES) == set(PREDICTORS.offers())
 
 
 @pytest.mark.parametrize("kind", list(CASES))

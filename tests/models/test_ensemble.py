@@ -1,16 +1,18 @@
 """An ensemble is the mean of its members, keeps them all and says how far they disagree."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.data.predictor import FitContext, Predictor
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.ensemble import Ensemble
-from butterfly_sdm.models.network_predictor import NetworkPredictor
+from tests.models.conftest import make_dataset
 
 TABLE = {
     "image": False,
@@ -104,18 +106,21 @@ def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"Member 0 .* does not predict the species"):
         Ensemble.load(tmp_path)
     with_card(kind="network")
-    with pytest.raises(ModelError, match="does not describe an ensemble"):
+    with pytest.raises(ArtefactError, match="of kind 'network', not 'ensemble'"):
         Ensemble.load(tmp_path)
     with_card(format_version=9)
     with pytest.raises(ArtefactError, match="format version 9; this release reads 1"):
         Ensemble.load(tmp_path)
-    other = NetworkPredictor(**TABLE)
-    other.species = ("Vanessa atalanta",)
+    other = make_dataset(24, image=False)
+    names = ("Vanessa atalanta", *other.species[1:])
+    other = replace(
+        other,
+        card=other.card.model_copy(update={"species": names}),
+        detections=other.detections.set_axis(list(names), axis=1),
+    )
+    MeanRate().fit(other, other.split.train).save(tmp_path / "other")
     with pytest.raises(DataError, match="no mean"):
-        Ensemble.of_runs(
-            ["a", "b"],
-            load_member=lambda folder: other if folder.name == "a" else ensemble.members[0],
-        )
+        Ensemble.of_runs([tmp_path / "other", tmp_path / "members" / "0"])
 
 
 def test_only_members_that_see_nothing_but_the_image_need_tiles():

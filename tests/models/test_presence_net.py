@@ -47,7 +47,7 @@ def test_a_window_of_a_large_block_is_nearly_the_tile_seen_alone() -> None:
 
 
 def test_a_run_from_before_padding_could_be_chosen_pads_with_zeros() -> None:
-    saved = network(padding="zeros").architecture.to_dict()
+    saved = network(padding="zeros").architecture.model_dump(mode="json")
     del saved["padding"]
     net = PresenceNet(Architecture.from_dict(saved))
     assert net.stem.padding_mode == "zeros"

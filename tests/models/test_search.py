@@ -5,7 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.options import SearchOptions
 from butterfly_sdm.models.search import search
 
 pytest.importorskip("optuna")
@@ -19,8 +21,8 @@ SETTINGS = {
 }
 SPACE = {
     "learning_rate": {"low": 1e-4, "high": 1e-1, "log": True},
-    "regulariser.weight": [0.0, 0.5],
-    "head_layers": [1, 2],
+    "regulariser.weight": (0.0, 0.5),
+    "head_layers": (1, 2),
 }
 
 
@@ -31,14 +33,10 @@ def data():
     return make_dataset(24, image=False)
 
 
-def run(data, **change):
-    arguments = {
-        "validation": data.split.validation,
-        "space": SPACE,
-        "trials": 3,
-        "settings": SETTINGS,
-    }
-    return search(data, data.split.train, **(arguments | change))
+def run(data, *, space=SPACE, trials=3, method="tpe", **change):
+    options = SearchOptions(space=space, trials=trials, method=method)
+    context = FitContext(**{"validation": data.split.validation} | change)
+    return search(data, data.split.train, options, context=context, settings=SETTINGS)
 
 
 @pytest.mark.parametrize("method", ["random", "tpe"])
@@ -60,17 +58,17 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
 def test_another_search_in_the_same_folder_is_refused(data, tmp_path: Path) -> None:
     run(data, trials=1, folder=tmp_path)
     with pytest.raises(ModelError, match="holds a search with another space"):
-        run(data, trials=2, folder=tmp_path, space=SPACE | {"dropout": [0.0, 0.5]})
+        run(data, trials=2, folder=tmp_path, space=SPACE | {"dropout": (0.0, 0.5)})
 
 
 def test_what_does_not_fit_is_said(data) -> None:
     with pytest.raises(ModelError, match="'wings', which is no setting"):
-        run(data, space={"wings": [1, 2]})
+        run(data, space={"wings": (1, 2)})
     with pytest.raises(ModelError, match=r"'regulariser.wings', which is no setting"):
-        run(data, space={"regulariser.wings": [1, 2]})
-    with pytest.raises(ModelError, match="needs a list of choices, or low and high"):
-        run(data, space={"dropout": 0.3})
+        run(data, space={"regulariser.wings": (1, 2)})
+    with pytest.raises(ModelError, match="dropout has no choice"):
+        run(data, space={"dropout": ()})
     with pytest.raises(ModelError, match="validation sites: they judge"):
         run(data, validation=())
     with pytest.raises(ModelError, match="None of the 1 trials could be fitted"):
-        run(data, space={"learning_rate": [float("nan")]}, trials=1)
+        run(data, space={"learning_rate": (float("nan"),)}, trials=1)

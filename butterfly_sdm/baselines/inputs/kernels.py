@@ -71,7 +71,7 @@ class SharedKernel(nn.Module):
         leaning = _squares(
             p @ turned, q @ turned
         )  # likeness may reach farther along a coast or a ridge than across
-        total = (
+        total: Tensor = (
             next(amplitude) * _matern12(leaning / place[0] ** 2)
             + next(amplitude) * _matern32(leaning / place[1] ** 2)
             + next(amplitude) * _matern32(square / place[2] ** 2)
@@ -95,7 +95,8 @@ class SharedKernel(nn.Module):
     def variance(self, visits: Tensor) -> Tensor:
         """Return the variance of the noise at sites with so many visits."""
         nugget, sampling = self.noise.exp()
-        return nugget + sampling / visits
+        variance: Tensor = nugget + sampling / visits
+        return variance
 
     @torch.no_grad()
     def covariance(
@@ -103,7 +104,7 @@ class SharedKernel(nn.Module):
     ) -> np.ndarray:
         """Return :meth:`forward` as numbers."""
         tensor = torch.as_tensor
-        return self(tensor(p), [*map(tensor, x)], tensor(q), [*map(tensor, y)]).numpy()  # type: ignore[no-any-return]
+        return np.asarray(self(tensor(p), [*map(tensor, x)], tensor(q), [*map(tensor, y)]))
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return what :meth:`from_arrays` needs."""
@@ -165,7 +166,7 @@ def fit_kernel(
         )
         for name, value in kernel.named_parameters():
             loss = loss + PULL * ((value - first[name]) ** 2).sum()
-        loss.backward()
+        torch.autograd.backward(loss)
         optimiser.step()
     kernel.to(torch.float64)
 

@@ -73,7 +73,8 @@ def covariate_table(dataset: Dataset, sites: Sequence[str], names: Sequence[str]
 
 def positions(dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
     """Return (sites, 2) easting and northing in metres."""
-    return dataset.sites[["easting", "northing"]].to_numpy(dtype=float)[dataset.rows(sites)]
+    place = dataset.sites[["easting", "northing"]].to_numpy(dtype=float)
+    return np.asarray(place[dataset.rows(sites)])
 
 
 def seen_tiles(dataset: Dataset, sites: Sequence[str], sees: Sees) -> Iterator[np.ndarray]:

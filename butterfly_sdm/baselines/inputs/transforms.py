@@ -134,7 +134,7 @@ def log_counts(places: np.ndarray, position: np.ndarray, radii_km: Sequence[floa
         tree.query_ball_point(position, radius / 100, return_length=True) - here
         for radius in radii_km
     ]
-    return np.log1p(np.column_stack(counts))
+    return np.asarray(np.log1p(np.column_stack(counts)))
 
 
 def mean_around(

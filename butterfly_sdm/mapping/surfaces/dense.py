@@ -405,14 +405,12 @@ def check_engine(predictor: Predictor, engine: EngineName) -> None:
     ModelError
         A network of the predictor runs on a CPU.
     """
-    if engine == "torch-fp16" and any(_device(m) == "cpu" for m in networks_of(predictor)):
+    if engine == "torch-fp16" and any(
+        member.device.type == "cpu" for member in networks_of(predictor)
+    ):
         raise ModelError(
             "Numbers of 16 bits are slower on a CPU. Use torch-fp16 on a GPU, or engine torch."
         )
-
-
-def _device(member: NetworkPredictor) -> str:
-    return "cuda" if torch.cuda.is_available() and member.accelerator != "cpu" else "cpu"
 
 
 def dense_surfaces(
@@ -422,10 +420,9 @@ def dense_surfaces(
     surfaces = []
     for number, member in enumerate(networks_of(positions.predictor)):
         assert member.network is not None
-        device = _device(member)
-        network = member.network.to(device).eval()
+        network = member.network.to(member.device).eval()
         scene = positions.scene.select(network.bands)
-        running = Engine(engine, device)
+        running = Engine(engine, member.device.type)
         surfaces.append(
             DenseSurface(positions, number, scene, running, block_px, reach_px(network))
         )

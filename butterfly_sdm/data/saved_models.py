@@ -1,0 +1,166 @@
+"""Predictors in folders: what each kind is called, how it is written and read, never a pickle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from butterfly_sdm.core.cards import check_version
+from butterfly_sdm.core.files import atomic_path, read_json, write_json
+from butterfly_sdm.core.registry import Registry
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, MissingFileError, ModelError
+
+FORMAT = "butterfly_sdm model"
+FORMAT_VERSION = 1
+
+#: Every kind of predictor; another package adds its own by an entry point of this group.
+PREDICTORS = Registry(
+    "butterfly_sdm.predictors",
+    "predictor",
+    {
+        "network": "butterfly_sdm.models.network_predictor:NetworkPredictor",
+        "ensemble": "butterfly_sdm.models.ensemble:Ensemble",
+        "mean_rate": "butterfly_sdm.baselines.mean_rate:MeanRate",
+        "regional_rate": "butterfly_sdm.baselines.mean_rate:RegionalRate",
+        "nearest_sites": "butterfly_sdm.baselines.nearest_sites:NearestSites",
+        "linear": "butterfly_sdm.baselines.linear:Linear",
+        "trees": "butterfly_sdm.baselines.trees:Trees",
+        "boosting": "butterfly_sdm.baselines.boosting:Boosting",
+        "maxent": "butterfly_sdm.baselines.maxent:MaxEnt",
+        "random_features": "butterfly_sdm.baselines.random_features:RandomFeatures",
+        "probe": "butterfly_sdm.baselines.probe:Probe",
+        "gaussian_process": "butterfly_sdm.baselines.gaussian_process:GaussianProcess",
+        "perceptron": "butterfly_sdm.baselines.perceptron:Perceptron",
+        "stacking": "butterfly_sdm.baselines.stacking:Stacking",
+    },
+)
+
+
+def load_predictor(folder: str | Path) -> Predictor:
+    """
+    Read the fitted predictor of a folder by the kind in its ``model.json``.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        ``model.json`` is absent or damaged.
+    ModelError
+        It names an unknown kind, or the arrays do not fit.
+    """
+    value = read_json(Path(folder) / "model.json")
+    if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
+        raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
+    predictor: Predictor = PREDICTORS.load(value["kind"]).load(Path(folder))
+    return predictor
+
+
+def write_model(
+    folder: Path,
+    kind: str,
+    predictor: Predictor,
+    content: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """
+    Write ``model.json`` and, if there are arrays, ``model.safetensors``.
+
+    Parameters
+    ----------
+    content
+        What the card holds beside the kind, the species and what the predictor sees.
+
+    Raises
+    ------
+    ModelError
+        The predictor was not fitted.
+    """
+    from safetensors.numpy import save_file
+
+    if not predictor.species:
+        raise ModelError(f"The {kind} model was not fitted; there is nothing to save.")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if arrays is not None:
+        plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        with atomic_path(folder / "model.safetensors") as temporary:
+            save_file(plain, temporary, metadata={"format": FORMAT})
+    card = {"format": FORMAT, "format_version": FORMAT_VERSION, "kind": kind}
+    card |= {"species": list(predictor.species), "sees": predictor.sees.to_dict()}
+    write_json(folder / "model.json", card | dict(content))
+
+
+def read_model(folder: Path, kind: str) -> dict[str, Any]:
+    """
+    Read ``model.json`` of a model of this kind.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        The file is absent, damaged, of another format version or of another kind of model.
+    """
+    card = read_json(Path(folder) / "model.json")
+    found = card.get("kind") if isinstance(card, dict) and card.get("format") == FORMAT else None
+    if found != kind:
+        raise ArtefactError(
+            f"{folder} holds a model of kind {found!r}, not {kind!r}. Load it with the class of "
+            "its kind."
+        )
+    check_version(
+        card.get("format_version"),
+        FORMAT_VERSION,
+        f"The model in {folder}",
+        "butterfly-sdm train CONFIG",
+    )
+    species = card.get("species")
+    if not isinstance(species, list) or not all(isinstance(name, str) for name in species):
+        raise ArtefactError(
+            f"The model.json in {folder} is damaged: it needs species. Train again."
+        )
+    return dict(card)
+
+
+def read_arrays(folder: Path) -> dict[str, np.ndarray]:
+    """
+    Read ``model.safetensors``.
+
+    Raises
+    ------
+    MissingFileError, ArtefactError
+        The file is absent or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    path = Path(folder) / "model.safetensors"
+    if not path.is_file():
+        raise MissingFileError(f"{folder} lacks {path.name}, its numbers. Train the model again.")
+    try:
+        arrays: dict[str, np.ndarray] = load_file(path)
+        return arrays
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtefactError(f"{path} is damaged: {error}. Train again.") from error
+
+
+@contextmanager
+def card_in_doubt(folder: Path) -> Iterator[None]:
+    """
+    Say of a card that holds something else than was expected that it is damaged.
+
+    Raises
+    ------
+    ArtefactError
+        It does.
+    """
+    try:
+        yield
+    except ButterflySDMError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(
+            f"The model.json in {folder} is damaged: {error}. Train again."
+        ) from error
