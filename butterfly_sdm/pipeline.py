@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,12 @@ from butterfly_sdm.core.cards import damage, fingerprint
 from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Embedding, FitContext, Predictor
+from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
     ConfigError,
     MissingFileError,
-    ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.predictors import make_predictor
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
-    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
+    from butterfly_sdm.mapping.options import CovariateRaster
 
 
 def build(
@@ -249,11 +248,8 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
-    from butterfly_sdm.mapping import predict_map as write_map
-    from butterfly_sdm.mapping.area import Area
-    from butterfly_sdm.mapping.layers import Presence
-    from butterfly_sdm.mapping.map import fit_scene
-    from butterfly_sdm.mapping.sensitive import SensitivePolicy
+    from butterfly_sdm.mapping.map import write_map
+    from butterfly_sdm.mapping.plan import plan_map
     from data_prep.imagery.scenes import scene_of
 
     opened, settings = open_run(run, overrides)
@@ -268,73 +264,71 @@ def predict_map(
     if wanted is None:
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
+    predictor = opened.predictor
+    options = settings.map.model_copy(
+        update={"covariates": _covariate_rasters(settings, predictor)}
+    )
+    layers: list[Layer] = []
+    if "applicability" in options.layers or options.only_applicable:
+        layers.append(_applicability(opened, only=options.only_applicable))
 
     def check_scene(scene: Scene) -> None:
-        fit_scene(opened.predictor, scene, stride_px=settings.map.stride_px, grid=settings.map.grid)
+        plan_map(predictor, scene, options, layers=layers)
 
-    scratch = target.parent / f".{target.stem}.scenes"
-    scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
-    apart = {
-        "scenes",
-        "area",
-        "masks",
-        "covariates",
-        "withhold",
-        "coarsen_m",
-        "layers",
-        "only_applicable",
-        "presence_above",
-    }
-    options = settings.map.model_dump(exclude=apart)
-    layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
-    if "applicability" in settings.map.layers or settings.map.only_applicable:
-        layers.append(_applicability(opened, only=settings.map.only_applicable))
-    if settings.map.presence_above is not None:
-        layers.append(Presence(settings.map.presence_above))
-    return write_map(
-        opened.predictor,
-        scene,
-        target,
-        covariates=_covariate_rasters(settings, opened.predictor),
-        area=Area(settings.map.area, settings.map.masks),
-        sensitive=SensitivePolicy(settings.map.withhold, settings.map.coarsen_m),
-        layers=layers,
-        seed=settings.seed,
+    scene, _ = scene_of(
+        wanted,
+        scratch=target.parent / f".{target.stem}.scenes",
+        # what is not composed is planned at once
+        check=check_scene if wanted.composite else None,
         progress=progress,
-        **options,
     )
+    return write_map(
+        predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
+    )
+
+
+def _position_crs(run: Run) -> str | None:
+    """
+    Return the CRS of the data set, if it lies where it was: in it covariates were read, and it is
+    that of positions in a model of version 0.1.0.
+    """
+    sees = run.predictor.sees
+    if sees.covariates or sees.position_crs == UNKNOWN_CRS:
+        with suppress(ButterflySDMError):
+            return run.dataset.card.position_crs
+    return None
 
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
     """Return the raster of each covariate, read as it was for the sites where building says how."""
-    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
+    from butterfly_sdm.mapping.options import CovariateRaster
 
-    names = predictor.sees.covariates
-    given = settings.map.covariates
+    names, given = predictor.sees.covariates, settings.map.covariates
     built: dict[str, CovariateRaster] = {}
     for raster in (
         settings.build.covariates.rasters if settings.build and settings.build.covariates else ()
     ):
         for side in raster.side_m:
             begin, end = f"{raster.name}_", f"_{side:g}m"
+            read = CovariateRaster(path=raster.path, side_m=side, band=raster.band)
             if raster.kind == "mean":
-                built[f"{raster.name}{end}"] = CovariateRaster(raster.path, side, band=raster.band)
+                built[f"{raster.name}{end}"] = read
                 continue
             labels = {label: value for value, label in (raster.classes or {}).items()}
             if raster.classes is None:  # named by their numbers
                 middles = [name.removeprefix(begin).removesuffix(end) for name in (*names, *given)]
                 labels = {middle: int(middle) for middle in middles if middle.lstrip("-").isdigit()}
             for label, value in labels.items():
-                built[f"{begin}{label}{end}"] = CovariateRaster(
-                    raster.path, side, value, raster.band
-                )
+                built[f"{begin}{label}{end}"] = read.model_copy(update={"value": value})
     found = {name: raster for name, raster in built.items() if raster.path.is_file()}
     for name, own in given.items():
-        if not isinstance(own, Path):
-            found[name] = CovariateRaster(**own.model_dump())
+        if isinstance(own, CovariateRaster):
+            found[name] = own
         else:
-            found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
-    return {name: raster for name, raster in found.items() if name in names or name in given}
+            found[name] = built.get(name, CovariateRaster(path=own)).model_copy(
+                update={"path": own}
+            )
+    return found
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:
@@ -344,33 +338,17 @@ def _applicability(run: Run, *, only: bool) -> Layer:
     """
     from butterfly_sdm.evaluation.applicability import Applicability
     from butterfly_sdm.evaluation.evaluate import scorable_sites
-    from butterfly_sdm.mapping.layers import Derived
+    from butterfly_sdm.mapping.layers import Derived, seen_numbers
 
-    unit = "mean distances between training sites"
     data = run.dataset
     sites = scorable_sites(data, run.split.train, [run.predictor])
-    blocks = data.sites.get("block")
-    if isinstance(run.predictor, Embedding):
-        known = Applicability.fit(run.predictor.embed(data, sites), fold_of=blocks)
-        return Derived(
-            "dissimilarity",
-            known.dissimilarity_of,
-            of="embedding",
-            unit=unit,
-            limit=known.threshold,
-            masks=only,
-        )
-    if data.covariates is None:
-        raise ModelError(
-            "The area of applicability needs a network, or a model with covariates; this one has "
-            "neither. Leave the layer out."
-        )
-    known = Applicability.fit(data.covariates.loc[sites], fold_of=blocks)
+    of, numbers = seen_numbers(run.predictor, data, sites)
+    known = Applicability.fit(numbers, fold_of=data.sites.get("block"))
     return Derived(
         "dissimilarity",
-        lambda places: known.dissimilarity(places.covariates).to_numpy(),
-        of="sites",
-        unit=unit,
+        known.dissimilarity_of,
+        of=of,
+        unit="mean distances between training sites",
         limit=known.threshold,
         masks=only,
     )

@@ -98,13 +98,12 @@ def write_styles(path: Path) -> Path:
     """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
-        scales = source.scales
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)
-    for number, (name, unit, scale) in enumerate(zip(names, units, scales, strict=True), start=1):
+    for number, (name, unit) in enumerate(zip(names, units, strict=True), start=1):
         top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
-        style = _style(number, name, top, scale)
+        style = _style(number, name, top)
         write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
         if number == 1:
             write_text(path.with_suffix(".qml"), style)
@@ -115,9 +114,8 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -." else "_" for letter in name)[:80]
 
 
-def _style(band: int, name: str, top: float, scale: float) -> str:
-    # QGIS applies a band's scale before the renderer sees the values.
-    del scale
+def _style(band: int, name: str, top: float) -> str:
+    # No scale: QGIS applies that of a band before the renderer sees the values.
     steps = len(RAMP) - 1
     items = "\n".join(
         f'          <item value="{top * i / steps:.6g}" label="{top * i / steps:.3g}" '
@@ -160,7 +158,8 @@ def read_reduced(path: Path, bands: tuple[int, ...] | None, most: int) -> np.nda
             indexes, out_shape=(len(indexes), *shape), masked=True, resampling=method
         )
         scales = np.array([source.scales[number - 1] for number in indexes])
-    return stored.astype(np.float64).filled(np.nan) * scales[:, None, None]
+    values: np.ndarray = stored.astype(np.float64).filled(np.nan) * scales[:, None, None]
+    return values
 
 
 def write_quicklook(path: Path, *, most: int = 9) -> Path:

@@ -26,7 +26,7 @@ for _module in (
     "butterfly_sdm.figures.score_pictures",
     "butterfly_sdm.mapping.sidecars",
     "butterfly_sdm.mapping.surfaces.dense",
-    "butterfly_sdm.mapping.surfaces.engines",
+    "butterfly_sdm.mapping.surfaces.engine",
     "butterfly_sdm.mapping.map",
     "butterfly_sdm.models.network_predictor",
     "butterfly_sdm.pipeline",
