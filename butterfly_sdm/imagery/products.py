@@ -31,6 +31,8 @@ from rasterio.errors import (
 
 from butterfly_sdm.errors import RasterError
 
+Grid = tuple[CRS, Affine, int, int]
+
 _QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
 # Names of the STAC "eo" extension for the bands of Sentinel-2.
@@ -82,6 +84,11 @@ class Layer:
     dtype: str
     block: tuple[int, int]
     has_mask: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """CRS, transform, width and height."""
+        return self.crs, self.transform, self.width, self.height
 
     def slots(self, bands: Sequence[str]) -> dict[int, int]:
         """Return the places among ``bands`` of those in this file, and their numbers in it."""

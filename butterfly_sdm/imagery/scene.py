@@ -27,6 +27,7 @@ from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
+    Grid,
     Layer,
     Piece,
     canonical_band,
@@ -48,8 +49,6 @@ RESAMPLING = {
     "bilinear": Resampling.bilinear,
     "cubic": Resampling.cubic,
 }
-
-Grid = tuple[CRS, Affine, int, int]
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ class Scene:
             own = Window(
                 part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
             )
-            clear = self.clear(piece, (first.crs, first.transform, first.width, first.height), own)
+            clear = self.clear(piece, first.grid, own)
         for layer in piece.layers:
             slots = layer.slots(bands)
             if not slots:
@@ -334,7 +333,7 @@ class Scene:
         if not self.cloudy or piece.mask is None:
             return None
         mask = piece.mask
-        same = (mask.crs, mask.transform, mask.width, mask.height) == grid
+        same = mask.grid == grid
         source = self.handle(mask) if same else self.handle(mask, grid, "nearest")
         with reading_pixels(mask.path):
             classes = source.read(mask.indexes[0], window=window)
@@ -507,7 +506,7 @@ def _check_scale(piece: Piece) -> None:
         )
 
 
-def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:
+def _grid(pieces: Sequence[Piece]) -> Grid:
     """
     Choose CRS and pixels of the mosaic (the most frequent CRS, the finest pixels in it) and cover
     all pieces.

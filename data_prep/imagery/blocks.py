@@ -211,7 +211,7 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
     """
     measured = np.ones(out.shape[1:], dtype=bool)
     first = piece.layers[0]
-    clear = scene.clear(piece, (first.crs, first.transform, first.width, first.height), window)
+    clear = scene.clear(piece, first.grid, window)
     for layer in piece.layers:
         for slot, index in layer.slots(scene.bands).items():
             source = scene.handle(layer)

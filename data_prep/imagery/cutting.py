@@ -85,9 +85,9 @@ def cut_tiles(
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
     with growing_array(Path(out), shape, scene.nodata) as (_, journal):
         cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
-        for step, stage in enumerate(_stages(cut, journal.done), start=1):
-            label = stage.label if len(scene.pieces) == 1 else f"{stage.label}, step {step}"
-            _run_stage(stage, label, journal, executor, progress, report)
+        for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
+            label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
+            _run(jobs, label, journal, executor, progress, report)
         valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
     journal.path.unlink()
     return valid
@@ -139,11 +139,11 @@ class _Cut:
 
 
 # The key of a unit of work, and what does it: returns the number of blocks decoded.
-Unit = tuple[str, "partial[int]"]
+Job = tuple[str, "partial[int]"]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Jobs:
     """
     Units of work that may run in any order.
 
@@ -157,12 +157,12 @@ class Stage:
     """
 
     label: str
-    work: list[Unit]
+    work: list[Job]
     lasting: bool = True
     once: bool = True
 
 
-def _stages(cut: _Cut, done: set[str]) -> Iterator[Stage]:
+def _all_jobs(cut: _Cut, done: set[str]) -> Iterator[Jobs]:
     scene, grid = cut.scene, cut.grid
     exact = on_scene_pixels(scene, grid.crs, grid.resolution)
     fresh = True
@@ -172,37 +172,37 @@ def _stages(cut: _Cut, done: set[str]) -> Iterator[Stage]:
         if not len(tiles):
             continue
         if exact and _one_grid(piece) and scene.offset_of(piece.layers[0]) is not None:
-            yield _copy_stage(cut, piece, number, tiles, fresh)
+            yield _copy_jobs(cut, piece, number, tiles, fresh)
         elif _similar(grid, piece):
-            yield from _warp_stages(cut, piece, number, tiles, fresh, done)
+            yield from _warp_jobs(cut, piece, number, tiles, fresh, done)
         else:
-            yield _gdal_stage(cut, piece, number, tiles)
+            yield _gdal_jobs(cut, piece, number, tiles)
         fresh = False
 
 
-def _run_stage(
-    stage: Stage,
+def _run(
+    jobs: Jobs,
     label: str,
     journal: Journal,
     executor: Executor | None,
     progress: Progress,
     report: CutReport,
 ) -> None:
-    todo = [unit for unit in stage.work if not stage.lasting or unit[0] not in journal.done]
-    finished = len(stage.work) - len(todo)
+    todo = [unit for unit in jobs.work if not jobs.lasting or unit[0] not in journal.done]
+    finished = len(jobs.work) - len(todo)
     report.units_found += finished
-    progress(label, finished, len(stage.work))
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if stage.once else nullcontext():
-        for name, blocks in in_order(_run_unit, todo, executor):
+    progress(label, finished, len(jobs.work))
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if jobs.once else nullcontext():
+        for name, blocks in in_order(_do, todo, executor):
             report.blocks += blocks
             report.units_done += 1
-            if stage.lasting:
+            if jobs.lasting:
                 journal.add(name)
             finished += 1
-            progress(label, finished, len(stage.work))
+            progress(label, finished, len(jobs.work))
 
 
-def _run_unit(unit: Unit) -> tuple[str, int]:
+def _do(unit: Job) -> tuple[str, int]:
     name, work = unit
     return name, work()
 
@@ -222,12 +222,7 @@ def tiles_on(grid: TileGrid, piece: Piece) -> np.ndarray:
 
 
 def _one_grid(piece: Piece) -> bool:
-    first = piece.layers[0]
-    return all(
-        (layer.crs, layer.transform, layer.width, layer.height)
-        == (first.crs, first.transform, first.width, first.height)
-        for layer in piece.layers
-    )
+    return all(layer.grid == piece.layers[0].grid for layer in piece.layers)
 
 
 def _similar(grid: TileGrid, piece: Piece) -> bool:
@@ -240,7 +235,7 @@ def _similar(grid: TileGrid, piece: Piece) -> bool:
     return _one_grid(piece) and own >= 0.95 * grid.resolution_m and not first.crs.is_geographic
 
 
-def _copy_stage(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray, fresh: bool) -> Stage:
+def _copy_jobs(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray, fresh: bool) -> Jobs:
     scene, grid = cut.scene, cut.grid
     origin = scene.offset_of(piece.layers[0])
     assert origin is not None
@@ -249,7 +244,7 @@ def _copy_stage(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray, fresh: 
     windows = Windows(row.astype(np.int64) - origin[1], column.astype(np.int64) - origin[0], tiles)
     shape = (grid.size_px, grid.size_px)
     work = _copies(scene, piece, str(number), windows, shape, cut.out, fresh)
-    return Stage("cutting tiles", work)
+    return Jobs("cutting tiles", work)
 
 
 def _copies(
@@ -260,7 +255,7 @@ def _copies(
     shape: tuple[int, int],
     out: PackedArray,
     fresh: bool,
-) -> list[Unit]:
+) -> list[Job]:
     reads = plan_reads(piece.layers[0], windows.rows, windows.columns, *shape)
     return [
         (
@@ -284,9 +279,9 @@ def _copy_unit(
     return blocks
 
 
-def _warp_stages(
+def _warp_jobs(
     cut: _Cut, piece: Piece, number: int, tiles: np.ndarray, fresh: bool, done: set[str]
-) -> Iterator[Stage]:
+) -> Iterator[Jobs]:
     """
     Cut the source pixels of each tile into a scratch array, block by block, then warp them tile by
     tile.
@@ -303,7 +298,7 @@ def _warp_stages(
     scratch = PackedArray(cut.out.path.with_name(f".{cut.out.path.stem}.patches.npy"))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        warps: list[Unit] = []
+        warps: list[Job] = []
         for at in range(0, len(chosen), WARP_TILES):
             some = chosen[at : at + WARP_TILES]
             across = node_columns[some] - first_column[some, None, None]
@@ -330,8 +325,8 @@ def _warp_stages(
         scratch.close()
         windows = Windows(first_row[chosen], first_column[chosen], np.arange(len(chosen)))
         copies = _copies(scene, piece, "scratch", windows, (height, width), scratch, True)
-        yield Stage("reading blocks", copies, lasting=False)
-        yield Stage("warping tiles", warps)
+        yield Jobs("reading blocks", copies, lasting=False)
+        yield Jobs("warping tiles", warps)
     scratch.close()
     scratch.path.unlink(missing_ok=True)
 
@@ -365,13 +360,13 @@ def _warp_unit(
     return 0
 
 
-def _gdal_stage(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray) -> Stage:
+def _gdal_jobs(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray) -> Jobs:
     parts = [(at, tiles[at : at + 20]) for at in range(0, len(tiles), 20)]
-    work: list[Unit] = [
+    work: list[Job] = [
         (f"{number}/{at}", partial(_gdal_unit, replace(cut, grid=cut.grid.take(some)), piece, some))
         for at, some in parts
     ]
-    return Stage("warping tiles", work, once=False)
+    return Jobs("warping tiles", work, once=False)
 
 
 def _gdal_unit(cut: _Cut, piece: Piece, targets: np.ndarray) -> int:
