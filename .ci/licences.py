@@ -16,7 +16,6 @@ EXTRAS = (
     "distributed",
     "search",
     "sdm",
-    "export",
     "medical",
     "video",
     "deepfake",

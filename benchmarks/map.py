@@ -24,7 +24,6 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +109,7 @@ def make_predictor(species: int, window_px: int, margin_px: int, device: str = "
     Return a network with the sizes of the default run and random weights: time does not depend on
     them.
     """
+    from butterfly_sdm.data.predictor import Sees
     from butterfly_sdm.models.network_predictor import NetworkPredictor
     from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
@@ -126,6 +126,7 @@ def make_predictor(species: int, window_px: int, margin_px: int, device: str = "
     network.std.copy_(torch.tensor([0.03, 0.03, 0.02, 0.14]))
     nn.init.normal_(network.classifier[-1].weight, std=0.1)
     predictor.network = network.to(device).eval()
+    predictor.sees = Sees(BANDS, window_px, margin_px, 10.0, needs_tile=True)
     return predictor
 
 
@@ -161,24 +162,6 @@ def window_cost(
     return best
 
 
-def onnx_window_cost(network, folder: Path, windows: int) -> tuple[float, float]:
-    """Return the same on the engine of the dense way."""
-    from butterfly_sdm.mapping.surfaces.engines import choose_engine
-
-    engine = choose_engine(network, "onnx", folder, list)
-    image = torch.randn(
-        1, 4, network.tile_px, network.tile_px, generator=torch.Generator().manual_seed(0)
-    )
-    engine.run(network, image)
-
-    def run() -> None:
-        for _ in range(8):
-            engine.run(network, image)
-
-    best = min((cost(run) for _ in range(max(2, windows // 16))), key=lambda pair: pair[1])
-    return best[0] / 8, best[1] / 8
-
-
 def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]:
     """
     Return wall and CPU seconds of reading each pixel once in blocks, with as many threads as a map
@@ -205,14 +188,11 @@ def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]
 def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namespace) -> None:
     """Write the map in this process, which must be fresh, and print what it took as JSON."""
     from butterfly_sdm.imagery.scene import open_scene
-    from butterfly_sdm.mapping import predict_map
+    from butterfly_sdm.mapping import MapOptions, write_map
 
     predictor = make_predictor(
         SIZES[options.size][1], options.window, options.margin, options.device
     )
-    if engine.startswith("onnx"):
-        import onnxruntime  # noqa: F401
-        from onnxruntime import quantization  # noqa: F401
     with torch.inference_mode():
         predictor.network(
             torch.randn(1, 4, 256, 256, device=options.device)
@@ -232,17 +212,10 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
     results = {}
 
     def run() -> None:
-        results["map"] = predict_map(
-            predictor,
-            scene,
-            out,
-            engine=engine,
-            block_px=options.block,
-            audit=0,
-            beside=(),
-            progress=progress,
-            workers=options.workers,
+        chosen = MapOptions(
+            engine=engine, block_px=options.block, audit=0, beside=(), workers=options.workers
         )
+        results["map"] = write_map(predictor, scene, out, chosen, progress=progress)
 
     wall, cpu = cost(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -321,9 +294,7 @@ def main() -> None:
     )
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--scene", type=Path, help="folder in which the raster is kept")
-    parser.add_argument(
-        "--engines", help="comma between; default torch,onnx,onnx-int8, on a GPU torch,torch-fp16"
-    )
+    parser.add_argument("--engines", help="comma between; default torch, on a GPU torch,torch-fp16")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -339,11 +310,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     engines = (
-        options.engines
-        or ("torch,onnx,onnx-int8" if options.device == "cpu" else "torch,torch-fp16")
+        options.engines or ("torch" if options.device == "cpu" else "torch,torch-fp16")
     ).split(",")
-    if not (find_spec("onnx") and find_spec("onnxruntime")):
-        engines = [engine for engine in engines if not engine.startswith("onnx")]
     if options.one:
         dense_map(*options.one, engines[0], options)
         return
@@ -410,17 +378,13 @@ def on_engines(
     predictor = make_predictor(species, options.window, options.margin, options.device)
     found: dict[str, dict[str, float]] = {}
     maps: dict[str, np.ndarray] = {}
-    per_window: dict[str, list[tuple[float, float]]] = {"torch": [], "onnx": [], "torch-fp16": []}
+    per_window: dict[str, list[tuple[float, float]]] = {"torch": [], "torch-fp16": []}
     for engine in engines:
         # in turn with the windows, so that other load on the machine hits both
         per_window["torch"].append(window_cost(predictor.network, windows, device=options.device))
         if engine == "torch-fp16":
             per_window[engine].append(
                 window_cost(predictor.network, windows, device=options.device, half=True)
-            )
-        if engine.startswith("onnx"):
-            per_window["onnx"].append(
-                onnx_window_cost(predictor.network, folder / "engine", windows)
             )
         found[engine] = in_fresh_process(options, engine, scene, folder / f"{engine}.tif")
         maps[engine] = read(folder / f"{engine}.tif")
@@ -431,8 +395,6 @@ def on_engines(
             f"{np.percentile(far, 99.9):.5f}, "
             f"max {far.max():.5f}"
         )
-        if far.max() > 1e-3 and engine in ("torch", "onnx"):
-            sys.exit(f"{engine} differs by more than 1e-3: no time is printed")
     fastest = {
         name: min(pairs, key=lambda pair: pair[1]) for name, pairs in per_window.items() if pairs
     }
@@ -450,7 +412,7 @@ def on_engines(
     plain = fastest["torch"]
     for engine, value in found.items():
         wall, cpu = value["wall"] / value["positions"], value["cpu"] / value["positions"]
-        same = fastest["onnx" if engine.startswith("onnx") else engine]
+        same = fastest[engine]
         print(
             f"dense, {engine}: {value['wall']:.1f} s wall, {value['cpu']:.1f} s CPU in all "
             f"({value['trunk_wall']:.1f} and "

@@ -16,7 +16,6 @@ EXTRAS = {
     "distributed": "distributed",
     "search": "optuna",
     "sdm": "elapid",
-    "export": "onnxruntime",
     "notebooks": "jupyterlab",
     "medical": "pydicom",
     "video": "vaderSentiment",

@@ -9,143 +9,35 @@ is done is not done again.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from butterfly_sdm.config import Config, dump_config, load_config
-from butterfly_sdm.core.cards import check_version, damage, fingerprint, sealed
-from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
-from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
+from butterfly_sdm.core.cards import damage, fingerprint
+from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Embedding, FitContext, Predictor
-from butterfly_sdm.data.splits import Split
+from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
     ConfigError,
-    DataError,
     MissingFileError,
-    ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.predictors import load_predictor, make_predictor
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 
 if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
-    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
-
-ConfigLike = str | Path | Mapping[str, Any] | Config
-RUN_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """
-    A trained model in its folder.
-
-    Attributes
-    ----------
-    folder
-        Holds ``config.yaml``, ``split.json``, ``model.json`` and its arrays, ``history.csv``; after
-        evaluation also the scores.
-    card
-        Content of ``run.json``: where the data set was, its fingerprint, the versions used.
-    """
-
-    folder: Path
-    card: Mapping[str, Any]
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Run:
-        """
-        Open a run folder.
-
-        Raises
-        ------
-        MissingFileError
-            There is no run there.
-        ArtefactError
-            It is damaged or of another version.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise MissingFileError(
-                f"There is no run at {folder}. Make one with: butterfly-sdm train CONFIG"
-            )
-        card = read_json(folder / "run.json")
-        if not isinstance(card, dict) or card.get("format") != "butterfly_sdm run":
-            raise ArtefactError(f"{folder} is not a run: its run.json does not say so.")
-        check_version(
-            card.get("format_version"),
-            RUN_VERSION,
-            f"The run {folder}",
-            f"butterfly-sdm train CONFIG --out {folder}",
-        )
-        return cls(folder, card)
-
-    @cached_property
-    def config(self) -> Config:
-        """The config the run was trained with."""
-        return load_config(self.folder / "config.yaml")
-
-    @cached_property
-    def split(self) -> Split:
-        """The split the run was trained with."""
-        return Split.from_json(self.folder / "split.json")
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The fitted model."""
-        return load_predictor(self.folder)
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data set the run was trained on, if it still lies where it was."""
-        return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
-
-    @property
-    def epochs(self) -> str:
-        """
-        How long a network was trained, in words, and which epoch was the best on the validation
-        part; else nothing.
-        """
-        history, fit = self.folder / "history.csv", self.config.train.fit
-        if not history.is_file():
-            return ""
-        table = pd.read_csv(history)
-        text = f"{len(table)} of at most {fit.epochs}"
-        scores = table.get(f"validation_{fit.score}")
-        if scores is None or scores.isna().all():
-            return text
-        best = int(scores.idxmin()) + 1
-        more = "; with more it may get better: train.fit.epochs" if best == fit.epochs else ""
-        return f"{text}, number {best} was the best on the validation sites{more}"
-
-    def _repr_html_(self) -> str:
-        model, fit = self.config.train.model, self.config.train.fit
-        facts: dict[str, object] = {"model": model.kind, "species": len(self.predictor.species)}
-        if model.kind == "network":
-            inputs = [name for name in ("image", "covariates", "position") if getattr(model, name)]
-            facts["model"] = f"{model.backbone} on {', '.join(inputs)}"
-            facts["window"] = f"{model.window_px} px and a margin of {model.margin_px} px"
-            facts["loss"] = f"{fit.loss}, regulariser {fit.regulariser.weight:g}"
-            facts["epochs"] = self.epochs
-        facts["trained on"] = f"{len(self.split.train):,} sites"
-        facts["folder"] = self.folder
-        return facts_html(f"Run {self.card.get('name', '')}", facts)
+    from butterfly_sdm.mapping.options import CovariateRaster
 
 
 def build(
@@ -230,8 +122,8 @@ def train(
     Returns
     -------
     Run
-        The finished run. One that is there already, made with the same settings and data, is
-        returned as it is.
+        The finished run. One that is there already, its model made with the same settings and
+        data, is not trained again; it takes the other settings, as of ``map``, from the config.
 
     Raises
     ------
@@ -240,11 +132,8 @@ def train(
     """
     settings = load_config(config, overrides)
     folder = Path(out) if out is not None else out_folder(settings) / "run"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     model, fit = settings.train.model, settings.train.fit
     key = fingerprint(
         {
@@ -253,44 +142,28 @@ def train(
             "seed": settings.seed,
             "dataset": data.fingerprint,
         }
-        | {"split": [data.split.train, data.split.validation, data.split.test]}
+        | {"split": [split.train, split.validation, split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
-        return Run.open(folder)
+    else:
+        _fit_into(folder, key, settings, data, progress)
+    return Run.open(folder).with_settings(settings)
+
+
+def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
+    split = data.needed_split()
     predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
-        data.split.to_json(partial / "split.json")
-        context = FitContext(data.split.validation, partial, progress)
-        predictor.fit(data, data.split.train, context=context)
+        split.to_json(partial / "split.json")
+        context = FitContext(split.validation, partial, progress)
+        predictor.fit(data, split.train, context=context)
         predictor.save(partial)
-        for checkpoints in list(
-            partial.rglob("checkpoints")
-        ):  # they serve to resume, and are several times the model
+        # They serve to resume, and are several times the model.
+        for checkpoints in list(partial.rglob("checkpoints")):
             shutil.rmtree(checkpoints)
-        card = {
-            "format": "butterfly_sdm run",
-            "format_version": RUN_VERSION,
-            "key": key,
-            "name": settings.name,
-            # Relative, so that run and data set can move together.
-            "dataset": os.path.relpath(data.folder.resolve(), folder.resolve())
-            if data.folder
-            else None,
-            "dataset_fingerprint": data.fingerprint,
-            "software": {
-                name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")
-            },
-            "files": {
-                path.relative_to(partial).as_posix(): sha256(path)
-                for path in sorted(partial.rglob("*"))
-                # An attempt that was interrupted at its very end leaves its card.
-                if path.is_file() and not path.name.startswith(".") and path != partial / "run.json"
-            },
-        }
-        write_json(partial / "run.json", sealed(card))
-    return Run.open(folder)
+        finish_run(partial, folder, data, settings, key)
 
 
 def evaluate(
@@ -327,15 +200,13 @@ def evaluate(
 
     opened, settings = open_run(run, overrides)
     data = dataset_of(opened, dataset)
-    check_species(opened.predictor, data)
     folder = Path(out) if out is not None else opened.folder
     with exclusive(folder):
         return evaluate_run(
             opened.predictor,
             data,
-            opened.split,
-            part=settings.evaluate.part,
-            baselines=settings.evaluate.baselines,
+            settings.evaluate,
+            split=opened.split,
             folder=folder,
             seed=settings.seed,
             progress=progress,
@@ -377,11 +248,8 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
-    from butterfly_sdm.mapping import predict_map as write_map
-    from butterfly_sdm.mapping.area import Area
-    from butterfly_sdm.mapping.layers import Presence
-    from butterfly_sdm.mapping.map import fit_scene
-    from butterfly_sdm.mapping.sensitive import SensitivePolicy
+    from butterfly_sdm.mapping.map import write_map
+    from butterfly_sdm.mapping.plan import plan_map
     from data_prep.imagery.scenes import scene_of
 
     opened, settings = open_run(run, overrides)
@@ -396,73 +264,71 @@ def predict_map(
     if wanted is None:
         raise ConfigError("No scene to map. Name it: butterfly-sdm map RUN SCENE.tif --out MAP.tif")
     target = Path(out) if out is not None else opened.folder.parent / "map.tif"
+    predictor = opened.predictor
+    options = settings.map.model_copy(
+        update={"covariates": _covariate_rasters(settings, predictor)}
+    )
+    layers: list[Layer] = []
+    if "applicability" in options.layers or options.only_applicable:
+        layers.append(_applicability(opened, only=options.only_applicable))
 
     def check_scene(scene: Scene) -> None:
-        fit_scene(opened.predictor, scene, stride_px=settings.map.stride_px, grid=settings.map.grid)
+        plan_map(predictor, scene, options, layers=layers)
 
-    scratch = target.parent / f".{target.stem}.scenes"
-    scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
-    apart = {
-        "scenes",
-        "area",
-        "masks",
-        "covariates",
-        "withhold",
-        "coarsen_m",
-        "layers",
-        "only_applicable",
-        "presence_above",
-    }
-    options = settings.map.model_dump(exclude=apart)
-    layers: list[str | Layer] = [name for name in settings.map.layers if name != "applicability"]
-    if "applicability" in settings.map.layers or settings.map.only_applicable:
-        layers.append(_applicability(opened, only=settings.map.only_applicable))
-    if settings.map.presence_above is not None:
-        layers.append(Presence(settings.map.presence_above))
-    return write_map(
-        opened.predictor,
-        scene,
-        target,
-        covariates=_covariate_rasters(settings, opened.predictor),
-        area=Area(settings.map.area, settings.map.masks),
-        sensitive=SensitivePolicy(settings.map.withhold, settings.map.coarsen_m),
-        layers=layers,
-        seed=settings.seed,
+    scene, _ = scene_of(
+        wanted,
+        scratch=target.parent / f".{target.stem}.scenes",
+        # what is not composed is planned at once
+        check=check_scene if wanted.composite else None,
         progress=progress,
-        **options,
     )
+    return write_map(
+        predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
+    )
+
+
+def _position_crs(run: Run) -> str | None:
+    """
+    Return the CRS of the data set, if it lies where it was: in it covariates were read, and it is
+    that of positions in a model of version 0.1.0.
+    """
+    sees = run.predictor.sees
+    if sees.covariates or sees.position_crs == UNKNOWN_CRS:
+        with suppress(ButterflySDMError):
+            return run.dataset.card.position_crs
+    return None
 
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
     """Return the raster of each covariate, read as it was for the sites where building says how."""
-    from butterfly_sdm.mapping.surfaces.positions import CovariateRaster
+    from butterfly_sdm.mapping.options import CovariateRaster
 
-    names = predictor.sees.covariates
-    given = settings.map.covariates
+    names, given = predictor.sees.covariates, settings.map.covariates
     built: dict[str, CovariateRaster] = {}
     for raster in (
         settings.build.covariates.rasters if settings.build and settings.build.covariates else ()
     ):
         for side in raster.side_m:
             begin, end = f"{raster.name}_", f"_{side:g}m"
+            read = CovariateRaster(path=raster.path, side_m=side, band=raster.band)
             if raster.kind == "mean":
-                built[f"{raster.name}{end}"] = CovariateRaster(raster.path, side, band=raster.band)
+                built[f"{raster.name}{end}"] = read
                 continue
             labels = {label: value for value, label in (raster.classes or {}).items()}
             if raster.classes is None:  # named by their numbers
                 middles = [name.removeprefix(begin).removesuffix(end) for name in (*names, *given)]
                 labels = {middle: int(middle) for middle in middles if middle.lstrip("-").isdigit()}
             for label, value in labels.items():
-                built[f"{begin}{label}{end}"] = CovariateRaster(
-                    raster.path, side, value, raster.band
-                )
+                built[f"{begin}{label}{end}"] = read.model_copy(update={"value": value})
     found = {name: raster for name, raster in built.items() if raster.path.is_file()}
     for name, own in given.items():
-        if not isinstance(own, Path):
-            found[name] = CovariateRaster(**own.model_dump())
+        if isinstance(own, CovariateRaster):
+            found[name] = own
         else:
-            found[name] = replace(built[name], path=own) if name in built else CovariateRaster(own)
-    return {name: raster for name, raster in found.items() if name in names or name in given}
+            found[name] = built.get(name, CovariateRaster(path=own)).model_copy(
+                update={"path": own}
+            )
+    return found
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:
@@ -472,33 +338,17 @@ def _applicability(run: Run, *, only: bool) -> Layer:
     """
     from butterfly_sdm.evaluation.applicability import Applicability
     from butterfly_sdm.evaluation.evaluate import scorable_sites
-    from butterfly_sdm.mapping.layers import Derived
+    from butterfly_sdm.mapping.layers import Derived, seen_numbers
 
-    unit = "mean distances between training sites"
     data = run.dataset
     sites = scorable_sites(data, run.split.train, [run.predictor])
-    blocks = data.sites.get("block")
-    if isinstance(run.predictor, Embedding):
-        known = Applicability.fit(run.predictor.embed(data, sites), fold_of=blocks)
-        return Derived(
-            "dissimilarity",
-            known.dissimilarity_of,
-            of="embedding",
-            unit=unit,
-            limit=known.threshold,
-            masks=only,
-        )
-    if data.covariates is None:
-        raise ModelError(
-            "The area of applicability needs a network, or a model with covariates; this one has "
-            "neither. Leave the layer out."
-        )
-    known = Applicability.fit(data.covariates.loc[sites], fold_of=blocks)
+    of, numbers = seen_numbers(run.predictor, data, sites)
+    known = Applicability.fit(numbers, fold_of=data.sites.get("block"))
     return Derived(
         "dissimilarity",
-        lambda places: known.dissimilarity(places.covariates).to_numpy(),
-        of="sites",
-        unit=unit,
+        known.dissimilarity_of,
+        of=of,
+        unit="mean distances between training sites",
         limit=known.threshold,
         masks=only,
     )
@@ -533,8 +383,13 @@ def check(artefact: str | Path) -> list[str]:
 
         return check_dataset(path)
     if (path / "run.json").is_file():
-        problems = damage(path / "run.json")
-        return problems or _trouble(lambda: Run.open(path).predictor)
+        if problems := damage(path / "run.json"):
+            return problems
+        try:
+            _ = Run.open(path).predictor
+        except ButterflySDMError as error:
+            return [str(error)]
+        return []
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
@@ -545,42 +400,20 @@ def check(artefact: str | Path) -> list[str]:
     )
 
 
-def _trouble(action: Callable[[], Any]) -> list[str]:
-    try:
-        action()
-    except ButterflySDMError as error:
-        return [str(error)]
-    return []
-
-
-def out_folder(settings: Config) -> Path:
-    """Return the folder of the artefacts of an experiment."""
-    return settings.out if settings.out is not None else Path("runs", settings.name)
-
-
-def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
+def dataset_for(
+    settings: Config, dataset: Dataset | str | Path | None, progress: Progress
+) -> Dataset:
     """
-    Open a run given itself, its folder or its config; the config given now decides about evaluate
-    and map.
-    """
-    if isinstance(run, Run):
-        return run, load_config(run.config, overrides)
-    if isinstance(run, str | Path) and Path(run).is_dir():
-        opened = Run.open(run)
-        return opened, load_config(opened.config, overrides)
-    settings = load_config(run, overrides)
-    return Run.open(out_folder(settings) / "run"), settings
-
-
-def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
-    """
-    Open the data set a config speaks of; build it if it is not there and the config says how.
+    Open the data set that is given, else the one a config speaks of; build that if it is not there
+    and the config says how.
 
     Raises
     ------
     ConfigError
         It was built here from another section ``build`` than the config has now.
     """
+    if isinstance(dataset, Dataset):
+        return dataset
     named = dataset or settings.train.dataset
     folder = Path(named or out_folder(settings) / "dataset")
     if named is None and settings.build is not None:
@@ -604,49 +437,3 @@ def _settings_mark(folder: Path) -> Path:
 def _settings_key(settings: Config) -> str:
     assert settings.build is not None
     return fingerprint(settings.build.model_dump(mode="json", exclude={"workers", "dask"}))
-
-
-def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
-    """
-    Open the data set a run was trained on, or the one given instead.
-
-    Raises
-    ------
-    DataError
-        The run does not say where its data set lies.
-    """
-    if isinstance(dataset, Dataset):
-        return dataset
-    if dataset is not None:
-        return Dataset.open(dataset)
-    if not run.card.get("dataset"):
-        raise DataError(
-            f"The run {run.folder} does not say where its data set lies. Name it: --dataset DIR"
-        )
-    return run.dataset
-
-
-def check_species(predictor: Predictor, dataset: Dataset) -> None:
-    """
-    Refuse a data set with other species than the predictor knows.
-
-    Raises
-    ------
-    ModelError
-        The species differ.
-    """
-    if tuple(predictor.species) != dataset.species:
-        missing = [name for name in predictor.species if name not in dataset.species]
-        added = [name for name in dataset.species if name not in predictor.species]
-        what = (
-            f"{missing[0]} is missing there"
-            if missing
-            else f"{added[0]} is new there"
-            if added
-            else "their order differs"
-        )
-        raise ModelError(
-            f"The run knows {len(predictor.species)} species, the data set {dataset.card.name!r} "
-            f"has {len(dataset.species)}: "
-            f"{what}. Evaluate it on the data set it was trained on, or train again."
-        )

@@ -1,2 +1,3 @@
 from .map import MapResult as MapResult
-from .map import predict_map as predict_map
+from .map import write_map as write_map
+from .options import MapOptions as MapOptions

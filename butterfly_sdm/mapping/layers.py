@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
+import pandas as pd
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Members, Predictor
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.mapping.options import MapOptions
+from butterfly_sdm.mapping.surfaces.networks import embed, embedders
 from butterfly_sdm.mapping.surfaces.rows import Strip
+
+Needs = Literal["probability", "spread", "embedding", "covariates", "sites"]
 
 
 class Layer(Protocol):
     """One or more bands of a map that are no species."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it is made of."""
+        ...
 
     @property
     def unit(self) -> str:
@@ -44,6 +55,7 @@ class Richness:
     """
 
     unit: str = "species"
+    needs: ClassVar[Needs] = "probability"
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:
         """Return the name of the band."""
@@ -55,7 +67,7 @@ class Richness:
 
     def values(self, strip: Strip) -> np.ndarray:
         """Return the sum over the species."""
-        return strip.probability.sum(axis=0, keepdims=True)
+        return np.asarray(strip.probability.sum(axis=0, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -68,6 +80,7 @@ class RichnessVariance:
     """
 
     unit: str = "species squared"
+    needs: ClassVar[Needs] = "probability"
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:
         """Return the name of the band."""
@@ -79,7 +92,8 @@ class RichnessVariance:
 
     def values(self, strip: Strip) -> np.ndarray:
         """Return the sum over the species."""
-        return (strip.probability * (1 - strip.probability)).sum(axis=0, keepdims=True)
+        each = strip.probability * (1 - strip.probability)
+        return np.asarray(each.sum(axis=0, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -87,6 +101,7 @@ class Spread:
     """Standard deviation between the members of an ensemble, mean over the species."""
 
     unit: str = "presence probability"
+    needs: ClassVar[Needs] = "spread"
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:
         """Return the name of the band."""
@@ -97,19 +112,9 @@ class Spread:
         return 1.0
 
     def values(self, strip: Strip) -> np.ndarray:
-        """
-        Return the spread.
-
-        Raises
-        ------
-        ModelError
-            The predictor is no ensemble.
-        """
-        if strip.spread is None:
-            raise ModelError(
-                "The spread needs an ensemble; this predictor has no members. Leave the layer out."
-            )
-        return strip.spread.mean(axis=0, keepdims=True)
+        """Return the spread."""
+        assert strip.spread is not None
+        return np.asarray(strip.spread.mean(axis=0, keepdims=True))
 
 
 @dataclass(frozen=True)
@@ -125,9 +130,18 @@ class Presence:
 
     thresholds: float | Mapping[str, float] = 0.5
     unit: str = "presence"
+    needs: ClassVar[Needs] = "probability"
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:
-        """Return the names of the bands."""
+        """
+        Return the names of the bands.
+
+        Raises
+        ------
+        DataError
+            A species has no threshold.
+        """
+        self._cuts(species)
         return tuple(f"{name} present" for name in species)
 
     def largest(self, species: Sequence[str]) -> float:
@@ -135,26 +149,20 @@ class Presence:
         return 1.0
 
     def values(self, strip: Strip) -> np.ndarray:
-        """
-        Return 1 or 0 per species.
+        """Return 1 or 0 per species."""
+        present = strip.probability >= self._cuts(strip.species)[:, None, None]
+        return np.where(np.isfinite(strip.probability), present.astype(np.float32), np.nan)
 
-        Raises
-        ------
-        DataError
-            A species has no threshold.
-        """
+    def _cuts(self, species: Sequence[str]) -> np.ndarray:
         given = self.thresholds
-        if isinstance(given, Mapping):
-            missing = [name for name in strip.species if name not in given]
-            if missing:
-                raise DataError(
-                    f"There is no threshold for {missing[0]}. Give one per species, or one for all."
-                )
-            cut = np.array([given[name] for name in strip.species])
-        else:
-            cut = np.full(len(strip.species), given)
-        present = (strip.probability >= cut[:, None, None]).astype(np.float32)
-        return np.where(np.isfinite(strip.probability), present, np.nan)
+        if not isinstance(given, Mapping):
+            return np.full(len(species), given)
+        missing = [name for name in species if name not in given]
+        if missing:
+            raise DataError(
+                f"There is no threshold for {missing[0]}. Give one per species, or one for all."
+            )
+        return np.array([given[name] for name in species])
 
 
 @dataclass(frozen=True)
@@ -171,7 +179,9 @@ class Derived:
         From ``of`` at n positions to (n,) numbers.
     of
         What the function is given: ``probability`` (n, species), ``embedding`` (n, length) of a
-        network, or ``sites``: a data set with the positions and covariates of n places.
+        network (of an ensemble those of its members side by side), ``covariates`` (n, covariates)
+        that the predictor sees, or ``sites``: a data set with the positions and covariates of n
+        places.
     limit
         A larger number is a warning: it is in the metadata, and a page of the map hatches such
         places. None: no number is.
@@ -182,16 +192,21 @@ class Derived:
 
     Examples
     --------
-    >>> Derived("dissimilarity", area.dissimilarity_of, of="embedding", limit=area.threshold)  # doctest: +SKIP
+    >>> Derived("unlike", area.dissimilarity_of, limit=area.threshold)  # doctest: +SKIP
     """
 
     name: str
     function: Callable[[np.ndarray], np.ndarray] | Callable[[Dataset], np.ndarray]
-    of: Literal["probability", "embedding", "sites"] = "embedding"
+    of: Literal["probability", "embedding", "covariates", "sites"] = "embedding"
     unit: str = ""
     limit: float | None = None
     masks: bool = True
     maximum: float = 10.0
+
+    @property
+    def needs(self) -> Needs:
+        """What it is made of."""
+        return self.of
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:
         """Return the name of the band."""
@@ -202,14 +217,7 @@ class Derived:
         return self.maximum
 
     def values(self, strip: Strip) -> np.ndarray:
-        """
-        Return what the function says.
-
-        Raises
-        ------
-        ModelError
-            It needs embeddings, and the predictor is no network mapped densely.
-        """
+        """Return what the function says."""
         known = strip.known
         out = np.full((1, *known.shape), np.nan, dtype=np.float32)
         if not known.any():
@@ -218,16 +226,98 @@ class Derived:
         if self.of == "probability":
             given = strip.probability[:, known].T
         elif self.of == "embedding":
-            if strip.embedding is None:
-                raise ModelError(
-                    f"The layer {self.name!r} needs the embeddings of a network mapped densely. "
-                    "Leave it out."
-                )
-            given = strip.embedding[known]
+            assert strip.embedding is not None
+            given = strip.embedding[:, known].T
         else:
-            given = strip.sites(known)
+            given = places = strip.sites(known)
+            if self.of == "covariates":
+                given = _covariates(strip.positions.predictor, places)
         out[0, known] = np.asarray(self.function(given), dtype=np.float32)  # type: ignore[arg-type]
         return out
+
+
+def _covariates(predictor: Predictor, places: Dataset) -> np.ndarray:
+    table = places.covariates
+    assert table is not None
+    return np.asarray(table[list(predictor.sees.covariates)], dtype=float)
+
+
+def seen_numbers(
+    predictor: Predictor, dataset: Dataset, sites: Sequence[str]
+) -> tuple[Literal["embedding", "covariates"], pd.DataFrame]:
+    """
+    Return what a predictor makes of sites in numbers, to be unlike in, and what a :class:`Derived`
+    layer is to be given ``of`` a map: the embeddings of networks, else the covariates it sees.
+
+    Returns
+    -------
+    of, numbers
+        ``numbers`` of shape (sites, numbers).
+
+    Raises
+    ------
+    ModelError
+        The predictor sees neither.
+    DataError
+        The data set lacks the covariates.
+    """
+    if embedders(predictor):
+        return "embedding", embed(predictor, dataset, list(sites))
+    names = list(predictor.sees.covariates)
+    if not names:
+        raise ModelError(
+            "The area of applicability needs a network, or a model with covariates; this one has "
+            "neither. Leave the layer out."
+        )
+    table = dataset.covariates
+    if table is None or not set(names) <= set(table.columns):
+        raise DataError(
+            f"The data set {dataset.card.name!r} lacks covariates of the model, such as "
+            f"{names[0]}: the area of applicability cannot be told. Leave the layer out."
+        )
+    return "covariates", table.loc[list(sites), names]
+
+
+def layers_of(
+    options: MapOptions, more: Sequence[Layer], predictor: Predictor
+) -> tuple[Layer, ...]:
+    """
+    Return the layers of a map: those that the options name, ``more``, presence.
+
+    Raises
+    ------
+    DataError
+        The area of applicability is asked for, and no layer tells it.
+    ModelError
+        A layer needs what the predictor has not.
+    """
+    told = any(isinstance(layer, Derived) and layer.limit is not None for layer in more)
+    if not told and ("applicability" in options.layers or options.only_applicable):
+        raise DataError(
+            "The area of applicability needs the training sites, which a run knows: use "
+            "butterfly_sdm.predict_map(run), or give a layer Derived with a limit."
+        )
+    layers = [NAMED[name] for name in options.layers if name != "applicability"]
+    layers += more
+    if options.presence_above is not None:
+        layers.append(Presence(options.presence_above))
+    for layer in layers:
+        name = " and ".join(layer.names(predictor.species))
+        if layer.needs == "spread" and not isinstance(predictor, Members):
+            raise ModelError(
+                f"The layer {name!r} needs an ensemble; this predictor has no members. Leave it "
+                "out."
+            )
+        if layer.needs == "embedding" and not embedders(predictor):
+            raise ModelError(
+                f"The layer {name!r} needs the embeddings of a network; this predictor is none. "
+                "Leave it out."
+            )
+        if layer.needs == "covariates" and not predictor.sees.covariates:
+            raise ModelError(
+                f"The layer {name!r} needs covariates; this predictor sees none. Leave it out."
+            )
+    return tuple(layers)
 
 
 NAMED: dict[str, Layer] = {
@@ -235,22 +325,3 @@ NAMED: dict[str, Layer] = {
     "richness_variance": RichnessVariance(),
     "spread": Spread(),
 }
-
-
-def named_layers(layers: Sequence[str | Layer]) -> tuple[Layer, ...]:
-    """
-    Return layers, those given by name looked up.
-
-    Raises
-    ------
-    DataError
-        There is no layer of that name.
-    """
-    found = []
-    for layer in layers:
-        if isinstance(layer, str):
-            if layer not in NAMED:
-                raise DataError(f"There is no layer {layer!r}. Known by name: {', '.join(NAMED)}.")
-            layer = NAMED[layer]
-        found.append(layer)
-    return tuple(found)

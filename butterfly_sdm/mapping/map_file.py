@@ -21,10 +21,18 @@ from rasterio.windows import Window
 
 from butterfly_sdm.core.files import atomic_path, read_json, sha256
 from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.mapping.options import Encoded
 
 TILE_PX = 256
 CACHE_BYTES = 64 * 2**20  # rasterio takes a number as bytes
 TAG = "BUTTERFLY_SDM"
+LAYOUT = {
+    "tiled": True,
+    "blockxsize": TILE_PX,
+    "blockysize": TILE_PX,
+    "interleave": "band",
+    "BIGTIFF": "IF_SAFER",
+}
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Encoding:
         return np.where(known, np.clip(whole, 0, self.nodata - 1), self.nodata).astype(self.dtype)
 
 
-ENCODINGS = {
+ENCODINGS: dict[Encoded, Encoding] = {
     "float32": Encoding("float32", 1.0, -9999.0),
     "uint16": Encoding("uint16", 1e-4, 65535.0),
     "uint8": Encoding("uint8", 0.004, 255.0),
@@ -119,9 +127,8 @@ def open_map(
     crs: Any,
     bands: Sequence[Band],
     *,
-    dtype: str,
+    dtype: Encoded,
     scratch: Path,
-    compress: str = "deflate",
 ) -> Iterator[MapWriter]:
     """
     Yield a writer; when the block ends well, ``out`` is there, whole and cloud-optimised.
@@ -132,23 +139,9 @@ def open_map(
         Folder for the file that takes the rows before overviews and final order are made.
     dtype
         float32, or uint16 (steps of 0.0001) or uint8 (steps of 0.004).
-
-    Raises
-    ------
-    RasterError
-        The type is unknown.
     """
-    if dtype not in ENCODINGS:
-        raise RasterError(f"A map cannot be stored as {dtype!r}. Use {', '.join(ENCODINGS)}.")
     encoding = ENCODINGS[dtype]
     height, width = shape
-    layout = {
-        "tiled": True,
-        "blockxsize": TILE_PX,
-        "blockysize": TILE_PX,
-        "interleave": "band",
-        "BIGTIFF": "IF_SAFER",
-    }
     rows_file = scratch / "rows.tif"
     rows_file.unlink(missing_ok=True)
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES, GDAL_TIFF_INTERNAL_MASK=True):
@@ -163,7 +156,7 @@ def open_map(
             crs=crs,
             transform=transform,
             nodata=encoding.nodata,
-            **layout,
+            **LAYOUT,
         ) as target:
             for number, band in enumerate(bands, start=1):
                 target.set_band_description(number, band.name)
@@ -184,10 +177,10 @@ def open_map(
                 temporary,
                 driver="GTiff",
                 COPY_SRC_OVERVIEWS="YES",
-                COMPRESS=compress.upper(),
+                COMPRESS="DEFLATE",
                 PREDICTOR=3 if encoding.dtype == "float32" else 2,
                 NUM_THREADS=str(os.cpu_count() or 1),
-                **{key: str(value).upper() for key, value in layout.items()},
+                **{key: str(value).upper() for key, value in LAYOUT.items()},
             )
     rows_file.unlink()
 

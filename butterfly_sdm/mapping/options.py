@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import logging
+from functools import cache
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Section
 from butterfly_sdm.imagery.options import SceneOptions
 
+log = logging.getLogger("butterfly_sdm.mapping")
 
-class MapCovariateOptions(Section):
-    """
-    The raster of a covariate in a map, where building the data set does not say how it is read.
-    """
+EngineName = Literal["torch", "torch-fp16"]
+Encoded = Literal["float32", "uint16", "uint8"]
+
+
+class CovariateRaster(Section):
+    """The raster of a covariate in a map, and how a number is taken from it."""
 
     path: InputPath = Field(description="the raster, in any CRS")
     side_m: float | None = Field(
@@ -54,7 +59,7 @@ class MapOptions(Section):
     min_valid_fraction: Fraction = Field(
         0.5, description="windows with fewer measured pixels have no value"
     )
-    dtype: Literal["float32", "uint16", "uint8"] = Field(
+    dtype: Encoded = Field(
         "float32", description="uint16 and uint8 hold scaled probabilities and make smaller files"
     )
     grid: str | None = Field(
@@ -66,7 +71,7 @@ class MapOptions(Section):
     masks: dict[InputPath, tuple[int, ...]] = Field(
         default_factory=dict, description="raster: values left out, such as sea"
     )
-    covariates: dict[str, InputPath | MapCovariateOptions] = Field(
+    covariates: dict[str, InputPath | CovariateRaster] = Field(
         default_factory=dict,
         description="raster of each covariate, read as build reads it; left out: the rasters of "
         "build",
@@ -75,6 +80,11 @@ class MapOptions(Section):
         (),
         description="bands after the species; applicability: how unlike the training sites a place "
         "is",
+    )
+    position_crs: str | None = Field(
+        None,
+        description="CRS of easting and northing in the data set, for a model of version 0.1.0 "
+        "that does not say it",
     )
     presence_above: Fraction | None = Field(
         None,
@@ -85,17 +95,28 @@ class MapOptions(Section):
         False, description="no prediction outside the area of applicability"
     )
     withhold: tuple[str, ...] = Field((), description="sensitive species that get no band")
-    coarsen_m: dict[str, float] = Field(
+    coarsen_m: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="sensitive species: side of squares told only"
     )
     beside: tuple[Literal["stac", "styles", "picture"], ...] = Field(
         ("stac", "styles", "picture"), description="files written beside the map"
     )
     audit: int = Field(500, ge=0, description="random positions predicted again window by window")
-    engine: Literal["auto", "torch", "torch-fp16", "onnx", "onnx-int8"] = Field(
-        "torch",
-        description="auto: the fastest here, found by a probe; the last digits then depend on the "
-        "machine",
-    )
+    engine: EngineName = Field("torch", description="torch-fp16: numbers of 16 bits, on a GPU")
     workers: int = Field(1, ge=1, description="processes")
     dask: str | None = Field(None, description="address of a Dask scheduler")
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _engines_that_are_gone(cls, value: object) -> object:
+        if value in ("auto", "onnx", "onnx-int8"):
+            _warn_of_engine(str(value))
+            return "torch"
+        return value
+
+
+@cache  # a config is read several times in one command
+def _warn_of_engine(name: str) -> None:
+    log.warning(
+        "map.engine: %s is taken as torch: ONNX Runtime was hardly faster and has gone.", name
+    )

@@ -59,7 +59,7 @@ def squares_table(path: str | Path, side_m: float, *, crs: str | None = None) ->
         unique, zone = np.unique(squares, axis=0, return_inverse=True)
         table = _sums(values, zone.ravel(), len(unique))
         for place, square in enumerate(map(tuple, unique.tolist())):
-            sums[square] = sums.get(square, 0) + table[place]  # type: ignore[arg-type]
+            sums[square] = sums.get(square, 0) + table[place]
     kept = {square: total for square, total in sorted(sums.items()) if total[-1] > 0}
     frame = _means(source.names, np.array(list(kept.values())).reshape(len(kept), -1))
     frame.insert(0, "zone", [f"E{i * side_m / 1000:g} N{j * side_m / 1000:g}" for i, j in kept])

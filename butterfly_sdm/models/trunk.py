@@ -45,9 +45,11 @@ class Trunk(nn.Module):
         Whether its features far from an edge depend only on the pixels around them, so that large
         blocks may be shared.
 
-    Notes ----- ``padding`` is what its convolutions see beyond the edge of an image: the nearest
-    cell again (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns
-    to know the edges of its tiles by them.
+    Notes
+    -----
+    ``padding`` is what its convolutions see beyond the edge of an image: the nearest cell again
+    (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns to know the
+    edges of its tiles by them.
     """
 
     def __init__(self, name: str, bands: Sequence[str], padding: Padding = "replicate") -> None:

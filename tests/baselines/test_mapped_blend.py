@@ -14,7 +14,7 @@ import butterfly_sdm as bs
 from butterfly_sdm.config import load_config
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.mapping.surfaces.positions import CovariateRasters
+from butterfly_sdm.mapping.surfaces.positions import covariates_at
 from butterfly_sdm.pipeline import _covariate_rasters
 
 BLEND = {"members": "gaussian_process,perceptron", "weights": "0.7,0.3"}
@@ -107,7 +107,7 @@ def test_a_map_without_the_rasters_of_its_covariates_is_refused(config, tmp_path
 def test_covariates_of_a_map_are_those_of_the_data_set_at_the_middles_of_sites(
     region, config, tmp_path
 ):
-    rasters = [
+    built = [
         {"path": str(region.folder / "woodland.tif"), "name": "woodland", "side_m": [30.0, 1000.0]},
         {"path": str(region.habitats), "name": "habitat", "kind": "fractions", "side_m": [500.0]},
         {
@@ -118,14 +118,15 @@ def test_covariates_of_a_map_are_those_of_the_data_set_at_the_middles_of_sites(
             "classes": {0: "wood"},
         },
     ]
-    settings = config | {"build": config["build"] | {"covariates": {"rasters": rasters}}, "map": {}}
+    settings = config | {"build": config["build"] | {"covariates": {"rasters": built}}, "map": {}}
     dataset = bs.build(settings, tmp_path / "dataset")
     predictor = SimpleNamespace(sees=Sees.of(dataset, covariates=True))
-    read = CovariateRasters(_covariate_rasters(load_config(settings), predictor))
+    rasters = _covariate_rasters(load_config(settings), predictor)
     assert (
         dataset.covariates["woodland_30m"].sub(dataset.covariates["woodland_1000m"]).abs().max()
         > 0.01
     )
     easting, northing = dataset.sites["easting"].to_numpy(), dataset.sites["northing"].to_numpy()
-    found = read.at(easting, northing, dataset.card.position_crs)[list(dataset.covariates.columns)]
+    found = covariates_at(rasters, easting, northing, dataset.card.position_crs)
+    found = found[list(dataset.covariates.columns)]
     np.testing.assert_allclose(found, dataset.covariates, atol=1e-6)

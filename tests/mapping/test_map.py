@@ -7,10 +7,9 @@ from rio_cogeo.cogeo import cog_validate
 
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError, RasterError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.surfaces.dense import normalised, reach_px
-from tests.mapping.world import Position, Windows, write_scene
+from tests.mapping.world import Position, Windows, map_of, read, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -26,12 +25,7 @@ def network():
 @pytest.fixture(scope="module")
 def dense(scene, network, tmp_path_factory):
     out = tmp_path_factory.mktemp("map") / "map.tif"
-    return predict_map(network, scene, out, engine="torch", audit=20, block_px=2048, mode="dense")
-
-
-def read(result):
-    with rasterio.open(result.path) as source:
-        return source.read(masked=True).filled(np.nan)
+    return map_of(network, scene, out, audit=20, block_px=2048, mode="dense")
 
 
 def test_a_map_is_a_cloud_optimised_geotiff_with_one_named_band_per_species(dense, network):
@@ -75,9 +69,7 @@ def test_the_dense_map_is_the_network_seen_with_its_true_surroundings(dense, sce
 
 
 def test_blocks_of_any_size_give_the_same_map(dense, scene, network, tmp_path):
-    small = predict_map(
-        network, scene, tmp_path / "small.tif", engine="torch", audit=0, block_px=128
-    )
+    small = map_of(network, scene, tmp_path / "small.tif", audit=0, block_px=128)
     np.testing.assert_allclose(read(small), read(dense), atol=2e-6)
 
 
@@ -90,17 +82,16 @@ def test_the_normalisation_is_that_of_the_network(scene, network):
 
 
 def test_the_exact_map_is_predict_at_every_position(scene, network, tmp_path):
-    result = predict_map(network, scene, tmp_path / "exact.tif", mode="exact", stride_px=64)
+    result = map_of(network, scene, tmp_path / "exact.tif", mode="exact", stride_px=64)
     assert result.mode == "exact"
     assert result.audit == {}
-    dense = predict_map(
+    dense = map_of(
         network,
         scene,
         tmp_path / "dense.tif",
         mode="dense",
         stride_px=64,
         audit=1000,
-        engine="torch",
     )
     apart = np.abs(read(result) - read(dense))
     known = np.isfinite(apart)
@@ -122,7 +113,7 @@ def test_the_audit_is_in_the_metadata(dense):
 def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
     stride_px, dense, scene, network, tmp_path
 ):
-    result = predict_map(
+    result = map_of(
         network,
         scene,
         tmp_path / "map.tif",
@@ -130,7 +121,6 @@ def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
         audit=0,
         mode="dense",
         block_px=2048,
-        engine="torch",
     )
     values, reference = read(result), read(dense)
     if stride_px == 96:  # every third centre of the coarse map lies on a centre of the fine one
@@ -140,7 +130,7 @@ def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
                 np.testing.assert_allclose(
                     values[:, row, col], reference[:, *b.index(x, y)], atol=2e-6
                 )
-    exact = predict_map(
+    exact = map_of(
         network,
         scene,
         tmp_path / "exact.tif",
@@ -148,20 +138,17 @@ def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
         audit=0,
         mode="dense",
         block_px=256,
-        engine="torch",
     )
     np.testing.assert_allclose(read(exact), values, atol=2e-6)
 
 
 def test_nodata_stays_without_a_value_where_it_fills_too_much_of_the_window(network, tmp_path):
     scene = open_scene(write_scene(tmp_path / "scene.tif", hole=(slice(0, 300), slice(0, 300))))
-    result = predict_map(network, scene, tmp_path / "map.tif", audit=10, engine="torch")
+    result = map_of(network, scene, tmp_path / "map.tif", audit=10)
     values = read(result)[0]
     assert np.isnan(values[:8, :8]).all()
     assert np.isfinite(values[12:17, 12:18]).all()
-    strict = predict_map(
-        network, scene, tmp_path / "strict.tif", audit=0, engine="torch", min_valid_fraction=1.0
-    )
+    strict = map_of(network, scene, tmp_path / "strict.tif", audit=0, min_valid_fraction=1.0)
     assert strict.counts["predicted"] < result.counts["predicted"]
     assert (
         result.counts["predicted"] + result.counts["without_imagery"] == result.counts["positions"]
@@ -175,26 +162,24 @@ def test_bands_are_taken_by_name(network, dense, scene, tmp_path):
         target.write(values[::-1])
         for number, band in enumerate(reversed(scene.bands), start=1):
             target.set_band_description(number, band)
-    swapped = predict_map(
-        network, open_scene(tmp_path / "swapped.tif"), tmp_path / "map.tif", engine="torch", audit=0
-    )
+    swapped = map_of(network, open_scene(tmp_path / "swapped.tif"), tmp_path / "map.tif", audit=0)
     np.testing.assert_allclose(read(swapped), read(dense), atol=2e-6)
 
 
 def test_a_missing_band_is_named(network, tmp_path):
     scene = open_scene(write_scene(tmp_path / "scene.tif", bands=("red", "green", "blue")))
     with pytest.raises(RasterError, match="lacks nir"):
-        predict_map(network, scene, tmp_path / "map.tif")
+        map_of(network, scene, tmp_path / "map.tif")
     assert not list(tmp_path.glob("map*"))
 
 
 def test_species_are_chosen_by_name_and_unknown_ones_named(network, scene, dense, tmp_path):
-    result = predict_map(
-        network, scene, tmp_path / "map.tif", species=["Species c"], audit=0, engine="torch"
+    result = map_of(
+        network, scene, tmp_path / "map.tif", species=("Species c",), audit=0, engine="torch"
     )
     np.testing.assert_allclose(read(result)[0], read(dense)[2], atol=2e-6)
     with pytest.raises(DataError, match="Pieris"):
-        predict_map(network, scene, tmp_path / "map.tif", species=["Pieris"])
+        map_of(network, scene, tmp_path / "map.tif", species=("Pieris",))
 
 
 @pytest.mark.parametrize(
@@ -203,7 +188,7 @@ def test_species_are_chosen_by_name_and_unknown_ones_named(network, scene, dense
 def test_whole_numbers_keep_the_probabilities_to_half_a_step(
     dtype, step, nodata, network, scene, dense, tmp_path
 ):
-    result = predict_map(network, scene, tmp_path / "map.tif", dtype=dtype, audit=0, engine="torch")
+    result = map_of(network, scene, tmp_path / "map.tif", dtype=dtype, audit=0)
     assert cog_validate(result.path)[0]
     with rasterio.open(result.path) as source:
         assert source.nodata == nodata
@@ -213,7 +198,7 @@ def test_whole_numbers_keep_the_probabilities_to_half_a_step(
 
 
 def test_any_predictor_is_mapped_position_by_position(scene, tmp_path):
-    result = predict_map(Position(), scene, tmp_path / "map.tif", stride_px=100)
+    result = map_of(Position(), scene, tmp_path / "map.tif", stride_px=100)
     with rasterio.open(result.path) as source:
         values = source.read()
         x, y = source.xy(3, 2)
@@ -224,14 +209,14 @@ def test_any_predictor_is_mapped_position_by_position(scene, tmp_path):
 
 def test_dense_is_refused_where_it_is_impossible(scene, network, tmp_path):
     with pytest.raises(ModelError, match="not a network"):
-        predict_map(Position(), scene, tmp_path / "map.tif", mode="dense")
+        map_of(Position(), scene, tmp_path / "map.tif", mode="dense")
     with pytest.raises(ModelError, match="times over"):
-        predict_map(network, scene, tmp_path / "map.tif", mode="dense", stride_px=10)
+        map_of(network, scene, tmp_path / "map.tif", mode="dense", stride_px=10)
 
 
 def test_numbers_of_16_bits_are_for_gpus(scene, network, tmp_path):
     with pytest.raises(ModelError, match="slower on a CPU"):
-        predict_map(network, scene, tmp_path / "map.tif", engine="torch-fp16")
+        map_of(network, scene, tmp_path / "map.tif", engine="torch-fp16")
 
 
 class Stop(Exception):
@@ -239,9 +224,7 @@ class Stop(Exception):
 
 
 def test_an_interrupted_map_continues_and_ends_as_the_same_file(network, scene, tmp_path):
-    whole = predict_map(
-        network, scene, tmp_path / "whole.tif", block_px=256, engine="torch", audit=5
-    )
+    whole = map_of(network, scene, tmp_path / "whole.tif", block_px=256, audit=5)
     seen = []
 
     def interrupt(task, done, total):
@@ -250,12 +233,11 @@ def test_an_interrupted_map_continues_and_ends_as_the_same_file(network, scene, 
             raise Stop
 
     with pytest.raises(Stop):
-        predict_map(
+        map_of(
             network,
             scene,
             tmp_path / "map.tif",
             block_px=256,
-            engine="torch",
             audit=5,
             progress=interrupt,
         )
@@ -264,23 +246,21 @@ def test_an_interrupted_map_continues_and_ends_as_the_same_file(network, scene, 
     first = max(done for task, done in seen if task == "map")
     seen.clear()
     with pytest.raises(Stop):
-        predict_map(
+        map_of(
             network,
             scene,
             tmp_path / "map.tif",
             block_px=256,
-            engine="torch",
             audit=5,
             progress=interrupt,
         )
     assert seen[0] == ("map", first)  # nothing is done twice
     seen.extend([("", 0)] * 20)
-    again = predict_map(
+    again = map_of(
         network,
         scene,
         tmp_path / "map.tif",
         block_px=256,
-        engine="torch",
         audit=5,
         progress=interrupt,
     )
@@ -295,20 +275,15 @@ def test_leftovers_of_another_map_are_not_continued(network, scene, tmp_path):
             raise Stop
 
     with pytest.raises(Stop):
-        predict_map(
+        map_of(
             Windows(seed=1),
             scene,
             tmp_path / "map.tif",
             block_px=256,
-            engine="torch",
             progress=interrupt,
         )
-    result = predict_map(
-        network, scene, tmp_path / "map.tif", block_px=256, engine="torch", audit=0
-    )
-    other = predict_map(
-        network, scene, tmp_path / "other.tif", block_px=256, engine="torch", audit=0
-    )
+    result = map_of(network, scene, tmp_path / "map.tif", block_px=256, audit=0)
+    other = map_of(network, scene, tmp_path / "other.tif", block_px=256, audit=0)
     assert result.path.read_bytes() == other.path.read_bytes()
 
 
@@ -316,7 +291,7 @@ def test_two_processes_cannot_write_one_map(network, scene, tmp_path):
     from butterfly_sdm.core.work import exclusive
 
     with exclusive(tmp_path / "map.tif"), pytest.raises(ArtefactError, match="Another process"):
-        predict_map(network, scene, tmp_path / "map.tif")
+        map_of(network, scene, tmp_path / "map.tif")
 
 
 def test_maps_of_neighbouring_scenes_fit_together_without_a_seam(network, tmp_path):
@@ -331,8 +306,8 @@ def test_maps_of_neighbouring_scenes_fit_together_without_a_seam(network, tmp_pa
                 target.write(source.read(window=Window(left, 0, width, 576)))
                 target.descriptions = source.descriptions
     mosaic = open_scene([tmp_path / "west.tif", tmp_path / "east.tif"])
-    one = predict_map(network, whole, tmp_path / "one.map.tif", audit=0, engine="torch")
-    two = predict_map(network, mosaic, tmp_path / "two.map.tif", audit=0, engine="torch")
+    one = map_of(network, whole, tmp_path / "one.map.tif", audit=0)
+    two = map_of(network, mosaic, tmp_path / "two.map.tif", audit=0)
     np.testing.assert_allclose(read(one), read(two), atol=2e-6)
 
 
@@ -341,32 +316,27 @@ def test_a_network_that_relies_on_the_edges_of_its_tiles_is_mapped_window_by_win
 ):
     monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", 1e-9)
     monkeypatch.setattr("butterfly_sdm.mapping.map.NEAR", (1e-9, 1.0))
-    result = predict_map(
-        network, scene, tmp_path / "map.tif", stride_px=64, audit=50, engine="torch", beside=()
-    )
+    result = map_of(network, scene, tmp_path / "map.tif", stride_px=64, audit=50, beside=())
     assert result.mode == "exact"
     assert result.audit["mean_abs"] > 1e-9
     assert "relies on the edges of its tiles" in caplog.text
     assert f"by {result.audit['mean_abs']:.4f} on average" in caplog.text
-    exact = predict_map(
-        network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=()
-    )
+    exact = map_of(network, scene, tmp_path / "exact.tif", stride_px=64, mode="exact", beside=())
     np.testing.assert_array_equal(read(result), read(exact))
-    kept = predict_map(
+    kept = map_of(
         network,
         scene,
         tmp_path / "kept.tif",
         stride_px=64,
         mode="dense",
         audit=50,
-        engine="torch",
         beside=(),
     )
     assert kept.mode == "dense"
 
 
 def test_a_map_tells_the_probability_of_the_tile_around_its_pixel(network, scene, tmp_path):
-    result = predict_map(network, scene, tmp_path / "map.tif", mode="exact", beside=())
+    result = map_of(network, scene, tmp_path / "map.tif", mode="exact", beside=())
     row, col = 6, 9
     with rasterio.open(result.path) as source:
         (x, y), values = source.xy(row, col), source.read()[:, row, col]

@@ -9,20 +9,20 @@ import pandas as pd
 import pystac
 import pytest
 import rasterio
+from pydantic import ValidationError
 from rasterio.warp import transform
 from shapely.geometry import box
 
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError, RasterError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
-from butterfly_sdm.mapping.area import Area
+from butterfly_sdm.mapping import MapOptions
 from butterfly_sdm.mapping.difference import map_difference
 from butterfly_sdm.mapping.layers import Derived, Presence
 from butterfly_sdm.mapping.map_file import check_map, read_tags
-from butterfly_sdm.mapping.sensitive import SensitivePolicy
+from butterfly_sdm.mapping.options import _warn_of_engine
 from butterfly_sdm.mapping.viewer import viewer_page
 from butterfly_sdm.mapping.zonal import polygons_table, squares_table, write_zonal
-from tests.mapping.world import Position, Windows, write_scene
+from tests.mapping.world import Position, Windows, map_of, read, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +32,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(scene, tmp_path_factory):
-    return predict_map(Position(), scene, tmp_path_factory.mktemp("map") / "map.tif")
-
-
-def read(result):
-    with rasterio.open(result.path) as source:
-        return source.read(masked=True).filled(np.nan)
+    return map_of(Position(), scene, tmp_path_factory.mktemp("map") / "map.tif")
 
 
 def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):
@@ -45,9 +40,7 @@ def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):
     gpd.GeoDataFrame(geometry=[polygon], crs="EPSG:27700").to_crs("EPSG:4326").to_file(
         tmp_path / "area.gpkg"
     )
-    result = predict_map(
-        Position(), scene, tmp_path / "map.tif", area=Area(tmp_path / "area.gpkg"), beside=()
-    )
+    result = map_of(Position(), scene, tmp_path / "map.tif", area=tmp_path / "area.gpkg", beside=())
     values, everywhere = read(result), read(plain)
     with rasterio.open(result.path) as source:
         rows, cols = np.indices(source.shape)
@@ -65,8 +58,8 @@ def test_masked_places_have_no_values(scene, tmp_path):
     sea[:, :320] = 7
     with rasterio.open(tmp_path / "cover.tif", "w", **profile) as target:
         target.write(sea, 1)
-    area = Area(masks={tmp_path / "cover.tif": (7, 8)})
-    values = read(predict_map(Position(), scene, tmp_path / "map.tif", area=area, beside=()))
+    masks = {tmp_path / "cover.tif": (7, 8)}
+    values = read(map_of(Position(), scene, tmp_path / "map.tif", masks=masks, beside=()))
     assert np.isnan(values[:, :, :10]).all()
     assert np.isfinite(values[:, :, 10:]).all()
 
@@ -74,20 +67,20 @@ def test_masked_places_have_no_values(scene, tmp_path):
 def test_an_area_outside_the_scene_and_a_missing_file_are_named(scene, tmp_path):
     far = gpd.GeoDataFrame(geometry=[box(0, 0, 1000, 1000)], crs="EPSG:27700")
     with pytest.raises(DataError, match="lies in the area"):
-        predict_map(Position(), scene, tmp_path / "map.tif", area=Area(far))
+        map_of(Position(), scene, tmp_path / "map.tif", area=far)
     with pytest.raises(MissingFileError, match=r"nowhere\.gpkg"):
-        Area(tmp_path / "nowhere.gpkg")
+        map_of(Position(), scene, tmp_path / "map.tif", area=tmp_path / "nowhere.gpkg")
     with pytest.raises(DataError, match="no CRS"):
-        predict_map(
+        map_of(
             Position(),
             scene,
             tmp_path / "map.tif",
-            area=Area(far.set_crs(None, allow_override=True)),
+            area=far.set_crs(None, allow_override=True),
         )
 
 
 def test_another_grid_has_whole_multiples_of_its_pixel_and_the_same_places(scene, tmp_path):
-    result = predict_map(Position(), scene, tmp_path / "map.tif", grid="EPSG:32630", beside=())
+    result = map_of(Position(), scene, tmp_path / "map.tif", grid="EPSG:32630", beside=())
     with rasterio.open(result.path) as source:
         assert source.crs == "EPSG:32630"
         assert source.transform.c % 320 == 0
@@ -97,16 +90,16 @@ def test_another_grid_has_whole_multiples_of_its_pixel_and_the_same_places(scene
         east, _ = transform("EPSG:32630", "EPSG:27700", *([v] for v in source.xy(row, col)))
     assert values[row, col] == pytest.approx((east[0] - 400_000) / 10_000, abs=1e-4)
     with pytest.raises(RasterError, match="degrees"):
-        predict_map(Position(), scene, tmp_path / "map.tif", grid="EPSG:4326")
+        map_of(Position(), scene, tmp_path / "map.tif", grid="EPSG:4326")
     with pytest.raises(RasterError, match="no CRS 'nonsense'"):
-        predict_map(Position(), scene, tmp_path / "map.tif", grid="nonsense")
+        map_of(Position(), scene, tmp_path / "map.tif", grid="nonsense")
 
 
 def test_layers_follow_the_species(scene, tmp_path):
     half = Derived("half", lambda p: p[:, 0] / 2, of="probability", unit="half", maximum=1)
     layers = ["richness", "richness_variance", Presence({"East": 0.3, "North": 0.2}), half]
     for dtype, tolerance in [("float32", 1e-6), ("uint8", 0.005)]:
-        result = predict_map(
+        result = map_of(
             Position(), scene, tmp_path / f"{dtype}.tif", layers=layers, dtype=dtype, beside=()
         )
         with rasterio.open(result.path) as source:
@@ -138,7 +131,7 @@ def test_places_unlike_the_training_sites_lose_their_values(scene, tmp_path):
         limit=3.0,
     )
     values = read(
-        predict_map(
+        map_of(
             Position(),
             scene,
             tmp_path / "map.tif",
@@ -159,7 +152,7 @@ def test_a_limit_that_masks_nothing_is_told_to_whoever_looks_at_the_map(scene, t
         limit=3000.0,
         masks=False,
     )
-    result = predict_map(Position(), scene, tmp_path / "map.tif", layers=[far], beside=())
+    result = map_of(Position(), scene, tmp_path / "map.tif", layers=[far], beside=())
     assert np.isfinite(read(result)).all()
     assert read_tags(result.path)["limits"] == {"dissimilarity": 3000.0}
     page = viewer_page(result.path)
@@ -174,30 +167,32 @@ def test_embeddings_of_a_network_feed_layers(scene, tmp_path):
         return np.linalg.norm(embedding, axis=1)
 
     layer = Derived("length", length, of="embedding")
-    result = predict_map(
-        Windows(), scene, tmp_path / "map.tif", layers=[layer], audit=0, engine="torch", beside=()
-    )
+    result = map_of(Windows(), scene, tmp_path / "map.tif", layers=[layer], audit=0, beside=())
     np.testing.assert_allclose(read(result)[3], 1.0, atol=1e-5)
     assert set(lengths) == {16}
     with pytest.raises(ModelError, match="embeddings"):
-        predict_map(Position(), scene, tmp_path / "position.tif", layers=[layer])
+        map_of(Position(), scene, tmp_path / "position.tif", layers=[layer])
 
 
 def test_layers_that_cannot_be_made_are_named(scene, tmp_path):
-    with pytest.raises(DataError, match="'beauty'"):
-        predict_map(Position(), scene, tmp_path / "map.tif", layers=["beauty"])
+    with pytest.raises(ValidationError, match="beauty"):
+        MapOptions(layers=("beauty",))
     with pytest.raises(ModelError, match="no members"):
-        predict_map(Position(), scene, tmp_path / "map.tif", layers=["spread"])
+        map_of(Position(), scene, tmp_path / "map.tif", layers=["spread"])
     with pytest.raises(DataError, match="threshold for North"):
-        predict_map(Position(), scene, tmp_path / "map.tif", layers=[Presence({"East": 0.1})])
+        map_of(Position(), scene, tmp_path / "map.tif", layers=[Presence({"East": 0.1})])
 
 
 def test_sensitive_species_are_withheld_or_told_coarsely_and_the_metadata_says_so(
     scene, plain, tmp_path
 ):
-    policy = SensitivePolicy(coarsen={"East": 2000})
-    result = predict_map(
-        Position(), scene, tmp_path / "map.tif", sensitive=policy, layers=["richness"], beside=()
+    result = map_of(
+        Position(),
+        scene,
+        tmp_path / "map.tif",
+        coarsen_m={"East": 2000.0},
+        layers=["richness"],
+        beside=(),
     )
     values, fine = read(result), read(plain)
     assert (
@@ -207,26 +202,26 @@ def test_sensitive_species_are_withheld_or_told_coarsely_and_the_metadata_says_s
     np.testing.assert_array_equal(values[1], fine[1])
     np.testing.assert_allclose(values[2], values[0] + values[1], atol=1e-6)
     assert read_tags(result.path)["sensitive"] == {"withheld": 0, "coarsened_m": {"East": 2000.0}}
-    hidden = predict_map(
+    hidden = map_of(
         Position(),
         scene,
         tmp_path / "hidden.tif",
-        sensitive=SensitivePolicy(withhold=("East",)),
+        withhold=("East",),
         beside=(),
     )
     assert hidden.species == ("North",)
     assert b"East" not in hidden.path.read_bytes()
     with pytest.raises(DataError, match="withholds every species"):
-        predict_map(
+        map_of(
             Position(),
             scene,
             tmp_path / "none.tif",
-            sensitive=SensitivePolicy(withhold=("East", "North")),
+            withhold=("East", "North"),
         )
 
 
 def test_a_changed_map_is_found_out(scene, tmp_path):
-    result = predict_map(Position(), scene, tmp_path / "map.tif", beside=())
+    result = map_of(Position(), scene, tmp_path / "map.tif", beside=())
     assert check_map(result.path) == []
     with rasterio.open(result.path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as source:
         values = source.read(1)
@@ -347,7 +342,7 @@ def test_the_difference_of_two_maps_is_that_of_their_values(plain, scene, tmp_pa
         def predict(self, dataset, sites):
             return super().predict(dataset, sites).add([0.1, -0.05])
 
-    later = predict_map(Warmer(), scene, tmp_path / "later.tif", dtype="uint16", beside=())
+    later = map_of(Warmer(), scene, tmp_path / "later.tif", dtype="uint16", beside=())
     found = map_difference(later.path, plain.path, tmp_path / "difference.tif")
     with rasterio.open(tmp_path / "difference.tif") as source:
         values = source.read(masked=True)
@@ -356,8 +351,24 @@ def test_the_difference_of_two_maps_is_that_of_their_values(plain, scene, tmp_pa
     assert found["mean_abs"] == pytest.approx(0.075, abs=1e-4)
     assert found["positions"] == plain.counts["predicted"]
     assert check_map(tmp_path / "difference.tif") == []
-    other = predict_map(
-        Windows(), scene, tmp_path / "other.tif", audit=0, engine="torch", beside=()
-    )
+    other = map_of(Windows(), scene, tmp_path / "other.tif", audit=0, beside=())
     with pytest.raises(DataError, match="share no band"):
         map_difference(other.path, plain.path, tmp_path / "none.tif")
+
+
+@pytest.mark.parametrize("name", ["auto", "onnx", "onnx-int8"])
+def test_engines_of_version_0_1_0_are_taken_as_torch_with_one_warning(name, caplog):
+    _warn_of_engine.cache_clear()
+    for _ in range(3):
+        assert MapOptions(engine=name).engine == MapOptions().engine == "torch"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"map.engine: {name} is taken as torch: ONNX Runtime was hardly faster and has gone."
+    ]
+    with pytest.raises(ValidationError, match="torch-fp16"):
+        MapOptions(engine="magic")
+
+
+def test_the_area_of_applicability_needs_to_be_told(scene, tmp_path):
+    with pytest.raises(DataError, match="needs the training sites"):
+        map_of(Position(), scene, tmp_path / "map.tif", only_applicable=True)
+    assert not list(tmp_path.iterdir())

@@ -7,8 +7,8 @@ import pytest
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.simulate import simulate_region
+from tests.mapping.world import map_of
 
 
 @pytest.mark.slow
@@ -31,9 +31,7 @@ def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, sh
         float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
     )  # it learned to tell places apart
     scene = open_scene(shared / "data/sentinel2/scene_10m_virginia.tif")
-    audit = predict_map(
-        network, scene, tmp_path / "map.tif", mode="dense", engine="torch", audit=200, beside=()
-    ).audit
+    audit = map_of(network, scene, tmp_path / "map.tif", mode="dense", audit=200, beside=()).audit
     said = f"mean {audit['mean_abs']:.4f}, p99 {audit['p99_abs']:.4f}, max {audit['max_abs']:.4f}"
     print(f"dense against window by window: {said}, r {audit['correlation']:.5f}")  # noqa: T201 - a measurement
     assert audit["mean_abs"] <= 0.005

@@ -15,9 +15,8 @@ import rasterio
 
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.mapping.viewer import LEVELS, export_page, make_server, viewer_page
-from tests.mapping.world import Position, write_scene
+from tests.mapping.world import Position, map_of, write_scene
 
 
 class Hostile(Position):
@@ -37,7 +36,7 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(scene, tmp_path_factory):
-    return predict_map(
+    return map_of(
         Position(),
         scene,
         tmp_path_factory.mktemp("map") / "map.tif",
@@ -74,7 +73,7 @@ def test_the_page_loads_nothing_from_outside(plain):
 
 
 def test_a_species_name_cannot_become_code(scene, tmp_path):
-    result = predict_map(Hostile(), scene, tmp_path / "map.tif", beside=())
+    result = map_of(Hostile(), scene, tmp_path / "map.tif", beside=())
     page = viewer_page(result.path)
     assert page.count("<script") == 2
     assert "alert(1)</script>" not in page

@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from butterfly_sdm.data.predictor import Sees
-from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.errors import DataError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
-from tests.mapping.world import BANDS, Position, Windows, write_scene
+from tests.mapping.world import BANDS, Windows, map_of, read, write_scene
 
 
 def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
@@ -28,7 +27,7 @@ def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
     predictor.species = ("Species a", "Species b")
     names = ("warmth",) if modalities.get("covariates") else ()
     crs = "EPSG:27700" if modalities.get("position") else None
-    predictor.sees = Sees(BANDS, 64, 32, 10.0, names, crs, not modalities)
+    predictor.sees = Sees(BANDS, 64, 32, 10.0, names, crs)
     torch.manual_seed(seed)
     network = PresenceNet(
         Architecture(
@@ -57,22 +56,14 @@ def scene(tmp_path_factory):
     )
 
 
-def read(result):
-    with rasterio.open(result.path) as source:
-        return source.read(masked=True).filled(np.nan)
-
-
 @pytest.mark.slow
 def test_several_processes_give_the_same_map(scene, tmp_path):
     predictor = fitted()
-    one = predict_map(
-        predictor, scene, tmp_path / "one.tif", engine="torch", audit=5, block_px=128, beside=()
-    )
-    two = predict_map(
+    one = map_of(predictor, scene, tmp_path / "one.tif", audit=5, block_px=128, beside=())
+    two = map_of(
         predictor,
         scene,
         tmp_path / "two.tif",
-        engine="torch",
         audit=5,
         block_px=128,
         beside=(),
@@ -91,61 +82,32 @@ def test_a_dask_cluster_gives_the_same_map(scene, tmp_path):
         ) as cluster,
     ):
         address = cluster.scheduler_address
-        far = predict_map(
+        far = map_of(
             predictor,
             scene,
             tmp_path / "far.tif",
-            engine="torch",
             audit=0,
             block_px=128,
             dask=address,
             beside=(),
         )
-    near = predict_map(
-        predictor, scene, tmp_path / "near.tif", engine="torch", audit=0, block_px=128, beside=()
-    )
+    near = map_of(predictor, scene, tmp_path / "near.tif", audit=0, block_px=128, beside=())
     np.testing.assert_allclose(read(far), read(near), atol=2e-6)
-
-
-def test_a_predictor_that_cannot_be_saved_stays_in_this_process(scene, tmp_path):
-    with pytest.raises(ModelError, match="workers=1"):
-        predict_map(Position(), scene, tmp_path / "map.tif", workers=2)
-
-
-def test_onnx_gives_the_same_map_and_int8_a_near_one(scene, tmp_path):
-    pytest.importorskip("onnxruntime")
-    predictor = fitted()
-    plain = predict_map(
-        predictor, scene, tmp_path / "torch.tif", engine="torch", audit=0, beside=()
-    )
-    onnx = predict_map(predictor, scene, tmp_path / "onnx.tif", engine="onnx", audit=0, beside=())
-    np.testing.assert_allclose(read(onnx), read(plain), atol=2e-5)
-    small = predict_map(
-        predictor, scene, tmp_path / "int8.tif", engine="onnx-int8", audit=5, beside=()
-    )
-    apart = np.abs(read(small) - read(plain))
-    assert 1e-6 < apart.max() < 0.1
-    assert small.audit["int8_max_abs"] == pytest.approx(apart.max(), abs=0.02)
-    auto = predict_map(predictor, scene, tmp_path / "auto.tif", engine="auto", audit=0, beside=())
-    np.testing.assert_allclose(read(auto), read(plain), atol=2e-5)
-    with pytest.raises(ModelError, match="no engine 'magic'"):
-        predict_map(predictor, scene, tmp_path / "none.tif", engine="magic")
 
 
 def test_an_ensemble_of_networks_is_mapped_densely_with_its_spread(scene, tmp_path):
     ensemble = Ensemble([Windows(seed=1), Windows(seed=2)])
-    options = {"engine": "torch", "audit": 0, "beside": (), "layers": ["spread"]}
-    dense = predict_map(ensemble, scene, tmp_path / "dense.tif", **options)
+    options = {"audit": 0, "beside": (), "layers": ["spread"]}
+    dense = map_of(ensemble, scene, tmp_path / "dense.tif", **options)
     assert dense.mode == "dense"
     one, two = (
-        read(predict_map(member, scene, tmp_path / "m.tif", engine="torch", audit=0))
-        for member in ensemble.members
+        read(map_of(member, scene, tmp_path / "m.tif", audit=0)) for member in ensemble.members
     )
     np.testing.assert_allclose(read(dense)[:3], (one + two) / 2, atol=2e-6)
     np.testing.assert_allclose(
         read(dense)[3], np.std([one, two], axis=0, ddof=1).mean(axis=0), atol=2e-6
     )
-    exact = predict_map(ensemble, scene, tmp_path / "exact.tif", mode="exact", **options)
+    exact = map_of(ensemble, scene, tmp_path / "exact.tif", mode="exact", **options)
     assert np.nanmax(np.abs(read(exact) - read(dense))) < 0.2
     assert read(exact)[3].shape == read(dense)[3].shape
 
@@ -157,29 +119,27 @@ def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
     warmth = np.linspace(0, 2, 256 * 192, dtype=np.float32).reshape(192, 256)
     with rasterio.open(tmp_path / "warmth.tif", "w", **profile) as target:
         target.write(warmth, 1)
-    options = {"covariates": {"warmth": tmp_path / "warmth.tif"}, "engine": "torch", "beside": ()}
-    dense = predict_map(
-        predictor, scene, tmp_path / "dense.tif", mode="dense", audit=100, **options
-    )
-    exact = predict_map(predictor, scene, tmp_path / "exact.tif", mode="exact", **options)
+    options = {"covariates": {"warmth": tmp_path / "warmth.tif"}, "beside": ()}
+    dense = map_of(predictor, scene, tmp_path / "dense.tif", mode="dense", audit=100, **options)
+    exact = map_of(predictor, scene, tmp_path / "exact.tif", mode="exact", **options)
     apart = np.abs(read(dense) - read(exact))
     assert np.nanmax(apart) == pytest.approx(dense.audit["max_abs"], abs=2e-6)
     assert dense.audit["correlation"] > 0.5
     with pytest.raises(DataError, match="no raster is given for 'warmth'"):
-        predict_map(predictor, scene, tmp_path / "none.tif")
+        map_of(predictor, scene, tmp_path / "none.tif")
 
 
 SCRIPT = """
 import sys, time
 from pathlib import Path
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping import predict_map
-from tests.mapping.world import Windows
+from tests.mapping.world import Windows, map_of
 def slow(task, done, total):
     print(task, done, flush=True)
     time.sleep(0.05)
 scene = open_scene(sys.argv[1])
-predict_map(Windows(), scene, Path(sys.argv[2]), block_px=64, audit=5, engine="torch", beside=(), progress=slow)
+map_of(Windows(), scene, Path(sys.argv[2]), block_px=64, audit=5, beside=(), progress=slow)
 """
 
 

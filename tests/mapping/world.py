@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import geopandas as gpd
 import numpy as np
 import pandas as pd
 import rasterio
@@ -13,10 +15,15 @@ import torch
 from affine import Affine
 from torch import nn
 
+from butterfly_sdm.core.files import write_json
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import FitContext, Sees
-from butterfly_sdm.data.tiles import TileReader
+from butterfly_sdm.data.predictor import FitContext, Predictor, Sees
+from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.mapping import MapOptions, MapResult, write_map
+from butterfly_sdm.mapping.layers import Layer
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
+from butterfly_sdm.progress import Progress, silent
 
 BANDS = ("red", "green", "blue", "nir")
 
@@ -79,19 +86,18 @@ def tiny_trunk(bands: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class Windows:
-    """
-    A small network with random weights as a predictor: the plainest way from tiles to
-    probabilities.
-    """
+class Windows(NetworkPredictor):
+    """A small network with random weights: the plainest way from tiles to probabilities."""
 
     def __init__(
         self, *, window_px: int = 64, margin_px: int = 32, species: int = 3, seed: int = 0
     ):
-        torch.manual_seed(seed)
-        self.species: tuple[str, ...] = tuple(
-            f"Species {letter}" for letter in "abcdefghij"[:species]
+        super().__init__(
+            window_px=window_px, margin_px=margin_px, embedding=16, accelerator="cpu", seed=seed
         )
+        torch.manual_seed(seed)
+        self.species = tuple(f"Species {letter}" for letter in "abcdefghij"[:species])
+        self.sees = Sees(BANDS, window_px, margin_px, 10.0, needs_tile=True)
         self.network = PresenceNet(
             Architecture(
                 species=species, bands=BANDS, embedding=16, window_px=window_px, margin_px=margin_px
@@ -107,30 +113,6 @@ class Windows:
             for _ in range(20):
                 self.network.features(torch.randn(4, 4, 128, 128))
         self.network.eval()
-        self.sees = Sees(BANDS, window_px, margin_px, 10.0, needs_tile=True)
-
-    def fit(
-        self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
-    ) -> Windows:
-        return self
-
-    def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
-        reader = TileReader(dataset, self.network.bands, self.network.tile_px)
-        counts = reader.read(torch.from_numpy(np.asarray(dataset.tile_rows(sites), dtype=np.int64)))
-        values, valid = reader.reflectance(counts)
-        with torch.inference_mode():
-            logits, _ = self.network(self.network.standardise(values, valid))
-        return pd.DataFrame(
-            torch.sigmoid(logits).numpy(),
-            index=pd.Index(list(sites), name="site_id"),
-            columns=list(self.species),
-        )
-
-    def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self.network.state_dict(), folder / "model.safetensors")
 
 
 class Position:
@@ -148,3 +130,44 @@ class Position:
         table = dataset.sites.loc[list(sites)]
         east, north = (table["easting"] - 400_000) / 10_000, (table["northing"] - 290_000) / 20_000
         return pd.DataFrame({"East": east, "North": north}, index=table.index)
+
+    def save(self, folder: Path) -> None:
+        write_json(folder / "model.json", {"kind": type(self).__name__})
+
+    @classmethod
+    def load(cls, folder: Path) -> Position:
+        return cls()
+
+
+def map_of(
+    predictor: Predictor,
+    scene: Scene,
+    out: Path,
+    *,
+    area: Path | gpd.GeoDataFrame | None = None,
+    layers: Sequence[str | Layer] = (),
+    seed: int = 0,
+    progress: Progress = silent,
+    **options: Any,
+) -> MapResult:
+    """Write a map, options given one by one."""
+    named = tuple(layer for layer in layers if isinstance(layer, str))
+    if isinstance(area, Path):
+        options["area"] = area
+    return write_map(
+        predictor,
+        scene,
+        out,
+        MapOptions(layers=named, **options),
+        area=area if isinstance(area, gpd.GeoDataFrame) else None,
+        layers=[layer for layer in layers if not isinstance(layer, str)],
+        seed=seed,
+        progress=progress,
+    )
+
+
+def read(result: MapResult) -> np.ndarray:
+    """Return the bands of a map, NaN where there is no value."""
+    with rasterio.open(result.path) as source:
+        values = source.read(masked=True)
+        return values.astype(float).filled(np.nan) * np.array(source.scales)[:, None, None]

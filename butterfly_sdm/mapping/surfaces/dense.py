@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,14 +22,21 @@ from rasterio.windows import Window
 from torch import nn
 
 from butterfly_sdm.core.block_store import Store
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.errors import ModelError
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.mapping.surfaces.engines import CALIBRATION_PX, Engine, choose_engine
-from butterfly_sdm.mapping.surfaces.exact import BesideExact, WindowSurface
+from butterfly_sdm.mapping.options import EngineName
+from butterfly_sdm.mapping.surfaces.engine import Engine, cell_reach_px
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
-from butterfly_sdm.mapping.surfaces.reach import cell_reach_px
+from butterfly_sdm.mapping.surfaces.networks import networks_of
+from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip
 from butterfly_sdm.models.inputs import site_tensors
+from butterfly_sdm.models.network_predictor import NetworkPredictor
+from butterfly_sdm.models.presence_net import PresenceNet
+
+# Valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid.
+Filled = tuple[np.ndarray, np.ndarray | None]
 
 READ_PX = 512  # rows of a block read at a time
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
@@ -133,11 +139,10 @@ def _spans(length: int, most: int) -> list[tuple[int, int]]:
 def normalised(
     values: np.ndarray,
     valid: np.ndarray,
-    network: Any,
+    network: PresenceNet,
     scene: Scene,
     *,
     device: str | torch.device = "cpu",
-    memory_format: torch.memory_format = torch.contiguous_format,
 ) -> torch.Tensor:
     """
     Turn counts into the input of a network: standardised reflectance, 0 (the mean) where nothing
@@ -158,7 +163,9 @@ def normalised(
     mean, std = (buffer.detach().cpu().double() for buffer in (network.mean, network.std))
     gain = (scene.scale / std).float().to(device)
     shift = ((-scene.offset * scene.scale - mean) / std).float().to(device)
-    image = torch.from_numpy(values)[None].to(device).to(torch.float32, memory_format=memory_format)
+    image = torch.from_numpy(values)[None].to(device)
+    # as the trunk wants it: numbers are not copied once more
+    image = image.to(torch.float32, memory_format=torch.channels_last)
     image.mul_(gain[:, None, None]).add_(shift[:, None, None])
     if not valid.all():
         image.masked_fill_(~torch.from_numpy(valid).to(device), 0.0)
@@ -169,7 +176,7 @@ def normalised(
 class DenseUnit:
     """One block of cells, to be filled by one run of the trunk."""
 
-    job: DenseSurface
+    surface: DenseSurface
     block: Block
 
     @property
@@ -179,61 +186,51 @@ class DenseUnit:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        window = self.block.pixels(self.job.cell_px, self.job.halo_px)
-        values = np.empty((len(self.job.scene.bands), window.height, window.width), dtype=np.uint16)
+        scene = self.surface.scene
+        window = self.block.pixels(self.surface.cell_px, self.surface.halo_px)
+        values = np.empty((len(scene.bands), window.height, window.width), dtype=np.uint16)
         valid = np.empty((window.height, window.width), dtype=bool)
-        for top in range(
-            0, window.height, READ_PX
-        ):  # reading makes copies: some rows at a time they are small
+        # reading makes copies: some rows at a time they are small
+        for top in range(0, window.height, READ_PX):
             rows = slice(top, min(top + READ_PX, window.height))
             part = Window(window.col_off, window.row_off + top, window.width, rows.stop - top)
-            values[:, rows], valid[rows] = self.job.scene.read(part)
+            values[:, rows], valid[rows] = scene.read(part)
         return values, valid
 
-    def compute(self, data: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """
         Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any
         pixel is valid.
         """
         values, valid = data
-        job, halo = self.job, self.job.halo_px
+        surface, halo, cell_px = self.surface, self.surface.halo_px, self.surface.cell_px
         inner = valid[halo : valid.shape[0] - halo, halo : valid.shape[1] - halo]
-        rows, cols = inner.shape[0] // job.cell_px, inner.shape[1] // job.cell_px
-        counts = inner.reshape(rows, job.cell_px, cols, job.cell_px).sum(
-            axis=(1, 3), dtype=np.int32
-        )
+        rows, cols = inner.shape[0] // cell_px, inner.shape[1] // cell_px
+        counts = inner.reshape(rows, cell_px, cols, cell_px).sum(axis=(1, 3), dtype=np.int32)
         if not valid.any():
             return counts, None
-        network = job.handle.predictor.network
-        engine = job.engine
+        network, engine = surface.network, surface.engine
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
-            return normalised(
-                part,
-                valid[rows],
-                network,
-                job.scene,
-                device=engine.device,
-                memory_format=engine.memory_format,
-            )
+            return normalised(part, valid[rows], network, surface.scene, device=engine.device)
 
         cells = engine.run_rows(network, image, values.shape[1])
-        skip = halo // job.cell_px
+        skip = halo // cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
 
 @dataclass(frozen=True, eq=False)
-class DenseSurface(BesideExact):
+class DenseSurface:
     """
     Probabilities of a network whose trunk sees all windows at once.
 
     Attributes
     ----------
-    exact
-        The same, window by window.
-    length
-        Length of an embedding.
+    number
+        Which of the networks that the predictor consists of.
+    scene
+        In the bands of the network.
     block_px
         Side of the ground of one block, without its halo.
     halo_px
@@ -241,36 +238,46 @@ class DenseSurface(BesideExact):
         the edge is felt.
     """
 
-    exact: WindowSurface
-    length: int
+    positions: Positions
+    number: int
+    scene: Scene
     engine: Engine
     block_px: int
     halo_px: int
 
     @property
+    def member(self) -> NetworkPredictor:
+        """The network as a predictor."""
+        return networks_of(self.positions.predictor)[self.number]
+
+    @property
+    def network(self) -> PresenceNet:
+        """The network."""
+        network = self.member.network
+        assert network is not None
+        return network
+
+    @property
     def cell_px(self) -> int:
         """Pixels of the scene per cell of the trunk."""
-        return int(self.handle.predictor.network.stride)
+        return int(self.network.stride)
 
     @property
     def phases(self) -> list[Phase]:
         """The placements of the cells."""
-        return phases(self.lattice, self.cell_px)
+        return phases(self.positions.lattice, self.cell_px)
 
     def open(self, folder: Path) -> Store:
         """Make or continue the arrays of this surface in ``folder``."""
+        length = self.network.projection.out_features
         arrays: dict[str, tuple[tuple[int, ...], str]] = {}
         for phase in self.phases:
-            arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, self.length), "float32")
+            arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, length), "float32")
             arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
         return Store(folder, arrays)
 
     def units(self, store: Store) -> list[DenseUnit]:
         """Return what is still to be done; blocks that no wanted window touches are left out."""
-        return [unit for unit in self.all_units() if unit.key not in store.done]
-
-    def all_units(self) -> list[DenseUnit]:
-        """Return all that has to be done, done or not."""
         most = max(1, self.block_px // self.cell_px)
         units = []
         for phase in self.phases:
@@ -278,46 +285,24 @@ class DenseSurface(BesideExact):
             units += [
                 DenseUnit(self, block)
                 for block in blocks(phase, most)
-                if needed[block.rows, block.cols].any()
+                if block.key not in store.done and needed[block.rows, block.cols].any()
             ]
         return units
 
-    def engine_difference(self, unit: DenseUnit) -> np.ndarray | None:
-        """
-        Return the differences in probability between the engine and PyTorch in the windows inside a
-        block, if it has any.
-        """
-        side = self.lattice.window_px // self.cell_px
-        exact = replace(self, engine=Engine("torch", device=self.engine.device))
-        data = unit.read()
-        parts = [DenseUnit(surface, unit.block).compute(data)[1] for surface in (self, exact)]
-        if any(part is None or min(part.shape[:2]) < side for part in parts):
-            return None
-        network = self.handle.predictor.network
-        found = []
-        for part in parts:
-            cells = torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1)
-            pooled = nn.functional.avg_pool2d(cells, side, 1).flatten(1).T
-            with torch.inference_mode():
-                z = nn.functional.normalize(pooled, dim=-1).to(next(network.parameters()).device)
-                found.append(torch.sigmoid(network.head(z)).cpu().numpy())
-        return np.abs(found[0] - found[1]).ravel()
-
     def _needed_cells(self, phase: Phase) -> np.ndarray:
-        if self.wanted.all():
-            return np.ones((phase.height, phase.width), dtype=bool)
-        needed = np.zeros((phase.height, phase.width), dtype=bool)
-        side = self.lattice.window_px // self.cell_px
+        wanted = self.positions.wanted
+        needed = np.full((phase.height, phase.width), wanted.all())
+        if needed.all():
+            return needed
+        side = self.positions.lattice.window_px // self.cell_px
         for row, col in np.argwhere(
-            self.wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]
+            wanted[phase.rows.start :: phase.rows.step, phase.cols.start :: phase.cols.step]
         ):
-            needed[
-                row * phase.step : row * phase.step + side,
-                col * phase.step : col * phase.step + side,
-            ] = True
+            top, left = row * phase.step, col * phase.step
+            needed[top : top + side, left : left + side] = True
         return needed
 
-    def keep(self, store: Store, unit: Any, result: tuple[np.ndarray, np.ndarray | None]) -> None:
+    def keep(self, store: Store, unit: DenseUnit, result: Filled) -> None:
         """Write the result of one unit."""
         counts, cells = result
         name, where = unit.block.phase.name, (unit.block.rows, unit.block.cols)
@@ -328,55 +313,55 @@ class DenseSurface(BesideExact):
 
     def strip(self, store: Store, rows: slice) -> Strip:
         """Return the probabilities of some rows of positions."""
-        count, width = rows.stop - rows.start, self.lattice.width
-        probability = np.full((len(self.species), count, width), np.nan, dtype=np.float32)
-        fraction = np.zeros((count, width), dtype=np.float32)
+        positions = self.positions
+        species = positions.predictor.species
+        shape = rows.stop - rows.start, positions.lattice.width
+        probability = np.full((len(species), *shape), np.nan, dtype=np.float32)
         embedding: np.ndarray | None = None
-        network = self.handle.predictor.network
-        device = next(network.parameters()).device
         for phase in self.phases:
             inside = [k for k, row in enumerate(phase.rows) if rows.start <= row < rows.stop]
             if not inside:
                 continue
             pooled, seen = self._pooled(store, phase, inside)  # (rows, cols, length), (rows, cols)
-            take = np.ix_([phase.rows[k] - rows.start for k in inside], list(phase.cols))
-            fraction[take] = seen
-            wanted = self.wanted[np.ix_([phase.rows[k] for k in inside], list(phase.cols))]
-            good = wanted & (seen > 0) & (seen >= self.min_valid_fraction)
+            here = np.ix_([phase.rows[k] for k in inside], list(phase.cols))
+            good = positions.predictable(seen, *here)
             if not good.any():
                 continue
             r, c = np.nonzero(good)
-            r, c = np.array([phase.rows[k] for k in inside])[r], np.array(phase.cols)[c]
-            with torch.inference_mode():
-                z = nn.functional.normalize(torch.from_numpy(pooled[good]), dim=-1)  # (n, length)
-                joined = network.fuse(z.to(device), *self._beside(r, c, device))
-                found = torch.sigmoid(network.classify(joined)).cpu().numpy()  # (n, species)
+            r, c = here[0].ravel()[r], here[1].ravel()[c]
+            found, joined = self._classified(pooled[good], r, c)
             if embedding is None:
-                embedding = np.full((count, width, joined.shape[1]), np.nan, dtype=np.float32)
+                embedding = np.full((joined.shape[1], *shape), np.nan, dtype=np.float32)
             r -= rows.start
             probability[:, r, c] = found.T
-            embedding[r, c] = joined.cpu().numpy()
-        return Strip(rows, self.species, probability, fraction, self.exact.places, embedding)
+            embedding[:, r, c] = joined.T
+        return Strip(rows, species, probability, positions, embedding)
 
-    def _beside(
-        self, rows: np.ndarray, cols: np.ndarray, device: Any
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _classified(
+        self, pooled: np.ndarray, rows: np.ndarray, cols: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """
-        Return the covariates and the positions that the network sees beside the image at positions
-        of the map.
+        Return probabilities (n, species) and embeddings of windows at positions of the map, with
+        the covariates and the position that the network sees beside the image.
         """
-        predictor = self.handle.predictor
-        names, position = predictor.sees.covariates, predictor.sees.position_crs is not None
-        if not names and not position:
-            return None, None
-        sites = self.exact.places(rows, cols)
-        inputs = site_tensors(
-            sites, sites.site_ids, image=False, covariates=names, position=position
-        )
-        return tuple(
-            None if value is None else value.to(device)
-            for value in (inputs.covariates, inputs.position)
-        )  # type: ignore[return-value]
+        member, network = self.member, self.network
+        device = next(network.parameters()).device
+        names, position = member.sees.covariates, member.sees.position_crs is not None
+        beside: tuple[torch.Tensor | None, ...] = (None, None)
+        if names or position:
+            sites = self.positions.sites(rows, cols, tiles=False)
+            inputs = site_tensors(
+                sites, sites.site_ids, image=False, covariates=names, position=position
+            )
+            beside = tuple(
+                None if value is None else value.to(device)
+                for value in (inputs.covariates, inputs.position)
+            )
+        with torch.inference_mode():
+            z = nn.functional.normalize(torch.from_numpy(pooled), dim=-1)  # (n, length)
+            joined = network.fuse(z.to(device), *beside)
+            found = torch.sigmoid(network.classify(joined))  # (n, species)
+        return found.cpu().numpy(), joined.cpu().numpy()
 
     def _pooled(
         self, store: Store, phase: Phase, inside: list[int]
@@ -384,54 +369,67 @@ class DenseSurface(BesideExact):
         """
         Return the mean of the cells of each window, and the share of its pixels that are valid.
         """
-        side = self.lattice.window_px // self.cell_px
+        side = self.positions.lattice.window_px // self.cell_px
         part = slice(inside[0] * phase.step, inside[-1] * phase.step + side)
         cells = torch.from_numpy(np.array(store[f"cells_{phase.name}"][part])).permute(2, 0, 1)
-        valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))[
-            None
-        ]
+        seen = self._seen(store, phase, part)
         store.release()
         pooled = nn.functional.avg_pool2d(cells, side, phase.step).permute(1, 2, 0)
-        seen = (
-            nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0]
-            / self.lattice.window_px**2
+        return pooled.numpy(), seen
+
+    def _seen(self, store: Store, phase: Phase, part: slice) -> np.ndarray:
+        """Return the share of valid pixels of the windows in some rows of cells."""
+        window_px = self.positions.lattice.window_px
+        valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"][part], dtype=np.float64))
+        total = nn.functional.avg_pool2d(
+            valid[None], window_px // self.cell_px, phase.step, divisor_override=1
         )
-        return pooled.numpy(), seen.numpy()
+        seen: np.ndarray = (total[0] / window_px**2).numpy()
+        return seen
 
     def fractions(self, store: Store) -> np.ndarray:
         """Return (height, width) the share of measured pixels in the window of each position."""
-        side = self.lattice.window_px // self.cell_px
-        fraction = np.zeros(self.lattice.shape)
+        fraction = np.zeros(self.positions.lattice.shape)
         for phase in self.phases:
-            valid = torch.from_numpy(np.array(store[f"valid_{phase.name}"], dtype=np.float64))[None]
-            seen = (
-                nn.functional.avg_pool2d(valid, side, phase.step, divisor_override=1)[0]
-                / self.lattice.window_px**2
-            )
-            fraction[np.ix_(list(phase.rows), list(phase.cols))] = seen.numpy()
+            where = np.ix_(list(phase.rows), list(phase.cols))
+            fraction[where] = self._seen(store, phase, slice(None))
         return fraction
 
 
-def dense_surface(
-    exact: WindowSurface, *, block_px: int, engine: str, folder: Path
-) -> DenseSurface:
+def check_engine(predictor: Predictor, engine: EngineName) -> None:
     """
-    Return the surface that gives densely what ``exact`` gives window by window; the engine keeps
-    its files in ``folder``.
+    Refuse numbers of 16 bits on a CPU.
+
+    Raises
+    ------
+    ModelError
+        A network of the predictor runs on a CPU.
     """
-    predictor, scene = exact.handle.predictor, exact.scene
-    network = predictor.network
-    if torch.cuda.is_available() and str(getattr(predictor, "device", "cuda")) != "cpu":
-        network.cuda()
-    network.eval()
-    chosen = choose_engine(
-        network, engine, folder, lambda: [image.numpy() for image in _samples(network, scene)]
-    )
-    length = network.projection.out_features
-    return DenseSurface(exact, length, chosen, block_px, halo_px=reach_px(network))
+    if engine == "torch-fp16" and any(
+        member.device.type == "cpu" for member in networks_of(predictor)
+    ):
+        raise ModelError(
+            "Numbers of 16 bits are slower on a CPU. Use torch-fp16 on a GPU, or engine torch."
+        )
 
 
-def reach_px(network: Any) -> int:
+def dense_surfaces(
+    positions: Positions, *, block_px: int, engine: EngineName
+) -> list[DenseSurface]:
+    """Return one surface per network of the predictor."""
+    surfaces = []
+    for number, member in enumerate(networks_of(positions.predictor)):
+        assert member.network is not None
+        network = member.network.to(member.device).eval()
+        scene = positions.scene.select(network.bands)
+        running = Engine(engine, member.device.type)
+        surfaces.append(
+            DenseSurface(positions, number, scene, running, block_px, reach_px(network))
+        )
+    return surfaces
+
+
+def reach_px(network: PresenceNet) -> int:
     """
     Return how far beyond its own ground a cell of the trunk sees, in whole cells of pixels: 224 px
     for a ResNet-18.
@@ -445,37 +443,22 @@ def reach_px(network: Any) -> int:
         network.train(training)
 
 
-def _samples(network: Any, scene: Scene, count: int = 8) -> list[torch.Tensor]:
-    """Return standardised crops from all over the scene, the same each time."""
-    cell_px = int(network.stride)
-    side = max(
-        cell_px,
-        min(CALIBRATION_PX, scene.width // cell_px * cell_px, scene.height // cell_px * cell_px),
-    )
-    generator = np.random.default_rng(0)
-    crops = []
-    for _ in range(20 * count):
-        col, row = (
-            int(generator.integers(0, max(1, length - side)))
-            for length in (scene.width, scene.height)
-        )
-        values, valid = scene.read(Window(col, row, side, side))
-        if valid.mean() > 0.5:
-            crops.append(normalised(values, valid, network, scene))
-        if len(crops) == count:
-            break
-    if not crops:
-        raise RasterError(
-            "Nowhere is half of the scene covered well enough to set the ranges of int8. Use "
-            "engine auto."
-        )
-    return crops
+def why_not_dense(predictor: Predictor, lattice: Lattice) -> str:
+    """
+    Return why a predictor cannot be mapped densely at the positions of ``lattice``, or nothing.
+    """
+    members = networks_of(predictor)
+    for member in members:
+        window = member.sees.window_px, member.sees.margin_px
+        if member.sees.bands and window != (lattice.window_px, lattice.margin_px):
+            return "the members of the ensemble have different windows"
+        assert member.network is not None
+        if why := _why_not_dense(member.network, lattice):
+            return f"of a member of the ensemble: {why}" if len(members) > 1 else why
+    return "" if members else "it is not a network, or one of its members is none"
 
 
-def why_not_dense(network: Any, lattice: Lattice) -> str:
-    """
-    Return why ``network`` cannot be mapped densely at the positions of ``lattice``, or nothing.
-    """
+def _why_not_dense(network: PresenceNet, lattice: Lattice) -> str:
     cell_px = int(network.stride)
     if network.trunk is None:
         return "it sees no imagery"
@@ -483,11 +466,6 @@ def why_not_dense(network: Any, lattice: Lattice) -> str:
         return (
             f"its trunk {network.trunk.name} sees more of an image than a neighbourhood of fixed "
             "size"
-        )
-    if network.window_px % cell_px:
-        return (
-            f"its window of {network.window_px} px is no multiple of the trunk's stride of "
-            f"{cell_px} px"
         )
     shifts = math.lcm(lattice.stride_px, cell_px) // lattice.stride_px
     if shifts > MAX_SHIFTS:

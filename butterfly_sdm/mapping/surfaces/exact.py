@@ -8,31 +8,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rasterio.windows import Window
 
 from butterfly_sdm.core.block_store import Store
-from butterfly_sdm.core.executor import Unit
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Members
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
-from butterfly_sdm.mapping.surfaces.positions import CovariateRasters, positions_as_sites
+from butterfly_sdm.mapping.surfaces.networks import embed
+from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip
-from butterfly_sdm.predictors import Handle
 
-WITH_TILES, WITHOUT_TILES = (
-    8,
-    64,
-)  # positions down and across a unit: a tile of 256 px and 4 bands holds half a MB
+# Positions down and across a unit: a tile of 256 px and 4 bands holds half a MB.
+WITH_TILES, WITHOUT_TILES = 8, 64
+
+Places = tuple[np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class WindowUnit:
     """Some rows and columns of positions, to be predicted one by one."""
 
-    job: WindowSurface
+    surface: WindowSurface
     rows: slice
     cols: slice
 
@@ -41,40 +40,37 @@ class WindowUnit:
         """Name in the journal."""
         return f"{self.rows.start}:{self.cols.start}"
 
-    def read(self) -> tuple[np.ndarray, Dataset | None]:
-        """Return the valid fraction of each position and the wanted positions as sites."""
-        job = self.job
-        fraction = valid_fractions(job.scene, job.lattice, self.rows, self.cols)
-        wanted = (
-            job.wanted[self.rows, self.cols] & (fraction > 0) & (fraction >= job.min_valid_fraction)
-        )
-        rows, cols = np.nonzero(wanted)
+    def read(self) -> tuple[np.ndarray, Places, Dataset | None]:
+        """
+        Return the valid fraction of each position, and those that get a value: their rows and
+        columns within the unit, and what the predictor is shown of them.
+        """
+        positions = self.surface.positions
+        fraction = valid_fractions(positions.scene, positions.lattice, self.rows, self.cols)
+        rows, cols = np.nonzero(positions.predictable(fraction, self.rows, self.cols))
         if not len(rows):
-            return fraction, None
-        return fraction, job.sites(rows + self.rows.start, cols + self.cols.start)
+            return fraction, (rows, cols), None
+        sites = positions.sites(
+            rows + self.rows.start, cols + self.cols.start, tiles=self.surface.tiles
+        )
+        return fraction, (rows, cols), sites
 
-    def compute(self, data: tuple[np.ndarray, Dataset | None]) -> dict[str, np.ndarray]:
+    def compute(self, data: tuple[np.ndarray, Places, Dataset | None]) -> dict[str, np.ndarray]:
         """
         Return the valid fractions (rows, cols), and probabilities and spread (rows, cols, species),
         NaN where none.
         """
-        fraction, sites = data
-        result = {
-            "fraction": fraction,
-            "probability": np.full((*fraction.shape, len(self.job.species)), np.nan, np.float32),
-        }
-        if self.job.members > 1:
-            result["spread"] = result["probability"].copy()
+        fraction, where, sites = data
+        positions = self.surface.positions
+        result = {"fraction": fraction}
+        for name, length in self.surface.numbers.items():
+            result[name] = np.full((*fraction.shape, length), np.nan, np.float32)
         if sites is None:
             return result
-        places = np.array([[int(part) for part in site.split("_")] for site in sites.site_ids])
-        where = places[:, 0] - self.rows.start, places[:, 1] - self.cols.start
-        predictor = self.job.handle.predictor
-        if self.job.embeds:
-            z = predictor.embed(sites, sites.site_ids).to_numpy(dtype=np.float32)
-            result["embedding"] = np.full((*fraction.shape, z.shape[1]), np.nan, np.float32)
-            result["embedding"][where] = z
-        if self.job.members > 1:
+        predictor = positions.predictor
+        if positions.embedding:
+            result["embedding"][where] = embed(predictor, sites, sites.site_ids).to_numpy()
+        if positions.spread and isinstance(predictor, Members):
             tables = np.stack(
                 [table.to_numpy() for table in predictor.predict_members(sites, sites.site_ids)]
             )
@@ -103,82 +99,48 @@ def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) ->
         int(tops[-1] - tops[0]) + side,
     )
     _, valid = scene.read(window)
-    total = np.zeros(
-        (valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64
-    )  # sums from the corner
+    # sums from the corner
+    total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64)
     total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     r, c = (tops - tops[0])[:, None], (lefts - lefts[0])[None, :]
-    return (
-        total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]
-    ) / side**2
+    count = total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]
+    share: np.ndarray = count / side**2
+    return share
 
 
 @dataclass(frozen=True, eq=False)
 class WindowSurface:
-    """
-    Probabilities of any predictor, position by position.
+    """Probabilities of any predictor, position by position."""
 
-    Attributes
-    ----------
-    wanted
-        (height, width) positions that lie in the area of interest.
-    tiles
-        Whether the predictor looks at images.
-    embeds
-        Whether the embeddings of a network are kept for a layer.
-    """
+    positions: Positions
 
-    handle: Handle
-    species: tuple[str, ...]
-    scene: Scene
-    lattice: Lattice
-    wanted: np.ndarray
-    min_valid_fraction: float
-    position_crs: str
-    tiles: bool
-    covariates: CovariateRasters | None = None
-    embeds: bool = False
+    @property
+    def tiles(self) -> bool:
+        """Whether the predictor looks at images."""
+        return bool(self.positions.predictor.sees.bands)
 
-    def places(self, rows: np.ndarray, cols: np.ndarray) -> Dataset:
-        """Return positions as the sites of a data set without imagery."""
-        return self.sites(rows, cols, tiles=False)
-
-    def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool | None = None) -> Dataset:
-        """
-        Return positions as the sites of a data set, with tiles if the predictor looks at images.
-        """
-        return positions_as_sites(
-            self.lattice,
-            rows,
-            cols,
-            self.scene,
-            species=self.species,
-            position_crs=self.position_crs,
-            tiles=self.tiles if tiles is None else tiles,
-            covariates=self.covariates,
-        )
+    @property
+    def numbers(self) -> dict[str, int]:
+        """Numbers per position, by what they are."""
+        species = len(self.positions.predictor.species)
+        kept = {"probability": species}
+        if self.positions.spread:
+            kept["spread"] = species
+        if self.positions.embedding:
+            kept["embedding"] = self.positions.embedding
+        return kept
 
     def open(self, folder: Path) -> Store:
         """Make or continue the arrays of this surface in ``folder``."""
-        shape = (*self.lattice.shape, len(self.species))
-        arrays = {"fraction": (self.lattice.shape, "float32"), "probability": (shape, "float32")}
-        if self.members > 1:
-            arrays["spread"] = (shape, "float32")
-        if self.embeds:
-            length = self.handle.predictor.network.architecture.embedding
-            arrays["embedding"] = ((*self.lattice.shape, length), "float32")
+        shape = self.positions.lattice.shape
+        arrays: dict[str, tuple[tuple[int, ...], str]] = {"fraction": (shape, "float32")}
+        arrays |= {name: ((*shape, length), "float32") for name, length in self.numbers.items()}
         return Store(folder, arrays)
 
-    @property
-    def members(self) -> int:
-        """Members of the ensemble, if the predictor is one that is their mean; else 0."""
-        predictor = self.handle.predictor
-        return len(predictor.members) if getattr(predictor, "kind", "") == "ensemble" else 0
-
-    def units(self, store: Store) -> Sequence[Unit]:
+    def units(self, store: Store) -> Sequence[WindowUnit]:
         """Return what is still to be done."""
         side = WITH_TILES if self.tiles else WITHOUT_TILES
-        height, width = self.lattice.shape
+        height, width = self.positions.lattice.shape
         units = [
             WindowUnit(
                 self, slice(row, min(row + side, height)), slice(col, min(col + side, width))
@@ -189,10 +151,10 @@ class WindowSurface:
         return [
             unit
             for unit in units
-            if unit.key not in store.done and self.wanted[unit.rows, unit.cols].any()
+            if unit.key not in store.done and self.positions.wanted[unit.rows, unit.cols].any()
         ]
 
-    def keep(self, store: Store, unit: Any, result: dict[str, np.ndarray]) -> None:
+    def keep(self, store: Store, unit: WindowUnit, result: dict[str, np.ndarray]) -> None:
         """Write the result of one unit."""
         store.keep(
             unit.key, {name: ((unit.rows, unit.cols), values) for name, values in result.items()}
@@ -200,52 +162,19 @@ class WindowSurface:
 
     def strip(self, store: Store, rows: slice) -> Strip:
         """Return the probabilities of some rows of positions."""
-        probability = np.array(store["probability"][rows]).transpose(2, 0, 1)
-        fraction = np.array(store["fraction"][rows])
-        probability[:, ~self.wanted[rows]] = np.nan
-        spread = None
-        if self.members > 1:
-            spread = np.array(store["spread"][rows]).transpose(2, 0, 1)
-            spread[:, ~self.wanted[rows]] = np.nan
-        embedding = np.array(store["embedding"][rows]) if self.embeds else None
+        found = {name: np.array(store[name][rows]).transpose(2, 0, 1) for name in self.numbers}
+        for values in found.values():
+            values[:, ~self.positions.wanted[rows]] = np.nan
         store.release()
-        return Strip(rows, self.species, probability, fraction, self.places, embedding, spread)
+        return Strip(
+            rows,
+            self.positions.predictor.species,
+            found["probability"],
+            self.positions,
+            found.get("embedding"),
+            found.get("spread"),
+        )
 
-
-class BesideExact:
-    """
-    What a faster way of the same map shares with the window-by-window way it stands beside, its
-    attribute ``exact``.
-    """
-
-    exact: WindowSurface
-
-    @property
-    def handle(self) -> Handle:
-        """The predictor."""
-        return self.exact.handle
-
-    @property
-    def species(self) -> tuple[str, ...]:
-        """Names of the species."""
-        return self.exact.species
-
-    @property
-    def scene(self) -> Scene:
-        """Where the pixels are read."""
-        return self.exact.scene
-
-    @property
-    def lattice(self) -> Lattice:
-        """The positions."""
-        return self.exact.lattice
-
-    @property
-    def wanted(self) -> np.ndarray:
-        """(height, width) positions that lie in the area of interest."""
-        return self.exact.wanted
-
-    @property
-    def min_valid_fraction(self) -> float:
-        """Smallest share of measured pixels in the window of a position with a value."""
-        return self.exact.min_valid_fraction
+    def fractions(self, store: Store) -> np.ndarray:
+        """Return (height, width) the share of measured pixels in the window of each position."""
+        return np.asarray(store["fraction"])

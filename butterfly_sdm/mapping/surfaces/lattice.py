@@ -56,13 +56,9 @@ class Lattice:
         Raises
         ------
         RasterError
-            The stride is not positive, or the scene is rotated or has no square pixels.
+            The scene is rotated or has no square pixels.
         """
         transform = scene.transform
-        if stride_px < 1:
-            raise RasterError(
-                f"A stride of {stride_px} px is impossible. Use 1 or more, for instance 32."
-            )
         if (
             transform.b
             or transform.d
@@ -89,6 +85,11 @@ class Lattice:
     def shape(self) -> tuple[int, int]:
         """Positions down and across."""
         return self.height, self.width
+
+    @property
+    def tile_px(self) -> int:
+        """Side of the window with its margin."""
+        return self.window_px + 2 * self.margin_px
 
     @property
     def transform(self) -> Affine:

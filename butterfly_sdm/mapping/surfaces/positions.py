@@ -1,11 +1,9 @@
-"""
-Positions of a lattice as the sites of a data set in memory, so that any predictor can be mapped.
-"""
+"""The positions of a map, and what a predictor is shown at each: a data set in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import geopandas as gpd
@@ -17,83 +15,150 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
-from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
+from butterfly_sdm.mapping.options import CovariateRaster
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
+from butterfly_sdm.predictors import Handle
+
+Where = slice | np.ndarray
 
 
-@dataclass(frozen=True)
-class CovariateRaster:
+@dataclass(frozen=True, eq=False)
+class Positions:
     """
-    The raster of one covariate, and how a number is taken from it.
+    The positions of a map: what is predicted where, in a form that travels to workers.
 
     Attributes
     ----------
-    path
-        The file.
-    side_m
-        Side of the square around a position whose mean counts, as in building a data set; None: the
-        nearest pixel.
-    value
-        Class whose share of the square counts, instead of the mean.
-    band
-        Counted from 1.
+    handle
+        The predictor.
+    scene
+        In the bands of the predictor, if it sees any.
+    wanted
+        (height, width) positions that lie in the area of interest.
+    min_valid_fraction
+        Smallest share of measured pixels in the window of a position with a value.
+    position_crs
+        CRS of easting and northing.
+    covariates
+        Raster of each covariate.
+    spread
+        Whether the spread between the members of an ensemble is kept for a layer.
+    embedding
+        Length of the embeddings that are kept for a layer; 0: none are.
     """
 
-    path: Path
-    side_m: float | None = None
-    value: int | None = None
-    band: int = 1
+    handle: Handle
+    scene: Scene
+    lattice: Lattice
+    wanted: np.ndarray
+    min_valid_fraction: float
+    position_crs: str
+    covariates: Mapping[str, CovariateRaster] = field(default_factory=dict)
+    spread: bool = False
+    embedding: int = 0
 
+    @property
+    def predictor(self) -> Predictor:
+        """The predictor."""
+        predictor: Predictor = self.handle.predictor
+        return predictor
 
-@dataclass(frozen=True)
-class CovariateRasters:
-    """
-    One raster per covariate.
+    def predictable(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
+        """Return which positions get a value, given the share of measured pixels of each."""
+        enough = (fraction > 0) & (fraction >= self.min_valid_fraction)
+        good: np.ndarray = self.wanted[rows, cols] & enough
+        return good
 
-    Attributes
-    ----------
-    rasters
-        By the name of the covariate.
-    """
-
-    rasters: Mapping[str, CovariateRaster]
-
-    def __post_init__(self) -> None:
-        for name, raster in self.rasters.items():
-            if not Path(raster.path).is_file():
-                raise MissingFileError(
-                    f"There is no raster {raster.path} of the covariate {name!r}. Check covariates."
-                )
-
-    def at(self, easting: np.ndarray, northing: np.ndarray, crs: str) -> pd.DataFrame:
+    def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool) -> Dataset:
         """
-        Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and
-        where it has no data.
+        Return the positions ``(rows, cols)`` as the sites of a data set, in this order and without
+        visits.
 
-        Raises
-        ------
-        RasterError
-            A file is not a raster with a CRS, or lacks the band.
+        Parameters
+        ----------
+        tiles
+            Cut the window with its margin around each position, in the bands of the scene.
         """
-        shares: dict[tuple[Path, float, int], pd.DataFrame] = {}  # of all classes at once
-        found: dict[str, np.ndarray] = {}
-        for name, raster in self.rasters.items():
-            if raster.side_m is None:
-                found[name] = sample_raster(raster.path, easting, northing, crs, band=raster.band)
-            elif raster.value is None:
-                found[name] = square_means(
-                    raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band
-                )
-            else:
-                key = raster.path, raster.side_m, raster.band
-                if key not in shares:
-                    shares[key] = square_shares(
-                        raster.path, easting, northing, crs, side_m=raster.side_m, band=raster.band
-                    )
-                found[name] = share_of(shares[key], raster.value)
-        return pd.DataFrame(found)
+        lattice, scene, species = self.lattice, self.scene, self.predictor.species
+        x, y = lattice.coordinates(rows, cols)
+        easting, northing = _moved(x, y, scene.crs, self.position_crs)
+        lon, lat = _moved(x, y, scene.crs, "EPSG:4326")
+        index = pd.Index(np.arange(len(rows)).astype(str), name="site_id")
+        columns = {
+            "easting": easting,
+            "northing": northing,
+            "lon": lon,
+            "lat": lat,
+            "visits": np.zeros(len(index), dtype=np.int64),
+            "tile_row": np.arange(len(index)) if tiles else np.full(len(index), -1),
+            "valid_fraction": 1.0,
+        }
+        card = DatasetCard(
+            name="positions of a map",
+            species=tuple(species),
+            position_crs=self.position_crs,
+            tiles=TileCard(
+                bands=scene.bands,
+                size_px=lattice.tile_px,
+                resolution_m=scene.resolution_m,
+                scale=scene.scale,
+                offset=scene.offset,
+                nodata=scene.nodata,
+            )
+            if tiles
+            else None,
+        )
+        table = None
+        if self.covariates:
+            table = covariates_at(self.covariates, easting, northing, self.position_crs)
+            table = table.set_index(index)
+        shapes = gpd.points_from_xy(lon, lat)
+        return Dataset(
+            card=card,
+            sites=gpd.GeoDataFrame(columns, index=index, geometry=shapes, crs="EPSG:4326"),
+            detections=pd.DataFrame(0, index=index, columns=list(species)),
+            tiles=_cut(lattice, rows, cols, scene) if tiles else None,
+            covariates=table,
+        )
+
+
+def _moved(
+    x: np.ndarray, y: np.ndarray, source: object, target: object
+) -> tuple[np.ndarray, np.ndarray]:
+    east, north = Transformer.from_crs(source, target, always_xy=True).transform(x, y)
+    return np.asarray(east), np.asarray(north)
+
+
+def covariates_at(
+    rasters: Mapping[str, CovariateRaster], easting: np.ndarray, northing: np.ndarray, crs: str
+) -> pd.DataFrame:
+    """
+    Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and where
+    it has no data.
+
+    Raises
+    ------
+    RasterError
+        A file is not a raster with a CRS, or lacks the band.
+    """
+    shares: dict[tuple[Path, float, int], pd.DataFrame] = {}  # of all classes at once
+    found: dict[str, np.ndarray] = {}
+    for name, raster in rasters.items():
+        path, side, band = raster.path, raster.side_m, raster.band
+        if side is None:
+            found[name] = sample_raster(path, easting, northing, crs, band=band)
+        elif raster.value is None:
+            found[name] = square_means(path, easting, northing, crs, side_m=side, band=band)
+        else:
+            key = path, side, band
+            if key not in shares:
+                shares[key] = square_shares(path, easting, northing, crs, side_m=side, band=band)
+            found[name] = share_of(shares[key], raster.value)
+    return pd.DataFrame(found)
 
 
 def sample_raster(
@@ -125,10 +190,8 @@ def sample_raster(
             columns = back.a * np.asarray(xs) + back.b * np.asarray(ys) + back.c
             rows = back.d * np.asarray(xs) + back.e * np.asarray(ys) + back.f
             found = np.isfinite(columns) & np.isfinite(rows)
-            columns, rows = (
-                np.floor(np.where(found, columns, -1)),
-                np.floor(np.where(found, rows, -1)),
-            )
+            columns = np.floor(np.where(found, columns, -1))
+            rows = np.floor(np.where(found, rows, -1))
             found = (columns >= 0) & (rows >= 0) & (columns < source.width) & (rows < source.height)
             values = np.full(len(x), np.nan)
             if found.any():
@@ -144,76 +207,9 @@ def sample_raster(
         ) from error
 
 
-def positions_as_sites(
-    lattice: Lattice,
-    rows: np.ndarray,
-    cols: np.ndarray,
-    scene: Scene,
-    *,
-    species: Sequence[str],
-    position_crs: str,
-    tiles: bool,
-    covariates: CovariateRasters | None = None,
-) -> Dataset:
-    """
-    Make a data set whose sites are the positions ``(rows, cols)`` of a lattice, without visits.
-
-    Parameters
-    ----------
-    tiles
-        Cut the window with its margin around each position, in the bands of ``scene``.
-    position_crs
-        CRS of easting and northing.
-    """
-    x, y = lattice.coordinates(rows, cols)
-    easting, northing = Transformer.from_crs(scene.crs, position_crs, always_xy=True).transform(
-        x, y
-    )
-    lon, lat = Transformer.from_crs(scene.crs, "EPSG:4326", always_xy=True).transform(x, y)
-    index = pd.Index([f"{row}_{col}" for row, col in zip(rows, cols, strict=True)], name="site_id")
-    size_px = lattice.window_px + 2 * lattice.margin_px
-    columns = {
-        "easting": easting,
-        "northing": northing,
-        "lon": lon,
-        "lat": lat,
-        "visits": np.zeros(len(index), dtype=np.int64),
-        "tile_row": np.arange(len(index)) if tiles else np.full(len(index), -1),
-        "valid_fraction": 1.0,
-    }
-    card = DatasetCard(
-        name="positions of a map",
-        species=tuple(species),
-        position_crs=position_crs,
-        tiles=TileCard(
-            bands=scene.bands,
-            size_px=size_px,
-            resolution_m=scene.resolution_m,
-            scale=scene.scale,
-            offset=scene.offset,
-            nodata=scene.nodata,
-        )
-        if tiles
-        else None,
-    )
-    table = None
-    if covariates is not None:
-        table = covariates.at(easting, northing, position_crs).set_index(index)
-    return Dataset(
-        card=card,
-        sites=gpd.GeoDataFrame(
-            columns, index=index, geometry=gpd.points_from_xy(lon, lat), crs="EPSG:4326"
-        ),
-        detections=pd.DataFrame(0, index=index, columns=list(species)),
-        tiles=_cut(lattice, rows, cols, scene, size_px) if tiles else None,
-        covariates=table,
-    )
-
-
-def _cut(
-    lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene, size_px: int
-) -> np.ndarray:
+def _cut(lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene) -> np.ndarray:
     """Return (n, bands, size, size) counts, nodata where there is no measurement."""
+    size_px = lattice.tile_px
     row_starts, col_starts = (starts - lattice.margin_px for starts in lattice.window_starts())
     tops, lefts = row_starts[rows], col_starts[cols]
     height, width = int(tops.max() - tops.min()) + size_px, int(lefts.max() - lefts.min()) + size_px

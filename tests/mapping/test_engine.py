@@ -1,4 +1,4 @@
-"""Engines give what the network gives, whoever else is at work in the process."""
+"""The engine gives what the network gives, whoever else is at work in the process."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from butterfly_sdm.mapping.surfaces import engines
-from butterfly_sdm.mapping.surfaces.engines import Cells, Engine, _fused, choose_engine
+from butterfly_sdm.mapping.surfaces import engine
+from butterfly_sdm.mapping.surfaces.engine import Cells, Engine, _fused
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")
@@ -63,39 +63,14 @@ def test_a_trunk_that_uses_its_parts_in_another_order_is_left_as_it_is(image):
         torch.testing.assert_close(_fused(cells)(image), cells(image))
 
 
-@pytest.mark.parametrize("name", ["torch", "onnx"])
-def test_early_layers_in_strips_give_what_the_whole_image_gives(name, image, monkeypatch, tmp_path):
-    if name == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnx")
+def test_early_layers_in_strips_give_what_the_whole_image_gives(image, monkeypatch):
     network = lived_in_network()
-    monkeypatch.setattr(engines, "STRIP_PX", 64)
-    monkeypatch.setattr(engines, "ONNX_STRIP_PX", 64)
-    cells = choose_engine(network, name, tmp_path, list).run(network, image)
+    monkeypatch.setattr(engine, "STRIP_PX", 64)
+    cells = Engine().run(network, image)
     with torch.inference_mode():
         np.testing.assert_allclose(
             cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-5
         )
-
-
-def test_rounding_to_8_bits_does_not_shift_the_mean_of_cells(tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnx")
-    network = lived_in_network()
-    samples = [
-        torch.randn(1, 4, 320, 320, generator=torch.Generator().manual_seed(seed))
-        for seed in range(3)
-    ]
-    engine = choose_engine(
-        network, "onnx-int8", tmp_path, lambda: [sample.numpy() for sample in samples]
-    )
-    inner = slice(engines.RIM_CELLS, -engines.RIM_CELLS)
-    true = np.stack([Engine("torch").run(network, sample)[inner, inner] for sample in samples])
-    apart = np.stack([engine.run(network, sample)[inner, inner] for sample in samples]) - true
-    assert np.abs(apart).max() > 0
-    assert np.abs(apart).max() < 0.1 * np.abs(true).max()
-    np.testing.assert_allclose(apart.mean(axis=(0, 1, 2)), 0, atol=1e-5 * np.abs(true).max())
-    assert choose_engine(network, "onnx-int8", tmp_path, list) == engine
 
 
 def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
@@ -104,7 +79,7 @@ def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
 
     def run(network: PresenceNet) -> np.ndarray:
         start.wait()
-        return Engine("torch").run(network, image)
+        return Engine().run(network, image)
 
     with ThreadPoolExecutor(len(networks)) as pool:
         found = list(pool.map(run, networks))

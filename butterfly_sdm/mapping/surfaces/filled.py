@@ -1,0 +1,83 @@
+"""Fill the surfaces of a map, block by block, and read them row by row."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from butterfly_sdm.core.block_store import Store
+from butterfly_sdm.core.executor import open_executor, run_units
+from butterfly_sdm.mapping.options import MapOptions
+from butterfly_sdm.mapping.surfaces.dense import DenseSurface
+from butterfly_sdm.mapping.surfaces.exact import WindowSurface
+from butterfly_sdm.mapping.surfaces.positions import Positions
+from butterfly_sdm.mapping.surfaces.rows import Strip, mean_strip
+from butterfly_sdm.progress import Progress
+
+Surface = DenseSurface | WindowSurface
+
+
+@dataclass(frozen=True, eq=False)
+class FilledSurface:
+    """
+    What is predicted at all positions: one surface, or one per member of an ensemble.
+
+    Attributes
+    ----------
+    parts
+        Surfaces with what they are filled with.
+    """
+
+    parts: Sequence[tuple[Surface, Store]]
+
+    @property
+    def positions(self) -> Positions:
+        """The positions of the map."""
+        return self.parts[0][0].positions
+
+    def strip(self, rows: slice) -> Strip:
+        """Return the probabilities of some rows of positions."""
+        strips = [surface.strip(store, rows) for surface, store in self.parts]
+        return mean_strip(strips, spread=self.positions.spread)
+
+    def fractions(self) -> np.ndarray:
+        """Return (height, width) the share of measured pixels in the window of each position."""
+        surface, store = self.parts[0]
+        return surface.fractions(store)
+
+
+def fill(
+    surfaces: Sequence[Surface],
+    folder: Path,
+    options: MapOptions,
+    *,
+    task: str,
+    progress: Progress,
+) -> FilledSurface:
+    """Fill surfaces with what is not yet in ``folder``; ``task`` is what ``progress`` is told."""
+    stores = {
+        surface: surface.open(folder / str(number)) for number, surface in enumerate(surfaces)
+    }
+    units: list[Any] = [unit for surface in surfaces for unit in surface.units(stores[surface])]
+    done = sum(len(store.done) for store in stores.values())
+    total = done + len(units)
+    progress(task, done, total)
+
+    def keep(unit: Any, result: Any) -> None:
+        nonlocal done
+        unit.surface.keep(stores[unit.surface], unit, result)
+        done += 1
+        progress(task, done, total)
+
+    if units:
+        with open_executor(options.workers, options.dask) as (executor, slots):
+            on_gpu = any(isinstance(s, DenseSurface) and s.engine.device != "cpu" for s in surfaces)
+            # a GPU is faster than one thread reads
+            readers = max(1, min(4, (os.cpu_count() or 1) // 2)) if on_gpu else 1
+            run_units(units, keep, executor=executor, in_flight=2 * slots, readers=readers)
+    return FilledSurface(list(stores.items()))
