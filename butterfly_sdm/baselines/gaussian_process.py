@@ -15,10 +15,8 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
 CHUNK_ROWS = 2048
-SQUARE_PULL, BEND_PULL = (
-    0.02,
-    0.01,
-)  # towards slopes 1 and 0, in units of the mean species' variance
+# towards slopes 1 and 0, in units of the mean species' variance
+SQUARE_PULL, BEND_PULL = 0.02, 0.01
 
 
 @dataclass
@@ -102,9 +100,8 @@ class GaussianProcess(GroupedInputs):
         mean = np.average(values, axis=0, weights=1 / (noise + covariance.diagonal().mean() / 3))
         inverse = np.linalg.inv(covariance + np.diag(self.inflation * noise + 1e-6))
         coefficients = inverse @ (values - mean)
-        left_out = (
-            values - coefficients / inverse.diagonal()[:, None]
-        )  # Rasmussen & Williams 2006, eq. 5.12
+        # Rasmussen & Williams 2006, eq. 5.12
+        left_out = values - coefficients / inverse.diagonal()[:, None]
         return (
             state
             | kernel.arrays()

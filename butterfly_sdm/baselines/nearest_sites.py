@@ -62,9 +62,8 @@ class NearestSites(ArrayPredictor):
 
         position = positions(dataset, sites)
         count = min(self.neighbours, len(self.state["position"]))
-        distance, rows = KDTree(self.state["position"]).query(
-            position, k=[*range(1, count + 1)]
-        )  # (sites, neighbours)
+        # (sites, neighbours)
+        distance, rows = KDTree(self.state["position"]).query(position, k=[*range(1, count + 1)])
         weight = (
             self.state["visits"][rows] ** self.visits_power
             / np.maximum(distance, self.floor_m) ** self.distance_power

@@ -167,9 +167,8 @@ class Perceptron(GroupedInputs):
                 optimiser, self.learning_rate, total_steps=self.epochs * batches
             )
             for _ in range(self.epochs):
-                order = torch.stack(
-                    [torch.randperm(len(x)) for _ in range(self.networks)]
-                )  # each network its own batches
+                # Each network has its own batches.
+                order = torch.stack([torch.randperm(len(x)) for _ in range(self.networks)])
                 for batch in range(batches):
                     rows = order[:, batch * BATCH : (batch + 1) * BATCH]  # (networks, batch)
                     hidden = dropout(x[rows], self.input_dropout)

@@ -138,9 +138,8 @@ class RandomFeatures(ArrayPredictor):
                 scaled = (tile - state["centre"][:, None, None]) / state["spread"][:, None, None]
                 scaled[:, (tile == dataset.card.tiles.nodata).all(axis=0)] = 0.0
                 image = torch.from_numpy(scaled.astype(np.float32))[None]
-                response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(
-                    1
-                )  # (filters, positions)
+                # (filters, positions)
+                response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(1)
                 above, below = (
                     response.clamp(min=0).mean(dim=1),
                     (-response).clamp(min=0).mean(dim=1),

@@ -266,9 +266,8 @@ def blend_weights(predictions: np.ndarray, rates: np.ndarray, *, shrinkage: floa
         Number of sites the common weights count for.
     """
     sites = rates.shape[0]
-    errors = (
-        predictions - rates
-    )  # (members, sites, species); weights sum to 1, so the blend's error is the blend of errors
+    # (members, sites, species); weights sum to 1, so the blend's error is the blend of errors
+    errors = predictions - rates
     gram = np.einsum("msk,nsk->kmn", errors, errors) / sites  # (species, members, members)
     common = _simplex(gram.mean(axis=0), np.full(len(predictions), 1 / len(predictions)), 0.0)
     share = shrinkage / (shrinkage + sites)

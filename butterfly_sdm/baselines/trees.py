@@ -62,9 +62,8 @@ class Trees(TablePredictor):
 
         table = self._numbers(dataset, sites)
         median = table.median().fillna(0.0)  # a column without any number says nothing: all 0
-        seen = table.fillna(median).to_numpy(
-            dtype=np.float32
-        )  # scikit-learn's trees compare 32-bit numbers
+        # scikit-learn's trees compare 32-bit numbers
+        seen = table.fillna(median).to_numpy(dtype=np.float32)
         k, n = labels(dataset, sites)
         rates = k / n[:, None]
         weight = n**self.visits_power
@@ -75,9 +74,9 @@ class Trees(TablePredictor):
             random_state=self.seed,
         ).fit(seen, rates, sample_weight=weight)
         parts = [estimator.tree_ for estimator in forest.estimators_]
-        roots = np.concatenate(
-            [[0], np.cumsum([part.node_count for part in parts])[:-1]]
-        )  # (trees,)
+        # (trees,)
+        roots = np.concatenate([[0], np.cumsum([part.node_count for part in parts])[:-1]])
+        # (nodes, 2)
         children = np.concatenate(
             [
                 np.where(
@@ -87,7 +86,7 @@ class Trees(TablePredictor):
                 )
                 for part, root in zip(parts, roots, strict=True)
             ]
-        )  # (nodes, 2)
+        )
         state = {
             "median": median.to_numpy(dtype=np.float64),
             "children": children.astype(np.int32),
@@ -115,10 +114,8 @@ class Trees(TablePredictor):
 
     def _weights(self, seen: np.ndarray) -> np.ndarray:
         """Return (rows, training sites)."""
-        weight, leaf_of_site = (
-            self.state["weight"],
-            self.state["leaf_of_site"],
-        )  # (training,), (training, trees)
+        # (training sites,), (training sites, trees)
+        weight, leaf_of_site = self.state["weight"], self.state["leaf_of_site"]
         nodes = len(self.state["feature"])
         ends = leaves(self.state, seen)  # (rows, trees)
         total = np.zeros((len(seen), len(weight)))

@@ -291,9 +291,8 @@ def image_of(
         counts = turned(counts, turns)
     image = counts.to(torch.float32, memory_format=torch.channels_last)
     valid = (image != reader.card.nodata).all(dim=1, keepdim=True)
-    factor = (
-        reader.card.scale / net.std if light is None else reader.card.scale / net.std * light
-    )  # (bands,) or (n, bands)
+    # (bands,) or (n, bands)
+    factor = reader.card.scale / net.std if light is None else reader.card.scale / net.std * light
     shift = -reader.card.offset * factor - net.mean / net.std
     return (
         image.mul_(factor[..., None, None]).add_(shift[..., None, None]).masked_fill_(~valid, 0.0)

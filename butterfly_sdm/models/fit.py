@@ -248,9 +248,8 @@ class Journal(Callback):
         """Write the row of this epoch and keep the weights if they are the best so far."""
         assert isinstance(pl_module, Fitting)
         sites = max(pl_module.sums["sites"], 1.0)
-        loss, term = (
-            float(pl_module.sums[name]) / sites for name in ("loss", "regulariser")
-        )  # waits for the device
+        # waits for the device
+        loss, term = (float(pl_module.sums[name]) / sites for name in ("loss", "regulariser"))
         seconds = max(time.perf_counter() - pl_module.started, 1e-9)
         row = {
             "epoch": float(trainer.current_epoch),

@@ -321,9 +321,8 @@ class PresenceNet(nn.Module):
             z = self.project(pooled)
             if has_image is not None and len(z) != len(has_image):
                 whole = z.new_zeros(len(has_image), z.shape[1])
-                z = whole.masked_scatter(
-                    has_image[:, None], z
-                )  # places are not counted: a GPU would have to be waited for
+                # places are not counted: a GPU would have to be waited for
+                z = whole.masked_scatter(has_image[:, None], z)
         joined = self.fuse(z, covariates, position, has_image=has_image)
         return self.classify(joined), joined
 

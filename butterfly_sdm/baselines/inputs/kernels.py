@@ -68,9 +68,8 @@ class SharedKernel(nn.Module):
         along, across = self.stretch
         turned = torch.stack([torch.stack([1 + along, across]), torch.stack([across, 1 - along])])
         square = _squares(p, q)
-        leaning = _squares(
-            p @ turned, q @ turned
-        )  # likeness may reach farther along a coast or a ridge than across
+        # likeness may reach farther along a coast or a ridge than across
+        leaning = _squares(p @ turned, q @ turned)
         total: Tensor = (
             next(amplitude) * _matern12(leaning / place[0] ** 2)
             + next(amplitude) * _matern32(leaning / place[1] ** 2)
@@ -172,9 +171,8 @@ def fit_kernel(
 
 
 def _squares(a: Tensor, b: Tensor) -> Tensor:
-    return ((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T).clamp_min(
-        0
-    )  # (rows, columns)
+    # (rows, columns)
+    return ((a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T).clamp_min(0)
 
 
 def _matern12(square: Tensor) -> Tensor:
