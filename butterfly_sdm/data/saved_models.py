@@ -45,6 +45,16 @@ def load_predictor(folder: str | Path) -> Predictor:
     """
     Read the fitted predictor of a folder by the kind in its ``model.json``.
 
+    Parameters
+    ----------
+    folder
+        A run, or what the ``save`` of any predictor wrote.
+
+    Returns
+    -------
+    Predictor
+        As it was saved.
+
     Raises
     ------
     MissingFileError, ArtefactError
