@@ -233,7 +233,8 @@ def main() -> None:
                     np.mean(values) for values in zip(*((error(c), s) for c, s in own), strict=True)
                 )
                 line = f"{name:36s} {_mean(shares)} %   beside the first {_mean(shares - first)}"
-                line += f"   as one {share(together):5.1f} %   MSE to truth {errors:.3f}e-2, as one {error(together):.3f}e-2"
+                line += f"   as one {share(together):5.1f} %   MSE to truth {errors:.3f}e-2"
+                line += f", as one {error(together):.3f}e-2"
                 line += f"   {seconds:.0f} s each"
                 print(line, flush=True)
 
