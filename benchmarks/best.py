@@ -17,7 +17,7 @@ import butterfly_sdm as bs
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.config import load_config
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.splits import spatial_folds
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.evaluation.compare import compare, score_interval
 from butterfly_sdm.evaluation.scores import score_predictions
 from butterfly_sdm.predictors import make_predictor

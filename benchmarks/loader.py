@@ -62,6 +62,7 @@ def pack(folder: Path, count: int) -> Dataset:
     )
     card = DatasetCard(
         name="noise",
+        position_crs="EPSG:27700",
         species=tuple(detections),
         tiles=TileCard(bands=BANDS, size_px=256, resolution_m=10.0),
     )

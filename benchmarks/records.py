@@ -78,7 +78,7 @@ orderKey familyKey genusKey subgenusKey speciesKey species acceptedScientificNam
 verbatimScientificName typifiedName protocol lastParsed lastCrawled repatriated
 relativeOrganismQuantity projectId isSequenced gbifRegion publishedByGbifRegion level0Gid level0Name
 level1Gid level1Name level2Gid level2Name level3Gid level3Name iucnRedListCategory
-""".split()  # noqa: SIM905
+""".split()
 USED = [
     "institutionCode",
     "occurrenceStatus",
@@ -88,7 +88,7 @@ USED = [
     "decimalLatitude",
 ]
 ROWS = {"small": 100_000, "full": 5_000_000}
-RULES = {
+RULES: dict[str, Any] = {
     "institutions": ("UKBMS",),
     "years": (2016, 2019),
     "min_records": 200,
@@ -201,10 +201,10 @@ def _meta() -> str:
 
 
 def run_ours(archive: Path, scratch: Path) -> dict[str, float]:
-    from data_prep.records.count import SurveyRules, survey
-    from data_prep.records.occurrences import read_occurrences
+    from data_prep.records.count import read_survey
+    from data_prep.records.options import RecordsOptions
 
-    table = survey(read_occurrences([archive], scratch=scratch), SurveyRules(**RULES))  # type: ignore[arg-type]
+    table = read_survey(RecordsOptions(path=archive, **RULES), scratch=scratch)
     return _sums(table.rates.to_numpy(), table.visits.to_numpy(), table.detections.to_numpy())
 
 

@@ -100,13 +100,14 @@ def grid_of(scene_path: Path, sites: int, size: int, crs: str | None):
     from pyproj import Transformer
 
     from butterfly_sdm.imagery.scene import open_scene
+    from data_prep.imagery.options import TileOptions
     from data_prep.imagery.tile_grids import tile_grid
 
     scene = open_scene(scene_path)
     lon, lat = Transformer.from_crs(32630, 4326, always_xy=True).transform(
         *places(scene.width, sites)
     )
-    return scene, tile_grid(lon, lat, scene=scene, size_px=size, crs=crs)
+    return scene, tile_grid(lon, lat, scene, TileOptions(size_px=size, crs=crs))
 
 
 def run_floor(scene_path: Path, sites: int, size: int, out: Path) -> None:
@@ -143,12 +144,15 @@ def run_floor(scene_path: Path, sites: int, size: int, out: Path) -> None:
 
 def run_package(scene_path: Path, sites: int, size: int, out: Path, crs: str | None = None) -> None:
     """Cut with data_prep.imagery.cutting.cut_tiles."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from data_prep.imagery.blocks import plan_reads
     from data_prep.imagery.cutting import CutReport, cut_tiles
 
     scene, grid = grid_of(scene_path, sites, size, crs)
     report = CutReport()
-    cut_tiles(scene, grid, out, workers=2, report=report)
+    with ThreadPoolExecutor(2) as pool:
+        cut_tiles(scene, grid, out, executor=pool, report=report)
     if crs is None:
         layer = scene.pieces[0].layers[0]
         columns = np.round((grid.left - layer.transform.c) / 10).astype(int)

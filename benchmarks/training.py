@@ -54,7 +54,10 @@ def make(sites: int, tile_px: int, species: int = 62) -> Dataset:
     detections = pd.DataFrame(rng.integers(0, 21, (sites, species)), index=ids, columns=list(names))
     tiles = rng.integers(1, 5000, (sites, len(BANDS), tile_px, tile_px), dtype=np.uint16)
     card = DatasetCard(
-        name="noise", species=names, tiles=TileCard(bands=BANDS, size_px=tile_px, resolution_m=10.0)
+        name="noise",
+        species=names,
+        position_crs="EPSG:27700",
+        tiles=TileCard(bands=BANDS, size_px=tile_px, resolution_m=10.0),
     )
     return Dataset(card, gpd.GeoDataFrame(table), detections, tiles)
 

@@ -4,12 +4,12 @@ from .data.dataset import Dataset as Dataset
 from .data.predictor import Predictor as Predictor
 from .data.splits import Split as Split
 from .errors import ButterflySDMError as ButterflySDMError
-from .pipeline import Run as Run
 from .pipeline import build as build
 from .pipeline import check as check
 from .pipeline import evaluate as evaluate
 from .pipeline import predict_map as predict_map
 from .pipeline import train as train
+from .run import Run as Run
 from .simulate import simulate_region as simulate_region
 from .studies import compare_change as compare_change
 from .studies import compare_runs as compare_runs

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+import butterfly_sdm as sdm
 from butterfly_sdm import terminal
-from butterfly_sdm.errors import ButterflySDMError
+from butterfly_sdm.errors import ButterflySDMError, ConfigError
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
@@ -144,29 +145,27 @@ def demo(
     Walk the whole way on a simulated region: records and rasters to data set, model, scores and
     map.
     """
-    from butterfly_sdm import pipeline
-    from butterfly_sdm.simulate import simulate_region
 
     with terminal.progress_bars() as progress:
-        region = simulate_region(
+        region = sdm.simulate_region(
             out / "region", seed=seed, progress=progress, **(SMALL_REGION if small else {})
         )
-        dataset = pipeline.build(
+        dataset = sdm.build(
             region.config, out / "dataset", overrides=overrides or (), progress=progress
         )
-        run = pipeline.train(
+        run = sdm.train(
             region.config,
             out / "run",
             dataset=dataset,
             overrides=overrides or (),
             progress=progress,
         )
-        scores = pipeline.evaluate(run, progress=progress)
-        result = pipeline.predict_map(run, out=out / "map.tif", progress=progress)
+        scores = sdm.evaluate(run, progress=progress)
+        result = sdm.predict_map(run, out=out / "map.tif", progress=progress)
     terminal.summary(
         "The whole way, on a simulated region",
         {"region": region.folder, "data set": dataset.folder, "run": run.folder}
-        | _score_rows(scores)
+        | scores.summary()
         | {"scores": run.folder / "scores.csv"}
         | _map_rows(result),
         next_commands=[
@@ -189,10 +188,9 @@ def build(
     as_json: JsonOption = False,
 ) -> None:
     """Turn scenes and records into a data set."""
-    from butterfly_sdm import pipeline
 
     with terminal.progress_bars() as progress, _told_at_the_end("data_prep.build"):
-        dataset = pipeline.build(
+        dataset = sdm.build(
             config, out, explain=explain, overrides=overrides or (), progress=progress
         )
     card = dataset.card
@@ -211,11 +209,7 @@ def build(
     if dataset.tiles_in_words:
         rows["tiles"] = dataset.tiles_in_words
     if dataset.split is not None:
-        sizes = (
-            f"{len(getattr(dataset.split, part)):,} {part}"
-            for part in ("train", "validation", "test")
-        )
-        rows["split"] = f"{', '.join(sizes)} ({dataset.split.method})"
+        rows["split"] = dataset.split.in_words
     if explain is not None:
         rows["records left out"] = explain
     rows["data set"] = dataset.folder
@@ -238,12 +232,9 @@ def train(
     as_json: JsonOption = False,
 ) -> None:
     """Fit a model to the training part of a data set."""
-    from butterfly_sdm import pipeline
 
     with terminal.progress_bars() as progress:
-        run = pipeline.train(
-            config, out, dataset=dataset, overrides=overrides or (), progress=progress
-        )
+        run = sdm.train(config, out, dataset=dataset, overrides=overrides or (), progress=progress)
     what = config if out is None and not overrides else run.folder
     terminal.summary(
         "Model trained",
@@ -277,31 +268,29 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score a run beside honest baselines on sites it has not seen."""
-    from butterfly_sdm import pipeline, studies
 
     if ladder:
         with terminal.progress_bars() as progress:
-            found = studies.ladder(
+            found = sdm.ladder(
                 run, out, dataset=dataset, overrides=overrides or (), progress=progress
             )
-        folder = out or pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "ladder"
         terminal.summary(
-            "Ladder, best first", found.summary() | {"tables and plots": folder}, as_json=as_json
+            "Ladder, best first",
+            found.summary() | {"tables and plots": found.folder},
+            as_json=as_json,
         )
         return
     with terminal.progress_bars() as progress:
-        scores = pipeline.evaluate(
+        scores = sdm.evaluate(
             run, out, dataset=dataset, overrides=overrides or (), progress=progress
         )
-    folder = out or (
-        run
-        if run.is_dir()
-        else pipeline.out_folder(pipeline.load_config(run, overrides or ())) / "run"
-    )
     terminal.summary(
         "Scores",
-        _score_rows(scores) | {"tables and plots": folder},
-        next_commands=[_command("report", folder if out is None else run), _command("map", run)],
+        scores.summary() | {"tables and plots": scores.folder},
+        next_commands=[
+            _command("report", scores.folder if out is None and scores.folder else run),
+            _command("map", run),
+        ],
         as_json=as_json,
     )
 
@@ -331,11 +320,10 @@ def map_(
     as_json: JsonOption = False,
 ) -> None:
     """Map every species of a run: a GeoTIFF with one band per species."""
-    from butterfly_sdm import pipeline
 
     names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
-        result = pipeline.predict_map(
+        result = sdm.predict_map(
             run, scenes, out, bands=names, overrides=overrides or (), progress=progress
         )
     terminal.summary(
@@ -405,10 +393,9 @@ def report(
     as_json: JsonOption = False,
 ) -> None:
     """Write one page about runs: how good, beside what, and where to trust it."""
-    from butterfly_sdm import studies
 
     with terminal.progress_bars() as progress:
-        page = studies.report(runs, out, dataset=dataset, progress=progress)
+        page = sdm.report(runs, out, dataset=dataset, progress=progress)
     rows = {
         "page": page,
         "as Markdown": page.with_suffix(".md"),
@@ -441,14 +428,12 @@ def compare(
     Compare two runs, or an experiment with and without a change, site by site on the same held-out
     sites.
     """
-    from butterfly_sdm import pipeline, studies
-    from butterfly_sdm.errors import ConfigError
 
     if change:
         if len(what) != 1:
             raise ConfigError(f"With --change, compare takes one YAML; {len(what)} were given.")
         with terminal.progress_bars() as progress:
-            ablation = studies.compare_change(
+            ablation = sdm.compare_change(
                 what[0],
                 change,
                 out,
@@ -457,22 +442,16 @@ def compare(
                 overrides=overrides or (),
                 progress=progress,
             )
-        folder = (
-            out
-            or pipeline.out_folder(pipeline.load_config(what[0], overrides or ())) / "comparison"
-        )
-        rows = ablation.summary() | {
-            "change": ", ".join(change),
-            "table": folder / "comparison.csv",
-        }
-        rows["picture"] = folder / "comparison.png"
+        table = ablation.folder / "comparison.csv"
+        rows: dict[str, object] = {**ablation.summary(), "change": ", ".join(change)}
+        rows |= {"table": table, "picture": table.with_suffix(".png")}
         terminal.summary("Changed beside as it is", rows, as_json=as_json)
         return
     if len(what) != 2:
         raise ConfigError(
             f"compare takes two runs, or one YAML with --change; {len(what)} were given."
         )
-    result = studies.compare_runs(what[0], what[1], dataset=dataset)
+    result = sdm.compare_runs(what[0], what[1], dataset=dataset)
     terminal.summary(
         "Two runs on the same held-out sites", {"verdict": result.verdict}, as_json=as_json
     )
@@ -499,11 +478,10 @@ def search(
     as_json: JsonOption = False,
 ) -> None:
     """Search settings of a network: try what search.space allows, judged on the validation part."""
-    from butterfly_sdm import studies
 
     changes = [*(overrides or ()), *([f"search.trials={trials}"] if trials is not None else [])]
     with terminal.progress_bars() as progress:
-        found = studies.search(config, out, dataset=dataset, overrides=changes, progress=progress)
+        found = sdm.search(config, out, dataset=dataset, overrides=changes, progress=progress)
     score = found.table["score"]
     terminal.summary(
         "Search ended",
@@ -531,9 +509,8 @@ def check(
     as_json: JsonOption = False,
 ) -> None:
     """Verify artefacts byte by byte; say what is wrong."""
-    from butterfly_sdm import pipeline
 
-    found = {str(path): pipeline.check(path) for path in artefacts}
+    found = {str(path): sdm.check(path) for path in artefacts}
     for problem in (problem for problems in found.values() for problem in problems):
         _say(problem, "red")
     rows = {
@@ -590,7 +567,6 @@ def plugin(
     as_json: JsonOption = False,
 ) -> None:
     """Train, evaluate or predict with a method of another domain."""
-    from butterfly_sdm.errors import ConfigError
     from butterfly_sdm.plugins.plugin import run_plugin
 
     if verb not in ("train", "evaluate", "predict"):
@@ -613,7 +589,6 @@ def init(
     """Write a commented starter YAML for your own records and rasters."""
     from butterfly_sdm.config import starter_yaml
     from butterfly_sdm.core.files import write_text
-    from butterfly_sdm.errors import ConfigError
 
     if path.exists() and not force:
         raise ConfigError(
@@ -631,10 +606,6 @@ def doctor(as_json: JsonOption = False) -> None:
     from butterfly_sdm.doctor import examine
 
     terminal.summary("This machine", examine(), as_json=as_json)
-
-
-def _score_rows(scores: Any) -> dict[str, object]:
-    return dict(scores.summary())
 
 
 def _map_rows(result: MapResult) -> dict[str, object]:

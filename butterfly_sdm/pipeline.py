@@ -9,37 +9,28 @@ is done is not done again.
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from butterfly_sdm.config import Config, dump_config, load_config
-from butterfly_sdm.core.cards import check_version, damage, fingerprint, sealed
-from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
-from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
+from butterfly_sdm.core.cards import damage, fingerprint
+from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
-from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
     ConfigError,
-    DataError,
     MissingFileError,
-    ModelError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.predictors import load_predictor, make_predictor
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 
 if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
@@ -47,106 +38,6 @@ if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
-
-ConfigLike = str | Path | Mapping[str, Any] | Config
-RUN_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Run:
-    """
-    A trained model in its folder.
-
-    Attributes
-    ----------
-    folder
-        Holds ``config.yaml``, ``split.json``, ``model.json`` and its arrays, ``history.csv``; after
-        evaluation also the scores.
-    card
-        Content of ``run.json``: where the data set was, its fingerprint, the versions used.
-    """
-
-    folder: Path
-    card: Mapping[str, Any]
-
-    @classmethod
-    def open(cls, folder: str | Path) -> Run:
-        """
-        Open a run folder.
-
-        Raises
-        ------
-        MissingFileError
-            There is no run there.
-        ArtefactError
-            It is damaged or of another version.
-        """
-        folder = Path(folder)
-        if not folder.is_dir():
-            raise MissingFileError(
-                f"There is no run at {folder}. Make one with: butterfly-sdm train CONFIG"
-            )
-        card = read_json(folder / "run.json")
-        if not isinstance(card, dict) or card.get("format") != "butterfly_sdm run":
-            raise ArtefactError(f"{folder} is not a run: its run.json does not say so.")
-        check_version(
-            card.get("format_version"),
-            RUN_VERSION,
-            f"The run {folder}",
-            f"butterfly-sdm train CONFIG --out {folder}",
-        )
-        return cls(folder, card)
-
-    @cached_property
-    def config(self) -> Config:
-        """The config the run was trained with."""
-        return load_config(self.folder / "config.yaml")
-
-    @cached_property
-    def split(self) -> Split:
-        """The split the run was trained with."""
-        return Split.from_json(self.folder / "split.json")
-
-    @cached_property
-    def predictor(self) -> Predictor:
-        """The fitted model."""
-        return load_predictor(self.folder)
-
-    @cached_property
-    def dataset(self) -> Dataset:
-        """The data set the run was trained on, if it still lies where it was."""
-        return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
-
-    @property
-    def epochs(self) -> str:
-        """
-        How long a network was trained, in words, and which epoch was the best on the validation
-        part; else nothing.
-        """
-        history, fit = self.folder / "history.csv", self.config.train.fit
-        if not history.is_file():
-            return ""
-        table = pd.read_csv(history)
-        text = f"{len(table)} of at most {fit.epochs}"
-        scores = table.get(f"validation_{fit.score}")
-        if scores is None or scores.isna().all():
-            return text
-        best = int(scores.idxmin()) + 1
-        more = "; with more it may get better: train.fit.epochs" if best == fit.epochs else ""
-        return f"{text}, number {best} was the best on the validation sites{more}"
-
-    def _repr_html_(self) -> str:
-        model, fit = self.config.train.model, self.config.train.fit
-        facts: dict[str, object] = {"model": model.kind, "species": len(self.predictor.species)}
-        if model.kind == "network":
-            inputs = [name for name in ("image", "covariates", "position") if getattr(model, name)]
-            facts["model"] = f"{model.backbone} on {', '.join(inputs)}"
-            facts["window"] = f"{model.window_px} px and a margin of {model.margin_px} px"
-            facts["loss"] = f"{fit.loss}, regulariser {fit.regulariser.weight:g}"
-            facts["epochs"] = self.epochs
-        facts["trained on"] = f"{len(self.split.train):,} sites"
-        facts["folder"] = self.folder
-        return facts_html(f"Run {self.card.get('name', '')}", facts)
 
 
 def build(
@@ -231,8 +122,8 @@ def train(
     Returns
     -------
     Run
-        The finished run. One that is there already, made with the same settings and data, is
-        returned as it is.
+        The finished run. One that is there already, its model made with the same settings and
+        data, is not trained again; it takes the other settings, as of ``map``, from the config.
 
     Raises
     ------
@@ -241,11 +132,8 @@ def train(
     """
     settings = load_config(config, overrides)
     folder = Path(out) if out is not None else out_folder(settings) / "run"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     model, fit = settings.train.model, settings.train.fit
     key = fingerprint(
         {
@@ -254,44 +142,28 @@ def train(
             "seed": settings.seed,
             "dataset": data.fingerprint,
         }
-        | {"split": [data.split.train, data.split.validation, data.split.test]}
+        | {"split": [split.train, split.validation, split.test]}
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
-        return Run.open(folder)
+    else:
+        _fit_into(folder, key, settings, data, progress)
+    return Run.open(folder).with_settings(settings)
+
+
+def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
+    split = data.needed_split()
     predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
-        data.split.to_json(partial / "split.json")
-        context = FitContext(data.split.validation, partial, progress)
-        predictor.fit(data, data.split.train, context=context)
+        split.to_json(partial / "split.json")
+        context = FitContext(split.validation, partial, progress)
+        predictor.fit(data, split.train, context=context)
         predictor.save(partial)
-        for checkpoints in list(
-            partial.rglob("checkpoints")
-        ):  # they serve to resume, and are several times the model
+        # They serve to resume, and are several times the model.
+        for checkpoints in list(partial.rglob("checkpoints")):
             shutil.rmtree(checkpoints)
-        card = {
-            "format": "butterfly_sdm run",
-            "format_version": RUN_VERSION,
-            "key": key,
-            "name": settings.name,
-            # Relative, so that run and data set can move together.
-            "dataset": os.path.relpath(data.folder.resolve(), folder.resolve())
-            if data.folder
-            else None,
-            "dataset_fingerprint": data.fingerprint,
-            "software": {
-                name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")
-            },
-            "files": {
-                path.relative_to(partial).as_posix(): sha256(path)
-                for path in sorted(partial.rglob("*"))
-                # An attempt that was interrupted at its very end leaves its card.
-                if path.is_file() and not path.name.startswith(".") and path != partial / "run.json"
-            },
-        }
-        write_json(partial / "run.json", sealed(card))
-    return Run.open(folder)
+        finish_run(partial, folder, data, settings, key)
 
 
 def evaluate(
@@ -328,15 +200,13 @@ def evaluate(
 
     opened, settings = open_run(run, overrides)
     data = dataset_of(opened, dataset)
-    check_species(opened.predictor, data)
     folder = Path(out) if out is not None else opened.folder
     with exclusive(folder):
         return evaluate_run(
             opened.predictor,
             data,
-            opened.split,
-            part=settings.evaluate.part,
-            baselines=settings.evaluate.baselines,
+            settings.evaluate,
+            split=opened.split,
             folder=folder,
             seed=settings.seed,
             progress=progress,
@@ -513,8 +383,13 @@ def check(artefact: str | Path) -> list[str]:
 
         return check_dataset(path)
     if (path / "run.json").is_file():
-        problems = damage(path / "run.json")
-        return problems or _trouble(lambda: Run.open(path).predictor)
+        if problems := damage(path / "run.json"):
+            return problems
+        try:
+            _ = Run.open(path).predictor
+        except ButterflySDMError as error:
+            return [str(error)]
+        return []
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
@@ -525,42 +400,20 @@ def check(artefact: str | Path) -> list[str]:
     )
 
 
-def _trouble(action: Callable[[], Any]) -> list[str]:
-    try:
-        action()
-    except ButterflySDMError as error:
-        return [str(error)]
-    return []
-
-
-def out_folder(settings: Config) -> Path:
-    """Return the folder of the artefacts of an experiment."""
-    return settings.out if settings.out is not None else Path("runs", settings.name)
-
-
-def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Config]:
+def dataset_for(
+    settings: Config, dataset: Dataset | str | Path | None, progress: Progress
+) -> Dataset:
     """
-    Open a run given itself, its folder or its config; the config given now decides about evaluate
-    and map.
-    """
-    if isinstance(run, Run):
-        return run, load_config(run.config, overrides)
-    if isinstance(run, str | Path) and Path(run).is_dir():
-        opened = Run.open(run)
-        return opened, load_config(opened.config, overrides)
-    settings = load_config(run, overrides)
-    return Run.open(out_folder(settings) / "run"), settings
-
-
-def dataset_for(settings: Config, dataset: str | Path | None, progress: Progress) -> Dataset:
-    """
-    Open the data set a config speaks of; build it if it is not there and the config says how.
+    Open the data set that is given, else the one a config speaks of; build that if it is not there
+    and the config says how.
 
     Raises
     ------
     ConfigError
         It was built here from another section ``build`` than the config has now.
     """
+    if isinstance(dataset, Dataset):
+        return dataset
     named = dataset or settings.train.dataset
     folder = Path(named or out_folder(settings) / "dataset")
     if named is None and settings.build is not None:
@@ -584,49 +437,3 @@ def _settings_mark(folder: Path) -> Path:
 def _settings_key(settings: Config) -> str:
     assert settings.build is not None
     return fingerprint(settings.build.model_dump(mode="json", exclude={"workers", "dask"}))
-
-
-def dataset_of(run: Run, dataset: Dataset | str | Path | None) -> Dataset:
-    """
-    Open the data set a run was trained on, or the one given instead.
-
-    Raises
-    ------
-    DataError
-        The run does not say where its data set lies.
-    """
-    if isinstance(dataset, Dataset):
-        return dataset
-    if dataset is not None:
-        return Dataset.open(dataset)
-    if not run.card.get("dataset"):
-        raise DataError(
-            f"The run {run.folder} does not say where its data set lies. Name it: --dataset DIR"
-        )
-    return run.dataset
-
-
-def check_species(predictor: Predictor, dataset: Dataset) -> None:
-    """
-    Refuse a data set with other species than the predictor knows.
-
-    Raises
-    ------
-    ModelError
-        The species differ.
-    """
-    if tuple(predictor.species) != dataset.species:
-        missing = [name for name in predictor.species if name not in dataset.species]
-        added = [name for name in dataset.species if name not in predictor.species]
-        what = (
-            f"{missing[0]} is missing there"
-            if missing
-            else f"{added[0]} is new there"
-            if added
-            else "their order differs"
-        )
-        raise ModelError(
-            f"The run knows {len(predictor.species)} species, the data set {dataset.card.name!r} "
-            f"has {len(dataset.species)}: "
-            f"{what}. Evaluate it on the data set it was trained on, or train again."
-        )

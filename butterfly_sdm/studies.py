@@ -10,33 +10,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import yaml
 
-from butterfly_sdm.config import Config, dump_config, load_config
+from butterfly_sdm import figures
+from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import Embedding, FitContext
+from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.evaluation.compare import Comparison, compare
+from butterfly_sdm.evaluation.evaluate import scorable_sites
+from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.models.options import SearchOptions
-from butterfly_sdm.pipeline import (
-    ConfigLike,
-    Run,
-    check_species,
-    dataset_for,
-    dataset_of,
-    open_run,
-    out_folder,
-)
+from butterfly_sdm.pipeline import dataset_for
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from butterfly_sdm.evaluation import Comparison, Ladder
+from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
 
 
 def ladder(
@@ -70,30 +68,15 @@ def ladder(
     ConfigError, DataError, ModelError
         The config has no ladder, or a step of it is wrong.
     """
-    from butterfly_sdm.evaluation import run_ladder
-    from butterfly_sdm.evaluation.bootstrap import grid_blocks
-
     settings = load_config(config, overrides)
-    options = settings.evaluate
-    if not options.ladder:
+    if not settings.evaluate.ladder:
         raise ConfigError(
             "evaluate.ladder is empty. List its predictors, such as: ladder: [{kind: "
             "nearest_sites}]"
         )
     folder = Path(out) if out is not None else out_folder(settings) / "ladder"
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    return run_ladder(
-        data,
-        [step.model_dump() for step in options.ladder],
-        part=options.part,
-        n_folds=options.folds,
-        distance_m=options.fold_distance_m,
-        blocks=grid_blocks(data.sites, side_m=options.block_m),
-        repeats=options.bootstrap,
-        folder=folder,
-        seed=settings.seed,
-        progress=progress,
-    )
+    data = dataset_for(settings, dataset, progress)
+    return run_ladder(data, settings.evaluate, folder=folder, seed=settings.seed, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -110,11 +93,14 @@ class Ablation:
         By row of the table; first the changed experiment, second the experiment as it is.
     change
         What was changed, as ``key=value``.
+    folder
+        Of the table, the picture and the predictions.
     """
 
     table: pd.DataFrame
     comparisons: dict[str, Comparison]
     change: tuple[str, ...]
+    folder: Path
 
     def summary(self) -> dict[str, str]:
         """Return the verdict per seed and of all seeds."""
@@ -166,10 +152,6 @@ def compare_change(
     --------
     >>> compare_change("experiment.yaml", ["train.fit.regulariser.weight=0"], seeds=5)  # doctest: +SKIP
     """
-    from butterfly_sdm.data.splits import spatial_folds
-    from butterfly_sdm.evaluation.compare import compare
-    from butterfly_sdm.evaluation.plots import plot_differences
-
     overrides = tuple(overrides)
     plain, changed = load_config(config, overrides), load_config(config, (*overrides, *change))
     if not change or plain.train == changed.train:
@@ -177,93 +159,119 @@ def compare_change(
             f"The change {', '.join(change) or '(none)'} changes nothing of train. Name another "
             "key or value."
         )
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(plain, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    data = dataset_for(plain, dataset, progress)
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
-    sites = [site for site in (*data.split.train, *data.split.validation) if data.visits[site] > 0]
-    options = plain.evaluate
-    folds = spatial_folds(
-        data.sites.loc[sites],
-        distance_m=options.fold_distance_m,
-        n_folds=max(2, options.folds),
-        seed=plain.seed,
+    folds = _folds(data, plain)
+    both = {"changed": changed, "as it is": plain}
+    tables = _out_of_fold(
+        [
+            settings.model_copy(update={"seed": seed})
+            for seed in range(plain.seed, plain.seed + seeds)
+            for settings in both.values()
+        ],
+        data,
+        folds,
+        folder / "out_of_fold",
+        progress,
     )
-    held: dict[str, list[pd.DataFrame]] = {"changed": [], "as it is": []}
-    for seed in range(plain.seed, plain.seed + seeds):
-        for name, settings in (("changed", changed), ("as it is", plain)):
-            held[name].append(
-                _out_of_fold(
-                    settings.model_copy(update={"seed": seed}), data, folds, folder, progress
-                )
-            )
-    rows, comparisons = {}, {}
     pairs = {
-        f"seed {plain.seed + place}": (held["changed"][place], held["as it is"][place])
+        f"seed {plain.seed + place}": (tables[2 * place], tables[2 * place + 1])
         for place in range(seeds)
     }
     if seeds > 1:
-        pairs["mean of all seeds"] = tuple(sum(tables) / seeds for tables in held.values())  # type: ignore[assignment]
-    for name, (first, second) in pairs.items():
-        scored = first.index.intersection(second.index)
-        result = compare(
-            data,
-            list(scored),
-            first.loc[scored],
-            second.loc[scored],
-            names=("changed", "as it is"),
-            repeats=options.bootstrap,
-        )
-        comparisons[name] = result
-        rows[name] = {
-            "changed": result.per_species["changed"].mean(),
-            "as_it_is": result.per_species["as it is"].mean(),
-            "difference": result.difference.estimate,
-            "low": result.difference.low,
-            "high": result.difference.high,
-            "species_changed_ahead": result.first_wins,
-            "species_as_it_is_ahead": result.second_wins,
-            "sites": result.sites,
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("seeds")
+        pairs["mean of all seeds"] = (sum(tables[::2]) / seeds, sum(tables[1::2]) / seeds)
+    comparisons = {
+        name: _compare_changed(data, *pair, plain.evaluate.bootstrap)
+        for name, pair in pairs.items()
+    }
+    table = pd.DataFrame.from_dict(
+        {name: _ablation_row(result) for name, result in comparisons.items()}, orient="index"
+    ).rename_axis("seeds")
     with atomic_path(folder / "comparison.csv") as temporary:
         table.to_csv(temporary)
-    plot_differences(table, folder / "comparison.png", change=", ".join(change))
-    return Ablation(table, comparisons, tuple(change))
+    figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
+    return Ablation(table, comparisons, tuple(change), folder)
+
+
+def _folds(data: Dataset, settings: Config) -> list[Split]:
+    """Deal the training and validation sites with a visit into folds; test sites stay out."""
+    split = data.needed_split()
+    return spatial_folds(
+        data.sites.loc[
+            [site for site in (*split.train, *split.validation) if data.visits[site] > 0]
+        ],
+        distance_m=settings.evaluate.fold_distance_m,
+        n_folds=max(2, settings.evaluate.folds),
+        seed=settings.seed,
+    )
+
+
+def _compare_changed(
+    data: Dataset, changed: pd.DataFrame, plain: pd.DataFrame, repeats: int
+) -> Comparison:
+    sites = list(changed.index.intersection(plain.index))
+    return compare(
+        data,
+        sites,
+        changed.loc[sites],
+        plain.loc[sites],
+        names=("changed", "as it is"),
+        repeats=repeats,
+    )
+
+
+def _ablation_row(result: Comparison) -> dict[str, float]:
+    return {
+        "changed": result.per_species["changed"].mean(),
+        "as_it_is": result.per_species["as it is"].mean(),
+        "difference": result.difference.estimate,
+        "low": result.difference.low,
+        "high": result.difference.high,
+        "species_changed_ahead": result.first_wins,
+        "species_as_it_is_ahead": result.second_wins,
+        "sites": result.sites,
+    }
 
 
 def _out_of_fold(
-    settings: Config, data: Dataset, folds: Sequence[Any], folder: Path, progress: Progress
-) -> pd.DataFrame:
-    """
-    Return the predictions of every site by a model that has not seen it; read them if they are
-    there already.
-    """
-    from butterfly_sdm.evaluation.evaluate import scorable_sites
+    experiments: Sequence[Config],
+    data: Dataset,
+    folds: Sequence[Split],
+    folder: Path,
+    progress: Progress,
+) -> list[pd.DataFrame]:
+    """Return, per experiment, the predictions of every site by a model that has not seen it."""
+    options = experiments[0].evaluate
+    jobs = [(settings, fold) for settings in experiments for fold in folds]
+    tables = []
+    with open_executor(options.workers, options.dask) as (executor, _):
+        run = map if executor is None else executor.map
+        for done, table in enumerate(run(partial(_fit_fold, data, folder), jobs)):
+            tables.append(table)
+            seed = experiments[done // len(folds)].seed
+            progress(f"folds, seed {seed}", done % len(folds) + 1, len(folds))
+    return [pd.concat(tables[at : at + len(folds)]) for at in range(0, len(jobs), len(folds))]
 
-    parts = []
-    for place, fold in enumerate(folds):
-        key = fingerprint(
-            {
-                "train": settings.train.model_dump(mode="json", exclude={"dataset"}),
-                "seed": settings.seed,
-                "dataset": data.fingerprint,
-                "fold": [fold.train, fold.validation],
-            }
-        )
-        path = folder / "out_of_fold" / f"{key}.parquet"
-        if not path.is_file():
-            model, fit = settings.train.model, settings.train.fit
-            unfitted = make_predictor(model, fit, settings.seed)
-            predictor = unfitted.fit(data, scorable_sites(data, fold.train, [unfitted]))
-            table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
-            with atomic_path(path) as temporary:
-                table.to_parquet(temporary)
-        parts.append(pd.read_parquet(path))
-        progress(f"folds, seed {settings.seed}", place + 1, len(folds))
-    return pd.concat(parts)
+
+def _fit_fold(data: Dataset, folder: Path, job: tuple[Config, Split]) -> pd.DataFrame:
+    """Fit an experiment without a fold and predict the fold; read it where that was done before."""
+    settings, fold = job
+    key = fingerprint(
+        {
+            "train": settings.train.model_dump(mode="json", exclude={"dataset"}),
+            "seed": settings.seed,
+            "dataset": data.fingerprint,
+            "fold": [fold.train, fold.validation],
+        }
+    )
+    path = folder / f"{key}.parquet"
+    if not path.is_file():
+        predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
+        predictor.fit(data, scorable_sites(data, fold.train, [predictor]))
+        table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
+        with atomic_path(path) as temporary:
+            table.to_parquet(temporary)
+    return pd.read_parquet(path)
 
 
 def compare_runs(
@@ -293,14 +301,9 @@ def compare_runs(
     DataError
         A site that is held out by the first was seen by the second.
     """
-    from butterfly_sdm.evaluation.compare import compare
-    from butterfly_sdm.evaluation.evaluate import scorable_sites
-
     one, settings = open_run(first, ())
     two, _ = open_run(second, ())
-    data = dataset_of(one, dataset)
-    for run in (one, two):
-        check_species(run.predictor, data)
+    data = dataset_of(two, dataset_of(one, dataset))
     sites = scorable_sites(
         data, one.split.part(settings.evaluate.part), [one.predictor, two.predictor]
     )
@@ -381,49 +384,23 @@ def search(
     --------
     >>> search("experiment.yaml", overrides=["search.trials=50"])  # doctest: +SKIP
     """
-    from butterfly_sdm.models.network_predictor import NetworkPredictor
+    from butterfly_sdm.models.network_predictor import NetworkPredictor  # loads torch
     from butterfly_sdm.models.search import search as search_network
 
     settings = load_config(config, overrides)
-    options = settings.search
-    if not options.space:
-        raise ConfigError(
-            "search.space is empty. Name settings, such as: "
-            "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
-        )
-    if settings.train.model.kind != "network":
-        raise ConfigError(
-            f"train.model.kind is {settings.train.model.kind}; search draws settings of a network."
-        )
-    space: dict[str, Any] = {}
-    homes: dict[str, str] = {}  # where a setting of the network stands in the config
-    for key, choice in options.space.items():
-        name = key.removeprefix("train.fit.").removeprefix("train.model.")
-        if name == key or name in ("kind", "members", "options"):
-            raise ConfigError(
-                f"search.space.{key}: a search draws settings of train.fit and train.model, such "
-                "as train.fit.epochs."
-            )
-        bounds = not isinstance(choice, tuple)
-        for value in (choice.low, choice.high) if bounds else choice:  # type: ignore[union-attr]
-            load_config(settings, [_assignment(key, value)])  # says what is wrong with it
-        space[name] = choice
-        homes[name] = key
-    data = dataset if isinstance(dataset, Dataset) else dataset_for(settings, dataset, progress)
-    if data.split is None:
-        raise DataError(
-            f"The data set {data.card.name!r} has no split. Add build.split and build it again."
-        )
+    homes = _settings_searched(settings)
+    data = dataset_for(settings, dataset, progress)
+    split = data.needed_split()
     folder = Path(out) if out is not None else out_folder(settings) / "search"
-    single = load_config(settings, ["train.model.members=1"])
+    space = {name: settings.search.space[key] for name, key in homes.items()}
+    model = settings.train.model.model_copy(update={"members": 1})
+    network = NetworkPredictor(model, settings.train.fit, seed=settings.seed)
     found = search_network(
         data,
-        data.split.train,
-        options.model_copy(update={"space": space}),
-        context=FitContext(data.split.validation, folder, progress),
-        settings=NetworkPredictor(
-            single.train.model, single.train.fit, seed=settings.seed
-        ).settings(),
+        split.train,
+        settings.search.model_copy(update={"space": space}),
+        context=FitContext(split.validation, folder, progress),
+        settings=network.settings(),
         seed=settings.seed,
     )
     best = []
@@ -441,6 +418,31 @@ def search(
     )
     write_text(folder / "best.yaml", dump_config(winner))
     return Search(found.trials, tuple(best), folder / "best.yaml")
+
+
+def _settings_searched(settings: Config) -> dict[str, str]:
+    """Return where in the config each setting of the network stands that is searched, by name."""
+    if not settings.search.space:
+        raise ConfigError(
+            "search.space is empty. Name settings, such as: "
+            "space: {train.fit.learning_rate: {low: 1.0e-4, high: 0.01, log: true}}"
+        )
+    if settings.train.model.kind != "network":
+        raise ConfigError(
+            f"train.model.kind is {settings.train.model.kind}; search draws settings of a network."
+        )
+    homes: dict[str, str] = {}
+    for key, draw in settings.search.space.items():
+        name = key.removeprefix("train.fit.").removeprefix("train.model.")
+        if name == key or name in ("kind", "members", "options"):
+            raise ConfigError(
+                f"search.space.{key}: a search draws settings of train.fit and train.model, such "
+                "as train.fit.epochs."
+            )
+        for value in draw if isinstance(draw, tuple) else (draw.low, draw.high):
+            load_config(settings, [_assignment(key, value)])  # says what is wrong with it
+        homes[name] = key
+    return homes
 
 
 def _assignment(key: str, value: Any) -> str:
@@ -483,7 +485,6 @@ def report(
     for given in runs:
         opened, settings = open_run(given, ())
         data = dataset_of(opened, dataset)
-        check_species(opened.predictor, data)
         kinds = tuple(
             dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"])
         )
@@ -491,10 +492,9 @@ def report(
             collect_findings(
                 opened.predictor,
                 data,
-                opened.split,
+                settings.evaluate.model_copy(update={"baselines": kinds}),
+                split=opened.split,
                 name=str(opened.card.get("name") or opened.folder.name),
-                part=settings.evaluate.part,
-                baselines=kinds,
                 config=settings.model_dump(mode="json"),
                 folder=opened.folder,
                 importance_repeats=1

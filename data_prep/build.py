@@ -10,14 +10,11 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 import geopandas as gpd
-import numpy as np
 import pandas as pd
 import rasterio
 from pydantic import ValidationError
@@ -25,30 +22,23 @@ from pydantic import ValidationError
 from butterfly_sdm.core.cards import fingerprint, sealed
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
-from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
+from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.data.splitting import (
-    group_sites,
-    leave_out_near,
-    make_folds,
-    make_split,
-    read_regions,
-    read_split,
-    split_by_region,
-)
-from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
+from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
-from data_prep.imagery.cutting import threads
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
-from data_prep.notes import Findings, thin_data
-from data_prep.options import BuildOptions
+from data_prep.notes import BuildNotes, thin_data
+from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.sources.fetching import fetch_records
+from data_prep.workbench import Workbench, open_workbench
 
 log = logging.getLogger("data_prep.build")
 
@@ -116,85 +106,76 @@ def build_dataset(
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:
-                _survey(config, Path(place), progress, Findings(), explain)
+                bench = Workbench(Path(place), progress=progress)
+                bench.scratch.mkdir()
+                _survey(config, bench, explain)
         return folder
-    with resumable_folder(folder, key) as partial:
-        scratch = partial / ".scratch"
-        scratch.mkdir(exist_ok=True)
-        findings = Findings()
-        table = (
-            survey if survey is not None else _survey(config, scratch, progress, findings, explain)
-        )
-        sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
-        if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
-            findings.warn(
-                f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, "
-                "and blocks, buffers and "
-                "overlaps with them. Remove build.position_crs, or give a projected CRS of the "
-                "region, such as its UTM zone."
-            )
-        covariates: pd.DataFrame | None = None
-        units: dict[str, str] = {}
-        with _executor(config, executor) as pool:
-            sites, tiles = fill_tiles(
-                config,
-                sites,
-                partial,
-                scratch,
-                opened=scene,
-                executor=pool,
-                findings=findings,
-                progress=progress,
-            )
-            if config.covariates is not None:
-                covariates, units, notes = site_covariates(
-                    config.covariates, sites, position_crs=position_crs, executor=pool
-                )
-                findings.notes.extend(notes)
-            findings.sources.extend(
-                file_sources(
-                    config, findings.imagery, scratch=scratch, executor=pool, progress=progress
-                )
-            )
-        split, block = _split(config, sites, seed, tiles, findings, position_crs)
-        if block is not None:
-            sites["block"] = block
-        shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
-        for message in thin_data(table.rows, shown, split):
-            findings.warn(message)
-        card = DatasetCard(
-            name=name,
-            species=tuple(detections.columns),
-            years=tuple(int(year) for year in table.years),
-            position_crs=position_crs,
-            tiles=tiles,
-            covariates=units,
-            rows={key: int(value) for key, value in table.rows.items()},
-            sources=tuple(
-                sorted(
-                    findings.sources,
-                    key=lambda source: (source.role, source.name, source.sha256 or ""),
-                )
-            ),
-            warnings=tuple(findings.warnings),
-            notes=tuple(findings.notes),
-            software=_software(),
-        )
-        # Says now, not when it is opened, that the parts do not fit together.
-        Dataset(
-            card,
-            sites.set_geometry("geometry"),
-            detections,
-            None,
-            covariates,
-            split,
-            coarse=table.coarse,
-        )
-        progress("writing the data set", 0, 1)
-        _write(partial, card, sites, detections, covariates, split, table.coarse)
-        shutil.rmtree(scratch)
-        progress("writing the data set", 1, 1)
+    with (
+        resumable_folder(folder, key) as partial,
+        open_workbench(config, partial, progress, executor) as bench,
+    ):
+        table = survey if survey is not None else _survey(config, bench, explain)
+        _fill(config, table, scene, bench, name=name, seed=seed)
+        shutil.rmtree(bench.scratch)
     return folder
+
+
+def _fill(
+    config: BuildOptions,
+    table: SurveyTable,
+    scene: Scene | None,
+    bench: Workbench,
+    *,
+    name: str,
+    seed: int,
+) -> None:
+    """Make all parts of a data set in its unfinished folder: tables, tiles, split and card."""
+    notes = bench.notes
+    sites, detections, position_crs = site_table(table, position_crs=config.position_crs)
+    if (wrong := stretched(sites, position_crs)) > WRONG_DISTANCES:
+        notes.warn(
+            f"In {position_crs} distances are wrong by up to {wrong:.0%} where the sites lie, and "
+            "blocks, buffers and overlaps with them. Remove build.position_crs, or give a "
+            "projected CRS of the region, such as its UTM zone."
+        )
+    sites, tiles = fill_tiles(config, sites, bench, opened=scene)
+    covariates, units, lacking = site_covariates(
+        config.covariates or CovariateOptions(),
+        sites,
+        position_crs=position_crs,
+        executor=bench.executor,
+    )
+    notes.notes += lacking
+    notes.sources += file_sources(config, bench)
+    split, block = _split(config, sites, seed, tiles, notes, position_crs)
+    if block is not None:
+        sites["block"] = block
+    shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
+    for message in thin_data(table.rows, shown, split):
+        notes.warn(message)
+    card = DatasetCard(
+        name=name,
+        species=tuple(detections.columns),
+        years=tuple(int(year) for year in table.years),
+        position_crs=position_crs,
+        tiles=tiles,
+        covariates=units,
+        rows={key: int(value) for key, value in table.rows.items()},
+        sources=tuple(sorted(notes.sources, key=_order)),
+        warnings=tuple(notes.warnings),
+        notes=tuple(notes.notes),
+        software=_software(),
+    )
+    # Says now, not when it is opened, that the parts do not fit together.
+    located = sites.set_geometry("geometry")
+    dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    bench.progress("writing the data set", 0, 1)
+    _write(bench.folder, dataset)
+    bench.progress("writing the data set", 1, 1)
+
+
+def _order(source: Source) -> tuple[str, str, str]:
+    return source.role, source.name, source.sha256 or ""
 
 
 def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None) -> str:
@@ -224,37 +205,10 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
     )
 
 
-@contextmanager
-def _executor(config: BuildOptions, executor: Executor | None) -> Iterator[Executor]:
-    if executor is not None or config.dask is None:
-        with threads(config.workers, executor) as pool:
-            yield pool
-        return
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise MissingPackageError(
-            "build.dask needs the package distributed. Install it with: "
-            f"{how_to_install('distributed')}"
-        ) from error
-    try:
-        client = Client(config.dask, timeout=20)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"build.dask = {config.dask!r}: no Dask scheduler answers there ({error})."
-        ) from error
-    with client:
-        yield client.get_executor()
-
-
-def _survey(
-    config: BuildOptions,
-    scratch: Path,
-    progress: Progress,
-    findings: Findings,
-    explain: Path | None,
-) -> SurveyTable:
-    survey = read_survey(config.records, scratch=scratch, progress=progress, explain=explain)
+def _survey(config: BuildOptions, bench: Workbench, explain: Path | None) -> SurveyTable:
+    survey = read_survey(
+        config.records, scratch=bench.scratch, progress=bench.progress, explain=explain
+    )
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(
@@ -262,8 +216,8 @@ def _survey(
                 "table of sites."
             )
         survey = with_unrecorded(survey, read_sites(config.records.sites))
-    findings.sources.extend(record_sources(config.records))
-    findings.notes.extend(survey.notes)
+    bench.notes.sources.extend(record_sources(config.records))
+    bench.notes.notes.extend(survey.notes)
     return survey
 
 
@@ -272,7 +226,7 @@ def _split(
     sites: gpd.GeoDataFrame,
     seed: int,
     tiles: TileCard | None,
-    findings: Findings,
+    notes: BuildNotes,
     position_crs: str,
 ) -> tuple[Split, pd.Series | None]:
     """
@@ -282,50 +236,16 @@ def _split(
     says so: a part of sites that no network can learn from would leave the others smaller than they
     were asked to be.
     """
-    options = config.split
     visited = sites[(sites["visits"] > 0) & (sites["tile_row"] >= 0 if tiles is not None else True)]
-    block: np.ndarray | None = None
-    if options.method == "file":
-        if options.path is None:
-            raise ConfigError("split.method is file, but split.path does not say which file.")
+    block: pd.Series | None = None
+    options = config.split
+    if options.path is not None and options.method == "file":
         split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
-            findings.notes.append(
-                f"{ignored} sites of {options.path.name} are not in the data set."
-            )
-    elif options.method == "regions":
-        if options.regions is None or not options.validation_regions:
-            raise ConfigError(
-                "split.method is regions: state split.regions (polygons) and "
-                "split.validation_regions (names)."
-            )
-        regions = read_regions(options.regions, visited)
-        split = split_by_region(
-            regions, validation=options.validation_regions, test=options.test_regions
-        )
-        block, _ = group_sites(visited, method="regions", regions=regions.fillna(""))
-    elif options.folds is not None:
-        if options.fold > options.folds:
-            raise ConfigError(
-                f"split.fold = {options.fold}: there are {options.folds} folds, counted from 1."
-            )
-        folds, block = make_folds(
-            visited,
-            method=options.method,
-            distance_m=options.distance_m,
-            folds=options.folds,
-            seed=seed,
-        )
-        split = folds[options.fold - 1]
+            notes.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
     else:
         try:
-            split, block = make_split(
-                visited,
-                method=options.method,
-                distance_m=options.distance_m,
-                fractions=options.fractions,
-                seed=seed,
-            )
+            split, block = make_split(visited, options, seed=seed)
         except DataError as error:
             if len(visited) == len(sites):
                 raise
@@ -334,17 +254,15 @@ def _split(
             ) from error
     without = len(sites) - len(split.part_of())
     if without:
-        findings.notes.append(f"{without} sites are in no part of the split.")
+        notes.notes.append(f"{without} sites are in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
         report = report_leakage(
             sites, split, tile_m=tiles.size_px * tiles.resolution_m, position_crs=position_crs
         )
         for message in report.warnings():
-            findings.warn(message)
-    return split, None if block is None else pd.Series(block, visited.index).reindex(
-        sites.index, fill_value=-1
-    )
+            notes.warn(message)
+    return split, None if block is None else block.reindex(sites.index, fill_value=-1)
 
 
 def _software() -> dict[str, str]:
@@ -352,32 +270,26 @@ def _software() -> dict[str, str]:
     return {name: version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
 
 
-def _write(
-    partial: Path,
-    card: DatasetCard,
-    sites: gpd.GeoDataFrame,
-    detections: pd.DataFrame,
-    covariates: pd.DataFrame | None,
-    split: Split,
-    coarse: pd.DataFrame | None,
-) -> None:
-    sites.reset_index().to_parquet(partial / "sites.parquet", index=False)
-    detections.reset_index().to_parquet(partial / "detections.parquet", index=False)
-    if covariates is not None:
-        covariates.rename_axis("site_id").reset_index().to_parquet(
-            partial / "covariates.parquet", index=False
-        )
-    if coarse is not None:
-        coarse.to_parquet(partial / "coarse.parquet", index=False)
-    split.to_json(partial / "split.json")
+def _write(partial: Path, dataset: Dataset) -> None:
+    tables = {
+        "sites": dataset.sites.reset_index(),
+        "detections": dataset.detections.reset_index(),
+        "coarse": dataset.coarse,
+    }
+    if dataset.covariates is not None:
+        tables["covariates"] = dataset.covariates.rename_axis("site_id").reset_index()
+    for name, table in tables.items():
+        if table is not None:
+            table.to_parquet(partial / f"{name}.parquet", index=False)
+    assert dataset.split is not None
+    dataset.split.to_json(partial / "split.json")
     files = {
         path.name: sha256(path)
         for path in sorted(partial.iterdir())
-        if path.is_file() and not path.name.startswith(".")
+        if path.is_file() and not path.name.startswith(".") and path.name != "dataset.json"
     }
-    files.pop("dataset.json", None)
     try:
-        card = card.model_copy(update={"files": files})
+        card = dataset.card.model_copy(update={"files": files})
         write_json(partial / "dataset.json", sealed(card.model_dump(mode="json", exclude={"seal"})))
     except ValidationError as error:
         raise DataError(f"The card cannot be written: {error}") from error

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
-from data_prep.imagery.cutting import run_units, threads
-from data_prep.options import CovariateOptions
+from data_prep.options import CovariateOptions, CovariateRasterOptions
 
 log = logging.getLogger("data_prep.covariates")
 
@@ -67,17 +67,7 @@ def site_covariates(
     if unknown:
         raise DataError(f"covariates.units names {unknown[0]!r}, which no table of covariates has.")
     for raster in config.rasters:
-        values = raster_covariates(
-            raster.path,
-            sites,
-            name=raster.name,
-            kind=raster.kind,
-            side_m=raster.side_m,
-            classes=raster.classes,
-            band=raster.band,
-            position_crs=position_crs,
-            executor=executor,
-        )
+        values = raster_covariates(raster, sites, position_crs=position_crs, executor=executor)
         units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
         parts.append(values)
     if not parts:
@@ -204,15 +194,10 @@ def _read_arrays(path: Path) -> pd.DataFrame:
 
 
 def raster_covariates(
-    path: str | Path,
+    raster: CovariateRasterOptions,
     sites: pd.DataFrame,
     *,
-    name: str,
-    kind: str = "mean",
-    side_m: Sequence[float] = (1000.0,),
-    classes: Mapping[int, str] | None = None,
-    band: int = 1,
-    position_crs: str = "EPSG:27700",
+    position_crs: str,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
     """
@@ -224,19 +209,11 @@ def raster_covariates(
 
     Parameters
     ----------
-    path
-        A raster in any CRS, with numbers (``mean``) or class numbers (``fractions``).
+    raster
+        Its mean gives one column ``NAME_SIDEm`` per side; the fractions of its classes
+        ``NAME_CLASS_SIDEm``.
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
-    name
-        How the columns begin.
-    kind
-        ``mean``: one column ``NAME_SIDEm`` per side. ``fractions``: the share of each class,
-        ``NAME_CLASS_SIDEm``.
-    side_m
-        Sides of the squares in metres.
-    classes
-        Value and name of the classes; None for all that occur, named by their value.
 
     Returns
     -------
@@ -247,47 +224,44 @@ def raster_covariates(
     MissingFileError, RasterError
         The raster is absent, damaged, lacks the band or covers no site.
     """
-    path = Path(path)
-    if not path.exists():
+    if not raster.path.exists():
         raise MissingFileError(
-            f"There is no raster of covariates {path}. Check covariates.rasters."
+            f"There is no raster of covariates {raster.path}. Check covariates.rasters."
         )
-    with open_raster(str(path)) as source:
-        if not 1 <= band <= source.count:
+    with open_raster(str(raster.path)) as source:
+        if not 1 <= raster.band <= source.count:
             raise RasterError(
-                f"{path} has {source.count} bands, and covariates.rasters asks for band {band}."
+                f"{raster.path} has {source.count} bands, and covariates.rasters asks for band "
+                f"{raster.band}."
             )
-    easting, northing = sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
-    summary = square_means if kind == "mean" else square_shares
     columns: dict[str, np.ndarray] = {}
-    with threads(2, executor) as pool:
-        for side in side_m:
-            call = partial(summary, side_m=side, band=band)
-            work = [
-                (
-                    str(at),
-                    call,
-                    (
-                        path,
-                        easting[at : at + UNIT_SITES],
-                        northing[at : at + UNIT_SITES],
-                        position_crs,
-                    ),
-                )
-                for at in range(0, len(sites), UNIT_SITES)
-            ]
-            found = dict(run_units(pool, work))
-            parts = [found[unit] for unit, _, _ in work]
-            if kind == "mean":
-                columns[f"{name}_{side:g}m"] = np.concatenate(parts)
-                continue
-            shares = pd.concat(parts, ignore_index=True).sort_index(axis=1)
-            named = classes or {value: str(value) for value in shares.columns}
-            for value, label in named.items():
-                columns[f"{name}_{label}_{side:g}m"] = share_of(shares, value)
+    for side in raster.side_m:
+        positions = sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
+        summary = partial(_summary, raster, side, position_crs, positions)
+        parts = [slice(at, at + UNIT_SITES) for at in range(0, len(sites), UNIT_SITES)]
+        found = list(in_order(summary, parts, executor))
+        if raster.kind == "mean":
+            columns[f"{raster.name}_{side:g}m"] = np.concatenate(found)
+            continue
+        shares = pd.concat(found, ignore_index=True).sort_index(axis=1)
+        named = raster.classes or {value: str(value) for value in shares.columns}
+        for value, label in named.items():
+            columns[f"{raster.name}_{label}_{side:g}m"] = share_of(shares, value)
     table = pd.DataFrame(columns, index=sites.index)
     if table.isna().all(axis=None):
         raise RasterError(
-            f"{path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?"
+            f"{raster.path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?"
         )
     return table
+
+
+def _summary(
+    raster: CovariateRasterOptions,
+    side_m: float,
+    crs: str,
+    positions: tuple[np.ndarray, np.ndarray],
+    part: slice,
+) -> Any:
+    summary = square_means if raster.kind == "mean" else square_shares
+    easting, northing = (values[part] for values in positions)
+    return summary(raster.path, easting, northing, crs, side_m=side_m, band=raster.band)

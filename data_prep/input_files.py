@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Executor
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.progress import Progress
-from data_prep.imagery.cutting import run_units
+from data_prep.imagery.ready_tiles import check_folders
 from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_crs
 from data_prep.options import BuildOptions
+from data_prep.workbench import Workbench
 
 
 def input_files(config: BuildOptions) -> Iterator[Path]:
@@ -44,11 +44,8 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     for role, path in _others(config):
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
-    for folder in config.ready_tiles.folders if config.ready_tiles is not None else ():
-        if not folder.is_dir():
-            raise MissingFileError(
-                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
-            )
+    if config.ready_tiles is not None:
+        check_folders(config.ready_tiles)
     options = config.scenes
     if options is None or options.stac is not None:
         return None
@@ -57,32 +54,21 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     return scene
 
 
-def file_sources(
-    config: BuildOptions,
-    imagery: Mapping[str, str | None],
-    *,
-    scratch: Path,
-    executor: Executor,
-    progress: Progress,
-) -> list[Source]:
+def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     """
     Return the files of imagery, covariates and the split with their SHA-256; the reader of records
     tells of the others.
 
-    Parameters
-    ----------
-    imagery
-        Files that pixels were taken from, each with its licence, if known. Those on the network
-        have no checksum.
-    scratch
-        Folder of what was fetched on the way.
+    Files on the network have no checksum.
 
     Raises
     ------
     MissingFileError
         A file has vanished.
     """
-    roots = [*(path for path in _imagery(config) if isinstance(path, Path)), scratch / "stac"]
+    imagery = bench.notes.imagery
+    fetched = bench.scratch / "stac"
+    roots = [*(path for path in _imagery(config) if isinstance(path, Path)), fetched]
     local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
     found = [
         Source(role="scene", name=path, licence=licence)
@@ -96,22 +82,13 @@ def file_sources(
             raise MissingFileError(
                 f"{path} has vanished while it was used. Put it back and build again."
             )
-    digests: dict[str, str] = {}
-    for key, digest in run_units(
-        executor, [(str(file), sha256, (file,)) for _, _, file, _ in wanted]
-    ):
-        digests[key] = digest
-        progress("checksums of the sources", len(digests), len(wanted))
-    return found + [
-        Source(
-            role=role,
-            name=name,
-            sha256=digests[str(file)],
-            bytes=file.stat().st_size,
-            licence=licence,
-        )  # type: ignore[arg-type]
-        for role, name, file, licence in wanted
-    ]
+    remote = len(found)
+    digests = in_order(sha256, [file for _, _, file, _ in wanted], bench.executor)
+    for (role, name, file, licence), digest in zip(wanted, digests, strict=True):
+        size = file.stat().st_size
+        found.append(Source(role=role, name=name, sha256=digest, bytes=size, licence=licence))
+        bench.progress("checksums of the sources", len(found) - remote, len(wanted))
+    return found
 
 
 def _name(file: Path, roots: Iterable[Path]) -> str:

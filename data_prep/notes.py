@@ -15,7 +15,7 @@ log = logging.getLogger("data_prep.build")
 
 
 @dataclass
-class Findings:
+class BuildNotes:
     """
     Lists that grow while a data set folder is filled.
 

@@ -140,32 +140,29 @@ def site_table(
     """
     if not len(survey.sites):
         raise DataError("No site is left. Lower records.min_records or widen the years.")
-    detections = survey.detections.copy()
+    detections = survey.detections.astype("int64")
     detections.index = detections.index.astype(str).rename("site_id")
-    sites = survey.sites.copy()
-    sites.index = sites.index.astype(str).rename("site_id")
-    sites = sites.loc[
-        detections.index,
-        [column for column in ("geometry", "lon", "lat") if column in sites.columns],
-    ]
-    visits = survey.visits.copy()
-    visits.index = visits.index.astype(str)
-    shapes = (
-        sites.geometry
-        if sites.crs is None or sites.crs == "EPSG:4326"
-        else sites.geometry.to_crs(4326)
-    )
-    centre = shapely.centroid(
-        shapes.to_numpy()
-    )  # in degrees: right to centimetres for a square of a kilometre
+    detections.columns = detections.columns.astype(str).rename(None)
+    sites = survey.sites.set_axis(survey.sites.index.astype(str).rename("site_id"))
+    sites = sites.loc[detections.index].set_crs(survey.sites.crs or 4326)
+    # in degrees: right to centimetres for a square of a kilometre
+    centre = shapely.centroid(sites.geometry.to_crs(4326).to_numpy())
     for axis, values in (("lon", shapely.get_x(centre)), ("lat", shapely.get_y(centre))):
         if axis not in sites.columns:
             sites[axis] = values
     position_crs = position_crs or usual_crs(sites["lon"], sites["lat"])
+    sites["easting"], sites["northing"] = _positions(sites, position_crs)
+    visits = survey.visits.set_axis(survey.visits.index.astype(str))
+    sites["visits"] = visits.loc[detections.index].astype("int64")
+    order = ["easting", "northing", "lon", "lat", "visits", "geometry"]
+    return sites[order], detections, position_crs
+
+
+def _positions(sites: pd.DataFrame, position_crs: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return easting and northing of sites in metres of a projected CRS."""
+    points = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326)
     try:
-        position = gpd.GeoSeries(gpd.points_from_xy(sites["lon"], sites["lat"]), crs=4326).to_crs(
-            position_crs
-        )
+        position = points.to_crs(position_crs)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as "
@@ -177,22 +174,11 @@ def site_table(
             "EPSG:27700, or leave it out."
         )
     factor = position.crs.axis_info[0].unit_conversion_factor
-    sites["easting"], sites["northing"] = (
-        position.x.to_numpy() * factor,
-        position.y.to_numpy() * factor,
-    )
-    outside = ~np.isfinite(sites[["easting", "northing"]]).all(axis=1)
+    easting, northing = position.x.to_numpy() * factor, position.y.to_numpy() * factor
+    outside = ~(np.isfinite(easting) & np.isfinite(northing))
     if outside.any():
         raise DataError(
             f"Site {sites.index[outside][0]} has no position in {position_crs}. Choose another "
             "build.position_crs."
         )
-    sites["visits"] = visits.loc[detections.index].astype("int64")
-    detections = detections.astype("int64")
-    detections.columns = detections.columns.astype(str).rename(None)
-    order = ["easting", "northing", "lon", "lat", "visits", "geometry"]
-    return (
-        gpd.GeoDataFrame(sites[order], geometry="geometry", crs=sites.crs or 4326),
-        detections,
-        position_crs,
-    )
+    return easting, northing

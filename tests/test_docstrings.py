@@ -35,7 +35,6 @@ SHAPE = re.compile(r"\(|shape|column|index|row|table|per |each |one number|scala
 SECTION = r"^{}\n-+\n(.*?)(?=^\w[\w ]*\n-+\n|\Z)"
 METHODS = {  # published methods: their docstrings name the source, by year
     "butterfly_sdm.losses.contrastive:ContrastiveLoss",
-    "butterfly_sdm.losses.discrepancy:mean_discrepancy",
     "butterfly_sdm.evaluation.applicability:Applicability",
     "butterfly_sdm.evaluation.calibration:Reliability",
     "butterfly_sdm.evaluation.calibration:fit_recalibration",

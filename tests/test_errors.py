@@ -12,7 +12,6 @@ from butterfly_sdm.models.trunk import Trunk
 from butterfly_sdm.plugins.plugin import run_plugin
 from butterfly_sdm.predictors import PREDICTORS
 from data_prep.records.readers.registry import reader
-from data_prep.records.schemes import recording_scheme
 
 
 def test_names_are_near_without_regard_to_case_and_underscores():
@@ -39,7 +38,10 @@ def test_names_are_near_without_regard_to_case_and_underscores():
         (lambda: Trunk("resnet19", ("red",)), "resnet18"),
         (lambda: run_plugin("cmdm", "train", "x.yaml"), "cmmd"),
         (lambda: reader("gbiff"), "gbif"),
-        (lambda: recording_scheme("complet"), "complete"),
+        (
+            lambda: load_config({"build": {"records": {"path": "a.csv", "scheme": "complet"}}}),
+            "complete",
+        ),
     ],
 )
 def test_an_unknown_name_is_told_with_the_nearest(mistake, meant):

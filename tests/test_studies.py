@@ -139,5 +139,14 @@ def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: 
     again = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
     assert [file.stat().st_mtime_ns for file in files] == before  # nothing is fitted twice
     pd.testing.assert_frame_equal(again.table, found.table)
+    there = butterfly_sdm.compare_change(
+        experiment,
+        change,
+        tmp_path / "two_processes",
+        seeds=1,
+        dataset=data,
+        overrides=["evaluate.workers=2"],
+    )
+    pd.testing.assert_frame_equal(there.table, found.table.iloc[:1], check_exact=True)
     with pytest.raises(ConfigError, match="changes nothing of train"):
         butterfly_sdm.compare_change(experiment, ["evaluate.folds=3"], tmp_path, dataset=data)

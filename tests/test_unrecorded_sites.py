@@ -15,6 +15,7 @@ from butterfly_sdm.data.leakage import leakage_report
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import evaluate_run
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
@@ -161,7 +162,7 @@ def test_a_part_without_any_visit_cannot_be_scored():
     dataset = with_unvisited(small_world(sites=60, species=3)[0])
     predictor = MAKERS["mean_rate"]().fit(dataset, dataset.split.train)
     with pytest.raises(DataError, match="None of the 10 sites"):
-        evaluate_run(predictor, dataset, part="test")
+        evaluate_run(predictor, dataset, EvaluateOptions(part="test"))
 
 
 def test_leakage_counts_no_training_site_without_a_visit():

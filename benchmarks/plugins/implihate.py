@@ -17,10 +17,10 @@ import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared
 
 from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.plugins.contract import PluginRun, Report
 from butterfly_sdm.plugins.implihate.extractors import make_extractors
 from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
-from butterfly_sdm.plugins.plugin import Report
-from butterfly_sdm.plugins.runner import PluginRun, build, evaluate, train
+from butterfly_sdm.plugins.runner import evaluate, train
 
 # The sizes are the paper's and the rates the plugin's defaults, which were chosen on the digits of
 # DEVELOPMENT; no reported run sees those.
@@ -85,7 +85,7 @@ def views(folder: Path, seed: int, *, per_class: int) -> Iterator[Measures]:
             test, model = Implihate().load(run.config), run.model()
             after = retrieval(model, test, test.rows("test"))
             model.cross.load_state_dict(
-                build(run.plugin, run.config, run.facts, "model").cross.state_dict()
+                run.plugin.network(run.config, run.facts, "model").cross.state_dict()
             )
             before = retrieval(model.eval(), test, test.rows("test"))
             for key in after:

@@ -16,6 +16,7 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
 
 from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.plugins.contract import PluginRun
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.method import (
     Modan,
@@ -26,7 +27,7 @@ from butterfly_sdm.plugins.modan.method import (
     shared_cosines,
 )
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, over_images, unit
-from butterfly_sdm.plugins.runner import PluginRun, build, train
+from butterfly_sdm.plugins.runner import train
 
 SETTINGS = {
     "size_px": 16,
@@ -103,9 +104,9 @@ def compare(
         ]
     )
     test = rows[~train[rows]]
-    task = Task(images, table, which, np.arange(len(table)).astype(str))
+    task = Task(images, table, which, {}, np.arange(len(table)).astype(str))
     config = config.model_copy(update={"accelerator": "cpu"})  # six images at a time
-    fresh = build(Modan(), config, {"classes": ["0", "1"]}, f"task {part}").task
+    fresh = Modan().network(config, {"classes": ["0", "1"]}, f"task {part}").task
     found = {}
     for kind, encoder in {"scratch": None, **encoders}.items():
         tuned = fine_tune(config, task, chosen, test, fresh, encoder, part=part)

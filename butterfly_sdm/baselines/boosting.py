@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from butterfly_sdm.baselines.inputs.leaves import leaves
 from butterfly_sdm.baselines.inputs.table import TablePredictor
 from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
@@ -57,15 +58,8 @@ class Boosting(TablePredictor):
     visits_power: float = 0.5
     seed: int = 0
     kind: ClassVar[str] = "boosting"
-    needed: ClassVar[tuple[str, ...]] = (
-        "base",
-        "roots",
-        "species_of_tree",
-        "feature",
-        "threshold",
-        "missing_left",
-        "children",
-        "value",
+    needed: ClassVar[str] = (
+        "base roots species_of_tree feature threshold missing_left children value"
     )
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
@@ -104,7 +98,7 @@ class Boosting(TablePredictor):
         values = self._numbers(dataset, sites).to_numpy(dtype=np.float64)
         logits = np.tile(self.state["base"], (len(values), 1))
         if len(self.state["roots"]):
-            added = self.state["value"][_leaves(self.state, values)]  # (sites, trees)
+            added = self.state["value"][leaves(self.state, values)]  # (sites, trees)
             np.add.at(logits.T, self.state["species_of_tree"], added.T)
         return np.asarray(expit(logits))
 
@@ -137,19 +131,3 @@ def _stacked(trees: Sequence[tuple[int, Any]]) -> dict[str, np.ndarray]:
         "roots": roots[:-1],
         "species_of_tree": np.array([column for column, _ in trees], dtype=np.int32),
     }
-
-
-def _leaves(state: dict[str, np.ndarray], values: np.ndarray) -> np.ndarray:
-    """Return (rows, trees) the node in which each row ends."""
-    node = np.tile(state["roots"], (len(values), 1))
-    row = np.arange(len(values))[:, None]
-    while True:
-        children = state["children"][node]  # (rows, trees, 2)
-        inner = children[..., 0] >= 0
-        if not inner.any():
-            return node
-        seen = values[row, state["feature"][node]]
-        left = np.where(
-            np.isnan(seen), state["missing_left"][node], seen <= state["threshold"][node]
-        )
-        node = np.where(inner, np.where(left, children[..., 0], children[..., 1]), node)

@@ -73,14 +73,7 @@ class GaussianProcess(GroupedInputs):
     inflation: float = 1.5
     offset: float = 0.1
     kind: ClassVar[str] = "gaussian_process"
-    needed: ClassVar[tuple[str, ...]] = (
-        "features",
-        "position",
-        "coefficients",
-        "mean",
-        "calibration",
-        "sizes",
-    )
+    needed: ClassVar[str] = "features position coefficients mean calibration sizes"
 
     def __post_init__(self) -> None:
         for name, least in (("components", 1), ("steps", 0), ("inflation", 0), ("offset", 0)):
@@ -92,7 +85,7 @@ class GaussianProcess(GroupedInputs):
         from butterfly_sdm.baselines.inputs.kernels import SharedKernel, fit_kernel
 
         state, features = self._fit_inputs(dataset, sites)
-        position = position_km(dataset, sites)
+        position = state["position"]
         k, n = labels(dataset, sites)
         values = np.arcsin(np.sqrt((k + self.offset) / (n + 2 * self.offset)[:, None]))
         spreads = [max(2.0 * float(np.sqrt(part.var(axis=0).sum())), 1e-3) for part in features]
@@ -116,8 +109,6 @@ class GaussianProcess(GroupedInputs):
             state
             | kernel.arrays()
             | {
-                "features": np.concatenate([*features, np.empty((len(position), 0))], axis=1),
-                "position": position,
                 "mean": mean,
                 "coefficients": coefficients,
                 "calibration": _calibration(_sine(left_out), k / n[:, None]),

@@ -37,8 +37,9 @@ class Linear(TablePredictor):
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the model sees, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
-        numbers become the mean.
+        What the model sees, as in
+        :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
+        become the mean.
 
     References
     ----------
@@ -49,14 +50,7 @@ class Linear(TablePredictor):
     quadratic: bool = True
     visits_power: float = 0.5
     kind: ClassVar[str] = "linear"
-    needed: ClassVar[tuple[str, ...]] = (
-        "mean",
-        "deviation",
-        "square_mean",
-        "square_deviation",
-        "slopes",
-        "intercept",
-    )
+    needed: ClassVar[str] = "mean deviation square_mean square_deviation slopes intercept"
 
     def __post_init__(self) -> None:
         if self.penalty <= 0:

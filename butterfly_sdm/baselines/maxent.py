@@ -34,8 +34,9 @@ class MaxEnt(TablePredictor):
     scaled
         Apply the factor.
     covariates, position, bands
-        What the model sees, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
-        numbers become the median.
+        What the model sees, as in
+        :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
+        become the median.
 
     References
     ----------
@@ -52,14 +53,7 @@ class MaxEnt(TablePredictor):
     scaled: bool = True
     seed: int = 0
     kind: ClassVar[str] = "maxent"
-    needed: ClassVar[tuple[str, ...]] = (
-        "background",
-        "median",
-        "slopes",
-        "alpha",
-        "entropy",
-        "factor",
-    )
+    needed: ClassVar[str] = "background median slopes alpha entropy factor"
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         elapid = _elapid()

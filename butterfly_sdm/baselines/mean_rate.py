@@ -31,7 +31,7 @@ class MeanRate(ArrayPredictor):
 
     weights: Literal["sites", "visits"] = "sites"
     kind: ClassVar[str] = "mean_rate"
-    needed: ClassVar[tuple[str, ...]] = ("rate",)
+    needed: ClassVar[str] = "rate"
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         k, n = labels(dataset, sites)
@@ -62,7 +62,7 @@ class RegionalRate(ArrayPredictor):
     size_m: float = 100_000.0
     shrinkage: float = 3.0
     kind: ClassVar[str] = "regional_rate"
-    needed: ClassVar[tuple[str, ...]] = ("rate", "squares", "square_rates")
+    needed: ClassVar[str] = "rate squares square_rates"
 
     def _look(self, dataset: Dataset) -> Sees:
         return Sees.of(dataset, position=True)

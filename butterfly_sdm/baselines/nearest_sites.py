@@ -40,7 +40,7 @@ class NearestSites(ArrayPredictor):
     visits_power: float = 0.0
     floor_m: float = 1000.0
     kind: ClassVar[str] = "nearest_sites"
-    needed: ClassVar[tuple[str, ...]] = ("position", "rates", "visits")
+    needed: ClassVar[str] = "position rates visits"
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.floor_m <= 0:

@@ -70,13 +70,7 @@ class Perceptron(GroupedInputs):
     regulariser: float = 0.0
     seed: int = 0
     kind: ClassVar[str] = "perceptron"
-    needed: ClassVar[tuple[str, ...]] = (
-        "features",
-        "position",
-        "place_scale",
-        *(f"w{i}" for i in range(3)),
-        "b2",
-    )
+    needed: ClassVar[str] = "features position place_scale w0 w1 w2 b2"
 
     def __post_init__(self) -> None:
         for name, least, most in (
@@ -119,12 +113,9 @@ class Perceptron(GroupedInputs):
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         state, features = self._fit_inputs(dataset, sites)
-        position = position_km(dataset, sites)
+        position = state["position"]
         place = _diagonal(position)
         state["place_scale"] = np.stack([place.mean(axis=0), np.maximum(place.std(axis=0), 1e-9)])
-        state["features"] = np.concatenate([*features, np.empty((len(position), 0))], axis=1)
-        state["position"] = position
-        state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
         plain = features[: len(features) - ("axes" in state)]
         if self.surroundings_km and plain:
             names = self.sees.covariates[: state["group_sizes"].sum()]

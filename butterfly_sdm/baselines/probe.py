@@ -39,7 +39,7 @@ class Probe(ArrayPredictor):
     penalty: float = 0.03
     visits_power: float = 0.5
     kind: ClassVar[str] = "probe"
-    needed: ClassVar[tuple[str, ...]] = ("mean", "axes", "deviation", "slopes", "intercept")
+    needed: ClassVar[str] = "mean axes deviation slopes intercept"
 
     def _embedded(self, sites: Sequence[str]) -> np.ndarray:
         table = read_embeddings(Path(self.embeddings))

@@ -54,16 +54,7 @@ class RandomFeatures(ArrayPredictor):
     visits_power: float = 0.5
     seed: int = 0
     kind: ClassVar[str] = "random_features"
-    needed: ClassVar[tuple[str, ...]] = (
-        "centre",
-        "spread",
-        "filters",
-        "bias",
-        "mean",
-        "deviation",
-        "slopes",
-        "intercept",
-    )
+    needed: ClassVar[str] = "centre spread filters bias mean deviation slopes intercept"
 
     def __post_init__(self) -> None:
         if self.filters < 1 or self.patch_px < 1:

@@ -36,11 +36,11 @@ class ArrayPredictor:
     """
 
     kind: ClassVar[str]
-    needed: ClassVar[tuple[str, ...]] = ()  # names of the arrays without which it cannot predict
+    needed: ClassVar[str] = ""  # names of the arrays without which it cannot predict
     species: tuple[str, ...] = ()
-    _sees: Sees | None = None
     state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
+    _sees: Sees | None = None
 
     @property
     def sees(self) -> Sees:
@@ -139,7 +139,7 @@ class ArrayPredictor:
                 if "sees" in card
                 else sees_of_0_1_0(cls.kind, card["settings"], card["inputs"])
             )
-        missing = set(cls.needed) - set(state)
+        missing = set(cls.needed.split()) - set(state)
         if missing:
             raise ArtefactError(
                 f"The model in {folder} lacks the array {sorted(missing)[0]!r}. Train it again."

@@ -12,6 +12,7 @@ import pandas as pd
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.baselines.saved import labels, visited
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
 from butterfly_sdm.data.saved_models import (
     PREDICTORS,
@@ -19,7 +20,6 @@ from butterfly_sdm.data.saved_models import (
     read_model,
     write_model,
 )
-from butterfly_sdm.data.splits import spatial_folds
 from butterfly_sdm.errors import ModelError
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from butterfly_sdm.baselines.inputs.leaves import leaves
 from butterfly_sdm.baselines.inputs.table import TablePredictor
 from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
@@ -36,8 +37,9 @@ class Trees(TablePredictor):
     visits_power
         0: all sites weigh alike; 1: all visits.
     covariates, position, bands
-        What the trees see, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing
-        numbers become the median of the training sites.
+        What the trees see, as in
+        :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
+        become the median of the training sites.
     seed
         Of the random cuts.
 
@@ -53,16 +55,7 @@ class Trees(TablePredictor):
     visits_power: float = 1.0
     seed: int = 0
     kind: ClassVar[str] = "trees"
-    needed: ClassVar[tuple[str, ...]] = (
-        "median",
-        "children",
-        "feature",
-        "threshold",
-        "roots",
-        "leaf_of_site",
-        "rates",
-        "weight",
-    )
+    needed: ClassVar[str] = "median children feature threshold roots leaf_of_site rates weight"
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         from sklearn.ensemble import ExtraTreesRegressor
@@ -104,7 +97,7 @@ class Trees(TablePredictor):
             "rates": rates,
             "weight": weight,
         }
-        return state | {"leaf_of_site": _leaves(state, seen)}
+        return state | {"leaf_of_site": leaves(state, seen)}
 
     def site_weights(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         """
@@ -127,29 +120,16 @@ class Trees(TablePredictor):
             self.state["leaf_of_site"],
         )  # (training,), (training, trees)
         nodes = len(self.state["feature"])
-        leaves = _leaves(self.state, seen)  # (rows, trees)
+        ends = leaves(self.state, seen)  # (rows, trees)
         total = np.zeros((len(seen), len(weight)))
         leaf_weight = np.zeros(nodes)
         for tree in range(leaf_of_site.shape[1]):
             members = leaf_of_site[:, tree]
             leaf_weight[:] = 0.0
             np.add.at(leaf_weight, members, weight)
-            same = leaves[:, tree, None] == members[None, :]
+            same = ends[:, tree, None] == members[None, :]
             total += same * (weight / leaf_weight[members])
         return np.asarray(total / leaf_of_site.shape[1])
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
         return np.asarray(self.site_weights(dataset, sites) @ self.state["rates"])
-
-
-def _leaves(state: dict[str, np.ndarray], seen: np.ndarray) -> np.ndarray:
-    """Return (rows, trees) the node in which each row ends."""
-    node = np.tile(state["roots"], (len(seen), 1))
-    row = np.arange(len(seen))[:, None]
-    while True:
-        children = state["children"][node]  # (rows, trees, 2)
-        inner = children[..., 0] >= 0
-        if not inner.any():
-            return node
-        right = seen[row, state["feature"][node]] > state["threshold"][node]
-        node = np.where(inner, np.where(right, children[..., 1], children[..., 0]), node)

@@ -5,17 +5,14 @@ stopped.
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from butterfly_sdm.core.arrays import new_array, release_pages
-from butterfly_sdm.core.files import write_text
-from butterfly_sdm.core.work import exclusive
+from butterfly_sdm.core.work import Journal
+from butterfly_sdm.core.work import work_folder as work_folder
 from butterfly_sdm.errors import ArtefactError
 
 Shape = tuple[int, ...]
@@ -42,8 +39,8 @@ class Store:
         self._arrays = {
             name: self._open(name, shape, dtype) for name, (shape, dtype) in arrays.items()
         }
-        self._journal = self.folder / "done.txt"
-        self.done = self._read_journal()
+        self._journal = Journal(self.folder / "done.txt")
+        self.done = self._journal.done
 
     def _open(self, name: str, shape: Shape, dtype: str) -> np.memmap:
         path = self.folder / f"{name}.npy"
@@ -59,13 +56,6 @@ class Store:
         new_array(fresh, shape, dtype).flush()
         fresh.replace(path)
         return np.lib.format.open_memmap(path, mode="r+")
-
-    def _read_journal(self) -> set[str]:
-        if not self._journal.is_file():
-            return set()
-        text = self._journal.read_text(encoding="utf-8")
-        # The last line may have been cut short by the interruption.
-        return set(text[: text.rfind("\n") + 1].split())
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]
@@ -83,44 +73,4 @@ class Store:
         for name, (where, values) in parts.items():
             self._arrays[name][where] = values
         self.release()
-        line = key + "\n"
-        if self._journal.is_file() and self._torn():
-            line = "\n" + line
-        with self._journal.open("a", encoding="utf-8") as file:
-            file.write(line)
-        self.done.add(key)
-
-    def _torn(self) -> bool:
-        with self._journal.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return False
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
-
-
-@contextmanager
-def work_folder(out: Path, key: str) -> Iterator[Path]:
-    """
-    Yield ``OUT.partial``, with what an interrupted run with the same ``key`` left in it; removed
-    once the block ends well.
-
-    Raises
-    ------
-    ArtefactError
-        Another process is writing ``out``.
-    """
-    work = out.with_name(out.name + ".partial")
-    with exclusive(out):
-        mark = work / "key"
-        if work.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
-            shutil.rmtree(work)
-        if not mark.is_file():
-            work.mkdir(parents=True, exist_ok=True)
-            write_text(mark, key)
-        try:
-            yield work
-        except BaseException:
-            if {entry.name for entry in work.iterdir()} == {"key"}:  # nothing worth continuing
-                shutil.rmtree(work)
-            raise
-        shutil.rmtree(work)
+        self._journal.add(key)

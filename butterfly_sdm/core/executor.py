@@ -1,26 +1,97 @@
 """
-Run independent units of work here, in several processes or on a cluster: all through one standard
-Executor.
+Run independent pieces of work here, in threads, in several processes or on a cluster: all through
+one standard Executor.
 """
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from itertools import islice
 from multiprocessing import current_process, get_context
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
+from butterfly_sdm.errors import ConfigError, MissingPackageError, how_to_install
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def run_all(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int = 1,
+    dask: str | None = None,
+) -> Iterator[Result]:
+    """
+    Yield ``function(item)`` for every item, in the order of the items, as the results come.
+
+    Parameters
+    ----------
+    function, items
+        With several workers both are sent to them: a function of a module, or a partial of one.
+    workers
+        Processes on this machine; 1: a plain loop in this one.
+    dask
+        Address of a Dask scheduler.
+
+    Raises
+    ------
+    MissingPackageError, ConfigError
+        As :func:`open_executor`.
+
+    Examples
+    --------
+    >>> list(run_all(abs, [-1, 2]))
+    [1, 2]
+    """
+    with open_executor(workers, dask) as (executor, slots):
+        yield from in_order(function, items, executor, in_flight=2 * slots)
+
+
+def in_order(
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    executor: Executor | None = None,
+    *,
+    in_flight: int = 8,
+) -> Iterator[Result]:
+    """
+    Yield ``function(item)`` for every item, in the order of the items, as the results come.
+
+    An error, or an end of the loop, is passed on after the pieces already begun have ended.
+
+    Parameters
+    ----------
+    executor
+        Where to compute; None: in this thread, one after the other.
+    in_flight
+        Most items handed to the executor and not yet yielded: bounds the memory of waiting results
+        and the time until an interruption is heard.
+    """
+    if executor is None:
+        yield from map(function, items)
+        return
+    rest = iter(items)
+    futures: deque[Future[Result]] = deque()
+    try:
+        while True:
+            futures.extend(
+                executor.submit(function, item) for item in islice(rest, in_flight - len(futures))
+            )
+            if not futures:
+                return
+            wait([futures[0]])
+            # Refilled before the result is used, which may take long, and no reference kept to it.
+            futures.extend(executor.submit(function, item) for item in islice(rest, 1))
+            yield futures.popleft().result()
+    finally:
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 class Unit(Protocol):
@@ -62,32 +133,15 @@ def run_units(
     readers
         Threads that read ahead, each one unit.
     """
-    if executor is None:
-        _run_here(units, keep, readers)
+    if executor is not None:
+        results = in_order(run_unit, units, executor, in_flight=in_flight)
+        for unit, result in zip(units, results, strict=True):
+            keep(unit, result)
         return
-    waiting: dict[Future[Any], Unit] = {}
-    rest = iter(units)
-    try:
-        while True:
-            while len(waiting) < in_flight and (unit := next(rest, None)) is not None:
-                waiting[executor.submit(run_unit, unit)] = unit
-            if not waiting:
-                return
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                keep(waiting.pop(future), future.result())
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-def _run_here(units: Sequence[Unit], keep: Callable[[Unit, Any], None], readers: int) -> None:
     with ThreadPoolExecutor(readers, thread_name_prefix="read-ahead") as pool:
-        ahead: deque[Future[Any]] = deque(pool.submit(unit.read) for unit in units[:readers])
-        for number, unit in enumerate(units):
-            data = ahead.popleft().result()
-            if number + readers < len(units):
-                ahead.append(pool.submit(units[number + readers].read))
+        ahead = in_order(lambda unit: unit.read(), units, pool, in_flight=readers)
+        for unit in units:
+            data = next(ahead)
             result = unit.compute(data)
             del data
             keep(unit, result)
@@ -104,10 +158,12 @@ def _share_machine(threads: int) -> None:
 
 @contextmanager
 def open_executor(
-    workers: int = 1, dask: str | None = None
+    workers: int = 1, dask: str | None = None, *, threads: bool = False
 ) -> Iterator[tuple[Executor | None, int]]:
     """
-    Yield an executor and how many units it runs at a time; (None, 1) for this process alone.
+    Yield an executor and how many pieces it runs at a time; (None, 1) for this process alone.
+
+    When the block ends early, work not yet begun is dropped.
 
     Parameters
     ----------
@@ -115,40 +171,52 @@ def open_executor(
         Processes on this machine, which share its cores.
     dask
         Address of a Dask scheduler, such as ``tcp://host:8786``; its workers need this package and
-        the folder of the map.
+        the folder of the work.
+    threads
+        Workers are threads of this process: for work that mostly reads files.
 
     Raises
     ------
     MissingPackageError
         Dask is asked for and not installed.
-    ModelError
+    ConfigError
         The scheduler does not answer.
     """
     if dask is not None:
-        try:
-            from distributed import Client
-        except ImportError as error:
-            raise MissingPackageError(
-                f"A Dask cluster needs: {how_to_install('distributed')}"
-            ) from error
-        try:
-            client = Client(dask, timeout="10s")
-        except (OSError, ValueError) as error:
-            raise ModelError(
-                f"No Dask scheduler answers at {dask}: {error}. Start one, or leave dask out."
-            ) from error
-        with client:
+        with _dask_client(dask) as client:
             yield client.get_executor(pure=False), max(1, sum(client.nthreads().values()))
+        return
+    pool: Executor
+    if threads:
+        pool = ThreadPoolExecutor(workers)
     elif workers > 1:
-        threads = max(1, (os.cpu_count() or 1) // workers)
+        share = max(1, (os.cpu_count() or 1) // workers)
         # spawn: forking a process in which torch has started threads can hang
-        with ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=_share_machine, initargs=(threads,)
-        ) as pool:
-            try:
-                yield pool, workers
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        pool = ProcessPoolExecutor(
+            workers, get_context("spawn"), initializer=_share_machine, initargs=(share,)
+        )
     else:
         yield None, 1
+        return
+    try:
+        yield pool, workers
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _dask_client(address: str) -> Any:
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise MissingPackageError(
+            f"A Dask cluster needs the package distributed. Install it with: "
+            f"{how_to_install('distributed')}"
+        ) from error
+    connect: Any = Client
+    try:
+        return connect(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"dask = {address!r}: no Dask scheduler answers there ({error}). Start one, or leave "
+            "dask out."
+        ) from error

@@ -52,7 +52,7 @@ def table_html(table: pd.DataFrame, *, digits: str = ".4g", max_rows: int | None
     >>> "0.3333" in table_html(pd.DataFrame({"mse": [1 / 3]}))
     True
     """
-    plain = table.to_html(
+    plain: str = table.to_html(
         float_format=lambda value: f"{value:{digits}}", na_rep="", border=0, max_rows=max_rows
     )
     return plain.replace("<td>", f"<td style='{NUMBER}'>").replace("<th>", f"<th style='{NUMBER}'>")

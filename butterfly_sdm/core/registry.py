@@ -97,6 +97,23 @@ class Registry:
                 )
         return found
 
+    def offer(self, name: str) -> Offer:
+        """
+        Return the kind of that name, not yet imported.
+
+        Raises
+        ------
+        ButterflySDMError
+            Nobody offers it; of the class ``unknown``.
+        """
+        found = self.offers()
+        if name not in found:
+            raise self.unknown(
+                f"There is no {self.what} {name!r}. Known: {', '.join(sorted(found)) or 'none'}."
+                f"{did_you_mean(name, found)}"
+            )
+        return found[name]
+
     def load(self, name: str) -> Any:
         """
         Import the kind of that name.
@@ -106,10 +123,4 @@ class Registry:
         ButterflySDMError
             Nobody offers it (of the class ``unknown``), or it is broken (:class:`PluginError`).
         """
-        found = self.offers()
-        if name not in found:
-            raise self.unknown(
-                f"There is no {self.what} {name!r}. Known: {', '.join(sorted(found)) or 'none'}."
-                f"{did_you_mean(name, found)}"
-            )
-        return found[name].load()
+        return self.offer(name).load()

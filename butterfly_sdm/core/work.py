@@ -1,15 +1,17 @@
 """
 Work that survives interruption: a folder is filled as ``NAME.partial``, then renamed.
 
-A lock file keeps two processes from filling one folder.
+A lock file keeps two processes from filling one folder; a journal says which pieces are done.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from time import monotonic
 
 import filelock
 
@@ -79,31 +81,50 @@ def _lock_file(folder: Path) -> Path:
 
 
 @contextmanager
-def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
+def work_folder(out: Path, key: str) -> Iterator[Path]:
     """
-    Fill ``folder`` in a way that survives interruption.
-
-    Yields ``NAME.partial``, with whatever an earlier, interrupted attempt with the same ``key``
-    left in it. When the block ends without an error the partial folder takes the place of
-    ``folder``; when it is interrupted the folder stays, to be continued by the next call; after a
-    user's mistake it is removed.
+    Hold ``out`` and yield ``OUT.partial``, with what an interrupted run with the same ``key`` left
+    in it; removed once the block ends well.
 
     Parameters
     ----------
-    folder
-        Where the finished artefact shall lie.
     key
         Fingerprint of everything the content depends on. Leftovers of another key are removed.
+
+    Raises
+    ------
+    ArtefactError
+        Another process is writing ``out``.
     """
-    folder = Path(folder)
-    partial = folder.with_name(folder.name + ".partial")
-    with exclusive(folder):
-        mark = partial / ".key"
+    out = Path(out)
+    partial = out.with_name(out.name + ".partial")
+    mark = partial / ".key"
+    with exclusive(out):
         if partial.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         discard_unfinished(partial)
         write_text(mark, key)
+        try:
+            yield partial
+        except BaseException:
+            if partial.exists() and [entry.name for entry in partial.iterdir()] == [".key"]:
+                shutil.rmtree(partial)  # nothing worth continuing
+            raise
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
+    """
+    Fill ``folder`` in a way that survives interruption.
+
+    Yields ``NAME.partial`` as :func:`work_folder`. When the block ends without an error the partial
+    folder takes the place of ``folder``; when it is interrupted the folder stays, to be continued
+    by the next call; after a user's mistake it is removed.
+    """
+    folder = Path(folder)
+    with work_folder(folder, key) as partial:
         try:
             yield partial
         except ButterflySDMError as error:
@@ -112,17 +133,64 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
             if not isinstance(error, SourceError):
                 shutil.rmtree(partial)
             raise
-        except BaseException:
-            if {entry.name for entry in partial.iterdir()} == {".key"}:
-                shutil.rmtree(partial)
-            raise
         replaced = folder.with_name(f".{folder.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         finished = _finished_mark(folder)
         finished.unlink(missing_ok=True)
         if folder.exists():
             folder.replace(replaced)
-        mark.unlink()
+        (partial / ".key").unlink()
         partial.replace(folder)
         write_text(finished, key)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+class Journal:
+    """
+    Keys of finished pieces of work, one a line, in a file that is only appended to.
+
+    A last line that was cut short by an interruption does not count, and is removed.
+
+    Parameters
+    ----------
+    path
+        The file; made by the first key.
+    flush
+        Called before keys are written: what they stand for has to be safe by then.
+    every_s
+        Seconds between two writes, for a flush that takes long; what was not written is lost when
+        the process is killed.
+
+    Attributes
+    ----------
+    done
+        The keys; without white space.
+    """
+
+    def __init__(
+        self, path: Path, *, flush: Callable[[], object] | None = None, every_s: float = 0.0
+    ) -> None:
+        self.path, self._flush, self._every_s = Path(path), flush, every_s
+        text = self.path.read_bytes() if self.path.is_file() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if whole != text:
+            os.truncate(self.path, len(whole))
+        self.done = set(whole.decode("utf-8").split())
+        self._unsaved: list[str] = []
+        self._saved = monotonic()
+
+    def add(self, key: str) -> None:
+        """Note that a piece is done; write it down now or within ``every_s``."""
+        self.done.add(key)
+        self._unsaved.append(key)
+        if monotonic() - self._saved >= self._every_s:
+            self.save()
+
+    def save(self) -> None:
+        """Write down what is done."""
+        if self._flush is not None:
+            self._flush()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{key}\n" for key in self._unsaved)
+        self._unsaved = []
+        self._saved = monotonic()

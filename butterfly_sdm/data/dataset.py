@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from mmap import mmap
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -65,7 +66,7 @@ class DatasetCard(BaseModel):
     name: str
     species: tuple[str, ...] = Field(min_length=1)
     years: tuple[int, ...] = ()
-    position_crs: str = "EPSG:27700"
+    position_crs: str
     tiles: TileCard | None = None
     covariates: dict[str, str] = Field(default_factory=dict, description="unit of each covariate")
     rows: dict[str, int] = Field(
@@ -78,9 +79,7 @@ class DatasetCard(BaseModel):
     files: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of every other file of the folder"
     )
-    seal: str | None = Field(
-        None, description="SHA-256 of the card itself, see data.artefact.sealed"
-    )
+    seal: str | None = Field(None, description="SHA-256 of the card itself, see core.cards.sealed")
 
 
 @dataclass(frozen=True)
@@ -179,6 +178,19 @@ class Dataset:
         if self.coarse is not None:
             _check_coarse(self.coarse, self.species)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Tiles on disk travel to other processes as the path of their file."""
+        state = {key: value for key, value in vars(self).items() if key != "rates"}
+        tiles = self.tiles
+        if isinstance(tiles, np.memmap) and isinstance(tiles.base, mmap):  # a whole file
+            state["tiles"] = Path(str(tiles.filename))
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if isinstance(tiles := state["tiles"], Path):
+            state["tiles"] = np.load(tiles, mmap_mode="r", allow_pickle=False)
+        vars(self).update(state)
+
     @property
     def species(self) -> tuple[str, ...]:
         """Species names, in the order of the columns of ``detections``."""
@@ -228,7 +240,9 @@ class Dataset:
         DataError
             A site is not in the data set.
         """
-        rows = self.sites.index.get_indexer(pd.Index(list(sites), dtype=self.sites.index.dtype))
+        rows: np.ndarray = self.sites.index.get_indexer(
+            pd.Index(list(sites), dtype=self.sites.index.dtype)
+        )
         if (rows < 0).any():
             raise DataError(
                 f"Site {list(sites)[int(np.argmin(rows))]} is not in the data set "
@@ -250,13 +264,34 @@ class Dataset:
                 f"The data set {self.card.name!r} has no tiles. Name scenes or a folder of tiles "
                 "in build."
             )
-        rows = self.sites["tile_row"].to_numpy()[self.rows(sites)]
+        rows: np.ndarray = self.sites["tile_row"].to_numpy()[self.rows(sites)]
         if (rows < 0).any():
             raise DataError(
                 f"Site {list(sites)[int(np.argmin(rows))]} has no tile: no scene covers it well "
                 "enough."
             )
         return rows
+
+    def needed_split(self) -> Split:
+        """
+        Return the split.
+
+        Raises
+        ------
+        DataError
+            There is none.
+        """
+        if self.split is None:
+            raise DataError(
+                f"The data set {self.card.name!r} has no split. Add build.split and build it again."
+            )
+        return self.split
+
+    def counts(self, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return detections k (sites, species) and visits n (sites,) as floats."""
+        rows = self.rows(sites)
+        k, n = self.detections.to_numpy(dtype=float), self.visits.to_numpy(dtype=float)
+        return k[rows], n[rows]
 
     @property
     def sites_with_tiles(self) -> tuple[str, ...]:
@@ -347,11 +382,7 @@ class Dataset:
         if self.covariates is not None and self.covariates.shape[1] > 6:
             facts["covariates"] = f"{facts['covariates']}, ... ({self.covariates.shape[1]})"
         if self.split is not None:
-            sizes = (
-                f"{len(getattr(self.split, part)):,} {part}"
-                for part in ("train", "validation", "test")
-            )
-            facts["split"] = f"{', '.join(sizes)} ({self.split.method})"
+            facts["split"] = self.split.in_words
         return facts_html(f"Data set {card.name}", facts, warnings=card.warnings)
 
 
@@ -395,6 +426,8 @@ def read_card(folder: Path) -> DatasetCard:
         f"The data set {folder}",
         f"butterfly-sdm build CONFIG --out {folder}",
     )
+    # Release 0.1.0 meant the British grid where a card says nothing.
+    value = {"position_crs": "EPSG:27700", **value}
     try:
         return DatasetCard.model_validate(value)
     except ValidationError as error:

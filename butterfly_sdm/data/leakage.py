@@ -152,11 +152,7 @@ def leakage_report(
     DataError
         There is no split, or it has no training sites in the data set.
     """
-    split = split or dataset.split
-    if split is None:
-        raise DataError(
-            "There is no split to report on. Give one, or build the data set with split."
-        )
+    split = split or dataset.needed_split()
     card = dataset.card.tiles
     side = tile_m or (card.size_px * card.resolution_m if card is not None else PUBLISHED_TILE_M)
     sites = (
@@ -177,7 +173,7 @@ def report_leakage(
     split: Split,
     *,
     tile_m: float,
-    position_crs: str = "EPSG:27700",
+    position_crs: str,
     rates: pd.DataFrame | None = None,
     area: pd.DataFrame | None = None,
 ) -> LeakageReport:
@@ -203,68 +199,64 @@ def report_leakage(
     """
     from scipy.spatial import KDTree
 
-    known = set(sites.index)
-    parts = {part: [site for site in getattr(split, part) if site in known] for part in PARTS}
-    if (
-        "visits" in sites.columns
-    ):  # a site without a visit teaches nothing, so it gives nothing away
-        parts["train"] = [
-            site
-            for site, n in zip(parts["train"], sites.loc[parts["train"], "visits"], strict=True)
-            if n > 0
-        ]
+    parts = {part: [site for site in getattr(split, part) if site in sites.index] for part in PARTS}
+    if "visits" in sites.columns:
+        # A site without a visit teaches nothing, so it gives nothing away.
+        seen = set(sites.index[sites["visits"] > 0])
+        parts["train"] = [site for site in parts["train"] if site in seen]
     if not parts["train"]:
         raise DataError("The split has no training site with a visit in the data set.")
-    place = {
-        part: sites.loc[ids, ["easting", "northing"]].to_numpy(float).reshape(-1, 2)
-        for part, ids in parts.items()
-    }
-    trees = {part: KDTree(points) for part, points in place.items() if len(points)}
+
+    def nearest_m(places: pd.DataFrame) -> np.ndarray:
+        distance: np.ndarray = trained.query(_positions(places))[0]
+        return distance
+
+    trained = KDTree(_positions(sites.loc[parts["train"]]))
+    distances = [
+        pd.DataFrame({"site": ids, "part": part, "distance_m": nearest_m(sites.loc[ids])})
+        for part in PARTS[1:]
+        if (ids := parts[part])
+    ]
+    nothing = pd.DataFrame({"site": [], "part": [], "distance_m": []})
     squares = _squares(sites, tile_m=tile_m, position_crs=position_crs)
-    ground = {part: squares.reindex(ids).dropna() for part, ids in parts.items()}
-    rows = []
+    return LeakageReport(
+        tile_m,
+        _overlaps({part: squares.reindex(ids).dropna() for part, ids in parts.items()}),
+        pd.concat(distances or [nothing], ignore_index=True),
+        np.zeros(0) if area is None else nearest_m(area),
+        pd.DataFrame()
+        if rates is None
+        else pd.DataFrame({part: rates.loc[ids].mean() for part, ids in parts.items() if ids}),
+    )
+
+
+def _positions(places: pd.DataFrame) -> np.ndarray:
+    positions: np.ndarray = places[["easting", "northing"]].to_numpy(float)
+    return positions
+
+
+def _overlaps(ground: dict[str, pd.Series]) -> pd.DataFrame:
+    """Return the pairs of sites of two parts whose tiles share ground, largest share first."""
+    found = [pd.DataFrame(columns=["site", "part", "other", "other_part", "shared"])]
     for one, two in combinations(PARTS, 2):
-        theirs, ours = shapely.STRtree(ground[one].to_numpy()).query(ground[two].to_numpy())[::-1]
-        shared = shapely.area(
-            shapely.intersection(ground[one].to_numpy()[theirs], ground[two].to_numpy()[ours])
+        first, second = ground[one].to_numpy(), ground[two].to_numpy()
+        theirs, ours = shapely.STRtree(first).query(second)[::-1]
+        shared = shapely.area(shapely.intersection(first[theirs], second[ours]))
+        shared = shared / shapely.area(second[ours])
+        pairs = pd.DataFrame(
+            {
+                "site": ground[two].index[ours],
+                "part": two,
+                "other": ground[one].index[theirs],
+                "other_part": one,
+                "shared": shared,
+            }
         )
-        shared = shared / shapely.area(ground[two].to_numpy()[ours])
-        names = ground[two].index[ours], ground[one].index[theirs]
-        rows += [
-            (site, two, other, one, part)
-            for site, other, part in zip(*names, shared, strict=True)
-            if part > 1e-9
-        ]
-    overlaps = pd.DataFrame(rows, columns=["site", "part", "other", "other_part", "shared"])
-    overlaps = overlaps.sort_values(
+        found.append(pairs[shared > 1e-9])
+    table = pd.concat([pairs for pairs in found if len(pairs)] or found, ignore_index=True)
+    return table.sort_values(
         ["shared", "site", "other"], ascending=[False, True, True], ignore_index=True
     )
-    distances = pd.concat(
-        [
-            pd.DataFrame(
-                {
-                    "site": parts[part],
-                    "part": part,
-                    "distance_m": trees["train"].query(place[part])[0],
-                }
-            )
-            for part in PARTS[1:]
-            if parts[part]
-        ]
-        or [pd.DataFrame({"site": [], "part": [], "distance_m": []})],
-        ignore_index=True,
-    )
-    area_m = (
-        np.zeros(0)
-        if area is None
-        else trees["train"].query(area[["easting", "northing"]].to_numpy(float))[0]
-    )
-    prevalence = pd.DataFrame()
-    if rates is not None:
-        prevalence = pd.DataFrame(
-            {part: rates.loc[ids].mean() for part, ids in parts.items() if ids}
-        )
-    return LeakageReport(tile_m, overlaps, distances, area_m, prevalence)
 
 
 def _squares(sites: pd.DataFrame, *, tile_m: float, position_crs: str) -> pd.Series:

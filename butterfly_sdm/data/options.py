@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Section
 
@@ -40,3 +40,20 @@ class SplitOptions(Section):
     test_regions: tuple[str, ...] = Field(
         (), description="method regions: names of the regions for the test"
     )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(sum(self.fractions) - 1) > 1e-6:
+            raise ValueError(
+                f"fractions sum to {sum(self.fractions):g}; the shares of the three parts must sum "
+                "to 1"
+            )
+        if self.method == "file" and self.path is None:
+            raise ValueError("method is file, but path does not say which file")
+        if self.method == "regions" and not (self.regions and self.validation_regions):
+            raise ValueError(
+                "method is regions: state regions (polygons) and validation_regions (names)"
+            )
+        if self.folds is not None and self.fold > self.folds:
+            raise ValueError(f"fold = {self.fold}: there are {self.folds} folds, counted from 1")
+        return self

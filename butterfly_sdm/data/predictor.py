@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -210,11 +211,15 @@ class FitContext:
         Where to keep checkpoints and a history; None: nowhere.
     progress
         Told how far the fit is.
+    executor
+        Where independent parts, such as the members of an ensemble, are fitted at the same time
+        (see :func:`butterfly_sdm.core.executor.open_executor`); None: here, one after another.
     """
 
     validation: Sequence[str] = ()
     folder: Path | None = None
     progress: Progress = silent
+    executor: Executor | None = None
 
 
 @runtime_checkable

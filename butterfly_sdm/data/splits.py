@@ -1,4 +1,4 @@
-"""Divide sites into training, validation and test parts."""
+"""The split: which sites are in training, validation and test, as a value and as a file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from butterfly_sdm.core.cards import check_version
 from butterfly_sdm.core.files import read_json, write_json
@@ -66,6 +63,12 @@ class Split:
             )
         return sites
 
+    @property
+    def in_words(self) -> str:
+        """How many sites are in each part, and how the parts were made."""
+        sizes = (f"{len(getattr(self, part)):,} {part}" for part in PARTS)
+        return f"{', '.join(sizes)} ({self.method})"
+
     def part_of(self) -> dict[str, str]:
         """Return the name of the part for every site."""
         return {site: part for part in PARTS for site in getattr(self, part)}
@@ -118,99 +121,3 @@ class Split:
             **{part: tuple(value.get(part, [])) for part in PARTS},
             method=str(value.get("method", "given")),
         )
-
-
-def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
-    """
-    Return, per site, the number of its cluster: sites nearer than ``distance_m``, directly or
-    through others, are in one.
-
-    Parameters
-    ----------
-    sites
-        With ``easting`` and ``northing`` in metres.
-
-    Returns
-    -------
-    array of shape (sites,)
-        Numbers from 0, in the order in which the clusters first occur.
-    """
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import KDTree
-
-    position = sites[["easting", "northing"]].to_numpy(dtype=float)
-    pairs = KDTree(position).query_pairs(distance_m, output_type="ndarray")
-    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(position),) * 2)
-    return connected_components(links, directed=False)[1]
-
-
-def spatial_folds(
-    sites: pd.DataFrame, *, distance_m: float = 4000.0, n_folds: int = 5, seed: int = 0
-) -> list[Split]:
-    """
-    Divide sites into folds of about equal size; each fold is the validation part once and the rest
-    its training part.
-
-    Sites nearer to each other than ``distance_m``, directly or through others, stay in one fold, so
-    that no validation site has a training site that near. Where sites lie so dense that this leaves
-    fewer clusters than folds, squares of that side are dealt out instead, which have neighbours
-    beyond their edges; the words of the folds say so.
-
-    Parameters
-    ----------
-    sites
-        Index ``site_id``, columns ``easting`` and ``northing`` in metres.
-    distance_m
-        Several times the ground a tile shows is honest; 4,000 m is that of the published split.
-    n_folds
-        At least 2.
-    seed
-        Of the order in which clusters are dealt out.
-
-    Returns
-    -------
-    list of Split
-        One per fold, whose sites are its ``validation``.
-
-    Raises
-    ------
-    DataError
-        There are fewer clusters, and fewer squares, than folds.
-    """
-    if n_folds < 2:
-        raise DataError(f"n_folds = {n_folds}: cross-validation needs at least 2 folds.")
-    cluster_of = neighbour_clusters(sites, distance_m=distance_m)
-    words = f"clusters of sites nearer than {distance_m:g} m"
-    if (clusters := cluster_of.max(initial=-1) + 1) < n_folds:
-        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m)
-        cluster_of = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
-        words = f"squares of {distance_m:g} m"
-        if cluster_of.max(initial=-1) + 1 < n_folds:
-            raise DataError(
-                f"Sites nearer than {distance_m:g} m stay together and form {clusters} clusters, "
-                f"fewer than the {n_folds} "
-                "folds, and so are squares of that side. Lower the distance "
-                "(evaluate.fold_distance_m) or the number of folds."
-            )
-    sizes = np.bincount(cluster_of)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    order = order[
-        np.argsort(-sizes[order], kind="stable")
-    ]  # the largest first, so that the small ones even the folds out
-    fold_of_cluster = np.empty(len(sizes), dtype=int)
-    filled = np.zeros(n_folds)
-    for cluster in order:
-        fold_of_cluster[cluster] = filled.argmin()
-        filled[fold_of_cluster[cluster]] += sizes[cluster]
-    fold_of = fold_of_cluster[cluster_of]
-    ids = sites.index.to_numpy()
-    method = f"of {n_folds}: {words}, seed {seed}"
-    return [
-        Split(
-            tuple(ids[fold_of != fold]),
-            tuple(ids[fold_of == fold]),
-            method=f"fold {fold + 1} {method}",
-        )
-        for fold in range(n_folds)
-    ]

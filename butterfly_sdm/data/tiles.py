@@ -9,9 +9,9 @@ costs.
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Generic, TypeVar
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, ModelError
 
@@ -183,47 +184,20 @@ class ReadAhead(Generic[T]):
         return len(self.source)  # type: ignore[arg-type]
 
     def __iter__(self) -> Iterator[T]:
-        items: queue.Queue[tuple[str, object]] = queue.Queue(self.ahead)
-        stop = threading.Event()
-        reader = threading.Thread(
-            target=_fill, args=(iter(self.source), items, stop), daemon=True, name="read-ahead"
-        )
+        source, end = iter(self.source), object()
         self.waited_s = 0.0
-        reader.start()
-        try:
+        with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+            steps = repeat((source, end))
+            items = in_order(_step, steps, pool, in_flight=self.ahead + 1)
             while True:
                 start = perf_counter()
-                kind, item = items.get()
+                item = next(items)
                 self.waited_s += perf_counter() - start
-                if kind == "error":
-                    raise item  # type: ignore[misc]
-                if kind == "end":
+                if item is end:
                     return
-                yield item  # type: ignore[misc]
-        finally:
-            stop.set()
-            while reader.is_alive():
-                _drain(items)
-                reader.join(0.05)
+                yield item
 
 
-def _fill(
-    source: Iterator[T], items: queue.Queue[tuple[str, object]], stop: threading.Event
-) -> None:
-    put: Callable[[tuple[str, object]], None] = items.put
-    try:
-        for item in source:
-            put(("item", item))
-            if stop.is_set():
-                return
-        put(("end", None))
-    except BaseException as error:
-        put(("error", error))
-
-
-def _drain(items: queue.Queue[tuple[str, object]]) -> None:
-    while True:
-        try:
-            items.get_nowait()
-        except queue.Empty:
-            return
+def _step(state: tuple[Iterator[Any], object]) -> Any:
+    source, end = state
+    return next(source, end)

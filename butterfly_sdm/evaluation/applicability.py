@@ -8,6 +8,7 @@ from typing import Self
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.distance import cdist
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
@@ -114,7 +115,7 @@ class Applicability:
         )
         if len(np.unique(folds)) < 2:
             raise DataError("All training sites are in one fold; the threshold needs at least two.")
-        distance = _distances(scaled, scaled)
+        distance = cdist(scaled, scaled)
         mean_distance = float(distance[np.triu_indices(len(values), k=1)].mean())
         outside = (
             np.where(folds[:, None] == folds[None, :], np.inf, distance).min(axis=1) / mean_distance
@@ -155,7 +156,7 @@ class Applicability:
         """
         scaled = (values - self.mean) * self.scale
         parts = [
-            _distances(scaled[i : i + CHUNK_ROWS], self.training).min(axis=1)
+            cdist(scaled[i : i + CHUNK_ROWS], self.training).min(axis=1)
             for i in range(0, len(scaled), CHUNK_ROWS)
         ]
         return np.concatenate([*parts, np.empty(0)]) / self.mean_distance
@@ -213,12 +214,6 @@ class Applicability:
             raise ArtefactError(
                 f"{path} does not hold an area of applicability ({error}). Fit it again."
             ) from error
-
-
-def _distances(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    from scipy.spatial.distance import cdist
-
-    return cdist(one, two)
 
 
 def _upper_whisker(values: np.ndarray) -> float:

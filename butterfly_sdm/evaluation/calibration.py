@@ -282,9 +282,4 @@ def _cells(
         raise DataError(
             "None of the sites has a visit; calibration compares predictions with visits."
         )
-    rows = dataset.rows(used)
-    k, n = (
-        dataset.detections.to_numpy(dtype=float)[rows],
-        dataset.visits.to_numpy(dtype=float)[rows],
-    )
-    return k, n, checked_predictions(dataset, used, predictions)
+    return *dataset.counts(used), checked_predictions(dataset, used, predictions)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,8 @@ from butterfly_sdm.evaluation.scores import (
 from butterfly_sdm.progress import Progress, silent
 
 Factory = Callable[[], Predictor]
+Parts = tuple[Sequence[str], Sequence[str]]  # sites to fit to, sites to predict
+HeldOut = tuple[pd.DataFrame, float]  # predictions, and the seconds of fitting and predicting
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,7 @@ def cross_validate(
     *,
     name: str = "model",
     reference: pd.DataFrame | None = None,
+    executor: Executor | None = None,
     progress: Progress = silent,
 ) -> CrossValidation:
     """
@@ -142,11 +147,14 @@ def cross_validate(
     make
         Called once per fold; returns an unfitted predictor.
     folds
-        From :func:`~butterfly_sdm.data.splits.spatial_folds`; no site may be held out twice.
+        From :func:`~butterfly_sdm.data.division.spatial_folds`; no site may be held out twice.
     reference
         (site, species) out-of-fold predictions of the mean rate, for skill and factors.
     name
         Of the predictor, for tables.
+    executor
+        Where to fit, as :func:`~butterfly_sdm.core.executor.open_executor` gives it; ``make`` then
+        has to be one that can be pickled. None: here, one fold after the other.
 
     Returns
     -------
@@ -161,50 +169,82 @@ def cross_validate(
     Examples
     --------
     >>> folds = spatial_folds(dataset.sites, distance_m=4000, n_folds=5)  # doctest: +SKIP
-    >>> cross_validate(lambda: NearestSites(neighbours=10), dataset, folds).scores["mse"]  # doctest: +SKIP
+    >>> make = partial(NearestSites, neighbours=10)  # doctest: +SKIP
+    >>> cross_validate(make, dataset, folds).scores["mse"]  # doctest: +SKIP
     """
-    held_out = pd.Series(
+    fold_of = folds_of(folds)
+    fitted = fit_each(make, dataset, [(fold.train, fold.validation) for fold in folds], executor)
+    held = gather_folds(fitted, len(folds), f"cross-validate {name}", progress)
+    return score_folds(name, dataset, held, fold_of, reference)
+
+
+def folds_of(folds: Sequence[Split]) -> pd.Series:
+    """
+    Return the number of the fold that holds each site out.
+
+    Raises
+    ------
+    DataError
+        A site is held out in two folds, or there are no folds.
+    """
+    fold_of = pd.Series(
         [number for number, fold in enumerate(folds) for _ in fold.validation],
         index=pd.Index([site for fold in folds for site in fold.validation], name="site_id"),
         name="fold",
         dtype="int64",
     )
-    if held_out.empty:
+    if fold_of.empty:
         raise DataError("There is no fold with validation sites. Make folds with spatial_folds.")
-    if not held_out.index.is_unique:
-        twice = held_out.index[held_out.index.duplicated()][0]
+    if not fold_of.index.is_unique:
+        twice = fold_of.index[fold_of.index.duplicated()][0]
         raise DataError(f"Site {twice} is held out in two folds; each site may be predicted once.")
+    return fold_of
+
+
+def fit_each(
+    make: Factory, dataset: Dataset, parts: Sequence[Parts], executor: Executor | None
+) -> Iterator[HeldOut]:
+    """
+    Fit a fresh predictor to the first of each two parts and predict the second.
+
+    Yields the predictions and the seconds they took. With an executor all are under way at once,
+    without one each is fitted when it is asked for.
+    """
+    run = map if executor is None else executor.map
+    return iter(run(partial(_fit_and_predict, make, dataset), parts))
+
+
+def _fit_and_predict(make: Factory, dataset: Dataset, parts: Parts) -> HeldOut:
     start = time.perf_counter()
-    parts = []
-    task = f"cross-validate {name}"
-    progress(task, 0, len(folds))
-    for done, fold in enumerate(folds, start=1):
-        parts.append(make().fit(dataset, fold.train).predict(dataset, fold.validation))
-        progress(task, done, len(folds))
-    seconds = time.perf_counter() - start
-    order = dataset.sites.index[dataset.sites.index.isin(held_out.index)]
-    predictions = pd.concat(parts).loc[order]
-    fold_of = held_out.loc[order]
+    predictions = make().fit(dataset, parts[0]).predict(dataset, parts[1])
+    return predictions, time.perf_counter() - start
+
+
+def gather_folds(fitted: Iterator[HeldOut], count: int, task: str, progress: Progress) -> HeldOut:
+    """Return the predictions of all folds as one table, and the seconds of all."""
+    progress(task, 0, count)
+    tables, seconds = [], 0.0
+    for table, spent in fitted:
+        tables.append(table)
+        seconds += spent
+        progress(task, len(tables), count)
+    return pd.concat(tables), seconds
+
+
+def score_folds(
+    name: str,
+    dataset: Dataset,
+    held: HeldOut,
+    fold_of: pd.Series,
+    reference: pd.DataFrame | None,
+) -> CrossValidation:
+    """Put gathered predictions into the order of the data set and score them."""
+    order = dataset.sites.index[dataset.sites.index.isin(fold_of.index)]
+    predictions, fold_of = held[0].loc[order], fold_of.loc[order]
     scores = score_predictions(
         dataset, list(order), predictions, reference=reference, blocks=fold_of, name=name
     )
-    return CrossValidation(name, predictions, fold_of, scores, seconds)
-
-
-def rescored(
-    validation: CrossValidation, dataset: Dataset, reference: pd.DataFrame
-) -> CrossValidation:
-    """Return the same predictions, scored against another reference."""
-    sites = list(validation.predictions.index)
-    scores = score_predictions(
-        dataset,
-        sites,
-        validation.predictions,
-        reference=reference,
-        blocks=validation.fold_of,
-        name=validation.name,
-    )
-    return replace(validation, scores=scores)
+    return CrossValidation(name, predictions, fold_of, scores, held[1])
 
 
 def score_interval(
@@ -319,11 +359,7 @@ def _cells(
     Return the score of each table per site and species, the sites with visits, and their blocks.
     """
     used = [site for site in sites if dataset.visits[site] > 0]
-    rows = dataset.rows(used)
-    k, n = (
-        dataset.detections.to_numpy(dtype=float)[rows],
-        dataset.visits.to_numpy(dtype=float)[rows],
-    )
+    k, n = dataset.counts(used)
     values = []
     for table in tables:
         cells = cell_scores(k, n, checked_predictions(dataset, used, table))

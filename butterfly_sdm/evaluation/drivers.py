@@ -285,40 +285,36 @@ def most_alike(
 
 def subset(dataset: Dataset, sites: Sequence[str]) -> Dataset:
     """Return a data set of ``sites`` only, in their order, with their tiles copied into memory."""
-    rows = dataset.rows(sites)
-    table = dataset.sites.iloc[rows].copy()
-    tiles = None
-    if dataset.tiles is not None:
-        have = table["tile_row"].to_numpy() >= 0
-        tiles = np.array(dataset.tiles[table["tile_row"].to_numpy()[have]])
-        table["tile_row"] = np.where(have, np.cumsum(have) - 1, -1)
-    covariates = None if dataset.covariates is None else dataset.covariates.iloc[rows]
-    return replace(
-        dataset,
-        sites=table,
-        detections=dataset.detections.iloc[rows],
-        tiles=tiles,
-        covariates=covariates,
-        split=None,
-        folder=None,
-    )
+    if dataset.tiles is None:
+        return _taken(dataset, sites, sites)
+    row = dataset.sites["tile_row"].to_numpy()[dataset.rows(sites)]
+    tiles = np.array(dataset.tiles[row[row >= 0]])
+    places = np.where(row >= 0, np.cumsum(row >= 0) - 1, -1)
+    return _taken(dataset, sites, sites, tiles, tile_row=places)
 
 
 def _copies(dataset: Dataset, site: str, tiles: np.ndarray) -> Dataset:
     """Return a data set of one site under many names, one per tile."""
-    rows = np.repeat(dataset.rows([site]), len(tiles))
-    index = pd.Index([f"{site}#{i}" for i in range(len(tiles))], name="site_id")
-    table = dataset.sites.iloc[rows].set_axis(index).assign(tile_row=np.arange(len(tiles)))
-    covariates = (
-        None if dataset.covariates is None else dataset.covariates.iloc[rows].set_axis(index)
-    )
-    detections = dataset.detections.iloc[rows].set_axis(index)
+    names = [f"{site}#{i}" for i in range(len(tiles))]
+    return _taken(dataset, [site] * len(tiles), names, tiles, tile_row=np.arange(len(tiles)))
+
+
+def _taken(
+    dataset: Dataset,
+    sites: Sequence[str],
+    names: Sequence[str],
+    tiles: np.ndarray | None = None,
+    **changed: np.ndarray,
+) -> Dataset:
+    """Return a data set of ``sites``, which may repeat, under other names and with other tiles."""
+    rows, index = dataset.rows(sites), pd.Index(list(names), name="site_id")
+    covariates = dataset.covariates
     return replace(
         dataset,
-        sites=table,
-        detections=detections,
+        sites=dataset.sites.iloc[rows].set_axis(index).assign(**changed),
+        detections=dataset.detections.iloc[rows].set_axis(index),
         tiles=tiles,
-        covariates=covariates,
+        covariates=None if covariates is None else covariates.iloc[rows].set_axis(index),
         split=None,
         folder=None,
     )

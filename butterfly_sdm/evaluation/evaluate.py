@@ -5,36 +5,39 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm import figures
 from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.saved_models import PREDICTORS
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.evaluation.plots import plot_scores
+from butterfly_sdm.evaluation.compare import Factory
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
+from butterfly_sdm.models.options import FitOptions, ModelOptions
+from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
 REFERENCE = "mean_rate"
+DEFAULTS = EvaluateOptions()
+DEFAULT_FIT = FitOptions()
 
 
 def evaluate_run(
     predictor: Predictor,
     dataset: Dataset,
-    split: Split | None = None,
+    options: EvaluateOptions = DEFAULTS,
     *,
-    part: str = "validation",
-    baselines: Sequence[str] = ("mean_rate",),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
+    split: Split | None = None,
     name: str = "model",
     folder: Path | None = None,
     seed: int = 0,
@@ -50,15 +53,11 @@ def evaluate_run(
     ----------
     predictor
         Fitted to the training part.
+    options
+        The part, and the baselines (keys of ``BASELINES``). The mean rate is always fitted, as the
+        reference of skill and factors.
     split
         None: that of the data set.
-    part
-        ``"train"``, ``"validation"`` or ``"test"``.
-    baselines
-        Kinds of predictors. The mean rate is always fitted, as the reference of skill and
-        factors.
-    options
-        Hyper-parameters of baselines by kind.
     name
         Of the predictor, in the tables.
     folder
@@ -77,31 +76,26 @@ def evaluate_run(
     DataError
         The data set has no split, the part is empty, or species or sites do not match.
     """
-    split = split if split is not None else dataset.split
-    if split is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
-            "be evaluated."
-        )
-    sites = scorable_sites(dataset, split.part(part), [predictor])
+    split = split or dataset.needed_split()
+    sites = scorable_sites(dataset, split.part(options.part), [predictor])
     predictions = predictions_beside(
         predictor,
         dataset,
         split,
         sites,
-        baselines=baselines,
-        options=options,
+        baselines=options.baselines,
         name=name,
         seed=seed,
         progress=progress,
     )
     scores = scores_beside(dataset, sites, predictions)
-    if folder is not None:
-        scores.to_csv(folder)
-        with atomic_path(Path(folder) / "predictions.parquet") as temporary:
-            predictions[name].to_parquet(temporary)
-        plot_scores(scores, folder)
-    return scores
+    if folder is None:
+        return scores
+    scores.to_csv(folder)
+    with atomic_path(Path(folder) / "predictions.parquet") as temporary:
+        predictions[name].to_parquet(temporary)
+    figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
+    return replace(scores, folder=Path(folder))
 
 
 def predictions_beside(
@@ -111,7 +105,6 @@ def predictions_beside(
     sites: Sequence[str],
     *,
     baselines: Sequence[str] = (),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
     name: str = "model",
     seed: int = 0,
     progress: Progress = silent,
@@ -133,9 +126,7 @@ def predictions_beside(
     train = split.part("train")
     for done, kind in enumerate(kinds, start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = make_baseline(
-            kind, **seeded_options(kind, dict((options or {}).get(kind, {})), seed)
-        ).fit(dataset, train)
+        fitted = predictor_factory(kind, {}, seed)().fit(dataset, train)
         predictions[label] = fitted.predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions
@@ -190,6 +181,17 @@ def scorable_sites(
     return shown
 
 
-def seeded_options(kind: str, options: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Give ``seed`` to those baselines that take one."""
-    return {"seed": seed, **options} if hasattr(PREDICTORS.load(kind), "seed") else options
+def predictor_factory(kind: str, options: Mapping[str, Any], seed: int) -> Factory:
+    """
+    Return what makes unfitted predictors of a kind, here and in other processes.
+
+    Raises
+    ------
+    ConfigError
+        There is no such kind, or it does not take the options.
+    """
+    make = partial(
+        make_predictor, ModelOptions(kind=kind, options=dict(options)), DEFAULT_FIT, seed
+    )
+    make()
+    return make

@@ -6,32 +6,37 @@ with intervals.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm import figures
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path, write_text
 from butterfly_sdm.core.html import table_html
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.splits import PARTS, Split, spatial_folds
+from butterfly_sdm.data.division import spatial_folds
+from butterfly_sdm.data.splits import PARTS, Split
 from butterfly_sdm.errors import ButterflySDMError, DataError
+from butterfly_sdm.evaluation.bootstrap import grid_blocks
 from butterfly_sdm.evaluation.compare import (
     Comparison,
     CrossValidation,
     Factory,
+    Parts,
     compare,
-    cross_validate,
-    rescored,
+    fit_each,
+    folds_of,
+    gather_folds,
+    score_folds,
     score_interval,
 )
-from butterfly_sdm.evaluation.evaluate import REFERENCE, seeded_options
-from butterfly_sdm.evaluation.plots import plot_ladder
+from butterfly_sdm.evaluation.evaluate import REFERENCE, predictor_factory
+from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.progress import Progress, silent
 
@@ -62,6 +67,8 @@ class Ladder:
         part.
     part
         Name of the part of the split.
+    folder
+        Where all of it was written; None: nowhere.
     """
 
     table: pd.DataFrame
@@ -69,6 +76,7 @@ class Ladder:
     cross_validations: Mapping[str, CrossValidation]
     comparisons: Mapping[str, Comparison]
     part: str
+    folder: Path | None = None
 
     def summary(self) -> dict[str, str]:
         """Return one line per predictor."""
@@ -96,55 +104,42 @@ class Ladder:
         return table_html(self.table, digits=".5g")
 
 
-def ladder_factories(
-    steps: Sequence[str | Mapping[str, Any]], *, seed: int = 0
-) -> dict[str, Factory]:
+def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str, Factory]:
     """
-    Return a factory per step of a ladder of baselines.
-
-    Parameters
-    ----------
-    steps
-        Kinds of predictors, or mappings with ``kind`` and optionally ``name`` and ``options``.
+    Return a factory per step of a ladder.
 
     Raises
     ------
-    ModelError
+    ConfigError
         A kind or option is unknown.
     DataError
         Two steps have one name.
 
     Examples
     --------
-    >>> list(ladder_factories(["mean_rate", {"kind": "nearest_sites", "name": "nearest 10", "options": {"neighbours": 10}}]))
+    >>> near = LadderStep(kind="nearest_sites", name="nearest 10", options={"neighbours": 10})
+    >>> list(ladder_factories([LadderStep(kind="mean_rate"), near]))
     ['mean_rate', 'nearest 10']
     """
     factories: dict[str, Factory] = {}
     for step in steps:
-        given: dict[str, Any] = {"kind": step} if isinstance(step, str) else dict(step)
-        kind = given["kind"]
-        name = given.get("name") or kind
-        options = seeded_options(kind, dict(given.get("options") or {}), seed)
-        make_baseline(kind, **options)  # a wrong option is an error now, not after an hour
+        name = step.name or step.kind
         if name in factories:
             raise DataError(
                 f"Two steps of the ladder are called {name!r}. Give one of them another name."
             )
-        factories[name] = lambda kind=kind, options=options: make_baseline(kind, **options)  # type: ignore[misc]
+        # A wrong kind or option is an error now, not after an hour.
+        factories[name] = predictor_factory(step.kind, step.options, seed)
     return factories
 
 
 def run_ladder(
     dataset: Dataset,
-    steps: Sequence[str | Mapping[str, Any]] | Mapping[str, Factory],
+    options: EvaluateOptions,
     *,
-    part: str = "validation",
+    steps: Mapping[str, Factory] | None = None,
     split: Split | None = None,
-    n_folds: int = 5,
-    distance_m: float = 4000.0,
     folds: Sequence[Split] | None = None,
-    blocks: pd.Series | None = None,
-    repeats: int = 2000,
     folder: Path | None = None,
     seed: int = 0,
     progress: Progress = silent,
@@ -152,23 +147,21 @@ def run_ladder(
     """
     Fit and score every predictor of a ladder on the same sites.
 
+    The mean rate is always there. A predictor the data set does not serve (no tiles, no covariates)
+    is noted and left out. If only some sites have tiles and a predictor needs them, all predictors
+    are fitted and scored on those sites.
+
     Parameters
     ----------
+    options
+        The steps, the part of the split on which each is scored after fitting to the training part,
+        the folds of the spatial cross-validation over both, the bootstrap and the workers.
     steps
-        Kinds of baselines, mappings with ``kind``, ``name`` and ``options``, or factories by name.
-        The mean rate is always there. A predictor the data set does not serve (no tiles, no
-        covariates) is noted and left out. If only some sites have tiles and a predictor needs them,
-        all predictors are fitted and scored on those sites.
-    part, split
-        Where each is scored after fitting to the training part; ``split`` None: that of the data
-        set.
-    n_folds, distance_m, folds
-        Spatial cross-validation over the training and this part; ``n_folds = 0``: none; ``folds``:
-        these instead.
-    blocks
-        Block of each site, for the bootstrap; None: squares of 20 km.
-    repeats
-        Of the bootstrap.
+        Factories by name, instead of those of the options.
+    split
+        None: that of the data set.
+    folds
+        Instead of those of the options.
     folder
         Where ``ladder.csv``, ``ladder.md``, ``ladder.png``, ``ladder_species.csv`` and, per
         predictor, ``predictions_NAME.parquet`` and ``out_of_fold_NAME.parquet`` go.
@@ -183,91 +176,107 @@ def run_ladder(
     DataError
         The data set has no split, or its part is empty.
     """
-    split = split if split is not None else dataset.split
-    if split is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
-            "be evaluated."
+    factories = dict(ladder_factories(options.ladder, seed=seed) if steps is None else steps)
+    # First: the others are compared with it.
+    mean_rate = factories.pop(REFERENCE, None) or predictor_factory(REFERENCE, {}, seed)
+    factories = {REFERENCE: mean_rate, **factories}
+    split = _with_tiles(dataset, split or dataset.needed_split(), factories)
+    part = split.part(options.part)
+    train, sites = split.part("train"), [site for site in part if dataset.visits[site] > 0]
+    if folds is None and options.folds:
+        folds = spatial_folds(
+            dataset.sites.loc[[*train, *(sites if options.part != "train" else ())]],
+            distance_m=options.fold_distance_m,
+            n_folds=options.folds,
+            seed=seed,
         )
-    factories = dict(steps) if isinstance(steps, Mapping) else ladder_factories(steps, seed=seed)
-    if REFERENCE not in factories:
-        factories = {REFERENCE: lambda: make_baseline(REFERENCE), **factories}
-    factories = {
-        REFERENCE: factories.pop(REFERENCE),
-        **factories,
-    }  # first: the others are compared with it
-    split = _with_tiles(dataset, split, factories)
-    sites = [site for site in split.part(part) if dataset.visits[site] > 0]
-    known = dataset.sites.loc[[*split.part("train"), *(sites if part != "train" else ())]]
-    if folds is None:
-        folds = (
-            spatial_folds(known, distance_m=distance_m, n_folds=n_folds, seed=seed)
-            if n_folds
-            else []
-        )
+    with open_executor(options.workers, options.dask) as (executor, _):
+        scored, notes = _climb(dataset, factories, (train, sites), folds or (), executor, progress)
+    ladder = _compared(dataset, scored, notes, options, seed)
+    if folder is None:
+        return ladder
+    _write(ladder, {name: step.predictions for name, step in scored.items()}, Path(folder))
+    return replace(ladder, folder=Path(folder))
 
-    predictions: dict[str, pd.DataFrame] = {}
-    scores: dict[str, Scores] = {}
-    validations: dict[str, CrossValidation] = {}
-    seconds: dict[str, float] = {}
+
+@dataclass(frozen=True)
+class _Step:
+    predictions: pd.DataFrame
+    scores: Scores
+    validation: CrossValidation | None
+    seconds: float
+
+
+def _climb(
+    dataset: Dataset,
+    factories: Mapping[str, Factory],
+    official: Parts,
+    folds: Sequence[Split],
+    executor: Executor | None,
+    progress: Progress,
+) -> tuple[dict[str, _Step], dict[str, str]]:
+    """Fit and score every step; return those that could be, and why others could not."""
+    parts = [official, *((fold.train, fold.validation) for fold in folds)]
+    fold_of = folds_of(folds) if folds else None
+    work = {name: fit_each(make, dataset, parts, executor) for name, make in factories.items()}
+    steps: dict[str, _Step] = {}
     notes: dict[str, str] = {}
-    progress("ladder", 0, len(factories))
-    for done, (name, make) in enumerate(factories.items(), start=1):
-        start = time.perf_counter()
+    progress("ladder", 0, len(work))
+    for done, (name, fitted) in enumerate(work.items(), start=1):
         try:
-            predictions[name] = _fitted(make, dataset, split).predict(dataset, sites)
-            seconds[name] = time.perf_counter() - start
-            if folds:
-                reference = validations[REFERENCE].predictions if validations else None
-                validations[name] = cross_validate(
-                    make, dataset, folds, name=name, reference=reference, progress=progress
-                )
-                if reference is None:
-                    validations[name] = rescored(
-                        validations[name], dataset, validations[name].predictions
-                    )
+            predictions, seconds = next(fitted)
+            validation = None
+            if fold_of is not None:
+                held = gather_folds(fitted, len(folds), f"cross-validate {name}", progress)
+                first = steps[REFERENCE].validation if steps else None
+                reference = held[0] if first is None else first.predictions
+                validation = score_folds(name, dataset, held, fold_of, reference)
         except ButterflySDMError as error:
             if name == REFERENCE:
                 raise
-            predictions.pop(name, None)
             notes[name] = str(error)
             log.warning("%s is left out of the ladder: %s", name, error)
         else:
-            scores[name] = score_predictions(
-                dataset, sites, predictions[name], reference=predictions[REFERENCE], name=name
+            mean_rate = steps[REFERENCE].predictions if steps else predictions
+            scores = score_predictions(
+                dataset, official[1], predictions, reference=mean_rate, name=name
             )
-        progress("ladder", done, len(factories))
+            steps[name] = _Step(predictions, scores, validation, seconds)
+        progress("ladder", done, len(work))
+    return steps, notes
 
-    tables = {key: value.predictions for key, value in validations.items()} or predictions
-    drawn: dict[str, Any] = {"blocks": blocks, "repeats": repeats, "seed": seed}
-    comparisons = {
-        name: compare(
-            dataset, list(table.index), table, tables[REFERENCE], names=(name, REFERENCE), **drawn
-        )
-        for name, table in tables.items()
-        if name in scores and name != REFERENCE
-    }
-    rows = {}
-    for name in scores:
-        rows[name] = _score_columns(dataset, predictions[name], scores[name], drawn)
-        if folds:
-            validation = validations[name]
-            columns = _score_columns(dataset, validation.predictions, validation.scores, drawn)
+
+def _compared(
+    dataset: Dataset,
+    steps: Mapping[str, _Step],
+    notes: Mapping[str, str],
+    options: EvaluateOptions,
+    seed: int,
+) -> Ladder:
+    """Compare every step with the mean rate and lay them beside each other."""
+    blocks = grid_blocks(dataset.sites, side_m=options.block_m)
+    drawn: dict[str, Any] = {"blocks": blocks, "repeats": options.bootstrap, "seed": seed}
+    validations = {name: step.validation for name, step in steps.items() if step.validation}
+    tables = {name: (step.validation or step).predictions for name, step in steps.items()}
+    rows: dict[str, dict[str, Any]] = {}
+    comparisons = {}
+    for name, step in steps.items():
+        rows[name] = _score_columns(dataset, step, drawn)
+        if step.validation is not None:
+            columns = _score_columns(dataset, step.validation, drawn)
             rows[name] |= {f"cv_{key}": value for key, value in columns.items()}
-        rows[name] |= _comparison_columns(comparisons.get(name)) | {
-            "seconds": seconds[name],
-            "note": "",
-        }
-    table = pd.DataFrame.from_dict(
-        rows | {name: {"note": note} for name, note in notes.items()}, orient="index"
-    )
-    table = table.sort_values("cv_mse" if folds else "mse", na_position="last").rename_axis(
-        "predictor"
-    )
-    ladder = Ladder(table, scores, validations, comparisons, part)
-    if folder is not None:
-        _write(ladder, predictions, Path(folder))
-    return ladder
+        if name != REFERENCE:
+            sites = list(tables[name].index)
+            comparisons[name] = compare(
+                dataset, sites, tables[name], tables[REFERENCE], names=(name, REFERENCE), **drawn
+            )
+            rows[name] |= _comparison_columns(comparisons[name])
+        rows[name] |= {"seconds": step.seconds, "note": ""}
+    rows |= {name: {"note": note} for name, note in notes.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("predictor")
+    table = table.sort_values("cv_mse" if validations else "mse", na_position="last")
+    scores = {name: step.scores for name, step in steps.items()}
+    return Ladder(table, scores, validations, comparisons, options.part)
 
 
 def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]) -> Split:
@@ -288,23 +297,16 @@ def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]
     return Split(**parts, method=split.method)
 
 
-def _fitted(make: Factory, dataset: Dataset, split: Split) -> Predictor:
-    return make().fit(dataset, split.part("train"))
-
-
 def _score_columns(
-    dataset: Dataset, predictions: pd.DataFrame, scores: Scores, drawn: Mapping[str, Any]
+    dataset: Dataset, scored: _Step | CrossValidation, drawn: Mapping[str, Any]
 ) -> dict[str, Any]:
+    predictions = scored.predictions
     interval = score_interval(dataset, list(predictions.index), predictions, **drawn)
-    return {key: scores[key] for key in SHOWN} | {
-        "mse_low": interval.low,
-        "mse_high": interval.high,
-    }
+    ends = {"mse_low": interval.low, "mse_high": interval.high}
+    return {key: scored.scores[key] for key in SHOWN} | ends
 
 
-def _comparison_columns(comparison: Comparison | None) -> dict[str, Any]:
-    if comparison is None:  # the reference itself
-        return {}
+def _comparison_columns(comparison: Comparison) -> dict[str, Any]:
     return {
         "better_species": comparison.first_wins,
         "surely_better_species": comparison.first_surely,
@@ -335,7 +337,7 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
             table.to_parquet(temporary)
     for name, validation in ladder.cross_validations.items():
         validation.to_parquet(folder / f"out_of_fold_{_file_name(name)}.parquet")
-    plot_ladder(ladder.table, folder / "ladder.png")
+    figures.show_ladder(ladder.table).save(folder / "ladder.png")
 
 
 def _file_name(name: str) -> str:

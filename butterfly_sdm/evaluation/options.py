@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from butterfly_sdm.core.settings import Options, Section
 
@@ -15,6 +15,11 @@ class LadderStep(Section):
     kind: str = Field(description="name of a baseline, such as nearest_sites")
     name: str | None = Field(None, description="what tables call it; null: its kind")
     options: Options = Field(default_factory=dict, description="of that baseline")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 class EvaluateOptions(Section):
@@ -40,3 +45,9 @@ class EvaluateOptions(Section):
         20_000.0, gt=0, description="side of the squares that the bootstrap draws"
     )
     bootstrap: int = Field(2000, ge=100, description="repetitions of the bootstrap")
+    workers: int = Field(
+        1, ge=1, description="processes that share the fits of a ladder or a comparison"
+    )
+    dask: str | None = Field(
+        None, description="address of a Dask scheduler that shares them out instead"
+    )

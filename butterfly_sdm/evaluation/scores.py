@@ -5,6 +5,7 @@ per site, per block.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,6 +76,8 @@ class Scores:
         Index ``block``: sites, visits and the scores; None without blocks.
     beside
         One row per predictor scored on the same sites, this one first; set by :func:`evaluate_run`.
+    folder
+        Where they were written; None: nowhere.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Scores:
     per_site: pd.DataFrame
     per_block: pd.DataFrame | None = None
     beside: pd.DataFrame | None = field(default=None, compare=False)
+    folder: Path | None = field(default=None, compare=False)
 
     def summary(self) -> dict[str, str]:
         """Return the few figures that matter most, in words."""
@@ -208,9 +212,7 @@ def score_predictions(
         )
     probability = checked_predictions(dataset, sites, predictions)
     base = None if reference is None else checked_predictions(dataset, sites, reference)
-    rows = dataset.rows(sites)
-    k = dataset.detections.to_numpy(dtype=float)[rows]
-    n = dataset.visits.to_numpy(dtype=float)[rows]
+    k, n = dataset.counts(sites)
     rate = k / n[:, None]
     cells = cell_scores(k, n, probability)
     floor = noise_floor(rate, n)
@@ -273,14 +275,13 @@ def checked_predictions(
             f"There is no prediction for site {lost[0]} and {len(lost) - 1} more. Predict all "
             f"{len(sites)}."
         )
-    values = predictions.loc[list(sites), list(dataset.species)].to_numpy(dtype=float)
+    values: np.ndarray = predictions.loc[list(sites), list(dataset.species)].to_numpy(dtype=float)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         raise DataError(
             f"The prediction of {dataset.species[column]} at site {list(sites)[row]} is "
-            f"{values[row, column]}; "
-            "a probability lies between 0 and 1."
+            f"{values[row, column]}; a probability lies between 0 and 1."
         )
     return values
 
@@ -325,7 +326,8 @@ def noise_floor(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
     If k of n is binomial with probability q, the expectation of rate (1 - rate) / (n - 1) is q (1 -
     q) / n: the squared error that remains when q itself is predicted.
     """
-    return rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None]
+    floor: np.ndarray = rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None]
+    return floor
 
 
 def _per_species(
@@ -407,8 +409,7 @@ def _per_block(per_site: pd.DataFrame, blocks: pd.Series) -> pd.DataFrame:
 
 
 def _nanmean(values: np.ndarray, axis: int) -> np.ndarray:
-    known = ~np.isnan(values)
-    count = known.sum(axis=axis)
-    return np.where(
-        count > 0, np.where(known, values, 0.0).sum(axis=axis) / np.maximum(count, 1), np.nan
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of the mean of nothing, which is NaN
+        mean: np.ndarray = np.nanmean(values, axis=axis)
+    return mean

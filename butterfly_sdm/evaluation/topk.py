@@ -44,7 +44,10 @@ def top_k_overlap(observed: np.ndarray, predicted: np.ndarray, k: int) -> np.nda
     --------
     >>> top_k_overlap(np.array([[0.9, 0.5, 0.0, 0.0]]), np.array([[0.8, 0.1, 0.2, 0.3]]), 2)
     array([0.5])
-    >>> top_k_overlap(np.array([[0.9, 0.0, 0.0, 0.0]]), np.array([[0.8, 0.4, 0.2, 0.1]]), 2)  # the second of three is a tie
+
+    Three species tie for the second place:
+
+    >>> top_k_overlap(np.array([[0.9, 0.0, 0.0, 0.0]]), np.array([[0.8, 0.4, 0.2, 0.1]]), 2)
     array([0.66666667])
     """
     if observed.shape != predicted.shape or observed.ndim != 2:
@@ -56,7 +59,8 @@ def top_k_overlap(observed: np.ndarray, predicted: np.ndarray, k: int) -> np.nda
         raise DataError(
             f"k = {k} must lie between 1 and the number of species, {observed.shape[1]}."
         )
-    return (_membership(observed, k) * _membership(predicted, k)).sum(axis=1) / k
+    share: np.ndarray = (_membership(observed, k) * _membership(predicted, k)).sum(axis=1) / k
+    return share
 
 
 def adaptive_top_k(observed: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -83,4 +87,5 @@ def _membership(values: np.ndarray, k: int) -> np.ndarray:
     limit = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]  # (rows, 1) the k-th largest
     above, tied = values > limit, values == limit
     share = (k - above.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
-    return above + tied * share
+    membership: np.ndarray = above + tied * share
+    return membership

@@ -204,4 +204,5 @@ def cross_coverage(
 def _scale(p: np.ndarray, n: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Return (sites, species) the standard deviation expected of rate - p."""
     inner = np.clip(p, FLOOR, 1 - FLOOR)
-    return np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread))
+    deviation: np.ndarray = np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread))
+    return deviation

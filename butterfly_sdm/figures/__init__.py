@@ -1,5 +1,5 @@
 """
-Pictures for notebooks: tiles, survey effort, maps, training, embeddings.
+Every picture: tiles, survey effort, maps, training, embeddings, scores.
 
 Every function returns a :class:`Picture` that shows itself in Jupyter and saves itself as a file;
 none changes matplotlib's global state. Colours are told apart by colour-blind readers, and

@@ -9,7 +9,6 @@ import re
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlparse
@@ -19,6 +18,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
+from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
     SENTINEL2,
     Layer,
@@ -37,30 +37,16 @@ MOST_METADATA_BYTES = 64_000_000
 TIMEOUT_S = 60
 
 
-@dataclass(frozen=True)
-class Reading:
-    """
-    What the user states about scenes; None where the files are to tell.
-
-    Attributes
-    ----------
-    bands
-        Of a raster with several bands: the names in file order. Of a product that names its bands:
-        those to take.
-    nodata, scale, offset
-        As in :func:`butterfly_sdm.imagery.scene.open_scene`.
-    """
-
-    bands: tuple[str, ...] | None = None
-    nodata: float | None = None
-    scale: float | None = None
-    offset: float | None = None
-
-
 def find_pieces(path: str | Path, stated: Reading) -> Iterator[Piece]:
     """
     Yield the products at a path: a raster, a folder of rasters, of band files or of products, SAFE,
     or STAC.
+
+    Parameters
+    ----------
+    stated
+        Its bands, by their canonical names, are those of a raster in file order; of a product that
+        names its bands, those to take.
 
     Raises
     ------
@@ -133,43 +119,55 @@ class EmptyFolderError(RasterError):
     """A folder without a product."""
 
 
-def _raster_piece(path: str, stated: Reading) -> Piece:
-    layer, scale, offset = describe_layer(path, bands=stated.bands, nodata=stated.nodata)
+def _piece(
+    name: str,
+    layers: Sequence[Layer],
+    stated: Reading,
+    *,
+    scale: float,
+    offset: float,
+    **known: Any,
+) -> Piece:
+    """Return a piece of layers, with the scale and offset found unless others are stated."""
     return Piece(
-        name=PurePosixPath(path).name,
-        layers=(layer,),
-        nodata=layer.nodata,
-        scale=stated.scale if stated.scale is not None else scale or 1e-4,
-        offset=stated.offset if stated.offset is not None else offset or 0.0,
-        date=_date(PurePosixPath(path).name),
+        name=name,
+        # the finest pixels first: their grid is that of the product
+        layers=tuple(sorted(layers, key=lambda layer: abs(layer.transform.a))),
+        nodata=layers[0].nodata,
+        scale=scale if stated.scale is None else stated.scale,
+        offset=offset if stated.offset is None else stated.offset,
+        **known,
+    )
+
+
+def _classification(path: object, place: Place | None = None) -> Layer | None:
+    if path is None:
+        return None
+    return describe_layer(str(path), bands=["scl"], nodata=None, place=place)[0]
+
+
+def _raster_piece(path: str, stated: Reading) -> Piece:
+    name = PurePosixPath(path).name
+    layer, scale, offset = describe_layer(path, bands=stated.bands, nodata=stated.nodata)
+    return _piece(
+        name, [layer], stated, scale=scale or 1e-4, offset=offset or 0.0, date=_date(name)
     )
 
 
 def _band_files_piece(folder: Path, by_band: Mapping[str, Path], stated: Reading) -> Piece:
     wanted = _wanted(by_band, stated, str(folder))
-    layers, scale, offset = [], stated.scale, stated.offset
-    for band in wanted:
-        layer, own_scale, own_offset = describe_layer(
-            str(by_band[band]), bands=[band], nodata=stated.nodata
-        )
-        scale, offset = (
-            scale if scale is not None else own_scale,
-            offset if offset is not None else own_offset,
-        )
-        layers.append(layer)
-    mask = (
-        describe_layer(str(by_band["scl"]), bands=["scl"], nodata=None)[0]
-        if "scl" in by_band
-        else None
-    )
-    return Piece(
-        name=folder.name,
-        layers=_finest_first(layers),
-        nodata=layers[0].nodata,
+    found = [
+        describe_layer(str(by_band[band]), bands=[band], nodata=stated.nodata) for band in wanted
+    ]
+    scale, offset = next(((scale, off) for _, scale, off in found if scale), (None, None))
+    return _piece(
+        folder.name,
+        [layer for layer, _, _ in found],
+        stated,
         scale=scale or 1e-4,
         offset=offset or 0.0,
         date=_date(folder.name) or _date(by_band[wanted[0]].name),
-        mask=mask,
+        mask=_classification(by_band.get("scl")),
     )
 
 
@@ -218,18 +216,15 @@ def _safe_piece(folder: Path, stated: Reading) -> Piece:
         describe_layer(str(files[band]), bands=[band], nodata=stated.nodata)[0]
         for band in _wanted(files, stated, str(folder))
     ]
-    mask = (
-        describe_layer(str(files["scl"]), bands=["scl"], nodata=None)[0] if "scl" in files else None
-    )
-    return Piece(
-        name=folder.name,
-        layers=_finest_first(layers),
-        nodata=layers[0].nodata,
-        scale=stated.scale if stated.scale is not None else 1 / quantification,
-        offset=stated.offset if stated.offset is not None else offset,
+    return _piece(
+        folder.name,
+        layers,
+        stated,
+        scale=1 / quantification,
+        offset=offset,
         date=texts.get("PRODUCT_START_TIME", "")[:10] or _date(folder.name),
         baseline=baseline,
-        mask=mask,
+        mask=_classification(files.get("scl")),
     )
 
 
@@ -284,14 +279,56 @@ def stac_pieces(
 
 def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
     properties = item.get("properties", {})
+    name = str(item.get("id", PurePosixPath(place).stem))
+    assets = _assets(item, place)
+    if not set(assets) - {"scl"}:
+        raise RasterError(
+            f"The STAC item {name} has no asset that is a band (blue, B02, ...) of which the file "
+            "is here."
+        )
+    found = [
+        _asset_layer(*assets[band], band, properties, stated)
+        for band in _wanted(assets, stated, name)
+    ]
+    scales = {scale for _, scale, _ in found}
+    offsets = {round(offset, 6) for _, _, offset in found if offset is not None}
+    if properties.get("earthsearch:boa_offset_applied"):
+        offsets = {0.0}  # subtracted when the item was made, whatever its bands state
+    for what, values in (("scale", scales), ("offset", offsets)):
+        if len(values) > 1 and getattr(stated, what) is None:
+            raise RasterError(
+                f"The bands of the STAC item {name} have different {what}s ({sorted(values)}). "
+                f"State scenes.{what}."
+            )
+    baseline = str(
+        properties.get("s2:processing_baseline", properties.get("processing:version", ""))
+    )
+    classes, described = assets.get("scl", (None, {}))
+    licences = (link["href"] for link in item.get("links", ()) if link.get("rel") == "license")
+    return _piece(
+        name,
+        [layer for layer, _, _ in found],
+        stated,
+        scale=scales.pop(),
+        offset=offsets.pop() if offsets else _offset_of_baseline(baseline),
+        date=str(properties.get("datetime") or properties.get("start_datetime") or "")[:10],
+        baseline=baseline,
+        mask=_classification(classes, _place(described, properties)),
+        licence=properties.get("license") or next(licences, None),
+    )
+
+
+def _assets(item: Mapping[str, Any], place: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Return where each band of an item lies, and what the item says of it."""
+    targets = {
+        key: (_resolve(str(asset.get("href", "")), place), asset)
+        for key, asset in item.get("assets", {}).items()
+    }
+    copied = "://" not in place and any("://" not in target for target, _ in targets.values())
     assets: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    copied = "://" not in place and _any_local(item, place)
-    for key, asset in item.get("assets", {}).items():
+    for key, (target, asset) in targets.items():
         name = band_of_asset(key, asset)
-        if name is None:
-            continue
-        target = _resolve(str(asset.get("href", "")), place)
-        if copied and "://" in target:
+        if name is None or (copied and "://" in target):
             continue  # a copy of an item keeps links to the assets that were not copied
         if "://" not in target and not Path(target).is_file():
             raise MissingFileError(
@@ -299,74 +336,28 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
                 f"{key}."
             )
         assets.setdefault(name, (target, asset))
-    name = str(item.get("id", PurePosixPath(place).stem))
-    if not [band for band in assets if band != "scl"]:
-        raise RasterError(
-            f"The STAC item {name} has no asset that is a band (blue, B02, ...) of which the file "
-            "is here."
-        )
-    layers: list[Layer] = []
-    scales: set[float] = set()
-    offsets: set[float] = set()
-    for band in _wanted(assets, stated, name):
-        target, asset = assets[band]
-        described = (asset.get("raster:bands") or [{}])[0]
-        nodata = stated.nodata if stated.nodata is not None else described.get("nodata")
-        nodata = None if isinstance(nodata, str) else nodata
-        layer, own_scale, own_offset = describe_layer(
-            target, bands=[band], nodata=nodata, place=_place(asset, properties)
-        )
-        layers.append(layer)
-        scale = float(described.get("scale", asset.get("raster:scale", own_scale or 1e-4)))
-        scales.add(scale)
-        offset = described.get("offset", asset.get("raster:offset"))
-        offsets.add(
-            -float(offset) / scale
-            if offset is not None
-            else own_offset
-            if own_offset is not None
-            else float("nan")
-        )
-    baseline = str(
-        properties.get("s2:processing_baseline", properties.get("processing:version", ""))
+    return assets
+
+
+def _asset_layer(
+    target: str,
+    asset: Mapping[str, Any],
+    band: str,
+    properties: Mapping[str, Any],
+    stated: Reading,
+) -> tuple[Layer, float, float | None]:
+    """Return the layer of an asset, its scale, and its offset if that is known."""
+    described = (asset.get("raster:bands") or [{}])[0]
+    nodata = stated.nodata if stated.nodata is not None else described.get("nodata")
+    layer, own_scale, own_offset = describe_layer(
+        target,
+        bands=[band],
+        nodata=None if isinstance(nodata, str) else nodata,
+        place=_place(asset, properties),
     )
-    if len(scales) > 1 and stated.scale is None:
-        raise RasterError(
-            f"The bands of the STAC item {name} have different scales ({sorted(scales)}). State "
-            "scenes.scale."
-        )
-    if properties.get("earthsearch:boa_offset_applied"):
-        offsets = {0.0}  # subtracted when the item was made, whatever its bands state
-    known = {round(value, 6) for value in offsets if value == value}
-    if len(known) > 1 and stated.offset is None:
-        raise RasterError(
-            f"The bands of the STAC item {name} have different offsets ({sorted(known)}). State "
-            "scenes.offset."
-        )
-    mask = None
-    if "scl" in assets:
-        target, asset = assets["scl"]
-        mask = describe_layer(target, bands=["scl"], nodata=None, place=_place(asset, properties))[
-            0
-        ]
-    licence = properties.get("license") or next(
-        (link["href"] for link in item.get("links", ()) if link.get("rel") == "license"), None
-    )
-    return Piece(
-        name=name,
-        layers=_finest_first(layers),
-        nodata=layers[0].nodata,
-        scale=stated.scale if stated.scale is not None else scales.pop(),
-        offset=stated.offset
-        if stated.offset is not None
-        else known.pop()
-        if known
-        else _offset_of_baseline(baseline),
-        date=str(properties.get("datetime") or properties.get("start_datetime") or "")[:10],
-        baseline=baseline,
-        mask=mask,
-        licence=licence,
-    )
+    scale = float(described.get("scale", asset.get("raster:scale", own_scale or 1e-4)))
+    offset = described.get("offset", asset.get("raster:offset"))
+    return layer, scale, own_offset if offset is None else -float(offset) / scale
 
 
 def read_metadata(path: str | Path) -> Any:
@@ -378,8 +369,11 @@ def read_metadata(path: str | Path) -> Any:
     MissingFileError, SourceError, RasterError
         It does not exist, does not answer, is too large or is not JSON.
     """
+    remote = "://" in str(path)
+    if not remote and not Path(path).is_file():
+        raise MissingFileError(f"There is no STAC file {path}. Was it copied with the others?")
     try:
-        text = _fetch(str(path)) if "://" in str(path) else _read_text(Path(path))
+        text = _fetch(str(path)) if remote else _read_text(Path(path))
         value = json.loads(text)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise RasterError(f"{path} is not JSON: {error}. Name a raster or a STAC item.") from error
@@ -389,12 +383,10 @@ def read_metadata(path: str | Path) -> Any:
 
 
 def _read_text(path: Path) -> str:
-    if not path.is_file():
-        raise MissingFileError(f"There is no STAC file {path}. Was it copied with the others?")
     if path.stat().st_size > MOST_METADATA_BYTES:
         raise RasterError(
-            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Name a raster "
-            "or a STAC item."
+            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Name a "
+            "product, a raster or a STAC item."
         )
     return path.read_text(encoding="utf-8")
 
@@ -424,13 +416,8 @@ def _stac(path: Path) -> tuple[dict[str, Any], str] | None:
 
 
 def _read_xml(path: Path) -> ET.Element:
-    if path.stat().st_size > MOST_METADATA_BYTES:
-        raise RasterError(
-            f"{path} has {path.stat().st_size / 1e6:.0f} MB, too much for metadata. Is the product "
-            "whole?"
-        )
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _read_text(path)
         if "<!DOCTYPE" in text or "<!ENTITY" in text:
             raise RasterError(
                 f"{path} defines XML entities, which product metadata never does. Do not trust it."
@@ -471,13 +458,6 @@ def band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _any_local(item: Mapping[str, Any], place: str) -> bool:
-    return any(
-        "://" not in _resolve(str(asset.get("href", "")), place)
-        for asset in item.get("assets", {}).values()
-    )
-
-
 def _resolve(href: str, place: str) -> str:
     if urlparse(href).scheme in ("http", "https", "s3", "gs", "file"):
         return href.removeprefix("file://")
@@ -512,11 +492,6 @@ def _wanted(available: Mapping[str, Any], stated: Reading, name: str) -> list[st
             f"{name} has no band {missing[0]!r}; it has {', '.join(bands)}. Change scenes.bands."
         )
     return list(stated.bands)
-
-
-def _finest_first(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Return layers with the finest pixels first: their grid is that of the product."""
-    return tuple(sorted(layers, key=lambda layer: abs(layer.transform.a)))
 
 
 def _offset_of_baseline(baseline: str) -> float:

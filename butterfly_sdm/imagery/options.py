@@ -39,13 +39,9 @@ class StacOptions(Section):
     )
 
 
-class SceneOptions(Section):
-    """The source rasters: files, folders, SAFE products, STAC items."""
+class Reading(Section):
+    """What is stated about rasters; null where their files are to tell."""
 
-    paths: tuple[InputSource, ...] = Field(
-        (), description="rasters or products, or their addresses; together one mosaic"
-    )
-    stac: StacOptions | None = Field(None, description="fetch products from a STAC API as well")
     bands: tuple[str, ...] | None = Field(
         None, description="names of the bands in file order; null: from the file"
     )
@@ -66,6 +62,15 @@ class SceneOptions(Section):
         description="SCL classes left out; null: no data, defective, cloud, shadow and cirrus with "
         "a composite, else none",
     )
+
+
+class SceneOptions(Reading):
+    """The source rasters: files, folders, SAFE products, STAC items."""
+
+    paths: tuple[InputSource, ...] = Field(
+        (), description="rasters or products, or their addresses; together one mosaic"
+    )
+    stac: StacOptions | None = Field(None, description="fetch products from a STAC API as well")
     composite: CompositeOptions | None = Field(
         None, description="null: the first piece by name with a measurement counts"
     )

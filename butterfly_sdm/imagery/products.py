@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,16 @@ from pyproj import CRS as ProjCRS
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioIOError
+from rasterio.errors import (
+    CRSError,
+    NotGeoreferencedWarning,
+    RasterioError,
+    RasterioIOError,
+)
 
 from butterfly_sdm.errors import RasterError
+
+Grid = tuple[CRS, Affine, int, int]
 
 _QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
@@ -76,6 +84,19 @@ class Layer:
     dtype: str
     block: tuple[int, int]
     has_mask: bool = False
+
+    @property
+    def grid(self) -> Grid:
+        """CRS, transform, width and height."""
+        return self.crs, self.transform, self.width, self.height
+
+    def slots(self, bands: Sequence[str]) -> dict[int, int]:
+        """Return the places among ``bands`` of those in this file, and their numbers in it."""
+        return {
+            slot: self.indexes[self.bands.index(band)]
+            for slot, band in enumerate(bands)
+            if band in self.bands
+        }
 
     def measured(self, raw: np.ndarray) -> np.ndarray:
         """Return where every band of (bands, h, w) stored values is a measurement: (h, w)."""
@@ -153,8 +174,8 @@ def canonical_band(name: str) -> str:
     """
     Return the common name of a band.
 
-    >>> canonical_band("B8"), canonical_band("b02"), canonical_band("Red"), canonical_band("elevation")
-    ('nir', 'blue', 'red', 'elevation')
+    >>> [canonical_band(name) for name in ("B8", "b02", "Red", "elevation")]
+    ['nir', 'blue', 'red', 'elevation']
     """
     code = name.strip().upper()
     match = re.fullmatch(r"B0?(\d{1,2})", code)
@@ -217,6 +238,25 @@ def open_raster(path: str) -> Any:
         ) from error
 
 
+@contextmanager
+def reading_pixels(path: str) -> Iterator[None]:
+    """
+    Name the file in the error of a broken block.
+
+    Raises
+    ------
+    RasterError
+        What is read in the block is damaged.
+    """
+    try:
+        yield
+    except (RasterioError, OSError) as error:
+        reason = str(error.__cause__ or error).rstrip(".")
+        raise RasterError(
+            f"{path} cannot be read: {reason}. The file is damaged; fetch or make it again."
+        ) from error
+
+
 def _describe(
     source: Any, path: str, bands: Sequence[str] | None, nodata: float | None, place: Place | None
 ) -> tuple[Layer, float | None, float | None]:
@@ -230,25 +270,7 @@ def _describe(
         for i, use in zip(source.indexes, source.colorinterp, strict=True)
         if use != ColorInterp.alpha
     )
-    described = [source.descriptions[index - 1] for index in indexes]
-    if bands is not None and len(bands) != len(indexes):
-        found = f"{len(indexes)} band" + ("s" if len(indexes) > 1 else "")
-        raise RasterError(
-            f"{path} has {found}, but {len(bands)} are named ({', '.join(bands)}). Name every band "
-            "of the file, in order."
-        )
-    if bands is None:
-        if not all(described):
-            raise RasterError(
-                f"{path} does not say what its {len(indexes)} bands are. Name them in file order "
-                "under scenes.bands, "
-                "such as [red, green, blue, nir]."
-            )
-        bands = [canonical_band(name) for name in described if name]
-    if len(set(bands)) < len(bands):
-        raise RasterError(
-            f"{path}: two bands have the same name ({', '.join(bands)}). Every band needs its own."
-        )
+    names = _band_names(path, [source.descriptions[index - 1] for index in indexes], bands)
     crs, transform = source.crs, source.transform
     if crs is None and place is not None:
         crs, transform = place.crs, place.on(source.height, source.width)
@@ -264,7 +286,7 @@ def _describe(
     per_dataset = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
     layer = Layer(
         path=path,
-        bands=tuple(bands),
+        bands=names,
         indexes=indexes,
         crs=crs,
         transform=transform,
@@ -278,6 +300,29 @@ def _describe(
     scale, offset = source.scales[0], source.offsets[0]
     stated = (scale, offset) != (1.0, 0.0)
     return layer, scale if stated else None, -offset / scale if stated else None
+
+
+def _band_names(
+    path: str, described: Sequence[str | None], named: Sequence[str] | None
+) -> tuple[str, ...]:
+    if named is not None and len(named) != len(described):
+        found = f"{len(described)} band" + ("s" if len(described) > 1 else "")
+        raise RasterError(
+            f"{path} has {found}, but {len(named)} are named ({', '.join(named)}). Name every band "
+            "of the file, in order."
+        )
+    if named is None:
+        named = [canonical_band(name) for name in described if name]
+        if len(named) < len(described):
+            raise RasterError(
+                f"{path} does not say what its {len(described)} bands are. Name them in file order "
+                "under scenes.bands, such as [red, green, blue, nir]."
+            )
+    if len(set(named)) < len(named):
+        raise RasterError(
+            f"{path}: two bands have the same name ({', '.join(named)}). Every band needs its own."
+        )
+    return tuple(named)
 
 
 def metres_per_unit(crs: CRS | None, name: str) -> float:

@@ -19,19 +19,21 @@ import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
-from butterfly_sdm.imagery.discovery import Reading, find_pieces
+from butterfly_sdm.imagery.discovery import find_pieces
+from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
+    Grid,
     Layer,
     Piece,
     canonical_band,
     metres_per_unit,
     open_raster,
+    reading_pixels,
 )
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -47,8 +49,6 @@ RESAMPLING = {
     "bilinear": Resampling.bilinear,
     "cubic": Resampling.cubic,
 }
-
-Grid = tuple[CRS, Affine, int, int]
 
 
 @dataclass(frozen=True)
@@ -187,19 +187,13 @@ class Scene:
             own = Window(
                 part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
             )
-            clear = self.clear(piece, (first.crs, first.transform, first.width, first.height), own)
+            clear = self.clear(piece, first.grid, own)
         for layer in piece.layers:
-            pairs = [
-                (slot, layer.bands.index(band))
-                for slot, band in enumerate(bands)
-                if band in layer.bands
-            ]
-            if not pairs:
+            slots = layer.slots(bands)
+            if not slots:
                 continue
-            raw, masked = self._read_layer(
-                layer, part, [layer.indexes[number] for _, number in pairs]
-            )
-            for (slot, _), band_raw in zip(pairs, raw, strict=True):
+            raw, masked = self._read_layer(layer, part, list(slots.values()))
+            for slot, band_raw in zip(slots, raw, strict=True):
                 present = layer.measured(band_raw[None])
                 for mask in (masked, clear):
                     if mask is not None:
@@ -304,36 +298,26 @@ class Scene:
         place = self.offset_of(layer)
         if place is None:
             source = self.handle(layer, self.grid, self.resampling)
-            try:
+            with reading_pixels(layer.path):
                 return source.read(indexes, window=window), source.dataset_mask(window=window) > 0
-            except (RasterioError, OSError) as error:
-                raise unreadable(layer, error) from error
         source = self.handle(layer)
         column, row, width, height = _whole(window)
         column, row = column - place[0], row - place[1]
         # A band file may cover less ground than the others of its product.
         left, top = min(max(column, 0), layer.width), min(max(row, 0), layer.height)
-        right, bottom = (
-            max(min(column + width, layer.width), left),
-            max(min(row + height, layer.height), top),
-        )
+        right = max(min(column + width, layer.width), left)
+        bottom = max(min(row + height, layer.height), top)
         part = Window(left, top, right - left, bottom - top)
-        whole = (part.width, part.height) == (width, height)
-        try:
-            if whole:
-                return source.read(indexes, window=part), source.dataset_mask(
-                    window=part
-                ) > 0 if layer.has_mask else None
-            raw, masked = (
-                np.zeros((len(indexes), height, width), layer.dtype),
-                np.zeros((height, width), dtype=bool),
-            )
+        with reading_pixels(layer.path):
+            if (part.width, part.height) == (width, height):
+                raw = source.read(indexes, window=part)
+                return raw, source.dataset_mask(window=part) > 0 if layer.has_mask else None
+            raw = np.zeros((len(indexes), height, width), layer.dtype)
+            masked = np.zeros((height, width), dtype=bool)
             if part.width and part.height:
                 at = slice(top - row, bottom - row), slice(left - column, right - column)
                 raw[:, *at] = source.read(indexes, window=part)
                 masked[at] = source.dataset_mask(window=part) > 0 if layer.has_mask else True
-        except (RasterioError, OSError) as error:
-            raise unreadable(layer, error) from error
         return raw, masked
 
     @property
@@ -349,13 +333,10 @@ class Scene:
         if not self.cloudy or piece.mask is None:
             return None
         mask = piece.mask
-        same = (mask.crs, mask.transform, mask.width, mask.height) == grid
-        try:
-            classes = (self.handle(mask) if same else self.handle(mask, grid, "nearest")).read(
-                mask.indexes[0], window=window
-            )
-        except (RasterioError, OSError) as error:
-            raise unreadable(mask, error) from error
+        same = mask.grid == grid
+        source = self.handle(mask) if same else self.handle(mask, grid, "nearest")
+        with reading_pixels(mask.path):
+            classes = source.read(mask.indexes[0], window=window)
         return ~np.isin(classes, self.cloudy)
 
     def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
@@ -397,14 +378,10 @@ class Scene:
 
 def open_scene(
     paths: str | Path | Iterable[str | Path],
+    reading: Reading | None = None,
     *,
-    bands: Sequence[str] | None = None,
-    nodata: float | None = None,
-    scale: float | None = None,
-    offset: float | None = None,
     resampling: str = "bilinear",
-    harmonise: bool = False,
-    cloudy: Sequence[int] = (),
+    **stated: Any,
 ) -> Scene:
     """
     Describe one raster, or several as one mosaic, without reading pixels.
@@ -414,22 +391,12 @@ def open_scene(
     paths
         Files (GeoTIFF, JPEG 2000, VRT, anything GDAL reads), folders of them, SAFE products or STAC
         items.
-    bands
-        Names of the bands in file order; None to take them from the files. ``B02`` and ``blue`` are
-        the same (Sentinel-2).
-    nodata
-        Value without a measurement; None to take it from each file, else 0.
-    scale, offset
-        ``reflectance = (value - offset) * scale``; None to take them from the files or their
-        metadata, else 1e-4 and 0.
+    reading
+        What is stated about them, such as their bands or offset.
     resampling
         For files on another grid than the scene's: nearest, bilinear or cubic.
-    harmonise
-        Bring products of different processing baselines to the lowest offset among them instead of
-        refusing them.
-    cloudy
-        Classes of the Sentinel-2 scene classification that count as not measured, such as
-        :data:`CLOUDY`.
+    **stated
+        Fields of a reading, such as ``bands=["B02", "nir"]`` or ``offset=1000``, instead of one.
 
     Returns
     -------
@@ -443,33 +410,60 @@ def open_scene(
     RasterError
         A file is no raster, lacks band names or a CRS with units, or the files do not fit together.
     """
+    reading = reading or Reading.model_validate(stated, strict=False)
     if isinstance(paths, str | Path):
         paths = [paths]
-    given = None if bands is None else tuple(canonical_band(band) for band in bands)
-    stated = Reading(given, nodata, scale, offset)
-    pieces = [piece for path in paths for piece in find_pieces(path, stated)]
-    if not pieces:
+    if reading.bands is not None:
+        names = tuple(canonical_band(band) for band in reading.bands)
+        reading = reading.model_copy(update={"bands": names})
+    found = [piece for path in paths for piece in find_pieces(path, reading)]
+    if not found:
         raise RasterError(
             "No raster was named. Give at least one file or folder under scenes.paths."
         )
-    pieces = sorted(
-        {(piece.name, piece.layers): piece for piece in pieces}.values(),
-        key=lambda piece: piece.order,
+    different = {(piece.name, piece.layers): piece for piece in found}
+    pieces = tuple(sorted(different.values(), key=lambda piece: piece.order))
+    bands = _common_bands(pieces)
+    scale, offset = _common_scale(pieces, reading)
+    crs, transform, width, height = _grid(pieces)
+    return Scene(
+        bands=bands,
+        crs=crs,
+        transform=transform,
+        width=width,
+        height=height,
+        nodata=_common_nodata(pieces),
+        scale=scale,
+        offset=offset,
+        resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
+        pieces=pieces,
+        resampling=resampling,
+        cloudy=reading.cloudy or (),
     )
-    common = [band for band in pieces[0].bands if all(band in piece.bands for piece in pieces)]
+
+
+def _common_bands(pieces: Sequence[Piece]) -> tuple[str, ...]:
+    first, last = pieces[0], pieces[-1]
+    common = tuple(band for band in first.bands if all(band in piece.bands for piece in pieces))
     if not common:
         raise RasterError(
-            f"{pieces[0].name} has the bands {', '.join(pieces[0].bands)}, {pieces[-1].name} has "
-            f"{', '.join(pieces[-1].bands)}: they share none. Give scenes with the same bands."
+            f"{first.name} has the bands {', '.join(first.bands)}, {last.name} has "
+            f"{', '.join(last.bands)}: they share none. Give scenes with the same bands."
         )
+    return common
+
+
+def _common_scale(pieces: Sequence[Piece], reading: Reading) -> tuple[float, float]:
+    """Return the scale and offset of the whole numbers in which the pieces are read."""
     scales, offsets = {piece.scale for piece in pieces}, {piece.offset for piece in pieces}
     if len(scales) > 1:
         raise RasterError(
-            f"The scenes have different scales ({_list(scales)}). Convert them to one first."
+            "The scenes have different scales "
+            f"({', '.join(f'{value:g}' for value in sorted(scales))}). Convert them to one first."
         )
-    if len(offsets) > 1 and not harmonise:
+    if len(offsets) > 1 and not reading.harmonise:
         low, high = (
-            next(p.name for p in pieces if p.offset == value)
+            next(piece.name for piece in pieces if piece.offset == value)
             for value in (min(offsets), max(offsets))
         )
         raise RasterError(
@@ -478,39 +472,19 @@ def open_scene(
             f"{high}. Set harmonise: true to bring them to one offset, or use products of one "
             "baseline."
         )
-    number, zero = scales.pop(), min(offsets)
+    scale = scales.pop()
     fractions = all(np.dtype(layer.dtype).kind == "f" for piece in pieces for layer in piece.layers)
-    if fractions and scale is None:
+    if fractions and reading.scale is None:
         _check_scale(pieces[0])
-    if fractions and number > COARSEST:
-        number, zero = REFLECTANCE, 0.0
-    crs, transform, width, height = _grid(pieces)
-    nodatas = Counter(
+    return (REFLECTANCE, 0.0) if fractions and scale > COARSEST else (scale, min(offsets))
+
+
+def _common_nodata(pieces: Sequence[Piece]) -> int:
+    values = Counter(
         piece.nodata for piece in pieces if piece.nodata is not None and 0 <= piece.nodata <= 65535
     )
-    value = min(nodatas, key=lambda number: (-nodatas[number], number)) if nodatas else 0
-    return Scene(
-        bands=tuple(common),
-        crs=crs,
-        transform=transform,
-        width=width,
-        height=height,
-        nodata=int(value) if float(value).is_integer() else 0,
-        scale=number,
-        offset=zero,
-        resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
-        pieces=tuple(pieces),
-        resampling=resampling,
-        cloudy=tuple(cloudy),
-    )
-
-
-def unreadable(layer: Layer, error: Exception) -> RasterError:
-    """Return the error for a file with a broken block."""
-    reason = str(error.__cause__ or error).rstrip(".")
-    return RasterError(
-        f"{layer.path} cannot be read: {reason}. The file is damaged; fetch or make it again."
-    )
+    value = min(values, key=lambda number: (-values[number], number)) if values else 0
+    return int(value) if float(value).is_integer() else 0
 
 
 def _check_scale(piece: Piece) -> None:
@@ -521,11 +495,8 @@ def _check_scale(piece: Piece) -> None:
     layer = piece.layers[0]
     window = Window(max(0, layer.width // 2 - 128), max(0, layer.height // 2 - 128), 256, 256)
     window = window.intersection(Window(0, 0, layer.width, layer.height))
-    try:
-        with open_raster(layer.path) as source:
-            raw = source.read(list(layer.indexes), window=window)
-    except (RasterioError, OSError) as error:
-        raise unreadable(layer, error) from error
+    with open_raster(layer.path) as source, reading_pixels(layer.path):
+        raw = source.read(list(layer.indexes), window=window)
     seen = raw[:, layer.measured(raw)]
     if seen.size and 0 < np.abs(seen).max() * piece.scale < 0.001:
         raise RasterError(
@@ -535,7 +506,7 @@ def _check_scale(piece: Piece) -> None:
         )
 
 
-def _grid(pieces: Sequence[Piece]) -> tuple[CRS, Affine, int, int]:
+def _grid(pieces: Sequence[Piece]) -> Grid:
     """
     Choose CRS and pixels of the mosaic (the most frequent CRS, the finest pixels in it) and cover
     all pieces.
@@ -568,7 +539,3 @@ def _bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
 
 def _whole(window: Window) -> tuple[int, int, int, int]:
     return round(window.col_off), round(window.row_off), round(window.width), round(window.height)
-
-
-def _list(values: Iterable[float]) -> str:
-    return ", ".join(f"{value:g}" for value in sorted(values))

@@ -16,11 +16,10 @@ import numpy as np
 import pandas as pd
 from pyproj import Transformer
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.imagery.products import metres_per_unit, open_raster
+from butterfly_sdm.imagery.products import metres_per_unit, open_raster, reading_pixels
 
 CHUNK = 1000
 MOST_PIXELS = 4_000_000
@@ -85,12 +84,18 @@ def square_shares(
     DataFrame of float, shape (n, classes that occur)
         Columns are the class numbers; NaN where the raster has no value in the square.
     """
-    parts = []
+    counts: dict[int, np.ndarray] = {}
     for place, values in _in_squares(path, easting, northing, crs, side_m, band):
-        parts.append(pd.crosstab(place, values.astype(np.int64)))
-    counts = pd.concat(parts).groupby(level=0).sum() if parts else pd.DataFrame()
-    counts = counts.reindex(range(len(easting))).sort_index(axis=1)
-    return counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+        if not len(place):
+            continue
+        first, several = place.min(), np.ptp(place) + 1
+        code, classes = pd.factorize(values.astype(np.int64))
+        flat = (place - first) * len(classes) + code
+        table = np.bincount(flat, minlength=several * len(classes)).reshape(several, -1)
+        for value, count in zip(classes.tolist(), table.T, strict=True):
+            counts.setdefault(value, np.zeros(len(easting)))[first : first + several] += count
+    shares = pd.DataFrame(counts, index=range(len(easting)), dtype=float).sort_index(axis=1)
+    return shares.div(shares.sum(axis=1).replace(0, np.nan), axis=0)
 
 
 def share_of(shares: pd.DataFrame, value: int) -> np.ndarray:
@@ -177,12 +182,8 @@ def _read(
     high = np.minimum(np.ceil((middle + reach).max(axis=0)) + 1, size).astype(int)
     if (high <= low).any():
         return np.zeros(0, dtype=int), np.zeros(0)
-    try:
+    with reading_pixels(source.name):
         raw = source.read(band, window=Window(*low, *(high - low)), masked=True)
-    except (RasterioError, OSError) as error:
-        raise RasterError(
-            f"{source.name} cannot be read: {error}. Fetch or make it again."
-        ) from error
     there = ~np.ma.getmaskarray(raw)
     if raw.dtype.kind == "f":
         there &= np.isfinite(raw.data)

@@ -47,8 +47,10 @@ class ContrastiveLoss(nn.Module):
         What a batch without a single positive pair means: ``error``, or a loss of ``zero`` (with
         zero gradients) as a regulariser needs on a last batch of one site.
 
-    Notes ----- Computed in float32 also under autocast. Anchors without a positive are left out. On
-    a GPU the values of ``weights`` are not checked, since each check would make the device wait.
+    Notes
+    -----
+    Computed in float32 also under autocast. Anchors without a positive are left out. On a GPU the
+    values of ``weights`` are not checked, since each check would make the device wait.
 
     References
     ----------
@@ -82,9 +84,13 @@ class ContrastiveLoss(nn.Module):
                 f"The temperature must be above 0; it is {temperature}. Usual values lie between "
                 "0.05 and 1."
             )
-        _member("denominator", denominator, Denominator)
-        _member("positives", positives, Positives)
-        _member("reduction", reduction, Reduction)
+        for name, value, known in (
+            ("denominator", denominator, get_args(Denominator)),
+            ("positives", positives, get_args(Positives)),
+            ("reduction", reduction, get_args(Reduction)),
+        ):
+            if value not in known:
+                raise DataError(f"{name} is one of {', '.join(known)}; {value!r} is none of them.")
         if bottom < 1:
             raise DataError(
                 f"The denominator 'bottom' needs at least 1 reference; it has {bottom}."
@@ -175,11 +181,8 @@ class ContrastiveLoss(nn.Module):
             others = z if references is None else references.float()
             weights = weights.detach().float()
             if exclude is None:
-                exclude = (
-                    self_pairs(weights)
-                    if references is None
-                    else torch.zeros_like(weights, dtype=torch.bool)
-                )
+                nothing = torch.zeros_like(weights, dtype=torch.bool)
+                exclude = self_pairs(weights) if references is None else nothing
             weights = weights.masked_fill(exclude, 0.0)
             logits = z @ others.T / self.temperature  # (n, m)
             if self.denominator == "bottom":
@@ -204,9 +207,8 @@ class ContrastiveLoss(nn.Module):
         self, logits: Tensor, weights: Tensor, log_sum: Tensor, defined: Tensor
     ) -> tuple[Tensor, Tensor]:
         used = defined & (weights > 0).any(dim=1)  # (n,)
-        weights = torch.where(
-            used[:, None], weights, 1.0
-        )  # keeps unused rows, and their gradients, finite
+        # Weights of 1 keep unused rows, and their gradients, finite.
+        weights = torch.where(used[:, None], weights, 1.0)
         attracted = (logits + weights.log()).logsumexp(dim=1)  # log 0 = -inf leaves a pair out
         return (torch.where(used, log_sum - attracted, 0.0)).sum(), used.sum()
 
@@ -215,9 +217,8 @@ class ContrastiveLoss(nn.Module):
         terms = torch.where(positive, terms, 0.0)
         if self.reduction == "pairs":
             return terms.sum(), positive.sum()
-        per_anchor = (
-            positive.sum(dim=1) if self.reduction == "anchors" else weights.sum(dim=1)
-        )  # (n,)
+        counted = positive if self.reduction == "anchors" else weights
+        per_anchor = counted.sum(dim=1)  # (n,)
         used = positive.any(dim=1)
         return (terms.sum(dim=1) / torch.where(used, per_anchor, 1)).sum(), used.sum()
 
@@ -229,15 +230,14 @@ class ContrastiveLoss(nn.Module):
         similarity: Tensor | None,
         exclude: Tensor | None,
     ) -> None:
-        if z.ndim != 2 or (
-            references is not None and (references.ndim != 2 or references.shape[1] != z.shape[1])
-        ):
+        others = z if references is None else references
+        if z.ndim != 2 or others.ndim != 2 or others.shape[1] != z.shape[1]:
             other = "" if references is None else f" and {tuple(references.shape)}"
             raise DataError(
                 "Embeddings need shape (samples, length), the same length on both sides; got "
                 f"{tuple(z.shape)}{other}."
             )
-        shape = (len(z), len(z if references is None else references))
+        shape = (len(z), len(others))
         for name, value in (("weights", weights), ("similarity", similarity), ("exclude", exclude)):
             if value is not None and tuple(value.shape) != shape:
                 raise DataError(
@@ -248,19 +248,11 @@ class ContrastiveLoss(nn.Module):
                 "The denominator 'bottom' ranks references by label: pass similarity, such as "
                 "pairs.cosine(rates)."
             )
-        if weights.device.type == "cpu" and not bool(
-            torch.isfinite(weights).all() & (weights >= 0).all()
-        ):
+        on_cpu = weights.device.type == "cpu"
+        if on_cpu and not bool((torch.isfinite(weights) & (weights >= 0)).all()):
             raise DataError(
                 f"Pair weights are finite and at least 0; the least is {float(weights.min())}."
             )
-
-
-def _member(name: str, value: str, options: object) -> None:
-    if value not in get_args(options):
-        raise DataError(
-            f"{name} is one of {', '.join(get_args(options))}; {value!r} is none of them."
-        )
 
 
 class SoftRegulariser(nn.Module):
@@ -277,9 +269,10 @@ class SoftRegulariser(nn.Module):
     temperature, nearest, bottom
         T, k and K; the published values are 0.5, 5 and 32 of a batch of 64.
 
-    Notes ----- On several devices the batch is what all devices hold together: embeddings are
-    gathered with their gradients, and loss and gradients equal those of one device with the joined
-    batch.
+    Notes
+    -----
+    On several devices the batch is what all devices hold together: embeddings are gathered with
+    their gradients, and loss and gradients equal those of one device with the joined batch.
 
     References
     ----------
@@ -328,11 +321,9 @@ class SoftRegulariser(nn.Module):
         """
         with torch.autocast(z.device.type, enabled=False):
             logits = z.float() @ everyone.float().T / self.loss.temperature  # (n, all)
-            picked = logits.gather(
-                1, torch.cat([near, far], dim=1)
-            )  # one gather: its gradient is a matrix of all pairs
-            attracted, below = picked.split([near.shape[1], far.shape[1]], dim=1)
-            terms = (
-                nn.functional.softplus(below.logsumexp(dim=1, keepdim=True) - attracted) * weights
-            )  # (n, k)
+            # One gather: its gradient is a matrix of all pairs.
+            picked = logits.gather(1, torch.cat([near, far], dim=1))  # (n, k + K)
+            attracted, below = torch.split_with_sizes(picked, [near.shape[1], far.shape[1]], dim=1)
+            log_sum = below.logsumexp(dim=1, keepdim=True)  # (n, 1)
+            terms = nn.functional.softplus(log_sum - attracted) * weights  # (n, k)
             return terms.sum(), (weights > 0).sum()

@@ -30,24 +30,12 @@ def gather_rows(rows: Tensor) -> tuple[Tensor, int]:
     """
     if world_size() == 1:
         return rows, 0
+    from torch.distributed.nn.functional import all_gather  # absent where torch lacks distributed
+
     lengths = [torch.zeros((), dtype=torch.int64, device=rows.device) for _ in range(world_size())]
     dist.all_gather(lengths, torch.tensor(len(rows), device=rows.device))
     sizes = [int(length) for length in lengths]
     padded = torch.cat([rows, rows.new_zeros(max(sizes) - len(rows), *rows.shape[1:])])
-    parts = _AllGather.apply(padded)
+    parts = all_gather(padded)  # type: ignore[no-untyped-call]
     joined = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
     return joined, sum(sizes[: dist.get_rank()])
-
-
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: object, rows: Tensor) -> tuple[Tensor, ...]:
-        parts = [torch.zeros_like(rows) for _ in range(world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: object, *gradients: Tensor) -> Tensor:
-        total = torch.stack(gradients).contiguous()  # (processes, n, d)
-        dist.all_reduce(total)
-        return total[dist.get_rank()]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from butterfly_sdm.errors import DataError
 
@@ -105,10 +106,8 @@ def cosine(rates: Tensor, references: Tensor | None = None) -> Tensor:
         For rates >= 0 in [0, 1].
     """
     _same_columns(rates, references)
-    anchors = torch.nn.functional.normalize(rates.float(), dim=1)
-    others = (
-        anchors if references is None else torch.nn.functional.normalize(references.float(), dim=1)
-    )
+    anchors = normalize(rates.float(), dim=1)
+    others = anchors if references is None else normalize(references.float(), dim=1)
     with torch.autocast(rates.device.type, enabled=False):  # 8 bits would reorder neighbours
         return anchors @ others.T
 
@@ -131,9 +130,11 @@ def nearest(
     power
         2 is the published rule.
 
-    Notes ----- Among equally similar references those that ``torch.topk`` returns are kept, as in
-    the published code: the same on every run on one device, yet an arbitrary choice, since the
-    published rule defines none.
+    Notes
+    -----
+    Among equally similar references those that ``torch.topk`` returns are kept, as in the published
+    code: the same on every run on one device, yet an arbitrary choice, since the published rule
+    defines none.
 
     Raises
     ------
@@ -192,9 +193,8 @@ def self_pairs(matrix: Tensor) -> Tensor:
 
 
 def _same_columns(labels: Tensor, references: Tensor | None) -> None:
-    if labels.ndim != 2 or (
-        references is not None and (references.ndim != 2 or references.shape[1] != labels.shape[1])
-    ):
+    others = labels if references is None else references
+    if labels.ndim != 2 or others.ndim != 2 or others.shape[1] != labels.shape[1]:
         other = "" if references is None else f" and {_shape(references)}"
         raise DataError(
             "Labels need shape (samples, labels), the same labels on both sides; these have "

@@ -12,7 +12,8 @@ import rasterio
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds, transform_geom
 
-from butterfly_sdm.core.files import atomic_path, discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm import figures
+from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
 from butterfly_sdm.mapping.map_file import read_tags
 
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
@@ -166,42 +167,18 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how
     many there are.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.colors import LinearSegmentedColormap
-    from matplotlib.figure import Figure
-
-    ramp = LinearSegmentedColormap.from_list("presence", RAMP)
-    ramp.set_bad("#d0d0d0")
     with rasterio.open(path) as source:
         names, units, bands = source.descriptions[:most], source.units[:most], source.count
         left, bottom, right, top = source.bounds
         unit = "km" if source.crs.is_projected else "degrees"
-    values = read_reduced(path, tuple(range(1, len(names) + 1)), 600)
     step = 1000 if unit == "km" else 1
-    columns = min(3, len(names))
-    rows = -(-len(names) // columns)
-    height = 0.3 + 3.2 * max(0.4, min(2.0, (top - bottom) / (right - left)))
-    figure = Figure(figsize=(4.2 * columns, height * rows), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    for place, (name, meaning, band) in enumerate(zip(names, units, values, strict=True), start=1):
-        axes = figure.add_subplot(rows, columns, place)
-        image = axes.imshow(
-            np.ma.masked_invalid(band),
-            cmap=ramp,
-            vmin=0,
-            extent=(left / step, right / step, bottom / step, top / step),
-            interpolation="nearest",
-        )
-        axes.set_title(name, fontsize=9)
-        axes.tick_params(labelsize=6)
-        axes.ticklabel_format(useOffset=False, style="plain")
-        axes.set_xlabel(unit, fontsize=6)
-        bar = figure.colorbar(image, ax=axes)
-        bar.ax.tick_params(labelsize=6)
-        bar.set_label(meaning or "", fontsize=7)
+    picture = figures.show_bands(
+        read_reduced(path, tuple(range(1, len(names) + 1)), 600),
+        dict(zip(names, units, strict=True)),
+        extent=(left / step, right / step, bottom / step, top / step),
+        axis_unit=unit,
+        colours=RAMP,
+    )
     if bands > len(names):
-        figure.suptitle(f"The first {len(names)} of {bands} bands", fontsize=9)
-    target = path.with_suffix(".png")
-    with atomic_path(target) as temporary:
-        figure.savefig(temporary, metadata={"Software": "butterfly_sdm"})
-    return target
+        picture.suptitle(f"The first {len(names)} of {bands} bands", fontsize=9)
+    return picture.save(path.with_suffix(".png"), dpi=110)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -16,7 +17,7 @@ from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_al
 from butterfly_sdm.data.saved_models import load_predictor, read_model, write_model
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.options import FitOptions, NetworkOptions
-from butterfly_sdm.progress import Progress
+from butterfly_sdm.progress import Progress, silent
 
 
 @dataclass(eq=False)
@@ -110,17 +111,32 @@ class Ensemble:
         """
         Fit every member; see :meth:`butterfly_sdm.models.network_predictor.NetworkPredictor.fit`.
 
-        Checkpoints of member 3 go to ``context.folder/members/3``.
+        Checkpoints of member 3 go to ``context.folder/members/3``. With an executor the members are
+        fitted beside one another, with the numbers they have in a process with as many threads.
         """
         context = context or FitContext()
-        folder = context.folder
-        for place, member in enumerate(self.members):
-            own = replace(
+        folder, executor, count = context.folder, context.executor, len(self.members)
+        own = [
+            replace(
                 context,
                 folder=None if folder is None else Path(folder) / "members" / str(place),
-                progress=_shifted(context.progress, place, len(self.members)),
+                progress=_shifted(context.progress, place, count),
             )
-            member.fit(dataset, sites, context=own)
+            for place in range(count)
+        ]
+        if executor is None:
+            for member, part in zip(self.members, own, strict=True):
+                member.fit(dataset, sites, context=part)
+        else:
+            # Neither a listener nor the executor can follow into another process.
+            there = [replace(part, progress=silent, executor=None) for part in own]
+            fitting = [
+                executor.submit(_fitted, member, dataset, list(sites), part)
+                for member, part in zip(self.members, there, strict=True)
+            ]
+            for done, _ in enumerate(as_completed(fitting), start=1):
+                context.progress("fit", done, count)
+            self.members = tuple(future.result() for future in fitting)
         if folder is not None:
             with atomic_path(Path(folder) / "history.csv") as path:
                 self.history.to_csv(path, index=False)
@@ -233,6 +249,12 @@ class Ensemble:
                     "have no mean."
                 )
         return cls(members)
+
+
+def _fitted(
+    member: Predictor, dataset: Dataset, sites: Sequence[str], context: FitContext
+) -> Predictor:
+    return member.fit(dataset, sites, context=context)
 
 
 def _shifted(progress: Progress, place: int, members: int) -> Progress:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from butterfly_sdm.core.settings import Fraction, Options, Section
+from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -139,6 +139,14 @@ class FitOptions(Section):
     tensorboard: bool = Field(False, description="also write logs for TensorBoard into the run")
 
 
+class TrainOptions(Section):
+    """train: data set -> run."""
+
+    dataset: InputPath | None = Field(None, description="null: the one that build makes")
+    model: ModelOptions = ModelOptions()
+    fit: FitOptions = FitOptions()
+
+
 class BoundOptions(Section):
     """From where to where a setting is drawn."""
 
@@ -150,7 +158,7 @@ class BoundOptions(Section):
     )
 
 
-Choices = tuple[int | float | bool | str | None, ...]
+Choices = Annotated[tuple[int | float | bool | str | None, ...], Field(min_length=1)]
 Draw = Annotated[
     Annotated[BoundOptions, Tag("bounds")] | Annotated[Choices, Tag("choices")],
     Discriminator(lambda value: "bounds" if isinstance(value, dict | BoundOptions) else "choices"),
@@ -166,3 +174,5 @@ class SearchOptions(Section):
     )
     trials: int = Field(20, ge=1, description="settings tried in all")
     method: Literal["tpe", "random"] = Field("tpe", description="tpe learns from earlier trials")
+    workers: int = Field(1, ge=1, description="processes that fit trials side by side")
+    dask: str | None = Field(None, description="address of a Dask scheduler that does so instead")

@@ -83,9 +83,11 @@ class PresenceNet(nn.Module):
         (bands,) of the reflectance of the training sites; the image given to :meth:`forward` is
         standardised with them and 0 where nothing was measured.
 
-    Notes ----- The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the
-    cells of the window only. So the network is trained on what a map over large blocks shows it:
-    true surroundings instead of the zeros that pad an image.
+    Notes
+    -----
+    The trunk sees ``window_px + 2 * margin_px`` pixels; pooling takes the mean over the cells of
+    the window only. So the network is trained on what a map over large blocks shows it: true
+    surroundings instead of the zeros that pad an image.
     """
 
     mean: Tensor

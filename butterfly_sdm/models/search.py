@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext
@@ -19,6 +21,8 @@ from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.options import BoundOptions, Choices, SearchOptions
 
 log = logging.getLogger("butterfly_sdm.models.search")
+
+STARTUP = 10  # trials that the tpe of Optuna draws at random before it learns from them
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ def search(
     options
         The space by names of settings (``regulariser.weight`` for one of the regulariser's), how
         many trials in all, those of an interrupted search included, and how they are drawn:
-        ``random``, as published, or ``tpe``, which learns from earlier trials.
+        ``random``, as published, or ``tpe``, which learns from earlier trials. Trials that
+        depend on no others (all random ones, the first ten of ``tpe``) run side by side on the
+        workers, so that the result does not depend on how many there are.
     context
         ``validation`` judges a trial; the score of the winner on these sites is too good by the
         choice: report it on sites that chose nothing. ``folder`` holds ``search.journal`` and
@@ -90,8 +96,6 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         study = _open_study(context.folder)
-        # A trial that was interrupted has a number too.
-        found = len(study.get_trials(deepcopy=False))
         key: dict[str, Any] = {
             "space": _plain(options),
             "settings": fixed,
@@ -100,33 +104,8 @@ def search(
         }
         key |= {"dataset": dataset.fingerprint, "sites": list(sites)}
         _check_key(study, fingerprint(key | {"validation": list(context.validation)}), context)
-        ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL)
-        done = len(study.get_trials(deepcopy=False, states=ended))
-        context.progress("search", min(done, options.trials), options.trials)
-        for number in range(done, options.trials):
-            # Each trial draws anew from seed and number, so that a continued search draws what it
-            # would have drawn.
-            sampler = (
-                optuna.samplers.TPESampler
-                if options.method == "tpe"
-                else optuna.samplers.RandomSampler
-            )
-            study.sampler = sampler(seed=seed * 100_003 + found)
-            trial = study.ask()
-            found += 1
-            chosen = {name: _suggest(trial, name, draw) for name, draw in options.space.items()}
-            try:
-                network = NetworkPredictor(**_merged(fixed, chosen), seed=seed)
-                network.fit(dataset, sites, context=FitContext(context.validation))
-                score = network.history[f"validation_{network.fitting.score}"].min()
-                study.tell(trial, float(score))
-            except ModelError as error:  # cannot be fitted, such as with a rate that diverges
-                log.warning("Trial %d: %s", trial.number, error)
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            if context.folder is not None:
-                with atomic_path(Path(context.folder) / "trials.csv") as temporary:
-                    _table(study).to_csv(temporary, index=False)
-            context.progress("search", number + 1, options.trials)
+        score = partial(_score, dataset, list(sites), list(context.validation), seed)
+        _run_trials(study, options, fixed, score, context, seed)
         if not study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,)):
             raise ModelError(
                 f"None of the {options.trials} trials could be fitted. Narrow the space, "
@@ -136,6 +115,63 @@ def search(
         return SearchResult(best, float(study.best_value), _table(study))
     finally:
         optuna.logging.set_verbosity(level)
+
+
+def _run_trials(
+    study: Any,
+    options: SearchOptions,
+    fixed: Mapping[str, Any],
+    score: Callable[[dict[str, Any]], float | str],
+    context: FitContext,
+    seed: int,
+) -> None:
+    from optuna.samplers import RandomSampler, TPESampler
+    from optuna.trial import TrialState
+
+    found = len(study.get_trials(deepcopy=False))  # one that was interrupted has a number too
+    done = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.FAIL)))
+    context.progress("search", min(done, options.trials), options.trials)
+    with open_executor(options.workers, options.dask) as (executor, side_by_side):
+        run = map if executor is None else executor.map
+        while done < options.trials:
+            alike = max(1, STARTUP - found) if options.method == "tpe" else options.trials
+            asked = []
+            for _ in range(min(side_by_side, options.trials - done, alike)):
+                # Each trial draws anew from seed and number, so that a continued search draws what
+                # it would have drawn.
+                sampler = TPESampler if options.method == "tpe" else RandomSampler
+                study.sampler = sampler(seed=seed * 100_003 + found)
+                trial = study.ask()
+                chosen = {name: _suggest(trial, name, draw) for name, draw in options.space.items()}
+                asked.append((trial, _merged(fixed, chosen)))
+                found += 1
+            for (trial, _), told in zip(asked, run(score, [one for _, one in asked]), strict=True):
+                if isinstance(told, str):
+                    log.warning("Trial %d: %s", trial.number, told)
+                    study.tell(trial, state=TrialState.FAIL)
+                else:
+                    study.tell(trial, told)
+                done += 1
+                if context.folder is not None:
+                    with atomic_path(Path(context.folder) / "trials.csv") as temporary:
+                        _table(study).to_csv(temporary, index=False)
+                context.progress("search", done, options.trials)
+
+
+def _score(
+    dataset: Dataset,
+    sites: Sequence[str],
+    validation: Sequence[str],
+    seed: int,
+    settings: dict[str, Any],
+) -> float | str:
+    """Return the validation score of a network, or why it could not be fitted."""
+    try:
+        network = NetworkPredictor(**settings, seed=seed)
+        network.fit(dataset, sites, context=FitContext(validation))
+    except ModelError as error:  # such as with a rate that diverges
+        return str(error)
+    return float(network.history[f"validation_{network.fitting.score}"].min())
 
 
 def _open_study(folder: Path | None) -> Any:
@@ -172,13 +208,11 @@ def _plain(options: SearchOptions) -> dict[str, Any]:
 
 def _check_space(options: SearchOptions) -> None:
     known = NetworkPredictor().settings()
-    for name, draw in options.space.items():
+    for name in options.space:
         first, _, second = name.partition(".")
         inner = known.get(first)
         if first not in known or (second and not (isinstance(inner, dict) and second in inner)):
             raise ModelError(f"The search space names {name!r}, which is no setting of a network.")
-        if draw == ():
-            raise ModelError(f"The search space of {name} has no choice.")
 
 
 def _suggest(trial: Any, name: str, draw: BoundOptions | Choices) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,7 @@ log = logging.getLogger("butterfly_sdm.models.trunk")
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 # Layers of torch and timm whose output depends on the whole image.
-GLOBAL_LAYERS = (
-    "SqueezeExcite",
-    "SEModule",
-    "SqueezeExcitation",
-    "GlobalContext",
-    "AdaptiveAvgPool2d",
-)
+GLOBAL_LAYERS = "SqueezeExcite SEModule SqueezeExcitation GlobalContext AdaptiveAvgPool2d"
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -52,9 +45,11 @@ class Trunk(nn.Module):
         Whether its features far from an edge depend only on the pixels around them, so that large
         blocks may be shared.
 
-    Notes ----- ``padding`` is what its convolutions see beyond the edge of an image: the nearest
-    cell again (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns
-    to know the edges of its tiles by them.
+    Notes
+    -----
+    ``padding`` is what its convolutions see beyond the edge of an image: the nearest cell again
+    (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns to know the
+    edges of its tiles by them.
     """
 
     def __init__(self, name: str, bands: Sequence[str], padding: Padding = "replicate") -> None:
@@ -192,13 +187,7 @@ def _read_file(path: Path) -> dict[str, Tensor]:
             value: Any = load_file(path)
         else:
             value = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ModelError(
-            f"{path} does not hold plain weights: {str(error).splitlines()[0]}"
-        ) from error
-    except (
-        Exception
-    ) as error:  # safetensors raises its own class, which is no subclass of the above
+    except Exception as error:  # of safetensors, of torch and of pickle
         raise ModelError(
             f"{path} does not hold plain weights: {str(error).splitlines()[0]}"
         ) from error
@@ -259,11 +248,8 @@ def _torchgeo(weights: str, backbone: str) -> tuple[dict[str, Tensor], tuple[str
             f"from torchgeo: {known}."
         )
     chosen = family[weights]
-    bands = chosen.meta.get("bands")
-    if bands:
-        names: tuple[str, ...] | None = tuple(canonical_band(str(band)) for band in bands)
-    else:
-        names = None  # by the number of bands
+    # None: known by the number of bands
+    names = tuple(canonical_band(str(band)) for band in chosen.meta.get("bands") or ()) or None
     return _fetch(weights, lambda: dict(chosen.get_state_dict(progress=False))), names
 
 
@@ -314,8 +300,7 @@ def _timm_body(name: str, bands: int) -> nn.Module:
             f"There is no backbone {name!r}; known are {', '.join(RESNETS)} and every model of "
             f"timm.{hint}"
         )
-    model = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
-    return model
+    return timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
 
 
 def _is_local(body: nn.Module) -> bool:
@@ -324,4 +309,4 @@ def _is_local(body: nn.Module) -> bool:
     image at once.
     """
     names = [type(module).__name__ for module in body.modules()]
-    return not any("Attention" in name or name in GLOBAL_LAYERS for name in names)
+    return not any("Attention" in name or name in GLOBAL_LAYERS.split() for name in names)

@@ -6,8 +6,9 @@ says.
 from __future__ import annotations
 
 import contextlib
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from safetensors.torch import load_file
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ButterflySDMError, PluginError
 from butterfly_sdm.plugins import runner
-from butterfly_sdm.plugins.plugin import Plugin
-from butterfly_sdm.plugins.settings import PluginConfig
+from butterfly_sdm.plugins.contract import Plugin, PluginRun
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits
 
 LIMITS = Limits(epochs=2, steps=2)
@@ -54,10 +55,8 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
         Names the first rule the plugin does not keep.
     """
     if not isinstance(config, plugin.config):
-        raise PluginError(
-            f"The settings are a {type(config).__name__}; this plugin says "
-            f"{plugin.config.__name__}."
-        )
+        asked, given = plugin.config.__name__, type(config).__name__
+        raise PluginError(f"The settings are a {given}; this plugin says {asked}.")
     if config.inputs is None:
         raise PluginError(
             "Give the settings inputs with unseen files, so that predicting can be checked."
@@ -68,60 +67,47 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
             "The settings do not survive being written and read: use JSON-like field types."
         )
 
-    whole = _step(
-        "train", lambda: runner.train(plugin, "checked", config, folder / "whole", limits=LIMITS)
-    )
-    calls = 0
-
-    def interrupt(task: str, done: int, total: int) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 1:
-            raise KeyboardInterrupt
-
+    train = partial(runner.train, plugin, "checked", config, limits=LIMITS)
+    with _step("train"):
+        whole = train(folder / "whole")
     with contextlib.suppress(KeyboardInterrupt):
-        runner.train(
-            plugin, "checked", config, folder / "resumed", limits=LIMITS, progress=interrupt
-        )
-    resumed = _step(
-        "resume", lambda: runner.train(plugin, "checked", config, folder / "resumed", limits=LIMITS)
-    )
+        train(folder / "resumed", progress=_interrupt)
+    with _step("resume"):
+        resumed = train(folder / "resumed")
     for part in plugin.parts(config):
         first, second = (load_file(run.folder / f"{part}.safetensors") for run in (whole, resumed))
         different = [name for name in first if not first[name].equal(second[name])]
         if different:
             raise PluginError(
                 f"Interrupted and continued training of {part!r} gives other weights "
-                f"({different[0]}). Draw all randomness in "
-                "Stage.batches from its generator and in Stage.loss from torch, and keep no state "
-                "between epochs."
+                f"({different[0]}). Draw all randomness in Stage.batches from its generator and in "
+                "Stage.loss from torch, and keep no state between epochs."
             )
-    report = _step("evaluate", lambda: runner.evaluate(whole))
-    if not report.metrics or not all(math.isfinite(value) for value in report.metrics.values()):
-        raise PluginError(f"Evaluation must give finite metrics; it gave {report.metrics}.")
-    opened = runner.PluginRun.open(plugin, "checked", folder / "resumed")
-    inputs = config.inputs
-    tables = [
-        _step("predict", lambda run=run: plugin.predict(run.config, run, inputs))
-        for run in (whole, opened, opened)
-    ]
+    with _step("evaluate"):
+        report = runner.evaluate(whole)
+    if not report.metrics:
+        raise PluginError("Evaluation must give metrics; it gave none.")
+    opened = PluginRun.open(plugin, "checked", folder / "resumed")
+    with _step("predict"):
+        tables = [plugin.predict(run.config, run, config.inputs) for run in (whole, opened, opened)]
     if tables[0].empty:
-        raise PluginError(f"Prediction gave no row for {inputs}.")
-    for table in tables[1:]:
-        if not tables[0].equals(table):
-            raise PluginError(
-                "The same weights and files gave other predictions. Predict in evaluation mode, "
-                "without drawing."
-            )
+        raise PluginError(f"Prediction gave no row for {config.inputs}.")
+    if not all(tables[0].equals(table) for table in tables[1:]):
+        raise PluginError(
+            "The same weights and files gave other predictions. Predict in evaluation mode, "
+            "without drawing."
+        )
     return Conformance(report.metrics, tables[0])
 
 
-def _step(name: str, call: Any) -> Any:
+def _interrupt(task: str, done: int, total: int) -> None:
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _step(name: str) -> Iterator[None]:
     try:
-        return call()
-    except ButterflySDMError as error:
-        raise PluginError(f"The plugin fails in {name}: {error}") from error
+        yield
     except Exception as error:
-        raise PluginError(
-            f"The plugin fails in {name} with {type(error).__name__}: {error}"
-        ) from error
+        kind = "" if isinstance(error, ButterflySDMError) else f"{type(error).__name__}: "
+        raise PluginError(f"The plugin fails in {name}: {kind}{error}") from error

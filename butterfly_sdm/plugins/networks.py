@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.plugins.images import Images
 
+# Families of timm that are built for one size of image.
+SIZED = ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit")
+
 
 class SmallResNet(nn.Module):
     """
@@ -99,50 +102,48 @@ def make_trunk(
     ModelError
         timm has no such model, or the weights cannot be had.
     """
-    if name.partition(":")[0] == "small":
-        width = name.partition(":")[2] or "16"
-        if not width.isdigit() or int(width) < 1:
-            raise ModelError(f"The trunk {name!r} is written small:WIDTH, such as small:16.")
-        trunk: nn.Module = SmallResNet(channels, int(width))
+    kind, _, width = name.partition(":")
+    if kind == "small":
         if weights == "pretrained":
             raise ModelError(
                 "The trunk 'small' has no published weights. Choose a model of timm, or weights: "
                 "null."
             )
+        if not (width or "16").isdigit() or int(width or 16) < 1:
+            raise ModelError(f"The trunk {name!r} is written small:WIDTH, such as small:16.")
+        trunk: nn.Module = SmallResNet(channels, int(width or 16))
     else:
-        import timm
-
-        if not timm.is_model(name.partition(".")[0]):
-            near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
-            raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
-        size: dict[str, Any] = (
-            {} if size_px is None or not _has_size(name) else {"img_size": size_px}
-        )
-        size |= {} if patch_px is None else {"patch_size": patch_px}
-        try:
-            trunk = timm.create_model(
-                name, in_chans=channels, num_classes=0, pretrained=weights == "pretrained", **size
-            )
-        except Exception as error:
-            if weights == "pretrained":
-                raise ModelError(
-                    f"The published weights of {name} cannot be fetched ({type(error).__name__}). "
-                    "Give a local file as weights, or null to start from random ones."
-                ) from error
-            raise ModelError(
-                f"timm cannot build {name} for images of {size_px} px with {channels} channels: "
-                f"{error}"
-            ) from error
+        trunk = _timm_trunk(name, channels, size_px, weights == "pretrained", patch_px)
     if weights not in (None, "pretrained"):
         load_weights(trunk, Path(str(weights)))
     return trunk
 
 
-def _has_size(name: str) -> bool:
-    return any(
-        family in name
-        for family in ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit")
-    )
+def _timm_trunk(
+    name: str, channels: int, size_px: int | None, pretrained: bool, patch_px: int | None
+) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name.partition(".")[0]):
+        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
+        raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
+    sized = any(family in name for family in SIZED)
+    options = {"img_size": size_px if sized else None, "patch_size": patch_px}
+    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    try:
+        trunk: nn.Module = timm.create_model(
+            name, in_chans=channels, num_classes=0, pretrained=pretrained, **given
+        )
+    except Exception as error:
+        if pretrained:
+            raise ModelError(
+                f"The published weights of {name} cannot be fetched ({type(error).__name__}). "
+                "Give a local file as weights, or null to start from random ones."
+            ) from error
+        raise ModelError(
+            f"timm cannot build {name} for images of {size_px} px with {channels} channels: {error}"
+        ) from error
+    return trunk
 
 
 def load_weights(module: nn.Module, path: Path) -> None:
@@ -158,11 +159,10 @@ def load_weights(module: nn.Module, path: Path) -> None:
     if not path.is_file():
         raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            state: object = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ModelError(
             f"{path} is no file of weights that can be read without running code from it: {error}"
@@ -175,12 +175,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{path} holds a {type(state).__name__}; weights are a mapping of names to tensors."
         )
     state = {name.removeprefix("module."): value for name, value in state.items()}
-    fitting = {
-        name: value
-        for name, value in state.items()
-        if name in own and own[name].shape == value.shape
-    }
-    missing = [name for name in own if name not in fitting]
+    fitting = {name: state[name] for name in own if name in state}
+    missing = [name for name in own if getattr(state.get(name), "shape", 0) != own[name].shape]
     if missing:
         raise ModelError(
             f"{path} does not fit this network: it lacks {missing[0]} ({len(missing)} of "
@@ -251,10 +247,14 @@ def over_images(
     Apply ``function`` to the images of ``rows``, batch by batch, without gradients; the result lies
     on the CPU.
     """
+    parts = [rows[start : start + 256] for start in range(0, len(rows), 256)]
     with torch.no_grad():
-        return torch.cat(
-            [function(images.batch(part).to(device)).float().cpu() for part in images.all(rows)]
-        )
+        return torch.cat([function(images.batch(part).to(device)).float().cpu() for part in parts])
+
+
+def class_probabilities(model: nn.Module, images: Images, rows: np.ndarray) -> np.ndarray:
+    """Return the softmax (rows, classes) of the logits of ``rows``."""
+    return over_images(model, images, rows, device_of(model)).softmax(dim=1).numpy()
 
 
 def device_of(module: nn.Module) -> torch.device:

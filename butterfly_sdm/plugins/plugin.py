@@ -1,5 +1,5 @@
 """
-What a plugin is, and which ones are installed.
+The door to the plugins: which are installed, and how one is used.
 
 A distribution offers a plugin through the entry-point group ``butterfly_sdm.plugins``; the built-in
 ones use the same door. The entry point names a :class:`PluginCard`: a few words and the place of
@@ -9,134 +9,37 @@ is a subclass of :class:`Plugin`, imported when it is used.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from inspect import isabstract
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from butterfly_sdm.errors import MissingPackageError, PluginError, did_you_mean
-from butterfly_sdm.plugins.settings import PluginConfig
+from butterfly_sdm.core.registry import Offer, Registry
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
+from butterfly_sdm.plugins.contract import Plugin, PluginCard, PluginRun, Report
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from torch import nn
-
     from butterfly_sdm.plugins.conformance import Conformance
-    from butterfly_sdm.plugins.runner import PluginRun
-    from butterfly_sdm.plugins.stages import Stage
 
-GROUP = "butterfly_sdm.plugins"
+__all__ = [
+    "Plugin",
+    "PluginCard",
+    "PluginConfig",
+    "PluginRun",
+    "Report",
+    "check_plugin",
+    "get_plugin",
+    "list_plugins",
+    "run_plugin",
+]
+
+PLUGINS = Registry("butterfly_sdm.plugins", "plugin", unknown=PluginError)
 Verb = Literal["train", "evaluate", "predict"]
-
-
-@dataclass(frozen=True)
-class PluginCard:
-    """
-    What a distribution says about its plugin without importing it.
-
-    Attributes
-    ----------
-    name
-        Lower-case name, unique among the installed plugins.
-    summary
-        One line: what it does, and where the method is published.
-    implementation
-        ``module:Class`` of the :class:`Plugin` subclass.
-    needs
-        Modules that must be installed.
-    extra
-        What to install to get them, such as ``butterfly-sdm[medical]``.
-    """
-
-    name: str
-    summary: str
-    implementation: str
-    needs: tuple[str, ...] = ()
-    extra: str | None = None
-
-
-class PluginData(Protocol):
-    """
-    What :meth:`Plugin.load` returns: anything with ``facts``, JSON-like: what building and
-    predicting need to know.
-    """
-
-    @property
-    def facts(self) -> dict[str, Any]: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class Report:
-    """
-    What an evaluation found.
-
-    Attributes
-    ----------
-    metrics
-        Finite numbers by name, written as ``metrics.json``.
-    tables
-        Tables by name, each written as ``NAME.csv``.
-    arrays
-        Arrays by name, each written as ``NAME.npy``.
-    """
-
-    metrics: dict[str, float]
-    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-C = TypeVar("C", bound=PluginConfig)
-D = TypeVar("D", bound=PluginData)
-
-
-class Plugin(ABC, Generic[C, D]):
-    """
-    A method: how its data are read, its network built, its stages trained, its results measured.
-
-    The core owns everything else: the command line, seeds, devices, checkpoints, resuming, the
-    files of a run. A plugin keeps no state between the verbs; what must survive training stands in
-    ``facts`` and in the weights.
-
-    Attributes
-    ----------
-    config
-        Strict settings of the plugin; the defaults are those of the paper.
-    """
-
-    config: ClassVar[type[PluginConfig]]
-
-    def parts(self, config: C) -> tuple[str, ...]:
-        """
-        Return the names of the networks trained one after the other; never are two in memory
-        because of the core.
-        """
-        return ("model",)
-
-    @abstractmethod
-    def load(self, config: C) -> D:
-        """Read and check the data."""
-
-    @abstractmethod
-    def build(self, config: C, facts: dict[str, Any], part: str) -> nn.Module:
-        """Make the untrained network of one part from the settings and the facts alone."""
-
-    @abstractmethod
-    def stages(self, config: C, data: D, model: nn.Module, part: str) -> Sequence[Stage]:
-        """Return the stages in which one part is trained."""
-
-    @abstractmethod
-    def evaluate(self, config: C, data: D, run: PluginRun) -> Report:
-        """Measure the trained networks on held-out rows."""
-
-    @abstractmethod
-    def predict(self, config: C, run: PluginRun, inputs: Path) -> pd.DataFrame:
-        """Predict for unseen files: one row per file, none of the training data needed."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +74,7 @@ def list_plugins() -> list[PluginInfo]:
     PluginError
         Two distributions offer a plugin of the same name.
     """
-    points = _entry_points()
-    return [_inspect(point)[0] for point in sorted(points.values(), key=lambda point: point.name)]
+    return [_inspect(offer)[0] for _, offer in sorted(PLUGINS.offers().items())]
 
 
 def get_plugin(name: str) -> Plugin[Any, Any]:
@@ -186,35 +88,20 @@ def get_plugin(name: str) -> Plugin[Any, Any]:
     MissingPackageError
         It needs a package that is not installed.
     """
-    points = _entry_points()
-    if name not in points:
-        raise PluginError(
-            f"There is no plugin {name!r}. Installed: "
-            f"{', '.join(sorted(points)) or 'none'}.{did_you_mean(name, points)}"
-        )
-    info, card = _inspect(points[name])
+    offer = PLUGINS.offer(name)
+    info, card = _inspect(offer)
     if card is None or info.error is not None:
-        kind = (
-            MissingPackageError
-            if card is not None and any(map(_absent, card.needs))
-            else PluginError
+        lacks = card is not None and any(map(_absent, card.needs))
+        raise (MissingPackageError if lacks else PluginError)(
+            f"The plugin {name!r} of {info.distribution} cannot be used: {info.error}"
         )
-        raise kind(f"The plugin {name!r} of {info.distribution} cannot be used: {info.error}")
-    module, _, attribute = card.implementation.partition(":")
-    try:
-        plugin = getattr(importlib.import_module(module), attribute)()
-    except (Exception, SystemExit) as error:
+    made = replace(offer, value=card.implementation).load()
+    if not (isinstance(made, type) and issubclass(made, Plugin)) or isabstract(made):
         raise PluginError(
-            f"The plugin {name!r} of {info.distribution} {info.version} is broken: "
-            f"{type(error).__name__}: {error}. "
-            "Update or remove that package."
-        ) from error
-    if not isinstance(plugin, Plugin):
-        raise PluginError(
-            f"{card.implementation} of {info.distribution} is no subclass of "
+            f"{card.implementation} of {info.distribution} is no complete subclass of "
             "butterfly_sdm.plugins.plugin.Plugin."
         )
-    return plugin
+    return made()
 
 
 def run_plugin(
@@ -252,9 +139,23 @@ def run_plugin(
         The message says what to do.
     """
     plugin = get_plugin(name)
+    if verb not in ("train", "evaluate", "predict"):
+        raise PluginError(f"A plugin can train, evaluate and predict; {verb!r} is none of them.")
     from butterfly_sdm.plugins import runner
 
-    return runner.run(plugin, name, verb, config_path, out, overrides, progress)
+    config, base = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    folder = Path(out) if out is not None else Path(base or ".", "runs", config.name)
+    if verb == "train":
+        runner.train(plugin, name, config, folder, progress=progress)
+        return folder
+    if verb == "evaluate":
+        runner.evaluate(PluginRun.open(plugin, name, folder, config))
+        return folder
+    if config.inputs is None:
+        raise ConfigError("predict reads the files that the key inputs names: --set inputs=PATH")
+    if not config.inputs.exists():
+        raise MissingFileError(f"There is nothing to predict at {config.inputs}.")
+    return runner.predict(PluginRun.open(plugin, name, folder, config), config.inputs)
 
 
 def check_plugin(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Conformance:
@@ -271,43 +172,29 @@ def check_plugin(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -
     return conformance.check(plugin, config, folder)
 
 
-def _entry_points() -> dict[str, EntryPoint]:
-    found: dict[str, EntryPoint] = {}
-    for point in entry_points(group=GROUP):
-        first = found.setdefault(point.name, point)
-        # One distribution seen twice on the path (an editable install beside its metadata) is no
-        # conflict.
-        if _distribution(first)[0] != _distribution(point)[0] or first.value != point.value:
-            raise PluginError(
-                f"Two packages offer a plugin {point.name!r}: {_distribution(first)[0]} "
-                f"({first.value}) and "
-                f"{_distribution(point)[0]} ({point.value}). Remove one of them."
-            )
-    return found
-
-
-def _inspect(point: EntryPoint) -> tuple[PluginInfo, PluginCard | None]:
-    distribution, version = _distribution(point)
+def _inspect(offer: Offer) -> tuple[PluginInfo, PluginCard | None]:
+    info = PluginInfo(offer.name, "", offer.distribution, offer.version)
     try:
-        card = point.load()
-    except (Exception, SystemExit) as error:
-        reason = f"{point.value} cannot be imported: {type(error).__name__}: {error}"
-        return PluginInfo(point.name, "", distribution, version, reason), None
+        card = offer.load()
+    except PluginError as error:
+        return replace(info, error=str(error)), None
     if not isinstance(card, PluginCard):
-        reason = f"{point.value} is a {type(card).__name__}; the entry point must name a PluginCard"
-        return PluginInfo(point.name, "", distribution, version, reason), None
-    problem = None
+        kind = type(card).__name__
+        problem = f"{offer.value} is a {kind}; the entry point must name a PluginCard"
+        return replace(info, error=problem), None
+    return replace(info, summary=card.summary, error=_problem(offer, card)), card
+
+
+def _problem(offer: Offer, card: PluginCard) -> str | None:
     missing = [module for module in card.needs if _absent(module)]
     package, _, attribute = card.implementation.partition(":")
-    if card.name != point.name:
-        problem = f"its card calls it {card.name!r}, its entry point {point.name!r}"
-    elif missing:
-        problem = f"it needs {', '.join(missing)}: pip install {card.extra or ' '.join(missing)}"
-    elif not attribute or _absent(package):
-        problem = (
-            f"its implementation {card.implementation} does not exist; it is written module:Class"
-        )
-    return PluginInfo(point.name, card.summary, distribution, version, problem), card
+    if card.name != offer.name:
+        return f"its card calls it {card.name!r}, its entry point {offer.name!r}"
+    if missing:
+        return f"it needs {', '.join(missing)}: pip install {card.extra or ' '.join(missing)}"
+    if not attribute or _absent(package):
+        return f"its implementation {card.implementation} does not exist; write module:Class"
+    return None
 
 
 def _absent(module: str) -> bool:
@@ -315,9 +202,3 @@ def _absent(module: str) -> bool:
         return importlib.util.find_spec(module) is None
     except (ImportError, ValueError):
         return True
-
-
-def _distribution(point: EntryPoint) -> tuple[str, str]:
-    return (
-        ("an unknown package", "") if point.dist is None else (point.dist.name, point.dist.version)
-    )

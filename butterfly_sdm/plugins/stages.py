@@ -10,11 +10,13 @@ one safetensors file, never a pickle.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +29,8 @@ from torch.optim import Optimizer
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
-from butterfly_sdm.plugins.batches import shuffled
-from butterfly_sdm.plugins.settings import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
@@ -92,36 +94,49 @@ class Limits:
     steps: int | None = None
 
 
-def fixed_features(
-    extract: Callable[[Any], Tensor], labels: Tensor, batch_size: int
-) -> Callable[[Any, np.random.Generator], Iterable[Batch]]:
+def frozen_head(
+    name: str,
+    extract: Callable[[Any], Tensor],
+    labels: np.ndarray,
+    batch_size: int,
+    loss: Callable[[Any, Batch], Tensor],
+    *,
+    rate: float,
+    epochs: int,
+    **choose: Any,
+) -> Stage:
     """
-    Make the batches of a stage that trains on the output of frozen layers, computed once.
+    Make the stage that trains the submodule ``head`` on the output of frozen layers, computed once.
 
     Parameters
     ----------
+    name
+        Of the stage.
     extract
         Network -> (rows, features), from its frozen layers.
     labels
         (rows,) class numbers.
     batch_size
         Rows per batch.
-
-    Returns
-    -------
-    Callable
-        For :attr:`Stage.batches`; batches have ``features`` and ``label``.
+    loss
+        (network, batch) -> scalar loss; batches have ``features`` and ``label``.
+    rate, epochs
+        Learning rate of Adam, and passes over the rows.
+    choose
+        ``measure`` and ``select`` of the stage.
     """
     computed: list[Tensor] = []
+    known = torch.from_numpy(labels)
 
     def batches(module: Any, rng: np.random.Generator) -> Iterable[Batch]:
         if not computed:
             with torch.no_grad():
                 computed.append(extract(module))
         for rows in shuffled(np.arange(len(labels)), batch_size, rng):
-            yield {"features": computed[0][rows], "label": labels[rows]}
+            yield {"features": computed[0][rows], "label": known[rows]}
 
-    return batches
+    adam = partial(torch.optim.Adam, lr=rate)
+    return Stage(name, batches, loss, adam, epochs, ("head",), **choose)
 
 
 def seed_of(*parts: object) -> int:
@@ -172,91 +187,18 @@ def train_stages(
     ArtefactError
         The checkpoint is damaged.
     """
-    limits = limits or Limits()
-    device = device_of_config(config)
-    module.to(device)
-    with torch.random.fork_rng(
-        devices=range(torch.cuda.device_count()) if device.type == "cuda" else []
-    ):
-        state = _read(checkpoint) if checkpoint is not None and checkpoint.is_file() else _State()
-        due = time.monotonic()
+    training = _Training(module, config, part, checkpoint, progress, limits or Limits())
+    module.to(training.device)
+    devices = range(torch.cuda.device_count()) if training.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        if checkpoint is not None and checkpoint.is_file():
+            training.read(checkpoint)
         for position, stage in enumerate(stages):
-            if position < state.stage:
-                continue
-            epochs = stage.epochs if limits.epochs is None else min(stage.epochs, limits.epochs)
-            if state.epoch == 0:
-                state.stage, state.best = position, {}
-                if state.tensors:  # written at the end of the stage before
-                    module.load_state_dict(_unprefixed(state.tensors, "model."))
-                    state.tensors = {}
-                if stage.start is not None:
-                    torch.manual_seed(seed_of(config.seed, part, stage.name))
-                    stage.start(module)
-            _set_trainable(module, stage)
-            optimizer = stage.optimizer(
-                [parameter for parameter in module.parameters() if parameter.requires_grad]
-            )
-            rates = [group["lr"] for group in optimizer.param_groups]
-            if state.tensors:
-                module.load_state_dict(_unprefixed(state.tensors, "model."))
-                _restore_optimizer(optimizer, _unprefixed(state.tensors, "optimizer."), state.steps)
-                state.best = _unprefixed(state.tensors, "best.")
-                state.tensors = {}
-            for epoch in range(state.epoch, epochs):
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * stage.rate(epoch)
-                row: dict[str, Any] = {"part": part, "stage": stage.name, "epoch": epoch + 1}
-                row["loss"] = _epoch(
-                    module,
-                    stage,
-                    optimizer,
-                    device,
-                    config,
-                    seed_of(config.seed, part, stage.name, epoch),
-                    limits,
-                )
-                if stage.measure is not None:
-                    module.eval()
-                    with torch.no_grad():
-                        row |= stage.measure(module)
-                    _set_trainable(module, stage)
-                state.rows.append(row)
-                state.epoch = epoch + 1
-                if stage.select is not None and row[stage.select] >= state.best_value(stage):
-                    state.best = {
-                        name: tensor.detach().cpu().clone()
-                        for name, tensor in module.state_dict().items()
-                    }
-                last = state.epoch == epochs
-                if last and state.best:
-                    module.load_state_dict(state.best)
-                if checkpoint is not None and (last or time.monotonic() >= due):
-                    began = time.monotonic()
-                    _write(checkpoint, module, None if last else optimizer, state, advance=last)
-                    ended = time.monotonic()
-                    due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
-                progress(f"{part}: {stage.name}", state.epoch, epochs)
-            state.epoch = 0
-        if state.tensors:  # written at the end of the last stage
-            module.load_state_dict(_unprefixed(state.tensors, "model."))
+            if position >= training.stage:
+                training.run(position, stage)
+        training.restore()  # of a checkpoint written at the end of the last stage
     module.eval().cpu().requires_grad_(True)
-    return state.rows
-
-
-class _State:
-    """Where training stands."""
-
-    def __init__(self) -> None:
-        self.stage = 0
-        self.epoch = 0
-        self.rows: list[dict[str, Any]] = []
-        self.tensors: dict[str, Tensor] = {}
-        self.steps: dict[str, Any] = {}
-        self.best: dict[str, Tensor] = {}
-
-    def best_value(self, stage: Stage) -> float:
-        earlier = [row[str(stage.select)] for row in self.rows[:-1] if row["stage"] == stage.name]
-        return max(earlier, default=-np.inf)
+    return training.rows
 
 
 def device_of_config(config: PluginConfig) -> torch.device:
@@ -266,6 +208,147 @@ def device_of_config(config: PluginConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+class _Training:
+    """One network on its way through its stages: where it stands, and how it goes on."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        config: PluginConfig,
+        part: str,
+        checkpoint: Path | None,
+        progress: Progress,
+        limits: Limits,
+    ) -> None:
+        self.module, self.config, self.part = module, config, part
+        self.checkpoint, self.progress, self.limits = checkpoint, progress, limits
+        self.device = device_of_config(config)
+        self.stage = self.epoch = 0
+        self.rows: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
+        # Of a checkpoint, until they are put in their places.
+        self.tensors: dict[str, Tensor] = {}
+        self.steps: dict[str, Any] = {}
+        self.due = time.monotonic()
+
+    def run(self, position: int, stage: Stage) -> None:
+        """Train one stage, from where it was left."""
+        optimizer = self._begin(position, stage)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        epochs = min(stage.epochs, self.limits.epochs or stage.epochs)
+        for epoch in range(self.epoch, epochs):
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * stage.rate(epoch)
+            row: dict[str, Any] = {"part": self.part, "stage": stage.name, "epoch": epoch + 1}
+            row["loss"] = self._epoch(stage, optimizer, epoch)
+            if stage.measure is not None:
+                self.module.eval()
+                with torch.no_grad():
+                    row |= stage.measure(self.module)
+                _set_trainable(self.module, stage)
+            if stage.select is not None:
+                earlier = [row[stage.select] for row in self.rows if row["stage"] == stage.name]
+                if row[stage.select] >= max(earlier, default=-np.inf):
+                    state = self.module.state_dict()
+                    self.best = {name: tensor.cpu().clone() for name, tensor in state.items()}
+            self.rows.append(row)
+            self.epoch = epoch + 1
+            if self.epoch == epochs and self.best:
+                self.module.load_state_dict(self.best)
+            self._save(optimizer, last=self.epoch == epochs)
+            self.progress(f"{self.part}: {stage.name}", self.epoch, epochs)
+        self.epoch = 0
+
+    def _begin(self, position: int, stage: Stage) -> Optimizer:
+        saved = self.restore()
+        if self.epoch == 0:
+            self.stage, self.best = position, {}
+            if stage.start is not None:
+                torch.manual_seed(seed_of(self.config.seed, self.part, stage.name))
+                stage.start(self.module)
+        _set_trainable(self.module, stage)
+        optimizer = stage.optimizer([p for p in self.module.parameters() if p.requires_grad])
+        if self.epoch > 0:
+            _restore_optimizer(optimizer, _unprefixed(saved, "optimizer."), self.steps)
+            self.best = _unprefixed(saved, "best.")
+        return optimizer
+
+    def restore(self) -> dict[str, Tensor]:
+        """Put the weights of a checkpoint in their places; return all its tensors."""
+        saved, self.tensors = self.tensors, {}
+        if saved:
+            self.module.load_state_dict(_unprefixed(saved, "model."))
+        return saved
+
+    def _epoch(self, stage: Stage, optimizer: Optimizer, epoch: int) -> float:
+        seed = seed_of(self.config.seed, self.part, stage.name, epoch)
+        torch.manual_seed(seed)
+        losses: list[Tensor] = []
+        half = self.config.precision == "bf16-mixed"
+        batches = stage.batches(self.module, np.random.default_rng(seed))
+        for batch in itertools.islice(batches, self.limits.steps):
+            batch = {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                loss = stage.loss(self.module, batch)
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+        if not losses:
+            raise ModelError(
+                f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller "
+                "batch_size."
+            )
+        # Once per epoch: each look at a value makes a GPU wait.
+        values = torch.stack(losses).double().cpu()
+        wrong = (~torch.isfinite(values)).nonzero()
+        if len(wrong):
+            step = int(wrong[0])
+            raise ModelError(
+                f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}."
+                " Lower the learning rate, or look for values that are not finite in the data."
+            )
+        return float(values.mean())
+
+    def _save(self, optimizer: Optimizer, *, last: bool) -> None:
+        if self.checkpoint is None or not (last or time.monotonic() >= self.due):
+            return
+        began = time.monotonic()
+        tensors = {f"model.{name}": value for name, value in self.module.state_dict().items()}
+        steps: dict[str, Any] = {}
+        if not last:
+            tensors |= {f"best.{name}": value for name, value in self.best.items()}
+            for index, values in optimizer.state_dict()["state"].items():
+                moved = {key for key, value in values.items() if isinstance(value, Tensor)}
+                tensors |= {f"optimizer.{index}.{key}": values[key] for key in moved}
+                steps |= {f"{index}.{key}": values[key] for key in values if key not in moved}
+        position = {
+            "stage": self.stage + last,
+            "epoch": 0 if last else self.epoch,
+            "rows": self.rows,
+            "steps": steps,
+        }
+        whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+        with atomic_path(self.checkpoint) as temporary:
+            save_file(whole, temporary, metadata={"position": json.dumps(position)})
+        ended = time.monotonic()
+        self.due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
+
+    def read(self, path: Path) -> None:
+        """Continue from a checkpoint."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                position = json.loads((file.metadata() or {})["position"])
+                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            self.stage, self.epoch = position["stage"], position["epoch"]
+            self.rows, self.steps = position["rows"], position["steps"]
+        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            raise ArtefactError(
+                f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
+            ) from error
+        logger.info("continuing from %s: stage %d, epoch %d", path.name, self.stage + 1, self.epoch)
+
+
 def _set_trainable(module: nn.Module, stage: Stage) -> None:
     if not stage.trains:
         module.train().requires_grad_(True)
@@ -273,90 +356,6 @@ def _set_trainable(module: nn.Module, stage: Stage) -> None:
     module.eval().requires_grad_(False)
     for name in stage.trains:
         module.get_submodule(name).train().requires_grad_(True)
-
-
-def _epoch(
-    module: nn.Module,
-    stage: Stage,
-    optimizer: Optimizer,
-    device: torch.device,
-    config: PluginConfig,
-    seed: int,
-    limits: Limits,
-) -> float:
-    torch.manual_seed(seed)
-    losses: list[Tensor] = []
-    for batch in stage.batches(module, np.random.default_rng(seed)):
-        if limits.steps is not None and len(losses) >= limits.steps:
-            break
-        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16-mixed"):
-            loss = stage.loss(module, batch)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    if not losses:
-        raise ModelError(
-            f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller "
-            "batch_size."
-        )
-    values = (
-        torch.stack(losses).double().cpu()
-    )  # once per epoch: each look at a value makes a GPU wait
-    wrong = (~torch.isfinite(values)).nonzero()
-    if len(wrong):
-        step = int(wrong[0])
-        raise ModelError(
-            f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}. "
-            "Lower the learning rate, "
-            "or look for values that are not finite in the data."
-        )
-    return float(values.mean())
-
-
-def _write(path: Path, module: nn.Module, optimizer: Any, state: _State, *, advance: bool) -> None:
-    tensors = {f"model.{name}": tensor for name, tensor in module.state_dict().items()}
-    steps: dict[str, Any] = {}
-    if not advance:
-        tensors |= {f"best.{name}": tensor for name, tensor in state.best.items()}
-        for index, values in optimizer.state_dict()["state"].items():
-            for key, value in values.items():
-                if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{key}"] = value
-                else:
-                    steps[f"{index}.{key}"] = value
-    position = {
-        "stage": state.stage + advance,
-        "epoch": 0 if advance else state.epoch,
-        "rows": state.rows,
-        "steps": steps,
-    }
-    contiguous = {
-        name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()
-    }
-    with atomic_path(path) as temporary:
-        save_file(contiguous, temporary, metadata={"position": json.dumps(position)})
-
-
-def _read(path: Path) -> _State:
-    state = _State()
-    try:
-        with safe_open(path, framework="pt") as file:
-            position = json.loads((file.metadata() or {})["position"])
-            state.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state.stage, state.epoch, state.rows = (
-            position["stage"],
-            position["epoch"],
-            position["rows"],
-        )
-        state.steps = position["steps"]
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise ArtefactError(
-            f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
-        ) from error
-    logger.info("continuing from %s: stage %d, epoch %d", path.name, state.stage + 1, state.epoch)
-    return state
 
 
 def _unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -47,4 +47,5 @@ def random_view(
     views = nn.functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     brightness, contrast = (1 + jitter * (2 * draw[4:6] - 1))[:, :, None, None, None]
     mean = views.mean(dim=(1, 2, 3), keepdim=True)
-    return ((views - mean) * contrast + mean * brightness).clamp(0, 1)
+    changed: Tensor = (views - mean) * contrast + mean * brightness
+    return changed.clamp(0, 1)

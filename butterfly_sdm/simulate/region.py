@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -105,17 +106,8 @@ class Region:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the region."""
-        return (
-            *self.scenes,
-            self.records,
-            self.sites,
-            self.covariates,
-            self.truth_map,
-            self.truth_table,
-            self.truth_detections,
-            self.habitats,
-            self.config,
-        )
+        named = vars(self) | {"folder": None}
+        return (*self.scenes, *(path for path in named.values() if isinstance(path, Path)))
 
 
 def simulate_region(
@@ -166,44 +158,19 @@ def simulate_region(
     DataError
         A size is out of range, or the landscape has no room for so many sites.
 
-    Notes ----- The probability that a visit at place x finds species s is ``logistic(logit(r_s) +
+    Notes
+    -----
+    The probability that a visit at place x finds species s is ``logistic(logit(r_s) +
     sum_h b_sh (f_h(x) - m_h) + c_s t(x))``: r_s its typical rate, f_h(x) the share of habitat h
     (hedges among them) in the window around x, m_h a usual share, t the temperature in degrees
     above the usual. A visit on which no species is seen leaves no record, as in occurrence data:
     rates from records are slightly too high; ``truth_table`` has both counts.
     """
-    if size_px < 512 or size_px % LATTICE_PX:
-        raise DataError(
-            f"size_px is {size_px}; it has to be a multiple of {LATTICE_PX} and at least 512."
-        )
-    if not 1 <= n_species <= len(SPECIES):
-        raise DataError(
-            f"n_species is {n_species}; the simulation knows {len(SPECIES)} species. Ask for 1 to "
-            f"{len(SPECIES)}."
-        )
-    if not 3 <= mean_visits <= 100:
-        raise DataError(f"mean_visits is {mean_visits}; visits per site lie between 3 and 100.")
-    if window_px < 2 or window_px % 2:
-        raise DataError(f"window_px is {window_px}; it has to be even and positive.")
-    if tile_px < LATTICE_PX or tile_px % LATTICE_PX:
-        raise DataError(f"tile_px is {tile_px}; it has to be a multiple of {LATTICE_PX}.")
+    recipe = Recipe(seed, size_px, n_sites, n_species, mean_visits, window_px, tile_px)
     region = Region.in_folder(folder, SPECIES[:n_species])
-    recipe = {
-        "version": VERSION,
-        "seed": seed,
-        "size_px": size_px,
-        "n_sites": n_sites,
-        "n_species": n_species,
-        "mean_visits": mean_visits,
-        "window_px": window_px,
-        "tile_px": tile_px,
-    }
+    told = {"version": VERSION, **asdict(recipe)}
     mark = region.folder / "region.json"
-    if (
-        mark.is_file()
-        and all(path.is_file() for path in region.files)
-        and read_json(mark) == recipe
-    ):
+    if mark.is_file() and all(path.is_file() for path in region.files) and read_json(mark) == told:
         return region
     mark.unlink(missing_ok=True)
 
@@ -213,102 +180,155 @@ def simulate_region(
     habitat = _write_scenes(region, land, progress)
     probability = Probability(habitat, land, region.species, window_px)
     _write_truth_map(region, probability, size_px)
-
-    survey_rng = np.random.default_rng([seed, 3])
-    truth = probability.at(places["x"].to_numpy(), places["y"].to_numpy())  # (sites, species)
-    spread = 0.75
-    drawn = survey_rng.lognormal(np.log(mean_visits) - spread**2 / 2, spread, len(places))
-    visits = np.clip(np.rint(drawn), 3, 100).astype(np.int64)
-    records, seen, recorded = walk(region.species, places, truth, visits, survey_rng)
-    write_archive(region.records, records)
-
-    _write_csv(region.sites, places[["site_id", "lon", "lat", "footprint_wkt"]])
+    _write_survey(region, recipe, places, probability)
     _write_csv(region.covariates, climate_table(land, places, np.random.default_rng([seed, 4])))
-    effort = pd.DataFrame({"visits": visits, "recorded_visits": recorded})
-    table = [
-        places[["site_id", "easting", "northing"]],
-        effort,
-        pd.DataFrame(truth, columns=region.species).round(6),
-    ]
-    _write_csv(region.truth_table, pd.concat(table, axis=1))
-    _write_csv(
-        region.truth_detections,
-        pd.concat([places[["site_id"]], pd.DataFrame(seen, columns=region.species)], axis=1),
-    )
-    write_text(region.config, _config_text(seed, tile_px, size_px))
-    write_json(mark, recipe)
+    write_text(region.config, _config_text(recipe))
+    write_json(mark, told)
     return region
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that the bytes of a region follow from, as :func:`simulate_region` takes it."""
+
+    seed: int
+    size_px: int
+    n_sites: int
+    n_species: int
+    mean_visits: float
+    window_px: int
+    tile_px: int
+
+    def __post_init__(self) -> None:
+        if self.size_px < 512 or self.size_px % LATTICE_PX:
+            raise DataError(
+                f"size_px is {self.size_px}; it has to be a multiple of {LATTICE_PX} and at least "
+                "512."
+            )
+        if not 1 <= self.n_species <= len(SPECIES):
+            raise DataError(
+                f"n_species is {self.n_species}; the simulation knows {len(SPECIES)} species. Ask "
+                f"for 1 to {len(SPECIES)}."
+            )
+        if not 3 <= self.mean_visits <= 100:
+            raise DataError(
+                f"mean_visits is {self.mean_visits}; visits per site lie between 3 and 100."
+            )
+        if self.window_px < 2 or self.window_px % 2:
+            raise DataError(f"window_px is {self.window_px}; it has to be even and positive.")
+        if self.tile_px < LATTICE_PX or self.tile_px % LATTICE_PX:
+            raise DataError(f"tile_px is {self.tile_px}; it has to be a multiple of {LATTICE_PX}.")
+
+
+@dataclass(frozen=True)
+class Swath:
+    """The columns of the landscape that one scene shows, and what hides parts of them."""
+
+    start: int
+    end: int
+    overlap: int
+    size: int
+    clouds: np.ndarray  # (clouds, 3): y, x and radius in px
+
+    @classmethod
+    def pair(cls, seed: int, size: int) -> tuple[Swath, Swath]:
+        """Return two overlapping swaths, the western first."""
+        rng = np.random.default_rng([seed, 6])
+        overlap = max(LATTICE_PX * 2, size // 8 // LATTICE_PX * LATTICE_PX)
+        middle = size // 2 // LATTICE_PX * LATTICE_PX
+        count = max(1, round(6 * (size / 3072) ** 2))
+
+        def draw(start: int, end: int) -> Swath:
+            y, x = rng.uniform(0, size, count), rng.uniform(start, end, count)
+            clouds = np.stack([y, x, rng.uniform(20, 70, count)], axis=1)
+            return cls(start, end, overlap, size, clouds)
+
+        return draw(0, middle + overlap // 2), draw(middle - overlap // 2, size)
+
+    def hidden(self, top: int, height: int) -> np.ndarray:
+        """
+        Return where (height, width) a scene has no measurement: clouds, and a slanting edge of the
+        swath inside the overlap.
+        """
+        y, x = np.arange(top, top + height)[:, None], np.arange(self.start, self.end)[None, :]
+        slant = self.overlap * 0.45 * y / self.size
+        west = self.start == 0
+        hidden = (x >= self.end - slant) if west else (x < self.start + 0.45 * self.overlap - slant)
+        for cloud_y, cloud_x, radius in self.clouds:
+            hidden = hidden | ((y - cloud_y) ** 2 + (x - cloud_x) ** 2 < radius**2)
+        return hidden
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
     write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
+def _write_survey(
+    region: Region, recipe: Recipe, places: pd.DataFrame, probability: Probability
+) -> None:
+    """Walk the visits; write records, sites and the truth about them."""
+    rng = np.random.default_rng([recipe.seed, 3])
+    truth = probability.at(places["x"].to_numpy(), places["y"].to_numpy())  # (sites, species)
+    spread = 0.75
+    drawn = rng.lognormal(np.log(recipe.mean_visits) - spread**2 / 2, spread, len(places))
+    visits = np.clip(np.rint(drawn), 3, 100).astype(np.int64)
+    records, seen, recorded = walk(region.species, places, truth, visits, rng)
+    write_archive(region.records, records)
+    _write_csv(region.sites, places[["site_id", "lon", "lat", "footprint_wkt"]])
+    table = [
+        places[["site_id", "easting", "northing"]],
+        pd.DataFrame({"visits": visits, "recorded_visits": recorded}),
+        pd.DataFrame(truth, columns=region.species).round(6),
+    ]
+    _write_csv(region.truth_table, pd.concat(table, axis=1))
+    detections = [places[["site_id"]], pd.DataFrame(seen, columns=region.species)]
+    _write_csv(region.truth_detections, pd.concat(detections, axis=1))
+
+
 def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.ndarray:
     """Write both scenes strip by strip; return the habitats (rows, columns)."""
     size = land.size_px
-    overlap = max(LATTICE_PX * 2, size // 8 // LATTICE_PX * LATTICE_PX)
-    middle = size // 2 // LATTICE_PX * LATTICE_PX
-    starts, ends = (0, middle - overlap // 2), (middle + overlap // 2, size)
-    rng = np.random.default_rng([land.seed, 6])
-    clouds = [_clouds(rng, size, start, end) for start, end in zip(starts, ends, strict=True)]
+    swaths = Swath.pair(land.seed, size)
     habitat = np.empty((size, size), dtype=np.uint8)
-    with atomic_path(region.scenes[0]) as west, atomic_path(region.scenes[1]) as east:
-        profile = {
-            "driver": "GTiff",
-            "height": size,
-            "count": len(BANDS),
-            "dtype": "uint16",
-            "crs": SCENE_CRS,
-            "nodata": 0,
-            "tiled": True,
-            "blockxsize": 256,
-            "blockysize": 256,
-            "compress": "deflate",
-            "predictor": 2,
-            "zlevel": 1,
-        }
-        rasters = [
-            rasterio.open(path, "w", width=end - start, transform=_transform(start), **profile)
-            for path, start, end in zip((west, east), starts, ends, strict=True)
-        ]
-        try:
-            for raster in rasters:
-                raster.descriptions = BANDS
-                raster.update_tags(
-                    title="Simulated scene", scale="0.0001", source="butterfly_sdm.simulate"
-                )
-            for top in range(0, size, STRIP_PX):
-                height = min(STRIP_PX, size - top)
-                habitat[top : top + height], reflectance = land.strip(top, height)
-                for side, (raster, start, end) in enumerate(
-                    zip(rasters, starts, ends, strict=True)
-                ):
-                    pixels = reflectance[:, :, start:end].copy()
-                    pixels[
-                        :, _hidden(clouds[side], side, top, height, start, end, size, overlap)
-                    ] = 0
-                    raster.write(pixels, window=Window(0, top, end - start, height))
-                progress("simulate", min(top + STRIP_PX, size), size)
-        finally:
-            for raster in rasters:
-                raster.close()
+    profile = {
+        "driver": "GTiff",
+        "height": size,
+        "count": len(BANDS),
+        "dtype": "uint16",
+        "crs": SCENE_CRS,
+        "nodata": 0,
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+        "predictor": 2,
+        "zlevel": 1,
+    }
+    with ExitStack() as stack:
+        rasters = []
+        for scene, swath in zip(region.scenes, swaths, strict=True):
+            path, at = stack.enter_context(atomic_path(scene)), _transform(swath.start)
+            raster = rasterio.open(
+                path, "w", width=swath.end - swath.start, transform=at, **profile
+            )
+            rasters.append(stack.enter_context(raster))
+            raster.descriptions = BANDS
+            raster.update_tags(
+                title="Simulated scene", scale="0.0001", source="butterfly_sdm.simulate"
+            )
+        for top in range(0, size, STRIP_PX):
+            height = min(STRIP_PX, size - top)
+            habitat[top : top + height], reflectance = land.strip(top, height)
+            for raster, swath in zip(rasters, swaths, strict=True):
+                pixels = reflectance[:, :, swath.start : swath.end].copy()
+                pixels[:, swath.hidden(top, height)] = 0
+                raster.write(pixels, window=Window(0, top, swath.end - swath.start, height))
+            progress("simulate", min(top + STRIP_PX, size), size)
+    options = {"driver": "GTiff", "width": size, "height": size, "count": 1, "dtype": "uint8"}
+    options |= {"crs": SCENE_CRS, "nodata": 255, "transform": _transform(0), "tiled": True}
     with (
         atomic_path(region.habitats) as path,
-        rasterio.open(
-            path,
-            "w",
-            driver="GTiff",
-            width=size,
-            height=size,
-            count=1,
-            dtype="uint8",
-            crs=SCENE_CRS,
-            nodata=255,
-            transform=_transform(0),
-            tiled=True,
-            compress="deflate",
-        ) as raster,
+        rasterio.open(path, "w", compress="deflate", **options) as raster,
     ):
         raster.write(habitat, 1)
         raster.update_tags(classes=json.dumps(dict(enumerate(HABITATS))))
@@ -317,35 +337,6 @@ def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.nda
 
 def _transform(start_px: int) -> rasterio.Affine:
     return from_origin(LEFT + start_px * PIXEL_M, TOP, PIXEL_M, PIXEL_M)
-
-
-def _clouds(rng: np.random.Generator, size: int, start: int, end: int) -> np.ndarray:
-    """Return (clouds, 3): y, x and radius in px of masked clouds."""
-    count = max(1, round(6 * (size / 3072) ** 2))
-    y, x = rng.uniform(0, size, count), rng.uniform(start, end, count)
-    return np.stack([y, x, rng.uniform(20, 70, count)], axis=1)
-
-
-def _hidden(
-    clouds: np.ndarray,
-    side: int,
-    top: int,
-    height: int,
-    start: int,
-    end: int,
-    size: int,
-    overlap: int,
-) -> np.ndarray:
-    """
-    Return where (height, width) a scene has no measurement: clouds, and a slanting edge of the
-    swath inside the overlap.
-    """
-    y, x = np.arange(top, top + height)[:, None], np.arange(start, end)[None, :]
-    slant = overlap * 0.45 * y / size
-    hidden = (x >= end - slant) if side == 0 else (x < start + 0.45 * overlap - slant)
-    for cloud_y, cloud_x, radius in clouds:
-        hidden = hidden | ((y - cloud_y) ** 2 + (x - cloud_x) ** 2 < radius**2)
-    return hidden
 
 
 def _write_truth_map(region: Region, probability: Probability, size_px: int) -> None:
@@ -376,7 +367,8 @@ def _write_truth_map(region: Region, probability: Probability, size_px: int) -> 
         )
 
 
-def _config_text(seed: int, tile_px: int, size_px: int) -> str:
+def _config_text(recipe: Recipe) -> str:
+    tile_px, size_px = recipe.tile_px, recipe.size_px
     # Blocks large enough to lose few sites to the buffer; in a small landscape a buffer would leave
     # too few.
     block_m = size_px * PIXEL_M * 7 // 30_000 * 1000
@@ -387,7 +379,7 @@ def _config_text(seed: int, tile_px: int, size_px: int) -> str:
     return f"""\
 # A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
 name: simulated
-seed: {seed}
+seed: {recipe.seed}
 
 build:
   records:

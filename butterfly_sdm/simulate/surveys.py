@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from butterfly_sdm.simulate.landscape import LEFT, PIXEL_M, SCENE_CRS, TOP, Land
 
 POSITION_CRS = "EPSG:27700"
 INSTITUTION = "SIMULATED"
+SEASON = pd.date_range("2018-04-01", "2018-09-30").append(pd.date_range("2019-04-01", "2019-09-30"))
 _DATASET = "Simulated butterfly survey (butterfly_sdm)"
 
 
@@ -29,59 +31,13 @@ def choose_sites(
     DataError
         The landscape has no room for so many.
     """
-    size = land.size_px
-    margin_m = (window_px // 2 + 2) * PIXEL_M
-    right, bottom = LEFT + size * PIXEL_M, TOP - size * PIXEL_M
-    to_grid = Transformer.from_crs(SCENE_CRS, POSITION_CRS, always_xy=True)
-    to_degrees = Transformer.from_crs(POSITION_CRS, "EPSG:4326", always_xy=True)
-    corners = np.array(to_grid.transform([LEFT, right, LEFT, right], [TOP, TOP, bottom, bottom]))
-    low, high = (
-        np.floor(corners.min(1) / 1000).astype(int),
-        np.ceil(corners.max(1) / 1000).astype(int),
-    )
-    east, north = (
-        a.ravel() * 1000
-        for a in np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]))
-    )
-    sides = [
-        to_degrees.transform(east + dx, north + dy)
-        for dx, dy in ((0, 0), (1000, 0), (0, 1000), (1000, 1000))
-    ]
-    lons, lats = np.array([s[0] for s in sides]), np.array([s[1] for s in sides])
-    west, south, lon_e, lat_n = (
-        np.round(a, 5) for a in (lons.min(0), lats.min(0), lons.max(0), lats.max(0))
-    )
-    lon, lat = (west + lon_e) / 2, (south + lat_n) / 2
-    map_x, map_y = Transformer.from_crs("EPSG:4326", SCENE_CRS, always_xy=True).transform(lon, lat)
-    inside = (
-        (map_x > LEFT + margin_m)
-        & (map_x < right - margin_m)
-        & (map_y > bottom + margin_m)
-        & (map_y < TOP - margin_m)
-    )
-    if inside.sum() < n_sites or n_sites < 1:
+    squares = _squares(land.size_px, (window_px // 2 + 2) * PIXEL_M)
+    if len(squares) < n_sites or n_sites < 1:
         raise DataError(
-            f"{n_sites} sites were asked for; a landscape of {size} px has room for "
-            f"{int(inside.sum())} squares of 1 km. "
+            f"{n_sites} sites were asked for; a landscape of {land.size_px} px has room for "
+            f"{len(squares)} squares of 1 km. "
             "Ask for fewer sites, or a larger size_px."
         )
-    grid_x, grid_y = Transformer.from_crs("EPSG:4326", POSITION_CRS, always_xy=True).transform(
-        lon, lat
-    )
-    squares = pd.DataFrame(
-        {
-            "lon": lon.round(6),
-            "lat": lat.round(6),
-            "easting": np.round(grid_x, 1),
-            "northing": np.round(grid_y, 1),
-            "x": (map_x - LEFT) / PIXEL_M,
-            "y": (TOP - map_y) / PIXEL_M,
-            "west": west,
-            "south": south,
-            "east": lon_e,
-            "north": lat_n,
-        }
-    )[inside].reset_index(drop=True)
     homes = squares.iloc[rng.choice(len(squares), max(1, n_sites // 8), replace=False)]
     steps = squares[["x", "y"]].to_numpy()[:, None] - homes[["x", "y"]].to_numpy()[None]
     near = np.exp(-((np.hypot(steps[..., 0], steps[..., 1]).min(1) / 250) ** 2))
@@ -94,6 +50,45 @@ def choose_sites(
         _box(*row) for row in places[["west", "south", "east", "north"]].itertuples(index=False)
     ]
     return places
+
+
+def _squares(size: int, margin_m: float) -> pd.DataFrame:
+    """Return the squares of 1 km whose middle lies at least ``margin_m`` within the landscape."""
+    right, bottom = LEFT + size * PIXEL_M, TOP - size * PIXEL_M
+    to_grid = Transformer.from_crs(SCENE_CRS, POSITION_CRS, always_xy=True)
+    to_degrees = Transformer.from_crs(POSITION_CRS, "EPSG:4326", always_xy=True)
+    corners = np.array(to_grid.transform([LEFT, right, LEFT, right], [TOP, TOP, bottom, bottom]))
+    low, high = np.floor(corners.min(1) / 1000).astype(int), np.ceil(corners.max(1) / 1000)
+    lattice = np.meshgrid(*(np.arange(*ends) for ends in zip(low, high.astype(int), strict=True)))
+    east, north = (axis.ravel() * 1000 for axis in lattice)
+    sides = [
+        to_degrees.transform(east + dx, north + dy)
+        for dx, dy in ((0, 0), (1000, 0), (0, 1000), (1000, 1000))
+    ]
+    lons, lats = np.array(sides).transpose(1, 0, 2)
+    west, south, lon_e, lat_n = (
+        np.round(a, 5) for a in (lons.min(0), lats.min(0), lons.max(0), lats.max(0))
+    )
+    lon, lat = (west + lon_e) / 2, (south + lat_n) / 2
+    map_x, map_y = Transformer.from_crs("EPSG:4326", SCENE_CRS, always_xy=True).transform(lon, lat)
+    across = (map_x > LEFT + margin_m) & (map_x < right - margin_m)
+    inside = across & (map_y > bottom + margin_m) & (map_y < TOP - margin_m)
+    grid_x, grid_y = Transformer.from_crs("EPSG:4326", POSITION_CRS, always_xy=True).transform(
+        lon, lat
+    )
+    table = {
+        "lon": lon.round(6),
+        "lat": lat.round(6),
+        "easting": np.round(grid_x, 1),
+        "northing": np.round(grid_y, 1),
+        "x": (map_x - LEFT) / PIXEL_M,
+        "y": (TOP - map_y) / PIXEL_M,
+        "west": west,
+        "south": south,
+        "east": lon_e,
+        "north": lat_n,
+    }
+    return pd.DataFrame(table)[inside].reset_index(drop=True)
 
 
 def _box(west: float, south: float, east: float, north: float) -> str:
@@ -131,11 +126,8 @@ def walk(
     Walk all visits; return the record rows, decoys included, detections (sites, species) and
     recorded visits (sites,).
     """
-    season = pd.date_range("2018-04-01", "2018-09-30").append(
-        pd.date_range("2019-04-01", "2019-09-30")
-    )
     site = np.repeat(np.arange(len(places)), visits)
-    day = np.concatenate([rng.choice(len(season), n, replace=False) for n in visits])
+    day = np.concatenate([rng.choice(len(SEASON), n, replace=False) for n in visits])
     detected = rng.random((len(site), len(species))) < truth[site]  # (visits, species)
     seen = np.zeros(truth.shape, dtype=np.int64)
     np.add.at(seen, site, detected)
@@ -144,96 +136,96 @@ def walk(
     visit, kind = np.nonzero(detected)
     sections = 1 + rng.binomial(3, 0.15, len(visit))  # a transect lists a species once per section
     visit, kind = np.repeat(visit, sections), np.repeat(kind, sections)
-    present = _rows(places, species, site[visit], kind, season[day[visit]], rng)
+    book = _Book(places, species, rng)
+    present = book.rows(site[visit], kind, SEASON[day[visit]])
     number = max(4, len(present) // 60)
-
-    def some(**change: object) -> pd.DataFrame:
-        at, which = rng.integers(0, len(places), number), rng.integers(0, len(species), number)
-        return _rows(
-            places, species, at, which, season[rng.integers(0, len(season), number)], rng
-        ).assign(**change)
-
-    walked = np.flatnonzero(detected.any(1))
-    during = rng.choice(walked, number)
-    on_visits = _rows(
-        places,
-        species,
-        site[during],
-        rng.integers(0, len(species), number),
-        season[day[during]],
-        rng,
-    )
-    missed_visit, missed = np.nonzero(~detected[during])
-    pick = rng.choice(len(missed), min(number, len(missed)), replace=False)
-    absent_visit = during[missed_visit[pick]]
-    absent = _rows(
-        places, species, site[absent_visit], missed[pick], season[day[absent_visit]], rng
-    )
-    poor_places = pd.DataFrame(
-        {
-            "lon": [-2.3105],
-            "lat": [51.1505],
-            "footprint_wkt": [_box(-2.3177, 51.1460, -2.3033, 51.1550)],
-        }
-    )
-    wrong_place = pd.DataFrame(
-        {"lon": [-2.0], "lat": [51.2], "footprint_wkt": [_box(-2.5, 50.9, -1.5, 51.5)]}
-    )
-    poor = _rows(poor_places, species, np.zeros(2, int), np.zeros(2, int), season[[40, 80]], rng)
-    wrong = _rows(
-        wrong_place,
-        species,
-        np.zeros(40, int),
-        rng.integers(0, len(species), 40),
-        season[np.arange(40) * 4],
-        rng,
-    )
-    before, after = (
-        season[rng.integers(0, 183, number)] + pd.DateOffset(years=years) for years in (-2, 2)
-    )
-    anywhere = rng.integers(0, len(places), (2, number)), rng.integers(0, len(species), (2, number))
-    nowhere = {"lon": "", "lat": "", "footprint_wkt": ""}
-    rows = pd.concat(
-        [
-            present,
-            present.sample(n=number, random_state=int(rng.integers(2**31))),  # the same row twice
-            absent.assign(status="ABSENT", count=0),
-            on_visits.assign(species="", rank="GENUS"),
-            some(institution="OTHER"),
-            some(**nowhere),
-            _rows(places, species, anywhere[0][0], anywhere[1][0], before, rng),
-            _rows(places, species, anywhere[0][1], anywhere[1][1], after, rng),
-            poor,
-            wrong,
-        ],
-        ignore_index=True,
-    )
+    false = _on_visits(book, number, site, SEASON[day], detected)
+    vague = _in_poor_places(book)
+    rows = pd.concat([present, *_decoys(book, number, present, false), *vague], ignore_index=True)
     return rows.iloc[rng.permutation(len(rows))].reset_index(drop=True), seen, recorded
 
 
-def _rows(
-    places: pd.DataFrame,
-    species: tuple[str, ...],
-    site: np.ndarray,
-    kind: np.ndarray,
-    date: pd.DatetimeIndex,
-    rng: np.random.Generator,
-) -> pd.DataFrame:
-    timed = rng.random(len(site)) < 0.3
-    table = places[["lon", "lat", "footprint_wkt"]].iloc[site].astype(str).reset_index(drop=True)
-    name = np.array(species, dtype=object)[kind]
-    return table.assign(
-        species=name,
-        genus=[text.split()[0] for text in name],
-        rank="SPECIES",
-        status="PRESENT",
-        institution=INSTITUTION,
-        count=1 + rng.poisson(1.5, len(site)),
-        date=date,
-        timed=timed,
-        locality=[f"square {number:04d}" for number in site],
-        key=1_900_000 + kind,
+@dataclass(frozen=True)
+class _Book:
+    """What a surveyor writes rows of records into."""
+
+    places: pd.DataFrame
+    species: tuple[str, ...]
+    rng: np.random.Generator
+
+    def rows(self, site: np.ndarray, kind: np.ndarray, date: pd.DatetimeIndex) -> pd.DataFrame:
+        """Return records of species (by number) at places (by number) on dates."""
+        timed = self.rng.random(len(site)) < 0.3
+        table = self.places[["lon", "lat", "footprint_wkt"]].iloc[site].astype(str)
+        name = np.array(self.species, dtype=object)[kind]
+        return table.reset_index(drop=True).assign(
+            species=name,
+            genus=[text.split()[0] for text in name],
+            rank="SPECIES",
+            status="PRESENT",
+            institution=INSTITUTION,
+            count=1 + self.rng.poisson(1.5, len(site)),
+            date=date,
+            timed=timed,
+            locality=[f"square {number:04d}" for number in site],
+            key=1_900_000 + kind,
+        )
+
+    def anywhere(self, number: int, **change: object) -> pd.DataFrame:
+        """Return records of any species at any place and day."""
+        at = self.rng.integers(0, len(self.places), number)
+        which = self.rng.integers(0, len(self.species), number)
+        dates = SEASON[self.rng.integers(0, len(SEASON), number)]
+        return self.rows(at, which, dates).assign(**change)
+
+
+def _on_visits(
+    book: _Book, number: int, site: np.ndarray, date: pd.DatetimeIndex, detected: np.ndarray
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what no detection must come from, on visits that were walked: absences, a genus."""
+    rng = book.rng
+    during = rng.choice(np.flatnonzero(detected.any(1)), number)
+    kinds = rng.integers(0, len(book.species), number)
+    genus = book.rows(site[during], kinds, date[during]).assign(species="", rank="GENUS")
+    missed_visit, missed = np.nonzero(~detected[during])
+    pick = rng.choice(len(missed), min(number, len(missed)), replace=False)
+    visit = during[missed_visit[pick]]
+    absent = book.rows(site[visit], missed[pick], date[visit])
+    return absent.assign(status="ABSENT", count=0), genus
+
+
+def _in_poor_places(book: _Book) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return records of a place that is hardly visited, and of one that is too vague."""
+    poor = {
+        "lon": -2.3105,
+        "lat": 51.1505,
+        "footprint_wkt": _box(-2.3177, 51.1460, -2.3033, 51.1550),
+    }
+    vague = {"lon": -2.0, "lat": 51.2, "footprint_wkt": _box(-2.5, 50.9, -1.5, 51.5)}
+    twice, often = np.zeros(2, int), np.zeros(40, int)
+    rare = replace(book, places=pd.DataFrame([poor])).rows(twice, twice, SEASON[[40, 80]])
+    kinds, dates = book.rng.integers(0, len(book.species), 40), SEASON[np.arange(40) * 4]
+    return rare, replace(book, places=pd.DataFrame([vague])).rows(often, kinds, dates)
+
+
+def _decoys(
+    book: _Book, number: int, present: pd.DataFrame, false: tuple[pd.DataFrame, pd.DataFrame]
+) -> list[pd.DataFrame]:
+    """Return rows that a reader of records must leave out, those ``false`` ones among them."""
+    rng = book.rng
+    early, late = (
+        SEASON[rng.integers(0, 183, number)] + pd.DateOffset(years=years) for years in (-2, 2)
     )
+    sites = rng.integers(0, len(book.places), (2, number))
+    kinds = rng.integers(0, len(book.species), (2, number))
+    return [
+        present.sample(n=number, random_state=int(rng.integers(2**31))),  # the same row twice
+        *false,
+        book.anywhere(number, institution="OTHER"),
+        book.anywhere(number, lon="", lat="", footprint_wkt=""),
+        book.rows(sites[0], kinds[0], early),
+        book.rows(sites[1], kinds[1], late),
+    ]
 
 
 def write_archive(path: Path, rows: pd.DataFrame) -> None:

@@ -77,7 +77,8 @@ class Probability:
         counts = [
             s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in self.sums
         ]
-        return np.stack(counts, axis=-1) / area[..., None]
+        shares: np.ndarray = np.stack(counts, axis=-1) / area[..., None]
+        return shares
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the probability (..., species) at pixel coordinates x, y."""
@@ -87,4 +88,5 @@ class Probability:
             + (self.shares(x, y) - _USUAL_SHARE) @ self.weights.T
             + warmth[..., None] * self.warm
         )
-        return 1 / (1 + np.exp(-logit))
+        probability: np.ndarray = 1 / (1 + np.exp(-logit))
+        return probability

@@ -9,14 +9,13 @@ are copied into every window that shows it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.products import Layer, Piece
-from butterfly_sdm.imagery.scene import Scene, unreadable
+from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.scene import Scene
 
 STRIP_ROWS = 256
 # about 0.2 s of decoding: small against the whole, large against the cost of handing it out
@@ -32,6 +31,23 @@ class BlockRead:
     height: int
     width: int
     windows: np.ndarray
+
+
+@dataclass(frozen=True)
+class Windows:
+    """
+    Windows of a file: the first pixel of each in it (may be negative), and its row in an array.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    targets: np.ndarray
+
+    def of(self, unit: Sequence[BlockRead]) -> tuple[list[BlockRead], Windows]:
+        """Return a unit and the windows it serves alone, so that it can travel elsewhere."""
+        used = np.unique(np.concatenate([read.windows for read in unit]))
+        reads = [replace(read, windows=np.searchsorted(used, read.windows)) for read in unit]
+        return reads, Windows(self.rows[used], self.columns[used], self.targets[used])
 
 
 def plan_reads(
@@ -105,10 +121,8 @@ def copy_blocks(
     scene: Scene,
     piece: Piece,
     reads: Sequence[BlockRead],
-    rows: np.ndarray,
-    columns: np.ndarray,
+    windows: Windows,
     out: np.ndarray,
-    targets: np.ndarray,
     *,
     fresh: bool,
 ) -> int:
@@ -121,12 +135,10 @@ def copy_blocks(
         What to read; all layers of the piece share one grid.
     reads
         Blocks, from :func:`plan_reads`.
-    rows, columns
-        (n,) first pixel of each window in the files of the piece.
+    windows
+        Of the files of the piece, with their rows in ``out``.
     out
         (m, bands, height, width) uint16, filled in place; bands as ``scene.bands``.
-    targets
-        (n,) row of ``out`` for each window.
     fresh
         Nothing but nodata has been written to ``out`` before, so nothing need be compared.
 
@@ -144,9 +156,8 @@ def copy_blocks(
     for read in reads:
         shape = (len(scene.bands), read.height, read.width)
         if buffer is None or buffer.shape != shape:
-            buffer = np.empty(
-                shape, np.uint16
-            )  # one for all blocks: fresh pages cost as much as decoding
+            # one for all blocks: fresh pages cost as much as decoding
+            buffer = np.empty(shape, np.uint16)
         window = Window(read.column, read.row, read.width, read.height)
         if plain:
             read_plain(scene, piece, window, buffer)
@@ -154,17 +165,11 @@ def copy_blocks(
         else:
             measured = read_counts(scene, piece, window, buffer)
         for number in read.windows:
-            r, c = (
-                rows[number] - read.row,
-                columns[number] - read.column,
-            )  # the window's corner in the block
-            r0, r1, c0, c1 = (
-                max(r, 0),
-                min(r + height, read.height),
-                max(c, 0),
-                min(c + width, read.width),
-            )
-            target = out[targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
+            # the window's corner in the block
+            r, c = windows.rows[number] - read.row, windows.columns[number] - read.column
+            r0, r1 = max(r, 0), min(r + height, read.height)
+            c0, c1 = max(c, 0), min(c + width, read.width)
+            target = out[windows.targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
             if measured is None:
                 target[:] = buffer[:, r0:r1, c0:c1]
             else:
@@ -187,19 +192,16 @@ def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: 
 def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> None:
     """Read stored values of all bands of the scene into (bands, h, w)."""
     for layer in piece.layers:
-        slots = [slot for slot, band in enumerate(scene.bands) if band in layer.bands]
+        slots = layer.slots(scene.bands)
         if not slots:
             continue
-        indexes = [layer.indexes[layer.bands.index(scene.bands[slot])] for slot in slots]
         source = scene.handle(layer)
-        try:
-            if slots == list(range(out.shape[0])):
-                source.read(indexes, window=window, out=out)
+        with reading_pixels(layer.path):
+            if list(slots) == list(range(out.shape[0])):
+                source.read(list(slots.values()), window=window, out=out)
             else:
-                for slot, index in zip(slots, indexes, strict=True):
+                for slot, index in slots.items():
                     source.read(index, window=window, out=out[slot])
-        except (RasterioError, OSError) as error:
-            raise unreadable(layer, error) from error
 
 
 def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> np.ndarray:
@@ -209,17 +211,13 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
     """
     measured = np.ones(out.shape[1:], dtype=bool)
     first = piece.layers[0]
-    clear = scene.clear(piece, (first.crs, first.transform, first.width, first.height), window)
+    clear = scene.clear(piece, first.grid, window)
     for layer in piece.layers:
-        for slot, band in enumerate(scene.bands):
-            if band not in layer.bands:
-                continue
+        for slot, index in layer.slots(scene.bands).items():
             source = scene.handle(layer)
-            try:
-                raw = source.read([layer.indexes[layer.bands.index(band)]], window=window)
+            with reading_pixels(layer.path):
+                raw = source.read([index], window=window)
                 own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
-            except (RasterioError, OSError) as error:
-                raise unreadable(layer, error) from error
             present = layer.measured(raw)
             for mask in (own, clear):
                 if mask is not None:

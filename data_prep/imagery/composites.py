@@ -9,22 +9,25 @@ cloudy date.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.core.arrays import PackedArray, new_array
+from butterfly_sdm.core.arrays import PackedArray
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import Piece
-from butterfly_sdm.imagery.scene import CLOUDY, Scene
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
-from data_prep.imagery.cutting import Journal, reopen, run_units, threads
+from data_prep.imagery.cutting import growing_array
 
 BLOCK_PX = 512
 MOST_PX = 1024
@@ -56,22 +59,22 @@ class Composite:
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
-def select_dates(
-    scene: Scene, *, years: tuple[int, int] | None = None, months: tuple[int, int] | None = None
-) -> Scene:
+def select_dates(scene: Scene, options: CompositeOptions) -> Scene:
     """
     Keep the pieces of some years and of a season.
 
     Parameters
     ----------
-    years, months
-        First and last, both included; months may pass the end of the year, such as (11, 2).
+    options
+        First and last year and month, both included; months may pass the end of the year, such as
+        (11, 2).
 
     Raises
     ------
     RasterError
         No piece is left, or one that has no date.
     """
+    years, months = options.years, options.months
     if years is None and months is None:
         return scene
     kept = []
@@ -102,11 +105,9 @@ def select_dates(
 def make_composite(
     scene: Scene,
     out: str | Path,
+    options: CompositeOptions | None = None,
     *,
-    method: str = "median",
-    cloudy: Sequence[int] = CLOUDY,
     executor: Executor | None = None,
-    workers: int = 2,
     progress: Progress = silent,
 ) -> Composite:
     """
@@ -115,74 +116,54 @@ def make_composite(
     Parameters
     ----------
     scene
-        With several dates; pieces without a date count as one date each.
+        With several dates; pieces without a date count as one date each. Its classes ``cloudy`` are
+        left out.
     out
         The GeoTIFF.
-    method
-        ``median`` of the clear dates per pixel and band, or ``least_cloudy``: the clear date with
-        the smallest cloudy share.
-    cloudy
-        Classes of the scene classification that are left out.
+    options
+        The method: the median of the clear dates per pixel and band, or the clear date with the
+        smallest cloudy share.
     executor
-        Runs the blocks; None for ``workers`` threads.
+        Runs the blocks; None: this thread.
 
     Raises
     ------
     RasterError
-        The method is unknown or a file cannot be read.
+        A file cannot be read.
     """
-    if method not in ("median", "least_cloudy"):
-        raise RasterError(
-            f"The composite method {method!r} is unknown; choose median or least_cloudy."
-        )
     out = Path(out)
-    scene = replace(scene, cloudy=tuple(cloudy))
+    method = (options or CompositeOptions()).method
     days = _days(scene)
-    shape = (len(scene.bands), scene.height, scene.width)
-    work_path = out.with_name(f".{out.stem}.work.npy")
-    journal_path = work_path.with_name(work_path.name + ".journal")
-    array = reopen(work_path, shape) if journal_path.is_file() else None
-    if array is None:
-        journal_path.unlink(missing_ok=True)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        array = new_array(work_path, shape, np.uint16)
-        if scene.nodata:
-            array[:] = scene.nodata
-    journal = Journal(journal_path, array)
-    journal.save()
-    try:
-        with threads(workers, executor) as pool:
-            shares = _cloudiness(scene, days, pool, progress)
-            if method == "least_cloudy":
-                days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
-            tall, wide = window_shape(scene)
-            windows = [
-                Window(column, row, min(wide, scene.width - column), min(tall, scene.height - row))
-                for row in range(0, scene.height, tall)
-                for column in range(0, scene.width, wide)
-            ]
-            packed = PackedArray(work_path)
-            parts = [replace(scene, pieces=pieces) for pieces in days.values()]
-            named = [
-                (f"{method}/{tall}/{window.row_off}/{window.col_off}", window) for window in windows
-            ]
-            todo = [
-                (name, _compose, (parts, window, method, packed))
-                for name, window in named
-                if name not in journal.done
-            ]
-            progress("composing dates", len(named) - len(todo), len(named))
-            for name, _ in run_units(pool, todo):
-                journal.add(name)
-                progress("composing dates", len(journal.done), len(named))
-    finally:
-        journal.save()
-    _write(scene, array, out, method, sorted(days))
-    del array
-    work_path.unlink()
-    journal_path.unlink()
     dates = sorted(days)
+    shape = (len(scene.bands), scene.height, scene.width)
+    work = out.with_name(f".{out.stem}.work.npy")
+    with growing_array(work, shape, scene.nodata) as (array, journal):
+        shares = _cloudiness(scene, days, executor, progress)
+        if method == "least_cloudy":
+            days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
+        parts = [replace(scene, pieces=pieces) for pieces in days.values()]
+        windows = {f"{method}/{w.height}/{w.row_off}/{w.col_off}": w for w in _windows(scene)}
+        todo = [name for name in windows if name not in journal.done]
+        progress("composing dates", len(windows) - len(todo), len(windows))
+        compose = partial(_compose, parts, method, PackedArray(work))
+        results = in_order(compose, [windows[name] for name in todo], executor)
+        for name, _ in zip(todo, results, strict=True):
+            journal.add(name)
+            progress("composing dates", len(journal.done), len(windows))
+    _write(scene, array, out, method, dates)
+    del array
+    work.unlink()
+    journal.path.unlink()
     return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
+
+
+def _windows(scene: Scene) -> Iterator[Window]:
+    tall, wide = window_shape(scene)
+    for row in range(0, scene.height, tall):
+        for column in range(0, scene.width, wide):
+            yield Window(
+                column, row, min(wide, scene.width - column), min(tall, scene.height - row)
+            )
 
 
 def window_shape(scene: Scene) -> tuple[int, int]:
@@ -215,33 +196,27 @@ def _days(scene: Scene) -> dict[str, tuple[Piece, ...]]:
 
 
 def _cloudiness(
-    scene: Scene, days: dict[str, tuple[Piece, ...]], executor: Executor, progress: Progress
+    scene: Scene,
+    days: dict[str, tuple[Piece, ...]],
+    executor: Executor | None,
+    progress: Progress,
 ) -> dict[str, float]:
     """
     Return the cloudy share of the pixels of each date, by its scene classification; 0 where it has
     none.
     """
-    work = [
-        (piece.name, _class_counts, (scene, piece))
-        for piece in scene.pieces
-        if piece.mask is not None
-    ]
+    masked = [piece for piece in scene.pieces if piece.mask is not None]
     counts: dict[str, np.ndarray] = {}
-    for name, classes in run_units(executor, work):
-        counts[name] = classes
-        progress("looking for clouds", len(counts), len(work))
+    classes = in_order(partial(_class_counts, scene), masked, executor)
+    for number, (piece, found) in enumerate(zip(masked, classes, strict=True), start=1):
+        counts[piece.name] = found
+        progress("looking for clouds", number, len(masked))
+    cloudy = [number for number in scene.cloudy if number]
     shares = {}
     for day, pieces in days.items():
-        total = sum(
-            (counts[piece.name] for piece in pieces if piece.name in counts),
-            np.zeros(256, dtype=np.int64),
-        )
+        total = sum((counts[piece.name] for piece in pieces if piece.name in counts), np.zeros(256))
         seen = total[1:].sum()  # class 0 is outside the swath
-        shares[day] = (
-            float(total[[number for number in scene.cloudy if number]].sum() / seen)
-            if seen
-            else 0.0
-        )
+        shares[day] = float(total[cloudy].sum() / seen) if seen else 0.0
     return shares
 
 
@@ -253,13 +228,8 @@ def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
     return np.bincount(source.read(piece.mask.indexes[0], out_shape=shape).ravel(), minlength=256)
 
 
-def _compose(parts: Sequence[Scene], window: Window, method: str, out: PackedArray) -> None:
-    array = out.open()
-    target = array[
-        :,
-        window.row_off : window.row_off + window.height,
-        window.col_off : window.col_off + window.width,
-    ]
+def _compose(parts: Sequence[Scene], method: str, out: PackedArray, window: Window) -> None:
+    target = out.open()[(slice(None), *window.toslices())]
     nodata = parts[0].nodata
     if method == "least_cloudy":
         best = np.full(target.shape, nodata, np.uint16)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio.crs import CRS
 
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.data.dataset import Dataset, TileCard
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.imagery.cutting import run_units, threads
 
 
 def export_tiles(
@@ -57,22 +59,16 @@ def export_tiles(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{names[site]}.tif" for site in chosen]
-    work = [
-        (site, _write, (path, np.asarray(dataset.tiles[row]), crs, float(left), float(top), card))
-        for site, path, row, (crs, left, top) in zip(
-            chosen, paths, rows, places.itertuples(index=False), strict=True
-        )
-    ]
-    with threads(2, executor) as pool:
-        for done, _ in enumerate(run_units(pool, work), start=1):
-            progress("exporting tiles", done, len(work))
+    tiles = (np.asarray(dataset.tiles[row]) for row in rows)
+    work = zip(paths, tiles, places.itertuples(index=False, name=None), strict=True)
+    for done, _ in enumerate(in_order(partial(_write, card), work, executor), start=1):
+        progress("exporting tiles", done, len(paths))
     return paths
 
 
-def _write(
-    path: Path, values: np.ndarray, crs: str, left: float, top: float, card: TileCard
-) -> None:
-    metres = rasterio.crs.CRS.from_user_input(crs).linear_units_factor[1]
+def _write(card: TileCard, tile: tuple[Path, np.ndarray, tuple[str, float, float]]) -> None:
+    path, values, (crs, left, top) = tile
+    metres = CRS.from_user_input(crs).linear_units_factor[1]
     side = card.resolution_m / metres
     profile = {
         "driver": "GTiff",

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 
 from butterfly_sdm.core.arrays import PackedArray, new_array
+from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from butterfly_sdm.imagery.products import Layer, canonical_band, describe_layer, metres_per_unit
+from butterfly_sdm.imagery.products import (
+    Layer,
+    canonical_band,
+    describe_layer,
+    metres_per_unit,
+    reading_pixels,
+)
 from butterfly_sdm.progress import Progress, silent
-from data_prep.imagery.cutting import run_units
+from data_prep.imagery.options import ReadyTileOptions, TileOptions
 
 FILES_PER_UNIT = 100
 
@@ -46,13 +54,6 @@ class ReadyTiles:
     size_px: int
     resolution_m: float
     nodata: int
-
-    def corner(self, number: int) -> tuple[float, float]:
-        """Return left and top of the part that is taken of a file, in the file's CRS."""
-        layer = self.layers[number]
-        column, row = (layer.width - self.size_px) // 2, (layer.height - self.size_px) // 2
-        left, top = layer.transform * (column, row)
-        return float(left), float(top)
 
 
 def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) -> dict[str, Path]:
@@ -88,22 +89,12 @@ def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) ->
     before, after = (
         ".*".join(map(re.escape, part.split("*"))) for part in pattern.split("{site_id}", 1)
     )
-    known = set(site_ids)
-    any_id = (
-        re.compile(
-            before
-            + r"(?<![0-9A-Za-z])("
-            + "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
-            + ")"
-            r"(?![0-9A-Za-z])" + after
-        )
-        if known
-        else None
-    )
+    known = "|".join(map(re.escape, sorted(set(site_ids), key=len, reverse=True)))
+    named = re.compile(rf"{before}(?<![0-9A-Za-z])({known})(?![0-9A-Za-z]){after}")
     found: dict[str, Path] = {}
     for file in sorted(files, key=lambda file: (file.name, str(file))):
-        match = any_id.fullmatch(file.name) if any_id else None
-        if match is None:
+        match = named.fullmatch(file.name)
+        if match is None or not match[1]:
             continue
         if match[1] in found:
             raise DataError(
@@ -115,28 +106,16 @@ def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) ->
 
 
 def find_ready_tiles(
-    folders: Path | Sequence[Path],
-    site_ids: Sequence[str],
-    *,
-    bands: Sequence[str],
-    wanted: Sequence[str],
-    pattern: str = "*{site_id}*.tif",
-    nodata: int = 0,
-    size_px: int | None = None,
+    options: ReadyTileOptions, site_ids: Sequence[str], tiles: TileOptions
 ) -> ReadyTiles:
     """
     Find the ready tiles of sites and check that they fit together.
 
     Parameters
     ----------
-    folders
-        One folder or several.
-    bands
-        Names of the bands in the files, in order.
-    wanted
-        Names of the bands to store, in order.
-    size_px
-        Side of the stored tiles; None if all files have the same size.
+    tiles
+        Its ``bands`` are stored, in its order; if it states ``size_px``, that is the side of the
+        stored tiles, else all files have to have the same size.
 
     Raises
     ------
@@ -147,47 +126,58 @@ def find_ready_tiles(
     DataError
         No file belongs to a site, or two to one.
     """
-    folders = (
-        [Path(folders)] if isinstance(folders, str | Path) else [Path(folder) for folder in folders]
-    )
-    for folder in folders:
-        if not folder.is_dir():
-            raise MissingFileError(
-                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
-            )
-    names = [canonical_band(band) for band in bands]
-    chosen = tuple(canonical_band(band) for band in wanted)
+    check_folders(options)
+    names = [canonical_band(band) for band in options.bands]
+    chosen = tuple(canonical_band(band) for band in tiles.bands)
     for band in chosen:
         if band not in names:
             raise RasterError(
                 f"The ready tiles have no band {band!r}; they have {', '.join(names)}. Change "
                 "tiles.bands."
             )
-    found = match_files(
-        (file for folder in folders for file in folder.iterdir()), site_ids, pattern
-    )
+    files = (file for folder in options.folders for file in folder.iterdir())
+    found = match_files(files, site_ids, options.pattern)
     sites = tuple(site for site in site_ids if site in found)
     if not sites:
         raise DataError(
-            f"No file in {', '.join(map(str, folders))} fits {pattern!r} for any of the "
-            f"{len(site_ids)} sites "
+            f"No file in {', '.join(map(str, options.folders))} fits {options.pattern!r} for any "
+            f"of the {len(site_ids)} sites "
             f"(such as {site_ids[0] if len(site_ids) else '-'}). Check ready_tiles.pattern and the "
             "site ids."
         )
     layers = tuple(
-        describe_layer(str(found[site]), bands=names, nodata=nodata)[0] for site in sites
+        describe_layer(str(found[site]), bands=names, nodata=options.nodata)[0] for site in sites
     )
+    size = _common_size(sites, layers, tiles)
+    return ReadyTiles(sites, layers, chosen, size, _common_resolution(layers), options.nodata)
+
+
+def check_folders(options: ReadyTileOptions) -> None:
+    """
+    Look whether the folders of ready tiles are there.
+
+    Raises
+    ------
+    MissingFileError
+        One does not exist.
+    """
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"There is no folder of ready tiles {folder}. Check ready_tiles.folder."
+            )
+
+
+def _common_size(sites: Sequence[str], layers: Sequence[Layer], tiles: TileOptions) -> int:
     sizes = {(layer.height, layer.width) for layer in layers}
-    smallest = min(min(size) for size in sizes)
-    if size_px is None and (
-        len(sizes) > 1 or len(next(iter(sizes))) != 2 or any(h != w for h, w in sizes)
-    ):
+    smallest = min(map(min, sizes))
+    stated = "size_px" in tiles.model_fields_set
+    if not stated and (len(sizes) > 1 or any(height != width for height, width in sizes)):
         raise RasterError(
-            f"The ready tiles differ in size, from {smallest} to "
-            f"{max(max(size) for size in sizes)} pixels. "
+            f"The ready tiles differ in size, from {smallest} to {max(map(max, sizes))} pixels. "
             "State tiles.size_px: larger files are then cut down around their centre."
         )
-    size = smallest if size_px is None else size_px
+    size = tiles.size_px if stated else smallest
     for site, layer in zip(sites, layers, strict=True):
         if min(layer.height, layer.width) < size:
             raise RasterError(
@@ -199,6 +189,10 @@ def find_ready_tiles(
                 f"{layer.path} holds {layer.dtype} values; ready tiles hold whole numbers "
                 "(uint16). Convert them."
             )
+    return size
+
+
+def _common_resolution(layers: Sequence[Layer]) -> float:
     resolution = {
         round(abs(layer.transform.e) * metres_per_unit(layer.crs, layer.path), 6): layer
         for layer in layers
@@ -212,11 +206,11 @@ def find_ready_tiles(
             )
             + ". Bring them to one first."
         )
-    return ReadyTiles(sites, layers, chosen, size, next(iter(resolution)), nodata)
+    return next(iter(resolution))
 
 
 def pack_tiles(
-    ready: ReadyTiles, out: str | Path, *, executor: Executor, progress: Progress = silent
+    ready: ReadyTiles, out: str | Path, *, executor: Executor | None, progress: Progress = silent
 ) -> np.ndarray:
     """
     Copy ready tiles into one ``.npy`` file of shape (tiles, bands, size, size), uint16.
@@ -235,66 +229,48 @@ def pack_tiles(
     shape = (len(ready.sites), len(ready.bands), ready.size_px, ready.size_px)
     new_array(out, shape, np.uint16).flush()
     packed = PackedArray(out)
-    work = [
-        (
-            str(at),
-            _pack_unit,
-            (
-                ready.layers[at : at + FILES_PER_UNIT],
-                at,
-                ready.bands,
-                ready.size_px,
-                ready.nodata,
-                packed,
-            ),
-        )
-        for at in range(0, len(ready.sites), FILES_PER_UNIT)
-    ]
-    valid = np.zeros(len(ready.sites))
-    done = 0
-    progress("reading ready tiles", 0, len(valid))
-    for at, shares in run_units(executor, work):
-        valid[int(at) : int(at) + len(shares)] = shares
-        done += len(shares)
-        progress("reading ready tiles", done, len(valid))
+    parts = range(0, len(ready.sites), FILES_PER_UNIT)
+    work = [(at, ready.layers[at : at + FILES_PER_UNIT]) for at in parts]
+    pack = partial(_pack_unit, packed, ready.bands, ready.nodata)
+    valid: list[float] = []
+    progress("reading ready tiles", 0, len(ready.sites))
+    for shares in in_order(pack, work, executor):
+        valid += shares
+        progress("reading ready tiles", len(valid), len(ready.sites))
     packed.open().flush()
-    return valid
+    return np.array(valid)
 
 
 def _pack_unit(
-    layers: Sequence[Layer],
-    start: int,
-    bands: Sequence[str],
-    size: int,
-    nodata: int,
-    out: PackedArray,
-) -> np.ndarray:
+    out: PackedArray, bands: Sequence[str], nodata: int, work: tuple[int, Sequence[Layer]]
+) -> list[float]:
     array = out.open()
-    shares = np.zeros(len(layers))
-    for number, layer in enumerate(layers):
-        column, row = (layer.width - size) // 2, (layer.height - size) // 2
-        try:
-            with rasterio.open(layer.path) as source:
-                tile = source.read([layer.indexes[layer.bands.index(band)] for band in bands])
-        except (RasterioError, OSError) as error:
-            raise RasterError(
-                f"{layer.path} cannot be read: {error}. The file is damaged; fetch it again."
-            ) from error
-        tile = tile[:, row : row + size, column : column + size]
-        array[start + number] = tile
-        shares[number] = (tile != nodata).all(axis=0).mean()
+    start, layers = work
+    size = array.shape[-1]
+    shares = []
+    for row, layer in enumerate(layers, start):
+        left, top = _corner_px(layer, size)
+        with reading_pixels(layer.path), rasterio.open(layer.path) as source:
+            tile = source.read(list(layer.slots(bands).values()))
+        tile = tile[:, top : top + size, left : left + size]
+        array[row] = tile
+        shares.append(float((tile != nodata).all(axis=0).mean()))
     out.written()
     return shares
 
 
-def tile_places(ready: ReadyTiles) -> Mapping[str, list]:
+def _corner_px(layer: Layer, size: int) -> tuple[int, int]:
+    return (layer.width - size) // 2, (layer.height - size) // 2
+
+
+def tile_places(ready: ReadyTiles) -> dict[str, list[Any]]:
     """
     Return ``tile_crs``, ``tile_left`` and ``tile_top`` of every tile, as columns of the table of
     sites.
     """
-    corners = [ready.corner(number) for number in range(len(ready.sites))]
+    corners = [layer.transform * _corner_px(layer, ready.size_px) for layer in ready.layers]
     return {
         "tile_crs": [layer.crs.to_string() for layer in ready.layers],
-        "tile_left": [left for left, _ in corners],
-        "tile_top": [top for _, top in corners],
+        "tile_left": [float(left) for left, _ in corners],
+        "tile_top": [float(top) for _, top in corners],
     }

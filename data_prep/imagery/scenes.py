@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
-from butterfly_sdm.imagery.options import SceneOptions
+from butterfly_sdm.imagery.options import SceneOptions, StacOptions
 from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.composites import Composite, make_composite, select_dates
@@ -60,33 +62,11 @@ def scene_of(
     ConfigError, MissingFileError, RasterError, SourceError
         Nothing is named, or a product is missing, damaged or does not fit.
     """
-    paths: list[Path | str] = list(config.paths)
     if config.stac is not None:
-        from data_prep.sources.stac import fetch_products
-
-        where = config.stac.bbox or bbox
-        if where is None:
-            raise ConfigError(
-                "scenes.stac.bbox is missing: state west, south, east and north of the area in "
-                "degrees."
-            )
-        paths += fetch_products(
-            config.stac.url,
-            scratch / "stac",
-            bbox=where,
-            start=config.stac.start,
-            end=config.stac.end,
-            collection=config.stac.collection,
-            bands=tuple(bands or ("red", "green", "blue", "nir")),
-            max_cloud=config.stac.max_cloud,
-            most_items=config.stac.most_items,
-            progress=progress,
-        )
-    scene = (
-        opened
-        if opened is not None and config.stac is None
-        else open_named(config, paths, bands=bands)
-    )
+        fetched = _fetch(config.stac, scratch / "stac", bands, bbox, progress)
+        scene = open_named(config, [*config.paths, *fetched], bands=bands)
+    else:
+        scene = opened or open_named(config, config.paths, bands=bands)
     if check is not None:
         check(scene)
     if config.composite is None:
@@ -95,23 +75,36 @@ def scene_of(
         log.warning(
             "No scene has a scene classification (SCL), so the composite cannot leave out clouds."
         )
-    scratch.mkdir(parents=True, exist_ok=True)
-    files = files_of(scene)
-    composite = make_composite(
-        scene,
-        scratch / "composite.tif",
-        method=config.composite.method,
-        cloudy=scene.cloudy,
-        executor=executor,
-        progress=progress,
-    )
+    out = scratch / "composite.tif"
+    with ExitStack() as stack:
+        pool = executor or stack.enter_context(open_executor(2, threads=True))[0]
+        composite = make_composite(scene, out, config.composite, executor=pool, progress=progress)
     composed = open_scene(composite.path).select(scene.bands)
     if composed.offset != scene.offset:
         raise RasterError(
             f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it "
             "and build again."
         )
-    return composed, replace(composite, files=files)
+    return composed, replace(composite, files=files_of(scene))
+
+
+def _fetch(
+    stac: StacOptions,
+    folder: Path,
+    bands: Sequence[str] | None,
+    bbox: tuple[float, float, float, float] | None,
+    progress: Progress,
+) -> list[Path]:
+    from data_prep.sources.stac import fetch_products
+
+    stac = stac.model_copy(update={"bbox": stac.bbox or bbox})
+    if stac.bbox is None:
+        raise ConfigError(
+            "scenes.stac.bbox is missing: state west, south, east and north of the area in degrees."
+        )
+    return fetch_products(
+        stac, folder, bands=tuple(bands or ("red", "green", "blue", "nir")), progress=progress
+    )
 
 
 def open_named(
@@ -128,24 +121,12 @@ def open_named(
     """
     if not paths:
         raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
-    scene = open_scene(
-        paths,
-        bands=config.bands,
-        nodata=config.nodata,
-        scale=config.scale,
-        offset=config.offset,
-        harmonise=config.harmonise,
-        cloudy=config.cloudy
-        if config.cloudy is not None
-        else CLOUDY
-        if config.composite is not None
-        else (),
-    )
+    if config.composite is not None and config.cloudy is None:
+        config = config.model_copy(update={"cloudy": CLOUDY})
+    scene = open_scene(paths, config)
     if bands is not None:
         scene = scene.select(bands)
-    if config.composite is None:
-        return scene
-    return select_dates(scene, years=config.composite.years, months=config.composite.months)
+    return scene if config.composite is None else select_dates(scene, config.composite)
 
 
 def files_of(scene: Scene) -> dict[str, str | None]:

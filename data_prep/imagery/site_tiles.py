@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
 from pathlib import Path
 
 import geopandas as gpd
@@ -17,26 +16,24 @@ from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
-from butterfly_sdm.progress import Progress
 from data_prep.imagery.cutting import cut_tiles, tiles_on
-from data_prep.imagery.options import ReadyTileOptions
-from data_prep.imagery.ready_tiles import find_ready_tiles, pack_tiles, tile_places
+from data_prep.imagery.options import TileOptions
+from data_prep.imagery.ready_tiles import ReadyTiles, find_ready_tiles, pack_tiles, tile_places
 from data_prep.imagery.scenes import files_of, scene_of
 from data_prep.imagery.tile_grids import TileGrid, tile_grid
-from data_prep.notes import Findings
+from data_prep.notes import BuildNotes
 from data_prep.options import BuildOptions
+from data_prep.workbench import Workbench
+
+MARGIN = 0.05  # degrees around the sites in which products are searched
 
 
 def fill_tiles(
     config: BuildOptions,
     sites: gpd.GeoDataFrame,
-    partial: Path,
-    scratch: Path,
+    bench: Workbench,
     *,
     opened: Scene | None = None,
-    executor: Executor,
-    findings: Findings,
-    progress: Progress,
 ) -> tuple[gpd.GeoDataFrame, TileCard | None]:
     """
     Make ``tiles.npy`` of the scenes or ready tiles a config names.
@@ -45,11 +42,6 @@ def fill_tiles(
     ----------
     sites
         Index ``site_id``; columns ``lon`` and ``lat``.
-    partial
-        The unfinished data set folder.
-    scratch
-        Folder in it for what is needed on the way, so that an interrupted build goes on where it
-        was.
     opened
         The scene, if :func:`data_prep.input_files.check_inputs` has opened it.
 
@@ -66,121 +58,117 @@ def fill_tiles(
     RasterError
         No scene shows a site, or no tile has enough valid pixels.
     """
-    if config.scenes is None and config.ready_tiles is None:
-        return sites, None
     if config.scenes is not None:
-        margin = 0.05
-        west, south, east, north = sites.total_bounds
-        scene, composite = scene_of(
-            config.scenes,
-            bands=config.tiles.bands,
-            scratch=scratch,
-            opened=opened,
-            executor=executor,
-            progress=progress,
-            bbox=(west - margin, south - margin, east + margin, north + margin),
+        scene = _scene(config, sites, opened, bench)
+        columns, card = _cut(config.tiles, scene, sites, bench)
+    elif config.ready_tiles is not None:
+        ready = find_ready_tiles(config.ready_tiles, tuple(sites.index), config.tiles)
+        bench.notes.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
+        columns = _import(ready, sites, bench)
+        card = TileCard(
+            bands=ready.bands,
+            size_px=ready.size_px,
+            resolution_m=ready.resolution_m,
+            scale=config.ready_tiles.scale,
+            offset=config.ready_tiles.offset,
+            nodata=ready.nodata,
         )
-        findings.imagery |= files_of(scene) if composite is None else composite.files
-        if composite is not None:
-            clouds = ", ".join(
-                f"{day} ({share:.0%} cloudy)"
-                for day, share in zip(composite.dates, composite.cloudiness, strict=True)
-            )
-            findings.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
-        columns, card = _cut(config, scene, sites, scratch, executor, findings, progress)
     else:
-        assert config.ready_tiles is not None
-        columns, card = _import(
-            config, config.ready_tiles, sites, scratch, executor, findings, progress
-        )
-    keep = columns["tile_row"] >= 0
-    dropped = keep & (columns["valid_fraction"] < config.tiles.min_valid_fraction)
-    kept = np.flatnonzero(keep & ~dropped)
-    if not len(kept):
-        raise RasterError(
-            f"No tile has {config.tiles.min_valid_fraction:.0%} valid pixels; the best has "
-            f"{columns['valid_fraction'].max():.0%}. Lower tiles.min_valid_fraction, or give "
-            "scenes with fewer gaps."
-        )
-    if dropped.any():
-        findings.notes.append(
-            f"{int(dropped.sum())} sites have no tile because fewer than "
-            f"{config.tiles.min_valid_fraction:.0%} of its pixels "
-            "are valid."
-        )
-    if (~keep).any():
-        lost = int((~keep).sum())
-        text = f"{lost:,} of {len(keep):,} sites have no tile because no scene or file shows them."
-        if 2 * lost > len(keep):
-            findings.warn(text)
-        else:
-            findings.notes.append(text)
-    _keep_rows(scratch / "cut.npy", partial / "tiles.npy", columns["tile_row"].to_numpy()[kept])
+        return sites, None
+    kept = np.flatnonzero(_kept(columns, config.tiles.min_valid_fraction, bench.notes))
+    path = bench.folder / "tiles.npy"
+    _keep_rows(bench.scratch / "cut.npy", path, columns["tile_row"].to_numpy()[kept])
     columns["tile_row"] = -1
     columns.iloc[kept, columns.columns.get_loc("tile_row")] = np.arange(len(kept))
-    tiles = np.load(partial / "tiles.npy", mmap_mode="r", allow_pickle=False)
-    for message in implausible(
-        sample_pixels(
-            tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset
-        )
-    ):
-        findings.warn(f"Tiles: {message}")
+    tiles = np.load(path, mmap_mode="r", allow_pickle=False)
+    sample = sample_pixels(
+        tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset
+    )
+    for message in implausible(sample):
+        bench.notes.warn(f"Tiles: {message}")
     return gpd.GeoDataFrame(sites.join(columns), geometry="geometry", crs=sites.crs), card
 
 
-def _cut(
-    config: BuildOptions,
-    scene: Scene,
-    sites: gpd.GeoDataFrame,
-    scratch: Path,
-    executor: Executor,
-    findings: Findings,
-    progress: Progress,
-) -> tuple[pd.DataFrame, TileCard]:
-    options = config.tiles
-    grid = tile_grid(
-        sites["lon"].to_numpy(),
-        sites["lat"].to_numpy(),
-        scene=scene,
-        size_px=options.size_px,
-        resolution_m=options.resolution_m,
-        crs=options.crs,
-        lattice_m=options.lattice_m,
+def _scene(
+    config: BuildOptions, sites: gpd.GeoDataFrame, opened: Scene | None, bench: Workbench
+) -> Scene:
+    assert config.scenes is not None
+    west, south, east, north = sites.total_bounds
+    scene, composite = scene_of(
+        config.scenes,
+        bands=config.tiles.bands,
+        scratch=bench.scratch,
+        opened=opened,
+        executor=bench.executor,
+        progress=bench.progress,
+        bbox=(west - MARGIN, south - MARGIN, east + MARGIN, north + MARGIN),
     )
+    bench.notes.imagery |= files_of(scene) if composite is None else composite.files
+    if composite is not None:
+        clouds = ", ".join(
+            f"{day} ({share:.0%} cloudy)"
+            for day, share in zip(composite.dates, composite.cloudiness, strict=True)
+        )
+        bench.notes.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
+    return scene
+
+
+def _kept(columns: pd.DataFrame, min_valid_fraction: float, notes: BuildNotes) -> np.ndarray:
+    """Return which sites keep their tile, and note why others have none."""
+    shown: np.ndarray = columns["tile_row"].to_numpy() >= 0
+    kept: np.ndarray = shown & (columns["valid_fraction"].to_numpy() >= min_valid_fraction)
+    if not kept.any():
+        raise RasterError(
+            f"No tile has {min_valid_fraction:.0%} valid pixels; the best has "
+            f"{columns['valid_fraction'].max():.0%}. Lower tiles.min_valid_fraction, or give "
+            "scenes with fewer gaps."
+        )
+    dropped, lost = int((shown & ~kept).sum()), int((~shown).sum())
+    if dropped:
+        notes.notes.append(
+            f"{dropped} sites have no tile because fewer than {min_valid_fraction:.0%} of its "
+            "pixels are valid."
+        )
+    if lost:
+        text = f"{lost:,} of {len(shown):,} sites have no tile because no scene or file shows them."
+        if 2 * lost > len(shown):
+            notes.warn(text)
+        else:
+            notes.notes.append(text)
+    return kept
+
+
+def _cut(
+    options: TileOptions, scene: Scene, sites: gpd.GeoDataFrame, bench: Workbench
+) -> tuple[pd.DataFrame, TileCard]:
+    grid = tile_grid(sites["lon"].to_numpy(), sites["lat"].to_numpy(), scene, options)
     touched = np.unique(np.concatenate([tiles_on(grid, piece) for piece in scene.pieces]))
     if not len(touched):
         raise RasterError(_nowhere(scene, grid, sites))
-    columns = pd.DataFrame(
-        {
-            "tile_row": np.full(len(sites), -1),
-            "valid_fraction": 0.0,
-            "tile_crs": None,
-            "tile_left": np.nan,
-            "tile_top": np.nan,
-        },
-        index=sites.index,
-    )
-    columns["tile_crs"] = columns["tile_crs"].astype("str")
     part = grid.take(touched)
-    done = scratch / "cut.json"
-    if done.is_file() and (scratch / "cut.npy").is_file():
+    done, out = bench.scratch / "cut.json", bench.scratch / "cut.npy"
+    if done.is_file() and out.is_file():
         valid = np.array(read_json(done))
     else:
         valid = cut_tiles(
             scene,
             part,
-            scratch / "cut.npy",
+            out,
             resampling=options.resampling,
-            executor=executor,
-            progress=progress,
+            executor=bench.executor,
+            progress=bench.progress,
         )
         write_json(done, valid.tolist())
-    at = columns.columns.get_indexer(["tile_row", "valid_fraction", "tile_left", "tile_top"])
-    columns.iloc[touched, at[0]] = np.arange(len(touched))
-    columns.iloc[touched, at[1]] = valid
-    columns.iloc[touched, at[2]] = part.left
-    columns.iloc[touched, at[3]] = part.top
-    columns["tile_crs"] = grid.crs.to_string()
+    cut = pd.DataFrame(
+        {
+            "tile_row": np.arange(len(touched)),
+            "valid_fraction": valid,
+            "tile_crs": grid.crs.to_string(),
+            "tile_left": part.left,
+            "tile_top": part.top,
+        },
+        index=sites.index[touched],
+    )
     card = TileCard(
         bands=scene.bands,
         size_px=grid.size_px,
@@ -189,7 +177,15 @@ def _cut(
         offset=scene.offset,
         nodata=scene.nodata,
     )
-    return columns, card
+    return _for_all(cut, sites).assign(tile_crs=grid.crs.to_string()), card
+
+
+def _for_all(columns: pd.DataFrame, sites: gpd.GeoDataFrame) -> pd.DataFrame:
+    """Return the columns of all sites, of which some have no tile."""
+    columns = columns.reindex(sites.index)
+    columns["tile_row"] = columns["tile_row"].fillna(-1).astype("int64")
+    columns["valid_fraction"] = columns["valid_fraction"].fillna(0.0)
+    return columns
 
 
 def _nowhere(scene: Scene, grid: TileGrid, sites: gpd.GeoDataFrame) -> str:
@@ -204,48 +200,19 @@ def _nowhere(scene: Scene, grid: TileGrid, sites: gpd.GeoDataFrame) -> str:
     )
 
 
-def _import(
-    config: BuildOptions,
-    ready_config: ReadyTileOptions,
-    sites: gpd.GeoDataFrame,
-    scratch: Path,
-    executor: Executor,
-    findings: Findings,
-    progress: Progress,
-) -> tuple[pd.DataFrame, TileCard]:
-    stated = "size_px" in config.tiles.model_fields_set
-    ready = find_ready_tiles(
-        ready_config.folders,
-        tuple(sites.index),
-        bands=ready_config.bands,
-        wanted=config.tiles.bands,
-        pattern=ready_config.pattern,
-        nodata=ready_config.nodata,
-        size_px=config.tiles.size_px if stated else None,
-    )
-    findings.imagery |= dict.fromkeys(layer.path for layer in ready.layers)
-    valid = pack_tiles(ready, scratch / "cut.npy", executor=executor, progress=progress)
+def _import(ready: ReadyTiles, sites: gpd.GeoDataFrame, bench: Workbench) -> pd.DataFrame:
+    out = bench.scratch / "cut.npy"
+    valid = pack_tiles(ready, out, executor=bench.executor, progress=bench.progress)
     columns = pd.DataFrame(
         {"tile_row": np.arange(len(ready.sites)), "valid_fraction": valid, **tile_places(ready)},
         index=list(ready.sites),
     )
-    _check_places(columns, sites, ready.size_px * ready.resolution_m, findings)
-    columns = columns.reindex(sites.index)
-    columns["tile_row"] = columns["tile_row"].fillna(-1).astype("int64")
-    columns["valid_fraction"] = columns["valid_fraction"].fillna(0.0)
-    card = TileCard(
-        bands=ready.bands,
-        size_px=ready.size_px,
-        resolution_m=ready.resolution_m,
-        scale=ready_config.scale,
-        offset=ready_config.offset,
-        nodata=ready.nodata,
-    )
-    return columns, card
+    _check_places(columns, sites, ready.size_px * ready.resolution_m, bench.notes)
+    return _for_all(columns, sites)
 
 
 def _check_places(
-    columns: pd.DataFrame, sites: gpd.GeoDataFrame, side: float, findings: Findings
+    columns: pd.DataFrame, sites: gpd.GeoDataFrame, side: float, notes: BuildNotes
 ) -> None:
     """Warn of ready tiles that do not show their site."""
     wrong = []
@@ -259,7 +226,7 @@ def _check_places(
         )
         wrong += list(part.index[(x < 0) | (x > side) | (y < 0) | (y > side)])
     if wrong:
-        findings.warn(
+        notes.warn(
             f"{len(wrong)} ready tiles do not show their site, such as that of {wrong[0]}. "
             "Do the ids in the file names fit the sites?"
         )

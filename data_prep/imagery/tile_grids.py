@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +16,7 @@ from rasterio.errors import CRSError
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
+from data_prep.imagery.options import TileOptions
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,7 @@ class TileGrid:
     def take(self, tiles: Sequence[int] | np.ndarray) -> TileGrid:
         """Return the grid of some of the tiles."""
         index = np.asarray(tiles)
-        return TileGrid(
-            self.crs,
-            self.resolution,
-            self.resolution_m,
-            self.size_px,
-            self.left[index],
-            self.top[index],
-        )
+        return replace(self, left=self.left[index], top=self.top[index])
 
     def bounds_in(self, crs: CRS) -> np.ndarray:
         """
@@ -74,13 +68,9 @@ class TileGrid:
         if crs == self.crs:
             return np.stack([self.left, self.top - side, self.left + side, self.top], axis=1)
         t = np.linspace(0, 1, 21)
-        edge = np.concatenate(
-            [
-                np.stack([t, np.zeros(21)], 1),
-                np.stack([t, np.ones(21)], 1),
-                np.stack([np.zeros(21), t], 1),
-                np.stack([np.ones(21), t], 1),
-            ]
+        none, one = np.zeros(21), np.ones(21)
+        edge = np.stack(
+            [np.concatenate([t, t, none, one]), np.concatenate([none, one, t, t])], axis=1
         )
         x = self.left[:, None] + edge[:, 0] * side
         y = self.top[:, None] - edge[:, 1] * side
@@ -98,46 +88,30 @@ def _transformer(source: str, target: str) -> Transformer:
     return Transformer.from_crs(source, target, always_xy=True)
 
 
-def tile_grid(
-    lon: np.ndarray,
-    lat: np.ndarray,
-    *,
-    scene: Scene,
-    size_px: int = 256,
-    resolution_m: float = 10.0,
-    crs: str | None = None,
-    lattice_m: float | None = None,
-) -> TileGrid:
+def tile_grid(lon: np.ndarray, lat: np.ndarray, scene: Scene, options: TileOptions) -> TileGrid:
     """
     Place a tile around each centre.
 
     A tile in the scene's own CRS and resolution starts on a whole pixel of the scene, so that
     cutting it changes no value; its centre is then off by at most half a pixel. Any other tile is
-    centred exactly.
+    centred exactly, or on the squares of the lattice that the options ask for, which starts at the
+    origin of the CRS (in EPSG:27700: the squares of the British National Grid).
 
     Parameters
     ----------
     lon, lat
         (n,) centres in degrees (EPSG:4326).
     scene
-        Gives the pixels to align with, and the CRS if ``crs`` is None.
-    size_px, resolution_m
-        Pixels along a side, and metres of a pixel.
-    crs
-        CRS of the tiles; None for the scene's own.
-    lattice_m
-        Centre tiles on the squares of a lattice of this spacing that starts at the origin of the
-        CRS (in EPSG:27700: the squares of the British National Grid), instead of on the given
-        centres.
+        Gives the pixels to align with, and the CRS if the options name none.
 
     Raises
     ------
     RasterError
         The CRS is unknown or in degrees, or a centre has no place in it.
     """
-    target = tile_crs(scene, crs)
+    target = tile_crs(scene, options.crs)
     unit = metres_per_unit(target, "The CRS of the tiles")
-    resolution = resolution_m / unit
+    resolution = options.resolution_m / unit
     try:
         x, y = transformer(CRS.from_epsg(4326), target).transform(
             np.asarray(lon, float), np.asarray(lat, float)
@@ -151,16 +125,16 @@ def tile_grid(
         raise RasterError(
             f"The centre {lon[wrong]:.4f}, {lat[wrong]:.4f} has no place in {target.to_string()}."
         )
-    if lattice_m is not None:
-        spacing = lattice_m / unit
+    if options.lattice_m is not None:
+        spacing = options.lattice_m / unit
         x, y = (np.floor(x / spacing) + 0.5) * spacing, (np.floor(y / spacing) + 0.5) * spacing
-    side = size_px * resolution
+    side = options.size_px * resolution
     left, top = x - side / 2, y + side / 2
     if on_scene_pixels(scene, target, resolution):
         origin_x, origin_y = scene.transform.c, scene.transform.f
         left = origin_x + np.round((left - origin_x) / resolution) * resolution
         top = origin_y - np.round((origin_y - top) / resolution) * resolution
-    return TileGrid(target, resolution, resolution_m, size_px, left, top)
+    return TileGrid(target, resolution, options.resolution_m, options.size_px, left, top)
 
 
 def tile_crs(scene: Scene, crs: str | None) -> CRS:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import rasterio
-from rasterio.errors import RasterioError
 from rasterio.warp import reproject
 
-from butterfly_sdm.imagery.products import Layer, Piece
-from butterfly_sdm.imagery.scene import RESAMPLING, Scene, unreadable
+from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.scene import RESAMPLING, Scene
 from data_prep.imagery.tile_grids import TileGrid, transformer
 
 
@@ -133,7 +132,7 @@ def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
     # Neither a matrix product nor PyTorch's interpolation: their threads would fight with those of
     # the executor.
     rows = nodes[low] * (1 - part)[:, None] + nodes[low + 1] * part[:, None]
-    values = np.diff(rows, axis=1).take(low, axis=1)
+    values: np.ndarray = np.diff(rows, axis=1).take(low, axis=1)
     values *= part
     values += rows.take(low, axis=1)
     return values
@@ -196,13 +195,11 @@ def warp_with_gdal(
         clear = ~np.isin(classes, scene.cloudy)
     for layer in piece.layers:
         source = scene.handle(layer)
-        for slot, band in enumerate(scene.bands):
-            if band not in layer.bands:
-                continue
+        for slot, index in layer.slots(scene.bands).items():
             raw = np.full((size, size), np.nan, dtype=np.float64)
-            try:
+            with reading_pixels(layer.path):
                 reproject(
-                    rasterio.band(source, layer.indexes[layer.bands.index(band)]),
+                    rasterio.band(source, index),
                     raw,
                     src_crs=layer.crs,
                     src_transform=layer.transform,
@@ -212,8 +209,6 @@ def warp_with_gdal(
                     dst_nodata=np.nan,
                     resampling=RESAMPLING[resampling],
                 )
-            except (RasterioError, OSError) as error:
-                raise unreadable(layer, error) from error
             present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
             values[slot] = np.where(present, scene.counts(raw, piece), np.uint16(scene.nodata))
             measured &= present

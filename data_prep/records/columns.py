@@ -8,95 +8,50 @@ from collections.abc import Mapping, Sequence
 from butterfly_sdm.errors import RecordsError, did_you_mean
 from data_prep.records.readers.reader import TERMS
 
-_ALIASES: dict[str, tuple[str, ...]] = {
-    "recordID": ("gbifid", "occurrenceid", "recordid", "nbnatlasrecordid", "id", "recordkey"),
-    "scientificName": (
-        "scientificname",
-        "matchedscientificname",
-        "taxon",
-        "taxonname",
-        "latinname",
-        "sciname",
-        "speciesname",
-    ),
-    "species": ("species", "speciesinterpreted"),
-    "taxonRank": ("taxonrank", "rank"),
-    "occurrenceStatus": ("occurrencestatus", "status"),
-    "individualCount": (
-        "individualcount",
-        "count",
-        "abundance",
-        "number",
-        "individuals",
-        "observationcount",
-    ),
-    "eventID": ("eventid", "visitid", "samplingeventidentifier", "checklistid", "sampleid"),
-    "parentEventID": ("parenteventid",),
-    "eventDate": (
-        "eventdate",
-        "date",
-        "visitdate",
-        "surveydate",
-        "observationdate",
-        "observedon",
-        "startdate",
-    ),
-    "year": ("year",),
-    "month": ("month",),
-    "day": ("day",),
-    "decimalLatitude": (
-        "decimallatitude",
-        "latitude",
-        "lat",
-        "latitudewgs84",
-        "decimallatitudewgs84",
-    ),
-    "decimalLongitude": (
-        "decimallongitude",
-        "longitude",
-        "lon",
-        "long",
-        "lng",
-        "longitudewgs84",
-        "decimallongitudewgs84",
-    ),
-    "coordinateUncertaintyInMeters": (
-        "coordinateuncertaintyinmeters",
-        "coordinateuncertaintyinmetres",
-        "coordinateuncertaintym",
-        "coordinateuncertainty",
-        "uncertaintym",
-        "uncertainty",
-        "positionalaccuracy",
-    ),
-    "footprintWKT": ("footprintwkt", "wkt"),
-    "footprintSRS": ("footprintsrs",),
-    "gridReference": (
-        "gridreference",
-        "gridref",
-        "osgr",
-        "osgbgridref",
-        "gridsquare",
-        "osiegridreference",
-        "mapref",
-        "outputmapref",
-        "originalmapref",
-    ),
-    "easting": ("easting",),
-    "northing": ("northing",),
-    "locationID": ("locationid", "siteid", "siteno", "sitenumber", "sitecode"),
-    "institutionCode": ("institutioncode",),
-    "collectionCode": ("collectioncode",),
-    "datasetName": ("datasetname", "datasetkey", "dataresourcename"),
-    "license": ("license", "licence"),
-    "completeness": (
-        "completeness",
-        "allspeciesreported",
-        "completelist",
-        "completechecklist",
-        "islistcomplete",
-    ),
+_ALIASES = {
+    term: tuple(aliases.split())
+    for term, aliases in {
+        "recordID": "gbifid occurrenceid recordid nbnatlasrecordid id recordkey",
+        "scientificName": (
+            "scientificname matchedscientificname taxon taxonname latinname sciname speciesname"
+        ),
+        "species": "species speciesinterpreted",
+        "taxonRank": "taxonrank rank",
+        "occurrenceStatus": "occurrencestatus status",
+        "individualCount": "individualcount count abundance number individuals observationcount",
+        "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
+        "parentEventID": "parenteventid",
+        "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate",
+        "year": "year",
+        "month": "month",
+        "day": "day",
+        "decimalLatitude": "decimallatitude latitude lat latitudewgs84 decimallatitudewgs84",
+        "decimalLongitude": (
+            "decimallongitude longitude lon long lng longitudewgs84 decimallongitudewgs84"
+        ),
+        "coordinateUncertaintyInMeters": (
+            "coordinateuncertaintyinmeters coordinateuncertaintyinmetres coordinateuncertaintym "
+            "coordinateuncertainty uncertaintym uncertainty positionalaccuracy"
+        ),
+        "footprintWKT": "footprintwkt wkt",
+        "footprintSRS": "footprintsrs",
+        "gridReference": (
+            "gridreference gridref osgr osgbgridref gridsquare osiegridreference mapref "
+            "outputmapref originalmapref"
+        ),
+        "easting": "easting",
+        "northing": "northing",
+        "locationID": "locationid siteid siteno sitenumber sitecode",
+        "institutionCode": "institutioncode",
+        "collectionCode": "collectioncode",
+        "datasetName": "datasetname datasetkey dataresourcename",
+        "license": "license licence",
+        "completeness": (
+            "completeness allspeciesreported completelist completechecklist islistcomplete"
+        ),
+    }.items()
 }
+"""What a column is called, as :func:`key` writes it, in order of preference."""
 
 
 def key(header: str) -> str:

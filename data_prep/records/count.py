@@ -21,13 +21,12 @@ from data_prep.records.double_recording import double_recordings
 from data_prep.records.dropped import dropped_rows, write_dropped
 from data_prep.records.grid_references import accuracy_note
 from data_prep.records.names import read_species, read_synonyms
-from data_prep.records.occurrences import Occurrences, read_occurrences
+from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import PlaceRules, Places, read_sites, site_ids
-from data_prep.records.readers.limits import Limits, within
+from data_prep.records.places import Places, read_sites, resolve_places, site_ids
+from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
-from data_prep.records.rules import REASONS, SurveyRules, Verdicts
-from data_prep.records.schemes import recording_scheme
+from data_prep.records.rules import REASONS, Verdicts, judge
 from data_prep.records.sensitive import SensitiveSpecies
 from data_prep.sources.provenance import read_provenance
 
@@ -118,47 +117,16 @@ def read_survey(
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
         reason.
     """
-    with within(_limits(config)):
+    with within(config.limits):
         occurrences = read_occurrences(
-            _paths(config),
+            config.paths,
             scratch=scratch,
             format=config.format,
             columns=config.columns,
             progress=progress,
         )
     sites = None if config.sites is None else read_sites(config.sites)
-    return survey(occurrences, rules_of(config), sites=sites, explain=explain)
-
-
-def rules_of(config: RecordsOptions) -> SurveyRules:
-    """Return the rules a config states."""
-    species = config.species
-    changes = {
-        "visit": config.visit,
-        "absent": config.absent,
-        "zero_count": config.zero_count,
-        "aggregates": config.aggregates,
-        "min_list_length": config.min_list_length,
-        "months": config.months,
-    }
-    return SurveyRules(
-        scheme=recording_scheme(
-            config.scheme, **{rule: value for rule, value in changes.items() if value is not None}
-        ),
-        places=PlaceRules(
-            config.place, config.grid_m, config.max_uncertainty_m, config.out_of_range
-        ),
-        institutions=config.institutions,
-        years=config.years,
-        min_records=config.min_records,
-        min_visits=config.min_visits,
-        max_footprint_deg2=config.max_footprint_deg2,
-        species=read_species(species) if isinstance(species, Path) else species,
-        synonyms={} if config.synonyms is None else read_synonyms(config.synonyms),
-        day_first=config.day_first,
-        double_recording=config.double_recording,
-        sensitive=SensitiveSpecies(config.sensitive),
-    )
+    return survey(occurrences, config, sites=sites, explain=explain)
 
 
 def record_sources(config: RecordsOptions) -> list[Source]:
@@ -167,8 +135,8 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     and citation.
     """
     sources = []
-    for path in _paths(config):
-        with within(_limits(config)):
+    for path in config.paths:
+        with within(config.limits):
             opened = open_records(path, format=config.format, columns=config.columns)
         held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         fetched = read_provenance(path) if path.is_file() else None
@@ -198,17 +166,9 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     return sources
 
 
-def _limits(config: RecordsOptions) -> Limits:
-    return Limits(**config.limits.model_dump())
-
-
-def _paths(config: RecordsOptions) -> tuple[Path, ...]:
-    return config.path if isinstance(config.path, tuple) else (config.path,)
-
-
 def survey(
     occurrences: Occurrences,
-    rules: SurveyRules | None = None,
+    rules: RecordsOptions,
     *,
     sites: gpd.GeoDataFrame | None = None,
     explain: Path | None = None,
@@ -226,10 +186,10 @@ def survey(
     occurrences
         See :func:`data_prep.records.occurrences.read_occurrences`.
     rules
-        Which records and sites count.
+        Which records and sites count; their files and sites are those that are handed over.
     sites
-        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere are then
-        left out.
+        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere
+        are then left out.
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
         reason.
@@ -244,14 +204,20 @@ def survey(
     RecordsError
         No site is left, or coordinates are out of range.
     """
-    rules = rules or SurveyRules()
-    verdicts = Verdicts.of(occurrences, rules, sites, numbered=explain is not None)
-    count = _Count(verdicts, rules)
+    rules = rules.as_scheme_says()
+    synonyms = read_synonyms(rules.synonyms)
+    if not set(GROUPS["place"]) & occurrences.columns:
+        raise RecordsError(
+            "The records name no places: no file has coordinates, a footprint or a grid reference."
+        )
+    places = resolve_places(occurrences.dictionaries["place"], rules, sites)
+    verdicts = judge(occurrences, places, rules, synonyms, numbered=explain is not None)
+    count = _Count(verdicts, rules, synonyms)
     count.apply_rules_of_sites(listed_only=sites is not None)
     count.apply_rules_of_visits()
     if explain is not None:
         rows = dropped_rows(
-            occurrences, count.reasons(), sensitive=rules.sensitive, synonyms=rules.synonyms
+            occurrences, count.reasons(), sensitive=count.sensitive, synonyms=synonyms
         )
         write_dropped(explain, rows)
     return count.table()
@@ -260,14 +226,15 @@ def survey(
 class _Count:
     """The good rows, fewer after each rule, and the reasons of the others."""
 
-    def __init__(self, verdicts: Verdicts, rules: SurveyRules) -> None:
-        self.verdicts, self.rules = verdicts, rules
+    def __init__(self, verdicts: Verdicts, rules: RecordsOptions, synonyms: dict[str, str]) -> None:
+        self.verdicts, self.rules, self.synonyms = verdicts, rules, synonyms
+        self.sensitive = SensitiveSpecies(rules.sensitive)
         self.rows = verdicts.rows
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
-        self.visit = ["site", "event"] if rules.scheme.visit == "event" else ["site", "day"]
-        if rules.scheme.visit == "event" and (self.rows["event"] == 0).any():
+        self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
+        if rules.visit == "event" and (self.rows["event"] == 0).any():
             by_day = (
                 pl.col("day").cast(pl.Int64).cast(pl.UInt64)
             )  # records without an event are visits of their day
@@ -318,18 +285,15 @@ class _Count:
                 self._drop_visits(twice, ["site", "day"], "double recording")
             if shared_rows:
                 self.flags["the same species on one visit in two schemes"] = shared_rows
-        if rules.scheme.min_list_length > 1:
+        shortest = rules.min_list_length or 1
+        if shortest > 1:
             length = (
                 pl.col("taxon")
                 .filter(pl.col("present") & (pl.col("taxon") >= 0))
                 .n_unique()
                 .alias("length")
             )
-            lists = (
-                self.rows.group_by(self.visit)
-                .agg(length)
-                .filter(pl.col("length") < rules.scheme.min_list_length)
-            )
+            lists = self.rows.group_by(self.visit).agg(length).filter(pl.col("length") < shortest)
             self._drop_visits(lists, self.visit, "list too short")
         if rules.min_visits > 1:
             visits = self.rows.select(self.visit).unique().group_by("site").len("visits")
@@ -375,15 +339,17 @@ class _Count:
         account = self.account()
         if self.rows.is_empty():
             raise RecordsError(_nothing_left(account, self.verdicts.occurrences.columns))
-        seen = _Seen.of(self.rows, self.visit[1])
-        visits = np.bincount(seen.visit_site)
+        numbered, span = self._visits()
+        visits = self._per_site(numbered["visit"], span)
         places = self.verdicts.places
         numbers = np.flatnonzero(visits).tolist()
         ids = site_ids(places, numbers)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         index = pd.Index([ids[i] for i in order], name="site_id")
         sites = np.array([numbers[i] for i in order])
-        species, k = self._detections(seen, sites)
+        with_sightings = numbered.filter("present")["visit"].n_unique()
+        empty = int(visits.sum()) - with_sightings
+        species, k = self._detections(numbered, span, sites)
         footprints = places.footprints[sites]
         centres = shapely.centroid(footprints)
         frame = {
@@ -395,7 +361,7 @@ class _Count:
         n = pd.Series(visits[sites], index=index, name="visits")
         held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
         every = detections
-        detections, coarse, told = self.rules.sensitive.split(every, n, held)
+        detections, coarse, told = self.sensitive.split(every, n, held)
         if not len(detections.columns):
             raise RecordsError(
                 "All species are sensitive: none is left to count. Remove one from "
@@ -426,18 +392,40 @@ class _Count:
                 **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
             },
             years=tuple(int(year) for year in years),
-            notes=(*self._notes(seen, places), *told),
+            notes=(*self._notes(empty, places), *told),
             coarse=coarse if len(coarse) else None,
             names=self._names(),
         )
 
-    def _detections(self, seen: _Seen, sites: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+    def _visits(self) -> tuple[pl.DataFrame, int]:
+        """Return the rows with the number of their ``visit``, and how many numbers a site has."""
+        by = self.visit[1]
+        number = pl.col(by).to_physical() if by == "day" else pl.col(by).rank("dense")
+        number = (number - number.min()).cast(pl.Int64)
+        span = int(self.rows.select(number.max()).item()) + 1
+        visit = (pl.col("site").cast(pl.Int64) * span + number).alias("visit")
+        return self.rows.select(visit, "taxon", "present"), span
+
+    def _per_site(self, visits: pl.Series, span: int) -> np.ndarray:
+        """Count distinct visits per site."""
+        return np.bincount(
+            visits.unique().to_numpy() // span, minlength=len(self.verdicts.places.footprints)
+        )
+
+    def _detections(
+        self, visits: pl.DataFrame, span: int, sites: np.ndarray
+    ) -> tuple[tuple[str, ...], np.ndarray]:
         """Return the species and (site, species) counts of visits on which they were seen."""
-        taxa, rules = self.verdicts.taxa, self.rules
-        k = np.zeros((len(self.verdicts.places.footprints), len(taxa)), dtype=np.int64)
-        np.add.at(k, (seen.found_site, seen.found_taxon), 1)
-        k = k[sites]
-        if rules.species is None:
+        taxa = self.verdicts.taxa
+        named = visits.filter(pl.col("present") & (pl.col("taxon") >= 0))
+        # One number a detection: far faster to compare than columns.
+        seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
+        visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
+        shape = (len(self.verdicts.places.footprints), len(taxa))
+        k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
+        k = k.reshape(shape)[sites]
+        asked = read_species(self.rules.species)
+        if asked is None:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
                 raise RecordsError(
@@ -447,14 +435,16 @@ class _Count:
         else:
             # A wanted species may be given by a recorded or by its accepted name; the table keeps
             # the name that was given.
-            column_of = {name: column for column, name in enumerate(taxa)}
-            wanted = [
-                (name, column_of.get(rules.synonyms.get(name, name), -1)) for name in rules.species
-            ]
-            if len({rules.synonyms.get(name, name) for name in rules.species}) < len(rules.species):
+            accepted = [self.synonyms.get(name, name) for name in asked]
+            if len(set(accepted)) < len(asked):
                 raise RecordsError(
                     "Two of the wanted species have one accepted name. Name each species once."
                 )
+            column_of = {name: column for column, name in enumerate(taxa)}
+            wanted = [
+                (name, column_of.get(counted, -1))
+                for name, counted in zip(asked, accepted, strict=True)
+            ]
             others = np.setdiff1d(
                 np.arange(-1, len(taxa)), [column for _, column in wanted if column >= 0]
             )
@@ -468,18 +458,15 @@ class _Count:
         return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
 
     def _names(self) -> pd.DataFrame:
-        withheld = [
-            name for name, action in self.rules.sensitive.actions.items() if action == "withhold"
-        ]
-        accepted = [self.rules.synonyms.get(name, name) for name in withheld]
+        withheld = [name for name, action in self.sensitive.actions.items() if action == "withhold"]
+        accepted = [self.synonyms.get(name, name) for name in withheld]
         told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
         return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
 
-    def _notes(self, seen: _Seen, places: Places) -> tuple[str, ...]:
+    def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
         notes = list(self.verdicts.occurrences.notes)
         if self.verdicts.occurrences.core == "event":
-            empty = len(seen.visit_site) - seen.visits_with_sightings
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
                 "seen."
@@ -491,75 +478,6 @@ class _Count:
             )
         note = accuracy_note() if any(places.references) else None
         return (*notes, note) if note else tuple(notes)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """
-    The distinct visits, and the distinct detections on them.
-
-    Attributes
-    ----------
-    visit_site
-        (visits,) site of each visit.
-    found_site, found_taxon
-        (detections,) site and taxon of each detection; a taxon is found once per visit.
-    visits_with_sightings
-        Visits on which anything was seen, be it an unnamed species.
-    """
-
-    visit_site: np.ndarray
-    found_site: np.ndarray
-    found_taxon: np.ndarray
-    visits_with_sightings: int
-
-    @classmethod
-    def of(cls, rows: pl.DataFrame, visit: str) -> _Seen:
-        """
-        Pack site, visit, taxon and presence of each row into one whole number, and sort: faster
-        than comparing columns.
-        """
-        number = (
-            rows["day"].to_physical().to_numpy()
-            if visit == "day"
-            else rows[visit].rank("dense").to_numpy()
-        )
-        first_number = number.min()
-        columns = [
-            (rows["site"].to_numpy(), 0),
-            (number, -int(first_number)),
-            (rows["taxon"].to_numpy(), 1),
-        ]
-        bits = [(int(column.max()) + shift).bit_length() for column, shift in columns] + [1]
-        if sum(bits) > 64:
-            raise RecordsError(
-                "There are too many sites and visits to count at once. Divide the records by years "
-                "or regions."
-            )
-        packed = np.zeros(len(rows), dtype=np.uint64)
-        for (column, shift), width in zip(
-            [*columns, (rows["present"].to_numpy(), 0)], bits, strict=True
-        ):
-            packed <<= np.uint64(width)
-            np.add(packed, column, out=packed, casting="unsafe")
-            packed += np.uint64(
-                shift % (1 << 64)
-            )  # whole numbers are counted round and round: this may be a subtraction
-        packed.sort()
-        packed = packed[np.append(True, packed[1:] != packed[:-1])]
-        of_visit = packed >> np.uint64(bits[2] + 1)
-        first = np.append(True, of_visit[1:] != of_visit[:-1])
-        present = (packed & np.uint64(1)).astype(bool)
-        seen = of_visit[present]
-        with_sightings = int(np.count_nonzero(seen[1:] != seen[:-1])) + int(len(seen) > 0)
-        found_taxon = (packed[present] >> np.uint64(1)) & np.uint64((1 << bits[2]) - 1)
-        named = found_taxon > 0
-        return cls(
-            visit_site=(of_visit[first] >> np.uint64(bits[1])).astype(np.int64),
-            found_site=(seen[named] >> np.uint64(bits[1])).astype(np.int64),
-            found_taxon=found_taxon[named].astype(np.int64) - 1,
-            visits_with_sightings=with_sightings,
-        )
 
 
 def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:

@@ -10,19 +10,8 @@ Why a date is no day; the place in the tuple is the code. Ambiguous is 3/6/2018 
 which is the month.
 """
 
-MONTHS = (
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+MONTHS = tuple(
+    "January February March April May June July August September October November December".split()
 )
 
 

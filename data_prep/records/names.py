@@ -15,30 +15,13 @@ from butterfly_sdm.errors import MissingFileError, RecordsError
 Kind = Literal["species", "aggregate", "higher", "unnamed"]
 KINDS: tuple[Kind, ...] = ("species", "aggregate", "higher", "unnamed")
 
-_BELOW = {
-    "SPECIES",
-    "SUBSPECIES",
-    "VARIETY",
-    "SUBVARIETY",
-    "FORM",
-    "SUBFORM",
-    "INFRASPECIFIC_NAME",
-    "INFRASUBSPECIFIC_NAME",
-    "RACE",
-    "ABERRATION",
-    "CULTIVAR",
-    "NOTHOSPECIES",
-    "SPECIES_HYBRID",
-    "HYBRID",
-}
-_AGGREGATES = {
-    "SPECIES_AGGREGATE",
-    "AGGREGATE",
-    "SPECIESAGGREGATE",
-    "SPECIES_GROUP",
-    "COMPLEX",
-    "SPECIES_COMPLEX",
-}
+_BELOW = frozenset(
+    "SPECIES SUBSPECIES VARIETY SUBVARIETY FORM SUBFORM INFRASPECIFIC_NAME INFRASUBSPECIFIC_NAME "
+    "RACE ABERRATION CULTIVAR NOTHOSPECIES SPECIES_HYBRID HYBRID".split()
+)
+_AGGREGATES = frozenset(
+    "SPECIES_AGGREGATE AGGREGATE SPECIESAGGREGATE SPECIES_GROUP COMPLEX SPECIES_COMPLEX".split()
+)
 _UNKNOWN = {"", "UNRANKED", "UNKNOWN", "OTHER"}
 _BINOMIAL = re.compile(
     r"([A-Z][\w-]*[a-z][\w-]*)\s+(?:\([A-Z][\w-]+\)\s+)?(?:×\s*|x\s+)?([a-z][\w-]*[a-z])(?=$|[\s,])"
@@ -46,23 +29,7 @@ _BINOMIAL = re.compile(
 _AGGREGATE_NAME = re.compile(
     r"\bagg\b|\baggregate\b|\bs\.?\s?l(?:at)?\b\.?|\b(?:group|complex)$|\S/\S|\s/\s", re.IGNORECASE
 )
-_NOT_EPITHETS = {
-    "sp",
-    "spp",
-    "indet",
-    "cf",
-    "aff",
-    "agg",
-    "nr",
-    "ssp",
-    "subsp",
-    "var",
-    "ex",
-    "in",
-    "de",
-    "von",
-    "van",
-}
+_NOT_EPITHETS = frozenset("sp spp indet cf aff agg nr ssp subsp var ex in de von van".split())
 
 
 @dataclass(frozen=True)
@@ -105,7 +72,8 @@ def read_name(
 
     Examples
     --------
-    >>> read_name("Ladoga camilla (Linnaeus, 1764)", synonyms={"Ladoga camilla": "Limenitis camilla"}).accepted
+    >>> synonyms = {"Ladoga camilla": "Limenitis camilla"}
+    >>> read_name("Ladoga camilla (Linnaeus, 1764)", synonyms=synonyms).accepted
     'Limenitis camilla'
     >>> read_name("Pieris sp.").kind
     'higher'
@@ -139,15 +107,15 @@ def binomial(text: str) -> str:
     return f"{found[1]} {found[2]}"
 
 
-def read_synonyms(source: str | Path) -> dict[str, str]:
+def read_synonyms(source: str | Path | Mapping[str, str] | None) -> dict[str, str]:
     """
     Read a table of synonyms.
 
     Parameters
     ----------
     source
-        ``s2bms`` for the accepted names of the 62 species of S2BMS that come with the package, or a
-        CSV file with the columns ``recorded`` and ``accepted``.
+        ``s2bms`` for the accepted names of the 62 species of S2BMS that come with the package, a
+        CSV file with the columns ``recorded`` and ``accepted``, the names themselves, or None.
 
     Returns
     -------
@@ -159,13 +127,20 @@ def read_synonyms(source: str | Path) -> dict[str, str]:
     MissingFileError
         The file does not exist.
     RecordsError
-        It lacks a column, or gives one name two accepted names.
+        It lacks a column, gives one name two accepted names, or leads in a circle.
     """
+    if source is None or isinstance(source, Mapping):
+        given, where = dict(source or {}), "records.synonyms"
+    else:
+        given, where = _read_table(source)
+    return {recorded: _end(recorded, given, where) for recorded in given}
+
+
+def _read_table(source: str | Path) -> tuple[dict[str, str], str]:
+    """Return the synonyms of a file as they stand there, and its name."""
     if str(source) == "s2bms":
-        text, where = (
-            files("data_prep").joinpath("synonyms_s2bms.csv").read_text(encoding="utf-8"),
-            "synonyms_s2bms.csv",
-        )
+        where = "synonyms_s2bms.csv"
+        text = files("data_prep").joinpath(where).read_text(encoding="utf-8")
     else:
         path = Path(source)
         if not path.is_file():
@@ -195,7 +170,7 @@ def read_synonyms(source: str | Path) -> dict[str, str]:
                 f"{where} gives {recorded!r} two accepted names: {synonyms[recorded]!r} and "
                 f"{accepted!r}."
             )
-    return {recorded: _end(recorded, synonyms, where) for recorded in synonyms}
+    return synonyms, where
 
 
 def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
@@ -210,20 +185,27 @@ def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
     return seen[-1]
 
 
-def read_species(path: Path) -> tuple[str, ...]:
+def read_species(source: Path | tuple[str, ...] | None) -> tuple[str, ...] | None:
     """
     Read a list of species: one name a row, or a table with the column ``species``.
+
+    Parameters
+    ----------
+    source
+        The file, or the names themselves; None: all species.
 
     Raises
     ------
     MissingFileError, RecordsError
         The file does not exist, is empty, or names a species twice.
     """
-    if not Path(path).is_file():
-        raise MissingFileError(f"There is no list of species at {path}. Correct records.species.")
+    if not isinstance(source, Path):
+        return source
+    if not source.is_file():
+        raise MissingFileError(f"There is no list of species at {source}. Correct records.species.")
     lines = [
         line.strip()
-        for line in Path(path).read_text(encoding="utf-8-sig", errors="replace").splitlines()
+        for line in source.read_text(encoding="utf-8-sig", errors="replace").splitlines()
         if line.strip()
     ]
     rows = list(csv.reader(lines))
@@ -234,20 +216,8 @@ def read_species(path: Path) -> tuple[str, ...]:
     else:
         names = [row[0].strip() for row in rows]
     if not names:
-        raise RecordsError(f"{path} names no species. Write one name a row.")
-    return checked_species(names, str(path))
-
-
-def checked_species(names: list[str] | tuple[str, ...], where: str) -> tuple[str, ...]:
-    """
-    Return the names, none of them twice.
-
-    Raises
-    ------
-    RecordsError
-        A name stands there twice.
-    """
+        raise RecordsError(f"{source} names no species. Write one name a row.")
     for name in names:
         if names.count(name) > 1:
-            raise RecordsError(f"{where} names {name!r} twice. Remove one.")
+            raise RecordsError(f"{source} names {name!r} twice. Remove one.")
     return tuple(names)

@@ -13,17 +13,18 @@ import errno
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.records.readers.reader import TERMS, Block, RecordFile
+from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -109,71 +110,28 @@ class Occurrences:
 
 
 class _Dictionary:
-    """
-    The distinct texts of a group, numbered in the order in which they came.
-
-    A table of hashes with open addressing, so that a block is looked up at once: most rows find
-    their text at the first place.
-    """
+    """The distinct texts of a group, numbered in the order in which they came."""
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
         self.entries: list[pl.DataFrame] = []
-        self.size = 0
-        self._hashes = np.zeros(1 << 12, dtype=np.uint64)  # 0: free
-        self._numbers = np.zeros(1 << 12, dtype=np.uint32)
+        self.numbers: dict[int, int] = {}  # of each hash
 
-    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, pl.Series]:
         """
         Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
         """
-        hashes = texts.hash_rows(seed=len(self.terms)).to_numpy(writable=True)
-        hashes[hashes == 0] = 1
-        slots, new = self._find(hashes)
-        if len(new):
-            unique, first = np.unique(hashes[new], return_index=True)
-            while (self.size + len(unique)) * 4 > len(self._hashes):
-                self._grow()
-            self._put(unique, np.arange(self.size, self.size + len(unique), dtype=np.uint32))
-            self.size += len(unique)
-            self.entries.append(_own(texts[new[first]]))
-            slots, _ = self._find(hashes)
-        return self._numbers[slots], hashes
-
-    def _find(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the slot of each hash, and the rows of those that have none."""
-        last = len(self._hashes) - 1
-        slots = (hashes & np.uint64(last)).astype(np.int64)
-        held = self._hashes[slots]
-        elsewhere = np.flatnonzero(held != hashes)
-        new = [elsewhere[:0]]
-        while len(elsewhere):
-            free = held[elsewhere] == 0
-            new.append(elsewhere[free])
-            elsewhere = elsewhere[~free]
-            slots[elsewhere] = (slots[elsewhere] + 1) & last
-            held[elsewhere] = self._hashes[slots[elsewhere]]
-            elsewhere = elsewhere[held[elsewhere] != hashes[elsewhere]]
-        return slots, np.concatenate(new)
-
-    def _put(self, hashes: np.ndarray, numbers: np.ndarray) -> None:
-        """
-        Enter hashes that are not in the table; where two want one slot, one of them goes on to the
-        next.
-        """
-        while len(hashes):
-            slots, _ = self._find(hashes)
-            self._hashes[slots] = hashes
-            mine = self._hashes[slots] == hashes
-            self._numbers[slots[mine]] = numbers[mine]
-            hashes, numbers = hashes[~mine], numbers[~mine]
-
-    def _grow(self) -> None:
-        used = self._hashes != 0
-        hashes, numbers = self._hashes[used], self._numbers[used]
-        self._hashes = np.zeros(len(self._hashes) * 2, dtype=np.uint64)
-        self._numbers = np.zeros(len(self._hashes), dtype=np.uint32)
-        self._put(hashes, numbers)
+        hashes = texts.hash_rows(seed=len(self.terms))
+        encoded = cast(pa.UInt64Array, hashes.to_arrow()).dictionary_encode()
+        before = len(self.numbers)
+        numbers = np.array(
+            [self.numbers.setdefault(h, len(self.numbers)) for h in encoded.dictionary.to_pylist()],
+            dtype=np.uint32,
+        )
+        if len(self.numbers) > before:
+            first = hashes.arg_unique().to_numpy()  # in the order in which they come, as encoded
+            self.entries.append(_own(texts[first[numbers >= before]]))
+        return numbers[encoded.indices.to_numpy()], hashes
 
     def table(self) -> pl.DataFrame:
         """
@@ -203,6 +161,8 @@ class _Coder:
     parts: int = 0
     read: int = 0
     malformed: int = 0
+    core: str = "occurrence"
+    notes: list[str] = field(default_factory=list)
     columns: set[str] = field(default_factory=set)
     dictionaries: dict[str, _Dictionary] = field(
         default_factory=lambda: {g: _Dictionary(terms) for g, terms in GROUPS.items()}
@@ -211,6 +171,37 @@ class _Coder:
     records: list[np.ndarray] = field(default_factory=list)
     waiting: list[pl.DataFrame] = field(default_factory=list)
     waiting_rows: int = 0
+
+    def add_file(self, file: RecordFile, number: int) -> Iterator[int]:
+        """
+        Code a file, yielding the bytes read so far.
+
+        Raises
+        ------
+        RecordsError
+            It holds no records.
+        """
+        events = _events(file)
+        if events is not None:
+            self.core = "event"
+            numbers = pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)
+            self.add(Block(events, numbers), number, is_event=True)
+        before, orphans = self.read, 0
+        for block, position in file.blocks():
+            if events is not None:
+                block, without = _join_events(block, events)
+                orphans += without
+            self.add(block, number)
+            yield position
+        if self.read == before:
+            raise RecordsError(
+                f"{file.path} holds a header but no records. Download or export it again."
+            )
+        if orphans:
+            self.notes.append(
+                f"{file.path.name}: {orphans:,} of its records name an event that its table of "
+                "events does not hold."
+            )
 
     def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
         """Code one block."""
@@ -234,7 +225,7 @@ class _Coder:
             numbers[group], of_group = self.dictionaries[group].number(
                 pl.DataFrame([columns[term] for term in terms])
             )
-            hashes.append(pl.Series(group, of_group))
+            hashes.append(of_group.alias(group))
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
         identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
@@ -267,6 +258,15 @@ class _Coder:
         )
         self.parts += 1
         self.waiting, self.waiting_rows = [], 0
+
+    def finish(self) -> None:
+        """Write what the codes mean, and what was no good row."""
+        self.write()
+        for group, dictionary in self.dictionaries.items():
+            _write(dictionary.table(), self.folder / f"{group}.parquet")
+        _write(pl.DataFrame({"place": self.again()}), self.folder / "again.parquet")
+        bad = pl.DataFrame(schema={"file": pl.UInt16, **MALFORMED})
+        _write(pl.concat([bad, *self.bad]), self.folder / "malformed.parquet")
 
     def again(self) -> np.ndarray:
         """
@@ -338,45 +338,13 @@ def read_occurrences(
         for left in partial.glob("*.parquet"):
             left.unlink()
         coder = _Coder(partial)
-        before = 0
-        core = "occurrence"
-        notes: list[str] = []
+        done = 0
         for number, file in enumerate(opened):
-            events = _events(file)
-            if events is not None:
-                core = "event"
-                coder.add(
-                    Block(events, pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)),
-                    number,
-                    is_event=True,
-                )
-            rows, orphans = coder.read, 0
-            for block, position in file.blocks():
-                if events is not None:
-                    block, without = _join_events(block, events)
-                    orphans += without
-                coder.add(block, number)
-                progress("reading records", before + min(position, file.bytes), total)
-            if coder.read == rows:
-                raise RecordsError(
-                    f"{file.path} holds a header but no records. Download or export it again."
-                )
-            if orphans:
-                notes.append(
-                    f"{file.path.name}: {orphans:,} of its records name an event that its table of "
-                    "events does not hold."
-                )
-            before += file.bytes
+            for position in coder.add_file(file, number):
+                progress("reading records", done + min(position, file.bytes), total)
+            done += file.bytes
         progress("reading records", total, total)
-        coder.write()
-        for group, dictionary in coder.dictionaries.items():
-            _write(dictionary.table(), partial / f"{group}.parquet")
-        _write(pl.DataFrame({"place": coder.again()}), partial / "again.parquet")
-        bad_schema = {"file": pl.UInt16, "row": pl.UInt32, "text": pl.String}
-        _write(
-            pl.concat(coder.bad) if coder.bad else pl.DataFrame(schema=bad_schema),
-            partial / "malformed.parquet",
-        )
+        coder.finish()
         layouts = {file.day_first for file in opened}
         card: dict[str, Any] = {
             "key": key,
@@ -384,8 +352,8 @@ def read_occurrences(
             "columns": sorted(coder.columns),
             "read": coder.read,
             "malformed": coder.malformed,
-            "core": core,
-            "notes": [*(note for file in opened for note in file.notes), *notes],
+            "core": coder.core,
+            "notes": [*(note for file in opened for note in file.notes), *coder.notes],
             "day_first": layouts.pop() if len(layouts) == 1 else None,
         }
         write_json(partial / "records.json", card)
@@ -438,7 +406,7 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
     Return the survey events of a file; place and date of an event that has none are those of its
     parent.
     """
-    blocks: Iterator[tuple[Block, int]] | None = file.events()
+    blocks = file.events()
     if blocks is None:
         return None
     frames = [_own(block.rows) for block, _ in blocks]
@@ -509,6 +477,3 @@ def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
         for term in terms
     ).select([*rows, *(term for term in terms if term not in rows)])
     return Block(filled, block.numbers, block.malformed), orphans
-
-
-__all__ = ["GROUPS", "Occurrences", "read_occurrences"]

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from butterfly_sdm.core.settings import InputPath, Section
+from butterfly_sdm.errors import did_you_mean
+
+Protection = Literal["withhold", "1km", "2km", "10km"]
+Month = Annotated[int, Field(ge=1, le=12)]
+
+_UKBMS: dict[str, Any] = {
+    "visit": "site_date",
+    "absent": "effort",
+    "zero_count": "absent",
+    "higher_ranks": "drop",
+    "aggregates": "effort",
+    "complete_only": False,
+    "min_list_length": 1,
+}
+SCHEMES = MappingProxyType(
+    {
+        "ukbms": _UKBMS,
+        "complete": {**_UKBMS, "visit": "event", "complete_only": True},
+        "list_length": {**_UKBMS, "min_list_length": 3, "absent": "drop"},
+        "event": {**_UKBMS, "visit": "event", "higher_ranks": "effort"},
+    }
+)
+"""
+What the settings of :class:`RecordsOptions` are that a recording scheme decides: transect walks,
+complete checklists, incidental records by list length, surveys with an event core.
+"""
 
 
 class GbifOptions(Section):
@@ -65,8 +93,22 @@ class LimitOptions(Section):
     description_mib: int = Field(16, ge=1, description="largest meta.xml, MiB")
 
 
+def _unset(value: object) -> bool:
+    """Leave a setting out of what is stored: data sets keep the fingerprint of older settings."""
+    return value is None
+
+
 class RecordsOptions(Section):
-    """Which records count, and what a visit is."""
+    """
+    Which records count, and what a visit is.
+
+    With incidental records a longer list shows more effort, hence ``min_list_length`` [1]_.
+
+    References
+    ----------
+    .. [1] Szabo et al. (2010), Regional avian species declines estimated from volunteer-collected
+           long-term data using list length analysis. Ecological Applications 20, 2157-2169.
+    """
 
     path: InputPath | tuple[InputPath, ...] = Field(
         (), description="archive or table of records, or several"
@@ -109,7 +151,7 @@ class RecordsOptions(Section):
     day_first: bool | None = Field(
         None, description="whether 3/6/2018 is in June; null: as the other dates tell"
     )
-    synonyms: Literal["s2bms"] | InputPath | None = Field(
+    synonyms: Literal["s2bms"] | InputPath | dict[str, str] | None = Field(
         None,
         description="table of recorded and accepted names; s2bms: the one that comes with the "
         "package",
@@ -132,7 +174,17 @@ class RecordsOptions(Section):
     min_list_length: int | None = Field(
         None, ge=1, description="fewest species of a visit; null: as the scheme says"
     )
-    months: tuple[int, int] | None = Field(
+    higher_ranks: Literal["effort", "drop"] | None = Field(
+        None,
+        description="records of a genus or family; null: as the scheme says",
+        exclude_if=_unset,
+    )
+    complete_only: bool | None = Field(
+        None,
+        description="only lists that name every species seen; null: as the scheme says",
+        exclude_if=_unset,
+    )
+    months: tuple[Month, Month] | None = Field(
         None, description="first and last month of the season; null: all the year"
     )
     place: Literal["auto", "footprint", "grid_reference", "point"] = Field(
@@ -152,7 +204,7 @@ class RecordsOptions(Section):
     double_recording: Literal["drop", "keep"] = Field(
         "drop", description="visits that a second scheme tells as well"
     )
-    sensitive: dict[str, Literal["withhold", "1km", "2km", "10km"]] = Field(
+    sensitive: dict[str, Protection] = Field(
         default_factory=dict,
         description="species: in no table, or only as sums over squares of that size",
     )
@@ -163,3 +215,25 @@ class RecordsOptions(Section):
         if self.path == () and self.gbif is None and self.s2bms is None:
             raise ValueError("there are no records: state path (archives or tables), gbif or s2bms")
         return self
+
+    @field_validator("scheme")
+    @classmethod
+    def _known_scheme(cls, name: str) -> str:
+        if name not in SCHEMES:
+            raise ValueError(
+                f"{name!r} is no recording scheme. Known are "
+                f"{', '.join(SCHEMES)}.{did_you_mean(name, SCHEMES)}"
+            )
+        return name
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The archives and tables of records."""
+        return self.path if isinstance(self.path, tuple) else (self.path,)
+
+    def as_scheme_says(self) -> Self:
+        """Return the same with every rule stated that was left to the scheme."""
+        said = SCHEMES[self.scheme].items()
+        return self.model_copy(
+            update={rule: value for rule, value in said if getattr(self, rule) is None}
+        )

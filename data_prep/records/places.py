@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -22,6 +22,7 @@ import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.grid_references import GridSquare, footprints, squares_of, to_degrees
+from data_prep.records.options import RecordsOptions
 
 REASONS = (
     "",
@@ -38,35 +39,10 @@ REASONS = (
 
 _DIGITS = 6  # of a degree: 0.1 m
 _DEGREE_M = 111_320.0
+_DEGREES = {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}
 _DECIMAL_COMMA = (
     r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for
 )
-
-
-@dataclass(frozen=True)
-class PlaceRules:
-    """
-    What counts as a site.
-
-    Attributes
-    ----------
-    kind
-        ``footprint``, ``grid_reference`` or ``point`` to use that alone; ``auto`` for the first of
-        these that a record has.
-    grid_m
-        Sites are the squares of this size of the British or Irish grid; None: the footprints,
-        squares and points as they are.
-    max_uncertainty_m
-        Records of points less certain are left out.
-    out_of_range
-        ``refuse`` the records when a latitude or longitude is impossible, or ``drop`` such rows and
-        count them.
-    """
-
-    kind: Literal["auto", "footprint", "grid_reference", "point"] = "auto"
-    grid_m: int | None = None
-    max_uncertainty_m: float | None = None
-    out_of_range: Literal["refuse", "drop"] = "refuse"
 
 
 @dataclass(frozen=True)
@@ -110,26 +86,7 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
         footprint.
     """
     path = Path(path)
-    if not path.is_file():
-        raise MissingFileError(f"There is no table of sites at {path}. Correct records.sites.")
-    try:
-        table = (
-            pd.read_parquet(path)
-            if path.suffix == ".parquet"
-            else pd.read_csv(
-                path,
-                sep=None,
-                engine="python",
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
-        )
-    except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
-        raise RecordsError(
-            f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas."
-        ) from error
-    table.columns = [str(column).strip() for column in table.columns]
+    table = _site_table(path)
     by_name = {column.lower().replace(" ", "_"): column for column in table.columns}
     if "site_id" not in by_name:
         raise RecordsError(
@@ -140,38 +97,31 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
         raise RecordsError(
             f"{path} names the site {ids[ids.duplicated()].iloc[0]!r} twice. A site has one row."
         )
-    geometry: Sequence[shapely.Geometry | None] = [None] * len(ids)
-    wkt = next(
-        (by_name[name] for name in ("footprint_wkt", "footprintwkt", "wkt") if name in by_name),
-        None,
-    )
-    reference = next(
-        (
-            by_name[name]
-            for name in ("grid_reference", "gridreference", "gridref", "grid_ref")
-            if name in by_name
-        ),
-        None,
-    )
+
+    def texts(*names: str) -> pd.Series | None:
+        column = next((by_name[name] for name in names if name in by_name), None)
+        return None if column is None else table[column].fillna("").astype(str)
+
+    wkt = texts("footprint_wkt", "footprintwkt", "wkt")
+    reference = texts("grid_reference", "gridreference", "gridref", "grid_ref")
+    lon, lat = texts("lon"), texts("lat")
+    geometry: Sequence[shapely.Geometry | None]
     if wkt is not None:
-        texts = [text if text.strip() else None for text in table[wkt].fillna("").astype(str)]
-        geometry = shapely.from_wkt(texts, on_invalid="ignore")
-        bad = pd.isna(geometry) & np.array([text is not None for text in texts])
+        given = (wkt.str.strip() != "").to_numpy()
+        geometry = shapely.from_wkt(wkt.where(given, None).to_list(), on_invalid="ignore")
+        bad = pd.isna(geometry) & given
         if bad.any():
             raise RecordsError(
                 f"{path}: the footprint of {ids[bad].iloc[0]} is no WKT polygon. Correct it."
             )
     elif reference is not None:
-        geometry = [
-            GridSquare.parse(text).footprint() for text in table[reference].fillna("").astype(str)
-        ]
-    elif {"lon", "lat"} <= set(by_name):
-        lon, _ = _numbers(table[by_name["lon"]].astype(str))
-        lat, _ = _numbers(table[by_name["lat"]].astype(str))
-        geometry = [
-            s if known else None
-            for s, known in zip(_point_squares(lon, lat, 0.0), np.isfinite(lon + lat), strict=True)
-        ]
+        geometry = [GridSquare.parse(text).footprint() for text in reference]
+    elif lon is not None and lat is not None:
+        x, y = _numbers(lon)[0], _numbers(lat)[0]
+        known = np.isfinite(x + y)
+        squares = _point_squares(x, y, 0.0)
+        squares[~known] = None
+        geometry = squares.tolist()
     else:
         raise RecordsError(
             f"{path} does not say where its sites are: it needs footprint_wkt, grid_reference, or "
@@ -182,8 +132,30 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     )
 
 
+def _site_table(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise MissingFileError(f"There is no table of sites at {path}. Correct records.sites.")
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(
+                path,
+                sep=None,
+                engine="python",
+                dtype=str,
+                keep_default_na=False,
+                encoding="utf-8-sig",
+            )
+    except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
+        raise RecordsError(
+            f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas."
+        ) from error
+    return table.rename(columns=lambda column: str(column).strip())
+
+
 def resolve_places(
-    places: pl.DataFrame, rules: PlaceRules, sites: gpd.GeoDataFrame | None = None
+    places: pl.DataFrame, rules: RecordsOptions, sites: gpd.GeoDataFrame | None = None
 ) -> Places:
     """
     Find the site of every distinct place.
@@ -194,9 +166,10 @@ def resolve_places(
     Parameters
     ----------
     places
-        Text columns of the group ``place`` of :data:`data_prep.records.occurrences.GROUPS`, and ``code``.
+        Text columns of the group ``place`` of :data:`data_prep.records.occurrences.GROUPS`, and
+        ``code``.
     rules
-        What counts as a site.
+        What counts as a site: ``place``, ``grid_m``, ``max_uncertainty_m``, ``out_of_range``.
     sites
         Listed sites, see :func:`read_sites`.
 
@@ -206,122 +179,220 @@ def resolve_places(
         Coordinates are out of range and ``rules.out_of_range`` is ``refuse``.
     """
     table = places.to_pandas()
-    count = len(table)
-    reason = np.zeros(count, dtype=np.uint8)
-    keys = np.full(count, None, dtype=object)
-    shapes: dict[object, shapely.Geometry] = {}
-    references: dict[object, str] = {}
-
-    lat, lat_text = _numbers(
-        table["decimalLatitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
-    )
-    lon, lon_text = _numbers(
-        table["decimalLongitude"].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True)
-    )
-    uncertainty, _ = _numbers(table["coordinateUncertaintyInMeters"])
-    position = np.isfinite(lat) & np.isfinite(lon)
-    out = position & (
-        (np.abs(np.where(position, lat, 0)) > 90) | (np.abs(np.where(position, lon, 0)) > 180)
-    )
-    if out.any() and rules.out_of_range == "refuse":
-        first = int(np.flatnonzero(out)[0])
-        raise RecordsError(
-            f"Coordinates out of range: latitude {lat[first]:g}, longitude {lon[first]:g}, and "
-            f"{int(out.sum()) - 1} other "
-            "such places. Latitudes lie in -90 to 90, longitudes in -180 to 180 degrees. Correct "
-            "the table (are they metres, "
-            "or exchanged?), or set records.out_of_range: drop."
-        )
-    open_places = ~out
-    reason[out] = REASONS.index("coordinates out of range")
-
-    wkt = table["footprintWKT"].to_numpy(dtype=object)
-    reference_text = table["gridReference"].str.strip().to_numpy(dtype=object)
-    east, _ = _numbers(table["easting"])
-    north, _ = _numbers(table["northing"])
-    metres = np.isfinite(east) & np.isfinite(north)
-    has_reference = reference_text != ""
-    listed = np.zeros(count, dtype=bool)
-    if sites is not None:
-        listed = table["locationID"].str.strip().isin(sites.index).to_numpy()
-        for row in np.flatnonzero(listed & open_places).tolist():
-            keys[row] = ("listed", table["locationID"].iat[row].strip())
-    todo = open_places & ~listed
-    nowhere = todo & ~position & ~has_reference & ~metres
-    reason[nowhere] = REASONS.index("no coordinates")
-    reason[nowhere & (lat_text | lon_text)] = REASONS.index("unreadable coordinates")
+    at = _Positions(table)
+    if rules.out_of_range == "refuse":
+        at.refuse_impossible()
+    found = _Found(len(table))
+    found.refuse(at.impossible, "coordinates out of range")
+    listed = found.take_listed(table["locationID"].str.strip(), sites, ~at.impossible)
+    references = table["gridReference"].str.strip().to_numpy(dtype=object)
+    todo = ~at.impossible & ~listed
+    nowhere = todo & ~at.in_degrees & ~at.in_metres & (references == "")
+    found.refuse(nowhere, "no coordinates")
+    found.refuse(nowhere & at.unreadable, "unreadable coordinates")
     todo &= ~nowhere
-
-    if rules.kind in ("auto", "footprint"):
-        given = todo & (wkt != "")
-        polygons, bad = _footprints(wkt, table["footprintSRS"].to_numpy(dtype=object), given)
-        reason[bad & (rules.kind == "footprint")] = REASONS.index("unreadable footprint")
-        todo &= ~(bad & (rules.kind == "footprint"))
-        for (row, polygon), code in zip(
-            polygons.items(), shapely.to_wkb(list(polygons.values())), strict=True
-        ):
-            key = ("footprint", code)
-            keys[row] = key
-            shapes[key] = polygon
-        done = np.zeros(count, dtype=bool)
-        done[list(polygons)] = True
-        todo &= ~done
-        if rules.kind == "footprint":
-            reason[todo] = REASONS.index("unreadable footprint")
-            todo[:] = False
-    squares: dict[int, GridSquare] = {}
-    if rules.kind in ("auto", "grid_reference"):
-        cache: dict[str, GridSquare | None] = {}
-        for row in np.flatnonzero(todo & has_reference).tolist():
-            text = reference_text[row]
-            if text not in cache:
-                cache[text] = _parse_or_none(text)
-            square = cache[text]
-            if square is not None:
-                squares[int(row)] = square
-            elif not position[row] or rules.kind == "grid_reference":
-                reason[row] = REASONS.index("unreadable grid reference")
-                todo[row] = False
-        if rules.kind == "grid_reference":
-            lacking = todo & ~has_reference
-            reason[lacking] = REASONS.index("unreadable grid reference")
-            todo &= ~lacking
-        for row in squares:
-            todo[row] = False
-    points = todo & (position | metres)
-    only_metres = points & ~position
-    if only_metres.any():
-        lon[only_metres], lat[only_metres] = to_degrees("GB", east[only_metres], north[only_metres])
+    if rules.place in ("auto", "footprint"):
+        todo &= ~found.take_footprints(table["footprintWKT"], table["footprintSRS"], todo)
+    if rules.place == "footprint":
+        found.refuse(todo, "unreadable footprint")
+        todo[:] = False
+    if rules.place in ("auto", "grid_reference"):
+        todo &= ~found.take_references(references, todo)
+        readable = at.in_degrees if rules.place == "auto" else np.zeros(len(table), dtype=bool)
+        bad = todo & ~readable & ((references != "") | (rules.place != "auto"))
+        found.refuse(bad, "unreadable grid reference")
+        todo &= ~bad
+    points = todo & (at.in_degrees | at.in_metres)
+    found.refuse(todo & ~points, "no coordinates")
     if rules.max_uncertainty_m is not None:
-        vague = (open_places & ~listed & (reason == 0)) & (
-            np.nan_to_num(uncertainty, nan=0.0) > rules.max_uncertainty_m
-        )
-        reason[vague] = REASONS.index("place too uncertain")
-        keys[vague] = None
+        vague = ~listed & (found.reason == 0) & (at.uncertainty_m > rules.max_uncertainty_m)
+        found.refuse(vague, "place too uncertain")
         points &= ~vague
-        squares = {row: square for row, square in squares.items() if not vague[row]}
-    if rules.grid_m is not None:
-        _snap(keys, shapes, squares, reason, rules.grid_m)
-        rows = np.flatnonzero(points)
-        too_large = np.nan_to_num(uncertainty[rows]) > rules.grid_m
-        for row, found, large in zip(
-            rows.tolist(), squares_of(lon[rows], lat[rows], rules.grid_m), too_large, strict=True
-        ):
-            if found is None:
-                reason[row] = REASONS.index("outside the grid")
-            elif large:
-                reason[row] = REASONS.index("place larger than the grid square")
+    lon, lat = at.degrees(points)
+    rows = np.flatnonzero(points)
+    if rules.grid_m is None:
+        found.take_points(rows, lon, lat, at.uncertainty_m[rows])
+    else:
+        found.snap(rules.grid_m)
+        found.take_squares(rows, squares_of(lon, lat, rules.grid_m))
+        found.refuse(
+            points & (found.reason == 0) & (at.uncertainty_m > rules.grid_m),
+            "place larger than the grid square",
+        )
+    found.close()
+    return _number(places["code"], found, sites)
+
+
+class _Positions:
+    """
+    Coordinates of places, as far as their texts are numbers.
+
+    ``uncertainty_m`` is 0 for none; ``unreadable`` where a text stands for a degree, but no number;
+    ``impossible`` where degrees lie outside of the earth.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        def degrees(term: str) -> tuple[np.ndarray, np.ndarray]:
+            return _numbers(table[term].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
+
+        self.lat, no_lat = degrees("decimalLatitude")
+        self.lon, no_lon = degrees("decimalLongitude")
+        self.east, self.north, uncertainty = (
+            _numbers(table[term])[0]
+            for term in ("easting", "northing", "coordinateUncertaintyInMeters")
+        )
+        self.uncertainty_m: np.ndarray = np.nan_to_num(uncertainty)
+        self.unreadable = no_lat | no_lon
+        self.in_degrees: np.ndarray = np.isfinite(self.lat) & np.isfinite(self.lon)
+        self.in_metres: np.ndarray = np.isfinite(self.east) & np.isfinite(self.north)
+        outside = (np.abs(self.lat) > 90) | (np.abs(self.lon) > 180)
+        self.impossible: np.ndarray = self.in_degrees & outside
+
+    def refuse_impossible(self) -> None:
+        rows = np.flatnonzero(self.impossible)
+        if len(rows):
+            raise RecordsError(
+                f"Coordinates out of range: latitude {self.lat[rows[0]]:g}, longitude "
+                f"{self.lon[rows[0]]:g}, and {len(rows) - 1} other such places. Latitudes lie in "
+                "-90 to 90, longitudes in -180 to 180 degrees. Correct the table (are they metres, "
+                "or exchanged?), or set records.out_of_range: drop."
+            )
+
+    def degrees(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return longitudes and latitudes of the wanted places, from metres where need be."""
+        lon, lat = self.lon.copy(), self.lat.copy()
+        metres = wanted & ~self.in_degrees
+        if metres.any():
+            lon[metres], lat[metres] = to_degrees("GB", self.east[metres], self.north[metres])
+        return lon[wanted], lat[wanted]
+
+
+Key = tuple[Any, ...]
+"""How a site was found, and what tells it from others found in that way."""
+
+
+class _Found:
+    """The sites of distinct places, taken one way after the other; a key stands for a site."""
+
+    def __init__(self, count: int) -> None:
+        self.reason = np.zeros(count, dtype=np.uint8)
+        self.keys = np.full(count, None, dtype=object)
+        self.shapes: dict[Key, shapely.Geometry] = {}
+        self.squares: dict[int, GridSquare] = {}
+
+    def refuse(self, places: np.ndarray, reason: str) -> None:
+        """Give places no site, for a reason."""
+        self.reason[places] = REASONS.index(reason)
+        self.keys[places] = None
+        self.squares = {row: s for row, s in self.squares.items() if not self.reason[row]}
+
+    def take_listed(
+        self, ids: pd.Series, sites: gpd.GeoDataFrame | None, todo: np.ndarray
+    ) -> np.ndarray:
+        """Take places with the id of a listed site; return which ids are listed."""
+        if sites is None:
+            return np.zeros(len(ids), dtype=bool)
+        listed: np.ndarray = ids.isin(sites.index).to_numpy()
+        for row in np.flatnonzero(listed & todo).tolist():
+            self.keys[row] = key = ("listed", ids.iat[row])
+            if key not in self.shapes:
+                self.shapes[key] = sites.geometry[ids.iat[row]]
+        return listed
+
+    def take_footprints(self, wkt: pd.Series, srs: pd.Series, todo: np.ndarray) -> np.ndarray:
+        """Take readable footprints; return where there is one."""
+        taken = np.zeros(len(wkt), dtype=bool)
+        rows = np.flatnonzero(todo & (wkt != "").to_numpy())
+        if not len(rows):
+            return taken
+        pairs = pd.MultiIndex.from_arrays([wkt.to_numpy()[rows], srs.to_numpy()[rows]])
+        codes, unique = pairs.factorize()
+        shapes = shapely.from_wkt([text for text, _ in unique], on_invalid="ignore")
+        normal = _normal_footprints(shapes, [str(system) for _, system in unique])
+        keys = [("footprint", code) for code in shapely.to_wkb(normal)]
+        self.shapes.update(
+            (key, shape) for key, shape in zip(keys, normal, strict=True) if shape is not None
+        )
+        readable = ~shapely.is_missing(normal)[codes]
+        for row, code in zip(rows[readable].tolist(), codes[readable].tolist(), strict=True):
+            self.keys[row] = keys[code]
+        taken[rows[readable]] = True
+        return taken
+
+    def take_references(self, references: np.ndarray, todo: np.ndarray) -> np.ndarray:
+        """Take readable grid references; return where there is one."""
+        rows = np.flatnonzero(todo & (references != "")).tolist()
+        read = {text: _parse_or_none(text) for text in {references[row] for row in rows}}
+        self.take_squares(rows, [read[references[row]] for row in rows], outside="")
+        taken = np.zeros(len(references), dtype=bool)
+        taken[list(self.squares)] = True
+        return taken
+
+    def take_squares(
+        self,
+        rows: Sequence[int] | np.ndarray,
+        squares: Sequence[GridSquare | None],
+        outside: str = "outside the grid",
+    ) -> None:
+        """Take squares; places without one are ``outside``."""
+        for row, square in zip(rows, squares, strict=True):
+            if square is None:
+                self.reason[row] = REASONS.index(outside)
             else:
-                squares[row] = found
-        points[:] = False
-    different = list(dict.fromkeys(squares.values()))
-    key_of = {square: ("square", square.reference) for square in different}
-    references |= {key: key[1] for key in key_of.values()}
-    shapes.update(zip(key_of.values(), footprints(different), strict=True))
-    for row, square in squares.items():
-        keys[row] = key_of[square]
-    _add_points(keys, shapes, np.flatnonzero(points), lon, lat, uncertainty)
-    return _number(places["code"], keys, shapes, references, reason, sites)
+                self.squares[int(row)] = square
+
+    def snap(self, grid_m: int) -> None:
+        """
+        Bring grid squares and footprints to squares of one size, or say why that is impossible.
+        """
+        too_large = REASONS.index("place larger than the grid square")
+        for row, square in list(self.squares.items()):
+            try:
+                self.squares[row] = square.coarsen(grid_m)
+            except RecordsError:
+                self.reason[row] = too_large
+                del self.squares[row]
+        keys = [key for key in self.shapes if key[0] == "footprint"]
+        if not keys:
+            return
+        centres = shapely.centroid([self.shapes[key] for key in keys])
+        found = squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m)
+        of_key = dict(zip(keys, found, strict=True))
+        for row, key in enumerate(self.keys):
+            if key not in of_key:
+                continue
+            self.keys[row] = None
+            if of_key[key] is not None and _extent_m(self.shapes[key]) > 1.1 * grid_m:
+                self.reason[row] = too_large  # squares are not quite upright in degrees, hence 1.1
+            else:
+                self.take_squares([row], [of_key[key]])
+        for key in keys:
+            del self.shapes[key]
+
+    def take_points(
+        self, rows: np.ndarray, lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray
+    ) -> None:
+        """
+        Take every distinct point as the square whose corners lie at its largest uncertainty (10 m
+        for none).
+        """
+        if not len(rows):
+            return
+        x, y = np.round(lon, _DIGITS) + 0.0, np.round(lat, _DIGITS) + 0.0
+        largest = pd.DataFrame({"x": x, "y": y, "u": uncertainty_m}).groupby(["x", "y"])["u"].max()
+        px, py = (largest.index.get_level_values(axis).to_numpy() for axis in ("x", "y"))
+        keys = [("point", *place) for place in largest.index]
+        self.shapes.update(zip(keys, _point_squares(px, py, largest.to_numpy()), strict=True))
+        for row, place in zip(rows.tolist(), zip(x.tolist(), y.tolist(), strict=True), strict=True):
+            self.keys[row] = ("point", *place)
+
+    def close(self) -> None:
+        """Turn the squares into sites as well."""
+        different = list(dict.fromkeys(self.squares.values()))
+        key_of = {square: ("square", square.reference) for square in different}
+        self.shapes.update(zip(key_of.values(), footprints(different), strict=True))
+        for row, square in self.squares.items():
+            self.keys[row] = key_of[square]
 
 
 def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -332,26 +403,6 @@ def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     )
     values[~np.isfinite(values)] = np.nan
     return values, np.isnan(values) & (stripped != "").to_numpy()
-
-
-def _footprints(
-    wkt: np.ndarray, srs: np.ndarray, given: np.ndarray
-) -> tuple[dict[int, shapely.Geometry], np.ndarray]:
-    """
-    Return the normal form of readable footprints by row, and which rows have an unreadable one.
-    """
-    bad = np.zeros(len(wkt), dtype=bool)
-    rows = np.flatnonzero(given)
-    if not len(rows):
-        return {}, bad
-    pairs = pd.MultiIndex.from_arrays([wkt[rows], srs[rows]])
-    codes, unique = pairs.factorize()
-    shapes = shapely.from_wkt([text for text, _ in unique], on_invalid="ignore")
-    found = _normal_footprints(shapes, [str(system) for _, system in unique])[codes]
-    bad[rows] = shapely.is_missing(found)
-    return {
-        int(row): shape for row, shape in zip(rows, found, strict=True) if shape is not None
-    }, bad
 
 
 def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray:
@@ -365,16 +416,7 @@ def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray
         [s.strip().upper().replace("URN:OGC:DEF:CRS:", "").replace("::", ":") for s in systems],
         dtype=object,
     )
-    for name in set(names) - {
-        "",
-        "EPSG:4326",
-        "WGS84",
-        "WGS 84",
-        "CRS84",
-        "OGC:CRS84",
-        "4326",
-        "UNKNOWN",
-    }:
+    for name in set(names) - _DEGREES:
         here = names == name
         try:
             transformer = pyproj.Transformer.from_crs(name, "EPSG:4326", always_xy=True)
@@ -390,7 +432,8 @@ def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray
     shapes[single] = shapely.get_geometry(shapes[single], 0)
     rounded = shapely.transform(shapely.force_2d(shapes), lambda xy: np.round(xy, _DIGITS) + 0.0)
     rounded[~(shapely.area(rounded) > 0)] = None
-    return shapely.normalize(rounded)
+    normal: np.ndarray = shapely.normalize(rounded)
+    return normal
 
 
 def _project(transformer: pyproj.Transformer, xy: np.ndarray) -> np.ndarray:
@@ -404,89 +447,11 @@ def _parse_or_none(text: str) -> GridSquare | None:
         return None
 
 
-def _snap(
-    keys: np.ndarray,
-    shapes: dict[object, shapely.Geometry],
-    squares: dict[int, GridSquare],
-    reason: np.ndarray,
-    grid_m: int,
-) -> None:
-    """
-    Bring grid squares and footprints to the squares of one size, or say why that is impossible.
-    """
-    too_large = REASONS.index("place larger than the grid square")
-    for row, square in list(squares.items()):
-        try:
-            squares[row] = square.coarsen(grid_m)
-        except RecordsError:
-            reason[row] = too_large
-            del squares[row]
-    rows = [row for row, key in enumerate(keys) if key is not None and key[0] == "footprint"]
-    if not rows:
-        return
-    unique = {keys[row] for row in rows}
-    ordered = list(unique)
-    centres = shapely.centroid([shapes[key] for key in ordered])
-    found = dict(
-        zip(
-            ordered, squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m), strict=True
-        )
-    )
-    for row in rows:
-        key = keys[row]
-        place = found[key]
-        keys[row] = None
-        width, height = _extent_m(shapes[key])
-        if place is None:
-            reason[row] = REASONS.index("outside the grid")
-        elif (
-            max(width, height) > 1.1 * grid_m
-        ):  # squares of the ground are not quite upright in degrees
-            reason[row] = too_large
-        else:
-            squares[row] = place
-    for key in unique:
-        del shapes[key]
-
-
-def _extent_m(shape: shapely.Geometry) -> tuple[float, float]:
+def _extent_m(shape: shapely.Geometry) -> float:
+    """Return the larger of width and height."""
     left, low, right, high = shape.bounds
-    return (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2))), (
-        high - low
-    ) * _DEGREE_M
-
-
-def _add_points(
-    keys: np.ndarray,
-    shapes: dict[object, shapely.Geometry],
-    rows: np.ndarray,
-    lon: np.ndarray,
-    lat: np.ndarray,
-    uncertainty: np.ndarray,
-) -> None:
-    """
-    Make a site of every distinct point: the square whose corners lie at its largest uncertainty (10
-    m for none).
-    """
-    if not len(rows):
-        return
-    x, y = np.round(lon[rows], _DIGITS) + 0.0, np.round(lat[rows], _DIGITS) + 0.0
-    largest = (
-        pd.DataFrame({"x": x, "y": y, "u": np.nan_to_num(uncertainty[rows])})
-        .groupby(["x", "y"])["u"]
-        .max()
-    )
-    px, py = (largest.index.get_level_values(axis).to_numpy() for axis in ("x", "y"))
-    squares = _point_squares(px, py, largest.to_numpy())
-    shapes.update(
-        zip(
-            (("point", *place) for place in zip(px.tolist(), py.tolist(), strict=True)),
-            squares,
-            strict=True,
-        )
-    )
-    for row, place in zip(rows.tolist(), zip(x.tolist(), y.tolist(), strict=True), strict=True):
-        keys[row] = ("point", *place)
+    width = (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2)))
+    return float(max(width, (high - low) * _DEGREE_M))
 
 
 def _point_squares(
@@ -495,71 +460,61 @@ def _point_squares(
     half = np.maximum(uncertainty_m / np.sqrt(2), 5.0)
     dy = half / _DEGREE_M
     dx = dy / np.maximum(np.cos(np.radians(lat)), 1e-3)
-    return shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
+    squares: np.ndarray = shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
+    return squares
 
 
-def _number(
-    code: pl.Series,
-    keys: np.ndarray,
-    shapes: dict[object, shapely.Geometry],
-    references: dict[object, str],
-    reason: np.ndarray,
-    sites: gpd.GeoDataFrame | None,
-) -> Places:
+def _number(code: pl.Series, found: _Found, sites: gpd.GeoDataFrame | None) -> Places:
     """Number the sites and give listed ones their id, by id or by footprint."""
-    by_shape: dict[bytes, str] = {}
-    if sites is not None:
-        normal_sites = _normal_footprints(sites.geometry.to_numpy(), [""] * len(sites))
-        for name, normal in zip(sites.index, normal_sites, strict=True):
-            if normal is None:
-                continue
-            other = by_shape.setdefault(shapely.to_wkb(normal), str(name))
-            if other != name:
-                raise RecordsError(
-                    f"The table of sites gives {other} and {name} the same footprint. A site is "
-                    "one footprint."
-                )
-    by_key: dict[object, str] = {}
-    if by_shape:
-        normal_shapes = _normal_footprints(
-            np.array([*shapes.values(), None])[:-1], [""] * len(shapes)
-        )
-        by_key = {
-            key: by_shape.get(code, "")
-            for key, code in zip(shapes, shapely.to_wkb(normal_shapes), strict=True)
-        }
-    numbers: dict[object, int] = {}
+    listed = {} if sites is None else _listed_footprints(sites)
+    by_key: dict[Key, str] = {}
+    if listed:
+        shapes = np.array([*found.shapes.values(), None])[:-1]
+        codes = shapely.to_wkb(_normal_footprints(shapes, [""] * len(shapes)))
+        by_key = {key: listed.get(code, "") for key, code in zip(found.shapes, codes, strict=True)}
+    numbers: dict[Key, int] = {}
     footprints: list[shapely.Geometry] = []
     names: list[str] = []
-    refs: list[str] = []
+    references: list[str] = []
     rows: list[int | None] = []
-    for key in keys:
+    for key in found.keys:
         if key is None:
             rows.append(None)
             continue
-        if key[0] == "listed":
-            name = key[1]
-            shape = sites.geometry[name] if sites is not None else None
-        else:
-            shape = shapes[key]
-            name = by_key.get(key, "")
+        name = key[1] if key[0] == "listed" else by_key.get(key, "")
         identity = ("listed", name) if name else key
         if identity not in numbers:
             numbers[identity] = len(footprints)
-            footprints.append(shape)
+            footprints.append(found.shapes[key])
             names.append(name)
-            refs.append(references.get(key, ""))
+            references.append(key[1] if key[0] == "square" else "")
         rows.append(numbers[identity])
     frame = pl.DataFrame(
         {
             "code": code,
             "site": pl.Series(rows, dtype=pl.UInt32),
-            "place_reason": pl.Series(reason, dtype=pl.UInt8),
+            "place_reason": pl.Series(found.reason, dtype=pl.UInt8),
         }
     )
     held = np.empty(len(footprints), dtype=object)
     held[:] = footprints
-    return Places(frame, held, tuple(refs), tuple(names))
+    return Places(frame, held, tuple(references), tuple(names))
+
+
+def _listed_footprints(sites: gpd.GeoDataFrame) -> dict[bytes, str]:
+    """Return the id of each listed footprint, by its normal form."""
+    listed: dict[bytes, str] = {}
+    normal = _normal_footprints(sites.geometry.to_numpy(), [""] * len(sites))
+    for name, shape in zip(sites.index, normal, strict=True):
+        if shape is None:
+            continue
+        other = listed.setdefault(shapely.to_wkb(shape), str(name))
+        if other != name:
+            raise RecordsError(
+                f"The table of sites gives {other} and {name} the same footprint. A site is one "
+                "footprint."
+            )
+    return listed
 
 
 def site_ids(places: Places, rows: Sequence[int]) -> list[str]:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import geopandas as gpd
 import numpy as np
 import polars as pl
 
-from butterfly_sdm.errors import RecordsError
 from data_prep.records import dates as date_rules
 from data_prep.records import places as place_rules
 from data_prep.records.names import Name, read_name
 from data_prep.records.occurrences import GROUPS, Occurrences
-from data_prep.records.places import PlaceRules, Places, resolve_places
-from data_prep.records.schemes import SCHEMES, RecordingScheme
-from data_prep.records.sensitive import SensitiveSpecies
+from data_prep.records.options import RecordsOptions
+from data_prep.records.places import Places
 
 REASONS = (
     "",
@@ -53,54 +50,6 @@ _COMPLETE = {"TRUE", "T", "YES", "Y", "1", "COMPLETE", "REPORTEDCOMPLETE"}
 
 
 @dataclass(frozen=True)
-class SurveyRules:
-    """
-    Which records and sites count.
-
-    Attributes
-    ----------
-    scheme
-        What a visit is.
-    places
-        What a site is.
-    institutions
-        Institution codes to keep; empty: all.
-    years
-        First and last year; None: all.
-    min_records
-        Fewest record rows of a site.
-    min_visits
-        Fewest visits of a site.
-    max_footprint_deg2
-        Largest footprint, square degrees.
-    species
-        Species to keep, in order; None: all that were detected, by name. Records of others still
-        show that somebody looked.
-    synonyms
-        Recorded name: accepted name.
-    day_first
-        Whether 3/6/2018 is the third of June; None: as the file or its other dates tell.
-    double_recording
-        ``drop`` visits that another scheme tells as well, or ``keep`` them.
-    sensitive
-        Species that are withheld, or told only as sums over squares.
-    """
-
-    scheme: RecordingScheme = SCHEMES["ukbms"]
-    places: PlaceRules = field(default_factory=PlaceRules)
-    institutions: tuple[str, ...] = ()
-    years: tuple[int, int] | None = None
-    min_records: int = 200
-    min_visits: int = 1
-    max_footprint_deg2: float | None = None
-    species: tuple[str, ...] | None = None
-    synonyms: dict[str, str] = field(default_factory=dict)
-    day_first: bool | None = None
-    double_recording: Literal["drop", "keep"] = "drop"
-    sensitive: SensitiveSpecies = field(default_factory=SensitiveSpecies)
-
-
-@dataclass(frozen=True)
 class Verdicts:
     """
     The records with a verdict on each row.
@@ -133,99 +82,96 @@ class Verdicts:
     names: pl.DataFrame
     places: Places
 
-    @classmethod
-    def of(
-        cls,
-        occurrences: Occurrences,
-        rules: SurveyRules,
-        sites: gpd.GeoDataFrame | None = None,
-        *,
-        numbered: bool = True,
-    ) -> Verdicts:
-        """
-        Judge the rows of ``occurrences`` by all rules that need no other row; ``numbered`` keeps
-        ``file`` and ``row``.
 
-        Raises
-        ------
-        RecordsError
-            The records name no places.
-        """
-        if not set(GROUPS["place"]) & occurrences.columns:
-            raise RecordsError(
-                "The records name no places: no file has coordinates, a footprint or a grid "
-                "reference."
-            )
-        texts = occurrences.dictionaries
-        places = resolve_places(texts["place"], rules.places, sites)
-        day_first = rules.day_first if rules.day_first is not None else occurrences.day_first
-        names, taxa = _judge_names(texts["name"], rules)
-        judged = {
-            "source": _judge_sources(texts["source"], rules),
-            "place": places.codes.with_columns(_offset("place_reason", _PLACE_OFFSET)),
-            "date": _judge_dates(texts["date"], rules, day_first),
-            "state": _judge_states(texts["state"], rules.scheme),
-            "name": names.drop("accepted", "recorded"),
-        }
-        told = {group: _by_code(table) for group, table in judged.items()}
-        has_events = occurrences.core == "event"
-        kept = [
-            *(["file", "row"] if numbered else []),
-            *(["event"] if rules.scheme.visit == "event" else []),
-        ]
-        columns = [*kept, *GROUPS, *(["is_event"] if has_events else [])]
-        counts = np.zeros(len(REASONS), dtype=np.int64)
-        good_parts, bad_parts, before = [], [], 0
-        for part in occurrences.parts(columns):
-            codes = {group: part[group].to_numpy() for group in GROUPS}
-            is_event = (
-                part["is_event"].to_numpy() if has_events else np.zeros(len(part), dtype=bool)
-            )
-            reason = np.zeros(len(part), dtype=np.uint8)
-            for group in _FIRST:
-                of_text = told[group][f"{group}_reason"]
-                if of_text.any():
-                    np.copyto(reason, of_text[codes[group]], where=reason == 0)
-            first, last = np.searchsorted(occurrences.again, (before, before + len(part)))
-            reason[occurrences.again[first:last] - before] = REASONS.index("duplicate record")
-            before += len(part)
-            bad = (reason != 0) & ~is_event
-            counts += np.bincount(reason[bad], minlength=len(REASONS))
-            if numbered:
-                bad_parts.append(
-                    part.select("file", "row")
-                    .with_columns(pl.Series("reason", reason))
-                    .filter(pl.Series(bad))
-                )
-            good = np.flatnonzero(reason == 0)
-            place, date, state, name, source = (
-                codes[group][good] for group in ("place", "date", "state", "name", "source")
-            )
-            is_event = is_event[good]
-            good_parts.append(
-                pl.DataFrame(
-                    {column: part[column].gather(good) for column in kept}
-                    | {
-                        "site": told["place"]["site"][place],
-                        "day": told["date"]["day"][date],
-                        "taxon": told["name"]["taxon"][name],
-                        "present": told["state"]["present"][state] & ~is_event,
-                        "source_number": told["source"]["source_number"][source],
-                        "is_event": is_event,
-                        "rank_reason": told["name"]["name_reason"][name] * ~is_event,
-                    }
-                )
-            )
-        rows = pl.concat(good_parts).with_columns(pl.col("day").cast(pl.Date))
-        return cls(
-            occurrences,
-            rows,
-            counts,
-            pl.concat(bad_parts) if numbered else None,
-            taxa,
-            names,
-            places,
-        )
+Judged = Mapping[str, Mapping[str, np.ndarray]]
+"""By group of texts and column: what is known of each code."""
+
+
+def judge(
+    occurrences: Occurrences,
+    places: Places,
+    rules: RecordsOptions,
+    synonyms: Mapping[str, str],
+    *,
+    numbered: bool = True,
+) -> Verdicts:
+    """
+    Judge the rows of ``occurrences`` by all rules that need no other row.
+
+    Parameters
+    ----------
+    places
+        Where they are.
+    rules
+        Which of them count, nothing being left to the rules.
+    synonyms
+        Recorded name: accepted name.
+    numbered
+        Whether ``file`` and ``row`` are kept.
+    """
+    texts = occurrences.dictionaries
+    names, taxa = _judge_names(texts["name"], rules, synonyms)
+    judged = {
+        "source": _judge_sources(texts["source"], rules),
+        "place": places.codes.with_columns(_offset("place_reason", _PLACE_OFFSET)),
+        "date": _judge_dates(texts["date"], rules, occurrences.day_first),
+        "state": _judge_states(texts["state"], rules),
+        "name": names.drop("accepted", "recorded"),
+    }
+    told = {group: _by_code(table) for group, table in judged.items()}
+    kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
+    counts = np.zeros(len(REASONS), dtype=np.int64)
+    good, bad, before = [], [], 0
+    events = ["is_event"] if occurrences.core == "event" else []
+    for part in occurrences.parts([*kept, *GROUPS, *events]):
+        if not events:
+            part = part.with_columns(is_event=False)
+        first, last = np.searchsorted(occurrences.again, (before, before + len(part)))
+        reason = _reasons(part, told, occurrences.again[first:last] - before)
+        before += len(part)
+        dropped = (reason != 0) & ~part["is_event"].to_numpy()
+        counts += np.bincount(reason[dropped], minlength=len(REASONS))
+        if numbered:
+            of_row = part.select("file", "row", pl.Series("reason", reason))
+            bad.append(of_row.filter(pl.Series(dropped)))
+        good.append(_understood(part, told, reason))
+    rows = pl.concat(good).with_columns(pl.col("day").cast(pl.Date))
+    return Verdicts(
+        occurrences, rows, counts, pl.concat(bad) if numbered else None, taxa, names, places
+    )
+
+
+def _reasons(part: pl.DataFrame, told: Judged, again: np.ndarray) -> np.ndarray:
+    """Return why each row is left out; ``again`` are those that repeat one before them."""
+    reason = np.zeros(len(part), dtype=np.uint8)
+    for group in _FIRST:
+        of_text = told[group][f"{group}_reason"]
+        if of_text.any():
+            np.copyto(reason, of_text[part[group].to_numpy()], where=reason == 0)
+    reason[again] = REASONS.index("duplicate record")
+    return reason
+
+
+def _understood(part: pl.DataFrame, told: Judged, reason: np.ndarray) -> pl.DataFrame:
+    """Return the good rows of a part, their codes replaced by what these mean."""
+    good = np.flatnonzero(reason == 0)
+    is_event = part["is_event"].to_numpy()[good]
+
+    def meaning(group: str, column: str) -> np.ndarray:
+        meant: np.ndarray = told[group][column][part[group].to_numpy()[good]]
+        return meant
+
+    columns = {
+        "site": meaning("place", "site"),
+        "day": meaning("date", "day"),
+        "taxon": meaning("name", "taxon"),
+        "present": meaning("state", "present") & ~is_event,
+        "source_number": meaning("source", "source_number"),
+        "is_event": is_event,
+        "rank_reason": meaning("name", "name_reason") * ~is_event,
+    }
+    others = [name for name in part.columns if name not in (*GROUPS, "is_event")]
+    return pl.DataFrame({name: part[name].gather(good) for name in others} | columns)
 
 
 def _by_code(table: pl.DataFrame) -> dict[str, np.ndarray]:
@@ -250,7 +196,10 @@ def _offset(column: str, offset: int) -> pl.Expr:
     )
 
 
-def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None) -> pl.DataFrame:
+def _judge_dates(
+    dates: pl.DataFrame, rules: RecordsOptions, layout_says: bool | None
+) -> pl.DataFrame:
+    day_first = layout_says if rules.day_first is None else rules.day_first
     days = date_rules.read_days(dates, day_first=day_first).with_columns(
         _offset("date_reason", _DATE_OFFSET)
     )
@@ -258,8 +207,8 @@ def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None
     if rules.years is not None:
         outside = ~pl.col("day").dt.year().is_between(*rules.years)
     off = pl.lit(False)
-    if rules.scheme.months is not None:
-        first, last = rules.scheme.months
+    if rules.months is not None:
+        first, last = rules.months
         month = pl.col("day").dt.month()
         off = (
             ~month.is_between(first, last)
@@ -281,19 +230,21 @@ def _judge_dates(dates: pl.DataFrame, rules: SurveyRules, day_first: bool | None
     )
 
 
-def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame, tuple[str, ...]]:
+def _judge_names(
+    names: pl.DataFrame, rules: RecordsOptions, synonyms: Mapping[str, str]
+) -> tuple[pl.DataFrame, tuple[str, ...]]:
     read = [
-        read_name(s, p, r, rules.synonyms)
+        read_name(s, p, r, synonyms)
         for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()
     ]
-    detecting = {"species", "aggregate"} if rules.scheme.aggregates == "detect" else {"species"}
+    detecting = {"species", "aggregate"} if rules.aggregates == "detect" else {"species"}
     taxa = tuple(sorted({name.accepted for name in read if name.kind in detecting}))
     number = {name: place for place, name in enumerate(taxa)}
 
     def reason(name: Name) -> int:
-        if name.kind == "higher" and rules.scheme.higher_ranks == "drop":
+        if name.kind == "higher" and rules.higher_ranks == "drop":
             return REASONS.index("rank above species")
-        if name.kind == "aggregate" and rules.scheme.aggregates == "drop":
+        if name.kind == "aggregate" and rules.aggregates == "drop":
             return REASONS.index("species aggregate")
         return 0
 
@@ -312,7 +263,7 @@ def _judge_names(names: pl.DataFrame, rules: SurveyRules) -> tuple[pl.DataFrame,
     return frame, taxa
 
 
-def _judge_sources(sources: pl.DataFrame, rules: SurveyRules) -> pl.DataFrame:
+def _judge_sources(sources: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
     other = (
         ~pl.col("institutionCode").str.strip_chars().is_in(list(rules.institutions))
         if rules.institutions
@@ -327,24 +278,24 @@ def _judge_sources(sources: pl.DataFrame, rules: SurveyRules) -> pl.DataFrame:
     )
 
 
-def _judge_states(states: pl.DataFrame, scheme: RecordingScheme) -> pl.DataFrame:
+def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
     status = pl.col("occurrenceStatus").str.strip_chars().str.to_uppercase()
     zero = pl.col("individualCount").str.strip_chars().cast(pl.Float64, strict=False) == 0
     absent = status.is_in(list(_ABSENT))
     unknown = ~absent & ~status.is_in(list(_PRESENT))
     zero = zero.fill_null(False) & ~absent
     incomplete = pl.lit(False)
-    if scheme.complete_only:
+    if rules.complete_only:
         incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(
             r"[^A-Z0-9]", ""
         ).is_in(list(_COMPLETE))
-    dropped = (absent & pl.lit(scheme.absent == "drop")) | (
-        zero & pl.lit(scheme.zero_count == "drop")
+    dropped = (absent & pl.lit(rules.absent == "drop")) | (
+        zero & pl.lit(rules.zero_count == "drop")
     )
-    dropped |= zero & pl.lit(scheme.zero_count == "absent" and scheme.absent == "drop")
+    dropped |= zero & pl.lit(rules.zero_count == "absent" and rules.absent == "drop")
     return states.select(
         "code",
-        (~absent & ~(zero & pl.lit(scheme.zero_count == "absent"))).alias("present"),
+        (~absent & ~(zero & pl.lit(rules.zero_count == "absent"))).alias("present"),
         pl.when(dropped)
         .then(REASONS.index("absence not counted"))
         .when(unknown)

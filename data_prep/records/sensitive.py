@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
 import geopandas as gpd
 import numpy as np
@@ -13,8 +14,9 @@ import shapely
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.grid_references import squares_of
+from data_prep.records.options import Protection
 
-ACTIONS = ("withhold", "1km", "2km", "10km")
+ACTIONS: tuple[str, ...] = get_args(Protection)
 
 
 @dataclass(frozen=True)

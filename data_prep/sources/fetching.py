@@ -54,8 +54,7 @@ def fetch_records(
         fetched += _from_s2bms(config.s2bms, folder, progress, service)
     if not fetched:
         return config
-    given = config.path if isinstance(config.path, tuple) else (config.path,)
-    return config.model_copy(update={"path": (*given, *fetched)})
+    return config.model_copy(update={"path": (*config.paths, *fetched)})
 
 
 def _from_gbif(
@@ -69,13 +68,7 @@ def _from_gbif(
 
 
 def _key_of_query(config: GbifOptions, folder: Path, service: Service | None) -> str:
-    asked = gbif.query(
-        taxon_keys=config.taxon_keys,
-        dataset_keys=config.dataset_keys,
-        countries=config.countries,
-        years=config.years,
-        geometry_wkt=config.geometry_wkt,
-    )
+    asked = gbif.query(config)
     note = folder / f"gbif-{fingerprint(asked)}.json"
     if note.is_file():
         return str(read_json(note)["key"])
@@ -100,6 +93,3 @@ def _from_s2bms(
     )
     write_json(note, {"doi": doi, "files": [path.name for path in paths]})
     return paths
-
-
-__all__ = ["fetch_records"]

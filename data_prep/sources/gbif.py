@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
@@ -18,69 +18,41 @@ from typing import Any, Literal
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.dates import MONTHS
+from data_prep.records.options import GbifOptions
 from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 
-API = "https://api.gbif.org/v1"
 _FAILED = {"FAILED", "KILLED", "CANCELLED", "SUSPENDED", "FILE_ERASED"}
 _LICENCES = {"cc0": "CC0 1.0", "by-nc": "CC BY-NC 4.0", "by": "CC BY 4.0"}
 
 
-def query(
-    *,
-    taxon_keys: Sequence[int] = (),
-    dataset_keys: Sequence[str] = (),
-    countries: Sequence[str] = (),
-    years: tuple[int, int] | None = None,
-    geometry_wkt: str | None = None,
-) -> dict[str, Any]:
+def query(asked: GbifOptions) -> dict[str, Any]:
     """
     Return a query in GBIF's terms; several values of one kind are alternatives, the kinds must all
     hold.
 
-    Parameters
-    ----------
-    taxon_keys
-        Keys of taxa in GBIF's backbone; all below them are included.
-    dataset_keys
-        Keys of data sets.
-    countries
-        ISO codes of two letters.
-    years
-        First and last.
-    geometry_wkt
-        Area, longitudes and latitudes, corners anticlockwise.
-
-    Raises
-    ------
-    SourceError
-        Nothing is asked for: that would be all of GBIF.
-
     Examples
     --------
-    >>> query(countries=["GB"], years=(2018, 2019))["predicates"][0]
+    >>> query(GbifOptions(countries=("GB",), years=(2018, 2019)))["predicates"][0]
     {'type': 'equals', 'key': 'COUNTRY', 'value': 'GB'}
     """
     parts: list[dict[str, Any]] = []
     for key, values in (
-        ("TAXON_KEY", taxon_keys),
-        ("DATASET_KEY", dataset_keys),
-        ("COUNTRY", countries),
+        ("TAXON_KEY", asked.taxon_keys),
+        ("DATASET_KEY", asked.dataset_keys),
+        ("COUNTRY", asked.countries),
     ):
         texts = [str(value) for value in values]
         if len(texts) == 1:
             parts.append({"type": "equals", "key": key, "value": texts[0]})
         elif texts:
             parts.append({"type": "in", "key": key, "values": texts})
-    if years is not None:
-        parts.append({"type": "greaterThanOrEquals", "key": "YEAR", "value": str(years[0])})
-        parts.append({"type": "lessThanOrEquals", "key": "YEAR", "value": str(years[1])})
-    if geometry_wkt:
-        parts.append({"type": "within", "geometry": geometry_wkt})
-    if not parts:
-        raise SourceError(
-            "The query asks for all of GBIF. Name taxa, data sets, countries, years or an area."
-        )
+    if asked.years is not None:
+        first, last = asked.years
+        parts.append({"type": "greaterThanOrEquals", "key": "YEAR", "value": str(first)})
+        parts.append({"type": "lessThanOrEquals", "key": "YEAR", "value": str(last)})
+    if asked.geometry_wkt:
+        parts.append({"type": "within", "geometry": asked.geometry_wkt})
     parts.append({"type": "equals", "key": "HAS_COORDINATE", "value": "true"})
     return {"type": "and", "predicates": parts}
 
@@ -90,7 +62,7 @@ def request_download(
     *,
     format: Literal["DWCA", "SIMPLE_CSV"] = "DWCA",
     environment: Mapping[str, str] | None = None,
-    api: str = API,
+    api: str,
     service: Service | None = None,
 ) -> str:
     """
@@ -130,7 +102,7 @@ def download(
     key: str,
     folder: Path,
     *,
-    api: str = API,
+    api: str,
     service: Service | None = None,
     progress: Progress = silent,
 ) -> Path:

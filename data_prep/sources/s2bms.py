@@ -18,7 +18,6 @@ from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 
 DOI = "10.5281/zenodo.15198884"
-API = "https://zenodo.org/api"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Release:
     files: tuple[tuple[str, str, int, str], ...]
 
 
-def read_release(doi: str = DOI, *, api: str = API, service: Service | None = None) -> Release:
+def read_release(doi: str = DOI, *, api: str, service: Service | None = None) -> Release:
     """
     Ask Zenodo for the files of a record.
 
@@ -92,7 +91,7 @@ def download_s2bms(
     *,
     files: Sequence[str] = ("*",),
     doi: str = DOI,
-    api: str = API,
+    api: str,
     service: Service | None = None,
     progress: Progress = silent,
 ) -> list[Path]:

@@ -14,36 +14,18 @@ from urllib.parse import urljoin, urlparse
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
+from butterfly_sdm.imagery.options import StacOptions
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
 from data_prep.sources.transfer import Service
 
 TIMEOUT_S = 60
+WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
-def search_items(
-    url: str,
-    *,
-    bbox: Sequence[float],
-    start: str,
-    end: str,
-    collection: str = "sentinel-2-l2a",
-    max_cloud: float = 60.0,
-    most_items: int = 500,
-) -> list[dict[str, Any]]:
+def search_items(stac: StacOptions) -> list[dict[str, Any]]:
     """
-    Search a STAC API.
-
-    Parameters
-    ----------
-    url
-        Address of the API, or of a static catalogue or collection, which is read as a whole.
-    bbox
-        West, south, east and north in degrees.
-    start, end
-        First and last day, YYYY-MM-DD.
-    max_cloud
-        Largest cloudy share of a product in per cent, by its own ``eo:cloud_cover``.
+    Search a STAC API, or read a static catalogue or collection as a whole.
 
     Returns
     -------
@@ -57,31 +39,25 @@ def search_items(
     MissingPackageError
         ``pystac_client`` is not installed.
     """
-    if url.endswith(".json"):
-        found = list(_walk(url, bbox=bbox, start=start, end=end, collection=collection))[
-            :most_items
-        ]
+    if stac.url.endswith(".json"):
+        found = list(_walk(stac.url, stac))[: stac.most_items]
     else:
-        found = _search(
-            url, bbox=bbox, start=start, end=end, collection=collection, most_items=most_items
-        )
+        found = _search(stac)
     items = [
         item
         for item in found
-        if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= max_cloud
+        if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= stac.max_cloud
     ]
     if not items:
         raise SourceError(
-            f"{url} has {len(found)} products of {collection} in {list(bbox)} from {start} to "
-            f"{end}, none of them with at most "
-            f"{max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
+            f"{stac.url} has {len(found)} products of {stac.collection} in "
+            f"{list(stac.bbox or WORLD)} from {stac.start} to {stac.end}, none of them with at "
+            f"most {stac.max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
         )
     return sorted(items, key=lambda item: str(item["id"]))
 
 
-def _search(
-    url: str, *, bbox: Sequence[float], start: str, end: str, collection: str, most_items: int
-) -> list[dict[str, Any]]:
+def _search(stac: StacOptions) -> list[dict[str, Any]]:
     try:
         from pystac_client import Client
         from pystac_client.errors import ClientTypeError
@@ -91,29 +67,22 @@ def _search(
             f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}"
         ) from error
     try:
-        client = Client.open(url, timeout=TIMEOUT_S)
-        search = client.search(
-            collections=[collection],
-            bbox=list(bbox),
-            datetime=f"{start}/{end}",
-            max_items=most_items,
+        search = Client.open(stac.url, timeout=TIMEOUT_S).search(
+            collections=[stac.collection],
+            bbox=list(stac.bbox or WORLD),
+            datetime=f"{stac.start}/{stac.end}",
+            max_items=stac.most_items,
         )
         return [item.to_dict() for item in search.items()]
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
-            f"The STAC API {url} did not answer a search of {collection}: {error}. Is the address "
-            "right?"
+            f"The STAC API {stac.url} did not answer a search of {stac.collection}: {error}. Is "
+            "the address right?"
         ) from error
 
 
 def _walk(
-    url: str,
-    *,
-    bbox: Sequence[float],
-    start: str,
-    end: str,
-    collection: str,
-    above: frozenset[str] = frozenset(),
+    url: str, stac: StacOptions, above: frozenset[str] = frozenset()
 ) -> Iterator[dict[str, Any]]:
     """Yield the items of a static catalogue that a search would find."""
     if url in above:
@@ -123,20 +92,14 @@ def _walk(
         for link in value.get("links", ()):
             if link.get("rel") in ("item", "child"):
                 target = urljoin(url, str(link.get("href", "")))
-                yield from _walk(
-                    target,
-                    bbox=bbox,
-                    start=start,
-                    end=end,
-                    collection=collection,
-                    above=above | {url},
-                )
+                yield from _walk(target, stac, above | {url})
         return
     properties = value.get("properties", {})
     day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:10]
-    west, south, east, north = _box(value)
-    near = west <= bbox[2] and east >= bbox[0] and south <= bbox[3] and north >= bbox[1]
-    if near and start <= day <= end and value.get("collection", collection) == collection:
+    box, (west, south, east, north) = stac.bbox or WORLD, _box(value)
+    near = west <= box[2] and east >= box[0] and south <= box[3] and north >= box[1]
+    same = value.get("collection", stac.collection) == stac.collection
+    if near and same and stac.start <= day <= stac.end:
         assets = {
             key: {**asset, "href": urljoin(url, str(asset["href"]))}
             for key, asset in value.get("assets", {}).items()
@@ -146,22 +109,16 @@ def _walk(
 
 def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:
     """Return west, south, east and north of an item."""
-    box = item.get("bbox") or [-180.0, -90.0, 180.0, 90.0]
+    box = item.get("bbox") or WORLD
     half = len(box) // 2  # six numbers where heights are told
     return box[0], box[1], box[half], box[half + 1]
 
 
 def fetch_products(
-    url: str,
+    stac: StacOptions,
     folder: str | Path,
     *,
-    bbox: Sequence[float],
-    start: str,
-    end: str,
-    collection: str = "sentinel-2-l2a",
     bands: Sequence[str] = ("red", "green", "blue", "nir"),
-    max_cloud: float = 60.0,
-    most_items: int = 500,
     progress: Progress = silent,
     service: Service | None = None,
 ) -> list[Path]:
@@ -185,15 +142,7 @@ def fetch_products(
         ``requests`` or ``pystac_client`` is not installed.
     """
     folder = Path(folder)
-    items = search_items(
-        url,
-        bbox=bbox,
-        start=start,
-        end=end,
-        collection=collection,
-        max_cloud=max_cloud,
-        most_items=most_items,
-    )
+    items = search_items(stac)
     wanted = {canonical_band(band) for band in bands}
     paths = []
     for number, item in enumerate(items):

@@ -67,14 +67,15 @@ class Service:
         SourceError
             There is none, or the service refuses.
         """
-        requests = _requests()
+        library = _requests()
         problem = ""
         for attempt in range(self.attempts):
-            if attempt:
-                self.sleep(min(self.pause_s * 2 ** (attempt - 1), 60.0))
+            self._pause(attempt)
             try:
-                answer = requests.request(method, url, timeout=self.timeout_s, **options)
-            except requests.RequestException as error:
+                answer: requests.Response = library.request(
+                    method, url, timeout=self.timeout_s, **options
+                )
+            except library.RequestException as error:
                 problem = f"{type(error).__name__}"
                 continue
             if answer.status_code in (429, 500, 502, 503, 504):
@@ -139,50 +140,53 @@ class Service:
             ):
                 return path
             LOG.warning("%s is not the file that is wanted and is fetched again", path)
-        part, mark = (
-            path.with_name(path.name + ".part"),
-            path.with_name(path.name + ".part.version"),
-        )
-        requests = _requests()
-        waited = 0.0
-        failures = 0
-        problem = ""
+        part = path.with_name(path.name + ".part")
+        mark = path.with_name(path.name + ".part.version")
+        self._fetch_whole(url, part, mark, size, path.name, progress)
+        if checksum and digest(part, checksum) != checksum:
+            got = digest(part, checksum)
+            part.unlink()
+            mark.unlink(missing_ok=True)
+            raise SourceError(
+                f"{path.name} from {_host(url)} is not the file that was promised: {checksum} was "
+                f"expected, {got} arrived. It was removed. Try again; if it happens again the file "
+                "has changed at its source."
+            )
+        part.replace(path)
+        mark.unlink(missing_ok=True)
+        return path
+
+    def _pause(self, failures: int) -> None:
+        if failures:
+            self.sleep(min(self.pause_s * 2 ** (failures - 1), 60.0))
+
+    def _fetch_whole(
+        self, url: str, part: Path, mark: Path, size: int | None, name: str, progress: Progress
+    ) -> None:
+        """Ask for the rest of a file until it is whole."""
+        waited, failures, problem = 0.0, 0, ""
         while failures < self.attempts:
-            if failures:
-                self.sleep(min(self.pause_s * 2 ** (failures - 1), 60.0))
+            self._pause(failures)
             try:
-                done, wait = self._continue(url, part, mark, size, path.name, progress)
-            except requests.RequestException as error:
+                done, wait = self._continue(url, part, mark, size, name, progress)
+            except _requests().RequestException as error:
                 failures, problem = failures + 1, type(error).__name__
                 continue
-            if wait is not None:
-                if waited + wait > self.wait_s:
-                    raise SourceError(
-                        f"{url} was not ready after {waited:.0f} s. Run the same command later: it "
-                        "goes on from there."
-                    )
-                self.sleep(wait)
-                waited += wait
-                continue
-            if not done:
+            if done:
+                return
+            if wait is None:
                 failures, problem = failures + 1, "the transfer broke off"
                 continue
-            if checksum and digest(part, checksum) != checksum:
-                got = digest(part, checksum)
-                part.unlink()
-                mark.unlink(missing_ok=True)
+            if waited + wait > self.wait_s:
                 raise SourceError(
-                    f"{path.name} from {_host(url)} is not the file that was promised: {checksum} "
-                    f"was expected, {got} arrived. "
-                    "It was removed. Try again; if it happens again the file has changed at its "
-                    "source."
+                    f"{url} was not ready after {waited:.0f} s. Run the same command later: it "
+                    "goes on from there."
                 )
-            part.replace(path)
-            mark.unlink(missing_ok=True)
-            return path
+            self.sleep(wait)
+            waited += wait
         arrived = part.stat().st_size if part.is_file() else 0
         raise SourceError(
-            f"{path.name} could not be fetched from {_host(url)} in {self.attempts} attempts "
+            f"{name} could not be fetched from {_host(url)} in {self.attempts} attempts "
             f"({problem}). "
             f"Run the same command again: it goes on after the {arrived:,} bytes that arrived."
         )

@@ -9,7 +9,13 @@ import pytest
 from butterfly_sdm.core.arrays import PackedArray, new_array
 from butterfly_sdm.core.cards import damage, fingerprint, sealed
 from butterfly_sdm.core.files import atomic_path, read_json, sha256, write_json
-from butterfly_sdm.core.work import exclusive, is_finished, resumable_folder
+from butterfly_sdm.core.work import (
+    Journal,
+    exclusive,
+    is_finished,
+    resumable_folder,
+    work_folder,
+)
 from butterfly_sdm.errors import ArtefactError, MissingFileError
 
 
@@ -119,3 +125,34 @@ def test_a_packed_array_is_mapped_once_and_travels_as_its_path(tmp_path):
     sent.written()
     packed.close()
     assert np.load(tmp_path / "a.npy")[:, 0].tolist() == [0, 7, 9]
+
+
+def test_a_journal_forgets_a_line_that_was_cut_short(tmp_path):
+    journal = Journal(tmp_path / "done")
+    journal.add("7")
+    with (tmp_path / "done").open("a") as file:
+        file.write("12")  # of 123
+    again = Journal(tmp_path / "done")
+    assert again.done == {"7"}
+    again.add("8")
+    assert Journal(tmp_path / "done").done == {"7", "8"}
+
+
+def test_a_journal_writes_only_what_is_safe(tmp_path):
+    flushed = []
+    journal = Journal(tmp_path / "done", flush=lambda: flushed.append(True), every_s=60)
+    journal.add("1")
+    assert journal.done == {"1"}
+    assert not (tmp_path / "done").exists()
+    journal.save()
+    assert flushed == [True]
+    assert Journal(tmp_path / "done").done == {"1"}
+
+
+def test_work_that_becomes_nothing_leaves_nothing_once_it_has_ended_well(tmp_path):
+    with pytest.raises(KeyboardInterrupt), work_folder(tmp_path / "map.tif", "key") as work:
+        (work / "block").write_text("done")
+        raise KeyboardInterrupt
+    with work_folder(tmp_path / "map.tif", "key") as work:
+        assert (work / "block").read_text() == "done"
+    assert list(tmp_path.iterdir()) == []

@@ -31,6 +31,10 @@ def test_an_unknown_name_is_answered_with_the_nearest():
         KINDS.load("pat")
 
 
+def test_an_offer_is_not_imported():
+    assert KINDS.offer("broken").value == "pathlib:Nothing"
+
+
 def test_a_broken_kind_says_whose_it_is():
     with pytest.raises(PluginError, match=r"'broken' of butterfly-sdm \(pathlib:Nothing\)"):
         KINDS.load("broken")

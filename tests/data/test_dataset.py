@@ -1,11 +1,15 @@
 """The data set checks that its parts fit together, in memory and on disk."""
 
+import json
+import pickle
+from dataclasses import replace
+
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
 
-from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
+from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard, read_card
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 from data_prep.build import build_dataset
 from tests.data_prep.surveys import grid_of_places, make_config, make_scene, make_survey
@@ -21,7 +25,7 @@ def parts() -> dict:
     )
     detections = pd.DataFrame({"Pieris napi": [2, 0]}, index=index)
     return {
-        "card": DatasetCard(name="test", species=("Pieris napi",)),
+        "card": DatasetCard(name="test", species=("Pieris napi",), position_crs="EPSG:32631"),
         "sites": sites,
         "detections": detections,
     }
@@ -94,6 +98,27 @@ def test_a_folder_opens_with_its_tiles_left_on_disk(built):
     assert dataset.folder == built
     assert dataset.fingerprint == Dataset.open(built).fingerprint
     assert "12 of 12 sites, 32 x 32 pixels of 10 m" in dataset._repr_html_()
+
+
+def test_tiles_on_disk_travel_to_other_processes_as_a_path(built):
+    dataset = Dataset.open(built)
+    told = pickle.dumps(dataset)
+    assert len(told) < dataset.tiles.nbytes / 2
+    again = pickle.loads(told)
+    assert isinstance(again.tiles, np.memmap)
+    np.testing.assert_array_equal(again.tiles, dataset.tiles)
+    pd.testing.assert_frame_equal(again.rates, dataset.rates)
+    some = pickle.loads(pickle.dumps(replace(dataset, tiles=dataset.tiles[3:5])))
+    np.testing.assert_array_equal(some.tiles, dataset.tiles[3:5])
+
+
+def test_a_card_of_the_first_release_that_names_no_crs_means_the_british_grid(built, tmp_path):
+    card = json.loads((built / "dataset.json").read_text())
+    del card["position_crs"]
+    (tmp_path / "dataset.json").write_text(json.dumps(card))
+    assert read_card(tmp_path).position_crs == "EPSG:27700"
+    with pytest.raises(ValueError, match="position_crs"):
+        DatasetCard(name="new", species=("Pieris napi",))
 
 
 def test_a_folder_that_is_no_data_set_or_incomplete_says_so(built, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from data_prep.covariates import raster_covariates, read_covariates, site_covariates
-from data_prep.options import CovariateOptions
+from data_prep.options import CovariateOptions, CovariateRasterOptions
 from tests.imagery.rasters import write_raster
 
 LEFT, TOP = 400_000, 200_000
@@ -28,7 +28,11 @@ def sites() -> pd.DataFrame:
 def test_the_mean_in_a_square_is_that_of_its_pixels(tmp_path, sites):
     values = np.random.default_rng(0).normal(10, 3, (1, 40, 40)).astype(np.float32)
     path = write_raster(tmp_path / "climate.tif", values, pixel=50, names=None, nodata=-9999)
-    table = raster_covariates(path, sites, name="rain", side_m=(400, 1000))
+    table = raster_covariates(
+        CovariateRasterOptions(path=path, name="rain", side_m=(400, 1000)),
+        sites,
+        position_crs="EPSG:27700",
+    )
     assert list(table.columns) == ["rain_400m", "rain_1000m"]
     assert table.loc["a", "rain_400m"] == pytest.approx(values[0, 6:14, 6:14].mean(), rel=1e-5)
     assert table.loc["b", "rain_1000m"] == pytest.approx(values[0, 20:40, 20:40].mean(), rel=1e-5)
@@ -41,17 +45,24 @@ def test_fractions_of_classes_sum_to_one_and_skip_missing_pixels(tmp_path, sites
     classes[0, :5] = 255
     path = write_raster(tmp_path / "cover.tif", classes, pixel=50, names=None, nodata=255)
     table = raster_covariates(
-        path,
+        CovariateRasterOptions(
+            path=path,
+            name="cover",
+            kind="fractions",
+            side_m=(1000,),
+            classes={1: "wood", 2: "field", 7: "sea"},
+        ),
         sites,
-        name="cover",
-        kind="fractions",
-        side_m=(1000,),
-        classes={1: "wood", 2: "field", 7: "sea"},
+        position_crs="EPSG:27700",
     )
     assert table.loc["a"].tolist() == [0.5, 0.5, 0.0]
     assert table.loc["b"].tolist() == [1.0, 0.0, 0.0]
     assert table.loc["c"].isna().all()
-    assert raster_covariates(path, sites, name="c", kind="fractions").columns.tolist() == [
+    assert raster_covariates(
+        CovariateRasterOptions(path=path, name="c", kind="fractions"),
+        sites,
+        position_crs="EPSG:27700",
+    ).columns.tolist() == [
         "c_1_1000m",
         "c_2_1000m",
     ]
@@ -69,7 +80,9 @@ def test_pixels_larger_than_the_square_and_degrees_are_understood(tmp_path, site
         names=None,
         nodata=None,
     )
-    table = raster_covariates(path, sites, name="t", side_m=(100,))
+    table = raster_covariates(
+        CovariateRasterOptions(path=path, name="t", side_m=(100,)), sites, position_crs="EPSG:27700"
+    )
     from pyproj import Transformer
 
     lon, lat = Transformer.from_crs(27700, 4326, always_xy=True).transform(
@@ -85,11 +98,19 @@ def test_pixels_larger_than_the_square_and_degrees_are_understood(tmp_path, site
 def test_a_raster_elsewhere_and_a_band_that_is_not_there_are_errors(tmp_path, sites):
     path = write_raster(tmp_path / "a.tif", np.ones((1, 9, 9), np.float32), left=0, names=None)
     with pytest.raises(RasterError, match="has no value at any of the 3 sites"):
-        raster_covariates(path, sites, name="a")
+        raster_covariates(
+            CovariateRasterOptions(path=path, name="a"), sites, position_crs="EPSG:27700"
+        )
     with pytest.raises(RasterError, match=r"has 1 bands, and covariates\.rasters asks for band 4"):
-        raster_covariates(path, sites, name="a", band=4)
+        raster_covariates(
+            CovariateRasterOptions(path=path, name="a", band=4), sites, position_crs="EPSG:27700"
+        )
     with pytest.raises(MissingFileError):
-        raster_covariates(tmp_path / "b.tif", sites, name="a")
+        raster_covariates(
+            CovariateRasterOptions(path=tmp_path / "b.tif", name="a"),
+            sites,
+            position_crs="EPSG:27700",
+        )
 
 
 def test_a_table_keeps_what_is_missing_missing(tmp_path, sites):

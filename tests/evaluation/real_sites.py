@@ -40,5 +40,9 @@ def s2bms(shared: Path) -> Dataset:
         tuple(presence.index[table["split"] == "val"]),
     )
     return Dataset(
-        DatasetCard(name="s2bms", species=species), sites, k, covariates=covariates, split=split
+        DatasetCard(name="s2bms", species=species, position_crs="EPSG:27700"),
+        sites,
+        k,
+        covariates=covariates,
+        split=split,
     )

@@ -8,12 +8,14 @@ import pytest
 
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.dataset import TileCard
-from butterfly_sdm.data.splits import Split, spatial_folds
-from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.data.division import spatial_folds
+from butterfly_sdm.data.splits import Split
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import compare, cross_validate, run_ladder, score_predictions
 from butterfly_sdm.evaluation.bootstrap import block_means, grid_blocks, mean_interval
 from butterfly_sdm.evaluation.compare import score_interval
 from butterfly_sdm.evaluation.ladder import ladder_factories, markdown_table
+from butterfly_sdm.evaluation.options import EvaluateOptions, LadderStep
 from tests.evaluation.real_sites import s2bms
 from tests.evaluation.worlds import small_world
 
@@ -136,9 +138,38 @@ def test_the_comparison_of_equal_models_covers_zero_in_93_to_97_of_100_worlds():
     assert 0.93 <= covered / 400 <= 0.97
 
 
+def quick(*steps: LadderStep, **more) -> EvaluateOptions:
+    return EvaluateOptions(ladder=steps, folds=0, bootstrap=100, **more)
+
+
+@pytest.mark.parametrize("where", ["processes", "cluster"])
+def test_workers_climb_a_ladder_to_the_same_numbers(world, where):
+    steps = ("regional_rate", "nearest_sites", LadderStep(kind="trees", options={"bands": True}))
+    options = EvaluateOptions(ladder=steps, folds=3, bootstrap=100)
+    here = run_ladder(world, options)
+    if where == "processes":
+        there = run_ladder(world, options.model_copy(update={"workers": 2}))
+    else:
+        distributed = pytest.importorskip("distributed")
+        with distributed.LocalCluster(
+            n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None
+        ) as cluster:
+            there = run_ladder(
+                world, options.model_copy(update={"dask": cluster.scheduler_address})
+            )
+    pd.testing.assert_frame_equal(
+        here.table.drop(columns="seconds"), there.table.drop(columns="seconds"), check_exact=True
+    )
+    for name, validation in here.cross_validations.items():
+        pd.testing.assert_frame_equal(
+            validation.predictions, there.cross_validations[name].predictions, check_exact=True
+        )
+
+
 def test_a_ladder_ranks_its_steps_and_writes_them(world, tmp_path):
-    steps = ["nearest_sites", {"kind": "trees", "name": "few trees", "options": {"trees": 20}}]
-    ladder = run_ladder(world, steps, n_folds=3, repeats=200, folder=tmp_path)
+    few = LadderStep(kind="trees", name="few trees", options={"trees": 20})
+    options = EvaluateOptions(ladder=("nearest_sites", few), folds=3, bootstrap=200)
+    ladder = run_ladder(world, options, folder=tmp_path)
     assert ladder.table.index[0] == "few trees" and set(ladder.table.index) == {
         "mean_rate",
         "nearest_sites",
@@ -164,9 +195,7 @@ def test_a_ladder_ranks_its_steps_and_writes_them(world, tmp_path):
 
 
 def test_a_step_the_data_do_not_serve_is_noted_and_left_out(world):
-    ladder = run_ladder(
-        world, [{"kind": "trees", "options": {"bands": True}}], n_folds=0, repeats=100
-    )
+    ladder = run_ladder(world, quick(LadderStep(kind="trees", options={"bands": True})))
     assert (
         "has no tiles" in ladder.table.loc["trees", "note"]
         and "left out" in ladder.summary()["trees"]
@@ -188,31 +217,23 @@ def test_if_one_step_needs_tiles_all_are_scored_on_the_sites_that_have_one(world
         update={"tiles": TileCard(bands=("nir",), size_px=8, resolution_m=10)}
     )
     pictured = replace(world, card=card, sites=sites, tiles=tiles)
-    ladder = run_ladder(
-        pictured,
-        [{"kind": "trees", "options": {"bands": True, "trees": 5}}],
-        n_folds=0,
-        repeats=100,
-    )
+    step = LadderStep(kind="trees", options={"bands": True, "trees": 5})
+    ladder = run_ladder(pictured, quick(step))
     assert not ladder.table["note"].any()
     assert {scores["sites"] for scores in ladder.scores.values()} == {51}  # of 67 validation sites
 
 
 def test_a_ladder_takes_any_predictor_by_its_factory(world):
-    ladder = run_ladder(
-        world,
-        {"near": lambda: make_baseline("nearest_sites", neighbours=5)},
-        n_folds=0,
-        repeats=100,
-    )
+    steps = {"near": lambda: make_baseline("nearest_sites", neighbours=5)}
+    ladder = run_ladder(world, quick(), steps=steps)
     assert list(ladder.scores) == ["mean_rate", "near"]
 
 
 def test_wrong_steps_are_refused_before_anything_is_fitted():
-    with pytest.raises(ModelError, match="no baseline 'forest'"):
-        ladder_factories(["mean_rate", "forest"])
+    with pytest.raises(ConfigError, match="no predictor 'forest'"):
+        ladder_factories([LadderStep(kind="mean_rate"), LadderStep(kind="forest")])
     with pytest.raises(DataError, match="Two steps of the ladder are called 'trees'"):
-        ladder_factories(["trees", {"kind": "trees", "options": {"trees": 5}}])
+        ladder_factories([LadderStep(kind="trees"), LadderStep(kind="trees", options={"trees": 5})])
 
 
 def test_a_markdown_table_keeps_its_columns():
@@ -223,7 +244,7 @@ def test_a_markdown_table_keeps_its_columns():
 @pytest.mark.shared
 @pytest.mark.slow
 def test_the_ladder_of_the_real_sites(shared):
-    ladder = run_ladder(s2bms(shared), ["nearest_sites", "trees"])
+    ladder = run_ladder(s2bms(shared), EvaluateOptions(ladder=("nearest_sites", "trees")))
     assert ladder.table.loc["mean_rate", "mse"] == pytest.approx(1.348e-2, abs=5e-6)
     assert ladder.table.loc["nearest_sites", "mse"] <= 1.14e-2
     assert ladder.table.loc["trees", "mse"] <= 1.03e-2

@@ -11,11 +11,11 @@ import pytest
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ladder import run_ladder
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.report.findings import collect_findings
 from butterfly_sdm.evaluation.report.odmap import TO_FILL
 from butterfly_sdm.evaluation.report.page import to_markdown, write_report
 from butterfly_sdm.evaluation.report.summary import sentences, warnings_of
-from butterfly_sdm.evaluation.report.svg import diverging_colour, ticks
 from tests.evaluation.worlds import small_world
 
 
@@ -29,7 +29,8 @@ def findings(world, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = make_baseline("linear").fit(world, world.split.train)
     model.save(folder)
-    run_ladder(world, ["nearest_sites"], n_folds=3, repeats=100, folder=folder)
+    options = EvaluateOptions(ladder=("nearest_sites",), folds=3, bootstrap=100)
+    run_ladder(world, options, folder=folder)
     config = {
         "build": {"records": {"min_records": 200, "institutions": ["UKBMS"]}},
         "train": {"model": {"kind": "linear"}},
@@ -102,11 +103,14 @@ def test_the_markdown_says_the_same(findings):
 
 def test_the_reader_is_warned_when_a_baseline_is_better(world):
     model = make_baseline("mean_rate").fit(world, world.split.train)
-    found = collect_findings(model, world, baselines=["linear"], importance_repeats=0)
+    found = collect_findings(
+        model, world, EvaluateOptions(baselines=("linear",)), importance_repeats=0
+    )
     assert any(
         warning.startswith("Linear predicts these sites better") for warning in warnings_of(found)
     )
-    fitted_to = collect_findings(model, world, part="train", baselines=(), importance_repeats=0)
+    options = EvaluateOptions(part="train", baselines=())
+    fitted_to = collect_findings(model, world, options, importance_repeats=0)
     assert any("the model was fitted to" in warning for warning in warnings_of(fitted_to))
 
 
@@ -124,13 +128,15 @@ def test_several_runs_stand_beside_each_other(findings, world, tmp_path):
         write_report([findings, replace(findings, part="test")], tmp_path / "r.html")
 
 
-def test_ticks_are_round_and_colours_diverge():
-    assert ticks(0, 1) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0] or len(ticks(0, 1)) >= 4
-    assert ticks(-0.1, 0.1)[0] >= -0.1 and 0.0 in ticks(-0.1, 0.1)
-    assert ticks(3, 3) == [3]
-    assert len({diverging_colour(value) for value in (-9, 0, 9)}) == 3 and diverging_colour(
-        9
-    ) == diverging_colour(2)
+def test_every_dot_of_the_page_tells_what_it_is(findings, tmp_path):
+    page = write_report(findings, tmp_path / "r.html").read_text()
+    pictures = re.findall(r"<svg.*?</svg>", page)
+    assert len(pictures) == 8 and all("aria-label=" in picture for picture in pictures)
+    told = [[*re.findall(r"<title>(.*?)</title>", picture)] for picture in pictures]
+    assert sum("times better" in title for titles in told for title in titles) == 67
+    assert any(title.startswith("Species 0: seen ") for titles in told for title in titles)
+    again = write_report(findings, tmp_path / "again.html").read_text()
+    assert again == page
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")

@@ -9,6 +9,7 @@ import pytest
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation import evaluate_run, score_predictions
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.ranking import (
     auc,
     average_precision,
@@ -253,7 +254,7 @@ def test_a_run_is_scored_beside_its_baselines_and_written(world, tmp_path):
     scores = evaluate_run(
         model,
         world,
-        baselines=["nearest_sites"],
+        EvaluateOptions(baselines=("nearest_sites",)),
         folder=tmp_path,
         name="forest",
         progress=lambda *step: steps.append(step),
@@ -285,14 +286,14 @@ def test_evaluating_needs_a_split_and_its_part(world):
     with pytest.raises(DataError, match="has no split"):
         evaluate_run(model, replace(world, split=None))
     with pytest.raises(DataError, match="test part of the split is empty"):
-        evaluate_run(model, world, part="test")
+        evaluate_run(model, world, EvaluateOptions(part="test"))
 
 
 @pytest.mark.shared
 def test_baselines_on_the_real_sites_score_what_was_measured(shared):
     dataset = s2bms(shared)
     model = make_baseline("mean_rate").fit(dataset, dataset.split.train)
-    scores = evaluate_run(model, dataset, baselines=["nearest_sites", "trees"])
+    scores = evaluate_run(model, dataset, EvaluateOptions(baselines=("nearest_sites", "trees")))
     assert round(scores["mse"] * 100, 3) == 1.348
     assert round(scores["mae"] * 100, 3) == 6.427
     assert round(scores["noise_floor"] * 100, 3) == 0.185

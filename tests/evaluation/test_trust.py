@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.data.splits import spatial_folds
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 from butterfly_sdm.evaluation.applicability import Applicability
 from butterfly_sdm.evaluation.calibration import Recalibration, fit_recalibration, reliability

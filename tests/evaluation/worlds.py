@@ -40,7 +40,12 @@ def small_world(
     table["block"] = (east // (side_m / 5)).astype(int) * 10 + (north // (side_m / 5)).astype(int)
     half = sites * 2 // 3
     dataset = Dataset(
-        DatasetCard(name="world", species=names, covariates={"habitat": "", "noise": ""}),
+        DatasetCard(
+            name="world",
+            species=names,
+            position_crs="EPSG:27700",
+            covariates={"habitat": "", "noise": ""},
+        ),
         table,
         pd.DataFrame(k, index=ids, columns=list(names)),
         covariates=pd.DataFrame(

@@ -20,16 +20,23 @@ from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.figures import (
     MapView,
     Picture,
+    save_scores,
+    show_agreement,
+    show_bands,
+    show_differences,
+    show_drivers,
     show_effort,
     show_embedding,
     show_history,
+    show_ladder,
     show_maps,
     show_rates,
     show_reliability,
+    show_site_factor,
     show_tiles,
 )
 from butterfly_sdm.figures.embedding import principal_plane
-from butterfly_sdm.figures.maps import read_layers
+from butterfly_sdm.figures.map_pictures import read_bands
 
 SPECIES = ("Pieris napi", "Maniola jurtina", "Aglais io")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -55,7 +62,10 @@ def dataset(bands: tuple[str, ...] = ("red", "green", "blue", "nir")) -> Dataset
     )
     tiles = rng.integers(0, 4000, (9, len(bands), 16, 16)).astype(np.uint16)
     card = DatasetCard(
-        name="small", species=SPECIES, tiles=TileCard(bands=bands, size_px=16, resolution_m=10)
+        name="small",
+        species=SPECIES,
+        position_crs="EPSG:27700",
+        tiles=TileCard(bands=bands, size_px=16, resolution_m=10),
     )
     return Dataset(
         card, sites, detections, tiles, None, Split(tuple(ids[:6]), tuple(ids[6:9]), tuple(ids[9:]))
@@ -155,7 +165,7 @@ def test_rates_of_an_unknown_species_are_refused():
 
 
 def test_layers_are_read_by_name_with_nodata_as_nan_and_their_pixel_size(species_map: Path):
-    (layer,) = read_layers(species_map, ["Maniola jurtina"], most_px=30)
+    (layer,) = read_bands(species_map, ["Maniola jurtina"], most_px=30)
     assert layer.values.shape == (20, 30)
     assert layer.pixel_m == 640
     assert np.isnan(layer.values[:2]).all()
@@ -238,3 +248,71 @@ def test_reliability_draws_the_curve_beside_the_diagonal():
     np.testing.assert_array_equal(diagonal.get_xdata(), diagonal.get_ydata())
     np.testing.assert_array_equal(line.get_ydata(), [0.2, 0.3])
     assert axes.get_title() == "network"
+
+
+def test_an_embedded_picture_has_circles_that_tell_their_names_where_the_lines_are():
+    table = pd.DataFrame({"mse": [0.2, 0.3], "mse_low": [0.1, 0.2], "mse_high": [0.3, 0.4]})
+    page = show_ladder(table.set_axis(["<one>", "two"]), floor=0.15).embed('a "label" & more')
+    assert re.search(r'aria-label="a &quot;label&quot; &amp; more"', page)
+    assert not re.search(r"\bid=|href|clip|font-family|<metadata", page)
+    assert "&lt;one&gt;: 0.20000" in page and "noise floor" in page
+    dots = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)"[^>]*><title>([\d.]+)', page)
+    bars = re.findall(r'd="M([\d.]+) ([\d.]+)L([\d.]+) \2" style="fill:none;stroke:#01665e', page)
+    assert [dot[2] for dot in dots] == ["0.20000", "0.30000"]
+    for (x, y, _), (low, height, high) in zip(dots, bars, strict=True):
+        assert float(x) == pytest.approx((float(low) + float(high)) / 2, abs=0.2)
+        assert y == height
+
+
+def test_predictors_without_a_score_are_left_out_of_the_ladder():
+    table = pd.DataFrame({"mse": [0.2, np.nan], "cv_mse": [0.3, np.nan]}, index=["one", "other"])
+    said = texts(show_ladder(table))
+    assert "one: 0.20000" in said and "other" not in said
+
+
+def test_sites_are_coloured_by_how_many_times_better_they_are():
+    sites = pd.DataFrame(
+        {"easting": [0, 9e3, 2e4], "northing": [0, 5e3, 1e3], "factor": [0.01, 1, 100]},
+    )
+    page = show_site_factor(sites, behind=sites[["easting", "northing"]]).embed("sites")
+    faces = re.findall(r'<circle [^>]*fill="(#\w+)"', page)
+    assert faces == ["#8c510a", "#c9c9c9", "#01665e"]
+    assert "4 times better" in page and "5 km" in page
+
+
+def test_the_pictures_of_a_scoring_are_saved_by_name(tmp_path: Path):
+    species = pd.DataFrame({"rate": [0.1, 0.4], "predicted": [0.2, 0.4], "factor": [0.5, 2.0]})
+    sites = pd.DataFrame({"easting": [0, 1], "northing": [0, 1], "factor": [1, 2]})
+    beside = pd.DataFrame({"mse": [0.1, 0.2], "noise_floor": 0.05}, index=["model", "mean_rate"])
+    saved = save_scores(tmp_path, species.set_axis(["a", "b"]), sites, beside)
+    names = ["species_rates.png", "species_factor.png", "site_factor.png", "ladder.png"]
+    assert [path.name for path in saved] == names
+    unscored = species.assign(factor=np.nan)
+    assert len(save_scores(tmp_path, unscored, sites, None)) == 1
+
+
+def test_drivers_and_differences_say_their_numbers():
+    drivers = pd.DataFrame({"share": [0.5, -1e-5], "deviation": [0.02, np.nan]}, index=["a_b", "c"])
+    said = texts(show_drivers(drivers))
+    assert "a b" in said and "+50.0% ± 2.0%" in said and " 0.0%" in said
+    table = pd.DataFrame({"difference": [-1, 0.1], "low": [-2, -1], "high": [-0.5, 1]})
+    faces = show_differences(table, change="x").axes[0].collections[1].get_facecolor()
+    assert not np.array_equal(*faces)
+
+
+def test_bands_of_a_map_stand_side_by_side_with_their_units_and_coordinates():
+    values = np.stack([np.full((2, 3), 0.5), np.full((2, 3), np.nan)])
+    units = {"Aglais io": "probability", "richness": "species"}
+    colours = ["#ffffe5", "#00441b"]
+    picture = show_bands(values, units, extent=(500, 530, 20, 40), axis_unit="km", colours=colours)
+    said = texts(picture)
+    assert all(word in said for word in (*units, *units.values(), "km"))
+    assert picture.axes[0].images[0].get_extent() == [500, 530, 20, 40]
+
+
+def test_a_name_with_dollars_is_text_and_an_empty_ladder_is_drawn():
+    table = pd.DataFrame({"mse": [0.2]}, index=["$a_$ \\frac"])
+    assert "$a $ \\frac: 0.20000" in show_ladder(table).embed("ladder")
+    assert show_ladder(table.iloc[:0]).embed("nothing").startswith("<svg")
+    seen = pd.Series([0.1, 0.3], index=["$\\x$", "b"])
+    show_agreement(seen, seen[::-1], xlabel="", ylabel="", name_farthest=2)._repr_png_()

@@ -54,6 +54,7 @@ def make_dataset(
         tiles = counts
     card = DatasetCard(
         name="made",
+        position_crs="EPSG:27700",
         species=species,
         tiles=TileCard(bands=bands, size_px=tile_px, resolution_m=10.0) if image else None,
     )

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines.mean_rate import MeanRate
+from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.data.predictor import FitContext, Predictor
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.ensemble import Ensemble
@@ -81,6 +82,23 @@ def test_an_interrupted_ensemble_continues_with_the_member_it_was_at(data, tmp_p
         again.predict(data, data.site_ids), whole.predict(data, data.site_ids)
     )
     assert (tmp_path / "history.csv").is_file()
+
+
+def test_members_fitted_in_other_processes_are_the_same(data, tmp_path: Path) -> None:
+    here = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train)
+    told: list[tuple[int, int]] = []
+    with open_executor(workers=2) as (executor, _):
+        context = FitContext(
+            folder=tmp_path,
+            progress=lambda task, done, total: told.append((done, total)),
+            executor=executor,
+        )
+        there = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train, context=context)
+    pd.testing.assert_frame_equal(
+        there.predict(data, data.site_ids), here.predict(data, data.site_ids)
+    )
+    assert told == [(1, 2), (2, 2)]
+    assert set(pd.read_csv(tmp_path / "history.csv")["member"]) == {0, 1}
 
 
 def test_what_does_not_fit_is_said(data, ensemble, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ def data():
     return make_dataset(24, image=False)
 
 
-def run(data, *, space=SPACE, trials=3, method="tpe", **change):
-    options = SearchOptions(space=space, trials=trials, method=method)
+def run(data, *, space=SPACE, trials=3, method="tpe", workers=1, **change):
+    options = SearchOptions(space=space, trials=trials, method=method, workers=workers)
     context = FitContext(**{"validation": data.split.validation} | change)
     return search(data, data.split.train, options, context=context, settings=SETTINGS)
 
@@ -55,6 +55,12 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
     assert (tmp_path / "trials.csv").is_file()
 
 
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_two_processes_make_the_same_trials(data, method) -> None:
+    here, there = (run(data, method=method, trials=4, workers=workers) for workers in (1, 2))
+    pd.testing.assert_frame_equal(here.trials, there.trials, check_exact=True)
+
+
 def test_another_search_in_the_same_folder_is_refused(data, tmp_path: Path) -> None:
     run(data, trials=1, folder=tmp_path)
     with pytest.raises(ModelError, match="holds a search with another space"):
@@ -66,7 +72,7 @@ def test_what_does_not_fit_is_said(data) -> None:
         run(data, space={"wings": (1, 2)})
     with pytest.raises(ModelError, match=r"'regulariser.wings', which is no setting"):
         run(data, space={"regulariser.wings": (1, 2)})
-    with pytest.raises(ModelError, match="dropout has no choice"):
+    with pytest.raises(ValueError, match=r"space\.dropout"):
         run(data, space={"dropout": ()})
     with pytest.raises(ModelError, match="validation sites: they judge"):
         run(data, validation=())

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from butterfly_sdm.cli import app
+from butterfly_sdm.core import registry
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
 from butterfly_sdm.plugins import plugin as plugins
@@ -57,7 +58,7 @@ def _install(source: Path, target: Path) -> None:
 
 
 def _points(monkeypatch, *points):
-    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
 
 
 def test_the_five_built_in_plugins_are_listed_as_usable():
@@ -127,14 +128,14 @@ def test_a_third_party_plugin_is_listed_checked_and_run(installed, tmp_path):
 def test_a_broken_plugin_is_listed_with_its_error_and_breaks_nothing(tmp_path, monkeypatch):
     (tmp_path / "broken_one.py").write_text("raise RuntimeError('half written')", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    good = EntryPoint("cmmd", "butterfly_sdm.plugins.cmmd:card", plugins.GROUP)
-    _points(monkeypatch, EntryPoint("broken", "broken_one:card", plugins.GROUP), good)
+    good = EntryPoint("cmmd", "butterfly_sdm.plugins.cmmd:card", plugins.PLUGINS.group)
+    _points(monkeypatch, EntryPoint("broken", "broken_one:card", plugins.PLUGINS.group), good)
 
     broken, fine = list_plugins()
 
     assert fine.error is None
-    assert broken.error == "broken_one:card cannot be imported: RuntimeError: half written"
-    with pytest.raises(PluginError, match="cannot be used: broken_one:card cannot be imported"):
+    assert "(broken_one:card) cannot be loaded: RuntimeError: half written" in broken.error
+    with pytest.raises(PluginError, match=r"cannot be used: .*broken_one:card.* cannot be loaded"):
         get_plugin("broken")
     shown = CliRunner().invoke(app, ["plugins"])
     assert shown.exit_code == 0
@@ -153,12 +154,22 @@ def test_a_broken_implementation_is_named_when_it_is_used(tmp_path, monkeypatch)
     )
     (tmp_path / "half_method.py").write_text("import no_such_module", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
-    _points(monkeypatch, EntryPoint("half", "half:card", plugins.GROUP))
+    _points(monkeypatch, EntryPoint("half", "half:card", plugins.PLUGINS.group))
     assert list_plugins()[0].error is None  # listing does not import it
     with pytest.raises(
-        PluginError, match="is broken: ModuleNotFoundError: No module named 'no_such_module'"
+        PluginError, match="cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"
     ):
         get_plugin("half")
+
+
+@pytest.mark.parametrize("place", ["json:loads", "butterfly_sdm.plugins.contract:Plugin"])
+def test_an_implementation_that_is_no_complete_plugin_is_refused(place, monkeypatch):
+    module = type(sys)("given_module")
+    module.card = PluginCard("given", "", place)
+    monkeypatch.setitem(sys.modules, "given_module", module)
+    _points(monkeypatch, EntryPoint("given", "given_module:card", plugins.PLUGINS.group))
+    with pytest.raises(PluginError, match=f"{place} of .* is no complete subclass of"):
+        get_plugin("given")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +191,7 @@ def test_a_wrong_card_is_explained(card, message, tmp_path, monkeypatch):
     module = type(sys)("given_module")
     module.card = card
     monkeypatch.setitem(sys.modules, "given_module", module)
-    _points(monkeypatch, EntryPoint("given", "given_module:card", plugins.GROUP))
+    _points(monkeypatch, EntryPoint("given", "given_module:card", plugins.PLUGINS.group))
     import re
 
     assert re.search(message, str(list_plugins()[0].error))
@@ -206,7 +217,9 @@ def test_two_plugins_of_one_name_are_an_error_that_names_both(installed, tmp_pat
 
 
 def test_an_unknown_plugin_or_verb_or_file_is_explained(tmp_path):
-    with pytest.raises(PluginError, match=r"There is no plugin 'cmdm'\. Installed: .*cmmd"):
+    with pytest.raises(
+        PluginError, match=r"There is no plugin 'cmdm'\. Known: .*Did you mean 'cmmd'"
+    ):
         run_plugin("cmdm", "train", tmp_path / "a.yaml")
     with pytest.raises(MissingFileError, match="no config file"):
         run_plugin("cmmd", "train", tmp_path / "a.yaml")

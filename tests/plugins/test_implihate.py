@@ -16,7 +16,7 @@ from butterfly_sdm.plugins.implihate import extractors, method
 from butterfly_sdm.plugins.implihate.features import Features, read_features, read_labels
 from butterfly_sdm.plugins.implihate.method import Implihate, cross_loss, joint_loss
 from butterfly_sdm.plugins.networks import unit
-from butterfly_sdm.plugins.runner import build, evaluate, predict, train
+from butterfly_sdm.plugins.runner import evaluate, predict, train
 
 from . import made
 
@@ -45,9 +45,9 @@ def _config(folder, **changes):
 def made_up(tmp_path):
     config = _config(tmp_path)
     data = Implihate().load(config)
-    model = build(Implihate(), config, data.facts, "model").eval()
+    model = Implihate().network(config, data.facts, "model").eval()
     rows = data.rows("train")
-    batch = method._batch(data.features, rows) | {"label": torch.from_numpy(data.label[rows])}
+    batch = data.features.batch(rows) | {"label": torch.from_numpy(data.label[rows])}
     return model, batch
 
 

@@ -9,10 +9,19 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError
-from butterfly_sdm.plugins import scores
-from butterfly_sdm.plugins.batches import balanced, check_groups, shuffled, split_by_group
-from butterfly_sdm.plugins.images import Images, find_images, read_image, read_table, with_split
+from butterfly_sdm.plugins import classifier_scores
+from butterfly_sdm.plugins.collection import (
+    check_groups,
+    class_numbers,
+    find_images,
+    read_arrays,
+    read_table,
+    split_by_group,
+    with_split,
+)
+from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
+from butterfly_sdm.plugins.row_batches import balanced, shuffled
 from butterfly_sdm.plugins.views import random_view
 
 
@@ -143,25 +152,25 @@ def test_batches_hold_every_row_once_or_every_class_alike():
 
 def test_scores_of_hand_cases():
     label = np.array([0, 0, 1, 1])
-    found = scores.classification_scores(
+    found = classifier_scores.classification_scores(
         label, np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7], [0.2, 0.8]])
     )
     assert found["accuracy"] == 0.75 and found["auc"] == 1.0
     assert found["macro_f1"] == pytest.approx((2 / 3 + 0.8) / 2)
-    assert scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
-    assert scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
-    assert scores.equal_error_rate(
+    assert classifier_scores.equal_error_rate(label, np.array([0.1, 0.2, 0.8, 0.9])) == 0.0
+    assert classifier_scores.equal_error_rate(label, np.array([0.9, 0.8, 0.2, 0.1])) == 1.0
+    assert classifier_scores.equal_error_rate(
         np.array([0, 0, 0, 0, 1, 1, 1, 1]), np.array([1, 2, 3, 6, 4, 7, 8, 9])
     ) == pytest.approx(0.25)
-    assert scores.mean_interval([0.5]) == (0.5, 0.5, 0.5)
-    mean, low, high = scores.mean_interval([1.0, 2.0, 3.0])
+    assert classifier_scores.student_interval([0.5]) == (0.5, 0.5, 0.5)
+    mean, low, high = classifier_scores.student_interval([1.0, 2.0, 3.0])
     assert (mean, high - mean) == (
         2.0,
         pytest.approx(4.302653 / 3**0.5),
     ) and mean - low == pytest.approx(high - mean)
-    assert scores.paired_p_value([1, 2], [1, 2]) == 1.0
+    assert classifier_scores.paired_p_value([1, 2], [1, 2]) == 1.0
     with pytest.raises(DataError, match="are of 1 class; scores need at least 2"):
-        scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
+        classifier_scores.classification_scores(np.zeros(3, int), np.ones((3, 2)))
 
 
 def test_random_views_stay_in_range_and_can_be_the_image_itself():
@@ -209,3 +218,29 @@ def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
         ModelError, match="no file of weights that can be read without running code"
     ):
         load_weights(other, tmp_path / "whole.pth")
+
+
+def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
+    classes, numbers = class_numbers(pd.Series(["b", None, "a", "b"]))
+    assert classes == ["a", "b"] and numbers.tolist() == [1, -1, 0, 1]
+
+
+def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(MissingFileError, match=r"There is no t\.csv in .*folder you mean"):
+        read_table(tmp_path / "t.csv", ())
+    (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
+    with pytest.raises(DataError, match=r"t\.csv is no readable table"):
+        read_table(tmp_path / "t.csv", ())
+    np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
+    with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
+        read_arrays(tmp_path / "a.npz")
+
+
+def test_predictions_are_one_row_each_with_the_likeliest_class():
+    table = classifier_scores.prediction_table(["x"], np.array([[0.2, 0.8]]), ("a", "b"), "video")
+    assert table.to_dict("records") == [{"video": "x", "predicted": "b", "p_a": 0.2, "p_b": 0.8}]
+
+
+def test_an_interval_has_its_mean_between_its_ends():
+    found = classifier_scores.interval_metrics("auc", [1.0, 2.0, 3.0])
+    assert found["auc_low"] < found["auc"] == 2.0 < found["auc_high"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from butterfly_sdm import pipeline
+from butterfly_sdm.core.files import read_json
 from butterfly_sdm.errors import ButterflySDMError
 from tests.trust import faults
 
@@ -36,7 +37,7 @@ def _flip_everywhere(finished, tmp_path, flips: int) -> None:
             )
             file = (
                 copy
-                / sorted(pipeline.read_json(copy / f"{name}.json")["files"] | {f"{name}.json": ""})[
+                / sorted(read_json(copy / f"{name}.json")["files"] | {f"{name}.json": ""})[
                     rng.integers(0, 3)
                 ]
             )

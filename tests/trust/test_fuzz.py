@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -31,13 +32,14 @@ from butterfly_sdm.data.dataset import Dataset, read_card
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.pipeline import Run
 from butterfly_sdm.predictors import load_predictor
+from butterfly_sdm.run import Run
 from data_prep.records.dates import read_days
 from data_prep.records.grid_references import GridSquare
 from data_prep.records.names import read_name, read_synonyms
 from data_prep.records.occurrences import GROUPS
-from data_prep.records.places import PlaceRules, read_sites, resolve_places
+from data_prep.records.options import RecordsOptions
+from data_prep.records.places import read_sites, resolve_places
 from data_prep.records.readers.archive import ArchiveReader
 from data_prep.records.readers.markup import parse_xml
 from data_prep.records.readers.registry import open_records
@@ -173,7 +175,9 @@ def _read_places(data: bytes) -> None:
     }
     rows |= {"decimalLatitude": ["51.5"], "decimalLongitude": [parts[2]]}
     frame = pl.DataFrame(rows).with_columns(pl.lit(1, dtype=pl.UInt64).alias("code"))
-    resolve_places(frame, PlaceRules(out_of_range="drop", grid_m=1000 if len(data) % 2 else None))
+    grid_m: Literal[1000] | None = 1000 if len(data) % 2 else None
+    rules = RecordsOptions(path=Path("records"), out_of_range="drop", grid_m=grid_m)
+    resolve_places(frame, rules)
 
 
 def _read_dates(data: bytes) -> None:

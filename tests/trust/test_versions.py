@@ -18,8 +18,8 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError
 from butterfly_sdm.mapping.map_file import read_tags
-from butterfly_sdm.pipeline import Run
 from butterfly_sdm.predictors import load_predictor
+from butterfly_sdm.run import Run
 
 KEPT = sorted((Path(__file__).parent / "artefacts").glob("*.zip"))
 

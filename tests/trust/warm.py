@@ -23,7 +23,7 @@ for _module in (
     "torchmetrics",
     "torchvision.models",
     "butterfly_sdm.baselines.mean_rate",
-    "butterfly_sdm.evaluation.plots",
+    "butterfly_sdm.figures.score_pictures",
     "butterfly_sdm.mapping.sidecars",
     "butterfly_sdm.mapping.surfaces.dense",
     "butterfly_sdm.mapping.surfaces.engine",

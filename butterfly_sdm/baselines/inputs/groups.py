@@ -123,7 +123,11 @@ class GroupedInputs(ArrayPredictor):
             state["density_scale"] = np.stack(
                 [counts.mean(axis=0), np.maximum(counts.std(axis=0), 1e-9)]
             )
-        return state, self._features(state, dataset, sites)
+        features = self._features(state, dataset, sites)
+        state["features"] = np.concatenate([*features, np.empty((len(sites), 0))], axis=1)
+        state["position"] = position_km(dataset, sites)
+        state["sizes"] = np.array([part.shape[1] for part in features], dtype=np.int64)
+        return state, features
 
     def _features(
         self, state: dict[str, np.ndarray], dataset: Dataset, sites: Sequence[str]

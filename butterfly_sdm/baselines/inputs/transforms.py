@@ -123,7 +123,8 @@ def log_counts(places: np.ndarray, position: np.ndarray, radii_km: Sequence[floa
     -------
     array of shape (rows, radii)
 
-    >>> log_counts(np.array([[0.0, 0.0], [0.0, 0.02]]), np.array([[0.0, 0.0]]), [1.0, 3.0]).round(2).tolist()
+    >>> places = np.array([[0.0, 0.0], [0.0, 0.02]])
+    >>> log_counts(places, places[:1], [1.0, 3.0]).round(2).tolist()
     [[0.0, 0.69]]
     """
     from scipy.spatial import KDTree

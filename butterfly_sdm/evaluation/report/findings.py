@@ -13,8 +13,9 @@ import pandas as pd
 
 from butterfly_sdm.baselines.inputs.numbers import site_numbers
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.division import neighbour_clusters, spatial_folds
 from butterfly_sdm.data.predictor import Predictor, Sees
-from butterfly_sdm.data.splits import Split, neighbour_clusters, spatial_folds
+from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.applicability import Applicability
 from butterfly_sdm.evaluation.bootstrap import Interval, grid_blocks
@@ -26,9 +27,12 @@ from butterfly_sdm.evaluation.evaluate import (
     scorable_sites,
     scores_beside,
 )
+from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores
 from butterfly_sdm.evaluation.uncertainty import cross_coverage
 from butterfly_sdm.progress import Progress, silent
+
+DEFAULTS = EvaluateOptions(baselines=("regional_rate", "nearest_sites"))
 
 
 @dataclass(frozen=True)
@@ -90,15 +94,12 @@ class Findings:
 def collect_findings(
     predictor: Predictor,
     dataset: Dataset,
-    split: Split | None = None,
+    options: EvaluateOptions = DEFAULTS,
     *,
+    split: Split | None = None,
     name: str = "model",
-    part: str = "validation",
-    baselines: Sequence[str] = ("regional_rate", "nearest_sites"),
-    options: Mapping[str, Mapping[str, Any]] | None = None,
     config: Mapping[str, Any] | None = None,
     folder: Path | None = None,
-    ladder: pd.DataFrame | None = None,
     importance_repeats: int = 3,
     seed: int = 0,
     progress: Progress = silent,
@@ -111,19 +112,18 @@ def collect_findings(
     ----------
     predictor
         Fitted to the training part of ``split``.
-    baselines, options
-        As in :func:`~butterfly_sdm.evaluation.evaluate.evaluate_run`.
+    options
+        The part it is judged on, and the baselines beside it.
+    split
+        None: that of the data set.
+    name
+        Of the predictor, for the report.
     config
         The resolved config, for the ODMAP protocol.
     folder
-        Run folder: its ``model.json`` and, if ``ladder`` is None, its ``ladder.csv`` are read if
-        they are there.
+        Run folder: its ``model.json`` and ``ladder.csv`` are read if they are there.
     importance_repeats
         Shufflings per group of inputs; 0: no importance.
-    name
-        Of the predictor, for the report.
-    part
-        Of the split, on which it is judged.
 
     Returns
     -------
@@ -135,34 +135,20 @@ def collect_findings(
     DataError
         The data set has no split, its part is empty, or no site can be scored.
     """
-    split = split if split is not None else dataset.split
-    if split is None:
-        raise DataError(
-            f"The data set {dataset.card.name!r} has no split; build it with one, so that it can "
-            "be evaluated."
-        )
-    sites = scorable_sites(dataset, split.part(part), [predictor])
+    split = split or dataset.needed_split()
+    sites = scorable_sites(dataset, split.part(options.part), [predictor])
     tables = predictions_beside(
         predictor,
         dataset,
         split,
         sites,
-        baselines=baselines,
-        options=options,
+        baselines=options.baselines,
         name=name,
         seed=seed,
         progress=progress,
     )
-    scores = scores_beside(dataset, sites, tables)
     predictions = tables[name]
     blocks = _blocks(dataset, sites)
-    comparisons = {
-        other: compare(
-            dataset, sites, predictions, table, names=(name, other), blocks=blocks, seed=seed
-        )
-        for other, table in tables.items()
-        if other != name
-    }
     train = list(split.part("train"))
     dissimilarity, threshold = _applicability(dataset, train, sites, predictor.sees.needs_tile)
     importance = None
@@ -172,13 +158,19 @@ def collect_findings(
         )
     return Findings(
         name=name,
-        part=part,
+        part=options.part,
         dataset=dataset,
         split=split,
-        scores=scores,
+        scores=scores_beside(dataset, sites, tables),
         predictions=predictions,
         interval=score_interval(dataset, sites, predictions, blocks=blocks, seed=seed),
-        comparisons=comparisons,
+        comparisons={
+            other: compare(
+                dataset, sites, predictions, table, names=(name, other), blocks=blocks, seed=seed
+            )
+            for other, table in tables.items()
+            if other != name
+        },
         reliability=reliability(dataset, sites, predictions),
         coverage=_coverage(dataset, sites, predictions, seed),
         dissimilarity=dissimilarity,
@@ -187,7 +179,7 @@ def collect_findings(
         distance_m=_distance(dataset, train, sites),
         model=_read(folder, "model.json"),
         config=config or {},
-        ladder=ladder if ladder is not None else _read_ladder(folder),
+        ladder=_read_ladder(folder),
     )
 
 

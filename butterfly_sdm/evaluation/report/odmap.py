@@ -5,40 +5,25 @@ et al. 2020).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 
-from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.splits import Split
-from butterfly_sdm.evaluation.scores import Scores
+from butterfly_sdm.data.dataset import DatasetCard
+from butterfly_sdm.evaluation.report.findings import Findings
 
 TO_FILL = "to be filled in by the author"
+FILTERS = ("institutions", "years", "min_records", "min_visits", "max_footprint_deg2")
 
 
-def odmap(
-    dataset: Dataset,
-    *,
-    model: Mapping[str, Any],
-    split: Split,
-    scores: Scores,
-    config: Mapping[str, Any] | None = None,
-    uncertainty: str | None = None,
-) -> pd.DataFrame:
+def odmap(findings: Findings) -> pd.DataFrame:
     """
     Return the protocol as a table.
 
-    What card, config and scores know is filled in; what only the author can know says so.
-
-    Parameters
-    ----------
-    model
-        Content of ``model.json``.
-    config
-        The resolved config of the run.
-    uncertainty
-        How uncertainty was quantified, in words.
+    What card, config and scores know is filled into the texts of ``odmap.tsv``; what only the
+    author can know says so.
 
     Returns
     -------
@@ -50,144 +35,87 @@ def odmap(
     .. [1] D. Zurell et al. (2020), A standard protocol for reporting species distribution models.
            Ecography 43, 1261-1277.
     """
-    card = dataset.card
-    build = dict((config or {}).get("build") or {})
-    records = dict(build.get("records") or {})
-    train = dict((config or {}).get("train") or {})
-    sites = dataset.sites
-    east, north = sites["easting"], sites["northing"]
-    years = f"{min(card.years)} to {max(card.years)}" if card.years else "all years of the records"
-    visits = dataset.visits[dataset.visits > 0]
-    tiles = card.tiles
-    covariates = (
-        [] if dataset.covariates is None else [str(name) for name in dataset.covariates.columns]
-    )
-    image = (
-        "none"
-        if tiles is None
-        else f"tiles of {tiles.size_px} x {tiles.size_px} px at {tiles.resolution_m:g} m, bands "
-        f"{', '.join(tiles.bands)}"
-    )
-    numbers = (
-        "none"
-        if not covariates
-        else f"{len(covariates)}: "
-        f"{', '.join(covariates[:12])}{' ...' if len(covariates) > 12 else ''}"
-    )
-    filters = {
-        key: records[key]
-        for key in ("institutions", "years", "min_records", "min_visits", "max_footprint_deg2")
-        if records.get(key) not in (None, (), [])
+    known = {
+        "to_fill": TO_FILL,
+        **_of_data(findings),
+        **_of_model(findings),
+        **{key: findings.scores[key] for key in ("mse", "noise_floor", "auc", "tss", "boyce")},
     }
-    sources = "; ".join(
+    with files(__package__).joinpath("odmap.tsv").open(encoding="utf-8") as texts:
+        table = pd.read_csv(texts, sep="\t")
+    return table.assign(content=[text.format(**known) for text in table["content"]])
+
+
+def _of_data(findings: Findings) -> dict[str, Any]:
+    dataset, split = findings.dataset, findings.split
+    card, sites, covariates = dataset.card, dataset.sites, dataset.covariates
+    east, north = sites["easting"], sites["northing"]
+    visits = dataset.visits[dataset.visits > 0]
+    records = ((findings.config.get("build") or {}).get("records")) or {}
+    filters = {key: records[key] for key in FILTERS if records.get(key) not in (None, (), [])}
+    sources = (
         f"{source.name} ({source.role}{f', {source.licence}' if source.licence else ''})"
         for source in card.sources
     )
-    settings = model.get("settings") or train.get("model") or {}
-    rows = [
-        ("Overview", "Authorship", TO_FILL),
-        (
-            "Overview",
-            "Objective",
-            "prediction of detection rates at unsurveyed places, and their map",
-        ),
-        (
-            "Overview",
-            "Focal taxa",
-            f"{len(card.species)} species: "
-            f"{', '.join(card.species[:6])}{' ...' if len(card.species) > 6 else ''}",
-        ),
-        (
-            "Overview",
-            "Location",
-            f"easting {east.min():,.0f} to {east.max():,.0f} m, northing {north.min():,.0f} to "
-            f"{north.max():,.0f} m ({card.position_crs})",
-        ),
-        (
-            "Overview",
-            "Scale of analysis",
-            f"{years}; grain: the survey sites and the tile around each",
-        ),
-        (
-            "Overview",
-            "Biodiversity data",
-            f"{len(sites):,} sites, {int(visits.sum()):,} visits, counts of visits with a "
-            "detection",
-        ),
-        (
-            "Overview",
-            "Assumptions",
-            "visits to a site are alike; what was not recorded on a visit was not detected; "
-            "detection is part of the rate; sites are where surveyors chose to go",
-        ),
-        (
-            "Overview",
-            "Algorithm",
-            f"{model.get('kind', 'unknown')} ({_words(settings)})"
-            if settings
-            else str(model.get("kind", "unknown")),
-        ),
-        (
-            "Overview",
-            "Software",
-            ", ".join(f"{name} {version}" for name, version in card.software.items())
-            or "butterfly_sdm",
-        ),
-        ("Data", "Source of records", sources or TO_FILL),
-        ("Data", "Sampling design", "repeated visits to fixed sites; " + TO_FILL),
-        (
-            "Data",
-            "Sample size",
-            f"{int(visits.min())} to {int(visits.max())} visits per site, median "
-            f"{visits.median():g}",
-        ),
-        ("Data", "Cleaning and filtering", _words(filters) or "none beyond the defaults"),
-        ("Data", "Rows dropped", _words(card.rows) or "not recorded"),
-        ("Data", "Absences", "true non-detections on visits; no pseudo-absences"),
-        (
-            "Data",
-            "Partitioning",
-            f"{len(split.train)} training, {len(split.validation)} validation, {len(split.test)} "
-            f"test sites; {split.method}",
-        ),
-        ("Data", "Imagery", image),
-        ("Data", "Covariates", numbers),
-        ("Data", "Known errors and warnings", "; ".join(card.warnings) or "none noted"),
-        (
-            "Model",
-            "Selection of variables",
-            "none: all bands and covariates of the data set that the model takes",
-        ),
-        ("Model", "Settings", _words(settings) or "defaults"),
-        (
-            "Model",
-            "Fit",
-            _words(train.get("fit") or {})
-            if model.get("kind") in ("network", "ensemble")
-            else "see settings",
-        ),
-        (
-            "Model",
-            "Spatial autocorrelation",
-            "not modelled unless position is an input; parts of the split are groups of "
-            "neighbouring sites",
-        ),
-        (
-            "Assessment",
-            "Performance on held-out sites",
-            f"MSE {scores['mse']:.5f} (noise floor {scores['noise_floor']:.5f}), AUC "
-            f"{scores['auc']:.3f}, TSS {scores['tss']:.3f} at the threshold of largest TSS on the "
-            f"same sites, Boyce {scores['boyce']:.3f}",
-        ),
-        ("Assessment", "Plausibility", TO_FILL),
-        (
-            "Prediction",
-            "Output",
-            "presence probability per species: the expected share of visits with a detection",
-        ),
-        ("Prediction", "Uncertainty", uncertainty or "not quantified"),
-    ]
-    return pd.DataFrame(rows, columns=["section", "element", "content"])
+    columns = [] if covariates is None else list(map(str, covariates.columns))
+    return {
+        "species": f"{len(card.species)} species: {_first(card.species, 6)}",
+        "location": f"easting {east.min():,.0f} to {east.max():,.0f} m, northing "
+        f"{north.min():,.0f} to {north.max():,.0f} m ({card.position_crs})",
+        "years": f"{min(card.years)} to {max(card.years)}"
+        if card.years
+        else "all years of the records",
+        "sites": len(sites),
+        "visits": int(visits.sum()),
+        "fewest": int(visits.min()),
+        "most": int(visits.max()),
+        "median": visits.median(),
+        "software": ", ".join(f"{name} {version}" for name, version in card.software.items())
+        or "butterfly_sdm",
+        "sources": "; ".join(sources) or TO_FILL,
+        "filters": _words(filters) or "none beyond the defaults",
+        "dropped": _words(card.rows) or "not recorded",
+        "train": len(split.train),
+        "validation": len(split.validation),
+        "test": len(split.test),
+        "method": split.method,
+        "image": _image(card),
+        "covariates": f"{len(columns)}: {_first(columns, 12)}" if columns else "none",
+        "warnings": "; ".join(card.warnings) or "none noted",
+    }
+
+
+def _of_model(findings: Findings) -> dict[str, str]:
+    model, train = findings.model, findings.config.get("train") or {}
+    settings = _words(model.get("settings") or train.get("model") or {})
+    kind = model.get("kind", "unknown")
+    is_network = kind in ("network", "ensemble")
+    uncertainty = "not quantified"
+    if findings.coverage is not None:
+        held = findings.coverage.loc["all", "coverage"]
+        uncertainty = (
+            f"split-conformal 90 % intervals per species, covering {held:.1%} of held-out rates; "
+            "block bootstrap of scores"
+        )
+    return {
+        "algorithm": f"{kind} ({settings})" if settings else str(kind),
+        "settings": settings or "defaults",
+        "fit": _words(train.get("fit") or {}) if is_network else "see settings",
+        "uncertainty": uncertainty,
+    }
+
+
+def _image(card: DatasetCard) -> str:
+    if (tiles := card.tiles) is None:
+        return "none"
+    return (
+        f"tiles of {tiles.size_px} x {tiles.size_px} px at {tiles.resolution_m:g} m, bands "
+        f"{', '.join(tiles.bands)}"
+    )
+
+
+def _first(names: Sequence[str], count: int) -> str:
+    return f"{', '.join(names[:count])}{' ...' if len(names) > count else ''}"
 
 
 def _words(value: Mapping[str, Any]) -> str:

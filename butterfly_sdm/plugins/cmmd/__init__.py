@@ -3,7 +3,7 @@ Contrastive learning as domain adaptation: images of two scanners, classes broug
 them.
 """
 
-from butterfly_sdm.plugins.plugin import PluginCard
+from butterfly_sdm.plugins.contract import PluginCard
 
 card = PluginCard(
     name="cmmd",

@@ -64,12 +64,11 @@ def _phantom(size_px: int, label: int, domain: int, rng: np.random.Generator) ->
     elif label == 2:
         side = rng.uniform(15, 60) * scale
         for offset in rng.uniform(-side / 2, side / 2, (rng.integers(5, 13), 2)):
-            image[
-                np.hypot(x - centre[1] - offset[1], y - centre[0] - offset[0]) <= max(1.0, scale)
-            ] += 0.3
+            distance = np.hypot(x - centre[1] - offset[1], y - centre[0] - offset[0])
+            image[distance <= max(1.0, scale)] += 0.3
     if masked:
         image = np.where(breast, image, 0.02)
-    grey = np.clip(255 * image, 0, 255)
+    grey: np.ndarray = np.clip(255 * image, 0, 255)
     if domain == 1:
         safe = np.clip(grey, 1, 254)
         grey = np.clip(-(40 / 4) * np.log((255 - safe) / safe) + 210, 0, 255)

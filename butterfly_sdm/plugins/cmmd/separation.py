@@ -58,17 +58,16 @@ def class_means(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> Ten
     DataError
         A class has no row in one of the domains.
     """
-    cell = labels * 2 + domains
     known = labels >= 0
-    counts = torch.bincount(cell[known], minlength=2 * classes)  # (classes * 2,)
+    cell = (labels * 2 + domains)[known]
+    counts = torch.bincount(cell, minlength=2 * classes)  # (classes * 2,)
     if (counts == 0).any():
         empty = int((counts == 0).nonzero()[0])
         raise DataError(
-            f"Class {empty // 2} has no labelled row in {('the source', 'the target')[empty % 2]} "
-            "domain; "
-            "the discrepancy needs every class in both. Label some, or leave the class out."
+            f"Class {empty // 2} has no labelled row in the {('source', 'target')[empty % 2]} "
+            "domain; the discrepancy needs every class in both. Label some, or leave the class out."
         )
-    sums = torch.zeros(2 * classes, z.shape[1], dtype=z.dtype).index_add_(0, cell[known], z[known])
+    sums = torch.zeros(2 * classes, z.shape[1], dtype=z.dtype).index_add_(0, cell, z[known])
     return (sums / counts[:, None]).reshape(classes, 2, -1)
 
 
@@ -89,33 +88,8 @@ def separation(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> Sepa
     share = torch.bincount(domains[labels >= 0], minlength=2).double()
     share = share / share.sum()  # (2,)
     cmmd2 = (means[:, 0] - means[:, 1]).square().sum(dim=1).mean()
-    distance2 = (
-        (means[:, None, :, None] - means[None, :, None, :]).square().sum(dim=-1)
-    )  # (c, c', d, d')
-    between = (distance2 * share[:, None] * share[None, :]).sum(
-        dim=(2, 3)
-    )  # (c, c'), its diagonal is within classes
+    apart = means[:, None, :, None] - means[None, :, None, :]  # (c, c', d, d', length)
+    weighted = apart.square().sum(dim=-1) * share[:, None] * share[None, :]  # (c, c', d, d')
+    between = weighted.sum(dim=(2, 3))  # (c, c'), its diagonal is within classes
     dcmmd2 = (between.sum() - between.diagonal().sum()) / classes
     return Separation(float(cmmd2), float(dcmmd2))
-
-
-def infinite_temperature_limit(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> float:
-    """
-    Return what T (L - log(N - 1)) of the supervised contrastive loss tends to as T grows.
-
-    With class shares p_c and domain shares p_0, p_1 that are the same in every class::
-
-        p_0 p_1 sum_c p_c ||mu_c^0 - mu_c^1||^2 - sum_c p_c sum_d p_d ||mu_c^d||^2 + ||mu||^2
-    """
-    z = z.double()
-    means = class_means(z, labels, domains, classes)
-    p_class = torch.bincount(labels, minlength=classes).double() / len(z)  # (c,)
-    p_domain = torch.bincount(domains, minlength=2).double() / len(z)  # (2,)
-    apart = (means[:, 0] - means[:, 1]).square().sum(dim=1)  # (c,)
-    norms = (means.square().sum(dim=2) * p_domain).sum(dim=1)  # (c,)
-    value = (
-        p_domain[0] * p_domain[1] * (p_class * apart).sum()
-        - (p_class * norms).sum()
-        + z.mean(dim=0).square().sum()
-    )
-    return float(value)

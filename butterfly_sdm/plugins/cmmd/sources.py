@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 
+from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.cmmd.phantoms import CLASSES, DOMAINS, phantoms
-from butterfly_sdm.plugins.images import read_table
-
-if TYPE_CHECKING:
-    from butterfly_sdm.plugins.cmmd.method import SourceConfig
+from butterfly_sdm.plugins.collection import existing_folder, read_columns, read_table
 
 COLUMNS = ("path", "label", "domain", "patient", "split")
+
+
+class SourceConfig(Section):
+    """One collection of images."""
+
+    layout: Literal["table", "vindr", "cbis", "synthetic"] = "table"
+    path: InputPath | None = Field(None, description="the table; of vindr and cbis the root folder")
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
+    domain: str | None = Field(None, description="of all rows, instead of the column domain")
+    count: int = Field(100, ge=4, description="synthetic: images per class and domain")
 
 
 def read_sources(
@@ -57,12 +66,8 @@ def read_sources(
             needed = ("label",) if source.domain else ("label", "domain")
             table = read_table(source.path, needed, source.images)
         else:
-            if not source.path.is_dir():
-                raise MissingFileError(
-                    f"There is no folder {source.path}; the layout {source.layout} needs the root "
-                    "of the data."
-                )
-            table = vindr(source.path) if source.layout == "vindr" else cbis(source.path)
+            root = existing_folder(source.path)
+            table = vindr(root) if source.layout == "vindr" else cbis(root)
         if source.domain is not None:
             table["domain"] = source.domain
         tables.append(table[[column for column in COLUMNS if column in table.columns]])
@@ -86,10 +91,10 @@ def vindr(root: Path) -> pd.DataFrame:
     root
         With ``breast-level_annotations.csv``, ``metadata.csv`` and ``images/STUDY/IMAGE.dicom``.
     """
-    annotations = _csv(
+    annotations = read_columns(
         root / "breast-level_annotations.csv", ("study_id", "image_id", "breast_birads", "split")
     )
-    metadata = _csv(root / "metadata.csv", ("SOP Instance UID", "Manufacturer"))
+    metadata = read_columns(root / "metadata.csv", ("SOP Instance UID", "Manufacturer"))
     manufacturer = metadata.set_index("SOP Instance UID")["Manufacturer"]
     return pd.DataFrame(
         {
@@ -126,7 +131,7 @@ def cbis(root: Path) -> pd.DataFrame:
             "images."
         )
     rows = pd.concat(
-        [_csv(table, ("patient_id", "pathology", "image file path")) for table in tables],
+        [read_columns(table, ("patient_id", "pathology", "image file path")) for table in tables],
         ignore_index=True,
     )
     rows["label"] = rows["pathology"].replace({"BENIGN_WITHOUT_CALLBACK": "BENIGN"}).str.lower()
@@ -141,17 +146,3 @@ def cbis(root: Path) -> pd.DataFrame:
             "patient": rows["patient_id"],
         }
     ).reset_index(drop=True)
-
-
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    if not path.is_file():
-        raise MissingFileError(
-            f"There is no {path.name} in {path.parent}. Is that the root of the data set?"
-        )
-    table = pd.read_csv(path, dtype=str)
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {missing[0]!r}; it has {', '.join(table.columns)}."
-        )
-    return table

@@ -1,6 +1,6 @@
 """Faces told real or fake by an ensemble of contrastively trained networks."""
 
-from butterfly_sdm.plugins.plugin import PluginCard
+from butterfly_sdm.plugins.contract import PluginCard
 
 card = PluginCard(
     name="dfcon",

@@ -58,4 +58,5 @@ def self_blend(face: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     distance = np.hypot((x - middle[0]) / radius[0], (y - middle[1]) / radius[1])
     mask = np.clip((1.15 - distance) / 0.3, 0, 1)
     mask = mask[..., None] if face.ndim == 3 else mask
-    return np.clip(face * (1 - mask) + changed * mask, 0, 255).round().astype(np.uint8)
+    blended: np.ndarray = np.clip(face * (1 - mask) + changed * mask, 0, 255)
+    return blended.round().astype(np.uint8)

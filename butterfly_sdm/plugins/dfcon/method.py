@@ -8,7 +8,6 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -20,25 +19,33 @@ from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.batches import balanced, shuffled
+from butterfly_sdm.plugins.classifier_scores import equal_error_rate
+from butterfly_sdm.plugins.collection import (
+    LabelledImages,
+    find_images,
+    images_below,
+    read_table,
+    with_split,
+)
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
-from butterfly_sdm.plugins.images import SUFFIXES, Images, find_images, read_table, with_split
+from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
+    class_probabilities,
     device_of,
     layers,
     make_trunk,
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.plugin import Plugin, Report
-from butterfly_sdm.plugins.runner import PluginRun
-from butterfly_sdm.plugins.scores import equal_error_rate
-from butterfly_sdm.plugins.settings import InputPath, PluginConfig, Section
-from butterfly_sdm.plugins.stages import Batch, Stage, fixed_features
+from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.row_batches import balanced, shuffled
+from butterfly_sdm.plugins.stages import Batch, Stage, frozen_head
 from butterfly_sdm.plugins.views import random_view
 
 REAL = 1  # the convention of the task: a higher score means real
@@ -67,9 +74,7 @@ class DfconConfig(PluginConfig):
         description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a "
         "csv"
     )
-    images: InputPath | None = Field(
-        None, description="folder the paths of the csv are relative to; None: its own"
-    )
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     backbones: dict[str, BackboneConfig] = Field(
         {
@@ -86,9 +91,7 @@ class DfconConfig(PluginConfig):
         "contrastive", description="cross_entropy: for comparison"
     )
     temperature: float = Field(0.1, gt=0)
-    projection: int = Field(
-        128, ge=0, description="length of the projection the loss acts on; 0: on the features"
-    )
+    projection: int = Field(128, ge=0, description="length the loss acts on; 0: on the features")
     views: Literal[1, 2] = 2
     epochs: int = Field(10, ge=1)
     batch_size: int = Field(32, ge=4)
@@ -104,20 +107,6 @@ class DfconConfig(PluginConfig):
     jitter: float = Field(0.1, ge=0, lt=1)
 
 
-@dataclass(frozen=True)
-class FaceData:
-    """Faces with their label (1 real, 0 fake) and part of the split."""
-
-    images: Images
-    table: pd.DataFrame
-    label: np.ndarray
-    facts: dict[str, Any]
-
-    def rows(self, part: str) -> np.ndarray:
-        """Return the rows of one part of the split."""
-        return np.flatnonzero((self.table["split"] == part).to_numpy())
-
-
 class FaceNet(TrunkAndHead):
     """A backbone with a projection for the loss and a head for the decision."""
 
@@ -127,7 +116,7 @@ class FaceNet(TrunkAndHead):
         self.projection = layers((length, length, projection)) if projection else nn.Identity()
 
 
-class Dfcon(Plugin[DfconConfig, FaceData]):
+class Dfcon(Plugin[DfconConfig, LabelledImages]):
     """
     Each backbone learns by the contrastive loss, is frozen and given a head; the members vote.
     """
@@ -141,8 +130,8 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
             raise ConfigError(f"A backbone is called {wrong[0]!r}; use letters, digits and _.")
         return tuple(config.backbones)
 
-    def load(self, config: DfconConfig) -> FaceData:
-        """Read the folders or the table."""
+    def load(self, config: DfconConfig) -> LabelledImages:
+        """Read the folders or the table; faces are labelled 1 real, 0 fake."""
         if config.data.is_dir():
             table = _folders(config.data)
         else:
@@ -151,25 +140,22 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         unknown = sorted(set(table["label"]) - {"real", "fake"})
         if unknown:
             raise DataError(f"The label {unknown[0]!r} is unknown; faces are real (1) or fake (0).")
-        if "group" in table.columns:
-            table = with_split(table, config.fractions, config.seed, group="group")
-        else:
-            table = with_split(table, config.fractions, config.seed, group="path", label="label")
-        label = (table["label"] == "real").to_numpy(dtype=np.int64)
-        images = Images([Path(path) for path in table["path"]], config.size_px, config.channels)
+        # Without groups every face is its own, and the labels keep their share.
+        grouped = "group" in table.columns
+        group, stratum = ("group", None) if grouped else ("path", "label")
+        table = with_split(table, config.fractions, config.seed, group=group, label=stratum)
         if not (table["split"] == "test").any():
             # Folders of the challenge have no test part: its validation part is scored, and nothing
             # is chosen on it.
             table.loc[table["split"] == "validation", "split"] = "test"
-        data = FaceData(images, table, label, {"classes": ["fake", "real"]})
+        label = (table["label"] == "real").to_numpy(dtype=np.int64)
+        images = Images(table["path"].tolist(), config.size_px, config.channels)
+        data = LabelledImages(images, table, label, {"classes": ["fake", "real"]})
         for part in ("train", "test"):
             present = set(label[data.rows(part)])
             if len(present) < 2:
-                has = (
-                    "no face"
-                    if not present
-                    else ("only real faces" if REAL in present else "only fake faces")
-                )
+                only = "only real faces" if REAL in present else "only fake faces"
+                has = only if present else "no face"
                 raise DataError(f"The {part} part has {has}; it needs real and fake ones.")
         return data
 
@@ -186,52 +172,14 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
         return FaceNet(trunk, config.projection, published=member.weights == "pretrained")
 
     def stages(
-        self, config: DfconConfig, data: FaceData, model: nn.Module, part: str
+        self, config: DfconConfig, data: LabelledImages, model: nn.Module, part: str
     ) -> Sequence[Stage]:
         """
         First backbone and projection by the contrastive loss, then the head alone on the frozen
         features.
         """
         rows, held_out = data.rows("train"), data.rows("validation")
-        contrastive = config.objective == "contrastive"
-        criterion = ContrastiveLoss(config.temperature)
-        view = partial(random_view, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
-
-        def batches(model: FaceNet, rng: np.random.Generator) -> Iterable[Batch]:
-            drawn = (
-                balanced(rows, data.label[rows], config.batch_size, rng)
-                if config.balance
-                else shuffled(rows, config.batch_size, rng)
-            )
-            for chosen in drawn:
-                yield {
-                    "image": data.images.batch(chosen),
-                    "label": torch.from_numpy(data.label[chosen]),
-                }
-
-        def loss(model: FaceNet, batch: Batch) -> Tensor:
-            if not contrastive:
-                return nn.functional.cross_entropy(model(view(batch["image"])), batch["label"])
-            images = torch.cat([view(batch["image"]) for _ in range(config.views)])
-            z = unit(model.projection(model.features(images)))
-            return criterion(z, same_class(batch["label"].repeat(config.views)))
-
-        def measure(model: FaceNet) -> dict[str, float]:
-            scores = _scores(model, data.images, held_out)
-            return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
-
-        classes = torch.bincount(torch.from_numpy(data.label[rows]), minlength=2).float()
-        weight = classes.sum() / (2 * classes) if config.balance else torch.ones(2)
-
-        def train_features(model: FaceNet) -> Tensor:
-            return over_images(model.features, data.images, rows, device_of(model))
-
-        def head_loss(model: FaceNet, batch: Batch) -> Tensor:
-            logits = model.head(batch["features"])
-            return nn.functional.cross_entropy(
-                logits, batch["label"], weight=weight.to(logits.device)
-            )
-
+        label = data.label[rows]
         member = config.backbones[part]
         epochs = member.epochs or config.epochs
         adamw = partial(
@@ -239,56 +187,74 @@ class Dfcon(Plugin[DfconConfig, FaceData]):
             lr=member.learning_rate or config.learning_rate,
             weight_decay=config.weight_decay,
         )
-        adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
-        can_select = len(set(data.label[held_out])) == 2
-        choose: dict[str, Any] = (
-            {"measure": measure, "select": "validation_auc"} if can_select else {}
-        )
+
+        def batches(model: FaceNet, rng: np.random.Generator) -> Iterable[Batch]:
+            drawn = (
+                balanced(rows, label, config.batch_size, rng)
+                if config.balance
+                else shuffled(rows, config.batch_size, rng)
+            )
+            return map(data.batch, drawn)
+
+        def measure(model: FaceNet) -> dict[str, float]:
+            scores = _scores(model, data.images, held_out)
+            return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
 
         def rate(epoch: int) -> float:
             return min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
 
-        if not contrastive:
+        choose: dict[str, Any] = {}
+        if len(set(data.label[held_out])) == 2:
+            choose = {"measure": measure, "select": "validation_auc"}
+        loss = partial(_contrast if config.objective == "contrastive" else _classify, config)
+        if config.objective != "contrastive":
             return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
         trains = ("trunk", "projection") if config.projection else ("trunk",)
-        fixed = fixed_features(
-            train_features, torch.from_numpy(data.label[rows]), config.batch_size
-        )
-        return [
-            Stage("representation", batches, loss, adamw, epochs, trains, rate=rate),
-            Stage("head", fixed, head_loss, adam, config.head_epochs, ("head",), **choose),
-        ]
+        classes = torch.bincount(torch.from_numpy(label), minlength=2).float()
+        weight = classes.sum() / (2 * classes) if config.balance else torch.ones(2)
 
-    def evaluate(self, config: DfconConfig, data: FaceData, run: PluginRun) -> Report:
+        def head_loss(model: FaceNet, batch: Batch) -> Tensor:
+            logits = model.head(batch["features"])
+            return nn.functional.cross_entropy(
+                logits, batch["label"], weight=weight.to(logits.device)
+            )
+
+        head = frozen_head(
+            "head",
+            lambda model: over_images(model.features, data.images, rows, device_of(model)),
+            label,
+            config.batch_size,
+            head_loss,
+            rate=config.head_learning_rate,
+            epochs=config.head_epochs,
+            **choose,
+        )
+        return [Stage("representation", batches, loss, adamw, epochs, trains, rate=rate), head]
+
+    def evaluate(self, config: DfconConfig, data: LabelledImages, run: PluginRun) -> Report:
         """Score every backbone and both votes on the test part."""
         rows = data.rows("test")
-        scores = {part: _scores(run.model(part), data.images, rows) for part in self.parts(config)}
         label = data.label[rows]
+        scores = {part: _scores(run.model(part), data.images, rows) for part in self.parts(config)}
         stacked = np.stack(list(scores.values()))
-        found = [{"model": part} | face_scores(label, value) for part, value in scores.items()]
         soft = soft_vote(stacked)
-        found.append({"model": "soft_vote"} | face_scores(label, soft))
-        found.append({"model": "hard_vote"} | face_scores(label, soft, decided=hard_vote(stacked)))
-        table = pd.DataFrame(found)
+        found = {part: face_scores(label, value) for part, value in scores.items()}
+        found["soft_vote"] = face_scores(label, soft)
+        found["hard_vote"] = face_scores(label, soft, decided=hard_vote(stacked))
+        table = pd.DataFrame([{"model": name} | value for name, value in found.items()])
         metrics = {
-            f"{row['model']}_{key}": float(row[key])
-            for row in found
-            for key in table.columns.drop("model")
+            f"{name}_{key}": number
+            for name, value in found.items()
+            for key, number in value.items()
         }
-        return Report(
-            metrics,
-            {
-                "scores": table,
-                "predictions": _table(data.table["path"].iloc[rows].tolist(), scores),
-            },
-        )
+        return Report(metrics, {"scores": table, "predictions": _votes(data.names(rows), scores)})
 
     def predict(self, config: DfconConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the probability of real for unseen faces: of each backbone, and both votes."""
-        paths = find_images(inputs)
-        images, rows = Images(paths, config.size_px, config.channels), np.arange(len(paths))
-        scores = {part: _scores(run.model(part), images, rows) for part in self.parts(config)}
-        return _table([str(path) for path in paths], scores)
+        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        parts = self.parts(config)
+        scores = {part: _scores(run.model(part), images, images.rows) for part in parts}
+        return _votes([str(path) for path in paths], scores)
 
 
 def face_scores(
@@ -315,32 +281,41 @@ def face_scores(
     }
 
 
+def _view(config: DfconConfig, images: Tensor) -> Tensor:
+    return random_view(images, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
+
+
+def _classify(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
+    return nn.functional.cross_entropy(model(_view(config, batch["image"])), batch["label"])
+
+
+def _contrast(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
+    images = torch.cat([_view(config, batch["image"]) for _ in range(config.views)])
+    z = unit(model.projection(model.features(images)))
+    criterion = ContrastiveLoss(config.temperature)
+    loss: Tensor = criterion(z, same_class(batch["label"].repeat(config.views)))
+    return loss
+
+
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:
-    return np.asarray(
-        over_images(model, images, rows, device_of(model)).softmax(dim=1)[:, REAL].numpy(),
-        dtype=float,
-    )
+    return class_probabilities(model, images, rows)[:, REAL].astype(float)
 
 
-def _table(paths: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
+def _votes(names: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
     stacked = np.stack(list(scores.values()))
-    table = pd.DataFrame({"path": paths, "score": soft_vote(stacked)})
-    return table.assign(
-        vote=np.where(hard_vote(stacked), "real", "fake"),
-        **{f"score_{k}": v for k, v in scores.items()},
-    )
+    vote = np.where(hard_vote(stacked), "real", "fake")
+    table = pd.DataFrame({"path": names, "score": soft_vote(stacked), "vote": vote})
+    return table.assign(**{f"score_{name}": value for name, value in scores.items()})
 
 
 def _folders(root: Path) -> pd.DataFrame:
-    rows = []
-    for part in ("train", "valid", "validation", "test"):
-        for label in ("real", "fake"):
-            for folder in (root / f"{part}_{label}", root / part / label):
-                if folder.is_dir():
-                    files = sorted(
-                        path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES
-                    )
-                    rows += [{"path": str(path), "label": label, "split": part} for path in files]
+    rows = [
+        {"path": str(path), "label": label, "split": part}
+        for part in ("train", "valid", "validation", "test")
+        for label in ("real", "fake")
+        for folder in (root / f"{part}_{label}", root / part / label)
+        for path in images_below(folder)
+    ]
     if not rows:
         raise MissingFileError(
             f"{root} holds neither {{train,valid}}_{{real,fake}} nor "

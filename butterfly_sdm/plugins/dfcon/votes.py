@@ -14,7 +14,8 @@ def soft_vote(scores: np.ndarray) -> np.ndarray:
     scores
         (members, n) probabilities of real.
     """
-    return np.asarray(scores, dtype=float).mean(axis=0)
+    mean: np.ndarray = np.mean(scores, axis=0, dtype=float)
+    return mean
 
 
 def hard_vote(scores: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Hateful video recognised from image, text and audio together."""
 
-from butterfly_sdm.plugins.plugin import PluginCard
+from butterfly_sdm.plugins.contract import PluginCard
 
 card = PluginCard(
     name="implihate",

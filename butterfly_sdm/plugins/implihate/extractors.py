@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 
 from butterfly_sdm.core.files import atomic_path
-from butterfly_sdm.errors import (
-    ConfigError,
-    DataError,
-    MissingFileError,
-    MissingPackageError,
-    how_to_install,
-)
-from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
+from butterfly_sdm.plugins.collection import existing_folder, find_images
+from butterfly_sdm.plugins.images import Images
+from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images
 
 
 class Extractor(Protocol):
     """Reads one file of a video; anything with this method can be passed to :func:`extract_all`."""
 
-    suffixes: tuple[str, ...]
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files it reads; ``/`` stands for a folder."""
+        ...
 
     def extract(self, path: Path) -> Mapping[str, np.ndarray]:
         """Return features by key: image, text, audio, caption, emotion or sentiment."""
@@ -50,22 +49,14 @@ class Sentiment:
         return {"sentiment": np.array([scores["pos"], scores["neg"], scores["neu"]], np.float32)}
 
 
+_EMOTIONS = "fear anger anticipation trust surprise positive negative sadness disgust joy"
+
+
 class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
     suffixes = (".txt",)
-    names = (
-        "fear",
-        "anger",
-        "anticipation",
-        "trust",
-        "surprise",
-        "positive",
-        "negative",
-        "sadness",
-        "disgust",
-        "joy",
-    )
+    names = tuple(_EMOTIONS.split())
 
     def __init__(self) -> None:
         try:
@@ -78,7 +69,8 @@ class Emotion:
         """Return ``emotion``: ten counts in the order of ``names``."""
         self._lexicon.load_token_list(re.findall(r"[a-z']+", _text(path).lower()))
         counts = self._lexicon.raw_emotion_scores
-        return {"emotion": np.array([counts.get(name, 0) for name in self.names], np.float32)}
+        values = [counts.get(name, 0) for name in self.names]
+        return {"emotion": np.array(values, np.float32)}
 
 
 class HashedText:
@@ -137,27 +129,19 @@ class LogMel:
         samples = np.asarray(samples, dtype=np.float64)
         samples = samples.mean(axis=1) if samples.ndim == 2 else samples
         window = max(16, int(0.025 * rate))
+        nfft = _power_of_two(window)
         if len(samples) < window * 2:
             raise DataError(
                 f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
             )
         samples = samples / (np.abs(samples).max() or 1.0)
-        _, _, spectrum = stft(
-            samples,
-            rate,
-            nperseg=window,
-            noverlap=window - int(0.01 * rate),
-            nfft=_power_of_two(window),
-        )
-        energy = np.log(
-            mel_filters(rate, _power_of_two(window), self.mels) @ np.abs(spectrum) ** 2 + 1e-8
-        )  # (mels, frames)
+        overlap = window - int(0.01 * rate)
+        _, _, spectrum = stft(samples, rate, nperseg=window, noverlap=overlap, nfft=nfft)
+        power = mel_filters(rate, nfft, self.mels) @ np.abs(spectrum) ** 2
+        energy = np.log(power + 1e-8)  # (mels, frames)
         energy = energy - energy.mean()
-        parts = [
-            part.mean(axis=1)
-            for part in np.array_split(energy, self.stretches, axis=1)
-            if part.size
-        ]
+        stretches = np.array_split(energy, self.stretches, axis=1)
+        parts = [part.mean(axis=1) for part in stretches if part.size]
         parts += [parts[-1]] * (self.stretches - len(parts))
         return {"audio": np.concatenate([*parts, energy.std(axis=1)]).astype(np.float32)}
 
@@ -181,28 +165,19 @@ class Frames:
     def __init__(
         self, trunk: str = "vit_base_patch16_224", weights: str = "pretrained", size_px: int = 224
     ) -> None:
-        from butterfly_sdm.plugins.networks import TrunkAndHead, make_trunk
-
         self.size_px = size_px
-        published = weights == "pretrained"
-        self._model = TrunkAndHead(
-            make_trunk(trunk, 3, size_px=size_px, weights=weights), 1, published=published
-        ).eval()
+        network = make_trunk(trunk, 3, size_px=size_px, weights=weights)
+        self._model = TrunkAndHead(network, 1, published=weights == "pretrained").eval()
 
     def extract(self, path: Path) -> dict[str, np.ndarray]:
         """Return ``image`` of the frames in the folder ``path``."""
-        from butterfly_sdm.plugins.images import Images, find_images
-        from butterfly_sdm.plugins.networks import device_of, over_images
-
-        frames = find_images(path)
-        images = Images(frames, self.size_px, 3)
-        features = over_images(
-            self._model.features, images, np.arange(len(frames)), device_of(self._model)
-        )
+        images = Images(find_images(path), self.size_px, 3)
+        device = device_of(self._model)
+        features = over_images(self._model.features, images, images.rows, device)
         return {"image": features.mean(dim=0).numpy()}
 
 
-EXTRACTORS = {
+EXTRACTORS: dict[str, Callable[[], Extractor]] = {
     "sentiment": Sentiment,
     "emotion": Emotion,
     "hashed_text": HashedText,
@@ -225,13 +200,10 @@ def make_extractors(names: Sequence[str]) -> list[Extractor]:
     unknown = [name for name in names if name not in EXTRACTORS]
     if unknown:
         raise ConfigError(f"extract names {unknown[0]!r}; known are {', '.join(EXTRACTORS)}.")
-    made: list[Extractor] = [cast(Extractor, EXTRACTORS[name]()) for name in names]
-    return made
+    return [EXTRACTORS[name]() for name in names]
 
 
-def extract_all(
-    media: Path, folder: Path, extractors: Sequence[Extractor], *, progress: Progress = silent
-) -> int:
+def extract_all(media: Path, folder: Path, extractors: Sequence[Extractor]) -> int:
     """
     Extract the features of every video below ``media`` that has none yet.
 
@@ -255,24 +227,19 @@ def extract_all(
     MissingFileError
         There is no such folder.
     """
-    if not media.is_dir():
-        raise MissingFileError(f"There is no folder of media {media}.")
-    files: dict[str, list[Path]] = {}
-    for path in sorted(media.rglob("*")):
+    work: dict[str, list[tuple[Extractor, Path]]] = {}
+    for path in sorted(existing_folder(media).rglob("*")):
         suffix = "/" if path.is_dir() else path.suffix.lower()
-        if any(suffix in extractor.suffixes for extractor in extractors):
-            files.setdefault(path.stem, []).append(path)
-    todo = [video for video in files if not (folder / f"{video}.npz").is_file()]
-    for done, video in enumerate(todo, start=1):
+        for extractor in extractors:
+            if suffix in extractor.suffixes:
+                work.setdefault(path.stem, []).append((extractor, path))
+    todo = [video for video in work if not (folder / f"{video}.npz").is_file()]
+    for video in todo:
         found: dict[str, np.ndarray] = {}
-        for path in files[video]:
-            suffix = "/" if path.is_dir() else path.suffix.lower()
-            for extractor in extractors:
-                if suffix in extractor.suffixes:
-                    found |= extractor.extract(path)
+        for extractor, path in work[video]:
+            found |= extractor.extract(path)
         with atomic_path(folder / f"{video}.npz") as temporary:
             np.savez(temporary, **found)  # type: ignore[arg-type]
-        progress("extract", done, len(todo))
     return len(todo)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.plugins.collection import read_arrays, read_columns
 
 MODALITIES = ("image", "text", "audio")
 KEYS = (*MODALITIES, "caption", "emotion", "sentiment")
@@ -56,14 +58,21 @@ class Features:
                 f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. "
                 "Compare the names."
             )
-        known = rows >= 0
-        values = {
-            key: np.where(known[:, None], value[rows], 0).astype(np.float32)
-            for key, value in self.values.items()
-        }
-        return Features(
-            tuple(videos), values, {key: value[rows] & known for key, value in self.present.items()}
-        )
+        # An unknown video has the place -1, that of a row of zeros put behind all others.
+        values = {key: np.pad(value, ((0, 1), (0, 0)))[rows] for key, value in self.values.items()}
+        present = {key: np.pad(value, (0, 1))[rows] for key, value in self.present.items()}
+        return Features(tuple(videos), values, present)
+
+    def batch(
+        self, rows: np.ndarray, without: str | None = None, device: torch.device | str = "cpu"
+    ) -> dict[str, Tensor]:
+        """Return ``KEY`` (m, length) and ``KEY_present`` (m,), 0 for all ``without``, of m rows."""
+        batch = {}
+        for key, values in self.values.items():
+            present = self.present[key][rows].astype(np.float32) * (key != without)
+            batch[key] = torch.from_numpy(values[rows]).to(device)
+            batch[f"{key}_present"] = torch.from_numpy(present).to(device)
+        return batch
 
     def shaped(self, lengths: Mapping[str, int]) -> Features:
         """
@@ -76,20 +85,19 @@ class Features:
             A vector has another length.
         """
         for key, length in lengths.items():
-            if key in self.values and self.values[key].shape[1] != length:
+            has = self.lengths.get(key, length)
+            if has != length:
                 raise DataError(
-                    f"The {key} features have {self.values[key].shape[1]} numbers; the network was "
-                    f"trained with {length}. "
-                    "Use the same feature extractor."
+                    f"The {key} features have {has} numbers; the network was trained with "
+                    f"{length}. Use the same feature extractor."
                 )
         n = len(self.videos)
         values = {
             key: self.values.get(key, np.zeros((n, length), np.float32))
             for key, length in lengths.items()
         }
-        return Features(
-            self.videos, values, {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
-        )
+        present = {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
+        return Features(self.videos, values, present)
 
 
 def read_features(path: Path) -> Features:
@@ -124,50 +132,27 @@ def read_features(path: Path) -> Features:
                 f"{path} holds {len(videos)} videos, but {len(stacked[wrong[0]])} rows of "
                 f"{wrong[0]}."
             )
-        return _stack(
-            {
-                video: {key: value[row] for key, value in stacked.items()}
-                for row, video in enumerate(videos)
-            },
-            path,
-        )
-    table = (
-        pd.read_parquet(path)
-        if path.suffix == ".parquet"
-        else pd.read_csv(path, dtype={"video_id": str})
-    )
-    if "video_id" not in table.columns:
-        raise DataError(
-            f"{path} lacks the column 'video_id'; it has {', '.join(map(str, table.columns[:5]))}."
-        )
+        return _stack(_by_video(videos, stacked), path)
+    table = read_columns(path, ("video_id",), {"video_id": str})
     columns = {
         key: [name for name in table.columns if str(name).rpartition("_")[0] == key] for key in KEYS
     }
-    arrays = {
-        key: table[names].to_numpy(dtype=np.float32) for key, names in columns.items() if names
+    arrays = {key: table[names].to_numpy(np.float32) for key, names in columns.items() if names}
+    return _stack(_by_video(table["video_id"].astype(str).tolist(), arrays), path)
+
+
+def _by_video(
+    videos: Sequence[str], arrays: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, np.ndarray]]:
+    return {
+        video: {key: value[row] for key, value in arrays.items()}
+        for row, video in enumerate(videos)
     }
-    videos = table["video_id"].astype(str).tolist()
-    return _stack(
-        {
-            video: {key: value[row] for key, value in arrays.items()}
-            for row, video in enumerate(videos)
-        },
-        path,
-    )
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files if name in (*KEYS, "video_id")}
-    except (
-        OSError,
-        ValueError,
-        BadZipFile,
-    ) as error:  # NumPy's own words would recommend to unpickle the file
-        raise DataError(
-            f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez."
-        ) from error
+    known = (*KEYS, "video_id")
+    return {name: value for name, value in read_arrays(path).items() if name in known}
 
 
 def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features:
@@ -176,14 +161,10 @@ def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features
     for video, row in rows.items():
         pooled[video] = {}
         for key, value in row.items():
-            vector = np.asarray(value, dtype=np.float32)
-            vector = (
-                vector.reshape(-1, vector.shape[-1]).mean(axis=0)
-                if vector.ndim > 1
-                else vector.reshape(-1)
-            )
-            if not len(vector) or not np.isfinite(vector).all():
+            frames = np.atleast_1d(np.asarray(value, dtype=np.float32))
+            if not frames.size or not np.isfinite(frames).all():
                 continue  # an empty or unusable vector is a missing one
+            vector = frames.reshape(-1, frames.shape[-1]).mean(axis=0)
             if lengths.setdefault(key, len(vector)) != len(vector):
                 raise DataError(
                     f"The {key} features of {video} have {len(vector)} numbers, those before "
@@ -198,11 +179,8 @@ def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features
         key: np.stack([pooled[v].get(key, np.zeros(lengths[key], np.float32)) for v in videos])
         for key in ordered
     }
-    return Features(
-        videos,
-        values,
-        {key: np.array([key in pooled[video] for video in videos]) for key in ordered},
-    )
+    present = {key: np.array([key in pooled[video] for video in videos]) for key in ordered}
+    return Features(videos, values, present)
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -220,53 +198,29 @@ def read_labels(path: Path) -> pd.DataFrame:
         There are no labels, or a column is missing, or a video stands twice.
     """
     path = Path(path)
-    if path.is_dir():
-        annotations = sorted(path.glob("*annotation*.csv"))
-        folders = {"hate": path / "hate_videos", "non_hate": path / "non_hate_videos"}
-        if annotations:
-            table = _columns(
-                pd.read_csv(annotations[0], dtype=str), ("video_file_name", "label"), annotations[0]
-            )
-            table = pd.DataFrame(
-                {
-                    "video_id": [Path(name).stem for name in table["video_file_name"]],
-                    "label": table["label"]
-                    .str.strip()
-                    .str.lower()
-                    .str.replace(r"[ -]", "_", regex=True),
-                }
-            )
-        elif all(folder.is_dir() for folder in folders.values()):
-            files = [
-                (file.stem, name)
-                for name, folder in folders.items()
-                for file in sorted(folder.iterdir())
-            ]
-            table = pd.DataFrame(files, columns=["video_id", "label"])
-        else:
-            raise MissingFileError(
-                f"{path} holds neither an annotation table nor hate_videos and non_hate_videos."
-            )
-    elif path.is_file():
-        table = _columns(pd.read_csv(path, dtype=str), ("video_id", "label"), path)
-    else:
-        raise MissingFileError(f"There are no labels at {path}.")
-    if table["video_id"].duplicated().any():
-        raise DataError(
-            f"{path} labels the video {table['video_id'][table['video_id'].duplicated()].iloc[0]} "
-            "twice."
-        )
-    if table["label"].isna().any():
-        raise DataError(
-            f"{path} has no label for the video {table['video_id'][table['label'].isna()].iloc[0]}."
-        )
+    table = _hatemm(path) if path.is_dir() else read_columns(path, ("video_id", "label"))
+    twice = table["video_id"][table["video_id"].duplicated()]
+    if len(twice):
+        raise DataError(f"{path} labels the video {twice.iloc[0]} twice.")
+    without = table["video_id"][table["label"].isna()]
+    if len(without):
+        raise DataError(f"{path} has no label for the video {without.iloc[0]}.")
     return table.reset_index(drop=True)
 
 
-def _columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> pd.DataFrame:
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise DataError(
-            f"{path} lacks the column {missing[0]!r}; it has {', '.join(map(str, table.columns))}."
+def _hatemm(root: Path) -> pd.DataFrame:
+    annotations = sorted(root.glob("*annotation*.csv"))
+    if annotations:
+        table = read_columns(annotations[0], ("video_file_name", "label"))
+        label = table["label"].str.strip().str.lower().str.replace(r"[ -]", "_", regex=True)
+        videos = [Path(name).stem for name in table["video_file_name"]]
+        return pd.DataFrame({"video_id": videos, "label": label})
+    folders = {"hate": root / "hate_videos", "non_hate": root / "non_hate_videos"}
+    if not all(folder.is_dir() for folder in folders.values()):
+        raise MissingFileError(
+            f"{root} holds neither an annotation table nor hate_videos and non_hate_videos."
         )
-    return table
+    files = [
+        (file.stem, name) for name, folder in folders.items() for file in sorted(folder.iterdir())
+    ]
+    return pd.DataFrame(files, columns=["video_id", "label"])

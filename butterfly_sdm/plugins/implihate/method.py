@@ -19,11 +19,18 @@ from pydantic import Field
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
+from butterfly_sdm.core.settings import Fraction, InputPath
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.batches import shuffled
-from butterfly_sdm.plugins.images import with_split
+from butterfly_sdm.plugins.classifier_scores import (
+    class_scores,
+    classification_scores,
+    interval_metrics,
+    prediction_table,
+)
+from butterfly_sdm.plugins.collection import class_numbers, with_split
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.implihate.extractors import extract_all, make_extractors
 from butterfly_sdm.plugins.implihate.features import (
     MODALITIES,
@@ -33,10 +40,8 @@ from butterfly_sdm.plugins.implihate.features import (
 )
 from butterfly_sdm.plugins.implihate.network import VideoNet
 from butterfly_sdm.plugins.networks import device_of
-from butterfly_sdm.plugins.plugin import Plugin, Report
-from butterfly_sdm.plugins.runner import PluginRun, build
-from butterfly_sdm.plugins.scores import class_scores, classification_scores, mean_interval
-from butterfly_sdm.plugins.settings import Fraction, InputPath, PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 
 
@@ -44,19 +49,11 @@ class ImplihateConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
     features: InputPath = Field(description="folder of VIDEO.npz, one stacked .npz, or a table")
-    labels: InputPath = Field(
-        description="labels.csv with video_id, label[, split]; or the root of HateMM"
-    )
-    media: InputPath | None = Field(
-        None, description="transcripts, sound and frames to extract missing features from"
-    )
-    extract: tuple[str, ...] = Field(
-        (), description="sentiment, emotion, hashed_text, log_mel, frames"
-    )
+    labels: InputPath = Field(description="csv of video_id, label[, split]; or the root of HateMM")
+    media: InputPath | None = Field(None, description="text, sound, frames to extract from")
+    extract: tuple[str, ...] = Field((), description="sentiment emotion hashed_text log_mel frames")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    folds: int = Field(
-        0, ge=0, description="also train and score so many folds of all labelled videos"
-    )
+    folds: int = Field(0, ge=0, description="also train and score so many, of all labelled videos")
     modalities: tuple[Literal["image", "text", "audio"], ...] = Field(
         ("image", "text", "audio"), min_length=1
     )
@@ -117,26 +114,17 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         if config.media is not None:
             extract_all(config.media, config.features, make_extractors(config.extract))
         features = _used(read_features(config.features), config)
-        videos = table["video_id"].astype(str).tolist()
-        unknown = {"split": table["split"]} if "split" in table.columns else {}
-        table = with_split(
-            table.assign(**unknown), config.fractions, config.seed, group="video_id", label="label"
-        )
-        classes = sorted(set(table["label"]))
+        table = with_split(table, config.fractions, config.seed, group="video_id", label="label")
+        classes, label = class_numbers(table["label"])
         if len(classes) < 2:
             raise DataError(
                 f"All videos are labelled {classes[0]!r}; at least two classes are needed."
             )
-        label = (
-            table["label"]
-            .map({name: number for number, name in enumerate(classes)})
-            .to_numpy(dtype=np.int64)
-        )
         split = table["split"].to_numpy(dtype=str)
         lacking = set(range(len(classes))) - set(label[split == "train"])
         if lacking:
             raise DataError(f"The training part has no video of class {classes[min(lacking)]!r}.")
-        used = features.of(videos)
+        used = features.of(table["video_id"].astype(str).tolist())
         return VideoData(used, label, split, {"classes": classes, "lengths": used.lengths})
 
     def build(self, config: ImplihateConfig, facts: dict[str, Any], part: str) -> nn.Module:
@@ -173,64 +161,48 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         """
         if not isinstance(model, VideoNet):
             raise TypeError("the network is not a VideoNet")
-
-        def batches(model: VideoNet, rng: np.random.Generator) -> Iterable[Batch]:
-            for chosen in shuffled(rows, config.batch_size, rng):
-                batch = _batch(data.features, chosen)
-                if config.modality_dropout and len(model.modalities) > 1:
-                    lost = rng.integers(len(model.modalities), size=len(chosen))
-                    lost[rng.random(len(chosen)) >= config.modality_dropout] = -1
-                    for number, key in enumerate(model.modalities):
-                        keep = torch.from_numpy((lost != number).astype(np.float32))
-                        batch[f"{key}_present"] = batch[f"{key}_present"] * keep
-                yield batch | {
-                    "label": torch.from_numpy(data.label[chosen]),
-                    "row": torch.from_numpy(chosen),
-                }
+        batches = partial(_batches, config, data, rows)
+        adamw = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
+        slow = partial(adamw, lr=config.learning_rate)
+        fast = partial(adamw, lr=config.classifier_learning_rate)
+        temperature, released = config.temperature, config.loss == "released"
 
         def standardise(model: VideoNet) -> None:
-            train = _batch(data.features, rows)
+            train = data.features.batch(rows)
             model.standardise(train, {key: train[f"{key}_present"] for key in model.keys})
 
         def measure(model: VideoNet) -> dict[str, float]:
-            scores = classification_scores(
-                data.label[held_out], _probability(model, data.features, held_out)
-            )
+            probability = _probability(model, data.features, held_out)
+            scores = classification_scores(data.label[held_out], probability)
             return {"validation_macro_f1": scores["macro_f1"]}
 
-        make = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
-        adam = partial(make, lr=config.learning_rate)
-        released = config.loss == "released"
+        def classify(model: VideoNet, batch: Batch) -> Tensor:
+            return nn.functional.cross_entropy(model(batch), batch["label"])
+
         chosen: list[Stage] = []
         if config.contrastive != "none":
-            loss = partial(joint_loss, temperature=config.temperature, released=released)
-            chosen.append(
-                Stage(
-                    "joint",
-                    batches,
-                    loss,
-                    adam,
-                    config.epochs,
-                    ("encoders", "joint", "side"),
-                    start=standardise,
-                )
-            )
+            loss = partial(joint_loss, temperature=temperature, released=released)
+            trains = ("encoders", "joint", "side")
+            joint = Stage("joint", batches, loss, slow, config.epochs, trains, start=standardise)
+            chosen.append(joint)
         if config.contrastive == "two_stages" and model.pairs:
-            loss = partial(cross_loss, temperature=config.temperature, released=released)
-            chosen.append(Stage("cross", batches, loss, adam, config.epochs, ("cross",)))
-        can_select = len(set(data.label[held_out])) > 1
+            loss = partial(cross_loss, temperature=temperature, released=released)
+            chosen.append(Stage("cross", batches, loss, slow, config.epochs, ("cross",)))
+        moved: tuple[str, ...] = ("classifier",)
+        if config.tune or not chosen:
+            moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
+        choose: dict[str, Any] = {}
+        if len(set(data.label[held_out])) > 1:
+            choose = {"measure": measure, "select": "validation_macro_f1"}
         last = Stage(
             "classifier",
             batches,
-            lambda model, batch: nn.functional.cross_entropy(model(batch), batch["label"]),
-            partial(make, lr=config.classifier_learning_rate),
+            classify,
+            fast,
             config.classifier_epochs,
-            ("encoders", *(["cross"] if model.pairs else []), "classifier")
-            if config.tune or not chosen
-            else ("classifier",),
+            moved,
             start=None if chosen else standardise,
-            measure=measure if can_select else None,
-            select="validation_macro_f1" if can_select else None,
+            **choose,
         )
         return [*chosen, last]
 
@@ -238,58 +210,41 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         """
         Score the test part, what each modality adds, retrieval across modalities, and the folds.
         """
-        model = run.model()
-        rows = data.rows("test")
+        model, rows, classes = run.model(), data.rows("test"), data.facts["classes"]
+        label = data.label[rows]
         probability = _probability(model, data.features, rows)
-        metrics = classification_scores(data.label[rows], probability)
-        classes = data.facts["classes"]
-        adds = [
-            {"without": "nothing", "macro_f1": metrics["macro_f1"], "accuracy": metrics["accuracy"]}
-        ]
-        for key in data.features.values:
-            scores = classification_scores(
-                data.label[rows], _probability(model, data.features, rows, without=key)
-            )
-            adds.append(
-                {"without": key, "macro_f1": scores["macro_f1"], "accuracy": scores["accuracy"]}
-            )
+        metrics = classification_scores(label, probability)
+        without = {"nothing": metrics} | {
+            key: classification_scores(label, _probability(model, data.features, rows, without=key))
+            for key in data.features.values
+        }
+        adds = pd.DataFrame(without).T[["macro_f1", "accuracy"]].rename_axis("without")
         if model.pairs:
-            metrics |= retrieval(model, data, rows)
-        predictions = _table([data.features.videos[row] for row in rows], probability, classes)
-        predictions.insert(1, "label", [classes[number] for number in data.label[rows]])
+            metrics = metrics | retrieval(model, data, rows)
+        videos = [data.features.videos[row] for row in rows]
+        predictions = prediction_table(videos, probability, classes, "video_id")
+        predictions.insert(1, "label", [classes[number] for number in label])
         tables = {
             "predictions": predictions,
-            "classes": class_scores(data.label[rows], probability, classes),
-            "modalities": pd.DataFrame(adds),
+            "classes": class_scores(label, probability, classes),
+            "modalities": adds.reset_index(),
         }
         if config.folds >= 2:
             tables["folds"] = self._folds(config, data)
             for key in ("macro_f1", "auc"):
-                values = mean_interval(tables["folds"][key].tolist())
-                metrics |= dict(
-                    zip(
-                        (f"folds_{key}", f"folds_{key}_low", f"folds_{key}_high"),
-                        values,
-                        strict=True,
-                    )
-                )
+                metrics |= interval_metrics(f"folds_{key}", tables["folds"][key].tolist())
         return Report(metrics, tables)
 
     def _folds(self, config: ImplihateConfig, data: VideoData) -> pd.DataFrame:
         found = []
         folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
         for number, (inside, outside) in enumerate(folds.split(data.label, data.label)):
-            model = cast(VideoNet, build(self, config, data.facts, f"fold {number}"))
-            nothing = np.array([], dtype=int)
-            train_stages(
-                model,
-                self.stages_of(config, data, model, inside, nothing),
-                config,
-                part=f"fold {number}",
-            )
-            scores = classification_scores(
-                data.label[outside], _probability(model, data.features, outside)
-            )
+            part = f"fold {number}"
+            model = cast(VideoNet, self.network(config, data.facts, part))
+            stages = self.stages_of(config, data, model, inside, np.array([], dtype=int))
+            train_stages(model, stages, config, part=part)
+            probability = _probability(model, data.features, outside)
+            scores = classification_scores(data.label[outside], probability)
             found.append({"fold": number + 1} | scores)
         return pd.DataFrame(found)
 
@@ -300,7 +255,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         """
         features = read_features(inputs).shaped(run.facts["lengths"])
         probability = _probability(run.model(), features, np.arange(len(features.videos)))
-        return _table(list(features.videos), probability, run.facts["classes"])
+        return prediction_table(features.videos, probability, run.facts["classes"], "video_id")
 
 
 def joint_loss(
@@ -314,9 +269,8 @@ def joint_loss(
     weights = same_class(batch["label"])
     loss = _contrast(model.joint_embedding(encoded), weights, None, temperature, released)
     for key in model.side:
-        loss = loss + _contrast(
-            model.side_embedding(encoded, key), weights, None, temperature, released
-        )
+        z = model.side_embedding(encoded, key)
+        loss = loss + _contrast(z, weights, None, temperature, released)
     return loss
 
 
@@ -334,10 +288,8 @@ def cross_loss(
     total = batch["label"].new_zeros((), dtype=torch.float32)
     for a, b in combinations(model.modalities, 2):
         rows, columns = batch[f"{a}_present"].bool(), batch[f"{b}_present"].bool()
-        z_a, z_b = (
-            model.cross_embedding(encoded, (a, b))[rows],
-            model.cross_embedding(encoded, (b, a))[columns],
-        )
+        z_a = model.cross_embedding(encoded, (a, b))[rows]
+        z_b = model.cross_embedding(encoded, (b, a))[columns]
         if not len(z_a) or not len(z_b):
             continue
         weights = same_class(batch["label"][rows], batch["label"][columns])
@@ -358,8 +310,6 @@ def _contrast(
             # temperature.
             temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
-    elif references is not None:
-        exclude = torch.zeros_like(weights, dtype=torch.bool)
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
     )
@@ -374,8 +324,7 @@ def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, f
 
     Means over the ordered pairs of modalities, over the videos that have both.
     """
-    device = device_of(model)
-    batch = {key: value.to(device) for key, value in _batch(data.features, rows).items()}
+    batch = data.features.batch(rows, device=device_of(model))
     same_label, same_video = [], []
     with torch.no_grad():
         encoded = model.encode(batch)
@@ -383,16 +332,13 @@ def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, f
             both = (batch[f"{a}_present"] * batch[f"{b}_present"]).bool().cpu()
             if both.sum() < 2:
                 continue
-            similarity = (
-                model.cross_embedding(encoded, (a, b)) @ model.cross_embedding(encoded, (b, a)).T
-            )
-            similarity = similarity.cpu()[both][:, both]
+            z_a, z_b = (model.cross_embedding(encoded, pair) for pair in ((a, b), (b, a)))
+            similarity = (z_a @ z_b.T).cpu()[both][:, both]
             label = torch.from_numpy(data.label[rows])[both]
             same_label.append(float((label[similarity.argmax(dim=1)] == label).float().mean()))
             nearest = similarity.topk(min(10, len(label)), dim=1).indices
-            same_video.append(
-                float((nearest == torch.arange(len(label))[:, None]).any(dim=1).float().mean())
-            )
+            own = torch.arange(len(label))[:, None]
+            same_video.append(float((nearest == own).any(dim=1).float().mean()))
     if not same_label:
         return {}
     return {
@@ -415,39 +361,34 @@ def _used(features: Features, config: ImplihateConfig) -> Features:
     )
 
 
-def _batch(features: Features, rows: np.ndarray, without: str | None = None) -> dict[str, Tensor]:
-    batch = {}
-    for key, values in features.values.items():
-        batch[key] = torch.from_numpy(values[rows])
-        present = features.present[key][rows].astype(np.float32)
-        batch[f"{key}_present"] = torch.from_numpy(present * (key != without))
-    return batch
+def _batches(
+    config: ImplihateConfig,
+    data: VideoData,
+    rows: np.ndarray,
+    model: VideoNet,
+    rng: np.random.Generator,
+) -> Iterable[Batch]:
+    """Yield the batches of an epoch, in some of which a modality is lost."""
+    for chosen in shuffled(rows, config.batch_size, rng):
+        batch = data.features.batch(chosen)
+        if config.modality_dropout and len(model.modalities) > 1:
+            lost = rng.integers(len(model.modalities), size=len(chosen))
+            lost[rng.random(len(chosen)) >= config.modality_dropout] = -1
+            for number, key in enumerate(model.modalities):
+                keep = torch.from_numpy((lost != number).astype(np.float32))
+                batch[f"{key}_present"] = batch[f"{key}_present"] * keep
+        yield batch | {"label": torch.from_numpy(data.label[chosen])}
 
 
 def _probability(
     model: VideoNet, features: Features, rows: np.ndarray, without: str | None = None
 ) -> np.ndarray:
-    device = device_of(model)
-    training = model.training
+    device, training = device_of(model), model.training
     model.eval()
     with torch.no_grad():
         parts = [
-            model({key: value.to(device) for key, value in _batch(features, part, without).items()})
-            .softmax(dim=1)
-            .cpu()
+            model(features.batch(part, without, device)).softmax(dim=1).cpu()
             for part in np.array_split(rows, max(1, len(rows) // 1024))
         ]
     model.train(training)
     return torch.cat(parts).numpy()
-
-
-def _table(videos: Sequence[str], probability: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame(
-        {
-            "video_id": videos,
-            "predicted": [classes[number] for number in probability.argmax(axis=1)],
-        }
-    )
-    return table.assign(
-        **{f"p_{name}": probability[:, number] for number, name in enumerate(classes)}
-    )

@@ -1,6 +1,6 @@
 """Pretraining for medical images by shared modality and anatomy."""
 
-from butterfly_sdm.plugins.plugin import PluginCard
+from butterfly_sdm.plugins.contract import PluginCard
 
 card = PluginCard(
     name="modan",

@@ -6,35 +6,78 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
+from pydantic import Field
 
+from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom, read_table
+from butterfly_sdm.plugins.collection import existing_folder, read_table
+from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
+# What a tag says, in capitals: our name of it.
 SPELLINGS = {
-    "MRI": "MR",
-    "ULTRASOUND": "US",
-    "DX": "XR",
-    "CR": "XR",
-    "ANKLE/FOOT": "ankle",
-    "FOOT": "ankle",
-    "AF": "ankle",
-    "ABD": "abdomen",
-    "ABD-PELV": "abdomen",
-    "PELVIS": "abdomen",
-    "THORAX": "chest",
-    "LUNG": "chest",
-    "HEAD": "brain",
-    "SKULL": "brain",
-    "LSPINE": "spine",
-    "CSPINE": "spine",
-    "TSPINE": "spine",
-    "HAND": "wrist",
-    "EXTREMITY KNEE": "knee",
+    said: name
+    for name, many in {
+        "MR": ("MRI",),
+        "US": ("ULTRASOUND",),
+        "XR": ("DX", "CR"),
+        "ankle": ("ANKLE/FOOT", "FOOT", "AF"),
+        "abdomen": ("ABD", "ABD-PELV", "PELVIS"),
+        "chest": ("THORAX", "LUNG"),
+        "brain": ("HEAD", "SKULL"),
+        "spine": ("LSPINE", "CSPINE", "TSPINE"),
+        "wrist": ("HAND",),
+        "knee": ("EXTREMITY KNEE",),
+    }.items()
+    for said in many
 }
+
+
+class CollectionConfig(Section):
+    """Where images come from."""
+
+    layout: Literal["table", "radimagenet", "dicom", "mrnet"] = "table"
+    path: InputPath = Field(description="the table, or the root folder")
+    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
+    cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
+    spellings: dict[str, str] = Field({}, description="dicom: what a tag says: our name of it")
+    require_all: bool = Field(
+        True, description="dicom: leave out files without modality or body part"
+    )
+    plane: Literal["axial", "coronal", "sagittal"] = Field("sagittal", description="mrnet")
+    finding: Literal["acl", "meniscus", "abnormal"] = Field("acl", description="mrnet: the label")
+
+
+def read_collection(
+    options: CollectionConfig, attributes: Sequence[str] = ()
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """
+    Read a collection of any layout.
+
+    Parameters
+    ----------
+    options
+        The layout, and where it lies.
+    attributes
+        Columns that a table must have.
+
+    Returns
+    -------
+    table, dropped
+        One row per image, with ``path``, attributes, and optionally ``label``, ``patient`` and
+        ``split``; number of files left out by reason.
+    """
+    if options.layout == "radimagenet":
+        return radimagenet(options.path, options.cap), {}
+    if options.layout == "dicom":
+        return dicom_folder(options.path, options.spellings, require_all=options.require_all)
+    if options.layout == "mrnet":
+        return mrnet(options.path, options.plane, options.finding), {}
+    return read_table(options.path, attributes, options.images), {}
 
 
 def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
@@ -54,7 +97,7 @@ def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
         The folder is not laid out as RadImageNet is.
     """
     rows = []
-    for folder in sorted(_folder(root).glob("*/*/*")):
+    for folder in sorted(existing_folder(root).glob("*/*/*")):
         if not folder.is_dir():
             continue
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:cap]
@@ -91,7 +134,7 @@ def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
     """
     tables = []
     for part, split in (("train", "train"), ("valid", "test")):
-        labels = _folder(root) / f"{part}-{task}.csv"
+        labels = existing_folder(root) / f"{part}-{task}.csv"
         if not labels.is_file():
             raise MissingFileError(
                 f"There is no {labels.name} in {root}; MRNet lists the labels of {task} there."
@@ -133,7 +176,7 @@ def dicom_folder(
     known = SPELLINGS | {key.upper(): value for key, value in spellings.items()}
     dropped: Counter[str] = Counter()
     rows = []
-    for path in sorted(path for path in _folder(root).rglob("*") if path.is_file()):
+    for path in sorted(path for path in existing_folder(root).rglob("*") if path.is_file()):
         if not is_dicom(path):
             dropped["no DICOM file"] += 1
             continue
@@ -165,14 +208,3 @@ def dicom_folder(
     if dropped:
         logger.info("%s: left out %s", root, dict(dropped))
     return pd.DataFrame(rows).replace("", None), dict(dropped)
-
-
-def table_of(path: Path, attributes: Sequence[str], images: Path | None) -> pd.DataFrame:
-    """Read a table of ``path``, the attribute columns, and optionally label, patient and split."""
-    return read_table(path, attributes, images)
-
-
-def _folder(root: Path) -> Path:
-    if not Path(root).is_dir():
-        raise MissingFileError(f"There is no folder {root}.")
-    return Path(root)

@@ -7,7 +7,8 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,44 +27,40 @@ from torch import Tensor, nn
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
-from butterfly_sdm.plugins.batches import shuffled
-from butterfly_sdm.plugins.images import Images, find_images, with_split
-from butterfly_sdm.plugins.modan.collections import dicom_folder, mrnet, radimagenet, table_of
-from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
-from butterfly_sdm.plugins.plugin import Plugin, Report
-from butterfly_sdm.plugins.runner import PluginRun, build
-from butterfly_sdm.plugins.scores import classification_scores, mean_interval, paired_p_value
-from butterfly_sdm.plugins.settings import InputPath, PluginConfig, Section
+from butterfly_sdm.plugins.classifier_scores import (
+    classification_scores,
+    interval_metrics,
+    paired_p_value,
+    prediction_table,
+)
+from butterfly_sdm.plugins.collection import (
+    LabelledImages,
+    class_numbers,
+    find_images,
+    with_split,
+)
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.images import Images
+from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_collection
+from butterfly_sdm.plugins.networks import (
+    TrunkAndHead,
+    class_probabilities,
+    device_of,
+    make_trunk,
+    over_images,
+    unit,
+)
+from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 from butterfly_sdm.plugins.views import random_view
-
-
-class CollectionConfig(Section):
-    """Where images come from."""
-
-    layout: Literal["table", "radimagenet", "dicom", "mrnet"] = "table"
-    path: InputPath = Field(description="the table, or the root folder")
-    images: InputPath | None = Field(
-        None, description="folder the paths of the table are relative to; None: its own"
-    )
-    cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
-    spellings: dict[str, str] = Field(
-        default_factory=dict, description="dicom: what a tag says: our name of it"
-    )
-    require_all: bool = Field(
-        True, description="dicom: leave out files without modality or body part"
-    )
-    plane: Literal["axial", "coronal", "sagittal"] = Field("sagittal", description="mrnet")
-    finding: Literal["acl", "meniscus", "abnormal"] = Field("acl", description="mrnet: the label")
 
 
 class ModanConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
     collection: CollectionConfig = Field(description="images to pretrain on")
-    task: CollectionConfig | None = Field(
-        None, description="labelled images to fine-tune on; None: those of the collection"
-    )
+    task: CollectionConfig | None = Field(None, description="labelled; None: the collection itself")
     attributes: tuple[str, ...] = Field(
         ("modality", "anatomy"), min_length=1, description="columns; any number"
     )
@@ -76,9 +73,7 @@ class ModanConfig(PluginConfig):
         "jaccard", description="simclr: views of one image only, for comparison"
     )
     temperature: float = Field(0.07, gt=0)
-    threshold: float = Field(
-        0.3, ge=0, le=1, description="least Jaccard similarity of a positive pair"
-    )
+    threshold: float = Field(0.3, ge=0, le=1, description="least similarity of a positive pair")
     epochs: int = Field(1000, ge=1)
     batch_size: int = Field(256, ge=4)
     learning_rate: float = Field(0.05, gt=0)
@@ -89,9 +84,7 @@ class ModanConfig(PluginConfig):
     jitter: float = Field(0.4, ge=0, lt=1)
     tune_epochs: int = Field(10, ge=1)
     tune_learning_rate: float = Field(1e-4, gt=0)
-    tune_step: int = Field(
-        5, ge=1, description="epochs after which the learning rate falls to a tenth"
-    )
+    tune_step: int = Field(5, ge=1, description="epochs after which the rate falls to a tenth")
     tune_batch_size: int = Field(32, ge=2)
     folds: int = Field(5, ge=0, description="0: the split of the task")
     repeats: int = Field(10, ge=1)
@@ -102,24 +95,34 @@ class ModanConfig(PluginConfig):
 
 
 @dataclass(frozen=True)
-class Task:
-    """Labelled images."""
+class Task(LabelledImages):
+    """
+    Labelled images.
 
-    images: Images
-    table: pd.DataFrame
-    label: np.ndarray
+    Attributes
+    ----------
+    group
+        (n,) patient of each, or a name of its own.
+    """
+
     group: np.ndarray
 
 
 @dataclass(frozen=True)
-class ModanData:
-    """Images with multi-hot attributes, and the labelled task if there is one."""
+class ModanData(LabelledImages):
+    """
+    Images to pretrain on, and the labelled task if there is one.
 
-    images: Images
-    table: pd.DataFrame
-    labels: Tensor  # (n, attribute values)
+    Attributes
+    ----------
+    attributes
+        (n, attribute values) multi-hot.
+    task
+        Images to fine-tune on.
+    """
+
+    attributes: Tensor
     task: Task | None
-    facts: dict[str, Any]
 
 
 class ModanNet(nn.Module):
@@ -141,7 +144,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
     def load(self, config: ModanConfig) -> ModanData:
         """Read the collection and the task."""
-        table, dropped = _read(config.collection, config)
+        table, dropped = read_collection(config.collection, config.attributes)
         table = with_split(
             table, config.fractions, config.seed, group="patient", label=config.attributes[0]
         )
@@ -150,96 +153,47 @@ class Modan(Plugin[ModanConfig, ModanData]):
             for name in config.attributes
             for value in sorted(set(table[name].dropna().astype(str)))
         ]
-        labels = np.zeros((len(table), len(columns)), dtype=bool)
-        for number, (name, value) in enumerate(columns):
-            labels[:, number] = (
-                table[name].notna() & (table[name].astype(str) == value)
-            ).to_numpy()
-        if (labels == labels[0]).all():
+        # A missing value is no value, also where a value is spelled "None".
+        hot = [table[name].notna() & (table[name].astype(str) == value) for name, value in columns]
+        attributes = np.array(hot, dtype=bool).reshape(len(columns), len(table)).T
+        if (attributes == attributes[0]).all():
             names = " and ".join(config.attributes)
             raise DataError(
                 f"All images have the same {names}; pretraining needs attributes that differ."
             )
-        images = Images([Path(path) for path in table["path"]], config.size_px, config.channels)
-        task_table, task = (
-            (table, config.collection)
-            if config.task is None
-            else (_read(config.task, config)[0], config.task)
-        )
-        facts: dict[str, Any] = {
+        images = Images(table["path"].tolist(), config.size_px, config.channels)
+        task = _task(config, table)
+        facts = {
             "attributes": [list(column) for column in columns],
             "dropped": dropped,
-            "classes": [],
+            "classes": [] if task is None else task.facts["classes"],
         }
-        found = None
-        if "label" in task_table.columns and task_table["label"].notna().any():
-            task_table = task_table[task_table["label"].notna()].reset_index(drop=True)
-            classes = sorted(set(task_table["label"].astype(str)))
-            if len(classes) < 2:
-                raise DataError(
-                    f"All labels of {task.path} are {classes[0]!r}; a task needs two classes."
-                )
-            numbers = (
-                task_table["label"]
-                .astype(str)
-                .map({name: number for number, name in enumerate(classes)})
-            )
-            group = (
-                task_table["patient"]
-                if "patient" in task_table.columns
-                else pd.Series(task_table.index.astype(str))
-            )
-            paths = [Path(path) for path in task_table["path"]]
-            task_images = Images(paths, config.size_px, config.channels)
-            found = Task(
-                task_images,
-                task_table,
-                numbers.to_numpy(dtype=np.int64),
-                group.astype(str).to_numpy(),
-            )
-            _check_folds(found, classes, config.folds)
-            facts["classes"] = classes
-        elif config.task is not None:
-            raise DataError(f"The task {config.task.path} has no label.")
-        return ModanData(images, table, torch.from_numpy(labels).float(), found, facts)
+        unknown = np.full(len(table), -1)
+        hot_rows = torch.from_numpy(attributes).float()
+        return ModanData(images, table, unknown, facts, hot_rows, task)
 
     def build(self, config: ModanConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make the encoder, and the classifier if there is a task."""
+        classes = len(facts["classes"])
         trunks = [
             make_trunk(
                 config.trunk, config.channels, size_px=config.size_px, weights=config.weights
             )
-            for _ in range(2 if facts["classes"] else 1)
+            for _ in range(2 if classes else 1)
         ]
         published = config.weights == "pretrained"
-        networks = [
-            TrunkAndHead(trunk, max(1, len(facts["classes"])), published=published)
-            for trunk in trunks
-        ]
-        return ModanNet(networks[0], networks[1] if len(networks) == 2 else None)
+        networks = [TrunkAndHead(trunk, max(1, classes), published=published) for trunk in trunks]
+        return ModanNet(networks[0], networks[1] if classes else None)
 
     def stages(
         self, config: ModanConfig, data: ModanData, model: nn.Module, part: str
     ) -> Sequence[Stage]:
         """Pretrain the encoder; fine-tune its copy on all training rows of the task."""
-        rows = np.flatnonzero((data.table["split"] == "train").to_numpy())
-        criterion = ContrastiveLoss(config.temperature)
-        view = partial(
-            random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter
-        )
+        rows = data.rows("train")
 
         def batches(model: ModanNet, rng: np.random.Generator) -> Iterable[Batch]:
             for chosen in shuffled(rows, config.batch_size, rng):
-                images, labels = data.images.batch(chosen), data.labels[torch.from_numpy(chosen)]
-                yield {"image": images, "labels": labels, "row": torch.from_numpy(chosen)}
-
-        def loss(model: ModanNet, batch: Batch) -> Tensor:
-            z = unit(
-                model.encoder.features(torch.cat([view(batch["image"]), view(batch["image"])]))
-            )
-            if config.objective == "simclr":
-                return criterion(z, same_class(batch["row"].repeat(2)))
-            return criterion(z, jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold))
+                yield data.batch(chosen) | {"labels": data.attributes[torch.from_numpy(chosen)]}
 
         sgd = partial(
             torch.optim.SGD,
@@ -247,12 +201,12 @@ class Modan(Plugin[ModanConfig, ModanData]):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
+        loss = partial(_pretraining_loss, config)
         stages = [Stage("pretraining", batches, loss, sgd, config.epochs, ("encoder.trunk",))]
         if data.task is not None:
-            train = np.arange(len(data.task.label))
-            if "split" in data.task.table.columns:
-                train = np.flatnonzero((data.task.table["split"] == "train").to_numpy())
-            stages.append(_tuning(config, data.task, train, "task.", start=_copy_encoder))
+            split = "split" in data.task.table.columns
+            train = data.task.rows("train") if split else np.arange(len(data.task.label))
+            stages.append(_tuning(config, data.task, train, "task", start=_copy_encoder))
         return stages
 
     def evaluate(self, config: ModanConfig, data: ModanData, run: PluginRun) -> Report:
@@ -260,69 +214,59 @@ class Modan(Plugin[ModanConfig, ModanData]):
         Measure the embedding on held-out images and, by folds of patients, what pretraining is
         worth.
         """
-        model = run.model()
+        encoder = run.model().encoder
         held_out = np.flatnonzero((data.table["split"] != "train").to_numpy())
-        z = unit(over_images(model.encoder.features, data.images, held_out, run.device))
-        metrics = shared_cosines(z, data.labels[torch.from_numpy(held_out)])
-        paths = pd.DataFrame({"path": data.table["path"].iloc[held_out].to_numpy()})
-        tables, arrays = {"embedded": paths}, {"embeddings": z.numpy().astype(np.float32)}
+        z = unit(over_images(encoder.features, data.images, held_out, run.device))
+        metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
+        tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
         if data.task is not None:
-            folds, predictions = self._folds(config, data.task, run.facts, model.encoder)
-            tables |= {"folds": folds, "predictions": predictions}
-            for kind in ("fine_tuned", "probe", *(["scratch"] if config.scratch else [])):
-                mean, low, high = mean_interval(folds[kind].tolist())
-                metrics |= {f"auc_{kind}": mean, f"auc_{kind}_low": low, f"auc_{kind}_high": high}
+            folds, tables["predictions"] = self._folds(config, data.task, run.facts, encoder)
+            tables["folds"] = folds
+            for kind in ("fine_tuned", "probe", "scratch"):
+                if kind in folds:
+                    metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
             if config.scratch:
                 metrics["p_fine_tuned_against_scratch"] = paired_p_value(
                     folds["fine_tuned"].tolist(), folds["scratch"].tolist()
                 )
-        return Report(metrics, tables, arrays)
+        return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
 
     def _folds(
         self, config: ModanConfig, task: Task, facts: dict[str, Any], encoder: TrunkAndHead
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         found, predicted = [], []
         for repeat, fold, train, test in _divisions(config, task):
-            scores: dict[str, Any] = {"repeat": repeat + 1, "fold": fold + 1}
-            fresh = cast(ModanNet, build(self, config, facts, f"fold {repeat} {fold}")).task
+            network = self.network(config, facts, f"fold {repeat} {fold}")
+            fresh = cast(ModanNet, network).task
             if fresh is None:
                 raise DataError(
                     "The run was trained without labels; give the task and train again."
                 )
-            for kind, start in (
-                ("fine_tuned", encoder),
-                *([("scratch", None)] if config.scratch else []),
-            ):
-                probability = fine_tune(
-                    config, task, train, test, fresh, start, part=f"{repeat} {fold}"
-                )
-                scores[kind] = classification_scores(task.label[test], probability)["auc"]
-                if kind == "fine_tuned" and repeat == 0:
-                    paths = task.table["path"].iloc[test].tolist()
-                    predicted.append(
-                        _table(paths, probability, facts["classes"]).assign(
-                            label=task.label[test], fold=fold + 1
-                        )
-                    )
-            scores["probe"] = classification_scores(
-                task.label[test], linear_probe(task, train, test, encoder)
-            )["auc"]
-            found.append(scores)
+            start = {"fine_tuned": encoder, "scratch": None}
+            part = f"{repeat} {fold}"
+            guesses = {
+                kind: fine_tune(config, task, train, test, fresh, start[kind], part=part)
+                for kind in ("fine_tuned", *(["scratch"] if config.scratch else []))
+            }
+            if repeat == 0:
+                table = prediction_table(task.names(test), guesses["fine_tuned"], facts["classes"])
+                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
+            guesses["probe"] = linear_probe(task, train, test, encoder)
+            label = task.label[test]
+            areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
+            found.append({"repeat": repeat + 1, "fold": fold + 1} | areas)
         return pd.DataFrame(found), pd.concat(predicted, ignore_index=True)
 
     def predict(self, config: ModanConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return class probabilities of unseen images; without a task their embeddings."""
-        paths = find_images(inputs)
-        images, rows = Images(paths, config.size_px, config.channels), np.arange(len(paths))
-        model = run.model()
-        names = [str(path) for path in paths]
-        if run.facts["classes"]:
-            probability = over_images(model.task, images, rows, run.device).softmax(dim=1).numpy()
-            return _table(names, probability, run.facts["classes"])
-        z = unit(over_images(model.encoder.features, images, rows, run.device)).numpy()
-        return pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])]).assign(
-            path=names
-        )
+        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        model, classes = run.model(), run.facts["classes"]
+        if classes:
+            probability = class_probabilities(model.task, images, images.rows)
+            return prediction_table(paths, probability, classes)
+        z = unit(over_images(model.encoder.features, images, images.rows, run.device)).numpy()
+        table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
+        return table.assign(path=list(map(str, paths)))
 
 
 def fine_tune(
@@ -356,14 +300,11 @@ def fine_tune(
     ndarray of shape (test, classes)
         Probabilities.
     """
-    model = TrunkAndHead(
-        make_trunk(config.trunk, config.channels, size_px=config.size_px), fresh.head.out_features
-    )
-    model.load_state_dict(fresh.state_dict())
+    model = deepcopy(fresh)
     if encoder is not None:
         model.trunk.load_state_dict(encoder.trunk.state_dict())
-    train_stages(model, [_tuning(config, task, train, "")], config, part=part)
-    return over_images(model, task.images, test, torch.device("cpu")).softmax(dim=1).numpy()
+    train_stages(model, [_tuning(config, task, train)], config, part=part)
+    return class_probabilities(model, task.images, test)
 
 
 def linear_probe(
@@ -390,52 +331,84 @@ def shared_cosines(z: Tensor, labels: Tensor) -> dict[str, float]:
     other = ~torch.eye(len(z), dtype=torch.bool)
     return {
         f"cosine_shared_{number}": float(cosine[other & (shared == number)].mean())
-        for number in shared[other].unique().tolist()
+        for number in sorted(set(shared[other].tolist()))
     }
 
 
+def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
+    """Return the labelled images: of the task, or those of the collection if they have labels."""
+    if config.task is not None:
+        table, _ = read_collection(config.task)
+    if "label" not in table.columns or table["label"].isna().all():
+        if config.task is not None:
+            raise DataError(f"The task {config.task.path} has no label.")
+        return None
+    table = table[table["label"].notna()].reset_index(drop=True)
+    classes, label = class_numbers(table["label"].astype(str))
+    if len(classes) < 2:
+        path = (config.task or config.collection).path
+        raise DataError(f"All labels of {path} are {classes[0]!r}; a task needs two classes.")
+    own = pd.Series(table.index)
+    group = table.get("patient", own).astype(str).to_numpy()
+    images = Images(table["path"].tolist(), config.size_px, config.channels)
+    task = Task(images, table, label, {"classes": classes}, group)
+    for number, name in enumerate(classes):
+        patients = len(set(group[label == number]))
+        if patients < config.folds:
+            raise DataError(
+                f"The class {name!r} has {patients} patients (or images without one); "
+                f"{config.folds} folds need one each. Lower folds, or join classes."
+            )
+    return task
+
+
+def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Tensor:
+    view = partial(random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter)
+    z = unit(model.encoder.features(torch.cat([view(batch["image"]), view(batch["image"])])))
+    if config.objective == "simclr":
+        weights = same_class(batch["row"].repeat(2))
+    else:
+        weights = jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
+    loss: Tensor = ContrastiveLoss(config.temperature)(z, weights)
+    return loss
+
+
 def _tuning(
-    config: ModanConfig, task: Task, train: np.ndarray, prefix: str, start: Any = None
+    config: ModanConfig,
+    task: Task,
+    train: np.ndarray,
+    name: str = "",
+    start: Callable[[Any], None] | None = None,
 ) -> Stage:
-    """
-    Return the fine-tuning stage of a classifier (``prefix`` "") or of the part ``task`` of the
-    whole network.
-    """
+    """Return the fine-tuning stage of a classifier, or of the part ``name`` of a network."""
     held_out = _validation(config, task, train)
     rows = np.setdiff1d(train, held_out)
-    choose = len(held_out) > 0
+    prefix = f"{name}." if name else ""
 
-    def classifier(model: Any) -> TrunkAndHead:
-        found: TrunkAndHead = model.task if prefix else model
-        return found
+    def batches(model: nn.Module, rng: np.random.Generator) -> Iterable[Batch]:
+        return map(task.batch, shuffled(rows, config.tune_batch_size, rng))
 
-    def batches(model: Any, rng: np.random.Generator) -> Iterable[Batch]:
-        for chosen in shuffled(rows, config.tune_batch_size, rng):
-            yield {
-                "image": task.images.batch(chosen),
-                "label": torch.from_numpy(task.label[chosen]),
-            }
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        logits: Tensor = model.get_submodule(name)(batch["image"])
+        return nn.functional.cross_entropy(logits, batch["label"])
 
-    def measure(model: Any) -> dict[str, float]:
-        network = classifier(model)
-        probability = (
-            over_images(network, task.images, held_out, device_of(network)).softmax(dim=1).numpy()
-        )
+    def measure(model: nn.Module) -> dict[str, float]:
+        probability = class_probabilities(model.get_submodule(name), task.images, held_out)
         return {"validation_auc": classification_scores(task.label[held_out], probability)["auc"]}
 
+    choose: dict[str, Any] = {}
+    if len(held_out):
+        choose = {"measure": measure, "select": "validation_auc"}
     return Stage(
         "fine_tuning",
         batches,
-        lambda model, batch: nn.functional.cross_entropy(
-            classifier(model)(batch["image"]), batch["label"]
-        ),
+        loss,
         partial(torch.optim.Adam, lr=config.tune_learning_rate),
         config.tune_epochs,
         (f"{prefix}trunk", f"{prefix}head"),
         rate=lambda epoch: 0.1 ** (epoch // config.tune_step),
         start=start,
-        measure=measure if choose else None,
-        select="validation_auc" if choose else None,
+        **choose,
     )
 
 
@@ -472,39 +445,6 @@ def _divisions(
             yield repeat, fold, train, test
 
 
-def _check_folds(task: Task, classes: Sequence[str], folds: int) -> None:
-    for number, name in enumerate(classes):
-        patients = len(set(task.group[task.label == number]))
-        if patients < folds:
-            raise DataError(
-                f"The class {name!r} has {patients} patients (or images without one); {folds} "
-                "folds need one each. "
-                "Lower folds, or join classes."
-            )
-
-
 def _copy_encoder(model: ModanNet) -> None:
     if model.task is not None:
         model.task.trunk.load_state_dict(model.encoder.trunk.state_dict())
-
-
-def _read(collection: CollectionConfig, config: ModanConfig) -> tuple[pd.DataFrame, dict[str, int]]:
-    if collection.layout == "radimagenet":
-        return radimagenet(collection.path, collection.cap), {}
-    if collection.layout == "dicom":
-        return dicom_folder(
-            collection.path, collection.spellings, require_all=collection.require_all
-        )
-    if collection.layout == "mrnet":
-        return mrnet(collection.path, collection.plane, collection.finding), {}
-    needed = () if collection is config.task else config.attributes
-    return table_of(collection.path, needed, collection.images), {}
-
-
-def _table(paths: list[str], probability: np.ndarray, classes: Sequence[str]) -> pd.DataFrame:
-    table = pd.DataFrame(
-        {"path": paths, "predicted": [classes[number] for number in probability.argmax(axis=1)]}
-    )
-    return table.assign(
-        **{f"p_{name}": probability[:, number] for number, name in enumerate(classes)}
-    )

@@ -1,6 +1,6 @@
 """A backdoored classifier made safe by rewriting its input and permuting its output."""
 
-from butterfly_sdm.plugins.plugin import PluginCard
+from butterfly_sdm.plugins.contract import PluginCard
 
 card = PluginCard(
     name="refine",

@@ -144,7 +144,8 @@ class DefendedClassifier(nn.Module):
 
     def remapped(self, rewritten: Tensor) -> Tensor:
         """Return q (n, classes) of images that T has rewritten: q_{pi(j)} = softmax(f(T(x)))_j."""
-        return self.classifier(rewritten).float().softmax(dim=1)[:, self.places]
+        logits: Tensor = self.classifier(rewritten)
+        return logits.float().softmax(dim=1)[:, self.places]
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) probabilities."""
@@ -176,7 +177,7 @@ def derangement(classes: int, seed: int) -> list[int]:
             return [int(place) for place in drawn]
 
 
-def load_classifier(source: str, weights: Path | None, base: Path | None = None) -> nn.Module:
+def load_classifier(source: str, weights: Path | None) -> nn.Module:
     """
     Load the suspicious classifier without running pickled code.
 
@@ -188,30 +189,24 @@ def load_classifier(source: str, weights: Path | None, base: Path | None = None)
     weights
         State dict for the last: safetensors, or a file that ``torch.load(weights_only=True)``
         accepts.
-    base
-        Folder that a relative file is searched in, beside the working directory.
 
     Raises
     ------
     ModelError
         It cannot be loaded.
     """
-    path = next(
-        (place for place in (Path(source), Path(base or ".", source)) if place.is_file()), None
-    )
-    if path is not None:
+    path = Path(source)
+    if path.is_file():
         try:
             if path.suffix == ".pt2":
-                program: nn.Module = torch.export.load(path).module()
-                return program
-            script: nn.Module = torch.jit.load(path, map_location="cpu").eval()
-            return script
+                return torch.export.load(path).module()
+            script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+            return script.eval()
         except Exception as error:
             raise ModelError(
                 f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). "
-                "A pickled model is not "
-                "loaded, since it can run code: save it by torch.jit.script, or give "
-                "module:function and weights."
+                "A pickled model is not loaded, since it can run code: save it by "
+                "torch.jit.script, or give module:function and weights."
             ) from error
     module, separator, function = source.partition(":")
     if not separator:

@@ -219,9 +219,52 @@ def _local(address: str) -> str:
     return address.rsplit("/", 1)[-1].rsplit("#", 1)[-1]
 
 
-def _table(
-    container: Container, root: str, element: Element, columns: Mapping[str, str], where: str
-) -> Table:
+@dataclass(frozen=True)
+class _Described:
+    """What ``meta.xml`` says of columns: (place, term, default) of fields, places of ids."""
+
+    fields: tuple[tuple[int, str, str | None], ...]
+    ids: tuple[int, ...]
+    header_rows: int
+
+    @classmethod
+    def read(cls, element: Element, where: str) -> _Described:
+        try:
+            made = cls(
+                tuple(
+                    (int(f.get("index", "-1")), f.get("term", ""), f.get("default"))
+                    for f in children(element, "field")
+                ),
+                tuple(
+                    int(f.get("index", "0"))
+                    for tag in ("id", "coreid")
+                    for f in children(element, tag)
+                ),
+                int(element.get("ignoreHeaderLines") or 0),
+            )
+        except ValueError as error:
+            raise RecordsError(
+                f"{where} has an index that is no number ({error}). Export the archive again."
+            ) from error
+        places = [place for place, _, _ in made.fields]
+        if made.header_rows < 0 or min(places, default=0) < -1 or min(made.ids, default=0) < 0:
+            raise RecordsError(
+                f"{where} has a negative index or count of header lines. Export the archive again."
+            )
+        if made.width > current_limits().columns:
+            raise RecordsError(
+                f"{where} names {made.width:,} columns: this is no table of records. "
+                f"{raise_limit('columns')}"
+            )
+        return made
+
+    @property
+    def width(self) -> int:
+        return max([place for place, _, _ in self.fields] + list(self.ids), default=0) + 1
+
+
+def _files(container: Container, root: str, element: Element, where: str) -> tuple[str, ...]:
+    """Return the files of a table, which the archive must hold."""
     files = [
         " ".join("".join(place.itertext()).split())
         for held in children(element, "files")
@@ -243,72 +286,58 @@ def _table(
                 f"{container.path} has no {name}, which its meta.xml names; it holds {held_names}. "
                 "Download it again."
             )
-    try:
-        header_rows = int(element.get("ignoreHeaderLines") or 0)
-        fields = [
-            (int(f.get("index", "-1")), f.get("term", ""), f.get("default"))
-            for f in children(element, "field")
-        ]
-        ids = [int(f.get("index", "0")) for tag in ("id", "coreid") for f in children(element, tag)]
-    except ValueError as error:
-        raise RecordsError(
-            f"{where} has an index that is no number ({error}). Export the archive again."
-        ) from error
-    if (
-        header_rows < 0
-        or any(index < -1 for index, _, _ in fields)
-        or any(index < 0 for index in ids)
-    ):
-        raise RecordsError(
-            f"{where} has a negative index or count of header lines. Export the archive again."
-        )
-    width = max([index for index, _, _ in fields] + ids, default=0) + 1
-    if width > current_limits().columns:
-        raise RecordsError(
-            f"{where} names {width:,} columns: this is no table of records. "
-            f"{raise_limit('columns')}"
-        )
+    return tuple(root + name for name in files)
+
+
+def _meaning(
+    described: _Described, layout: Layout, element: Element, columns: Mapping[str, str], where: str
+) -> dict[str, str]:
+    """Return the columns of a table that mean something: name in the layout, term."""
+    by_place = {f"#{place}": term for place, term, _ in described.fields if place >= 0}
+    named = [by_place.get(name, name) for name in layout.columns]
+    back = dict(zip(reversed(named), reversed(layout.columns), strict=True))
+    used = {back[name]: term for name, term in match_columns(named, columns, where).items()}
+    if described.ids:
+        of_event = local_type(element) == "event" or local_name(element.tag) == "extension"
+        held, column = "eventID" if of_event else "recordID", f"#{described.ids[0]}"
+        used = {name: term for name, term in used.items() if term != held or name == column}
+        used.setdefault(column, held)
+    return used
+
+
+def _table(
+    container: Container, root: str, element: Element, columns: Mapping[str, str], where: str
+) -> Table:
+    files = _files(container, root, element, where)
+    described = _Described.read(element, where)
     text = {key: _unescape(element.get(key), default) for key, default in _TEXT.items()}
-    quote = text["fieldsEnclosedBy"] or None
     layout = Layout(
         text["fieldsTerminatedBy"] or "\t",
-        quote,
-        tuple(_width(fields, ids)),
+        text["fieldsEnclosedBy"] or None,
+        tuple(f"#{index}" for index in range(described.width)),
         known_encoding(element.get("encoding") or "utf-8", where),
-        header_rows,
+        described.header_rows,
     )
     # The files may have more columns than meta.xml names, and the first row tells how many.
-    layout, first = _fit(container, root + files[0], layout)
+    layout, first = _fit(container, files[0], layout)
     notes: tuple[str, ...] = ()
     if (
-        header_rows == 1
+        layout.header_rows == 1
         and len(first) == len(layout.columns)
-        and not _names_columns(first, fields, quote)
+        and not _names_columns(first, described.fields, layout.quote)
     ):
         layout = replace(layout, header_rows=0)
         notes = (
-            f"{files[0]} begins with a row that names no column, though meta.xml calls it a "
-            "header; it was read as data.",
+            f"{files[0].removeprefix(root)} begins with a row that names no column, though "
+            "meta.xml calls it a header; it was read as data.",
         )
-    row_type = local_type(element)
-    by_place = {f"#{index}": term for index, term, _ in fields if index >= 0}
-    matched = match_columns([by_place.get(name, name) for name in layout.columns], columns, where)
-    back = {by_place.get(name, name): name for name in reversed(layout.columns)}
-    used = {back[name]: term for name, term in matched.items()}
-    if ids:
-        held = (
-            "eventID"
-            if row_type == "event" or local_name(element.tag) == "extension"
-            else "recordID"
-        )
-        used = {name: term for name, term in used.items() if term != held or name == f"#{ids[0]}"}
-        used.setdefault(f"#{ids[0]}", held)
+    used = _meaning(described, layout, element, columns, where)
     defaults = {}
-    for term, default in ((term, default) for _, term, default in fields if default is not None):
+    for _, term, default in described.fields:
         known = match_columns([term], {}, where).get(term)
-        if known is not None:
+        if known is not None and default is not None:
             defaults[known] = default
-    return Table(row_type, tuple(root + name for name in files), layout, used, defaults, notes)
+    return Table(local_type(element), files, layout, used, defaults, notes)
 
 
 _TEXT = {"fieldsTerminatedBy": ",", "fieldsEnclosedBy": '"'}
@@ -316,12 +345,6 @@ _TEXT = {"fieldsTerminatedBy": ",", "fieldsEnclosedBy": '"'}
 
 def _unescape(value: str | None, default: str) -> str:
     return default if value is None else _ESCAPES.get(value, value)
-
-
-def _width(fields: list[tuple[int, str, str | None]], ids: list[int]) -> list[str]:
-    return [
-        f"#{index}" for index in range(max([index for index, _, _ in fields] + ids, default=0) + 1)
-    ]
 
 
 def _fit(container: Container, name: str, layout: Layout) -> tuple[Layout, list[str]]:

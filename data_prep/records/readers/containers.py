@@ -101,9 +101,10 @@ class _Guarded:
 
     def read(self, size: int = -1) -> bytes:
         try:
-            return self._stream.read(size)
+            data: bytes = self._stream.read(size)
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise _damaged(self._path, error) from error
+        return data
 
     def __enter__(self) -> _Guarded:
         return self

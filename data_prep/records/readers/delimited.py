@@ -1,8 +1,9 @@
 """
 Read delimited text in blocks of whole rows, however large the file and however broken the rows.
 
-All rows of a block are cut at once; where that is not safe, because quotes are used in no orderly
-way, they are cut one by one. Only wanted columns are kept. The next block is read meanwhile.
+pyarrow cuts all rows of a block at once; where that is not safe, because quotes are used in no
+orderly way, they are cut one by one. Only wanted columns are kept. The next block is read
+meanwhile.
 """
 
 from __future__ import annotations
@@ -16,31 +17,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.readers.cells import FEWEST_COLUMNS, body, cut_cells, padded
 from data_prep.records.readers.limits import current_limits, raise_limit
-from data_prep.records.readers.reader import Block
+from data_prep.records.readers.reader import MALFORMED, Block
 
 BLOCK_BYTES = 8 << 20
 CUTTERS = (
     2 if (os.cpu_count() or 1) > 2 else 1
 )  # threads; one more reads, and the caller has something to do as well
 PIECE_BYTES = 1 << 20
+CUT_BYTES = 2 << 20  # as much as pyarrow cuts at once stays in the processor's cache
+FEWEST_COLUMNS = 4  # of a narrower table a line of quoted text may look like a row by chance
 _LONGEST_FIELD_LINES = 200
 _NO_TABLES = (
-    "idna",
-    "punycode",
-    "unicode-escape",
-    "unicode_escape",
-    "raw-unicode-escape",
-    "raw_unicode_escape",
-    "utf-7",
-)
+    "idna punycode unicode-escape unicode_escape raw-unicode-escape raw_unicode_escape utf-7"
+).split()
 
 
 @dataclass(frozen=True)
@@ -129,14 +127,14 @@ class DelimitedText:
 
 
 def _cut_ahead(
-    pieces: Iterator[tuple[np.ndarray, int]], cut: Callable[[np.ndarray], tuple[Block, bool]]
+    pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
     """
     Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the
     same limits.
     """
 
-    def following() -> tuple[np.ndarray, int] | None:
+    def following() -> tuple[bytes, int] | None:
         return next(pieces, None)
 
     waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
@@ -171,12 +169,10 @@ def block_end(block: Block, before: int) -> int:
 
 def row_blocks(
     name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
-) -> Iterator[tuple[np.ndarray, int]]:
+) -> Iterator[tuple[bytes, int]]:
     r"""
     Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
     another known encoding.
-
-    The texts are as :func:`~data_prep.records.readers.cells.padded` makes them.
 
     Raises
     ------
@@ -212,14 +208,14 @@ def row_blocks(
                 held = [data] if data else []
                 skip -= 1
             if any(held):
-                yield padded(held), position
+                yield b"".join(held), position
             held, size = [rest], len(rest)
         data = b"".join(held)
         while skip and data:
             data = data[_first_row_end(data, layout) :]
             skip -= 1
         if data:
-            yield padded([data]), position
+            yield data, position
 
 
 def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
@@ -325,26 +321,106 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
         return b"\n".join(rows), True
 
 
-def _parse(text: np.ndarray, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
+def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
     """Cut a block into columns; also tell whether some of its text was not UTF-8."""
-    damaged = False
-    if body(text).max(initial=0) > 127:
-        data, damaged = utf8(body(text).tobytes())
-        text = padded([data]) if damaged else text
-    quote = (
-        layout.quote
-        if layout.quote is not None and (body(text) == ord(layout.quote)).any()
-        else None
-    )
-    block = cut_cells(text, layout.separator, layout.columns, wanted, quote)
-    return block or _cut_rows(body(text).tobytes(), layout, wanted), damaged
+    data, damaged = utf8(data)
+    if layout.quote is not None and layout.quote.encode() not in data:
+        layout = replace(layout, quote=None)
+    return cut_at_once(data, layout, wanted) or cut_rows(data, layout, wanted), damaged
 
 
-def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
+def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | None:
+    r"""
+    Cut all rows of a text with pyarrow.
+
+    Parameters
+    ----------
+    data
+        Whole rows, valid UTF-8, with ``\n`` as line end. Blank lines are no rows.
+    layout
+        How they are written.
+    wanted
+        Column of the file: its term.
+
+    Returns
+    -------
+    Block
+        A row with too few cells, or with text in more cells than there are columns, is malformed.
+        None where only a look at each row can tell what is meant: rows go on in empty cells, quotes
+        enclose whole rows or stand beside malformed ones, a row is very long.
+    """
+    width, separator = len(layout.columns), layout.separator
+    quoted = layout.quote is not None
+    malformed: list[tuple[int, str]] = []
+    unclear = False
+
+    def keep(row: arrow_csv.InvalidRow) -> str:
+        nonlocal unclear
+        longer = row.actual_columns > width and not any(row.text.split(separator)[width:])
+        unclear = unclear or quoted or longer
+        malformed.append((row.number, row.text[:500]))
+        return "skip"
+
+    used = {str(layout.columns.index(column)): term for column, term in wanted.items()}
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(data),
+            read_options=arrow_csv.ReadOptions(
+                use_threads=False,  # rows are numbered only then
+                column_names=[str(index) for index in range(width)],
+                block_size=len(data) + 1 if quoted else CUT_BYTES,
+            ),
+            parse_options=arrow_csv.ParseOptions(
+                delimiter=separator,
+                quote_char=layout.quote or False,
+                newlines_in_values=quoted,
+                invalid_row_handler=keep,
+            ),
+            convert_options=arrow_csv.ConvertOptions(
+                include_columns=list(used),
+                column_types=dict.fromkeys(used, pa.string()),
+                strings_can_be_null=False,
+                check_utf8=False,
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if unclear or (quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)):
+        return None
+    rows = cast(pl.DataFrame, pl.from_arrow(table)).rename(used)
+    bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
+    numbers = np.arange(1, len(rows) + len(bad) + 1, dtype=np.uint32)
+    return Block(rows, pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1)), bad)
+
+
+def _orderly(data: bytes, layout: Layout) -> bool:
+    """
+    Tell whether quotes enclose whole cells, and no two lines in turn that have all columns by
+    themselves.
+    """
+    text = np.frombuffer(b"\n" + data + b"\n", dtype=np.uint8)
+    marks = text == ord(layout.quote or "")
+    line_end = text == 10
+    between = line_end | (text == ord(layout.separator))
+    places = np.flatnonzero(marks)
+    if len(places) % 2:
+        return False
+    opens, closes = places[::2], places[1::2]
+    doubled = closes[:-1] + 1 == opens[1:]  # the halves of a quote that is text
+    begins = opens[np.append(True, ~doubled)[: len(opens)]]
+    ends = closes[np.append(~doubled, True)[: len(closes)]]
+    if not (between[begins - 1].all() and between[ends + 1].all()):
+        return False
+    within = np.cumsum(marks, dtype=np.uint8)[line_end] % 2 == 1
+    whole = np.diff(np.cumsum(between)[line_end], prepend=0) == len(layout.columns)
+    swallowed = whole[1:-1] & whole[2:] & within[1:-1]
+    return len(layout.columns) < FEWEST_COLUMNS or not swallowed.any()
+
+
+def cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
     """Cut rows one by one: slow, and never stopped by what a row holds."""
     width = len(layout.columns)
-    place = {column: index for index, column in reversed(list(enumerate(layout.columns)))}
-    used = {term: place[column] for column, term in wanted.items()}
+    used = {term: layout.columns.index(column) for column, term in wanted.items()}
     text = data.decode("utf-8", errors="replace")
     good: list[list[str]] = []
     numbers: list[int] = []
@@ -365,7 +441,7 @@ def _cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
         {term: [cells[index] for cells in good] for term, index in used.items()},
         schema=dict.fromkeys(used, pl.String),
     )
-    malformed = pl.DataFrame(bad, schema={"row": pl.UInt32, "text": pl.String}, orient="row")
+    malformed = pl.DataFrame(bad, schema=MALFORMED, orient="row")
     return Block(rows, pl.Series("row", numbers, dtype=pl.UInt32), malformed)
 
 
@@ -375,7 +451,7 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
             yield line.split(layout.separator)
         return
     csv.field_size_limit(current_limits().row_mib << 20)
-    lines = text.split("\n")
+    lines = text.removesuffix("\n").split("\n")
     place = 0
     while place < len(lines):
         # A quote that is never closed would swallow the rest: no field has that many lines.

@@ -8,43 +8,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+
+from data_prep.records.options import LimitOptions
+
+_current: ContextVar[LimitOptions] = ContextVar(
+    "limits",
+    default=LimitOptions(),  # noqa: B039 - frozen
+)
 
 
-@dataclass(frozen=True)
-class Limits:
-    """
-    What is still taken for a table of records.
-
-    Attributes
-    ----------
-    ratio
-        Largest unpacked size of a file in an archive, as a multiple of its packed size; small files
-        may be packed better.
-    row_mib
-        Longest row.
-    columns
-        Most columns of a table.
-    description_mib
-        Largest ``meta.xml`` or ``eml.xml``.
-    """
-
-    ratio: int = 200
-    row_mib: int = 16
-    columns: int = 10_000
-    description_mib: int = 16
-
-
-_current: ContextVar[Limits] = ContextVar("limits", default=Limits())  # noqa: B039 - frozen
-
-
-def current_limits() -> Limits:
+def current_limits() -> LimitOptions:
     """Return the limits that hold here."""
     return _current.get()
 
 
 @contextmanager
-def within(limits: Limits) -> Iterator[None]:
+def within(limits: LimitOptions) -> Iterator[None]:
     """Read under other limits, in this thread and in what it calls."""
     token = _current.set(limits)
     try:

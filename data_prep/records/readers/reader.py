@@ -12,36 +12,21 @@ from typing import Protocol
 
 import polars as pl
 
-TERMS = (
-    "recordID",
-    "scientificName",
-    "species",
-    "taxonRank",
-    "occurrenceStatus",
-    "individualCount",
-    "eventID",
-    "parentEventID",
-    "eventDate",
-    "year",
-    "month",
-    "day",
-    "decimalLatitude",
-    "decimalLongitude",
-    "coordinateUncertaintyInMeters",
-    "footprintWKT",
-    "footprintSRS",
-    "gridReference",
-    "easting",
-    "northing",
-    "locationID",
-    "institutionCode",
-    "collectionCode",
-    "datasetName",
-    "license",
-    "completeness",
+TERMS = tuple(
+    """
+    recordID scientificName species taxonRank occurrenceStatus individualCount eventID parentEventID
+    eventDate year month day decimalLatitude decimalLongitude coordinateUncertaintyInMeters
+    footprintWKT footprintSRS gridReference easting northing locationID institutionCode
+    collectionCode datasetName license completeness
+    """.split()
 )
-"""The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``, ``easting``, ``northing``
-(metres in the British grid) and ``completeness`` (whether a list names every species seen), for which it has no exact term."""
+"""
+The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``,
+``easting``, ``northing`` (metres in the British grid) and ``completeness`` (whether a list names
+every species seen), for which it has no exact term.
+"""
+
+MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}
 
 
 @dataclass(frozen=True)
@@ -61,9 +46,7 @@ class Block:
 
     rows: pl.DataFrame
     numbers: pl.Series
-    malformed: pl.DataFrame = field(
-        default_factory=lambda: pl.DataFrame(schema={"row": pl.UInt32, "text": pl.String})
-    )
+    malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MALFORMED))
 
     def after(self, number: int) -> Block:
         """Return the block with its rows numbered on after ``number``."""

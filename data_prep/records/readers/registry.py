@@ -6,13 +6,13 @@ Find the reader of a file: built in, or registered by another package in the gro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import entry_points
 from pathlib import Path
 
+from butterfly_sdm.core.registry import Offer, Registry
 from butterfly_sdm.errors import MissingFileError, PluginError, RecordsError, did_you_mean
+from data_prep.records.readers.containers import is_zip, open_container
 from data_prep.records.readers.reader import Reader, RecordFile
 
-GROUP = "butterfly_sdm.readers"
 BUILT_IN = {
     "dwca": "data_prep.records.readers.archive:ArchiveReader",
     "gbif": "data_prep.records.readers.tables:GbifReader",
@@ -20,6 +20,7 @@ BUILT_IN = {
     "ukbms": "data_prep.records.readers.ukbms:UkbmsReader",
     "table": "data_prep.records.readers.tables:TableReader",
 }
+READERS = Registry("butterfly_sdm.readers", "reader", BUILT_IN)
 
 
 def reader(name: str) -> Reader:
@@ -33,13 +34,13 @@ def reader(name: str) -> Reader:
     PluginError
         It is registered, but broken, or two packages register it.
     """
-    found = _registered()
+    found = READERS.offers()
     if name not in found:
         raise RecordsError(
             f"records.format = {name!r} is no known layout. Known are auto, "
             f"{', '.join(found)}.{did_you_mean(name, found)}"
         )
-    return _load(name, found[name])
+    return _load(found[name])
 
 
 def readers() -> dict[str, str]:
@@ -47,9 +48,9 @@ def readers() -> dict[str, str]:
     Return the names of all readers with a line on each; a broken one is listed with its error.
     """
     lines = {}
-    for name, value in _registered().items():
+    for name, offer in READERS.offers().items():
         try:
-            lines[name] = _load(name, value).summary
+            lines[name] = _load(offer).summary
         except PluginError as error:
             lines[name] = str(error)
     return lines
@@ -82,13 +83,11 @@ def open_records(
         raise MissingFileError(f"There are no records at {path}. Correct records.path.")
     if format != "auto":
         return reader(format).open(path, columns or {})
-    found = _registered()
-    order = [name for name in found if name not in BUILT_IN] + [
-        name for name in BUILT_IN if name in found
-    ]
+    found = READERS.offers()
+    order = [*(name for name in found if name not in BUILT_IN), *BUILT_IN]
     for name in order:
         try:
-            candidate = _load(name, found[name])
+            candidate = _load(found[name])
         except PluginError:
             continue  # another package's broken reader must not keep known layouts from being read
         if candidate.recognises(path):
@@ -97,8 +96,6 @@ def open_records(
 
 
 def _unrecognised(path: Path, order: list[str]) -> str:
-    from data_prep.records.readers.containers import is_zip, open_container
-
     if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
         return (
             f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and "
@@ -115,31 +112,13 @@ def _unrecognised(path: Path, order: list[str]) -> str:
     return f"{path} is in no known layout of records ({', '.join(order)}).{held} {advice}"
 
 
-def _registered() -> dict[str, str]:
-    found = dict(BUILT_IN)
-    owners: dict[str, str] = {}
-    for point in entry_points(group=GROUP):
-        owner = point.dist.name if point.dist is not None else point.value
-        if found.get(point.name) == point.value:
-            continue  # the built-in readers are declared by the same door
-        if point.name in owners or point.name in BUILT_IN:
-            raise PluginError(
-                f"Two packages register a reader named {point.name!r}: "
-                f"{owners.get(point.name, 'butterfly-sdm')} and {owner}. "
-                "Uninstall one of them."
-            )
-        found[point.name], owners[point.name] = point.value, owner
-    return found
-
-
-def _load(name: str, value: str) -> Reader:
-    from importlib import import_module
-
-    module, _, attribute = value.partition(":")
+def _load(offer: Offer) -> Reader:
+    made = offer.load()
     try:
-        made = getattr(import_module(module), attribute)
-        return made() if isinstance(made, type) else made
-    except Exception as error:  # whatever another package does while it is imported
+        read: Reader = made() if isinstance(made, type) else made
+    except Exception as error:  # whatever another package does while it is made
         raise PluginError(
-            f"The reader {name!r} ({value}) cannot be loaded: {type(error).__name__}: {error}"
+            f"The reader {offer.name!r} of {offer.distribution} cannot be made: "
+            f"{type(error).__name__}: {error}. Update or remove that package."
         ) from error
+    return read

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -158,13 +159,11 @@ class TableReader:
                     "Darwin Core Archive with "
                     "occurrence.txt. Unpack it and name the table in records.path."
                 )
-            opener, size, where = (
-                (lambda: container.open(names[0])),
-                container.size(names[0]),
-                f"{names[0]} in {path.name}",
-            )
+            opener = partial(container.open, names[0])
+            size, where = container.size(names[0]), f"{names[0]} in {path.name}"
         else:
-            opener, size, where = (lambda: _open_text(path)), path.stat().st_size, path.name
+            opener = partial(_open_text, path)
+            size, where = path.stat().st_size, path.name
         with opener() as file:
             sample = file.read(1 << 16)
         try:

@@ -20,11 +20,12 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
-from butterfly_sdm.imagery.options import SceneOptions
-from butterfly_sdm.imagery.scene import open_scene
+from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions, StacOptions
+from butterfly_sdm.imagery.scene import CLOUDY, open_scene
 from data_prep.build import build_dataset
 from data_prep.imagery.composites import make_composite, select_dates, window_shape
 from data_prep.imagery.cutting import cut_tiles
+from data_prep.imagery.options import TileOptions
 from data_prep.imagery.scenes import scene_of
 from data_prep.imagery.tile_grids import tile_grid
 from data_prep.sources.stac import fetch_products, search_items
@@ -61,7 +62,9 @@ def dates(tmp_path) -> tuple[Path, np.ndarray, np.ndarray]:
 
 def test_the_median_is_that_of_the_clear_dates(dates, tmp_path):
     folder, values, cloudy = dates
-    composite = make_composite(open_scene(folder).select(list(FILES)), tmp_path / "out.tif")
+    composite = make_composite(
+        open_scene(folder, cloudy=CLOUDY).select(list(FILES)), tmp_path / "out.tif"
+    )
     assert composite.dates == ("2023-08-10", "2023-08-11", "2023-08-12", "2023-08-13")
     assert composite.cloudiness == pytest.approx(tuple(cloudy.mean(axis=(1, 2))))
     clear = np.where(cloudy[:, None], np.nan, values)
@@ -76,7 +79,9 @@ def test_the_median_is_that_of_the_clear_dates(dates, tmp_path):
 def test_the_least_cloudy_clear_date_is_taken_per_pixel(dates, tmp_path):
     folder, values, cloudy = dates
     composite = make_composite(
-        open_scene(folder).select(list(FILES)), tmp_path / "out.tif", method="least_cloudy"
+        open_scene(folder, cloudy=CLOUDY).select(list(FILES)),
+        tmp_path / "out.tif",
+        CompositeOptions(method="least_cloudy"),
     )
     expected = np.zeros_like(values[0])
     for number in reversed(range(4)):
@@ -100,7 +105,7 @@ def test_blocks_of_the_files_shape_the_work_but_not_the_composite(tmp_path, layo
         write_raster(
             tmp_path / "scenes" / f"2023081{number}.tif", values, names=("red", "nir"), **layout
         )
-    scene = open_scene(tmp_path / "scenes")
+    scene = open_scene(tmp_path / "scenes", cloudy=CLOUDY)
     assert window_shape(scene) == shape
     with rasterio.open(make_composite(scene, tmp_path / "out.tif").path) as file:
         np.testing.assert_array_equal(file.read(), np.median(days, axis=0))
@@ -121,15 +126,22 @@ def test_a_scene_of_no_use_is_refused_before_its_dates_are_composed(dates, tmp_p
 def test_the_order_of_the_files_makes_no_difference(dates, tmp_path):
     folder, _, _ = dates
     products = sorted(folder.iterdir())
-    first = make_composite(open_scene(products), tmp_path / "a.tif").path.read_bytes()
-    assert make_composite(open_scene(products[::-1]), tmp_path / "b.tif").path.read_bytes() == first
+    first = make_composite(
+        open_scene(products, cloudy=CLOUDY), tmp_path / "a.tif"
+    ).path.read_bytes()
+    assert (
+        make_composite(
+            open_scene(products[::-1], cloudy=CLOUDY), tmp_path / "b.tif"
+        ).path.read_bytes()
+        == first
+    )
 
 
 def test_seasons_and_years_choose_dates(dates):
     scene = open_scene(dates[0])
-    assert len(select_dates(scene, years=(2023, 2023), months=(6, 9)).pieces) == 4
+    assert len(select_dates(scene, CompositeOptions(years=(2023, 2023), months=(6, 9))).pieces) == 4
     with pytest.raises(RasterError, match="they are of 2023-08-10 to 2023-08-13"):
-        select_dates(scene, months=(11, 2))
+        select_dates(scene, CompositeOptions(months=(11, 2)))
 
 
 def item_of(
@@ -350,17 +362,17 @@ def test_products_come_from_a_stac_api_once(tmp_path, serve):
     )
     url = serve(tmp_path / "api")
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
-    paths = fetch_products(url, tmp_path / "fetched", **search)
+    paths = fetch_products(StacOptions(url=url, **search), tmp_path / "fetched")
     np.testing.assert_array_equal(open_scene(paths).read(Window(0, 0, 40, 40))[0], values)
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
-    assert fetch_products(url, tmp_path / "fetched", **search) == paths
+    assert fetch_products(StacOptions(url=url, **search), tmp_path / "fetched") == paths
     assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "fetched").rglob("*")}
     with pytest.raises(
         SourceError, match=r"1 products of sentinel-2-l2a .* none of them with at most 5 % clouds"
     ):
-        fetch_products(url, tmp_path / "fetched", **search, max_cloud=5)
+        fetch_products(StacOptions(url=url, **search, max_cloud=5), tmp_path / "fetched")
     with pytest.raises(SourceError, match="did not answer a search"):
-        fetch_products("http://127.0.0.1:9", tmp_path / "fetched", **search)
+        fetch_products(StacOptions(url="http://127.0.0.1:9", **search), tmp_path / "fetched")
 
 
 def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, monkeypatch):
@@ -381,9 +393,8 @@ def test_a_product_whose_transfer_breaks_off_is_fetched_whole(tmp_path, serve, m
     monkeypatch.setattr(Stac, "copyfile", copyfile)
     search = {"bbox": (14, 45, 16, 47), "start": "2023-08-01", "end": "2023-08-31"}
     fetch_products(
-        serve(tmp_path / "api"),
+        StacOptions(url=serve(tmp_path / "api"), **search),
         tmp_path / "fetched",
-        **search,
         service=Service(sleep=lambda _: None),
     )
     fetched = {path.name: path.read_bytes() for path in (tmp_path / "fetched" / "P").glob("*.tif")}
@@ -455,8 +466,8 @@ def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
         "end": "2023-08-15",
         "max_cloud": 5,
     }
-    by_api = search_items(serve(folder), **search)
-    walked = search_items(f"{serve(folder)}/collection.json", **search)
+    by_api = search_items(StacOptions(url=serve(folder), **search))
+    walked = search_items(StacOptions(url=f"{serve(folder)}/collection.json", **search))
     assert [item["id"] for item in walked] == [item["id"] for item in by_api]
     assert len(walked) == 4
     assert walked[0]["assets"]["red"]["href"].startswith("http://127.0.0.1")
@@ -465,13 +476,15 @@ def test_a_static_catalogue_is_searched_as_an_api_is(shared, tmp_path, serve):
 def test_the_real_products_come_from_a_stac_api(shared, tmp_path, serve):
     folder = shared / "data" / "sentinel2" / "l2a_products"
     paths = fetch_products(
-        serve(folder),
+        StacOptions(
+            url=serve(folder),
+            bbox=(14.9, 45, 16.5, 47),
+            start="2023-08-13",
+            end="2023-08-15",
+            max_cloud=5,
+        ),
         tmp_path,
-        bbox=(14.9, 45, 16.5, 47),
-        start="2023-08-13",
-        end="2023-08-15",
         bands=("red", "nir"),
-        max_cloud=5,
     )
     assert len(paths) == 4
     scene = open_scene(paths)
@@ -494,7 +507,10 @@ def test_the_real_products_become_tiles_on_both_sides_of_their_seam(shared, tmp_
         ["red", "green", "blue", "nir"]
     )
     grid = tile_grid(
-        np.array([15.6, 15.9]), np.array([45.5, 45.6]), scene=one, size_px=64, resolution_m=120
+        np.array([15.6, 15.9]),
+        np.array([45.5, 45.6]),
+        one,
+        TileOptions(size_px=64, resolution_m=120),
     )
     valid = cut_tiles(one, grid, tmp_path / "one.npy")
     with rasterio.open(folder / "S2A_33TWL_20230818_0_L2A" / "SCL.tif") as file:
@@ -524,7 +540,7 @@ def test_the_composite_of_the_real_products_is_the_median_of_clear_dates_counted
     assert len(products) == 10
     made = []
     for order in (products, products[::-1]):
-        scene = open_scene(order).select(["red", "green", "blue", "nir"])
+        scene = open_scene(order, cloudy=CLOUDY).select(["red", "green", "blue", "nir"])
         made.append(make_composite(scene, tmp_path / f"{len(made)}.tif").path)
     assert made[0].read_bytes() == made[1].read_bytes()
     with rasterio.open(made[0]) as file:

@@ -17,6 +17,7 @@ from butterfly_sdm.imagery.scene import open_scene
 from data_prep.imagery import cutting as tiles_module
 from data_prep.imagery.blocks import plan_reads
 from data_prep.imagery.cutting import CutReport, cut_tiles
+from data_prep.imagery.options import TileOptions
 from data_prep.imagery.tile_grids import tile_grid
 from tests.imagery.rasters import counts, write_raster
 
@@ -77,7 +78,7 @@ def test_a_tile_on_the_pixels_of_the_scene_is_bit_identical(tmp_path, layout):
     scene = open_scene(write_raster(tmp_path / "a.tif", values, **layout))
     random = np.random.default_rng(1)
     lon, lat = degrees(LEFT + random.uniform(-50, 1750, 40), TOP - random.uniform(-50, 1550, 40))
-    grid = tile_grid(lon, lat, scene=scene, size_px=24)
+    grid = tile_grid(lon, lat, scene, TileOptions(size_px=24))
     valid = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     cut = np.load(tmp_path / "tiles.npy")
     for number in range(40):
@@ -91,7 +92,7 @@ def test_a_tile_on_the_pixels_of_the_scene_is_bit_identical(tmp_path, layout):
 def test_a_tile_is_centred_on_its_site_to_half_a_pixel(tmp_path):
     scene = open_scene(write_raster(tmp_path / "a.tif", counts(100, 100)))
     lon, lat = degrees([LEFT + 503.0], [TOP - 497.0])
-    grid = tile_grid(lon, lat, scene=scene, size_px=20)
+    grid = tile_grid(lon, lat, scene, TileOptions(size_px=20))
     assert abs(grid.left[0] + 100 - (LEFT + 503)) <= 5.001
     assert abs(grid.top[0] - 100 - (TOP - 497)) <= 5.001
 
@@ -101,7 +102,7 @@ def test_every_block_that_is_needed_is_decoded_once(tmp_path):
     scene = open_scene(write_raster(tmp_path / "a.tif", values))
     random = np.random.default_rng(2)
     east, north = random.uniform(100, 1500, 60), random.uniform(100, 1500, 60)
-    grid = tile_grid(*degrees(LEFT + east, TOP - north), scene=scene, size_px=24)
+    grid = tile_grid(*degrees(LEFT + east, TOP - north), scene, TileOptions(size_px=24))
     needed = set()
     for left, top in zip(grid.left, grid.top, strict=True):
         column, row = round((left - LEFT) / 10), round((TOP - top) / 10)
@@ -135,7 +136,7 @@ def test_a_tile_in_another_crs_agrees_with_gdal(tmp_path, method, mean, p99):
     east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
         [561_500.0, 561_200.0], [5_698_500.0, 5_698_900.0]
     )
-    grid = tile_grid(*degrees(east, north), scene=scene, size_px=96, crs="EPSG:27700")
+    grid = tile_grid(*degrees(east, north), scene, TileOptions(size_px=96, crs="EPSG:27700"))
     cut_tiles(scene, grid, tmp_path / "tiles.npy", resampling=method)
     ours = np.load(tmp_path / "tiles.npy")
     for number in range(2):
@@ -163,7 +164,7 @@ def test_nearest_pixels_in_another_crs_are_those_of_gdal(tmp_path):
     east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
         [561_500.0], [5_698_500.0]
     )
-    grid = tile_grid(*degrees(east, north), scene=scene, size_px=128, crs="EPSG:27700")
+    grid = tile_grid(*degrees(east, north), scene, TileOptions(size_px=128, crs="EPSG:27700"))
     cut_tiles(scene, grid, tmp_path / "tiles.npy", resampling="nearest")
     theirs = np.zeros((4, 128, 128), np.uint16)
     with rasterio.open(tmp_path / "a.tif") as source:
@@ -189,7 +190,7 @@ def test_nodata_does_not_bleed_into_its_neighbours(tmp_path):
     east, north = Transformer.from_crs(32630, 27700, always_xy=True).transform(
         [561_000.0], [5_699_000.0]
     )
-    grid = tile_grid(*degrees(east, north), scene=scene, size_px=64, crs="EPSG:27700")
+    grid = tile_grid(*degrees(east, north), scene, TileOptions(size_px=64, crs="EPSG:27700"))
     for method in ("bilinear", "cubic"):
         valid = cut_tiles(scene, grid, tmp_path / "tiles.npy", resampling=method)
         assert set(np.unique(np.load(tmp_path / "tiles.npy"))) == {0, 1000}
@@ -200,7 +201,7 @@ def test_coarser_tiles_are_averages_not_samples(tmp_path):
     values = counts(200, 200)
     scene = open_scene(write_raster(tmp_path / "a.tif", values))
     grid = tile_grid(
-        *degrees([LEFT + 1000], [TOP - 1000]), scene=scene, size_px=16, resolution_m=100
+        *degrees([LEFT + 1000], [TOP - 1000]), scene, TileOptions(size_px=16, resolution_m=100)
     )
     valid = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     cut = np.load(tmp_path / "tiles.npy")[0]
@@ -220,7 +221,7 @@ def test_pieces_overlap_in_the_same_way_whatever_their_order(tmp_path):
     found = []
     for order in (paths, paths[::-1]):
         scene = open_scene(order)
-        grid = tile_grid(lon, lat, scene=scene, size_px=40)
+        grid = tile_grid(lon, lat, scene, TileOptions(size_px=40))
         cut_tiles(scene, grid, tmp_path / "tiles.npy")
         found.append(np.load(tmp_path / "tiles.npy"))
         for number in range(3):
@@ -240,7 +241,9 @@ def test_tiles_of_a_mosaic_in_two_crss_are_whole(tmp_path):
     x, y = Transformer.from_crs(32630, 32631, always_xy=True).transform(561_500.0, 5_700_000.0)
     b = write_raster(tmp_path / "b.tif", flat, left=x, top=y + 300, crs="EPSG:32631")
     scene = open_scene([a, b])
-    grid = tile_grid(*degrees([561_950.0], [5_699_000.0], "EPSG:32630"), scene=scene, size_px=64)
+    grid = tile_grid(
+        *degrees([561_950.0], [5_699_000.0], "EPSG:32630"), scene, TileOptions(size_px=64)
+    )
     valid = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     assert valid[0] > 0.99
     assert set(np.unique(np.load(tmp_path / "tiles.npy"))) <= {0, 500}
@@ -251,7 +254,7 @@ def test_separate_band_files_are_one_product(tmp_path):
     for name, band in zip(("B04", "B03", "B02", "B08"), values, strict=True):
         write_raster(tmp_path / "product" / f"{name}.tif", band[None], names=None)
     scene = open_scene(tmp_path / "product").select(["red", "green", "blue", "nir"])
-    grid = tile_grid(*degrees([LEFT + 400], [TOP - 400]), scene=scene, size_px=32)
+    grid = tile_grid(*degrees([LEFT + 400], [TOP - 400]), scene, TileOptions(size_px=32))
     cut_tiles(scene, grid, tmp_path / "tiles.npy")
     np.testing.assert_array_equal(np.load(tmp_path / "tiles.npy")[0], values[:, 24:56, 24:56])
 
@@ -269,8 +272,8 @@ def test_a_band_file_that_covers_less_ground_keeps_its_place(tmp_path):
     np.testing.assert_array_equal(read, values)
     grid = tile_grid(
         *degrees(LEFT + np.array([100.0, 300]), TOP - np.array([300.0, 300])),
-        scene=scene,
-        size_px=16,
+        scene,
+        TileOptions(size_px=16),
     )
     shares = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     for number, tile in enumerate(np.load(tmp_path / "tiles.npy")):
@@ -287,7 +290,7 @@ def test_cloudy_pixels_are_not_valid(tmp_path):
     classes[:, 10:20, 10:20] = 9
     write_raster(tmp_path / "product" / "SCL.tif", classes, names=None, pixel=20, nodata=None)
     scene = open_scene(tmp_path / "product", cloudy=(8, 9))
-    grid = tile_grid(*degrees([LEFT + 400], [TOP - 400]), scene=scene, size_px=80)
+    grid = tile_grid(*degrees([LEFT + 400], [TOP - 400]), scene, TileOptions(size_px=80))
     valid = cut_tiles(scene, grid, tmp_path / "tiles.npy")
     assert valid[0] == 1 - 400 / 6400
     assert (np.load(tmp_path / "tiles.npy")[0, :, 20:40, 20:40] == 0).all()
@@ -297,7 +300,7 @@ def test_cloudy_pixels_are_not_valid(tmp_path):
 def test_the_lattice_of_the_national_grid_moves_tiles_to_its_squares(tmp_path):
     scene = open_scene(write_raster(tmp_path / "a.tif", counts(300, 300)))
     lon, lat = degrees([LEFT + 1490, LEFT + 1010], [TOP - 1990, TOP - 1010])
-    grid = tile_grid(lon, lat, scene=scene, size_px=100, lattice_m=1000)
+    grid = tile_grid(lon, lat, scene, TileOptions(size_px=100, lattice_m=1000))
     np.testing.assert_allclose(grid.left, LEFT + 1000, atol=1e-6)
     np.testing.assert_allclose(grid.top, TOP - 1000, atol=1e-6)
 
@@ -315,9 +318,8 @@ def test_an_interrupted_cut_goes_on_where_it_was_and_ends_the_same(tmp_path, mon
     random = np.random.default_rng(3)
     grid = tile_grid(
         *degrees(LEFT + random.uniform(200, 2200, 30), TOP - random.uniform(200, 1300, 30)),
-        scene=scene,
-        size_px=24,
-        crs=crs,
+        scene,
+        TileOptions(size_px=24, crs=crs),
     )
     whole = CutReport()
     cut_tiles(scene, grid, tmp_path / "whole.npy", executor=Serial(), report=whole)
@@ -354,8 +356,8 @@ def test_threads_and_processes_cut_the_same_tiles(tmp_path):
     random = np.random.default_rng(4)
     grid = tile_grid(
         *degrees(LEFT + random.uniform(200, 1300, 20), TOP - random.uniform(200, 1300, 20)),
-        scene=scene,
-        size_px=24,
+        scene,
+        TileOptions(size_px=24),
     )
     cut_tiles(scene, grid, tmp_path / "threads.npy")
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -369,7 +371,7 @@ def test_a_broken_block_stops_the_cut_with_the_name_of_the_file(tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2 :] = b"\0" * (len(data) - len(data) // 2)
     path.write_bytes(data)
-    grid = tile_grid(*degrees([LEFT + 1500], [TOP - 1500]), scene=scene, size_px=256)
+    grid = tile_grid(*degrees([LEFT + 1500], [TOP - 1500]), scene, TileOptions(size_px=256))
     with pytest.raises(RasterError, match=r"a\.tif cannot be (read|opened)"):
         cut_tiles(scene, grid, tmp_path / "tiles.npy")
     assert threading.active_count() < 12
@@ -380,9 +382,9 @@ def test_tiles_in_degrees_are_refused_with_the_way_out(tmp_path):
         write_raster(tmp_path / "a.tif", counts(), left=-2, top=51, pixel=0.0001, crs="EPSG:4326")
     )
     with pytest.raises(RasterError, match=r"Set tiles\.crs to a projected CRS"):
-        tile_grid(np.array([-2.0]), np.array([51.0]), scene=scene)
+        tile_grid(np.array([-2.0]), np.array([51.0]), scene, TileOptions())
     grid = tile_grid(
-        np.array([-1.996]), np.array([50.997]), scene=scene, size_px=16, crs="EPSG:27700"
+        np.array([-1.996]), np.array([50.997]), scene, TileOptions(size_px=16, crs="EPSG:27700")
     )
     assert cut_tiles(scene, grid, tmp_path / "tiles.npy")[0] == 1
 
@@ -392,7 +394,7 @@ def test_an_offset_that_is_harmonised_reaches_the_tiles(tmp_path):
     path = write_raster(tmp_path / "a.tif", values)
     scene = open_scene(path, offset=1000)
     lower = replace(scene, offset=0.0)
-    grid = tile_grid(*degrees([LEFT + 300], [TOP - 300]), scene=scene, size_px=16)
+    grid = tile_grid(*degrees([LEFT + 300], [TOP - 300]), scene, TileOptions(size_px=16))
     cut_tiles(lower, grid, tmp_path / "tiles.npy")
     np.testing.assert_array_equal(
         np.load(tmp_path / "tiles.npy")[0], values[:, 22:38, 22:38] - 1000
@@ -410,7 +412,9 @@ def test_tiles_of_fractions_are_those_of_counts(tmp_path, where):
     lon, lat = degrees([LEFT + 700, LEFT + 900], [TOP - 700, TOP - 800])
     for name, scene in (("a", whole), ("b", fractions)):
         cut_tiles(
-            scene, tile_grid(lon, lat, scene=scene, size_px=32, **where), tmp_path / f"{name}.npy"
+            scene,
+            tile_grid(lon, lat, scene, TileOptions(size_px=32, **where)),
+            tmp_path / f"{name}.npy",
         )
     first, second = np.load(tmp_path / "a.npy").astype(int), np.load(tmp_path / "b.npy").astype(int)
     assert np.abs(first - second).max() <= (1 if "resolution_m" in where else 0)

@@ -6,8 +6,9 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from data_prep.records.count import SurveyRules, SurveyTable, survey
+from data_prep.records.count import SurveyTable, survey
 from data_prep.records.occurrences import read_occurrences
+from data_prep.records.options import RecordsOptions
 
 DWC = "http://rs.tdwg.org/dwc/terms/"
 COLUMNS = (
@@ -23,7 +24,14 @@ COLUMNS = (
     "species",
     "taxonRank",
 )
-LAX = SurveyRules(min_records=0)
+
+
+def counting(**settings: object) -> RecordsOptions:
+    """Return which records count: all sites, unless a setting says otherwise."""
+    return RecordsOptions(**{"path": Path("records"), "min_records": 0, **settings})  # type: ignore[arg-type]
+
+
+LAX = counting()
 
 
 def square(east: float = 0.0, north: float = 52.0, side: float = 0.01) -> str:
@@ -125,7 +133,7 @@ def archive(path: Path, rows: Iterable[Mapping[str, str]], **layout: str) -> Pat
 
 
 def counted(
-    *paths: Path, scratch: Path, rules: SurveyRules = LAX, **reading: object
+    *paths: Path, scratch: Path, rules: RecordsOptions = LAX, **reading: object
 ) -> SurveyTable:
     """Read files and count them."""
     return survey(read_occurrences(paths, scratch=scratch, **reading), rules)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ import butterfly_sdm
 from butterfly_sdm.config import load_config
 from butterfly_sdm.errors import ArtefactError, ConfigError, SourceError
 from data_prep.records.count import record_sources
-from data_prep.records.options import RecordsOptions
+from data_prep.records.options import GbifOptions, RecordsOptions
 from data_prep.sources import gbif, s2bms
 from data_prep.sources.fetching import fetch_records
 from data_prep.sources.provenance import read_provenance, side_file
@@ -293,7 +293,7 @@ def test_an_unknown_key_is_refused(server, tmp_path, service):
 
 
 def test_a_query_is_sent_with_the_account_and_gives_a_key(server, service):
-    asked = gbif.query(taxon_keys=[7017], countries=["GB", "IE"], years=(2018, 2019))
+    asked = gbif.query(GbifOptions(taxon_keys=(7017,), countries=("GB", "IE"), years=(2018, 2019)))
     assert (
         gbif.request_download(asked, environment=ACCOUNT, api=f"{server.url}/v1", service=service)
         == KEY
@@ -315,21 +315,21 @@ def test_a_query_is_sent_with_the_account_and_gives_a_key(server, service):
 def test_credentials_that_are_missing_or_wrong_are_named_but_never_shown(server, service):
     with pytest.raises(SourceError, match="set GBIF_PWD, GBIF_EMAIL in the environment"):
         gbif.request_download(
-            gbif.query(countries=["GB"]),
+            gbif.query(GbifOptions(countries=("GB",))),
             environment={"GBIF_USER": "kim"},
             api=f"{server.url}/v1",
             service=service,
         )
     with pytest.raises(SourceError, match="refuses the credentials") as caught:
         gbif.request_download(
-            gbif.query(countries=["GB"]),
+            gbif.query(GbifOptions(countries=("GB",))),
             environment={**ACCOUNT, "GBIF_PWD": "wrong"},
             api=f"{server.url}/v1",
             service=service,
         )
     assert "wrong" not in str(caught.value)
-    with pytest.raises(SourceError, match="asks for all of GBIF"):
-        gbif.query()
+    with pytest.raises(ValueError, match="state either the key of a download, or a query"):
+        GbifOptions()
 
 
 def fetch_s2bms(server: Server, folder: Path, service: Service, **options: object) -> list[Path]:

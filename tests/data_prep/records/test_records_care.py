@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import butterfly_sdm
+from butterfly_sdm.core import registry as core_registry
 from butterfly_sdm.errors import DataError, PluginError, RecordsError
 from data_prep.checking import check_dataset
 from data_prep.records import count as visits
@@ -27,6 +28,7 @@ from tests.data_prep.records.making_records import (
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     square,
@@ -50,7 +52,7 @@ def test_every_row_that_was_left_out_is_written_with_its_reason(tmp_path, suffix
     path = zipped(tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": lines})
     table = survey(
         read_occurrences([path], scratch=tmp_path),
-        replace(LAX, min_records=2),
+        counting(min_records=2),
         explain=tmp_path / f"dropped{suffix}",
     )
     held = (
@@ -98,7 +100,7 @@ def test_the_rows_written_are_those_the_account_counts(tmp_path_factory, drawn):
         row(7, "2018-06-04", ident=100),
     ]
     occurrences = read_occurrences([archive(folder / "a.zip", rows)], scratch=folder)
-    table = survey(occurrences, replace(LAX, min_records=2), explain=folder / "dropped.parquet")
+    table = survey(occurrences, counting(min_records=2), explain=folder / "dropped.parquet")
     told = pl.read_parquet(folder / "dropped.parquet").group_by("reason").len()
     assert {f"dropped: {reason}": n for reason, n in told.rows()} == {
         k: n for k, n in table.rows.items() if k.startswith("dropped")
@@ -129,7 +131,7 @@ def test_a_visit_told_by_two_schemes_is_recognised_by_day_square_and_species(tmp
     kept = counted(
         archive(tmp_path / "a.zip", two_schemes()),
         scratch=tmp_path,
-        rules=replace(LAX, double_recording="keep"),
+        rules=counting(double_recording="keep"),
     )
     assert sorted(kept.visits) == [1, 4]
 
@@ -161,7 +163,7 @@ def sensitive_rows():
 
 
 def test_a_withheld_species_is_in_no_table(tmp_path):
-    rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "withhold"}))
+    rules = counting(sensitive={ARION: "withhold"})
     occurrences = read_occurrences(
         [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
     )
@@ -176,7 +178,7 @@ def test_a_withheld_species_is_in_no_table(tmp_path):
 
 
 def test_a_coarsened_species_is_told_as_sums_over_squares(tmp_path):
-    rules = replace(LAX, sensitive=SensitiveSpecies({ARION: "10km"}))
+    rules = counting(sensitive={ARION: "10km"})
     occurrences = read_occurrences(
         [archive(tmp_path / "a.zip", sensitive_rows())], scratch=tmp_path
     )
@@ -230,14 +232,14 @@ class BirdReader:
 
 def points(monkeypatch, *found):
     monkeypatch.setattr(
-        registry,
+        core_registry,
         "entry_points",
         lambda group: list(found) if group == "butterfly_sdm.readers" else [],
     )
 
 
 def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
-    points(monkeypatch, EntryPoint("birds", f"{__name__}:BirdReader", registry.GROUP))
+    points(monkeypatch, EntryPoint("birds", f"{__name__}:BirdReader", registry.READERS.group))
     (tmp_path / "a.birds").write_text("2018-06-03,Pieris napi,SU1234\n")
     assert dict(counted(tmp_path / "a.birds", scratch=tmp_path).visits) == {"SU1234": 1}
     assert registry.readers()["birds"] == "one word a line"
@@ -246,16 +248,28 @@ def test_a_reader_of_another_package_is_found_by_its_entry_point(tmp_path, monke
 def test_a_broken_reader_is_listed_with_its_error_and_keeps_no_other_from_reading(
     tmp_path, monkeypatch
 ):
-    points(monkeypatch, EntryPoint("broken", "no_such_module:Reader", registry.GROUP))
+    points(monkeypatch, EntryPoint("broken", "no_such_module:Reader", registry.READERS.group))
     assert "No module named 'no_such_module'" in registry.readers()["broken"]
     assert len(counted(archive(tmp_path / "a.zip", [row(0)]), scratch=tmp_path).visits) == 1
-    with pytest.raises(PluginError, match=r"reader 'broken' .* cannot be loaded"):
+    with pytest.raises(PluginError, match=r"'broken' .* cannot be loaded"):
         registry.reader("broken")
 
 
+class FailingReader(BirdReader):
+    """A reader that cannot even be made."""
+
+    def __init__(self):
+        raise RuntimeError("no licence")
+
+
+def test_a_reader_that_cannot_be_made_is_listed_with_its_error(monkeypatch):
+    points(monkeypatch, EntryPoint("failing", f"{__name__}:FailingReader", registry.READERS.group))
+    assert "RuntimeError: no licence" in registry.readers()["failing"]
+
+
 def test_two_readers_with_one_name_are_an_error(monkeypatch):
-    points(monkeypatch, EntryPoint("dwca", "elsewhere:Reader", registry.GROUP))
-    with pytest.raises(PluginError, match="Two packages register a reader named 'dwca'"):
+    points(monkeypatch, EntryPoint("dwca", "elsewhere:Reader", registry.READERS.group))
+    with pytest.raises(PluginError, match="Two packages offer a reader 'dwca'"):
         registry.readers()
 
 

@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
-from data_prep.records.count import SurveyRules
 from data_prep.records.occurrences import read_occurrences
-from data_prep.records.readers.limits import Limits, within
+from data_prep.records.options import LimitOptions
+from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
 from tests.data_prep.records.making_records import (
     COLUMNS,
@@ -22,6 +22,7 @@ from tests.data_prep.records.making_records import (
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     square,
@@ -331,7 +332,7 @@ def test_one_endless_row_is_refused(tmp_path, monkeypatch):
             RecordsError,
             match=r"longer than 1 MiB: .* raise build.records.limits.row_mib \(now 1\)",
         ),
-        within(Limits(row_mib=1)),
+        within(LimitOptions(row_mib=1)),
     ):
         list(row_blocks("x.csv", lambda: io.BytesIO(endless), Layout(",", None, ("a",)), 1 << 14))
 
@@ -344,7 +345,7 @@ def test_a_table_of_too_many_columns_is_refused_and_the_limit_can_be_raised(tmp_
         match=r"names 20,001 columns.*raise build.records.limits.columns \(now 10,000\)",
     ):
         read_occurrences([path], scratch=tmp_path)
-    with within(Limits(columns=30_000)):
+    with within(LimitOptions(columns=30_000)):
         open_records(path)  # whether its rows fit is found while they are read
 
 
@@ -560,7 +561,7 @@ def test_degrees_with_a_decimal_comma_are_read(tmp_path):
     ("rules", "table", "advice"),
     [
         (
-            SurveyRules(institutions=("UKBMS",)),
+            counting(min_records=200, institutions=("UKBMS",)),
             "date,species,gridref\n2018-06-03,Pieris napi,SU12\n",
             "do not name institutions",
         ),

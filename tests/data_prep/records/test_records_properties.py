@@ -18,13 +18,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.count import SurveyRules, survey
+from data_prep.records.count import survey
 from data_prep.records.occurrences import read_occurrences
 from tests.data_prep.records.making_records import (
     COLUMNS,
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     text,
@@ -45,7 +46,7 @@ records = st.lists(
     min_size=1,
     max_size=25,
 )
-RULES = SurveyRules(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
+RULES = counting(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
 quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -144,7 +145,7 @@ def test_rows_of_any_bytes_are_read_or_counted_as_malformed(lines, quote):
         assert occurrences.read >= 1
         assert occurrences.malformed == len(occurrences.malformed_rows()) <= occurrences.read
         try:
-            survey(occurrences, SurveyRules(min_records=0))
+            survey(occurrences, counting())
         except RecordsError as error:
             assert "out of range" in str(error)
 
@@ -189,21 +190,21 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
     st.lists(st.lists(st.text("ab\u00e9 \U0001f98b,", max_size=30), max_size=6), max_size=30),
     st.sampled_from(["\t", ";"]),
     st.integers(1, 4),
-    st.sampled_from([1 << 4, 1 << 20]),
+    st.sampled_from([1 << 7, 1 << 20]),
     st.booleans(),
 )
 def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     lines, separator, width, piece_bytes, ended
 ):
-    from data_prep.records.readers import cells, delimited
+    from data_prep.records.readers import delimited
 
     body = "\n".join(separator.join(line) for line in lines) + "\n" * ended
     columns = tuple("abcd"[:width])
     wanted = {column: f"term {column}" for column in columns if column != "b"}
     layout = delimited.Layout(separator, None, columns)
-    with mock.patch.object(cells, "PIECE_BYTES", piece_bytes):
-        block = cells.cut_cells(cells.padded([body.encode()]), separator, columns, wanted)
-    expected = delimited._cut_rows(body.encode(), layout, wanted)
+    with mock.patch.object(delimited, "CUT_BYTES", piece_bytes):
+        block, _ = delimited._parse(body.encode(), layout=layout, wanted=wanted)
+    expected = delimited.cut_rows(body.encode(), layout, wanted)
     assert block.rows.rows() == expected.rows.rows() and block.rows.columns == expected.rows.columns
     assert block.numbers.to_list() == expected.numbers.to_list()
     assert block.malformed.rows() == expected.malformed.rows()
@@ -216,16 +217,17 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     st.integers(2, 3),
 )
 def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray, width):
-    from data_prep.records.readers import cells, delimited
+    from data_prep.records.readers import delimited
 
     held = io.StringIO()
     csv.writer(held, delimiter=";", lineterminator="\n").writerows(lines)
     body = (held.getvalue() + "\n".join(stray)).encode()
     columns = tuple("abc"[:width])
     wanted = {column: f"term {column}" for column in columns if column != "b"}
-    expected = delimited._cut_rows(body, delimited.Layout(";", '"', columns), wanted)
-    block = cells.cut_cells(cells.padded([body]), ";", columns, wanted, '"')
-    if stray == [] and all(len(line) == width for line in lines):
+    layout = delimited.Layout(";", '"', columns)
+    expected = delimited.cut_rows(body, layout, wanted)
+    block = delimited.cut_at_once(body, layout, wanted)
+    if lines and not stray and all(len(line) == width for line in lines):
         assert block is not None
     if block is not None:
         assert block.rows.rows() == expected.rows.rows()

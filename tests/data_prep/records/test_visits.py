@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import geopandas as gpd
 import numpy as np
 import pytest
 import shapely
 
-from butterfly_sdm.errors import MissingFileError, RecordsError
-from data_prep.records.count import SurveyRules, read_survey, record_sources, survey
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.errors import ConfigError, MissingFileError, RecordsError
+from data_prep.records.count import read_survey, record_sources, survey
 from data_prep.records.occurrences import read_occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import PlaceRules, read_sites
-from data_prep.records.schemes import SCHEMES, recording_scheme
+from data_prep.records.places import read_sites
 from tests.data_prep.records.making_records import (
     COLUMNS,
     LAX,
     archive,
     core,
     counted,
+    counting,
     meta,
     row,
     square,
@@ -56,7 +55,7 @@ def test_a_date_with_a_time_is_the_same_visit(tmp_path):
 def test_absence_shows_effort_and_detects_nothing_unless_the_scheme_drops_it(tmp_path):
     rows = [row(0, "2018-06-03", NAPI), row(0, "2018-06-04", NAPI, status="ABSENT")]
     assert k_of_n(one(tmp_path, rows)) == ({NAPI: 1}, 2)
-    table = one(tmp_path, rows, replace(LAX, scheme=recording_scheme("ukbms", absent="drop")))
+    table = one(tmp_path, rows, counting(absent="drop"))
     assert k_of_n(table) == ({NAPI: 1}, 1)
     assert table.rows["dropped: absence not counted"] == 1
 
@@ -64,9 +63,7 @@ def test_absence_shows_effort_and_detects_nothing_unless_the_scheme_drops_it(tmp
 @pytest.mark.parametrize(("rule", "k", "n"), [("absent", 1, 2), ("present", 2, 2), ("drop", 1, 1)])
 def test_a_count_of_zero_is_what_the_scheme_says(tmp_path, rule, k, n):
     rows = [row(0, "2018-06-03", NAPI), row(0, "2018-06-04", NAPI, individualCount="0")]
-    assert k_of_n(
-        one(tmp_path, rows, replace(LAX, scheme=recording_scheme("ukbms", zero_count=rule)))
-    ) == ({NAPI: k}, n)
+    assert k_of_n(one(tmp_path, rows, counting(zero_count=rule))) == ({NAPI: k}, n)
 
 
 def test_a_genus_shows_no_effort_unless_the_scheme_says_so(tmp_path):
@@ -76,9 +73,7 @@ def test_a_genus_shows_no_effort_unless_the_scheme_says_so(tmp_path):
     ]
     table = one(tmp_path, rows)
     assert k_of_n(table) == ({NAPI: 1}, 1) and table.rows["dropped: rank above species"] == 1
-    assert k_of_n(
-        one(tmp_path, rows, replace(LAX, scheme=recording_scheme("ukbms", higher_ranks="effort")))
-    ) == ({NAPI: 1}, 2)
+    assert k_of_n(one(tmp_path, rows, counting(higher_ranks="effort"))) == ({NAPI: 1}, 2)
 
 
 @pytest.mark.parametrize(
@@ -94,9 +89,7 @@ def test_an_aggregate_of_species_is_what_the_scheme_says(tmp_path, rule, k, n):
         row(0, "2018-06-03", NAPI),
         row(0, "2018-06-04", "", scientificName="Leptidea sinapis/juvernica", taxonRank=""),
     ]
-    assert k_of_n(
-        one(tmp_path, rows, replace(LAX, scheme=recording_scheme("ukbms", aggregates=rule)))
-    ) == (k, n)
+    assert k_of_n(one(tmp_path, rows, counting(aggregates=rule))) == (k, n)
 
 
 def test_a_subspecies_counts_for_its_species(tmp_path):
@@ -114,7 +107,7 @@ def test_a_subspecies_counts_for_its_species(tmp_path):
 
 def test_other_species_show_effort_when_only_some_are_wanted(tmp_path):
     rows = [row(0, "2018-06-03", NAPI), row(0, "2018-06-04", IO)]
-    table = one(tmp_path, rows, replace(LAX, species=(JURTINA, NAPI)))
+    table = one(tmp_path, rows, counting(species=(JURTINA, NAPI)))
     assert table.species == (JURTINA, NAPI)
     assert k_of_n(table) == ({JURTINA: 0, NAPI: 1}, 2)
     assert table.rows["flagged: shows effort, but no wanted species"] == 1
@@ -122,7 +115,7 @@ def test_other_species_show_effort_when_only_some_are_wanted(tmp_path):
 
 def test_synonyms_count_as_one_species_and_both_names_are_kept(tmp_path):
     rows = [row(0, "2018-06-03", "Ladoga camilla"), row(0, "2018-06-04", "Limenitis camilla")]
-    table = one(tmp_path, rows, replace(LAX, synonyms={"Ladoga camilla": "Limenitis camilla"}))
+    table = one(tmp_path, rows, counting(synonyms={"Ladoga camilla": "Limenitis camilla"}))
     assert k_of_n(table) == ({"Limenitis camilla": 2}, 2)
     assert set(zip(table.names["accepted"], table.names["recorded"], strict=True)) == {
         ("Limenitis camilla", "Ladoga camilla"),
@@ -131,7 +124,7 @@ def test_synonyms_count_as_one_species_and_both_names_are_kept(tmp_path):
     wanted = one(
         tmp_path,
         rows,
-        replace(LAX, synonyms={"Ladoga camilla": "Limenitis camilla"}, species=("Ladoga camilla",)),
+        counting(synonyms={"Ladoga camilla": "Limenitis camilla"}, species=("Ladoga camilla",)),
     )
     assert k_of_n(wanted) == ({"Ladoga camilla": 2}, 2)
 
@@ -148,8 +141,8 @@ def test_season_years_institutions_and_minima_say_what_they_left_out(tmp_path):
         row(2, "2018-06-03", ident=8),
         row(2, "2018-06-03", ident=9),
     ]
-    rules = SurveyRules(
-        scheme=recording_scheme("ukbms", months=(4, 9)),
+    rules = counting(
+        months=(4, 9),
         years=(2018, 2019),
         institutions=("UKBMS",),
         min_records=2,
@@ -171,19 +164,19 @@ def test_season_years_institutions_and_minima_say_what_they_left_out(tmp_path):
 
 def test_a_season_may_span_the_turn_of_the_year(tmp_path):
     rows = [row(0, f"2018-{month:02d}-03", ident=month) for month in range(1, 13)]
-    table = one(tmp_path, rows, replace(LAX, scheme=recording_scheme("ukbms", months=(11, 2))))
+    table = one(tmp_path, rows, counting(months=(11, 2)))
     assert int(table.visits.iloc[0]) == 4
 
 
 def test_a_footprint_that_is_too_large_is_left_out(tmp_path):
     rows = [row(0, ident=1), row(0, ident=2, footprintWKT=square(side=0.5))]
-    table = one(tmp_path, rows, replace(LAX, max_footprint_deg2=0.0002))
+    table = one(tmp_path, rows, counting(max_footprint_deg2=0.0002))
     assert table.rows["dropped: footprint too large"] == 1 and len(table.visits) == 1
 
 
 def test_only_long_lists_are_visits_when_records_are_incidental(tmp_path):
     rows = [row(0, "2018-06-03", s) for s in (NAPI, IO, JURTINA)] + [row(0, "2018-06-04", NAPI)]
-    table = one(tmp_path, rows, replace(LAX, scheme=SCHEMES["list_length"]))
+    table = one(tmp_path, rows, counting(scheme="list_length"))
     assert k_of_n(table) == ({IO: 1, JURTINA: 1, NAPI: 1}, 1)
     assert table.rows["dropped: list too short"] == 1
 
@@ -198,9 +191,7 @@ def test_only_complete_lists_are_visits_when_the_scheme_asks_for_them(tmp_path):
     for r, complete in zip(rows, ("true", "1", "false"), strict=True):
         r["all species reported"] = complete
     (tmp_path / "a.csv").write_text(text(rows, (*columns, "all species reported"), separator="\t"))
-    table = counted(
-        tmp_path / "a.csv", scratch=tmp_path, rules=replace(LAX, scheme=SCHEMES["complete"])
-    )
+    table = counted(tmp_path / "a.csv", scratch=tmp_path, rules=counting(scheme="complete"))
     assert k_of_n(table) == ({IO: 1, NAPI: 1}, 2)  # two lists of one day are two visits
     assert table.rows["dropped: incomplete list"] == 1
 
@@ -265,7 +256,7 @@ def events_archive(tmp_path, *, with_core=True):
 
 @pytest.mark.parametrize("scheme", ["ukbms", "event"])
 def test_an_event_core_knows_visits_that_saw_nothing_so_its_rates_are_lower(tmp_path, scheme):
-    rules = replace(LAX, scheme=SCHEMES[scheme])
+    rules = counting(scheme=scheme)
     by_events = counted(events_archive(tmp_path), scratch=tmp_path, rules=rules)
     by_records = counted(events_archive(tmp_path, with_core=False), scratch=tmp_path, rules=LAX)
     assert k_of_n(by_events) == ({IO: 1, NAPI: 2}, 4)
@@ -301,7 +292,7 @@ def test_coordinates_out_of_range_are_refused_or_dropped_as_the_rules_say(tmp_pa
         match=r"Coordinates out of range: latitude 523.4, .*set records.out_of_range: drop",
     ):
         one(tmp_path, rows)
-    table = one(tmp_path, rows, replace(LAX, places=PlaceRules(out_of_range="drop")))
+    table = one(tmp_path, rows, counting(out_of_range="drop"))
     assert table.rows["dropped: coordinates out of range"] == 1
 
 
@@ -324,9 +315,7 @@ def test_points_are_brought_to_squares_of_the_national_grid(tmp_path):
         ("2018-06-09", IO, "", "", "", "nonsense"),
     ]
     (tmp_path / "a.csv").write_text("\n".join(",".join(r) for r in (header, *rows)) + "\n")
-    table = counted(
-        tmp_path / "a.csv", scratch=tmp_path, rules=replace(LAX, places=PlaceRules(grid_m=1_000))
-    )
+    table = counted(tmp_path / "a.csv", scratch=tmp_path, rules=counting(grid_m=1_000))
     assert list(table.visits.index) == ["SU1242"]
     assert k_of_n(table) == ({IO: 1, NAPI: 2}, 3)
     assert table.rows["dropped: place larger than the grid square"] == 2
@@ -335,7 +324,7 @@ def test_points_are_brought_to_squares_of_the_national_grid(tmp_path):
     fine = counted(
         tmp_path / "a.csv",
         scratch=tmp_path,
-        rules=replace(LAX, places=PlaceRules(max_uncertainty_m=100)),
+        rules=counting(max_uncertainty_m=100),
     )
     assert fine.rows["dropped: place too uncertain"] == 1
     assert {"SU12344212", "SU14"} < set(fine.visits.index)
@@ -345,9 +334,7 @@ def test_british_eastings_and_northings_are_places_too(tmp_path):
     (tmp_path / "a.csv").write_text(
         "date,species,easting,northing\n2018-06-03,Pieris napi,412300,142100\n"
     )
-    table = counted(
-        tmp_path / "a.csv", scratch=tmp_path, rules=replace(LAX, places=PlaceRules(grid_m=1_000))
-    )
+    table = counted(tmp_path / "a.csv", scratch=tmp_path, rules=counting(grid_m=1_000))
     assert list(table.visits.index) == ["SU1242"]
 
 
@@ -380,7 +367,7 @@ def test_a_footprint_in_another_system_is_the_same_place(tmp_path):
 def test_an_unreadable_footprint_gives_way_to_the_point(tmp_path):
     rows = [row(0, ident=1), row(0, ident=2, footprintWKT="POLYGON((oops")]
     assert len(one(tmp_path, rows).visits) == 2
-    strict = one(tmp_path, rows, replace(LAX, places=PlaceRules(kind="footprint")))
+    strict = one(tmp_path, rows, counting(place="footprint"))
     assert strict.rows["dropped: unreadable footprint"] == 1
 
 
@@ -440,9 +427,9 @@ def test_when_no_site_is_left_the_commonest_reason_and_the_way_out_are_named(tmp
         match=r"No site is left: of 1 rows 1 for too few records at the site .*Lower "
         r"records.min_records",
     ):
-        one(tmp_path, [row(0)], SurveyRules())
+        one(tmp_path, [row(0)], counting(min_records=200))
     with pytest.raises(RecordsError, match=r"Widen records.years"):
-        one(tmp_path, [row(0)], SurveyRules(years=(1990, 1991)))
+        one(tmp_path, [row(0)], counting(min_records=200, years=(1990, 1991)))
 
 
 def test_a_config_names_sources_with_checksums(tmp_path):
@@ -482,14 +469,39 @@ def test_rates_are_detections_per_visit(tmp_path):
     assert np.allclose(table.rates.loc[:, [IO, NAPI]], [[0.75, 0.25]])
 
 
-def test_an_unknown_scheme_or_rule_is_refused():
-    with pytest.raises(
-        RecordsError, match=r"'bbs' is no recording scheme. Known are ukbms, complete"
-    ):
-        recording_scheme("bbs")
-    with pytest.raises(RecordsError, match="no rule"):
-        recording_scheme("ukbms", weather="fine")
-    with pytest.raises(RecordsError, match="Months are numbers"):
-        recording_scheme("ukbms", months=(0, 13))
-    with pytest.raises(RecordsError, match="at least 1 species"):
-        recording_scheme("ukbms", min_list_length=0)
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"scheme": "bbs"}, "'bbs' is no recording scheme. Known are ukbms, complete"),
+        ({"weather": "fine"}, "weather is an unknown key"),
+        ({"months": [0, 13]}, r"months.0 = 0: .* greater than or equal to 1"),
+        ({"min_list_length": 0}, "min_list_length = 0: .* greater than or equal to 1"),
+    ],
+)
+def test_an_unknown_scheme_or_rule_is_refused(settings, told):
+    with pytest.raises(ConfigError, match=told):
+        load_settings(RecordsOptions, {"path": "a.zip", **settings})
+
+
+def test_a_rule_that_is_stated_goes_before_the_scheme_and_the_others_are_the_scheme_s():
+    said = counting(scheme="event", higher_ranks="drop").as_scheme_says()
+    assert (said.visit, said.higher_ranks, said.complete_only) == ("event", "drop", False)
+    assert said.as_scheme_says() == said
+
+
+def test_the_settings_of_older_data_sets_are_stored_as_they_were():
+    assert not {"higher_ranks", "complete_only"} & set(LAX.model_dump(mode="json"))
+
+
+def test_synonyms_may_stand_in_the_settings_themselves(tmp_path):
+    rows = [row(0, "2018-06-03", NAPI, ident=1), row(0, "2018-06-04", IO, ident=2)]
+    assert k_of_n(one(tmp_path, rows, counting(synonyms={NAPI: IO}))) == ({IO: 2}, 2)
+
+
+def test_a_grid_reference_alone_is_no_point(tmp_path):
+    columns = (*COLUMNS, "gridReference")
+    nowhere = {"decimalLatitude": "", "decimalLongitude": "", "gridReference": "SU1234"}
+    rows = [row(0, ident=1), row(0, "2018-06-04", ident=2, **nowhere)]
+    (tmp_path / "a.csv").write_text(text(rows, columns, separator=";"))
+    table = counted(tmp_path / "a.csv", scratch=tmp_path, rules=counting(place="point"))
+    assert table.rows["dropped: no coordinates"] == 1 and table.visits.to_list() == [1]

@@ -9,12 +9,12 @@ import pandas as pd
 import torch
 from torch import nn
 
+from butterfly_sdm.core.settings import InputPath
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.batches import shuffled
 from butterfly_sdm.plugins.networks import unit
-from butterfly_sdm.plugins.plugin import Plugin, Report
-from butterfly_sdm.plugins.settings import InputPath, PluginConfig
+from butterfly_sdm.plugins.plugin import Plugin, PluginConfig, Report
+from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Stage
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 
 from butterfly_sdm.errors import MissingFileError, RasterError
@@ -22,7 +23,7 @@ NOTHING = "#d9dcdd"
 
 
 @dataclass(frozen=True)
-class Layer:
+class MapBand:
     """
     One band of a map, made small enough to look at: (rows, columns) numbers, NaN for nodata, metres
     per pixel, the unit.
@@ -34,9 +35,9 @@ class Layer:
     unit: str = ""
 
 
-def read_layers(
+def read_bands(
     path: str | Path, names: Sequence[str] | None = None, *, most_px: int = 512
-) -> list[Layer]:
+) -> list[MapBand]:
     """
     Read bands of a map by name, thinned to at most ``most_px`` pixels a side.
 
@@ -55,33 +56,33 @@ def read_layers(
         )
     try:
         with rasterio.open(path) as raster:
-            bands = [
+            known = [
                 name or f"band {number}" for number, name in enumerate(raster.descriptions, start=1)
             ]
-            wanted = list(names) if names is not None else bands
-            unknown = [name for name in wanted if name not in bands]
+            wanted = list(names) if names is not None else known
+            unknown = [name for name in wanted if name not in known]
             if unknown:
                 raise RasterError(
-                    f"{path.name} has no band {unknown[0]!r}. It has {', '.join(bands[:8])} ..."
+                    f"{path.name} has no band {unknown[0]!r}. It has {', '.join(known[:8])} ..."
                 )
             thin = max(1.0, max(raster.height, raster.width) / most_px)
             shape = (max(1, round(raster.height / thin)), max(1, round(raster.width / thin)))
-            layers = []
+            bands = []
             for name in wanted:
-                index = bands.index(name) + 1
+                index = known.index(name) + 1
                 values = raster.read(
                     index, out_shape=shape, masked=True, resampling=Resampling.average
                 ).astype(np.float32)
                 values = values * raster.scales[index - 1] + raster.offsets[index - 1]
-                layers.append(
-                    Layer(
+                bands.append(
+                    MapBand(
                         name,
                         values.filled(np.nan),
                         abs(raster.transform.a) * thin,
                         raster.units[index - 1] or "",
                     )
                 )
-            return layers
+            return bands
     except rasterio.errors.RasterioIOError as error:
         raise RasterError(f"{path} cannot be read as a raster: {error}.") from error
 
@@ -122,8 +123,8 @@ def show_maps(
     named = dict(maps) if isinstance(maps, Mapping) else {"": maps}
     first = next(iter(named.values()))
     if species is None:
-        species = [layer.name for layer in read_layers(first, most_px=2)][: 4 if several else 8]
-    rows_of = [read_layers(path, species) for path in named.values()]
+        species = [band.name for band in read_bands(first, most_px=2)][: 4 if several else 8]
+    rows_of = [read_bands(path, species) for path in named.values()]
     across = len(species) if several else min(columns, len(species))
     down = len(named) if several else -(-len(species) // across)
     picture = Picture(2.9 * across, 2.7 * down)
@@ -134,22 +135,71 @@ def show_maps(
             if same_scale
             else max(float(np.nanmax(row[column].values, initial=1e-6)) for row in rows_of)
         )
-        for row, (title, layers) in enumerate(zip(named, rows_of, strict=True)):
-            layer = layers[column]
+        for row, (title, bands) in enumerate(zip(named, rows_of, strict=True)):
+            band = bands[column]
             axes = picture.add_subplot(down, across, row * across + column + 1)
             axes.set_facecolor(NOTHING)
             shown = axes.imshow(
-                layer.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest"
+                band.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest"
             )
-            axes.set_title(f"{title}\n{layer.name}".strip(), fontsize=8)
+            axes.set_title(f"{title}\n{band.name}".strip(), fontsize=8)
             bar = picture.colorbar(shown, ax=axes, shrink=0.75, pad=0.02)
             bar.ax.tick_params(labelsize=6)
             if column == across - 1 or not several:
-                bar.set_label(layer.unit, fontsize=6)
+                bar.set_label(band.unit, fontsize=6)
             if row == 0 and column == 0:
-                scale_bar(axes, layer.pixel_m)
+                scale_bar(axes, band.pixel_m)
             axes.set_xticks([])
             axes.set_yticks([])
+    return picture
+
+
+def show_bands(
+    values: np.ndarray,
+    units: Mapping[str, str | None],
+    *,
+    extent: tuple[float, float, float, float],
+    axis_unit: str,
+    colours: Sequence[str],
+) -> Picture:
+    """
+    Show bands of one map side by side, each with its own scale, in coordinates.
+
+    Parameters
+    ----------
+    values
+        (bands, rows, columns) numbers, NaN for nodata.
+    units
+        Of the numbers, by the name of the band.
+    extent
+        West, east, south and north, in ``axis_unit``.
+    axis_unit
+        Of the coordinates.
+    colours
+        From 0 to the largest number.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+    """
+    ramp = LinearSegmentedColormap.from_list("ramp", colours)
+    west, east, south, north = extent
+    columns = min(3, len(values))
+    rows = -(-len(values) // columns)
+    height = 0.3 + 3.2 * max(0.4, min(2.0, (north - south) / (east - west)))
+    picture = Picture(4.2 * columns, height * rows)
+    for place, ((name, unit), band) in enumerate(zip(units.items(), values, strict=True), start=1):
+        axes = picture.add_subplot(rows, columns, place)
+        axes.set_facecolor(NOTHING)
+        image = axes.imshow(band, cmap=ramp, vmin=0, extent=extent, interpolation="nearest")
+        axes.set_title(name, fontsize=9)
+        axes.tick_params(labelsize=6)
+        axes.ticklabel_format(useOffset=False, style="plain")
+        axes.set_xlabel(axis_unit, fontsize=6)
+        bar = picture.colorbar(image, ax=axes)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(unit or "", fontsize=7)
     return picture
 
 
@@ -172,18 +222,18 @@ class MapView:
 
     def __init__(self, path: str | Path, *, most_px: int = 384) -> None:
         self.path = Path(path)
-        self.layers = read_layers(path, most_px=most_px)
+        self.bands = read_bands(path, most_px=most_px)
 
     def _repr_html_(self) -> str:
-        pictures = [_as_png(layer) for layer in self.layers]
+        pictures = [_as_png(band) for band in self.bands]
         options = "".join(
-            f"<option value='{n}'>{html.escape(layer.name)}</option>"
-            for n, layer in enumerate(self.layers)
+            f"<option value='{n}'>{html.escape(band.name)}</option>"
+            for n, band in enumerate(self.bands)
         )
         images = "".join(
-            f"<img alt='{html.escape(layer.name, quote=True)}' src='data:image/png;base64,{data}' "
+            f"<img alt='{html.escape(band.name, quote=True)}' src='data:image/png;base64,{data}' "
             f"style='max-width:100%;display:{'block' if n == 0 else 'none'}'>"
-            for n, (layer, data) in enumerate(zip(self.layers, pictures, strict=True))
+            for n, (band, data) in enumerate(zip(self.bands, pictures, strict=True))
         )
         pick = (
             "const all = this.closest('figure').querySelectorAll('img');"
@@ -214,15 +264,15 @@ class MapView:
         return Path(path)
 
 
-def _as_png(layer: Layer) -> str:
-    height, width = layer.values.shape
+def _as_png(band: MapBand) -> str:
+    height, width = band.values.shape
     picture = Picture(5.6, 5.6 * height / width * 0.88 + 0.4)
     axes = picture.add_subplot()
     axes.set_facecolor(NOTHING)
-    shown = axes.imshow(layer.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
-    axes.set_title(layer.name, fontsize=10)
-    picture.colorbar(shown, ax=axes, shrink=0.8, label=layer.unit)
-    scale_bar(axes, layer.pixel_m)
+    shown = axes.imshow(band.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
+    axes.set_title(band.name, fontsize=10)
+    picture.colorbar(shown, ax=axes, shrink=0.8, label=band.unit)
+    scale_bar(axes, band.pixel_m)
     without_ticks(axes)
     buffer = io.BytesIO()
     picture.savefig(buffer, format="png", dpi=90)

@@ -6,9 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import Fraction, InputPath, Section
-
-__all__ = ["Fraction", "InputPath", "PluginConfig", "Section"]
+from butterfly_sdm.core.settings import InputPath, Section
 
 
 class PluginConfig(Section):
@@ -20,6 +18,4 @@ class PluginConfig(Section):
     seed: int = Field(0, ge=0)
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    inputs: InputPath | None = Field(
-        None, description="what predict reads: a file, a table or a folder of unseen files"
-    )
+    inputs: InputPath | None = Field(None, description="for predict: a file, a table or a folder")

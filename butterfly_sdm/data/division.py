@@ -1,4 +1,4 @@
-"""Make splits: parts of groups of neighbouring sites, or parts read from a file."""
+"""Divide sites into parts or folds of groups of neighbours, or as a file says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.data.splits import PARTS, Split, neighbour_clusters
+from butterfly_sdm.data.options import SplitOptions
+from butterfly_sdm.data.splits import PARTS, Split
 from butterfly_sdm.errors import DataError, MissingFileError
 
 NAMES = {
@@ -21,153 +22,173 @@ NAMES = {
 }
 
 
-def group_sites(
-    sites: pd.DataFrame,
-    *,
-    method: str,
-    distance_m: float = 4000.0,
-    regions: pd.Series | None = None,
-) -> tuple[np.ndarray, str]:
-    """
-    Put sites into groups that a split keeps together.
-
-    Parameters
-    ----------
-    sites
-        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
-    method
-        ``clusters``: sites nearer than ``distance_m`` to each other, directly or through others (as
-        published, with 4 km). ``blocks``: squares of that side. ``regions``: by ``regions``.
-        ``random``: every site alone, which leaks.
-    regions
-        (site,) name of the region of each site.
-
-    Returns
-    -------
-    group : ndarray of int, shape (sites,)
-    words : str
-        What the groups are.
-
-    Raises
-    ------
-    DataError
-        The method is unknown.
-    """
-    if method == "clusters":
-        return neighbour_clusters(
-            sites, distance_m=distance_m
-        ), f"clusters of sites nearer than {distance_m:g} m"
-    if method == "blocks":
-        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m).astype(
-            np.int64
-        )
-        return np.unique(squares, axis=0, return_inverse=True)[1].reshape(
-            -1
-        ), f"blocks of {distance_m:g} m"
-    if method == "regions" and regions is not None:
-        return np.unique(regions.to_numpy(dtype=str), return_inverse=True)[1], "regions"
-    if method == "random":
-        return np.arange(len(sites)), "random: every site alone"
-    raise DataError(
-        f"split.method = {method!r} is unknown here; choose clusters, blocks, regions, random or "
-        "file."
-    )
-
-
 def make_split(
-    sites: pd.DataFrame,
-    *,
-    method: str = "clusters",
-    distance_m: float = 4000.0,
-    fractions: Sequence[float] = (0.7, 0.15, 0.15),
-    seed: int = 0,
-) -> tuple[Split, np.ndarray]:
+    sites: pd.DataFrame, options: SplitOptions, *, seed: int = 0
+) -> tuple[Split, pd.Series]:
     """
     Divide sites into training, validation and test parts.
 
     Parameters
     ----------
     sites
-        Index ``site_id``; columns ``easting`` and ``northing`` in metres.
-    method, distance_m
-        Which sites stay together, see :func:`group_sites`.
-    fractions
-        Shares of the sites in the three parts; groups are dealt out so that the parts come near to
-        them.
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres; ``lon`` and ``lat`` for
+        regions.
+    options
+        Which sites stay together, and the shares of the parts (groups are dealt out so that the
+        parts come near to them), the fold or the regions. A split in a file is read by
+        :func:`read_split`.
     seed
         Of the order in which groups are dealt out.
 
     Returns
     -------
     split : Split
-    block : ndarray of int, shape (sites,)
+    block : Series of int, shape (sites,)
         The group of each site.
 
     Raises
     ------
     DataError
-        The fractions do not sum to 1, or there are too few groups for the parts asked for.
+        There are too few groups for the parts asked for, or the regions do not serve.
     """
-    if abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(
-            f"split.fractions sum to {sum(fractions):g}; the shares of the three parts must sum to "
-            "1."
+    if options.method == "regions" and options.regions is not None:
+        regions = read_regions(options.regions, sites)
+        _, block = np.unique(regions.fillna("").to_numpy(dtype=str), return_inverse=True)
+        split = split_by_region(
+            regions, validation=options.validation_regions, test=options.test_regions
         )
-    block, words = group_sites(sites, method=method, distance_m=distance_m)
-    part_of_block = _deal(np.bincount(block), fractions, seed)
-    if part_of_block is None:
-        raise DataError(
-            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the "
-            f"parts {_words(fractions)}. "
-            f"{'' if method == 'blocks' else 'Sites this dense need split.method: blocks. Or '}"
-            f"{'Lower' if method == 'blocks' else 'lower'} split.distance_m, or ask for fewer "
-            "parts."
-        )
-    ids = sites.index.to_numpy()
-    part = part_of_block[block]
-    train, validation, test = (tuple(ids[part == number]) for number in range(3))
-    return Split(train, validation, test, method=f"{words}, seed {seed}"), block
+    elif options.folds is not None:
+        folds, block = _folds(sites, options.method, options.distance_m, options.folds, seed)
+        split = folds[options.fold - 1]
+    else:
+        block, words = _groups(sites, options.method, options.distance_m)
+        part_of_block = _deal(np.bincount(block), options.fractions, seed)
+        if part_of_block is None:
+            asked = zip(PARTS, options.fractions, strict=True)
+            parts = ", ".join(f"{part} {share:g}" for part, share in asked if share > 0)
+            blocks = options.method == "blocks"
+            raise DataError(
+                f"The {len(sites)} sites form {block.max() + 1} groups ({words}), too few for the "
+                f"parts {parts}. {'' if blocks else 'Sites this dense need split.method: blocks. '}"
+                f"{'Lower' if blocks else 'Or lower'} split.distance_m, or ask for fewer parts."
+            )
+        ids, part = sites.index.to_numpy(), part_of_block[block]
+        train, validation, test = (tuple(ids[part == number]) for number in range(3))
+        split = Split(train, validation, test, method=f"{words}, seed {seed}")
+    return split, pd.Series(block, index=sites.index, name="block")
 
 
-def make_folds(
+def spatial_folds(
     sites: pd.DataFrame,
     *,
     method: str = "clusters",
     distance_m: float = 4000.0,
-    folds: int = 5,
+    n_folds: int = 5,
     seed: int = 0,
-) -> tuple[list[Split], np.ndarray]:
+) -> list[Split]:
     """
-    Divide sites into folds of about equal size; each is the validation part once and the rest its
-    training part.
+    Divide sites into folds of about equal size; each fold is the validation part once and the rest
+    its training part.
+
+    With clusters, sites nearer to each other than ``distance_m``, directly or through others, stay
+    in one fold, so that no validation site has a training site that near. Where sites lie so dense
+    that this leaves fewer clusters than folds, squares of that side are dealt out instead, which
+    have neighbours beyond their edges; the words of the folds say so.
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``, columns ``easting`` and ``northing`` in metres.
+    method
+        ``clusters``, ``blocks`` (squares) or ``random`` (every site alone, which leaks).
+    distance_m
+        Several times the ground a tile shows is honest; 4,000 m is that of the published split.
+    n_folds
+        At least 2.
+    seed
+        Of the order in which groups are dealt out.
 
     Returns
     -------
-    splits : list of Split
-    block : ndarray of int, shape (sites,)
+    list of Split
+        One per fold, whose sites are its ``validation``.
 
     Raises
     ------
     DataError
-        There are fewer groups than folds.
+        There are fewer clusters, and fewer squares, than folds.
     """
-    block, words = group_sites(sites, method=method, distance_m=distance_m)
-    fold_of_block = _deal(np.bincount(block), [1 / folds] * folds, seed)
-    if fold_of_block is None:
+    return _folds(sites, method, distance_m, n_folds, seed)[0]
+
+
+def _folds(
+    sites: pd.DataFrame, method: str, distance_m: float, n_folds: int, seed: int
+) -> tuple[list[Split], np.ndarray]:
+    """Return the folds, and the group of each site."""
+    if n_folds < 2:
+        raise DataError(f"n_folds = {n_folds}: cross-validation needs at least 2 folds.")
+    group, words = _groups(sites, method, distance_m)
+    found = f"{group.max(initial=-1) + 1} {words}"
+    fold_of_group = _deal(np.bincount(group), [1 / n_folds] * n_folds, seed)
+    if fold_of_group is None and method == "clusters":
+        group, _ = _groups(sites, "blocks", distance_m)
+        words = f"squares of {distance_m:g} m"
+        found += f", and {group.max(initial=-1) + 1} {words}"
+        fold_of_group = _deal(np.bincount(group), [1 / n_folds] * n_folds, seed)
+    if fold_of_group is None:
         raise DataError(
-            f"The {len(sites)} sites form {block.max() + 1} groups ({words}), fewer than the "
-            f"{folds} folds. "
-            "Lower split.distance_m or split.folds."
+            f"The {len(sites)} sites form {found}, fewer than the {n_folds} folds. Lower the "
+            "distance (distance_m of build.split, evaluate.fold_distance_m) or the number of folds."
         )
-    ids, fold_of = sites.index.to_numpy(), fold_of_block[block]
+    ids, fold_of = sites.index.to_numpy(), fold_of_group[group]
     return [
         Split(
             tuple(ids[fold_of != fold]),
             tuple(ids[fold_of == fold]),
-            method=f"fold {fold + 1} of {folds}: {words}, seed {seed}",
+            method=f"fold {fold + 1} of {n_folds}: {words}, seed {seed}",
         )
-        for fold in range(folds)
-    ], block
+        for fold in range(n_folds)
+    ], group
+
+
+def _groups(sites: pd.DataFrame, method: str, distance_m: float) -> tuple[np.ndarray, str]:
+    """Return the number of the group of each site that stays together, and what groups are."""
+    if method == "clusters":
+        groups = neighbour_clusters(sites, distance_m=distance_m)
+        return groups, f"clusters of sites nearer than {distance_m:g} m"
+    if method == "blocks":
+        squares = np.floor(sites[["easting", "northing"]].to_numpy(float) / distance_m)
+        groups = np.unique(squares, axis=0, return_inverse=True)[1].reshape(-1)
+        return groups, f"blocks of {distance_m:g} m"
+    if method == "random":
+        return np.arange(len(sites)), "random: every site alone"
+    raise DataError(f"Sites are grouped by clusters, blocks or random; {method!r} is none of them.")
+
+
+def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
+    """
+    Return, per site, the number of its cluster: sites nearer than ``distance_m``, directly or
+    through others, are in one.
+
+    Parameters
+    ----------
+    sites
+        With ``easting`` and ``northing`` in metres.
+
+    Returns
+    -------
+    array of shape (sites,)
+        Numbers from 0, in the order in which the clusters first occur.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+    from scipy.spatial import KDTree
+
+    position = sites[["easting", "northing"]].to_numpy(dtype=float)
+    pairs = KDTree(position).query_pairs(distance_m, output_type="ndarray")
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(position),) * 2)
+    cluster_of: np.ndarray = connected_components(links, directed=False)[1]
+    return cluster_of
 
 
 def split_by_region(
@@ -377,11 +398,3 @@ def _deal(sizes: np.ndarray, fractions: Sequence[float], seed: int) -> np.ndarra
         part[group] = int(lacking.argmax())
         filled[part[group]] += sizes[group]
     return part
-
-
-def _words(fractions: Sequence[float]) -> str:
-    return ", ".join(
-        f"{part} {fraction:g}"
-        for part, fraction in zip(PARTS, fractions, strict=True)
-        if fraction > 0
-    )

@@ -48,7 +48,9 @@ def show_tiles(
     DataError
         The tiles lack a band that is needed, or a site has no tile.
 
-    Notes ----- All tiles share one stretch (2nd to 98th percentile of all of them), so that bright
+    Notes
+    -----
+    All tiles share one stretch (2nd to 98th percentile of all of them), so that bright
     ground looks bright. Pixels without a measurement are white.
     """
     wanted = FALSE_COLOUR if false_colour else TRUE_COLOUR

@@ -36,25 +36,18 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
             "rows."
         )
     predicted = probabilities.argmax(axis=1)
+    right = predicted == labels
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
         labels, predicted, average="macro", zero_division=0
     )
+    areas = [metrics.roc_auc_score(labels == value, probabilities[:, value]) for value in present]
     return {
-        "accuracy": float((predicted == labels).mean()),
-        "balanced_accuracy": float(
-            np.mean([(predicted[labels == value] == value).mean() for value in present])
-        ),
+        "accuracy": float(right.mean()),
+        "balanced_accuracy": float(np.mean([right[labels == value].mean() for value in present])),
         "macro_precision": float(precision),
         "macro_recall": float(recall),
         "macro_f1": float(f1),
-        "auc": float(
-            np.mean(
-                [
-                    metrics.roc_auc_score(labels == value, probabilities[:, value])
-                    for value in present
-                ]
-            )
-        ),
+        "auc": float(np.mean(areas)),
     }
 
 
@@ -88,22 +81,44 @@ def equal_error_rate(labels: np.ndarray, scores: np.ndarray) -> float:
     return float(np.interp(0.0, -gap, false_positive))
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean and the ends of its Student interval; a single value is its own interval."""
+def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean and the ends of its 95 % Student interval; a single value is its own."""
     array = np.asarray(values, dtype=float)
-    if len(array) < 2 or np.ptp(array) == 0:
-        return float(array.mean()), float(array.mean()), float(array.mean())
-    half = stats.t.ppf(0.5 + level / 2, len(array) - 1) * stats.sem(array)
-    return float(array.mean()), float(array.mean() - half), float(array.mean() + half)
+    mean, half = float(array.mean()), 0.0
+    if len(array) > 1 and np.ptp(array) > 0:
+        half = float(stats.t.ppf(0.975, len(array) - 1) * stats.sem(array))
+    return mean, mean - half, mean + half
+
+
+def interval_metrics(name: str, values: Sequence[float]) -> dict[str, float]:
+    """Return mean and ends of the Student interval as ``name``, ``name_low``, ``name_high``."""
+    keys = (name, f"{name}_low", f"{name}_high")
+    return dict(zip(keys, student_interval(values), strict=True))
+
+
+def prediction_table(
+    names: Sequence[object], probabilities: np.ndarray, classes: Sequence[str], key: str = "path"
+) -> pd.DataFrame:
+    """
+    Return one row per image or video: its name, the likeliest class and all probabilities.
+
+    Parameters
+    ----------
+    names
+        (n,) of the rows.
+    probabilities
+        (n, classes).
+    classes
+        Their names, for the columns ``predicted`` and ``p_CLASS``.
+    key
+        Column of the names.
+    """
+    predicted = [classes[number] for number in probabilities.argmax(axis=1)]
+    columns = {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame({key: list(map(str, names)), "predicted": predicted} | columns)
 
 
 def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:
     """Return the two-sided p of Wilcoxon's signed-rank test; 1 if nothing differs."""
     difference = np.asarray(first, dtype=float) - np.asarray(second, dtype=float)
     return 1.0 if not difference.any() else float(stats.wilcoxon(difference).pvalue)
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return the softmax over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))

@@ -1,0 +1,300 @@
+"""
+Collections as tables: one row per image or video, with label, group and part of the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.plugins.images import SUFFIXES, Images
+
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """
+    Images with their classes and parts of the split.
+
+    Attributes
+    ----------
+    images
+        One per row.
+    table
+        (n,) with the columns ``path`` and ``split``.
+    label
+        (n,) class numbers, -1 where unknown.
+    facts
+        What building and predicting need to know.
+    """
+
+    images: Images
+    table: pd.DataFrame
+    label: np.ndarray
+    facts: dict[str, Any]
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows (m,) of one part of the split."""
+        return np.flatnonzero((self.table["split"] == part).to_numpy())
+
+    def names(self, rows: np.ndarray) -> list[str]:
+        """Return the paths of (m,) rows."""
+        return list(self.table["path"].iloc[rows])
+
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return ``image`` (m, channels, h, w), ``label`` (m,) and ``row`` (m,) of (m,) rows."""
+        return {
+            "image": self.images.batch(rows),
+            "label": torch.from_numpy(self.label[rows]),
+            "row": torch.from_numpy(rows),
+        }
+
+
+def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.DataFrame:
+    """
+    Read a CSV or Parquet table.
+
+    Parameters
+    ----------
+    path
+        The table.
+    columns
+        That must be there.
+    dtype
+        Of the columns of a CSV, as pandas takes it; text by default, an empty value is missing.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        The table is absent or unreadable, or lacks a column.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"There is no {path.name} in {path.parent}. Is that the folder you mean?"
+        )
+    try:
+        if path.suffix == ".parquet":
+            table = pd.read_parquet(path)
+        else:
+            table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is no readable table: {error}") from error
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        has = ", ".join(map(str, table.columns[:20])) or "none"
+        raise DataError(f"{path} lacks the column {missing[0]!r}; it has {has}.")
+    return table
+
+
+def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> pd.DataFrame:
+    """
+    Read a CSV or Parquet table that names images in the column ``path``.
+
+    Parameters
+    ----------
+    path
+        The table; every value is read as text, an empty one is missing.
+    columns
+        That must be there, beside ``path``.
+    root
+        Folder that the paths are relative to; None: that of the table.
+
+    Returns
+    -------
+    DataFrame
+        ``path`` made absolute by ``root``.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        The table is absent, empty, lacks a column or names a file twice.
+    """
+    table = read_columns(path, ("path", *columns))
+    if table.empty:
+        raise DataError(f"{path} has no row.")
+    twice = table["path"][table["path"].duplicated()]
+    if len(twice):
+        raise DataError(f"{path} names {twice.iloc[0]} twice. Keep one row per image.")
+    base = path.parent if root is None else root
+    return table.assign(path=[str(base / str(name)) for name in table["path"]])
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """
+    Read the arrays of an ``.npz`` file by name.
+
+    Raises
+    ------
+    DataError
+        It is no such file, or holds pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        # NumPy's own words would recommend to unpickle the file.
+        raise DataError(
+            f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez."
+        ) from error
+
+
+def existing_folder(path: Path) -> Path:
+    """
+    Return ``path`` if it is a folder.
+
+    Raises
+    ------
+    MissingFileError
+        It is none.
+    """
+    if not path.is_dir():
+        raise MissingFileError(f"There is no folder {path}.")
+    return path
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return all images below a folder, in order."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+
+
+def find_images(inputs: Path) -> list[Path]:
+    """
+    List the images that ``inputs`` names: one file, a table with the column ``path``, or all images
+    of a folder.
+
+    Raises
+    ------
+    DataError
+        There are none.
+    """
+    inputs = Path(inputs)
+    if inputs.is_dir():
+        found = images_below(inputs)
+        if not found:
+            raise DataError(f"{inputs} holds no image; known endings are {', '.join(SUFFIXES)}.")
+        return found
+    if inputs.suffix.lower() in (".csv", ".parquet"):
+        return [Path(path) for path in read_table(inputs, ())["path"]]
+    return [inputs]
+
+
+def class_numbers(labels: pd.Series) -> tuple[list[Any], np.ndarray]:
+    """
+    Number the classes of (n,) labels in order of their names.
+
+    Returns
+    -------
+    classes, numbers
+        ``numbers`` (n,) int64, -1 where the label is missing.
+    """
+    classes = sorted(set(labels.dropna()))
+    return classes, pd.Categorical(labels, categories=classes).codes.astype(np.int64)
+
+
+def with_split(
+    table: pd.DataFrame,
+    fractions: tuple[float, float, float],
+    seed: int,
+    *,
+    group: str,
+    label: str | None = None,
+) -> pd.DataFrame:
+    """
+    Give a table the column ``split``: its own, checked, or one drawn by group.
+
+    Raises
+    ------
+    DataError
+        A value of ``split`` is unknown, or a group is in two parts.
+    """
+    groups = table.get(group, pd.Series(table.index.astype(str), index=table.index))
+    if "split" in table.columns:
+        spelled = {"valid": "validation", "val": "validation", "training": "train"}
+        split = table["split"].replace(spelled)
+        unknown = sorted(map(str, set(split) - set(PARTS)))
+        if unknown:
+            raise DataError(
+                f"The split {unknown[0]!r} is unknown; the parts are {', '.join(PARTS)}."
+            )
+        check_groups(groups.tolist(), split.tolist(), group)
+        return table.assign(split=split)
+    labels = table[label].astype(str).tolist() if label in table.columns else None
+    return table.assign(split=split_by_group(groups.tolist(), fractions, seed, labels))
+
+
+def split_by_group(
+    groups: Sequence[object],
+    fractions: tuple[float, float, float],
+    seed: int,
+    labels: Sequence[object] | None = None,
+) -> np.ndarray:
+    """
+    Divide rows into training, validation and test so that no group is in two parts.
+
+    Parameters
+    ----------
+    groups
+        (n,) patient, person or video of each row; rows without a group of their own are each a
+        group.
+    fractions
+        Of the groups, per part.
+    seed
+        Of the draw.
+    labels
+        (n,) class of each row; the draw is made among groups of the same first label, so that
+        classes keep their share.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        ``train``, ``validation`` or ``test``.
+
+    Raises
+    ------
+    DataError
+        The fractions do not sum to 1.
+    """
+    if abs(sum(fractions) - 1) > 1e-6:
+        raise DataError(
+            f"The fractions of a split sum to 1; {fractions} sum to {sum(fractions):g}."
+        )
+    names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
+    strata = np.zeros(len(names), dtype=int)
+    if labels is not None:
+        strata[codes[::-1]] = np.unique(np.asarray(labels, dtype=str), return_inverse=True)[1][::-1]
+    rng = np.random.default_rng(seed)
+    part_of = np.empty(len(names), dtype="<U10")
+    for stratum in np.unique(strata):
+        members = rng.permutation(np.flatnonzero(strata == stratum))
+        ends = np.round(np.cumsum(fractions) * len(members)).astype(int)
+        for part, start, end in zip(PARTS, (0, *ends[:-1]), ends, strict=True):
+            part_of[members[start:end]] = part
+    return part_of[codes]
+
+
+def check_groups(groups: Sequence[object], parts: Sequence[str], what: str) -> None:
+    """
+    Refuse a split in which one group is in two parts.
+
+    Raises
+    ------
+    DataError
+        Names the group.
+    """
+    seen: dict[object, str] = {}
+    for group, part in zip(groups, parts, strict=True):
+        if seen.setdefault(group, part) != part:
+            raise DataError(
+                f"The {what} {group} is in {seen[group]} and in {part}. Keep each {what} in one "
+                "part of the split."
+            )

@@ -1,0 +1,242 @@
+"""
+What a plugin is: a card that says what it does, the verbs it implements, and the run it makes.
+
+Nothing here imports a deep-learning library before a network is made, so that installed plugins are
+listed at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from butterfly_sdm.core.files import read_json
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.errors import ArtefactError, MissingFileError
+from butterfly_sdm.plugins.options import PluginConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from torch import nn
+
+    from butterfly_sdm.plugins.stages import Stage
+
+RUN_FORMAT = "butterfly_sdm plugin run"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PluginCard:
+    """
+    What a distribution says about its plugin without importing it.
+
+    Attributes
+    ----------
+    name
+        Lower-case name, unique among the installed plugins.
+    summary
+        One line: what it does, and where the method is published.
+    implementation
+        ``module:Class`` of the :class:`Plugin` subclass.
+    needs
+        Modules that must be installed.
+    extra
+        What to install to get them, such as ``butterfly-sdm[medical]``.
+    """
+
+    name: str
+    summary: str
+    implementation: str
+    needs: tuple[str, ...] = ()
+    extra: str | None = None
+
+
+class PluginData(Protocol):
+    """
+    What :meth:`Plugin.load` returns: anything with ``facts``, JSON-like: what building and
+    predicting need to know.
+    """
+
+    @property
+    def facts(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Report:
+    """
+    What an evaluation found.
+
+    Attributes
+    ----------
+    metrics
+        Finite numbers by name, written as ``metrics.json``.
+    tables
+        Tables by name, each written as ``NAME.csv``.
+    arrays
+        Arrays by name, each written as ``NAME.npy``.
+    """
+
+    metrics: dict[str, float]
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+C = TypeVar("C", bound=PluginConfig)
+D = TypeVar("D", bound=PluginData)
+
+
+class Plugin(ABC, Generic[C, D]):
+    """
+    A method: how its data are read, its network built, its stages trained, its results measured.
+
+    The core owns everything else: the command line, seeds, devices, checkpoints, resuming, the
+    files of a run. A plugin keeps no state between the verbs; what must survive training stands in
+    ``facts`` and in the weights.
+
+    Attributes
+    ----------
+    config
+        Strict settings of the plugin; the defaults are those of the paper.
+    """
+
+    config: ClassVar[type[PluginConfig]]
+
+    def parts(self, config: C) -> tuple[str, ...]:
+        """
+        Return the names of the networks trained one after the other; never are two in memory
+        because of the core.
+        """
+        return ("model",)
+
+    @abstractmethod
+    def load(self, config: C) -> D:
+        """Read and check the data."""
+
+    @abstractmethod
+    def build(self, config: C, facts: dict[str, Any], part: str) -> nn.Module:
+        """Make the untrained network of one part from the settings and the facts alone."""
+
+    @abstractmethod
+    def stages(self, config: C, data: D, model: nn.Module, part: str) -> Sequence[Stage]:
+        """Return the stages in which one part is trained."""
+
+    @abstractmethod
+    def evaluate(self, config: C, data: D, run: PluginRun) -> Report:
+        """Measure the trained networks on held-out rows."""
+
+    @abstractmethod
+    def predict(self, config: C, run: PluginRun, inputs: Path) -> pd.DataFrame:
+        """Predict for unseen files: one row per file, none of the training data needed."""
+
+    def network(self, config: C, facts: dict[str, Any], part: str) -> nn.Module:
+        """
+        Build one part with weights drawn by the seed: the same ones, whatever was drawn before.
+        """
+        import torch
+
+        from butterfly_sdm.plugins.stages import seed_of
+
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(config.seed, part, "build"))
+            return self.build(config, facts, part)
+
+
+@dataclass(frozen=True)
+class PluginRun:
+    """
+    A finished run folder.
+
+    Attributes
+    ----------
+    plugin
+        The plugin that made it.
+    folder
+        ``model.json``, ``config.yaml``, ``history.csv`` and one ``PART.safetensors`` per network.
+    config
+        The settings it was trained with.
+    facts
+        What the plugin noted about its training data.
+    """
+
+    plugin: Plugin[Any, Any]
+    folder: Path
+    config: PluginConfig
+    facts: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks of :meth:`model` lie."""
+        from butterfly_sdm.plugins.stages import device_of_config
+
+        return device_of_config(self.config)
+
+    def model(self, part: str = "model") -> Any:
+        """
+        Read one trained network, in evaluation mode.
+
+        Raises
+        ------
+        MissingFileError, ArtefactError
+            Its weights are absent, damaged or of another architecture.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        path = self.folder / f"{part}.safetensors"
+        if not path.is_file():
+            raise MissingFileError(f"The run {self.folder} lacks {path.name}. Train it again.")
+        module = self.plugin.network(self.config, self.facts, part)
+        try:
+            module.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError, OSError) as error:
+            raise ArtefactError(
+                f"{path} is damaged or of another architecture ({error}). Train it again."
+            ) from error
+        return module.eval().to(self.device)
+
+    @classmethod
+    def open(
+        cls, plugin: Plugin[Any, Any], name: str, folder: Path, config: PluginConfig | None = None
+    ) -> PluginRun:
+        """
+        Open a run folder.
+
+        Parameters
+        ----------
+        plugin, name
+            The plugin, and the name it is installed under.
+        folder
+            Of the run.
+        config
+            Used instead of the settings in the folder, such as to evaluate on other files.
+
+        Raises
+        ------
+        MissingFileError, ArtefactError
+            There is no finished run, or one of another plugin.
+        """
+        if not (folder / "model.json").is_file():
+            begun = folder.with_name(folder.name + ".partial").is_dir()
+            hint = " It was begun but not finished; the same command continues it." if begun else ""
+            raise MissingFileError(
+                f"There is no trained run at {folder}.{hint} Train with: butterfly-sdm plugin "
+                f"{name} train"
+            )
+        card = read_json(folder / "model.json")
+        if not isinstance(card, dict) or card.get("format") != RUN_FORMAT:
+            raise ArtefactError(
+                f"{folder} is not the run of a plugin: its model.json does not say so."
+            )
+        if card.get("plugin") != name or card.get("format_version") != FORMAT_VERSION:
+            raise ArtefactError(
+                f"{folder} was trained by the plugin {card.get('plugin')!r} (format "
+                f"{card.get('format_version')}), not by {name!r} (format {FORMAT_VERSION}). "
+                "Choose another --out."
+            )
+        settings = config or load_settings(plugin.config, card["settings"])[0]
+        return cls(plugin, folder, settings, card["facts"])

@@ -1,0 +1,41 @@
+"""Which rows form the batches of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def shuffled(rows: np.ndarray, batch_size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield every row once in random order; a last batch of one row is left out unless alone."""
+    order = rng.permutation(rows)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        if len(batch) > 1 or start == 0:
+            yield batch
+
+
+def balanced(
+    rows: np.ndarray, classes: np.ndarray, batch_size: int, rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """
+    Yield batches in which every class has the same share; rows of small classes come several times.
+
+    Parameters
+    ----------
+    rows, classes
+        (n,) rows and the class of each.
+    batch_size
+        Rounded down to a multiple of the number of classes, but not below two rows of each.
+    """
+    groups = [rows[classes == value] for value in np.unique(classes)]
+    share = max(2, batch_size // len(groups))
+    streams = [_endless(group, rng) for group in groups]
+    for _ in range(max(1, len(rows) // (share * len(groups)))):
+        yield np.concatenate([[next(stream) for _ in range(share)] for stream in streams])
+
+
+def _endless(rows: np.ndarray, rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from rng.permutation(rows).tolist()
