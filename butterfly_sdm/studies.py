@@ -150,7 +150,8 @@ def compare_change(
 
     Examples
     --------
-    >>> compare_change("experiment.yaml", ["train.fit.regulariser.weight=0"], seeds=5)  # doctest: +SKIP
+    >>> change = ["train.fit.regulariser.weight=0"]
+    >>> compare_change("experiment.yaml", change, seeds=5)  # doctest: +SKIP
     """
     overrides = tuple(overrides)
     plain, changed = load_config(config, overrides), load_config(config, (*overrides, *change))
