@@ -116,6 +116,16 @@ def read_survey(
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
         reason.
+
+    Returns
+    -------
+    SurveyTable
+        See :func:`survey`.
+
+    Raises
+    ------
+    MissingFileError, RecordsError
+        A file does not exist or is damaged, or no site is left.
     """
     with within(config.limits):
         occurrences = read_occurrences(

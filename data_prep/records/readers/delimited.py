@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 import csv
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -180,6 +181,17 @@ def row_blocks(
         A row is longer than the limit, 16 MiB: the file is no table.
     """
     skip = layout.header_rows
+    for data, position in _whole_rows(name, open_bytes, layout, block_bytes):
+        while skip and data:
+            data = data[_first_row_end(data, layout) :]
+            skip -= 1
+        if data:
+            yield data, position
+
+
+def _whole_rows(
+    name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int
+) -> Iterator[tuple[bytes, int]]:
     longest = current_limits().row_mib << 20
     with open_bytes() as file:
         held: list[bytes] = []
@@ -203,19 +215,9 @@ def row_blocks(
                 data = b"".join(held)
                 cut = _last_row_end(data, layout)
                 held, rest = [data[:cut]], data[cut:]
-            while skip and held:
-                data = b"".join(held)[_first_row_end(b"".join(held), layout) :]
-                held = [data] if data else []
-                skip -= 1
-            if any(held):
-                yield b"".join(held), position
+            yield b"".join(held), position
             held, size = [rest], len(rest)
-        data = b"".join(held)
-        while skip and data:
-            data = data[_first_row_end(data, layout) :]
-            skip -= 1
-        if data:
-            yield data, position
+        yield b"".join(held), position
 
 
 def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
@@ -276,7 +278,7 @@ def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
 def _last_row_end(data: bytes, layout: Layout) -> int:
     r"""Return the place after the last ``\n`` that is not within quotes, 0 for none."""
     end = data.rfind(b"\n") + 1
-    if layout.quote is None or not end:
+    if layout.quote is None:
         return end
     quote = layout.quote.encode()
     count = data.count(quote, 0, end)
@@ -451,14 +453,11 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
             yield line.split(layout.separator)
         return
     csv.field_size_limit(current_limits().row_mib << 20)
-    lines = text.removesuffix("\n").split("\n")
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     place = 0
     while place < len(lines):
         # A quote that is never closed would swallow the rest: no field has that many lines.
-        held = (
-            lines[index] + "\n"
-            for index in range(place, min(place + _LONGEST_FIELD_LINES, len(lines)))
-        )
+        held = lines[place : place + _LONGEST_FIELD_LINES]
         reader = csv.reader(held, delimiter=layout.separator, quotechar=layout.quote, strict=False)
         width = len(layout.columns)
         try:
@@ -467,7 +466,7 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
         except (StopIteration, csv.Error):
             cells, used = ["", "unreadable"] * 999, 1
         if used > 1:
-            plain = [line.split(layout.separator) for line in lines[place : place + used]]
+            plain = [line.removesuffix("\n").split(layout.separator) for line in held[:used]]
             # Lines that are rows by themselves are no text within quotes: a quote was opened and
             # never closed.
             if len(cells) != width or (
