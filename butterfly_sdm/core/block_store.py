@@ -12,7 +12,6 @@ import numpy as np
 
 from butterfly_sdm.core.arrays import new_array, release_pages
 from butterfly_sdm.core.work import Journal
-from butterfly_sdm.core.work import work_folder as work_folder
 from butterfly_sdm.errors import ArtefactError
 
 Shape = tuple[int, ...]

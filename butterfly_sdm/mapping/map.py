@@ -15,10 +15,10 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 
-from butterfly_sdm.core.block_store import work_folder
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import Derived, Layer
