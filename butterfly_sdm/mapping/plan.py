@@ -72,10 +72,19 @@ def plan_map(
     layers: Sequence[Layer] = (),
 ) -> MapPlan:
     """
-    Plan a map; arguments and errors as of :func:`butterfly_sdm.mapping.map.write_map`.
+    Plan a map; arguments as of :func:`butterfly_sdm.mapping.map.write_map`.
 
     One position is predicted, so that a predictor that needs what no position of a map has says so
     now.
+
+    Raises
+    ------
+    RasterError
+        The scene lacks a band, or fits the predictor in no other way.
+    ModelError
+        The predictor is not fitted, or cannot be mapped in this mode or with this layer.
+    DataError, MissingFileError
+        A species is unknown, or covariates or files are missing.
     """
     species = _chosen_species(predictor, options)
     _check_known(predictor, options)
