@@ -446,7 +446,8 @@ def main() -> None:
     )
     print(f"equal tables: {tables.get('ours')}")
     print(
-        f"{'':10}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}{'wall / ours':>13}{'cpu / ours':>12}{'peak / ours':>13}"
+        f"{'':10}{'wall s':>9}{'cpu s':>9}{'peak MB':>9}"
+        f"{'wall / ours':>13}{'cpu / ours':>12}{'peak / ours':>13}"
     )
     for name, done in runs.items():
         wall, cpu, peak = (

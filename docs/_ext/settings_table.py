@@ -79,10 +79,10 @@ def section_named(section: type[BaseModel], name: str) -> type[BaseModel]:
             kinds = [field.annotation, *typing.get_args(field.annotation)]
             kinds += [inner for kind in kinds for inner in typing.get_args(kind)]
             for kind in kinds:
-                if isinstance(kind, type) and issubclass(kind, BaseModel):
-                    if kind.__name__ not in found:
-                        found[kind.__name__] = kind
-                        left.append(kind)
+                known = isinstance(kind, type) and issubclass(kind, BaseModel)
+                if known and kind.__name__ not in found:
+                    found[kind.__name__] = kind
+                    left.append(kind)
     return found[name]
 
 

@@ -378,9 +378,11 @@ from pathlib import Path
 from data_prep.build import build_dataset
 from tests.data_prep.surveys import grid_of_places, make_config, make_survey
 root = Path(sys.argv[1])
-config = make_config(root / "scenes", tiles={"size_px": 64, **({"crs": "EPSG:32630"} if sys.argv[3] == "warp" else {})})
+tiles = {"size_px": 64} | ({"crs": "EPSG:32630"} if sys.argv[3] == "warp" else {})
+config = make_config(root / "scenes", tiles=tiles)
+survey = make_survey(grid_of_places(8, 10, 260))
 print("started", flush=True)
-build_dataset(config, root / sys.argv[2], name="test", seed=0, survey=make_survey(grid_of_places(8, 10, 260)))
+build_dataset(config, root / sys.argv[2], name="test", seed=0, survey=survey)
 print("finished", flush=True)
 """
 

@@ -262,9 +262,12 @@ from qgis.core import QgsApplication, QgsPointXY, QgsRaster, QgsRasterLayer
 application = QgsApplication([], False)
 application.initQgis()
 layer = QgsRasterLayer(sys.argv[1], "map")
-at = layer.dataProvider().identify(QgsPointXY(float(sys.argv[2]), float(sys.argv[3])), QgsRaster.IdentifyFormatValue)
-found = {"names": [layer.bandName(1), layer.bandName(2)], "crs": layer.crs().authid(), "values": list(at.results().values())}
-found["styles"] = [[layer.loadNamedStyle(style)[1], layer.renderer().usesBands()] for style in sys.argv[4:]]
+point = QgsPointXY(float(sys.argv[2]), float(sys.argv[3]))
+at = layer.dataProvider().identify(point, QgsRaster.IdentifyFormatValue)
+names = [layer.bandName(1), layer.bandName(2)]
+found = {"names": names, "crs": layer.crs().authid(), "values": list(at.results().values())}
+styles = [(layer.loadNamedStyle(style)[1], layer.renderer().usesBands()) for style in sys.argv[4:]]
+found["styles"] = styles
 print("FOUND " + json.dumps(found), flush=True)
 os._exit(0)  # QGIS takes itself apart in an order of its own, and may crash at it
 """
