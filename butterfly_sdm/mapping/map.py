@@ -123,7 +123,7 @@ def write_map(
     options
         Stride, layers, area and all else that can be said about a map; None: the defaults.
     area
-        Polygons, one per row, in place of the file that ``options.area`` names.
+        (n,) polygons in any CRS, in place of the file that ``options.area`` names.
     layers
         Objects of :mod:`butterfly_sdm.mapping.layers`: bands after those that ``options`` names.
     seed
