@@ -1,13 +1,13 @@
 """
 Time per position of the dense map beside window by window, and the goals D1 to D9 of maps.
 
-    python benchmarks/map.py --size small            a raster of 2048 px, about a minute on an idle
-    machine python benchmarks/map.py --size full             10980 px, 62 species: a whole
-    Sentinel-2 tile python benchmarks/map.py --size full --scene DIR keeps the raster for the next
-    time python benchmarks/map.py --size full --device cuda --engines torch,torch-fp16 python
-    benchmarks/map.py --workers 2 --size medium --block 1408
-                                                     the same map with one process and with two, of
-                                                     one thread each, in turn
+    python benchmarks/map.py --size small              a raster of 2048 px
+    python benchmarks/map.py --size full               10980 px, 62 species: a whole Sentinel-2 tile
+    python benchmarks/map.py --size full --scene DIR   keeps the raster for the next time
+    python benchmarks/map.py --size full --device cuda --engines torch,torch-fp16
+    python benchmarks/map.py --workers 2 --size medium --block 1408
+
+The last makes the same map with one process and with two, of one thread each, in turn.
 
 Every way is checked against the others before any time is printed. CPU seconds count all threads
 and hold up on a busy machine; wall seconds do so only on an idle one.

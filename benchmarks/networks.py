@@ -3,11 +3,8 @@ What networks learn of a simulated region whose truth is known: by what they see
 surroundings or without.
 
     python benchmarks/networks.py [--size small|full] [--group NAME ...] [--seeds N] [--workers N]
-    [--folder DIR]
-
-    python benchmarks/networks.py --group seen losses --seeds 3                        # on two
-    cores, a tiny trunk python benchmarks/networks.py --size full --device cuda --workers 8 --seeds
-    6      # on a GPU, ResNet-18
+    python benchmarks/networks.py --group seen losses --seeds 3     # two cores, a tiny trunk
+    python benchmarks/networks.py --size full --device cuda --workers 8 --seeds 6
 
 Scores are against the true probability p of every species at the held-out sites, not against
 counts: the expected log score E = mean(p log q + (1 - p) log(1 - q)) of a claim q (largest for q =

@@ -8,14 +8,15 @@ small: 100,000 rows), then runs every candidate in a process of its own, one aft
 round, checks that all give the same tables, and prints medians and ratios of one run. Imports are
 not timed. On a busy machine only the ratios of processor time mean something.
 
-    ours         archive -> k of n, first run again        the same from the compact table that the
-    first run left scan         merely decompressing the archive and counting line ends pandas
-    the same rules in plain pandas, reading only the needed columns of the archive text         ours
-    from the unpacked archive, a folder pyarrow      merely reading six columns of the unpacked
-    text, with pyarrow's defaults wc           counting line ends of the unpacked text published
-    the same rules counted in the way of the published S2BMS code, from the unpacked text (only
-    where it is asked
-                 for: at 500,000 rows it takes a minute, and its memory grows with the rows)
+    ours         archive -> k of n, first run
+    again        the same from the compact table that the first run left
+    scan         merely decompressing the archive and counting line ends
+    pandas       the same rules in plain pandas, reading only the needed columns of the archive
+    text         ours from the unpacked archive, a folder
+    pyarrow      merely reading six columns of the unpacked text, with pyarrow's defaults
+    wc           counting line ends of the unpacked text
+    published    the same rules in the way of the published S2BMS code, from the unpacked text (only
+                 where it is asked for: at 500,000 rows it takes a minute)
 
 Ratios are to ours from the same input: from the archive, or from the unpacked text where a
 candidate reads that.

@@ -2,11 +2,9 @@
 How far a dense map is from window by window, by margin and padding of the network, and what they do
 to skill.
 
-    python benchmarks/surroundings.py                    a ResNet-18 per setting on the simulated
-    region: hours on two cores,
-                                                         minutes on a GPU
-    python benchmarks/surroundings.py --thin             the same depth with a quarter of the
-    channels: 20 s of CPU a setting python benchmarks/surroundings.py --only 128,64,replicate
+    python benchmarks/surroundings.py           a ResNet-18 per setting: minutes on a GPU
+    python benchmarks/surroundings.py --thin    a quarter of the channels: 20 s of CPU a setting
+    python benchmarks/surroundings.py --only 128,64,replicate
 
 A held-out site is predicted twice by each network: from the tile it was trained on (``window + 2 *
 margin`` px), as window by window does, and from the same window with 224 px of true surroundings,

@@ -2,9 +2,8 @@
 Training throughput: our fit, through Lightning and from packed tiles, next to a bare PyTorch loop
 with the same model and data.
 
-    python benchmarks/training.py [--size small|full] [--threads N]         # on the CPU python
-    benchmarks/training.py --size full --device cuda --threads 8     # on a GPU: float32 and bf16,
-    and checks
+    python benchmarks/training.py [--size small|full] [--threads N]        # on the CPU
+    python benchmarks/training.py --size full --device cuda --threads 8    # on a GPU
 
 Printed are images per second, their ratio to the bare loop (channels_last, the same network and
 batches, not augmented), the share of an epoch that waits for tiles, and memory. The published step

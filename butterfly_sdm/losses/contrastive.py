@@ -22,9 +22,10 @@ class ContrastiveLoss(nn.Module):
 
     With unit embeddings z, s_ij = z_i . z_j and temperature T::
 
-        positives outside the log:  l_ij = log sum_{k in D(i,j)} exp(s_ik/T) - s_ij/T ;  L =
-        reduce_ij(W_ij l_ij) positives inside the log:   l_i  = log sum_{k in D(i)} exp(s_ik/T) -
-        log sum_j W_ij exp(s_ij/T) ;  L = mean_i l_i
+        positives outside the log:
+            l_ij = log sum_{k in D(i,j)} exp(s_ik/T) - s_ij/T ;  L = reduce_ij(W_ij l_ij)
+        positives inside the log:
+            l_i = log sum_{k in D(i)} exp(s_ik/T) - log sum_j W_ij exp(s_ij/T) ;  L = mean_i l_i
 
     Parameters
     ----------
