@@ -10,7 +10,6 @@ import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.transforms import position_km, split_columns
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
@@ -84,7 +83,7 @@ class GaussianProcess(GroupedInputs):
 
         state, features = self._fit_inputs(dataset, sites)
         position = state["position"]
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         values = np.arcsin(np.sqrt((k + self.offset) / (n + 2 * self.offset)[:, None]))
         spreads = [max(2.0 * float(np.sqrt(part.var(axis=0).sum())), 1e-3) for part in features]
         embedded = "axes" in state

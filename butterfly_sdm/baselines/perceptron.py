@@ -11,7 +11,6 @@ import numpy as np
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.numbers import covariate_table
 from butterfly_sdm.baselines.inputs.transforms import mean_around, position_km
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
@@ -132,7 +131,7 @@ class Perceptron(GroupedInputs):
             state["waves"] = np.concatenate(
                 [directions, random.uniform(0, 2 * np.pi, (1, self.waves))]
             )
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         return state | self._train(self._table(state, features, position), k, n)
 
     def _train(self, table: np.ndarray, k: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:

@@ -167,11 +167,3 @@ def visited(dataset: Dataset, sites: Sequence[str]) -> list[str]:
             f"None of the {len(sites)} sites to learn from has a visit. Choose sites with visits."
         )
     return used
-
-
-def labels(dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return detections k (sites, species) and visits n (sites,) as floats."""
-    rows = dataset.rows(sites)
-    return dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[
-        rows
-    ]

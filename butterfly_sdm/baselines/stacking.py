@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.baselines.saved import labels, visited
+from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
@@ -156,7 +156,7 @@ class Stacking:
             No site has a visit, or there are fewer clusters than folds.
         """
         used = visited(dataset, sites)
-        k, n = labels(dataset, used)
+        k, n = dataset.counts(used)
         if self._given is not None:
             self.weight = np.tile(self._given, (k.shape[1], 1))
         else:

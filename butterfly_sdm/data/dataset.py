@@ -154,9 +154,8 @@ class Dataset:
             row, column = np.argwhere(wrong)[0]
             raise DataError(
                 f"{self.card.species[column]} was detected on {k[row, column]} visits of site "
-                f"{self.sites.index[row]}, "
-                f"which has {self.sites['visits'].iloc[row]}. Detections lie between 0 and the "
-                "visits."
+                f"{self.sites.index[row]}, which has {self.sites['visits'].iloc[row]}. Detections "
+                "lie between 0 and the visits."
             )
         if self.tiles is not None and self.card.tiles is None:
             raise DataError(
@@ -357,8 +356,7 @@ class Dataset:
             return ""
         return (
             f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x "
-            f"{tiles.size_px} "
-            f"pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
+            f"{tiles.size_px} pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
         )
 
     def _repr_html_(self) -> str:

@@ -187,8 +187,7 @@ def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
     position = sites[["easting", "northing"]].to_numpy(dtype=float)
     pairs = KDTree(position).query_pairs(distance_m, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(position),) * 2)
-    cluster_of: np.ndarray = connected_components(links, directed=False)[1]
-    return cluster_of
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def split_by_region(

@@ -101,8 +101,7 @@ def percentile_interval(replicates: np.ndarray, blocks: int, *, level: float = 0
     the plain ones are too narrow by a factor of about sqrt((blocks - 1) / blocks) and more.
     """
     tail = stats.norm.cdf(np.sqrt(blocks / (blocks - 1)) * stats.t.ppf((1 - level) / 2, blocks - 1))
-    ends: np.ndarray = np.quantile(replicates, [tail, 1 - tail], axis=0)
-    return ends
+    return np.asarray(np.quantile(replicates, [tail, 1 - tail], axis=0))
 
 
 def mean_interval(

@@ -16,7 +16,7 @@ import pandas as pd
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.executor import open_executor
-from butterfly_sdm.core.files import atomic_path, write_text
+from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.core.html import table_html
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
@@ -319,8 +319,7 @@ def _comparison_columns(comparison: Comparison) -> dict[str, Any]:
 
 def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "ladder.csv") as temporary:
-        ladder.table.to_csv(temporary, float_format="%.8g")
+    write_table(folder / "ladder.csv", ladder.table, float_format="%.8g")
     write_text(folder / "ladder.md", ladder.to_markdown())
     species = pd.DataFrame(
         {
@@ -330,11 +329,9 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
             for name, scores in ladder.scores.items()
         }
     )
-    with atomic_path(folder / "ladder_species.csv") as temporary:
-        species.to_csv(temporary, float_format="%.8g")
+    write_table(folder / "ladder_species.csv", species, float_format="%.8g")
     for name, table in predictions.items():
-        with atomic_path(folder / f"predictions_{_file_name(name)}.parquet") as temporary:
-            table.to_parquet(temporary)
+        write_table(folder / f"predictions_{_file_name(name)}.parquet", table)
     for name, validation in ladder.cross_validations.items():
         validation.to_parquet(folder / f"out_of_fold_{_file_name(name)}.parquet")
     figures.show_ladder(ladder.table).save(folder / "ladder.png")

@@ -204,5 +204,4 @@ def cross_coverage(
 def _scale(p: np.ndarray, n: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Return (sites, species) the standard deviation expected of rate - p."""
     inner = np.clip(p, FLOOR, 1 - FLOOR)
-    deviation: np.ndarray = np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread))
-    return deviation
+    return np.asarray(np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread)))

@@ -149,8 +149,7 @@ class ContrastiveLoss(nn.Module):
         if self.without_positives == "error" and not bool(count > 0):
             raise DataError(
                 "No pair of the batch has a weight above 0 (or no anchor has a denominator). Use "
-                "larger batches or labels that "
-                "repeat, or without_positives='zero'."
+                "larger batches or labels that repeat, or without_positives='zero'."
             )
         return total / count.clamp(min=1)
 

@@ -209,8 +209,7 @@ class PresenceLoss(nn.Module):
         if logits.shape != detections.shape or visits.shape != logits.shape[:1]:
             raise DataError(
                 f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits "
-                f"{tuple(visits.shape)} do not "
-                "fit: (sites, species) twice, and (sites,)."
+                f"{tuple(visits.shape)} do not fit: (sites, species) twice, and (sites,)."
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, k, n = logits.float(), detections.float(), visits.float()[:, None]

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
 from butterfly_sdm.data.saved_models import load_predictor, read_model, write_model
@@ -138,8 +138,7 @@ class Ensemble:
                 context.progress("fit", done, count)
             self.members = tuple(future.result() for future in fitting)
         if folder is not None:
-            with atomic_path(Path(folder) / "history.csv") as path:
-                self.history.to_csv(path, index=False)
+            write_table(Path(folder) / "history.csv", self.history, index=False)
         return self
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:

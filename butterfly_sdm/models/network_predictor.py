@@ -221,9 +221,8 @@ class NetworkPredictor:
         if moves and small:
             raise ModelError(
                 f"One tile of {net.tile_px} px gives {model.backbone} a single cell per batch; "
-                "batch statistics need two. "
-                f"Raise batch_size (it is {self.fitting.batch_size}) or window_px, or give more "
-                "than one training site."
+                f"batch statistics need two. Raise batch_size (it is {self.fitting.batch_size}) or "
+                "window_px, or give more than one training site."
             )
         if model.weights is not None:
             net.trunk.load_pretrained(model.weights, rule=model.stem, seed=self.seed)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from pydantic import Field, ValidationError
@@ -115,8 +115,7 @@ class PresenceNet(nn.Module):
                     below = value - value % self.stride
                     raise ModelError(
                         f"{name} is {value}; {a.backbone} needs a multiple of its stride, "
-                        f"{self.stride} px: "
-                        f"{below} or {below + self.stride}."
+                        f"{self.stride} px: {below} or {below + self.stride}."
                     )
             self.projection = nn.Linear(self.trunk.channels, a.embedding)
         self.register_buffer("mean", torch.zeros(len(a.bands)))
@@ -194,8 +193,7 @@ class PresenceNet(nn.Module):
         """
         if self.trunk is None:
             raise ModelError("This network was trained without imagery; it has no feature map.")
-        features: Tensor = self.trunk(image)
-        return features
+        return cast(Tensor, self.trunk(image))
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the mean (n, channels) over the cells of the window, the margin left out."""
@@ -281,8 +279,7 @@ class PresenceNet(nn.Module):
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
         # size 1.
-        logits: Tensor = self.classifier(z * z.shape[-1] ** 0.5)
-        return logits
+        return cast(Tensor, self.classifier(z * z.shape[-1] ** 0.5))
 
     def forward(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +72,7 @@ class Trunk(nn.Module):
         height, width).
         """
         features = self.body(image)
-        last: Tensor = features[-1] if isinstance(features, list | tuple) else features
-        return last
+        return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
 
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -231,13 +231,11 @@ class TrunkAndHead(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return (n, features) of images (n, channels, h, w) in [0, 1]."""
-        features: Tensor = self.trunk((images - self.mean) / self.spread)
-        return features
+        return cast(Tensor, self.trunk((images - self.mean) / self.spread))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) logits."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return cast(Tensor, self.head(self.features(images)))
 
 
 def over_images(

@@ -165,8 +165,7 @@ class Landscape:
 
 
 def _unit(field: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = (field - field.mean()) / field.std()
-    return unit
+    return np.asarray((field - field.mean()) / field.std())
 
 
 def _field_maker(rng: np.random.Generator, size_px: int) -> Callable[[float], np.ndarray]:
@@ -195,5 +194,4 @@ def sample(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         np.stack([np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64)]) / _COARSE_PX
         + 4
     )
-    values: np.ndarray = map_coordinates(field, at, order=1, mode="nearest", output=np.float32)
-    return values
+    return np.asarray(map_coordinates(field, at, order=1, mode="nearest", output=np.float32))

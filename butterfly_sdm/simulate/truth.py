@@ -77,8 +77,7 @@ class Probability:
         counts = [
             s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in self.sums
         ]
-        shares: np.ndarray = np.stack(counts, axis=-1) / area[..., None]
-        return shares
+        return np.asarray(np.stack(counts, axis=-1) / area[..., None])
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the probability (..., species) at pixel coordinates x, y."""
@@ -88,5 +87,4 @@ class Probability:
             + (self.shares(x, y) - _USUAL_SHARE) @ self.weights.T
             + warmth[..., None] * self.warm
         )
-        probability: np.ndarray = 1 / (1 + np.exp(-logit))
-        return probability
+        return np.asarray(1 / (1 + np.exp(-logit)))

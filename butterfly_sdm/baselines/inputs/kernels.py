@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -94,8 +94,7 @@ class SharedKernel(nn.Module):
     def variance(self, visits: Tensor) -> Tensor:
         """Return the variance of the noise at sites with so many visits."""
         nugget, sampling = self.noise.exp()
-        variance: Tensor = nugget + sampling / visits
-        return variance
+        return cast(Tensor, nugget + sampling / visits)
 
     @torch.no_grad()
     def covariance(

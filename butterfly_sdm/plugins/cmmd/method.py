@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -278,8 +278,7 @@ def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch)
     label, row = batch["label"].repeat(views), batch["row"].repeat(views)
     attracted = torch.maximum(same_class(label), same_class(row))
     criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-    loss: Tensor = criterion(unit(model.features(seen)), attracted)
-    return loss
+    return cast(Tensor, criterion(unit(model.features(seen)), attracted))
 
 
 def _head_loss(model: TrunkAndHead, batch: Batch) -> Tensor:

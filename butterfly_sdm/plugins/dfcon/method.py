@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -293,8 +293,7 @@ def _contrast(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
     images = torch.cat([_view(config, batch["image"]) for _ in range(config.views)])
     z = unit(model.projection(model.features(images)))
     criterion = ContrastiveLoss(config.temperature)
-    loss: Tensor = criterion(z, same_class(batch["label"].repeat(config.views)))
-    return loss
+    return cast(Tensor, criterion(z, same_class(batch["label"].repeat(config.views))))
 
 
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:

@@ -14,8 +14,7 @@ def soft_vote(scores: np.ndarray) -> np.ndarray:
     scores
         (members, n) probabilities of real.
     """
-    mean: np.ndarray = np.mean(scores, axis=0, dtype=float)
-    return mean
+    return np.asarray(np.mean(scores, axis=0, dtype=float))
 
 
 def hard_vote(scores: np.ndarray) -> np.ndarray:

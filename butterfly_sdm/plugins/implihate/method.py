@@ -313,8 +313,7 @@ def _contrast(
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
     )
-    loss: Tensor = criterion(z, weights, references, exclude=exclude)
-    return loss
+    return cast(Tensor, criterion(z, weights, references, exclude=exclude))
 
 
 def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, float]:

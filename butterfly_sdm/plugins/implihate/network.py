@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -151,5 +151,4 @@ class VideoNet(nn.Module):
         else:
             joined = [encoded[key] for key in self.modalities]
         joined += [encoded[key] for key in ("caption", "affect") if key in encoded]
-        logits: Tensor = self.classifier(torch.cat(joined, dim=1))
-        return logits
+        return cast(Tensor, self.classifier(torch.cat(joined, dim=1)))

@@ -369,8 +369,7 @@ def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Ten
         weights = same_class(batch["row"].repeat(2))
     else:
         weights = jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
-    loss: Tensor = ContrastiveLoss(config.temperature)(z, weights)
-    return loss
+    return cast(Tensor, ContrastiveLoss(config.temperature)(z, weights))
 
 
 def _tuning(
