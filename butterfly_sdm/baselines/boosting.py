@@ -3,8 +3,6 @@ Gradient-boosted trees, one model per species, on covariates, position and band 
 site.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -3,8 +3,6 @@ Generalised linear model: binomial regression of detections on the numbers of a 
 penalty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

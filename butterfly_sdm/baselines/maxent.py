@@ -1,7 +1,5 @@
 """MaxEnt for presence-only data, through elapid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

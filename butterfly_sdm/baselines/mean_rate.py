@@ -3,8 +3,6 @@ Predict every site by the mean detection rates of the training sites, over all o
 square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal

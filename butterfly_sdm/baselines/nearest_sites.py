@@ -1,7 +1,5 @@
 """Predict a site by the detection rates of the nearest training sites, without any image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,8 +1,6 @@
 """Small networks on covariates and position, all species at once, averaged over first values."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -70,24 +68,17 @@ class Perceptron(GroupedInputs):
     seed: int = 0
     kind: ClassVar[str] = "perceptron"
     needed: ClassVar[str] = "features position place_scale w0 w1 w2 b2"
+    least: ClassVar[Mapping[str, float]] = dict.fromkeys(
+        ("components", "networks", "width", "epochs"), 1
+    ) | dict.fromkeys(
+        ("dropout", "input_dropout", "surroundings_km", "waves", "dispersion", "regulariser"), 0
+    )
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("components", 1, np.inf),
-            ("networks", 1, np.inf),
-            ("width", 1, np.inf),
-            ("epochs", 1, np.inf),
-            ("dropout", 0, 0.99),
-            ("input_dropout", 0, 0.99),
-            ("surroundings_km", 0, np.inf),
-            ("waves", 0, np.inf),
-            ("dispersion", 0, np.inf),
-            ("regulariser", 0, np.inf),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ModelError(
-                    f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}."
-                )
+        super().__post_init__()
+        for name in ("dropout", "input_dropout"):
+            if not getattr(self, name) <= 0.99:
+                raise ModelError(f"{name} = {getattr(self, name)}; it has to be at most 0.99.")
 
     def _table(
         self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray

@@ -1,7 +1,5 @@
 """A linear probe: logistic regression on frozen embeddings of sites, from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@ Random convolutional features of the tiles (MOSAIKS) under a logistic regression
 without training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,8 +1,6 @@
 """Keep a fitted baseline in a folder: ``model.json`` and an array file, never a pickle."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,10 +35,16 @@ class ArrayPredictor:
 
     kind: ClassVar[str]
     needed: ClassVar[str] = ""  # names of the arrays without which it cannot predict
+    least: ClassVar[Mapping[str, float]] = {}  # of hyper-parameters
     species: tuple[str, ...] = ()
     state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
     _sees: Sees | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in self.least.items():
+            if not getattr(self, name) >= least:
+                raise ModelError(f"{name} = {getattr(self, name)}; it has to be at least {least}.")
 
     @property
     def sees(self) -> Sees:

@@ -1,7 +1,5 @@
 """Combine predictors by weights learned from predictions of sites that no member had seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self

@@ -1,7 +1,5 @@
 """Extremely randomised trees on covariates, position and band statistics of a site."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -5,14 +5,12 @@ memory.
 Only ``data_prep`` writes a data set; everything else reads it through :class:`Dataset`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import geopandas as gpd
 import numpy as np
@@ -300,7 +298,7 @@ class Dataset:
         return tuple(self.sites.index[self.sites["tile_row"] >= 0])
 
     @classmethod
-    def open(cls, folder: str | Path) -> Dataset:
+    def open(cls, folder: str | Path) -> Self:
         """
         Open a data set folder; tiles stay on disk until they are used.
 

@@ -6,8 +6,6 @@ the ground that tiles show: two tiles 2.8 km apart share a corner when their cen
 along both axes, whatever the split was made by.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
 

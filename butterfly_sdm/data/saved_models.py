@@ -1,7 +1,5 @@
 """Predictors in folders: what each kind is called, how it is written and read, never a pickle."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path

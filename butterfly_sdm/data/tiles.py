@@ -7,8 +7,6 @@ work. One thread reads ahead: worker processes would spend more on handing batch
 costs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat

@@ -1,7 +1,5 @@
 """Where a model may be trusted: how unlike its training sites a place is (Meyer & Pebesma 2021)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self

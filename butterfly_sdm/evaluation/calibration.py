@@ -3,12 +3,10 @@ Is a predicted 0.3 detected on 30 % of visits? Reliability, its decomposition, a
 species.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -156,7 +154,7 @@ class Recalibration:
         )
 
     @classmethod
-    def from_json(cls, path: Path) -> Recalibration:
+    def from_json(cls, path: Path) -> Self:
         """
         Read what :meth:`to_json` wrote.
 

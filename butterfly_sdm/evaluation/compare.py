@@ -1,7 +1,5 @@
 """Cross-validate any predictor on spatial folds, and compare two by a paired block bootstrap."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor

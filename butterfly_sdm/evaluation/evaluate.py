@@ -1,7 +1,5 @@
 """Score a run beside the baselines, on sites it has not seen."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

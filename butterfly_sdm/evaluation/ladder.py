@@ -3,8 +3,6 @@ A ladder of predictors: each on the official split and in spatial cross-validati
 with intervals.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor

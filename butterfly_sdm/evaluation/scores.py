@@ -3,8 +3,6 @@ Score the predictions of a set of sites against their detections: over the whole
 per site, per block.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How many of the k most frequent species of a site are among the k predicted highest."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from butterfly_sdm.errors import DataError

@@ -1,10 +1,8 @@
 """Conformal intervals for detection rates: a promise on how often they hold, whatever the model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -80,7 +78,7 @@ class Conformal:
         )
 
     @classmethod
-    def from_json(cls, path: Path) -> Conformal:
+    def from_json(cls, path: Path) -> Self:
         """
         Read what :meth:`to_json` wrote.
 

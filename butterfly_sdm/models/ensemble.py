@@ -1,7 +1,5 @@
 """Several predictors as one: their mean, and how far they disagree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
@@ -131,7 +129,7 @@ class Ensemble:
             # Neither a listener nor the executor can follow into another process.
             there = [replace(part, progress=silent, executor=None) for part in own]
             fitting = [
-                executor.submit(_fitted, member, dataset, list(sites), part)
+                executor.submit(member.fit, dataset, list(sites), context=part)
                 for member, part in zip(self.members, there, strict=True)
             ]
             for done, _ in enumerate(as_completed(fitting), start=1):
@@ -248,12 +246,6 @@ class Ensemble:
                     "have no mean."
                 )
         return cls(members)
-
-
-def _fitted(
-    member: Predictor, dataset: Dataset, sites: Sequence[str], context: FitContext
-) -> Predictor:
-    return member.fit(dataset, sites, context=context)
 
 
 def _shifted(progress: Progress, place: int, members: int) -> Progress:

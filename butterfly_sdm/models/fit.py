@@ -1,7 +1,5 @@
 """Fit a network through Lightning: batches, losses, schedule, journal of epochs, checkpoints."""
 
-from __future__ import annotations
-
 import logging
 import math
 import signal

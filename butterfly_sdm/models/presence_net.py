@@ -2,8 +2,6 @@
 The network: trunk, pooling that leaves the surroundings out, projection head and species head.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any, Self, cast
@@ -118,12 +116,9 @@ class PresenceNet(nn.Module):
                         f"{self.stride} px: {below} or {below + self.stride}."
                     )
             self.projection = nn.Linear(self.trunk.channels, a.embedding)
-        self.register_buffer("mean", torch.zeros(len(a.bands)))
-        self.register_buffer("std", torch.ones(len(a.bands)))
-        self.register_buffer("covariate_mean", torch.zeros(a.covariates))
-        self.register_buffer("covariate_std", torch.ones(a.covariates))
-        self.register_buffer("position_mean", torch.zeros(2))
-        self.register_buffer("position_std", torch.ones(2))
+        for what, length in (("", len(a.bands)), ("covariate_", a.covariates), ("position_", 2)):
+            self.register_buffer(f"{what}mean", torch.zeros(length))
+            self.register_buffer(f"{what}std", torch.ones(length))
 
         self.branches = nn.ModuleDict()
         if a.bands:
@@ -342,7 +337,7 @@ class PresenceNet(nn.Module):
             self.stem.weight.requires_grad_(True)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> PresenceNet:
+    def train(self, mode: bool = True) -> Self:
         """
         Switch training on or off; a frozen trunk stays in evaluation, so that its batch statistics
         do not move.

@@ -1,7 +1,5 @@
 """Search hyper-parameters of a network with Optuna; a search that was interrupted continues."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Train a plugin into a run folder, measure it there and predict from it."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -7,8 +7,6 @@ that was interrupted and continued gives the same weights as training that was n
 one safetensors file, never a pickle.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json

@@ -103,19 +103,9 @@ class Landscape:
             _unit(gaussian_filter(noise, 0.8, mode="wrap")) * 0.8
             + _unit(gaussian_filter(noise, 3, mode="wrap")) * 0.6
         )
-        return cls(
-            seed,
-            size_px,
-            habitat,
-            shade,
-            hedged,
-            seeds.astype(np.float32),
-            river,
-            warmth,
-            metres,
-            town,
-            texture.astype(np.float32),
-        )
+        places, texture = seeds.astype(np.float32), texture.astype(np.float32)
+        fields = (river, warmth, metres, town, texture)
+        return cls(seed, size_px, habitat, shade, hedged, places, *fields)
 
     def strip(self, top: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Return habitat (height, width) and reflectance (bands, height, width) of some rows."""

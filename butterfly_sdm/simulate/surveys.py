@@ -1,7 +1,5 @@
 """Simulated surveys: where people walk, what they see, and the archive their records end in."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The true probability of detecting each species: what no model can know better."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from butterfly_sdm.simulate.landscape import HABITATS, Landscape, sample

@@ -1,7 +1,5 @@
 """Turn position and covariates into groups of comparable numbers, one group per kernel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -2,8 +2,6 @@
 A report on runs as one HTML page that needs no network, with the same content as Markdown and CSV.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a report says first: findings in plain words."""
 
-from __future__ import annotations
-
 from butterfly_sdm.evaluation.report.findings import Findings
 
 

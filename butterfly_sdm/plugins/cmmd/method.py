@@ -3,8 +3,6 @@
 .. [1] arXiv 2502.00052 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -5,8 +5,6 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 .. [1] DFCon. arXiv 2501.16704 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """How an ensemble of real/fake classifiers decides."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

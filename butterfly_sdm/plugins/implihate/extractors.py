@@ -1,7 +1,5 @@
 """Turn the media of a video - transcript, sound, frames - into feature vectors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +20,9 @@ class Extractor(Protocol):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Endings of the files it reads; ``/`` stands for a folder."""
-        ...
 
     def extract(self, path: Path) -> Mapping[str, np.ndarray]:
         """Return features by key: image, text, audio, caption, emotion or sentiment."""
-        ...
 
 
 class Sentiment:

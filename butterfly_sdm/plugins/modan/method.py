@@ -5,8 +5,6 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 .. [1] ModAn-MulSupCon. arXiv 2508.18613 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass

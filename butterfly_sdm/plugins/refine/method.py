@@ -5,8 +5,6 @@ measures [1]_.
 .. [1] REFINE: Inversion-free backdoor defense via model reprogramming. ICLR 2025, arXiv 2502.18508.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,11 +1,9 @@
 """The suspicious classifier, kept as it is, behind a network that rewrites its input."""
 
-from __future__ import annotations
-
 import importlib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -108,7 +106,7 @@ class FixedClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("spread", torch.tensor(spread).reshape(1, -1, 1, 1))
 
-    def train(self, mode: bool = True) -> FixedClassifier:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""
         self.training = False
         return self
