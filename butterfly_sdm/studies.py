@@ -161,18 +161,12 @@ def compare_change(
     data = dataset_for(plain, dataset, progress)
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
     folds = _folds(data, plain)
-    both = {"changed": changed, "as it is": plain}
-    tables = _out_of_fold(
-        [
-            settings.model_copy(update={"seed": seed})
-            for seed in range(plain.seed, plain.seed + seeds)
-            for settings in both.values()
-        ],
-        data,
-        folds,
-        folder / "out_of_fold",
-        progress,
-    )
+    experiments = [
+        settings.model_copy(update={"seed": plain.seed + place})
+        for place in range(seeds)
+        for settings in (changed, plain)
+    ]
+    tables = _out_of_fold(experiments, data, folds, folder / "out_of_fold", progress)
     pairs = {
         f"seed {plain.seed + place}": (tables[2 * place], tables[2 * place + 1])
         for place in range(seeds)

@@ -59,10 +59,6 @@ class GaussianProcess(GroupedInputs):
            data. Biometrika 35, 246-254.
     """
 
-    groups: str = ""
-    embedding: str = ""
-    components: int = 40
-    density_km: str = ""
     steps: int = 35
     inflation: float = 1.5
     offset: float = 0.1

@@ -101,15 +101,9 @@ def reliability(
             "cells": np.bincount(bin_of),
         }
     )
-    return Reliability(
-        curve=curve,
-        calibration_error=float(weight @ np.abs(predicted - observed)),
-        brier=brier,
-        reliability=off,
-        resolution=resolution,
-        uncertainty=uncertainty,
-        within_bins=brier - (off - resolution + uncertainty),
-    )
+    error = float(weight @ np.abs(predicted - observed))
+    within = brier - (off - resolution + uncertainty)
+    return Reliability(curve, error, brier, off, resolution, uncertainty, within)
 
 
 @dataclass(frozen=True)

@@ -319,14 +319,8 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "ladder.csv", ladder.table, float_format="%.8g")
     write_text(folder / "ladder.md", ladder.to_markdown())
-    species = pd.DataFrame(
-        {
-            name: (
-                ladder.cross_validations[name].scores if ladder.cross_validations else scores
-            ).per_species["mse"]
-            for name, scores in ladder.scores.items()
-        }
-    )
+    scored = {name: one.scores for name, one in ladder.cross_validations.items()} or ladder.scores
+    species = pd.DataFrame({name: scores.per_species["mse"] for name, scores in scored.items()})
     write_table(folder / "ladder_species.csv", species, float_format="%.8g")
     for name, table in predictions.items():
         write_table(folder / f"predictions_{_file_name(name)}.parquet", table)

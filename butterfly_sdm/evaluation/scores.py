@@ -348,15 +348,8 @@ def _per_species(
         limit = (
             max_skill_threshold(detected, p) if thresholds is None else float(thresholds[species])
         )
-        rankings.append(
-            (
-                auc(detected, p),
-                average_precision(detected, p),
-                limit,
-                true_skill(detected, p, limit),
-                boyce_index(p[detected], p),
-            )
-        )
+        skill = (limit, true_skill(detected, p, limit), boyce_index(p[detected], p))
+        rankings.append((auc(detected, p), average_precision(detected, p), *skill))
     return table.assign(
         **dict(
             zip(

@@ -71,11 +71,8 @@ class Conformal:
 
     def to_json(self, path: Path) -> None:
         """Write level, quantiles and spreads."""
-        write_json(
-            path,
-            {"format": "butterfly_sdm conformal", "level": self.level}
-            | {"quantile": self.quantile.to_dict(), "spread": self.spread.to_dict()},
-        )
+        series = {name: getattr(self, name).to_dict() for name in ("quantile", "spread")}
+        write_json(path, {"format": "butterfly_sdm conformal", "level": self.level} | series)
 
     @classmethod
     def from_json(cls, path: Path) -> Self:

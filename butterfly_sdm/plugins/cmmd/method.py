@@ -192,15 +192,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         first = Stage("representation", batches, loss, sgd, config.epochs, trains, measure=measure)
         if not contrastive:
             return [first]
-        head = frozen_head(
-            "classifier",
-            lambda model: _embeddings(model, data.images, labelled),
-            data.label[labelled],
-            config.batch_size,
-            _head_loss,
-            rate=config.head_learning_rate,
-            epochs=config.head_epochs,
-        )
+        known, embed = data.label[labelled], partial(_embeddings, images=data.images, rows=labelled)
+        head = frozen_head("classifier", embed, known, _head_loss, config)
         return [first, head]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:

@@ -217,16 +217,10 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
                 logits, batch["label"], weight=weight.to(logits.device)
             )
 
-        head = frozen_head(
-            "head",
-            lambda model: over_images(model.features, data.images, rows, device_of(model)),
-            label,
-            config.batch_size,
-            head_loss,
-            rate=config.head_learning_rate,
-            epochs=config.head_epochs,
-            **choose,
-        )
+        def extract(model: FaceNet) -> Tensor:
+            return over_images(model.features, data.images, rows, device_of(model))
+
+        head = frozen_head("head", extract, label, head_loss, config, **choose)
         return [Stage("representation", batches, loss, adamw, epochs, trains, rate=rate), head]
 
     def evaluate(self, config: DfconConfig, data: LabelledImages, run: PluginRun) -> Report:

@@ -125,7 +125,8 @@ class LogMel:
         samples = np.asarray(samples, dtype=np.float64)
         samples = samples.mean(axis=1) if samples.ndim == 2 else samples
         window = max(16, int(0.025 * rate))
-        nfft = _power_of_two(window)
+        # Twice the window at least, so that no low band falls between two frequencies.
+        nfft = int(2 ** (np.ceil(np.log2(window)) + 1))
         if len(samples) < window * 2:
             raise DataError(
                 f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
@@ -250,11 +251,6 @@ def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
     rising = (frequency - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
     falling = (corner[2:, None] - frequency) / (corner[2:] - corner[1:-1])[:, None]
     return np.clip(np.minimum(rising, falling), 0, None)
-
-
-def _power_of_two(value: int) -> int:
-    # Twice the window at least, so that no low band falls between two frequencies.
-    return int(2 ** (np.ceil(np.log2(value)) + 1))
 
 
 def _text(path: Path) -> str:

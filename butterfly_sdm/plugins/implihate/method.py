@@ -141,19 +141,11 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
-        choose: dict[str, Any] = {}
+        choose: dict[str, Any] = {"start": None if chosen else standardise}
         if len(set(data.label[held_out])) > 1:
-            choose = {"measure": measure, "select": "validation_macro_f1"}
-        last = Stage(
-            "classifier",
-            batches,
-            classify,
-            fast,
-            config.classifier_epochs,
-            moved,
-            start=None if chosen else standardise,
-            **choose,
-        )
+            choose |= {"measure": measure, "select": "validation_macro_f1"}
+        epochs = config.classifier_epochs
+        last = Stage("classifier", batches, classify, fast, epochs, moved, **choose)
         return [*chosen, last]
 
     def evaluate(self, config: ImplihateConfig, data: VideoData, run: PluginRun) -> Report:

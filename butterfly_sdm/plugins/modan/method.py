@@ -393,20 +393,15 @@ def _tuning(
         probability = class_probabilities(model.get_submodule(name), task.images, held_out)
         return {"validation_auc": classification_scores(task.label[held_out], probability)["auc"]}
 
-    choose: dict[str, Any] = {}
+    def rate(epoch: int) -> float:
+        return 0.1 ** (epoch // config.tune_step)
+
+    choose: dict[str, Any] = {"start": start}
     if len(held_out):
-        choose = {"measure": measure, "select": "validation_auc"}
-    return Stage(
-        "fine_tuning",
-        batches,
-        loss,
-        partial(torch.optim.Adam, lr=config.tune_learning_rate),
-        config.tune_epochs,
-        (f"{prefix}trunk", f"{prefix}head"),
-        rate=lambda epoch: 0.1 ** (epoch // config.tune_step),
-        start=start,
-        **choose,
-    )
+        choose |= {"measure": measure, "select": "validation_auc"}
+    adam = partial(torch.optim.Adam, lr=config.tune_learning_rate)
+    trains = (f"{prefix}trunk", f"{prefix}head")
+    return Stage("fine_tuning", batches, loss, adam, config.tune_epochs, trains, rate, **choose)
 
 
 def _validation(config: ModanConfig, task: Task, train: np.ndarray) -> np.ndarray:
