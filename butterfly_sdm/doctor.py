@@ -4,9 +4,9 @@ import os
 import platform
 import shutil
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from butterfly_sdm.core.cards import software_versions
 from butterfly_sdm.errors import how_to_install
 
 EXTRAS = {
@@ -33,7 +33,7 @@ def examine() -> dict[str, object]:
         Memory and disk in GiB as text; an extra is "installed" or the command that installs it.
     """
     found: dict[str, object] = {
-        "butterfly-sdm": version("butterfly-sdm"),
+        **software_versions(["butterfly-sdm"]),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "cores": os.cpu_count() or 1,
         "memory": _memory(),
@@ -41,11 +41,8 @@ def examine() -> dict[str, object]:
         "gpu": _gpu(),
         "British grid (OSTN15)": _ostn15(),
     }
-    for name in ("torch", "rasterio", "geopandas", "lightning"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing: install the package again"
+    needed = ("torch", "rasterio", "geopandas", "lightning")
+    found |= software_versions(needed, absent="missing: install the package again")
     for extra, module in EXTRAS.items():
         present = find_spec(module) is not None
         found[f"extra [{extra}]"] = "installed" if present else how_to_install(extra)

@@ -8,14 +8,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
-from butterfly_sdm.core.cards import check_version, sealed
+from butterfly_sdm.core.cards import check_version, sealed, software_versions
 from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import exclusive
@@ -154,9 +153,7 @@ def finish_run(partial: Path, folder: Path, data: Dataset, config: Config, key: 
         if data.folder
         else None,
         "dataset_fingerprint": data.fingerprint,
-        "software": {
-            name: version(name) for name in ("butterfly-sdm", "torch", "numpy", "scikit-learn")
-        },
+        "software": software_versions(("butterfly-sdm", "torch", "numpy", "scikit-learn")),
         "files": {
             path.relative_to(partial).as_posix(): sha256(path)
             for path in sorted(partial.rglob("*"))

@@ -6,8 +6,6 @@ As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and wr
 page.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +19,7 @@ from butterfly_sdm import figures
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.executor import open_executor
-from butterfly_sdm.core.files import atomic_path, write_text
+from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import Embedding, FitContext
@@ -163,18 +161,12 @@ def compare_change(
     data = dataset_for(plain, dataset, progress)
     folder = Path(out) if out is not None else out_folder(plain) / "comparison"
     folds = _folds(data, plain)
-    both = {"changed": changed, "as it is": plain}
-    tables = _out_of_fold(
-        [
-            settings.model_copy(update={"seed": seed})
-            for seed in range(plain.seed, plain.seed + seeds)
-            for settings in both.values()
-        ],
-        data,
-        folds,
-        folder / "out_of_fold",
-        progress,
-    )
+    experiments = [
+        settings.model_copy(update={"seed": plain.seed + place})
+        for place in range(seeds)
+        for settings in (changed, plain)
+    ]
+    tables = _out_of_fold(experiments, data, folds, folder / "out_of_fold", progress)
     pairs = {
         f"seed {plain.seed + place}": (tables[2 * place], tables[2 * place + 1])
         for place in range(seeds)
@@ -188,8 +180,7 @@ def compare_change(
     table = pd.DataFrame.from_dict(
         {name: _ablation_row(result) for name, result in comparisons.items()}, orient="index"
     ).rename_axis("seeds")
-    with atomic_path(folder / "comparison.csv") as temporary:
-        table.to_csv(temporary)
+    write_table(folder / "comparison.csv", table)
     figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
     return Ablation(table, comparisons, tuple(change), folder)
 
@@ -270,8 +261,7 @@ def _fit_fold(data: Dataset, folder: Path, job: tuple[Config, Split]) -> pd.Data
         predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
         predictor.fit(data, scorable_sites(data, fold.train, [predictor]))
         table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
-        with atomic_path(path) as temporary:
-            table.to_parquet(temporary)
+        write_table(path, table)
     return pd.read_parquet(path)
 
 

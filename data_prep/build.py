@@ -11,7 +11,6 @@ import logging
 import shutil
 import tempfile
 from concurrent.futures import Executor
-from importlib.metadata import version
 from pathlib import Path
 
 import geopandas as gpd
@@ -19,7 +18,7 @@ import pandas as pd
 import rasterio
 from pydantic import ValidationError
 
-from butterfly_sdm.core.cards import fingerprint, sealed
+from butterfly_sdm.core.cards import fingerprint, sealed, software_versions
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
@@ -267,7 +266,7 @@ def _split(
 
 def _software() -> dict[str, str]:
     names = ("butterfly-sdm", "numpy", "pandas", "geopandas", "pyarrow", "pyproj", "rasterio")
-    return {name: version(name) for name in names} | {"gdal": rasterio.__gdal_version__}
+    return software_versions(names) | {"gdal": rasterio.__gdal_version__}
 
 
 def _write(partial: Path, dataset: Dataset) -> None:

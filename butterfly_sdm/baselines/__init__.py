@@ -1,6 +1,6 @@
 """Honest baselines: predictors that any image model has to beat."""
 
-from typing import Any
+from typing import Any, cast
 
 from butterfly_sdm.data.predictor import Predictor
 
@@ -31,8 +31,7 @@ def make_baseline(kind: str, **options: Any) -> Predictor:
 
     cls = PREDICTORS.load(kind)
     try:
-        predictor: Predictor = cls(**options)
-        return predictor
+        return cast(Predictor, cls(**options))
     except TypeError as error:
         raise ModelError(
             f"The baseline {kind!r} cannot be made with {options}: {error}."

@@ -3,8 +3,6 @@ Gradient-boosted trees, one model per species, on covariates, position and band 
 site.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +11,6 @@ import numpy as np
 
 from butterfly_sdm.baselines.inputs.leaves import leaves
 from butterfly_sdm.baselines.inputs.table import TablePredictor
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 
 
@@ -67,7 +64,7 @@ class Boosting(TablePredictor):
 
         table = self._numbers(dataset, sites)
         values = table.to_numpy(dtype=np.float64)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         weight = n**self.visits_power
         twice, outcome = np.vstack([values, values]), np.repeat([1, 0], len(values))
         base, trees = np.zeros(k.shape[1]), []

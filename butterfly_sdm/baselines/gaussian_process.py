@@ -1,8 +1,6 @@
 """A Gaussian process over position and covariates, whose kernel all species share."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +8,7 @@ import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.transforms import position_km, split_columns
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import ModelError
 
 CHUNK_ROWS = 2048
 # towards slopes 1 and 0, in units of the mean species' variance
@@ -63,20 +59,17 @@ class GaussianProcess(GroupedInputs):
            data. Biometrika 35, 246-254.
     """
 
-    groups: str = ""
-    embedding: str = ""
-    components: int = 40
-    density_km: str = ""
     steps: int = 35
     inflation: float = 1.5
     offset: float = 0.1
     kind: ClassVar[str] = "gaussian_process"
     needed: ClassVar[str] = "features position coefficients mean calibration sizes"
+    least: ClassVar[Mapping[str, float]] = {"components": 1} | dict.fromkeys(
+        ("steps", "inflation", "offset"), 0
+    )
 
     def __post_init__(self) -> None:
-        for name, least in (("components", 1), ("steps", 0), ("inflation", 0), ("offset", 0)):
-            if getattr(self, name) < least:
-                raise ModelError(f"{name} = {getattr(self, name)}; it has to be at least {least}.")
+        super().__post_init__()
         _ = self.radii_km  # a wrong one shall be known before the work
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
@@ -84,7 +77,7 @@ class GaussianProcess(GroupedInputs):
 
         state, features = self._fit_inputs(dataset, sites)
         position = state["position"]
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         values = np.arcsin(np.sqrt((k + self.offset) / (n + 2 * self.offset)[:, None]))
         spreads = [max(2.0 * float(np.sqrt(part.var(axis=0).sum())), 1e-3) for part in features]
         embedded = "axes" in state

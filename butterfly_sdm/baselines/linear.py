@@ -3,8 +3,6 @@ Generalised linear model: binomial regression of detections on the numbers of a 
 penalty.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,7 +11,6 @@ import numpy as np
 from scipy.special import expit, logit
 
 from butterfly_sdm.baselines.inputs.table import TablePredictor
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 
@@ -66,7 +63,7 @@ class Linear(TablePredictor):
         state = {"mean": mean, "deviation": deviation}
         scaled = np.nan_to_num((values - mean) / deviation)
         state["square_mean"], state["square_deviation"] = mean_and_deviation(scaled**2)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         slopes, intercept = fit_logistic(
             self._design(values, state), k / n[:, None], n**self.visits_power, self.penalty
         )

@@ -1,7 +1,5 @@
 """MaxEnt for presence-only data, through elapid."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +7,6 @@ from typing import Any, ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.table import TablePredictor
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, how_to_install
 
@@ -60,7 +57,7 @@ class MaxEnt(TablePredictor):
         table = self._numbers(dataset, sites)
         median = table.median().fillna(0.0)
         values = table.fillna(median).to_numpy(dtype=float)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         # Everything elapid learns beside the slopes comes from the range of the background, which
         # holds the presences too.
         state = {"background": values, "median": median.to_numpy(dtype=float)}

@@ -3,8 +3,6 @@ Predict every site by the mean detection rates of the training sites, over all o
 square.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -12,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.numbers import positions
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 
@@ -34,7 +32,7 @@ class MeanRate(ArrayPredictor):
     needed: ClassVar[str] = "rate"
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         rate = (k / n[:, None]).mean(axis=0) if self.weights == "sites" else k.sum(axis=0) / n.sum()
         return {"rate": rate}
 
@@ -72,7 +70,7 @@ class RegionalRate(ArrayPredictor):
         return np.floor(position / self.size_m).astype(np.int64)  # (sites, 2)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         rates = k / n[:, None]
         rate = rates.mean(axis=0)
         squares, square_of = np.unique(self._squares(dataset, sites), axis=0, return_inverse=True)

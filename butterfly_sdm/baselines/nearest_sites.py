@@ -1,7 +1,5 @@
 """Predict a site by the detection rates of the nearest training sites, without any image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.numbers import positions
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
@@ -53,7 +51,7 @@ class NearestSites(ArrayPredictor):
         return Sees.of(dataset, position=True)
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         position = positions(dataset, sites)
         return {"position": position, "rates": k / n[:, None], "visits": n}
 

@@ -1,8 +1,6 @@
 """Small networks on covariates and position, all species at once, averaged over first values."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,7 +9,6 @@ import numpy as np
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.numbers import covariate_table
 from butterfly_sdm.baselines.inputs.transforms import mean_around, position_km
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ModelError
 
@@ -71,24 +68,17 @@ class Perceptron(GroupedInputs):
     seed: int = 0
     kind: ClassVar[str] = "perceptron"
     needed: ClassVar[str] = "features position place_scale w0 w1 w2 b2"
+    least: ClassVar[Mapping[str, float]] = dict.fromkeys(
+        ("components", "networks", "width", "epochs"), 1
+    ) | dict.fromkeys(
+        ("dropout", "input_dropout", "surroundings_km", "waves", "dispersion", "regulariser"), 0
+    )
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("components", 1, np.inf),
-            ("networks", 1, np.inf),
-            ("width", 1, np.inf),
-            ("epochs", 1, np.inf),
-            ("dropout", 0, 0.99),
-            ("input_dropout", 0, 0.99),
-            ("surroundings_km", 0, np.inf),
-            ("waves", 0, np.inf),
-            ("dispersion", 0, np.inf),
-            ("regulariser", 0, np.inf),
-        ):
-            if not least <= getattr(self, name) <= most:
-                raise ModelError(
-                    f"{name} = {getattr(self, name)}; it has to lie between {least} and {most}."
-                )
+        super().__post_init__()
+        for name in ("dropout", "input_dropout"):
+            if not getattr(self, name) <= 0.99:
+                raise ModelError(f"{name} = {getattr(self, name)}; it has to be at most 0.99.")
 
     def _table(
         self, state: dict[str, np.ndarray], features: list[np.ndarray], position: np.ndarray
@@ -132,7 +122,7 @@ class Perceptron(GroupedInputs):
             state["waves"] = np.concatenate(
                 [directions, random.uniform(0, 2 * np.pi, (1, self.waves))]
             )
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         return state | self._train(self._table(state, features, position), k, n)
 
     def _train(self, table: np.ndarray, k: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:

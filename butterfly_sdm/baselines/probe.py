@@ -1,7 +1,5 @@
 """A linear probe: logistic regression on frozen embeddings of sites, from a file."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ import pandas as pd
 from scipy.special import expit
 
 from butterfly_sdm.baselines.linear import fit_logistic, mean_and_deviation
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, MissingFileError
 
@@ -61,7 +59,7 @@ class Probe(ArrayPredictor):
             else np.eye(values.shape[1])
         )
         _, deviation = mean_and_deviation((values - mean) @ axes)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         # One scale for all axes: the leading ones of an embedding say most.
         deviation = np.full_like(deviation, np.sqrt((deviation**2).mean()))
         design = (values - mean) @ axes / deviation

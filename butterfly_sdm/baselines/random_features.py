@@ -3,8 +3,6 @@ Random convolutional features of the tiles (MOSAIKS) under a logistic regression
 without training.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +12,7 @@ from scipy.special import expit
 
 from butterfly_sdm.baselines.inputs.numbers import seen_tiles
 from butterfly_sdm.baselines.linear import fit_logistic, mean_and_deviation
-from butterfly_sdm.baselines.saved import ArrayPredictor, labels
+from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
@@ -97,7 +95,7 @@ class RandomFeatures(ArrayPredictor):
         }
         described = self._describe(dataset, sites, state)
         state["mean"], state["deviation"] = mean_and_deviation(described)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         design = np.clip((described - state["mean"]) / state["deviation"], -3, 3)
         state["slopes"], state["intercept"] = fit_logistic(
             design, k / n[:, None], n**self.visits_power, self.penalty

@@ -1,8 +1,6 @@
 """Keep a fitted baseline in a folder: ``model.json`` and an array file, never a pickle."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -37,10 +35,16 @@ class ArrayPredictor:
 
     kind: ClassVar[str]
     needed: ClassVar[str] = ""  # names of the arrays without which it cannot predict
+    least: ClassVar[Mapping[str, float]] = {}  # of hyper-parameters
     species: tuple[str, ...] = ()
     state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
     _sees: Sees | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in self.least.items():
+            if not getattr(self, name) >= least:
+                raise ModelError(f"{name} = {getattr(self, name)}; it has to be at least {least}.")
 
     @property
     def sees(self) -> Sees:
@@ -167,11 +171,3 @@ def visited(dataset: Dataset, sites: Sequence[str]) -> list[str]:
             f"None of the {len(sites)} sites to learn from has a visit. Choose sites with visits."
         )
     return used
-
-
-def labels(dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return detections k (sites, species) and visits n (sites,) as floats."""
-    rows = dataset.rows(sites)
-    return dataset.detections.to_numpy(dtype=float)[rows], dataset.visits.to_numpy(dtype=float)[
-        rows
-    ]

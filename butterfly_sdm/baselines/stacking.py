@@ -1,7 +1,5 @@
 """Combine predictors by weights learned from predictions of sites that no member had seen."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -10,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.baselines.saved import labels, visited
+from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
@@ -156,7 +154,7 @@ class Stacking:
             No site has a visit, or there are fewer clusters than folds.
         """
         used = visited(dataset, sites)
-        k, n = labels(dataset, used)
+        k, n = dataset.counts(used)
         if self._given is not None:
             self.weight = np.tile(self._given, (k.shape[1], 1))
         else:

@@ -1,7 +1,5 @@
 """Extremely randomised trees on covariates, position and band statistics of a site."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +8,6 @@ import numpy as np
 
 from butterfly_sdm.baselines.inputs.leaves import leaves
 from butterfly_sdm.baselines.inputs.table import TablePredictor
-from butterfly_sdm.baselines.saved import labels
 from butterfly_sdm.data.dataset import Dataset
 
 CHUNK_ROWS = 512
@@ -64,7 +61,7 @@ class Trees(TablePredictor):
         median = table.median().fillna(0.0)  # a column without any number says nothing: all 0
         # scikit-learn's trees compare 32-bit numbers
         seen = table.fillna(median).to_numpy(dtype=np.float32)
-        k, n = labels(dataset, sites)
+        k, n = dataset.counts(sites)
         rates = k / n[:, None]
         weight = n**self.visits_power
         forest = ExtraTreesRegressor(

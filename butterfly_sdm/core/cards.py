@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,15 @@ def check_version(found: Any, known: int, what: str, remake: str) -> None:
     raise ArtefactError(
         f"{what} has format version {found!r}; this release reads {known}. {way}: {remake}"
     )
+
+
+def software_versions(names: Iterable[str], absent: str = "not installed") -> dict[str, str]:
+    """Return the versions of distributions by name; ``absent`` for one that is not installed."""
+    found = dict.fromkeys(names, absent)
+    for name in found:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def fingerprint(value: Mapping[str, Any]) -> str:

@@ -11,9 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from butterfly_sdm.errors import ArtefactError, MissingFileError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -90,6 +93,15 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pd.DataFrame, **csv: Any) -> None:
+    """Write a table as Parquet, or as CSV with the options of pandas, whole or not at all."""
+    with atomic_path(path) as temporary:
+        if path.suffix == ".parquet":
+            table.to_parquet(temporary)
+        else:
+            table.to_csv(temporary, **csv)
 
 
 def read_json(path: Path) -> Any:

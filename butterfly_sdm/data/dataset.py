@@ -5,14 +5,12 @@ memory.
 Only ``data_prep`` writes a data set; everything else reads it through :class:`Dataset`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from mmap import mmap
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import geopandas as gpd
 import numpy as np
@@ -154,9 +152,8 @@ class Dataset:
             row, column = np.argwhere(wrong)[0]
             raise DataError(
                 f"{self.card.species[column]} was detected on {k[row, column]} visits of site "
-                f"{self.sites.index[row]}, "
-                f"which has {self.sites['visits'].iloc[row]}. Detections lie between 0 and the "
-                "visits."
+                f"{self.sites.index[row]}, which has {self.sites['visits'].iloc[row]}. Detections "
+                "lie between 0 and the visits."
             )
         if self.tiles is not None and self.card.tiles is None:
             raise DataError(
@@ -301,7 +298,7 @@ class Dataset:
         return tuple(self.sites.index[self.sites["tile_row"] >= 0])
 
     @classmethod
-    def open(cls, folder: str | Path) -> Dataset:
+    def open(cls, folder: str | Path) -> Self:
         """
         Open a data set folder; tiles stay on disk until they are used.
 
@@ -357,8 +354,7 @@ class Dataset:
             return ""
         return (
             f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x "
-            f"{tiles.size_px} "
-            f"pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
+            f"{tiles.size_px} pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
         )
 
     def _repr_html_(self) -> str:

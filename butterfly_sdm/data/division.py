@@ -1,7 +1,5 @@
 """Divide sites into parts or folds of groups of neighbours, or as a file says."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +10,7 @@ from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.data.splits import PARTS, Split
 from butterfly_sdm.errors import DataError, MissingFileError
 
-NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+SPELLED = {"training": "train", "val": "validation", "valid": "validation"}
 
 
 def make_split(
@@ -187,8 +178,7 @@ def neighbour_clusters(sites: pd.DataFrame, *, distance_m: float) -> np.ndarray:
     position = sites[["easting", "northing"]].to_numpy(dtype=float)
     pairs = KDTree(position).query_pairs(distance_m, output_type="ndarray")
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(len(position),) * 2)
-    cluster_of: np.ndarray = connected_components(links, directed=False)[1]
-    return cluster_of
+    return np.asarray(connected_components(links, directed=False)[1])
 
 
 def split_by_region(
@@ -309,17 +299,13 @@ def read_split(path: str | Path, site_ids: Sequence[str]) -> tuple[Split, int]:
                 "one part."
             )
         table = table.dropna(subset=["split"])
-        unknown = [
-            name for name in table["split"].unique() if str(name).strip().lower() not in NAMES
-        ]
+        names = table["split"].astype(str).str.strip().str.lower().replace(SPELLED)
+        unknown = table["split"][~names.isin(PARTS)].tolist()
         if unknown:
             raise DataError(
-                f"{path} names the part {unknown[0]!r}; the parts are {', '.join(NAMES)}."
+                f"{path} names the part {unknown[0]!r}; the parts are {', '.join(PARTS)}."
             )
-        part_of = {
-            str(site): NAMES[str(name).strip().lower()]
-            for site, name in zip(table["site_id"], table["split"], strict=True)
-        }
+        part_of = dict(zip(table["site_id"].astype(str), names, strict=True))
     parts = {part: tuple(site for site in site_ids if part_of.get(site) == part) for part in PARTS}
     if not any(parts.values()):
         raise DataError(

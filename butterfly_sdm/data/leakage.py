@@ -6,8 +6,6 @@ the ground that tiles show: two tiles 2.8 km apart share a corner when their cen
 along both axes, whatever the split was made by.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -77,12 +75,10 @@ class LeakageReport:
             named = ", ".join(touched[:8]) + (", ..." if len(touched) > 8 else "")
             found.append(
                 f"The split leaks: the tiles of {len(touched)} of {len(held)} held-out sites "
-                f"({share}) "
-                f"overlap tiles of another part, such as {first['site']} ({first['part']}) and "
-                f"{first['other']} "
-                f"({first['other_part']}), which share {first['shared']:.0%} of their ground. "
-                f"Sites: {named}. "
-                "Split by clusters (split.method), or leave sites out near others (split.buffer_m)."
+                f"({share}) overlap tiles of another part, such as {first['site']} "
+                f"({first['part']}) and {first['other']} ({first['other_part']}), which share "
+                f"{first['shared']:.0%} of their ground. Sites: {named}. Split by clusters "
+                "(split.method), or leave sites out near others (split.buffer_m)."
             )
         if len(self.area_distances_m) and len(self.distances):
             near, far = (
@@ -92,9 +88,8 @@ class LeakageReport:
             if near < 0.5 * far:
                 found.append(
                     f"Held-out sites lie {near / 1000:.1f} km from the nearest training site "
-                    "(median), places of the "
-                    f"prediction area {far / 1000:.1f} km: the scores are those of interpolation, "
-                    "and the map extrapolates."
+                    f"(median), places of the prediction area {far / 1000:.1f} km: the scores are "
+                    "those of interpolation, and the map extrapolates."
                 )
         return found
 
@@ -208,8 +203,7 @@ def report_leakage(
         raise DataError("The split has no training site with a visit in the data set.")
 
     def nearest_m(places: pd.DataFrame) -> np.ndarray:
-        distance: np.ndarray = trained.query(_positions(places))[0]
-        return distance
+        return np.asarray(trained.query(_positions(places))[0])
 
     trained = KDTree(_positions(sites.loc[parts["train"]]))
     distances = [
@@ -231,8 +225,7 @@ def report_leakage(
 
 
 def _positions(places: pd.DataFrame) -> np.ndarray:
-    positions: np.ndarray = places[["easting", "northing"]].to_numpy(float)
-    return positions
+    return np.asarray(places[["easting", "northing"]].to_numpy(float))
 
 
 def _overlaps(ground: dict[str, pd.Series]) -> pd.DataFrame:

@@ -1,7 +1,5 @@
 """What can be said about the split."""
 
-from __future__ import annotations
-
 from typing import Literal, Self
 
 from pydantic import Field, model_validator

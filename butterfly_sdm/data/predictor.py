@@ -1,7 +1,5 @@
 """The one contract of everything that predicts, and all that others may ask of it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass
@@ -63,7 +61,7 @@ class Sees:
         image: bool = False,
         covariates: bool = False,
         position: bool = False,
-    ) -> Sees:
+    ) -> Self:
         """
         Return what a predictor sees that takes all there is in ``dataset``.
 
@@ -108,7 +106,7 @@ class Sees:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, value: Any) -> Sees:
+    def from_dict(cls, value: Any) -> Self:
         """
         Read what :meth:`to_dict` gave.
 
@@ -254,7 +252,6 @@ class Predictor(Protocol):
         context
             Sites to watch, where to keep what, whom to tell; None: nothing of it.
         """
-        ...
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """
@@ -266,19 +263,16 @@ class Predictor(Protocol):
             Rows in the order of ``sites``, index named ``site_id``; columns in the order of
             ``species``.
         """
-        ...
 
     def save(self, folder: Path) -> None:
         """
         Write ``model.json`` (with the keys ``kind`` and ``sees``) and the arrays beside it into
         ``folder``.
         """
-        ...
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what :meth:`save` wrote: fitted, as it was saved; never a pickle."""
-        ...
 
 
 @runtime_checkable
@@ -287,7 +281,6 @@ class Embedding(Protocol):
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """Return the embeddings, (sites, length)."""
-        ...
 
 
 @runtime_checkable
@@ -296,4 +289,3 @@ class Members(Protocol):
 
     def predict_members(self, dataset: Dataset, sites: Sequence[str]) -> list[pd.DataFrame]:
         """Return the prediction (sites, species) of every member."""
-        ...

@@ -1,11 +1,9 @@
 """Predictors in folders: what each kind is called, how it is written and read, never a pickle."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -65,8 +63,7 @@ def load_predictor(folder: str | Path) -> Predictor:
     value = read_json(Path(folder) / "model.json")
     if not isinstance(value, dict) or not isinstance(value.get("kind"), str):
         raise ArtefactError(f"{folder}/model.json does not say which kind of model it holds.")
-    predictor: Predictor = PREDICTORS.load(value["kind"]).load(Path(folder))
-    return predictor
+    return cast(Predictor, PREDICTORS.load(value["kind"]).load(Path(folder)))
 
 
 def write_model(
@@ -150,8 +147,7 @@ def read_arrays(folder: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise MissingFileError(f"{folder} lacks {path.name}, its numbers. Train the model again.")
     try:
-        arrays: dict[str, np.ndarray] = load_file(path)
-        return arrays
+        return load_file(path)
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise ArtefactError(f"{path} is damaged: {error}. Train again.") from error
 

@@ -1,11 +1,9 @@
 """The split: which sites are in training, validation and test, as a value and as a file."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from butterfly_sdm.core.cards import check_version
 from butterfly_sdm.core.files import read_json, write_json
@@ -86,7 +84,7 @@ class Split:
         )
 
     @classmethod
-    def from_json(cls, path: Path) -> Split:
+    def from_json(cls, path: Path) -> Self:
         """
         Read ``split.json``.
 

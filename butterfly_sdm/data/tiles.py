@@ -7,8 +7,6 @@ work. One thread reads ahead: worker processes would spend more on handing batch
 costs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
@@ -67,9 +65,8 @@ class TileReader:
         if side < tile_px:
             raise ModelError(
                 f"The tiles are {side} px wide; the network looks at {tile_px} px (window_px + 2 * "
-                "margin_px). "
-                "Build larger tiles (build.tiles.size_px), or choose a smaller window_px or "
-                "margin_px."
+                "margin_px). Build larger tiles (build.tiles.size_px), or choose a smaller "
+                "window_px or margin_px."
             )
         self.card, self.tile_px = card, tile_px
         self.places = [card.bands.index(band) for band in bands]
@@ -112,8 +109,7 @@ class TileReader:
         if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.tiles):
             raise DataError(
                 f"Tiles {int(rows.min())} to {int(rows.max())} are asked for; there are "
-                f"{len(self.tiles)}. "
-                "Build the data set again."
+                f"{len(self.tiles)}. Build the data set again."
             )
         batch = (self.memory(len(rows)) if into is None else into)[: len(rows)]
         out, size = batch.numpy(), self.tile_px

@@ -1,10 +1,8 @@
 """Where a model may be trusted: how unlike its training sites a place is (Meyer & Pebesma 2021)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -202,14 +200,9 @@ class Applicability:
             with safe_open(path, framework="numpy") as file:
                 values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 inputs = tuple(file.metadata()["inputs"].split("\n"))
-            return cls(
-                inputs,
-                values["mean"],
-                values["scale"],
-                values["training"],
-                float(values["mean_distance"][0]),
-                float(values["threshold"][0]),
-            )
+            found: list[Any] = [values[name] for name in ("mean", "scale", "training")]
+            found += [float(values[name][0]) for name in ("mean_distance", "threshold")]
+            return cls(inputs, *found)
         except (SafetensorError, OSError, KeyError, TypeError, IndexError) as error:
             raise ArtefactError(
                 f"{path} does not hold an area of applicability ({error}). Fit it again."

@@ -3,8 +3,6 @@ Intervals for means over sites whose neighbours are alike: whole blocks are draw
 sites.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,10 +23,6 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.estimate:.3g} [{self.low:.3g}, {self.high:.3g}]"
-
-    def covers(self, value: float) -> bool:
-        """Tell whether ``value`` lies in the interval."""
-        return self.low <= value <= self.high
 
 
 def grid_blocks(sites: pd.DataFrame, *, side_m: float = 20_000.0) -> pd.Series:
@@ -101,8 +95,7 @@ def percentile_interval(replicates: np.ndarray, blocks: int, *, level: float = 0
     the plain ones are too narrow by a factor of about sqrt((blocks - 1) / blocks) and more.
     """
     tail = stats.norm.cdf(np.sqrt(blocks / (blocks - 1)) * stats.t.ppf((1 - level) / 2, blocks - 1))
-    ends: np.ndarray = np.quantile(replicates, [tail, 1 - tail], axis=0)
-    return ends
+    return np.asarray(np.quantile(replicates, [tail, 1 - tail], axis=0))
 
 
 def mean_interval(

@@ -3,12 +3,10 @@ Is a predicted 0.3 detected on 30 % of visits? Reliability, its decomposition, a
 species.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -103,15 +101,9 @@ def reliability(
             "cells": np.bincount(bin_of),
         }
     )
-    return Reliability(
-        curve=curve,
-        calibration_error=float(weight @ np.abs(predicted - observed)),
-        brier=brier,
-        reliability=off,
-        resolution=resolution,
-        uncertainty=uncertainty,
-        within_bins=brier - (off - resolution + uncertainty),
-    )
+    error = float(weight @ np.abs(predicted - observed))
+    within = brier - (off - resolution + uncertainty)
+    return Reliability(curve, error, brier, off, resolution, uncertainty, within)
 
 
 @dataclass(frozen=True)
@@ -156,7 +148,7 @@ class Recalibration:
         )
 
     @classmethod
-    def from_json(cls, path: Path) -> Recalibration:
+    def from_json(cls, path: Path) -> Self:
         """
         Read what :meth:`to_json` wrote.
 

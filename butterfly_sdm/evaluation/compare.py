@@ -1,7 +1,5 @@
 """Cross-validate any predictor on spatial folds, and compare two by a paired block bootstrap."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -12,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.core.html import facts_html, table_html
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
@@ -67,8 +65,7 @@ class CrossValidation:
         """Write the predictions, with the fold as the first column."""
         table = self.predictions.copy()
         table.insert(0, "fold", self.fold_of)
-        with atomic_path(path) as temporary:
-            table.to_parquet(temporary)
+        write_table(path, table)
 
 
 @dataclass(frozen=True)
@@ -122,10 +119,9 @@ class Comparison:
             start = f"{self.first} and {self.second} cannot be told apart"
         return (
             f"{start}: difference in {self.score.upper()} {self.difference} over {self.sites} "
-            f"sites in {self.blocks} blocks; "
-            f"{self.first} is ahead on {self.first_wins} of {total} species (surely on "
-            f"{self.first_surely}), "
-            f"{self.second} on {self.second_wins} (surely on {self.second_surely})."
+            f"sites in {self.blocks} blocks; {self.first} is ahead on {self.first_wins} of {total} "
+            f"species (surely on {self.first_surely}), {self.second} on {self.second_wins} (surely "
+            f"on {self.second_surely})."
         )
 
 

@@ -3,8 +3,6 @@ What drives a prediction: permutation importance, partial dependence, tile occlu
 most alike.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Score a run beside the baselines, on sites it has not seen."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +11,7 @@ import pandas as pd
 
 from butterfly_sdm import figures
 from butterfly_sdm.baselines.saved import visited
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
@@ -92,8 +90,7 @@ def evaluate_run(
     if folder is None:
         return scores
     scores.to_csv(folder)
-    with atomic_path(Path(folder) / "predictions.parquet") as temporary:
-        predictions[name].to_parquet(temporary)
+    write_table(Path(folder) / "predictions.parquet", predictions[name])
     figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
     return replace(scores, folder=Path(folder))
 

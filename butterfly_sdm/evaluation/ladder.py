@@ -3,8 +3,6 @@ A ladder of predictors: each on the official split and in spatial cross-validati
 with intervals.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
@@ -16,7 +14,7 @@ import pandas as pd
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.executor import open_executor
-from butterfly_sdm.core.files import atomic_path, write_text
+from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.core.html import table_html
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
@@ -319,22 +317,13 @@ def _comparison_columns(comparison: Comparison) -> dict[str, Any]:
 
 def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_path(folder / "ladder.csv") as temporary:
-        ladder.table.to_csv(temporary, float_format="%.8g")
+    write_table(folder / "ladder.csv", ladder.table, float_format="%.8g")
     write_text(folder / "ladder.md", ladder.to_markdown())
-    species = pd.DataFrame(
-        {
-            name: (
-                ladder.cross_validations[name].scores if ladder.cross_validations else scores
-            ).per_species["mse"]
-            for name, scores in ladder.scores.items()
-        }
-    )
-    with atomic_path(folder / "ladder_species.csv") as temporary:
-        species.to_csv(temporary, float_format="%.8g")
+    scored = {name: one.scores for name, one in ladder.cross_validations.items()} or ladder.scores
+    species = pd.DataFrame({name: scores.per_species["mse"] for name, scores in scored.items()})
+    write_table(folder / "ladder_species.csv", species, float_format="%.8g")
     for name, table in predictions.items():
-        with atomic_path(folder / f"predictions_{_file_name(name)}.parquet") as temporary:
-            table.to_parquet(temporary)
+        write_table(folder / f"predictions_{_file_name(name)}.parquet", table)
     for name, validation in ladder.cross_validations.items():
         validation.to_parquet(folder / f"out_of_fold_{_file_name(name)}.parquet")
     figures.show_ladder(ladder.table).save(folder / "ladder.png")

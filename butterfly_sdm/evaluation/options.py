@@ -1,7 +1,5 @@
 """What can be said about evaluation."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field, model_validator

@@ -3,8 +3,6 @@ Scores that ask only whether a species was recorded at all: AUC, average precisi
 index.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from scipy.stats import rankdata
 
@@ -73,16 +71,14 @@ def max_skill_threshold(detected: np.ndarray, predicted: np.ndarray) -> float:
     return float(values[np.argmax(sensitivity - false_positive)])
 
 
-def boyce_index(
-    presence: np.ndarray, background: np.ndarray, *, window: float | None = None, steps: int = 101
-) -> float:
+def boyce_index(presence: np.ndarray, background: np.ndarray, *, steps: int = 101) -> float:
     """
     Return the continuous Boyce index (Hirzel et al. 2006).
 
-    Windows slide over the range of predictions; in each, the share of the presences over the share
-    of the background is the ratio of predicted to expected. The index is Spearman's correlation of
-    that ratio with the middle of the window. Runs of equal ratios count once, as in the R package
-    ecospat.
+    Windows of a tenth of the range slide over the predictions; in each, the share of the presences
+    over the share of the background is the ratio of predicted to expected. The index is Spearman's
+    correlation of that ratio with the middle of the window. Runs of equal ratios count once, as in
+    the R package ecospat.
 
     Parameters
     ----------
@@ -90,8 +86,6 @@ def boyce_index(
         Predictions where the species was recorded.
     background
         Predictions at all sites.
-    window
-        Width; None: a tenth of the range of the background.
     steps
         How many windows.
 
@@ -104,7 +98,7 @@ def boyce_index(
     Raises
     ------
     DataError
-        Fewer than two windows, or a width that is not positive.
+        Fewer than two windows.
 
     References
     ----------
@@ -112,17 +106,14 @@ def boyce_index(
            predict species presences.
        Ecological Modelling 199, 142-152.
     """
-    if steps < 2 or (window is not None and window <= 0):
-        raise DataError(
-            f"The Boyce index needs at least 2 steps and a positive window; got {steps} and "
-            f"{window}."
-        )
+    if steps < 2:
+        raise DataError(f"The Boyce index needs at least 2 steps; got {steps}.")
     if len(presence) == 0 or len(background) == 0:
         return float("nan")
     low, high = float(background.min()), float(background.max())
     if not low < high:
         return float("nan")
-    width = window if window is not None else (high - low) / 10
+    width = (high - low) / 10
     starts = np.linspace(low, high - width, steps)
     # The last window reaches the highest prediction whatever the rounding.
     ends = np.where(np.arange(steps) == steps - 1, high, starts + width)

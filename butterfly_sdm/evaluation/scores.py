@@ -3,8 +3,6 @@ Score the predictions of a set of sites against their detections: over the whole
 per site, per block.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.core.html import facts_html, table_html
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
@@ -156,8 +154,7 @@ class Scores:
         }
         for name, table in tables.items():
             if table is not None:
-                with atomic_path(folder / f"{name}.csv") as temporary:
-                    table.to_csv(temporary, float_format="%.8g")
+                write_table(folder / f"{name}.csv", table, float_format="%.8g")
 
 
 def score_predictions(
@@ -266,8 +263,7 @@ def checked_predictions(
     if absent:
         raise DataError(
             f"The predictions lack {len(absent)} of the {len(dataset.species)} species of the data "
-            f"set, such as {absent[0]!r}. "
-            "Train the model on this data set."
+            f"set, such as {absent[0]!r}. Train the model on this data set."
         )
     lost = pd.Index(list(sites)).difference(predictions.index)
     if len(lost):
@@ -326,8 +322,7 @@ def noise_floor(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
     If k of n is binomial with probability q, the expectation of rate (1 - rate) / (n - 1) is q (1 -
     q) / n: the squared error that remains when q itself is predicted.
     """
-    floor: np.ndarray = rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None]
-    return floor
+    return np.asarray(rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None])
 
 
 def _per_species(
@@ -353,15 +348,8 @@ def _per_species(
         limit = (
             max_skill_threshold(detected, p) if thresholds is None else float(thresholds[species])
         )
-        rankings.append(
-            (
-                auc(detected, p),
-                average_precision(detected, p),
-                limit,
-                true_skill(detected, p, limit),
-                boyce_index(p[detected], p),
-            )
-        )
+        skill = (limit, true_skill(detected, p, limit), boyce_index(p[detected], p))
+        rankings.append((auc(detected, p), average_precision(detected, p), *skill))
     return table.assign(
         **dict(
             zip(

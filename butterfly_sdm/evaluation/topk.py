@@ -1,7 +1,5 @@
 """How many of the k most frequent species of a site are among the k predicted highest."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from butterfly_sdm.errors import DataError
@@ -59,8 +57,7 @@ def top_k_overlap(observed: np.ndarray, predicted: np.ndarray, k: int) -> np.nda
         raise DataError(
             f"k = {k} must lie between 1 and the number of species, {observed.shape[1]}."
         )
-    share: np.ndarray = (_membership(observed, k) * _membership(predicted, k)).sum(axis=1) / k
-    return share
+    return np.asarray((_membership(observed, k) * _membership(predicted, k)).sum(axis=1) / k)
 
 
 def adaptive_top_k(observed: np.ndarray, predicted: np.ndarray) -> np.ndarray:
@@ -87,5 +84,4 @@ def _membership(values: np.ndarray, k: int) -> np.ndarray:
     limit = -np.partition(-values, k - 1, axis=1)[:, k - 1 : k]  # (rows, 1) the k-th largest
     above, tied = values > limit, values == limit
     share = (k - above.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True)
-    membership: np.ndarray = above + tied * share
-    return membership
+    return np.asarray(above + tied * share)

@@ -1,10 +1,8 @@
 """Conformal intervals for detection rates: a promise on how often they hold, whatever the model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -73,14 +71,11 @@ class Conformal:
 
     def to_json(self, path: Path) -> None:
         """Write level, quantiles and spreads."""
-        write_json(
-            path,
-            {"format": "butterfly_sdm conformal", "level": self.level}
-            | {"quantile": self.quantile.to_dict(), "spread": self.spread.to_dict()},
-        )
+        series = {name: getattr(self, name).to_dict() for name in ("quantile", "spread")}
+        write_json(path, {"format": "butterfly_sdm conformal", "level": self.level} | series)
 
     @classmethod
-    def from_json(cls, path: Path) -> Conformal:
+    def from_json(cls, path: Path) -> Self:
         """
         Read what :meth:`to_json` wrote.
 
@@ -204,5 +199,4 @@ def cross_coverage(
 def _scale(p: np.ndarray, n: np.ndarray, spread: np.ndarray) -> np.ndarray:
     """Return (sites, species) the standard deviation expected of rate - p."""
     inner = np.clip(p, FLOOR, 1 - FLOOR)
-    deviation: np.ndarray = np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread))
-    return deviation
+    return np.asarray(np.sqrt(inner * (1 - inner) * (1 / n[:, None] + spread)))

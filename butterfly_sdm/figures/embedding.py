@@ -1,7 +1,5 @@
 """Pictures of embeddings: which sites a network holds to be alike."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Pictures of training: how fit and validation score went, epoch by epoch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -2,8 +2,6 @@
 Pictures of maps: species side by side, and a map with a picker of species that needs no server.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import io

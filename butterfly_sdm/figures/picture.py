@@ -1,7 +1,5 @@
 """A figure that shows itself in Jupyter, saves or embeds itself, and touches no global state."""
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Sequence

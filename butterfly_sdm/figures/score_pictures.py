@@ -1,7 +1,5 @@
 """Pictures of how good predictions are: by species, by site, beside others, and calibrated."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Pictures of the survey: where people walked, how often, and what they saw."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.colors import LogNorm
 

@@ -1,7 +1,5 @@
 """Pictures of the tiles a network sees, in true or false colour."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

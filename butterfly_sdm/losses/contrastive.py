@@ -1,7 +1,5 @@
 """One contrastive loss for every labelling: pair weights and a denominator make the method."""
 
-from __future__ import annotations
-
 from typing import Literal, get_args
 
 import torch
@@ -101,11 +99,8 @@ class ContrastiveLoss(nn.Module):
                 "The denominator 'bottom' belongs to one pair, so the positives stand outside the "
                 "log."
             )
-        self.temperature = temperature
-        self.denominator = denominator
-        self.positives = positives
-        self.reduction = reduction
-        self.bottom = bottom
+        self.temperature, self.denominator, self.positives = temperature, denominator, positives
+        self.reduction, self.bottom = reduction, bottom
         self.without_positives = without_positives
 
     def forward(
@@ -150,8 +145,7 @@ class ContrastiveLoss(nn.Module):
         if self.without_positives == "error" and not bool(count > 0):
             raise DataError(
                 "No pair of the batch has a weight above 0 (or no anchor has a denominator). Use "
-                "larger batches or labels that "
-                "repeat, or without_positives='zero'."
+                "larger batches or labels that repeat, or without_positives='zero'."
             )
         return total / count.clamp(min=1)
 

@@ -1,7 +1,5 @@
 """Join the batches of all processes, with gradients."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch import distributed as dist

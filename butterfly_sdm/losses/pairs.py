@@ -7,8 +7,6 @@ are the anchors themselves; the diagonal then says how similar a sample is to it
 :class:`~butterfly_sdm.losses.contrastive.ContrastiveLoss` leaves it out.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize

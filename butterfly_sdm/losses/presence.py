@@ -1,17 +1,14 @@
 """Losses of presence: how well claimed probabilities explain k detections on n visits."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
 from butterfly_sdm.errors import DataError
-
-PresenceName = Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"]
+from butterfly_sdm.losses.options import PresenceName
 
 
 def binomial(logits: Tensor, detections: Tensor, visits: Tensor) -> Tensor:
@@ -209,8 +206,7 @@ class PresenceLoss(nn.Module):
         if logits.shape != detections.shape or visits.shape != logits.shape[:1]:
             raise DataError(
                 f"Logits {tuple(logits.shape)}, detections {tuple(detections.shape)} and visits "
-                f"{tuple(visits.shape)} do not "
-                "fit: (sites, species) twice, and (sites,)."
+                f"{tuple(visits.shape)} do not fit: (sites, species) twice, and (sites,)."
             )
         with torch.autocast(logits.device.type, enabled=False):
             logits, k, n = logits.float(), detections.float(), visits.float()[:, None]

@@ -7,7 +7,6 @@ import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import geopandas as gpd
 import numpy as np
 import rasterio
 
-from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.cards import fingerprint, software_versions
 from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
@@ -251,7 +250,7 @@ def _tags(
             for layer in plan.layers
             if isinstance(layer, Derived) and layer.limit is not None
         },
-        "version": package_version(),
+        "version": software_versions(["butterfly-sdm"], absent="unknown")["butterfly-sdm"],
     } | ({"engine": options.engine} if dense else {})
 
 
@@ -325,14 +324,6 @@ def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
 
     writers = {"stac": write_stac, "styles": write_styles, "picture": write_quicklook}
     return {name: writers[name](out) for name in beside}
-
-
-def package_version() -> str:
-    """Return the version of this package."""
-    try:
-        return version("butterfly-sdm")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _row_slices(height: int, width: int, bands: int) -> Iterator[slice]:

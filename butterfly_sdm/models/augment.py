@@ -3,8 +3,6 @@ Changes of training sites that leave true what is said of them: images seen from
 known roughly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

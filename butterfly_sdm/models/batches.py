@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -251,14 +251,16 @@ def predict_batch(
         image = image_of(
             net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns")
         )
-    out: tuple[Tensor, Tensor] = net(
-        image,
-        batch.get("covariates"),
-        batch.get("position"),
-        pooled=batch.get("pooled"),
-        has_image=batch.get("has_image"),
+    return cast(
+        tuple[Tensor, Tensor],
+        net(
+            image,
+            batch.get("covariates"),
+            batch.get("position"),
+            pooled=batch.get("pooled"),
+            has_image=batch.get("has_image"),
+        ),
     )
-    return out
 
 
 def image_of(

@@ -1,7 +1,5 @@
 """Several predictors as one: their mean, and how far they disagree."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
@@ -11,7 +9,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
 from butterfly_sdm.data.saved_models import load_predictor, read_model, write_model
@@ -131,15 +129,14 @@ class Ensemble:
             # Neither a listener nor the executor can follow into another process.
             there = [replace(part, progress=silent, executor=None) for part in own]
             fitting = [
-                executor.submit(_fitted, member, dataset, list(sites), part)
+                executor.submit(member.fit, dataset, list(sites), context=part)
                 for member, part in zip(self.members, there, strict=True)
             ]
             for done, _ in enumerate(as_completed(fitting), start=1):
                 context.progress("fit", done, count)
             self.members = tuple(future.result() for future in fitting)
         if folder is not None:
-            with atomic_path(Path(folder) / "history.csv") as path:
-                self.history.to_csv(path, index=False)
+            write_table(Path(folder) / "history.csv", self.history, index=False)
         return self
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
@@ -249,12 +246,6 @@ class Ensemble:
                     "have no mean."
                 )
         return cls(members)
-
-
-def _fitted(
-    member: Predictor, dataset: Dataset, sites: Sequence[str], context: FitContext
-) -> Predictor:
-    return member.fit(dataset, sites, context=context)
 
 
 def _shifted(progress: Progress, place: int, members: int) -> Progress:

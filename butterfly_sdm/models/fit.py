@@ -1,7 +1,5 @@
 """Fit a network through Lightning: batches, losses, schedule, journal of epochs, checkpoints."""
 
-from __future__ import annotations
-
 import logging
 import math
 import signal
@@ -20,7 +18,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.tiles import ReadAhead
 from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.losses.contrastive import SoftRegulariser
@@ -265,8 +263,7 @@ class Journal(Callback):
         if not math.isfinite(row["train_loss"]):
             raise ModelError(
                 f"The training loss became {row['train_loss']} in epoch {trainer.current_epoch}. "
-                "Lower "
-                "train.fit.learning_rate, or use precision 32-true."
+                "Lower train.fit.learning_rate, or use precision 32-true."
             )
         self.rows.append(row)
         if trainer.logger is not None:
@@ -294,8 +291,7 @@ class Journal(Callback):
         self.finished = trainer.should_stop or trainer.current_epoch + 1 >= self.options.epochs
         if trainer.is_global_zero:
             if self.folder is not None:
-                with atomic_path(self.folder / "history.csv") as path:
-                    self.table().to_csv(path, index=False)
+                write_table(self.folder / "history.csv", self.table(), index=False)
             self.progress(
                 "fit",
                 self.options.epochs if self.finished else len(self.rows),

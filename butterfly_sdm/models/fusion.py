@@ -2,8 +2,6 @@
 Join what the image, the covariates and the position say about a site; each of them may be missing.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -3,8 +3,6 @@ What a network sees of sites: tiles by band name, covariates by name, positions;
 from: k of n.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass

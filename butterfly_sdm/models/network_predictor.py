@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
@@ -155,7 +154,8 @@ class NetworkPredictor:
             )
         self.species = dataset.species
         self.sees = self._look(dataset, names)
-        with _seeded(self.seed):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
             net = PresenceNet(self._architecture(), seed=self.seed)
             reader = TileReader(dataset, net.bands, net.tile_px) if self.sees.bands else None
             train = self._inputs(dataset, names, reader)
@@ -221,9 +221,8 @@ class NetworkPredictor:
         if moves and small:
             raise ModelError(
                 f"One tile of {net.tile_px} px gives {model.backbone} a single cell per batch; "
-                "batch statistics need two. "
-                f"Raise batch_size (it is {self.fitting.batch_size}) or window_px, or give more "
-                "than one training site."
+                f"batch statistics need two. Raise batch_size (it is {self.fitting.batch_size}) or "
+                "window_px, or give more than one training site."
             )
         if model.weights is not None:
             net.trunk.load_pretrained(model.weights, rule=model.stem, seed=self.seed)
@@ -527,14 +526,3 @@ def _changed(value: S, settings: Mapping[str, Any]) -> S:
         problem = error.errors(include_url=False)[0]
         name = ".".join(map(str, problem["loc"]))
         raise ModelError(f"{name} = {problem['input']!r}: {problem['msg']}.") from None
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from ``seed`` inside, and leave the caller's random numbers as they were."""
-    state = torch.get_rng_state()
-    try:
-        torch.manual_seed(seed)
-        yield
-    finally:
-        torch.set_rng_state(state)

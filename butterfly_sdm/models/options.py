@@ -1,12 +1,11 @@
 """What can be said about a model, its fit and a search of settings."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
+from butterfly_sdm.losses.options import PresenceName
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -97,7 +96,7 @@ class RegulariserOptions(Section):
 class FitOptions(Section):
     """How a network is fitted."""
 
-    loss: Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"] = Field(
+    loss: PresenceName = Field(
         "binomial", description="binomial: a site with more visits says more"
     )
     regulariser: RegulariserOptions = RegulariserOptions()

@@ -2,11 +2,9 @@
 The network: trunk, pooling that leaves the surroundings out, projection head and species head.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from pydantic import Field, ValidationError
@@ -115,16 +113,12 @@ class PresenceNet(nn.Module):
                     below = value - value % self.stride
                     raise ModelError(
                         f"{name} is {value}; {a.backbone} needs a multiple of its stride, "
-                        f"{self.stride} px: "
-                        f"{below} or {below + self.stride}."
+                        f"{self.stride} px: {below} or {below + self.stride}."
                     )
             self.projection = nn.Linear(self.trunk.channels, a.embedding)
-        self.register_buffer("mean", torch.zeros(len(a.bands)))
-        self.register_buffer("std", torch.ones(len(a.bands)))
-        self.register_buffer("covariate_mean", torch.zeros(a.covariates))
-        self.register_buffer("covariate_std", torch.ones(a.covariates))
-        self.register_buffer("position_mean", torch.zeros(2))
-        self.register_buffer("position_std", torch.ones(2))
+        for what, length in (("", len(a.bands)), ("covariate_", a.covariates), ("position_", 2)):
+            self.register_buffer(f"{what}mean", torch.zeros(length))
+            self.register_buffer(f"{what}std", torch.ones(length))
 
         self.branches = nn.ModuleDict()
         if a.bands:
@@ -194,8 +188,7 @@ class PresenceNet(nn.Module):
         """
         if self.trunk is None:
             raise ModelError("This network was trained without imagery; it has no feature map.")
-        features: Tensor = self.trunk(image)
-        return features
+        return cast(Tensor, self.trunk(image))
 
     def pool(self, features: Tensor) -> Tensor:
         """Return the mean (n, channels) over the cells of the window, the margin left out."""
@@ -281,8 +274,7 @@ class PresenceNet(nn.Module):
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
         # size 1.
-        logits: Tensor = self.classifier(z * z.shape[-1] ** 0.5)
-        return logits
+        return cast(Tensor, self.classifier(z * z.shape[-1] ** 0.5))
 
     def forward(
         self,
@@ -345,7 +337,7 @@ class PresenceNet(nn.Module):
             self.stem.weight.requires_grad_(True)
         self.train(self.training)
 
-    def train(self, mode: bool = True) -> PresenceNet:
+    def train(self, mode: bool = True) -> Self:
         """
         Switch training on or off; a frozen trunk stays in evaluation, so that its batch statistics
         do not move.

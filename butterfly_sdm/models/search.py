@@ -1,7 +1,5 @@
 """Search hyper-parameters of a network with Optuna; a search that was interrupted continues."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +11,7 @@ import pandas as pd
 
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.executor import open_executor
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
@@ -153,8 +151,7 @@ def _run_trials(
                     study.tell(trial, told)
                 done += 1
                 if context.folder is not None:
-                    with atomic_path(Path(context.folder) / "trials.csv") as temporary:
-                        _table(study).to_csv(temporary, index=False)
+                    write_table(Path(context.folder) / "trials.csv", _table(study), index=False)
                 context.progress("search", done, options.trials)
 
 

@@ -1,7 +1,5 @@
 """Fit the first convolution of a trunk to the named bands in use."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 

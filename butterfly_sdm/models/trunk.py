@@ -1,11 +1,9 @@
 """The trunk of a network, by name, from scratch or from pretrained weights."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,8 +70,7 @@ class Trunk(nn.Module):
         height, width).
         """
         features = self.body(image)
-        last: Tensor = features[-1] if isinstance(features, list | tuple) else features
-        return last
+        return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
 
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """
@@ -173,13 +170,21 @@ def read_weights(
                 f"There is no file of weights {path}. Give an existing file, or a name such as "
                 "imagenet."
             )
-        return _read_file(path), None
+        return read_tensors(path), None
     if weights == "imagenet":
         return _fetch(weights, lambda: _imagenet(backbone)), RGB
     return _torchgeo(weights, backbone)
 
 
-def _read_file(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """
+    Read tensors by name from a safetensors file or a plain state dict.
+
+    Raises
+    ------
+    ModelError
+        It holds none, or cannot be read without running code from it.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -194,11 +199,8 @@ def _read_file(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):
             value = value[key]
-    tensors = (
-        {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
-        if isinstance(value, Mapping)
-        else {}
-    )
+    items = value.items() if isinstance(value, Mapping) else ()
+    tensors = {str(name): tensor for name, tensor in items if isinstance(tensor, Tensor)}
     if not tensors:
         raise ModelError(f"{path} holds no tensors by name.")
     return tensors

@@ -2,8 +2,6 @@
 Collections as tables: one row per image or video, with label, group and part of the split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@ The check any plugin can run on itself: does it train, resume, measure and predi
 says.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Read images of any usual kind into one shape."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -2,19 +2,17 @@
 Building blocks of the plugins' networks: trunks, layered heads, and weights read without a pickle.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.trunk import read_tensors
 from butterfly_sdm.plugins.images import Images
 
 # Families of timm that are built for one size of image.
@@ -158,23 +156,8 @@ def load_weights(module: nn.Module, path: Path) -> None:
     """
     if not path.is_file():
         raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
-    try:
-        if path.suffix == ".safetensors":
-            state: object = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ModelError(
-            f"{path} is no file of weights that can be read without running code from it: {error}"
-        ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict", state.get("model")), dict):
-        state = state.get("state_dict", state.get("model"))
     own = module.state_dict()
-    if not isinstance(state, dict):
-        raise ModelError(
-            f"{path} holds a {type(state).__name__}; weights are a mapping of names to tensors."
-        )
-    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path).items()}
     fitting = {name: state[name] for name in own if name in state}
     missing = [name for name in own if getattr(state.get(name), "shape", 0) != own[name].shape]
     if missing:
@@ -231,13 +214,11 @@ class TrunkAndHead(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         """Return (n, features) of images (n, channels, h, w) in [0, 1]."""
-        features: Tensor = self.trunk((images - self.mean) / self.spread)
-        return features
+        return cast(Tensor, self.trunk((images - self.mean) / self.spread))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) logits."""
-        logits: Tensor = self.head(self.features(images))
-        return logits
+        return cast(Tensor, self.head(self.features(images)))
 
 
 def over_images(

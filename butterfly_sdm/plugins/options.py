@@ -1,7 +1,5 @@
 """What every plugin can be told."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

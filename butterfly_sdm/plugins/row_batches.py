@@ -1,7 +1,5 @@
 """Which rows form the batches of an epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,21 +1,18 @@
 """Train a plugin into a run folder, measure it there and predict from it."""
 
-from __future__ import annotations
-
-import importlib.metadata
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import yaml
 from safetensors.torch import save_file
 
-from butterfly_sdm.core.cards import fingerprint
-from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_text
+from butterfly_sdm.core.cards import fingerprint, software_versions
+from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.plugins.contract import FORMAT_VERSION, RUN_FORMAT, Plugin, PluginRun, Report
@@ -67,7 +64,7 @@ def train(
             for part in parts:
                 _train_part(replace(run, folder=partial), data, part, progress, limits)
             rows = [row for part in parts for row in read_json(partial / f"{part}.history.json")]
-            _write_table(partial / "history.csv", pd.DataFrame(rows))
+            write_table(partial / "history.csv", pd.DataFrame(rows), index=False)
             written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_text(partial / "config.yaml", written)
             card = {
@@ -77,7 +74,7 @@ def train(
                 "plugin": name,
                 "settings": settings,
                 "facts": facts,
-                "software": {key: _version(key) for key in ("butterfly-sdm", "torch", "timm")},
+                "software": software_versions(("butterfly-sdm", "torch", "timm")),
             }
             write_json(partial / "model.json", card)
         for part in parts:
@@ -138,7 +135,7 @@ def evaluate(run: PluginRun) -> Report:
         )
     write_json(run.folder / "metrics.json", report.metrics)
     for name, table in report.tables.items():
-        _write_table(run.folder / f"{name}.csv", table)
+        write_table(run.folder / f"{name}.csv", table, index=False)
     for name, array in report.arrays.items():
         with atomic_path(run.folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
@@ -148,22 +145,9 @@ def evaluate(run: PluginRun) -> Report:
 def predict(run: PluginRun, inputs: Path) -> Path:
     """Predict for unseen files and return the table written."""
     path = run.folder / "predictions_new.csv"
-    _write_table(path, run.plugin.predict(run.config, run, inputs))
+    write_table(path, run.plugin.predict(run.config, run, inputs), index=False)
     return path
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
 def _jsonlike(facts: dict[str, Any]) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(json.dumps(facts))
-    return value
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as temporary:
-        table.to_csv(temporary, index=False)
+    return cast(dict[str, Any], json.loads(json.dumps(facts)))

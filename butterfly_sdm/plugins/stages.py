@@ -7,8 +7,6 @@ that was interrupted and continued gives the same weights as training that was n
 one safetensors file, never a pickle.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -98,11 +96,8 @@ def frozen_head(
     name: str,
     extract: Callable[[Any], Tensor],
     labels: np.ndarray,
-    batch_size: int,
     loss: Callable[[Any, Batch], Tensor],
-    *,
-    rate: float,
-    epochs: int,
+    config: Any,
     **choose: Any,
 ) -> Stage:
     """
@@ -116,12 +111,10 @@ def frozen_head(
         Network -> (rows, features), from its frozen layers.
     labels
         (rows,) class numbers.
-    batch_size
-        Rows per batch.
     loss
         (network, batch) -> scalar loss; batches have ``features`` and ``label``.
-    rate, epochs
-        Learning rate of Adam, and passes over the rows.
+    config
+        Settings with ``batch_size``, and ``head_learning_rate`` and ``head_epochs`` for Adam.
     choose
         ``measure`` and ``select`` of the stage.
     """
@@ -132,11 +125,11 @@ def frozen_head(
         if not computed:
             with torch.no_grad():
                 computed.append(extract(module))
-        for rows in shuffled(np.arange(len(labels)), batch_size, rng):
+        for rows in shuffled(np.arange(len(labels)), config.batch_size, rng):
             yield {"features": computed[0][rows], "label": known[rows]}
 
-    adam = partial(torch.optim.Adam, lr=rate)
-    return Stage(name, batches, loss, adam, epochs, ("head",), **choose)
+    adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
+    return Stage(name, batches, loss, adam, config.head_epochs, ("head",), **choose)
 
 
 def seed_of(*parts: object) -> int:

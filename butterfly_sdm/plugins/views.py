@@ -1,7 +1,5 @@
 """Random views of images: crop, flip, brightness and contrast, drawn for a whole batch at once."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

@@ -103,19 +103,9 @@ class Landscape:
             _unit(gaussian_filter(noise, 0.8, mode="wrap")) * 0.8
             + _unit(gaussian_filter(noise, 3, mode="wrap")) * 0.6
         )
-        return cls(
-            seed,
-            size_px,
-            habitat,
-            shade,
-            hedged,
-            seeds.astype(np.float32),
-            river,
-            warmth,
-            metres,
-            town,
-            texture.astype(np.float32),
-        )
+        places, texture = seeds.astype(np.float32), texture.astype(np.float32)
+        fields = (river, warmth, metres, town, texture)
+        return cls(seed, size_px, habitat, shade, hedged, places, *fields)
 
     def strip(self, top: int, height: int) -> tuple[np.ndarray, np.ndarray]:
         """Return habitat (height, width) and reflectance (bands, height, width) of some rows."""
@@ -165,8 +155,7 @@ class Landscape:
 
 
 def _unit(field: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = (field - field.mean()) / field.std()
-    return unit
+    return np.asarray((field - field.mean()) / field.std())
 
 
 def _field_maker(rng: np.random.Generator, size_px: int) -> Callable[[float], np.ndarray]:
@@ -195,5 +184,4 @@ def sample(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
         np.stack([np.asarray(y, dtype=np.float64), np.asarray(x, dtype=np.float64)]) / _COARSE_PX
         + 4
     )
-    values: np.ndarray = map_coordinates(field, at, order=1, mode="nearest", output=np.float32)
-    return values
+    return np.asarray(map_coordinates(field, at, order=1, mode="nearest", output=np.float32))

@@ -1,7 +1,5 @@
 """Simulated surveys: where people walk, what they see, and the archive their records end in."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,8 +33,7 @@ def choose_sites(
     if len(squares) < n_sites or n_sites < 1:
         raise DataError(
             f"{n_sites} sites were asked for; a landscape of {land.size_px} px has room for "
-            f"{len(squares)} squares of 1 km. "
-            "Ask for fewer sites, or a larger size_px."
+            f"{len(squares)} squares of 1 km. Ask for fewer sites, or a larger size_px."
         )
     homes = squares.iloc[rng.choice(len(squares), max(1, n_sites // 8), replace=False)]
     steps = squares[["x", "y"]].to_numpy()[:, None] - homes[["x", "y"]].to_numpy()[None]

@@ -1,7 +1,5 @@
 """The true probability of detecting each species: what no model can know better."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from butterfly_sdm.simulate.landscape import HABITATS, Landscape, sample
@@ -77,8 +75,7 @@ class Probability:
         counts = [
             s[bottom, right] - s[top, right] - s[bottom, left] + s[top, left] for s in self.sums
         ]
-        shares: np.ndarray = np.stack(counts, axis=-1) / area[..., None]
-        return shares
+        return np.asarray(np.stack(counts, axis=-1) / area[..., None])
 
     def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         """Return the probability (..., species) at pixel coordinates x, y."""
@@ -88,5 +85,4 @@ class Probability:
             + (self.shares(x, y) - _USUAL_SHARE) @ self.weights.T
             + warmth[..., None] * self.warm
         )
-        probability: np.ndarray = 1 / (1 + np.exp(-logit))
-        return probability
+        return np.asarray(1 / (1 + np.exp(-logit)))

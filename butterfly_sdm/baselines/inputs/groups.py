@@ -2,8 +2,6 @@
 Predictors that see covariates in groups, and a location embedding by its principal components.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

@@ -3,11 +3,9 @@ The kernel of a Gaussian process over sites: a sum over position, groups of cova
 products and an embedding.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 import torch
@@ -94,8 +92,7 @@ class SharedKernel(nn.Module):
     def variance(self, visits: Tensor) -> Tensor:
         """Return the variance of the noise at sites with so many visits."""
         nugget, sampling = self.noise.exp()
-        variance: Tensor = nugget + sampling / visits
-        return variance
+        return cast(Tensor, nugget + sampling / visits)
 
     @torch.no_grad()
     def covariance(
@@ -134,7 +131,6 @@ def fit_kernel(
     visits: np.ndarray,
     *,
     steps: int,
-    learning_rate: float = 0.12,
 ) -> None:
     """
     Maximise the mean over species of the marginal likelihood, each species' variance profiled out.
@@ -154,7 +150,7 @@ def fit_kernel(
     y = y / y.std().clamp_min(1e-9)
     n = torch.as_tensor(visits, dtype=single)
     first = {name: value.detach().clone() for name, value in kernel.named_parameters()}
-    optimiser = torch.optim.Adam(kernel.parameters(), lr=learning_rate)
+    optimiser = torch.optim.Adam(kernel.parameters(), lr=0.12)
     for _ in range(steps):
         optimiser.zero_grad()
         factor = torch.linalg.cholesky(kernel(p, x, p, x) + torch.diag(kernel.variance(n) + FLOOR))

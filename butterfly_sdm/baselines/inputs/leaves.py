@@ -1,7 +1,5 @@
 """In which leaf of which tree a row of numbers ends."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a tabular model sees of a site: covariates, position and statistics of its tile's bands."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

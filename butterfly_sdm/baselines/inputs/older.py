@@ -1,7 +1,5 @@
 """What baselines of older releases see, as far as their cards say."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

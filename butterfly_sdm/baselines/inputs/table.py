@@ -1,7 +1,5 @@
 """Predictors that see one row of numbers per site."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Turn position and covariates into groups of comparable numbers, one group per kernel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,9 +38,8 @@ def group_columns(columns: Sequence[str], prefixes: Sequence[str]) -> dict[str, 
         if not taken:
             raise DataError(
                 f"No covariate begins with {prefix!r}; there are "
-                f"{', '.join(map(str, columns[:5])) or 'none'}"
-                f"{' …' if len(columns) > 5 else ''}. Name other groups, or build the data set "
-                "with these covariates."
+                f"{', '.join(map(str, columns[:5])) or 'none'}{' …' if len(columns) > 5 else ''}. "
+                "Name other groups, or build the data set with these covariates."
             )
         groups[prefix] = taken
         left = [name for name in left if name not in set(taken)]

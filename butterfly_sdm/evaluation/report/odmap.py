@@ -3,8 +3,6 @@ The ODMAP protocol of a species distribution model, filled in from the card and 
 et al. 2020).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any

@@ -2,8 +2,6 @@
 A report on runs as one HTML page that needs no network, with the same content as Markdown and CSV.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +12,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from butterfly_sdm import figures
-from butterfly_sdm.core.files import atomic_path, write_text
+from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ladder import markdown_table
 from butterfly_sdm.evaluation.report.findings import Findings
@@ -100,8 +98,7 @@ def write_report(
     write_text(path.with_suffix(".md"), to_markdown(runs))
     tables = {"species": species_table(first), "odmap": odmap(first).set_index("section")}
     for name, table in tables.items():
-        with atomic_path(path.with_name(f"{path.stem}_{name}.csv")) as temporary:
-            table.to_csv(temporary, float_format="%.6g")
+        write_table(path.with_name(f"{path.stem}_{name}.csv"), table, float_format="%.6g")
     return path
 
 

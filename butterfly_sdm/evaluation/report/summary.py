@@ -1,7 +1,5 @@
 """What a report says first: findings in plain words."""
 
-from __future__ import annotations
-
 from butterfly_sdm.evaluation.report.findings import Findings
 
 
@@ -51,11 +49,10 @@ def sentences(findings: Findings) -> list[str]:
     )
     result = [
         f"On {scores['sites']:,.0f} sites it had not seen, {name} predicts how often each of "
-        f"{len(findings.dataset.species)} species is "
-        f"detected with a mean squared error of {scores['mse']:.4f}. Giving every site the mean "
-        f"rate of each species has {mean:.4f}; no model "
-        f"can be expected to come below {scores['noise_floor']:.4f}, because each rate rests on a "
-        f"limited number of visits. In short: {direction}."
+        f"{len(findings.dataset.species)} species is detected with a mean squared error of "
+        f"{scores['mse']:.4f}. Giving every site the mean rate of each species has {mean:.4f}; no "
+        f"model can be expected to come below {scores['noise_floor']:.4f}, because each rate rests "
+        f"on a limited number of visits. In short: {direction}."
     ]
     if comparison.difference.high < 0:
         sure = "That is no accident of these sites"
@@ -66,10 +63,9 @@ def sentences(findings: Findings) -> list[str]:
     worst = scores.per_species["factor"].dropna().nsmallest(3)
     result.append(
         f"{sure}: the difference to the mean rate is {comparison.difference} (95 % interval over "
-        f"{comparison.blocks} blocks). It is "
-        f"ahead on {comparison.first_wins} of {len(comparison.per_species)} species, surely on "
-        f"{comparison.first_surely}; surely worse on "
-        f"{comparison.second_surely}. Least to be relied on: {', '.join(map(str, worst.index))}."
+        f"{comparison.blocks} blocks). It is ahead on {comparison.first_wins} of "
+        f"{len(comparison.per_species)} species, surely on {comparison.first_surely}; surely worse "
+        f"on {comparison.second_surely}. Least to be relied on: {', '.join(map(str, worst.index))}."
     )
     richness = scores["richness_bias"]
     sum_of_species = (
@@ -79,9 +75,8 @@ def sentences(findings: Findings) -> list[str]:
     )
     result.append(
         f"Per visit it expects on average {sum_of_species} are seen, and is off by "
-        f"{scores['richness_mae']:.1f} at a "
-        "typical site. A prediction is the expected share of visits with a detection - not "
-        "whether the species lives there."
+        f"{scores['richness_mae']:.1f} at a typical site. A prediction is the expected share of "
+        "visits with a detection - not whether the species lives there."
     )
     return result
 
@@ -97,8 +92,7 @@ def warnings_of(findings: Findings) -> list[str]:
             warnings.append(
                 f"{str(better.idxmin()).replace('_', ' ').capitalize()} predicts these sites "
                 f"better ({better.min():.4f} against {own:.4f}). Do not take the model's map to be "
-                "worth its effort "
-                "before it beats that."
+                "worth its effort before it beats that."
             )
     if scores["sites"] < 50:
         warnings.append(

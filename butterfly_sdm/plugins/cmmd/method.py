@@ -3,13 +3,11 @@
 .. [1] arXiv 2502.00052 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -194,15 +192,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         first = Stage("representation", batches, loss, sgd, config.epochs, trains, measure=measure)
         if not contrastive:
             return [first]
-        head = frozen_head(
-            "classifier",
-            lambda model: _embeddings(model, data.images, labelled),
-            data.label[labelled],
-            config.batch_size,
-            _head_loss,
-            rate=config.head_learning_rate,
-            epochs=config.head_epochs,
-        )
+        known, embed = data.label[labelled], partial(_embeddings, images=data.images, rows=labelled)
+        head = frozen_head("classifier", embed, known, _head_loss, config)
         return [first, head]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:
@@ -278,8 +269,7 @@ def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch)
     label, row = batch["label"].repeat(views), batch["row"].repeat(views)
     attracted = torch.maximum(same_class(label), same_class(row))
     criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-    loss: Tensor = criterion(unit(model.features(seen)), attracted)
-    return loss
+    return cast(Tensor, criterion(unit(model.features(seen)), attracted))
 
 
 def _head_loss(model: TrunkAndHead, batch: Batch) -> Tensor:

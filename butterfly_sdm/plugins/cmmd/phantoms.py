@@ -1,7 +1,5 @@
 """Synthetic mammograms of two scanners, with masses and calcifications."""
 
-from __future__ import annotations
-
 import numpy as np
 
 CLASSES = ("normal", "mass", "calcification")

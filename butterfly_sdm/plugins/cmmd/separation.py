@@ -1,7 +1,5 @@
 """How far the domains of a class, and how far the classes, lie apart in an embedding."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Collections of mammograms as one table of path, label, domain, patient and split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal

@@ -2,8 +2,6 @@
 Make manipulated faces from real ones by self-blending, to train or test without a set of fakes.
 """
 
-from __future__ import annotations
-
 import io
 
 import numpy as np

@@ -5,12 +5,10 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 .. [1] DFCon. arXiv 2501.16704 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -219,16 +217,10 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
                 logits, batch["label"], weight=weight.to(logits.device)
             )
 
-        head = frozen_head(
-            "head",
-            lambda model: over_images(model.features, data.images, rows, device_of(model)),
-            label,
-            config.batch_size,
-            head_loss,
-            rate=config.head_learning_rate,
-            epochs=config.head_epochs,
-            **choose,
-        )
+        def extract(model: FaceNet) -> Tensor:
+            return over_images(model.features, data.images, rows, device_of(model))
+
+        head = frozen_head("head", extract, label, head_loss, config, **choose)
         return [Stage("representation", batches, loss, adamw, epochs, trains, rate=rate), head]
 
     def evaluate(self, config: DfconConfig, data: LabelledImages, run: PluginRun) -> Report:
@@ -293,8 +285,7 @@ def _contrast(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
     images = torch.cat([_view(config, batch["image"]) for _ in range(config.views)])
     z = unit(model.projection(model.features(images)))
     criterion = ContrastiveLoss(config.temperature)
-    loss: Tensor = criterion(z, same_class(batch["label"].repeat(config.views)))
-    return loss
+    return cast(Tensor, criterion(z, same_class(batch["label"].repeat(config.views))))
 
 
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:

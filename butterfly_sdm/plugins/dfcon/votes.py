@@ -1,7 +1,5 @@
 """How an ensemble of real/fake classifiers decides."""
 
-from __future__ import annotations
-
 import numpy as np
 
 
@@ -14,8 +12,7 @@ def soft_vote(scores: np.ndarray) -> np.ndarray:
     scores
         (members, n) probabilities of real.
     """
-    mean: np.ndarray = np.mean(scores, axis=0, dtype=float)
-    return mean
+    return np.asarray(np.mean(scores, axis=0, dtype=float))
 
 
 def hard_vote(scores: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """Turn the media of a video - transcript, sound, frames - into feature vectors."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +20,9 @@ class Extractor(Protocol):
     @property
     def suffixes(self) -> tuple[str, ...]:
         """Endings of the files it reads; ``/`` stands for a folder."""
-        ...
 
     def extract(self, path: Path) -> Mapping[str, np.ndarray]:
         """Return features by key: image, text, audio, caption, emotion or sentiment."""
-        ...
 
 
 class Sentiment:
@@ -129,7 +125,8 @@ class LogMel:
         samples = np.asarray(samples, dtype=np.float64)
         samples = samples.mean(axis=1) if samples.ndim == 2 else samples
         window = max(16, int(0.025 * rate))
-        nfft = _power_of_two(window)
+        # Twice the window at least, so that no low band falls between two frequencies.
+        nfft = int(2 ** (np.ceil(np.log2(window)) + 1))
         if len(samples) < window * 2:
             raise DataError(
                 f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
@@ -254,11 +251,6 @@ def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
     rising = (frequency - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
     falling = (corner[2:, None] - frequency) / (corner[2:] - corner[1:-1])[:, None]
     return np.clip(np.minimum(rising, falling), 0, None)
-
-
-def _power_of_two(value: int) -> int:
-    # Twice the window at least, so that no low band falls between two frequencies.
-    return int(2 ** (np.ceil(np.log2(value)) + 1))
 
 
 def _text(path: Path) -> str:

@@ -3,23 +3,19 @@
 .. [1] ImpliHateVid. ACL 2025, arXiv 2508.06570.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import torch
-from pydantic import Field
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from butterfly_sdm.core.settings import Fraction, InputPath
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -39,51 +35,10 @@ from butterfly_sdm.plugins.implihate.features import (
     read_labels,
 )
 from butterfly_sdm.plugins.implihate.network import VideoNet
+from butterfly_sdm.plugins.implihate.options import ImplihateConfig
 from butterfly_sdm.plugins.networks import device_of
-from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
-
-
-class ImplihateConfig(PluginConfig):
-    """Settings; the defaults are the paper's."""
-
-    features: InputPath = Field(description="folder of VIDEO.npz, one stacked .npz, or a table")
-    labels: InputPath = Field(description="csv of video_id, label[, split]; or the root of HateMM")
-    media: InputPath | None = Field(None, description="text, sound, frames to extract from")
-    extract: tuple[str, ...] = Field((), description="sentiment emotion hashed_text log_mel frames")
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    folds: int = Field(0, ge=0, description="also train and score so many, of all labelled videos")
-    modalities: tuple[Literal["image", "text", "audio"], ...] = Field(
-        ("image", "text", "audio"), min_length=1
-    )
-    contrastive: Literal["two_stages", "one_stage", "none"] = Field(
-        "two_stages", description="which stages come first"
-    )
-    loss: Literal["sound", "released"] = Field(
-        "sound", description="released: as in the authors' code, see the page"
-    )
-    temperature: float = Field(0.05, gt=0)
-    encoder: tuple[int, ...] = Field((1024, 512, 256), min_length=1)
-    projection: int = Field(1024, ge=2)
-    cross: int = Field(128, ge=2)
-    classifier: tuple[int, ...] = (1024, 512, 256)
-    dropout: Fraction = 0.2
-    classifier_dropout: Fraction = 0.3
-    modality_dropout: Fraction = Field(
-        0.0, description="share of videos that lose one modality in a training batch"
-    )
-    batch_size: int = Field(64, ge=4)
-    epochs: int = Field(20, ge=1, description="of each contrastive stage")
-    classifier_epochs: int = Field(50, ge=1)
-    learning_rate: float = Field(
-        1e-4, gt=0, description="of the contrastive stages; not given by our source of the paper"
-    )
-    classifier_learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
-    tune: bool = Field(
-        False, description="the last stage also moves what the contrastive stages trained"
-    )
 
 
 @dataclass(frozen=True)
@@ -133,12 +88,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             facts["lengths"],
             [key for key in config.modalities if key in facts["lengths"]],
             len(facts["classes"]),
-            encoder=config.encoder,
-            projection=config.projection,
-            cross=config.cross if config.contrastive == "two_stages" else 0,
-            classifier=config.classifier,
-            dropout=config.dropout,
-            classifier_dropout=config.classifier_dropout,
+            config,
         )
 
     def stages(
@@ -191,19 +141,11 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
-        choose: dict[str, Any] = {}
+        choose: dict[str, Any] = {"start": None if chosen else standardise}
         if len(set(data.label[held_out])) > 1:
-            choose = {"measure": measure, "select": "validation_macro_f1"}
-        last = Stage(
-            "classifier",
-            batches,
-            classify,
-            fast,
-            config.classifier_epochs,
-            moved,
-            start=None if chosen else standardise,
-            **choose,
-        )
+            choose |= {"measure": measure, "select": "validation_macro_f1"}
+        epochs = config.classifier_epochs
+        last = Stage("classifier", batches, classify, fast, epochs, moved, **choose)
         return [*chosen, last]
 
     def evaluate(self, config: ImplihateConfig, data: VideoData, run: PluginRun) -> Report:
@@ -313,8 +255,7 @@ def _contrast(
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
     )
-    loss: Tensor = criterion(z, weights, references, exclude=exclude)
-    return loss
+    return cast(Tensor, criterion(z, weights, references, exclude=exclude))
 
 
 def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, float]:

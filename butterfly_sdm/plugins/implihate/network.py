@@ -3,15 +3,14 @@ The network of hateful video: encoders per modality, cross-encoders per pair, a 
 everything joined.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from butterfly_sdm.plugins.implihate.options import ImplihateConfig
 from butterfly_sdm.plugins.networks import layers, unit
 
 AFFECT = ("emotion", "sentiment")
@@ -30,16 +29,8 @@ class VideoNet(nn.Module):
         Those among image, text and audio that are used.
     classes
         Number of classes.
-    encoder
-        Lengths of the layers of an encoder; the last is the encoding.
-    projection
-        Length of the joint projection of stage 1.
-    cross
-        Length of a cross-encoding; 0: none, the classifier then sees the encodings.
-    classifier
-        Lengths of the layers of the classifier.
-    dropout, classifier_dropout
-        Shares.
+    config
+        Settings of the layers; without two stages the classifier sees the encodings alone.
     """
 
     def __init__(
@@ -47,15 +38,11 @@ class VideoNet(nn.Module):
         lengths: Mapping[str, int],
         modalities: Sequence[str],
         classes: int,
-        *,
-        encoder: Sequence[int],
-        projection: int,
-        cross: int,
-        classifier: Sequence[int],
-        dropout: float,
-        classifier_dropout: float,
+        config: ImplihateConfig,
     ) -> None:
         super().__init__()
+        encoder = config.encoder
+        cross = config.cross if config.contrastive == "two_stages" else 0
         self.modalities = tuple(modalities)
         self.keys = tuple(lengths)
         self.encoded = (*self.modalities, *(["caption"] if "caption" in lengths else []))
@@ -66,24 +53,28 @@ class VideoNet(nn.Module):
         size = encoder[-1]
         self.encoders = nn.ModuleDict(
             {
-                key: layers((lengths[key], *encoder), dropout=dropout, last=True)
+                key: layers((lengths[key], *encoder), dropout=config.dropout, last=True)
                 for key in self.encoded
             }
         )
-        self.joint = nn.Linear(size * len(self.modalities), projection)
+        self.joint = nn.Linear(size * len(self.modalities), config.projection)
         self.side = nn.ModuleDict(
             {"caption": nn.Linear(size, 128)} if "caption" in self.encoded else {}
         )
         if self.affect:
             self.encoders["affect"] = layers(
-                (sum(lengths[key] for key in self.affect), 32, 16), dropout=dropout, last=True
+                (sum(lengths[key] for key in self.affect), 32, 16),
+                dropout=config.dropout,
+                last=True,
             )
             self.side["affect"] = nn.Linear(16, 128)
         self.pairs = tuple(permutations(self.modalities, 2)) if cross else ()
         self.cross = nn.ModuleDict({f"{a}_{b}": layers((size, size, cross)) for a, b in self.pairs})
         joined = len(self.pairs) * cross if self.pairs else len(self.modalities) * size
         joined += (size if "caption" in self.encoded else 0) + (16 if self.affect else 0)
-        self.classifier = layers((joined, *classifier, classes), dropout=classifier_dropout)
+        self.classifier = layers(
+            (joined, *config.classifier, classes), dropout=config.classifier_dropout
+        )
 
     def standardise(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
         """Set mean and spread of every input from the rows that have it."""
@@ -151,5 +142,4 @@ class VideoNet(nn.Module):
         else:
             joined = [encoded[key] for key in self.modalities]
         joined += [encoded[key] for key in ("caption", "affect") if key in encoded]
-        logits: Tensor = self.classifier(torch.cat(joined, dim=1))
-        return logits
+        return cast(Tensor, self.classifier(torch.cat(joined, dim=1)))

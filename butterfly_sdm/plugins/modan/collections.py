@@ -1,7 +1,5 @@
 """Collections of medical images as one table of path, attributes, label, patient and split."""
 
-from __future__ import annotations
-
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 .. [1] ModAn-MulSupCon. arXiv 2508.18613 (2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -369,8 +367,7 @@ def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Ten
         weights = same_class(batch["row"].repeat(2))
     else:
         weights = jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
-    loss: Tensor = ContrastiveLoss(config.temperature)(z, weights)
-    return loss
+    return cast(Tensor, ContrastiveLoss(config.temperature)(z, weights))
 
 
 def _tuning(
@@ -396,20 +393,15 @@ def _tuning(
         probability = class_probabilities(model.get_submodule(name), task.images, held_out)
         return {"validation_auc": classification_scores(task.label[held_out], probability)["auc"]}
 
-    choose: dict[str, Any] = {}
+    def rate(epoch: int) -> float:
+        return 0.1 ** (epoch // config.tune_step)
+
+    choose: dict[str, Any] = {"start": start}
     if len(held_out):
-        choose = {"measure": measure, "select": "validation_auc"}
-    return Stage(
-        "fine_tuning",
-        batches,
-        loss,
-        partial(torch.optim.Adam, lr=config.tune_learning_rate),
-        config.tune_epochs,
-        (f"{prefix}trunk", f"{prefix}head"),
-        rate=lambda epoch: 0.1 ** (epoch // config.tune_step),
-        start=start,
-        **choose,
-    )
+        choose |= {"measure": measure, "select": "validation_auc"}
+    adam = partial(torch.optim.Adam, lr=config.tune_learning_rate)
+    trains = (f"{prefix}trunk", f"{prefix}head")
+    return Stage("fine_tuning", batches, loss, adam, config.tune_epochs, trains, rate, **choose)
 
 
 def _validation(config: ModanConfig, task: Task, train: np.ndarray) -> np.ndarray:

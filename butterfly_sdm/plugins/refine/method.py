@@ -5,8 +5,6 @@ measures [1]_.
 .. [1] REFINE: Inversion-free backdoor defense via model reprogramming. ICLR 2025, arXiv 2502.18508.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -187,18 +185,9 @@ class Refine(Plugin[RefineConfig, RefineData]):
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        return [
-            Stage(
-                "rewriting",
-                batches,
-                partial(_rewriting_loss, config),
-                sgd,
-                config.epochs,
-                ("unet",),
-                rate=rate,
-                measure=measure if len(held_out) else None,
-            )
-        ]
+        loss = partial(_rewriting_loss, config)
+        choose: dict[str, Any] = {"measure": measure} if len(held_out) else {}
+        return [Stage("rewriting", batches, loss, sgd, config.epochs, ("unet",), rate, **choose)]
 
     def evaluate(self, config: RefineConfig, data: RefineData, run: PluginRun) -> Report:
         """Compare the bare with the defended classifier on clean and on triggered images."""

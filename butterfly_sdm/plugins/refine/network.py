@@ -1,11 +1,9 @@
 """The suspicious classifier, kept as it is, behind a network that rewrites its input."""
 
-from __future__ import annotations
-
 import importlib
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -81,8 +79,7 @@ def clamp_unit(x: Tensor) -> Tensor:
     >>> x.grad.tolist()
     [0.0, -1.0, 1.0]
     """
-    clamped: Tensor = _ClampUnit.apply(x)
-    return clamped
+    return cast(Tensor, _ClampUnit.apply(x))
 
 
 def _twice(inputs: int, outputs: int) -> nn.Sequential:
@@ -109,15 +106,14 @@ class FixedClassifier(nn.Module):
         self.register_buffer("mean", torch.tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("spread", torch.tensor(spread).reshape(1, -1, 1, 1))
 
-    def train(self, mode: bool = True) -> FixedClassifier:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode."""
         self.training = False
         return self
 
     def forward(self, images: Tensor) -> Tensor:
         """Return (n, classes) logits."""
-        logits: Tensor = self.inner((images - self.mean) / self.spread)
-        return logits
+        return cast(Tensor, self.inner((images - self.mean) / self.spread))
 
 
 class DefendedClassifier(nn.Module):

@@ -1,7 +1,5 @@
 """Stamp the trigger of a known backdoor on images, and count what becomes of them."""
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,0 +1,5 @@
+"""What can be said about a loss."""
+
+from typing import Literal
+
+PresenceName = Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"]
