@@ -56,8 +56,8 @@ class SurveyTable:
         ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that
         are told only as sums over squares; they are no columns of ``detections``.
     names
-        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
-        in how many spellings (with and without author, say) it occurs.
+        ``accepted``, ``recorded``, ``spellings``, ``texts``: under which name each recorded name
+        counts, in how many spellings (with and without author, say) it occurs, and the first 12.
     """
 
     detections: pd.DataFrame
@@ -68,7 +68,7 @@ class SurveyTable:
     notes: tuple[str, ...] = ()
     coarse: pd.DataFrame | None = None
     names: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"])
+        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings", "texts"])
     )
 
     def __post_init__(self) -> None:
@@ -90,6 +90,15 @@ class SurveyTable:
     def species(self) -> tuple[str, ...]:
         """Species, in the order of the columns of ``detections``."""
         return tuple(self.detections.columns)
+
+    @property
+    def spellings(self) -> dict[str, tuple[str, ...]]:
+        """Texts that were counted as each species, or as the species it is another name of."""
+        told: dict[str, tuple[str, ...]] = {}
+        for accepted, of in self.names.groupby("accepted"):
+            if {str(accepted), *of["recorded"]} & set(self.species):
+                told[str(accepted)] = tuple(sorted({t for texts in of["texts"] for t in texts}))
+        return told
 
     @property
     def rates(self) -> pd.DataFrame:
@@ -354,8 +363,7 @@ class _Count:
         """Count."""
         account = self.account()
         if self.rows.is_empty():
-            columns = self.verdicts.occurrences.columns
-            raise RecordsError(_nothing_left(account, columns, self.verdicts.notes))
+            raise RecordsError(_nothing_left(account, self.verdicts))
         numbered, span = self._visits()
         visits = self._per_site(numbered["visit"], span)
         places = self.verdicts.places
@@ -488,10 +496,28 @@ class _Count:
         accepted = [accepted_name(name, self.synonyms) for name in withheld]
         told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
-        return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
+        texts = pl.col("text").unique()
+        held = names.agg(pl.len().alias("spellings"), texts.sort().head(12).alias("texts"))
+        return held.sort("accepted", "recorded").to_pandas()
+
+    def _other_names(self) -> list[str]:
+        """Tell which texts count under a name that they do not begin with."""
+        held = self._names()
+        told = []
+        for accepted, of in held.groupby("accepted"):
+            texts = {text for texts in of["texts"] for text in texts}
+            others = sorted(text for text in texts if not text.startswith(str(accepted)))
+            if others:
+                more = ", ..." if len(others) > 4 else ""
+                told.append(f"{accepted} from {', '.join(map(repr, others[:4]))}{more}")
+        if not told:
+            return []
+        more = f"; and {len(told) - 20} more species" if len(told) > 20 else ""
+        return [f"Counted under another name or spelling: {'; '.join(told[:20])}{more}."]
 
     def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
-        notes = [*self.verdicts.occurrences.notes, *self.verdicts.notes]
+        read = self.verdicts
+        notes = [*read.occurrences.notes, *read.notes, *self._other_names()]
         if self.verdicts.occurrences.core == "event":
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
@@ -506,9 +532,8 @@ class _Count:
         return (*notes, note) if note else tuple(notes)
 
 
-def _nothing_left(
-    account: dict[str, int], columns: frozenset[str], notes: tuple[str, ...] = ()
-) -> str:
+def _nothing_left(account: dict[str, int], verdicts: Verdicts) -> str:
+    columns, notes = verdicts.occurrences.columns, verdicts.notes
     reasons = {
         key.removeprefix("dropped: "): n
         for key, n in account.items()

@@ -160,10 +160,12 @@ class Synonyms(dict[str, str]):
     'Pieris rapae'
     """
 
-    def __init__(self, names: Mapping[str, str]) -> None:
+    def __init__(
+        self, names: Mapping[str, str], *, english: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(names)
         self._folded: dict[str, str] = {}
-        for recorded, accepted in names.items():
+        for recorded, accepted in (*names.items(), *(english or {}).items()):
             self._folded.setdefault(tidy(recorded).casefold(), accepted)
 
     def whole(self, text: str) -> str:
@@ -183,7 +185,7 @@ def accepted_name(name: str, synonyms: Mapping[str, str]) -> str:
     return known.whole(name) or known.whole(own) or own or name
 
 
-def read_synonyms(source: str | Path | Mapping[str, str] | None) -> dict[str, str]:
+def read_synonyms(source: str | Path | Mapping[str, str] | None) -> Synonyms:
     """
     Read a table of synonyms.
 
@@ -191,12 +193,13 @@ def read_synonyms(source: str | Path | Mapping[str, str] | None) -> dict[str, st
     ----------
     source
         ``s2bms`` for the accepted names of the 62 species of S2BMS that come with the package, a
-        CSV file with the columns ``recorded`` and ``accepted``, the names themselves, or None.
+        CSV file with the columns ``recorded`` and ``accepted`` (and, if wanted, ``english``), the
+        names themselves, or None.
 
     Returns
     -------
-    dict
-        Recorded name: accepted name.
+    Synonyms
+        Recorded name: accepted name; English names are found as well.
 
     Raises
     ------
@@ -205,15 +208,18 @@ def read_synonyms(source: str | Path | Mapping[str, str] | None) -> dict[str, st
     RecordsError
         It lacks a column, gives one name two accepted names, or leads in a circle.
     """
+    english: dict[str, str] = {}
     if source is None or isinstance(source, Mapping):
         given, where = dict(source or {}), "records.synonyms"
     else:
-        given, where = _read_table(source)
-    return {recorded: _end(recorded, given, where) for recorded in given}
+        given, english, where = _read_table(source)
+    ends = {recorded: _end(recorded, given, where) for recorded in given}
+    common = {name: ends.get(accepted, accepted) for name, accepted in english.items()}
+    return Synonyms(ends, english=common)
 
 
-def _read_table(source: str | Path) -> tuple[dict[str, str], str]:
-    """Return the synonyms of a file as they stand there, and its name."""
+def _read_table(source: str | Path) -> tuple[dict[str, str], dict[str, str], str]:
+    """Return the synonyms of a file as they stand there, its English names, and its name."""
     if str(source) == "s2bms":
         where = "synonyms_s2bms.csv"
         text = files("data_prep").joinpath(where).read_text(encoding="utf-8")
@@ -233,6 +239,7 @@ def _read_table(source: str | Path) -> tuple[dict[str, str], str]:
             f"{', '.join(table.fieldnames or ()) or 'none'}."
         )
     synonyms: dict[str, str] = {}
+    english: dict[str, str] = {}
     for row in table:
         recorded, accepted = (
             " ".join((row[column] or "").split()) for column in ("recorded", "accepted")
@@ -246,7 +253,9 @@ def _read_table(source: str | Path) -> tuple[dict[str, str], str]:
                 f"{where} gives {recorded!r} two accepted names: {synonyms[recorded]!r} and "
                 f"{accepted!r}."
             )
-    return synonyms, where
+        if common := tidy(row.get("english") or ""):
+            english.setdefault(common, accepted)
+    return synonyms, english, where
 
 
 def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
@@ -258,7 +267,8 @@ def _end(recorded: str, synonyms: Mapping[str, str], where: str) -> str:
             raise RecordsError(
                 f"{where} leads from {recorded!r} in a circle: {', '.join(seen)}. Correct it."
             )
-    return seen[-1]
+    own = binomial(seen[-1])
+    return own if own.lower() == tidy(seen[-1]).lower() else seen[-1]
 
 
 def read_species(source: Path | tuple[str, ...] | None) -> tuple[str, ...] | None:

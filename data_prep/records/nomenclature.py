@@ -43,7 +43,8 @@ _NOTHING = re.compile(
 _LATIN = re.compile(r"[\w-]*(?:[aeiou]|[aeiou]s|um|[ae]ns|or|er|ar|[aeioy]x|on|ops|bs)")
 _AFTER = re.compile(  # author, year, note in brackets, rank of what follows, sex or stage
     r"[,;:(\[{&\d\"'“A-ZÀ-Þ–-]|(?:et|and|in|ex|de|von|van|den|der|du|la|le|d|ssp|subsp|var|"
-    r"agg|aggregate|group|complex|f|fo|fa|form|forma|ab|aberr|race|morph|subvar|cv|sensu|sens|s|str|auct|nom|comb|stat|sp|nov|"
+    r"agg|aggregate|group|complex|f|fo|fa|form|forma|ab|aberr|race|morph|"
+    r"subvar|cv|sensu|sens|s|str|auct|nom|comb|stat|sp|nov|"
     r"male|female|males|females|adult|adults|larva|larvae|egg|eggs|ova|ovum|pupa|pupae|imago|"
     r"caterpillar|caterpillars|worker|queen|juvenile)(?:[.,;:]|$)"
 )

@@ -182,8 +182,8 @@ def _names_note(names: pl.DataFrame, rows: np.ndarray) -> list[str]:
     more = f" and {len(told) - 8:,} more" if len(told) > 8 else ""
     return [
         f"Name not understood in {int(told['rows'].sum()):,} rows: {examples}{more}. Say what "
-        "English names, codes and old names mean in records.synonyms, such as "
-        f"{{{common['text'][0]}: Genus species}}."
+        "English names, codes, numbers and old names mean in records.synonyms, such as "
+        f"{{{common['text'][0]!r}: Genus species}}."
     ]
 
 
@@ -297,7 +297,7 @@ def _judge_dates(
 def _judge_names(
     names: pl.DataFrame, rules: RecordsOptions, synonyms: Mapping[str, str]
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
-    known = Synonyms(synonyms)
+    known = synonyms if isinstance(synonyms, Synonyms) else Synonyms(synonyms)
     read = [
         read_name(s, p, r, known)
         for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()

@@ -225,3 +225,31 @@ def test_wanted_and_sensitive_species_may_be_given_in_any_spelling(tmp_path):
         told = table(tmp_path, "scientificName", *rows, **rules)
         assert told.species == ("Aglais io", "Pieris napi")
         assert "Maculinea arion" not in set(told.names["accepted"])
+
+
+def test_english_names_of_the_table_that_comes_along_are_known(tmp_path):
+    rows = ("1,small white", "2,Marbled White", "3,LARGE SKIPPER", "4,Ladoga camilla", "5,Emperor")
+    told = table(tmp_path, "Common name", *rows, synonyms="s2bms")
+    expected = ("Limenitis camilla", "Melanargia galathea", "Ochlodes sylvanus", "Pieris rapae")
+    assert k_and_n(told) == (dict.fromkeys(expected, 1), 4)
+    assert told.spellings["Pieris rapae"] == ("small white",)
+    assert "Pieris rapae from 'small white'" in " ".join(told.notes)
+
+
+def test_accepted_names_of_a_user_join_the_recorded_ones_in_any_case(tmp_path):
+    rows = ("1,Peacock", "2,Aglais io", "3,AGLAIS IO (L.)", "4,Inachis io")
+    synonyms = {"peacock": "aglais io", "inachis io": "Aglais Io"}
+    told = table(tmp_path, "Taxon", *rows, synonyms=synonyms)
+    assert k_and_n(told) == ({"Aglais io": 4}, 4)
+    assert told.spellings == {"Aglais io": ("AGLAIS IO (L.)", "Aglais io", "Inachis io", "Peacock")}
+
+
+def test_the_card_lists_the_spellings_of_the_species_that_are_told(tmp_path):
+    rows = ("1,Maculinea arion", "1,Aglais io", "2,AGLAIS IO", "3,Pieris napi")
+    told = table(tmp_path, "Taxon", *rows, sensitive={"Maculinea arion": "withhold"})
+    assert told.spellings == {
+        "Aglais io": ("AGLAIS IO", "Aglais io"),
+        "Pieris napi": ("Pieris napi",),
+    }
+    wanted = table(tmp_path, "Taxon", *rows, species=("Pieris napi",))
+    assert set(wanted.spellings) == {"Pieris napi"}
