@@ -163,6 +163,7 @@ def _fill(
         sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),
         notes=tuple(notes.notes),
+        names=table.spellings,
         software=_software(),
     )
     # Says now, not when it is opened, that the parts do not fit together.

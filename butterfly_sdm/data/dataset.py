@@ -73,6 +73,11 @@ class DatasetCard(BaseModel):
     sources: tuple[Source, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    names: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="texts of the records that were counted as each species",
+        exclude_if=lambda names: not names,
+    )
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of every other file of the folder"
@@ -219,7 +224,8 @@ class Dataset:
         return fingerprint(
             {
                 "card": self.card.model_dump(
-                    mode="json", exclude={"software", "sources", "warnings", "notes", "seal"}
+                    mode="json",
+                    exclude={"software", "sources", "warnings", "notes", "names", "seal"},
                 ),
                 "labels": pd.util.hash_pandas_object(self.detections, index=True)
                 .to_numpy()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+import polars as pl
+
 from butterfly_sdm.errors import RecordsError, did_you_mean
 from data_prep.records.readers.reader import TERMS
 
@@ -17,8 +19,18 @@ _ALIASES = {
         ),
         "species": "species speciesinterpreted",
         "taxonRank": "taxonrank rank",
-        "occurrenceStatus": "occurrencestatus status",
+        "occurrenceStatus": "occurrencestatus",
         "individualCount": "individualcount count abundance number individuals observationcount",
+        "status": "status",
+        "organismQuantity": "organismquantity",
+        "organismQuantityType": "organismquantitytype",
+        "zeroAbundance": "zeroabundance",
+        "verification": (
+            "identificationverificationstatus verificationstatus1 verificationstatus "
+            "recordstatus verified acceptedstatus"
+        ),
+        "basisOfRecord": "basisofrecord",
+        "captive": ("captivecultivated captive iscaptive degreeofestablishment establishmentmeans"),
         "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate",
@@ -52,6 +64,30 @@ _ALIASES = {
     }.items()
 }
 """What a column is called, as :func:`key` writes it, in order of preference."""
+
+_COMMON_NAMES = ("vernacularname", "commonname", "englishname", "vernacular")
+"""Columns of common names, which are read where a table has no other names."""
+
+MISSING = frozenset(
+    "na n/a n.a. #n/a #na #ref! #value! #div/0! #name? #null! #num! null (null) \\n none nan nat "
+    "<na> -nan 1.#qnan 1.#ind #n/d #nv".split()
+)
+"""Words that programs write for a missing value, in small letters."""
+
+
+def without_missing(term: str) -> pl.Expr:
+    """
+    Return a text column in which a word for a missing value is blank.
+
+    A whole cell is meant: NA1234 is a grid reference. ``None`` as a name tells that nothing was
+    seen.
+
+    >>> pl.DataFrame({"day": ["NA", "3"]}).select(without_missing("day"))["day"].to_list()
+    ['', '3']
+    """
+    words = MISSING - {"none"} if term in ("scientificName", "species") else MISSING
+    cell = pl.col(term).str.strip_chars().str.to_lowercase()
+    return pl.when(cell.is_in(sorted(words))).then(pl.lit("")).otherwise(pl.col(term)).alias(term)
 
 
 def key(header: str) -> str:
@@ -113,6 +149,9 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
             if names:
                 found[names[0]] = term
                 break
+    if not {"scientificName", "species"} & set(found.values()):
+        named = [name for name in header if keys[name] in _COMMON_NAMES and name not in found]
+        found |= dict.fromkeys(named[:1], "species")
     return found
 
 

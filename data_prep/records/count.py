@@ -20,7 +20,7 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.records.double_recording import double_recordings
 from data_prep.records.dropped import dropped_rows, write_dropped
 from data_prep.records.grid_references import accuracy_note
-from data_prep.records.names import read_species, read_synonyms
+from data_prep.records.names import accepted_name, read_species, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places import Places, read_sites, resolve_places, site_ids
@@ -56,8 +56,8 @@ class SurveyTable:
         ``species``, ``square``, ``size_m``, ``detections``, ``visits`` of sensitive species that
         are told only as sums over squares; they are no columns of ``detections``.
     names
-        ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
-        in how many spellings (with and without author, say) it occurs.
+        ``accepted``, ``recorded``, ``spellings``, ``texts``: under which name each recorded name
+        counts, in how many spellings (with and without author, say) it occurs, and the first 12.
     """
 
     detections: pd.DataFrame
@@ -68,7 +68,7 @@ class SurveyTable:
     notes: tuple[str, ...] = ()
     coarse: pd.DataFrame | None = None
     names: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"])
+        default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings", "texts"])
     )
 
     def __post_init__(self) -> None:
@@ -90,6 +90,15 @@ class SurveyTable:
     def species(self) -> tuple[str, ...]:
         """Species, in the order of the columns of ``detections``."""
         return tuple(self.detections.columns)
+
+    @property
+    def spellings(self) -> dict[str, tuple[str, ...]]:
+        """Texts that were counted as each species, or as the species it is another name of."""
+        told: dict[str, tuple[str, ...]] = {}
+        for accepted, of in self.names.groupby("accepted"):
+            if {str(accepted), *of["recorded"]} & set(self.species):
+                told[str(accepted)] = tuple(sorted({t for texts in of["texts"] for t in texts}))
+        return told
 
     @property
     def rates(self) -> pd.DataFrame:
@@ -238,7 +247,8 @@ class _Count:
 
     def __init__(self, verdicts: Verdicts, rules: RecordsOptions, synonyms: dict[str, str]) -> None:
         self.verdicts, self.rules, self.synonyms = verdicts, rules, synonyms
-        self.sensitive = SensitiveSpecies(rules.sensitive)
+        spelled = (*verdicts.taxa, *(read_species(rules.species) or ()))
+        self.sensitive = SensitiveSpecies(rules.sensitive).named(spelled, synonyms)
         self.rows = verdicts.rows
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
@@ -287,7 +297,12 @@ class _Count:
         visits.
         """
         rules = self.rules
-        for reason in ("rank above species", "species aggregate"):
+        for reason in (
+            "rank above species",
+            "uncertain name",
+            "name not understood",
+            "species aggregate",
+        ):
             self.drop(pl.col("rank_reason") == REASONS.index(reason), reason)
         if rules.double_recording != "keep":
             twice, shared_rows = double_recordings(self.rows, self.verdicts.places)
@@ -348,7 +363,7 @@ class _Count:
         """Count."""
         account = self.account()
         if self.rows.is_empty():
-            raise RecordsError(_nothing_left(account, self.verdicts.occurrences.columns))
+            raise RecordsError(_nothing_left(account, self.verdicts))
         numbered, span = self._visits()
         visits = self._per_site(numbered["visit"], span)
         places = self.verdicts.places
@@ -439,13 +454,22 @@ class _Count:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
                 raise RecordsError(
-                    "No record of presence names a species. Are the names in another column, or "
-                    "all rows ABSENT?"
+                    " ".join(
+                        (
+                            "No record of presence names a species. Are the names in another "
+                            "column, or all rows ABSENT?",
+                            *self.verdicts.notes,
+                        )
+                    )
                 )
         else:
             # A wanted species may be given by a recorded or by its accepted name; the table keeps
             # the name that was given.
-            accepted = [self.synonyms.get(name, name) for name in asked]
+            accepted = [
+                self.synonyms.get(name)
+                or (name if name in taxa else accepted_name(name, self.synonyms))
+                for name in asked
+            ]
             if len(set(accepted)) < len(asked):
                 raise RecordsError(
                     "Two of the wanted species have one accepted name. Name each species once."
@@ -469,13 +493,31 @@ class _Count:
 
     def _names(self) -> pd.DataFrame:
         withheld = [name for name, action in self.sensitive.actions.items() if action == "withhold"]
-        accepted = [self.synonyms.get(name, name) for name in withheld]
+        accepted = [accepted_name(name, self.synonyms) for name in withheld]
         told = (pl.col("recorded") != "") & ~pl.col("accepted").is_in(accepted)
         names = self.verdicts.names.filter(told).group_by("accepted", "recorded")
-        return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
+        texts = pl.col("text").unique()
+        held = names.agg(pl.len().alias("spellings"), texts.sort().head(12).alias("texts"))
+        return held.sort("accepted", "recorded").to_pandas()
+
+    def _other_names(self) -> list[str]:
+        """Tell which texts count under a name that they do not begin with."""
+        held = self._names()
+        told = []
+        for accepted, of in held.groupby("accepted"):
+            texts = {text for texts in of["texts"] for text in texts}
+            others = sorted(text for text in texts if not text.startswith(str(accepted)))
+            if others:
+                more = ", ..." if len(others) > 4 else ""
+                told.append(f"{accepted} from {', '.join(map(repr, others[:4]))}{more}")
+        if not told:
+            return []
+        more = f"; and {len(told) - 20} more species" if len(told) > 20 else ""
+        return [f"Counted under another name or spelling: {'; '.join(told[:20])}{more}."]
 
     def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
-        notes = list(self.verdicts.occurrences.notes)
+        read = self.verdicts
+        notes = [*read.occurrences.notes, *read.notes, *self._other_names()]
         if self.verdicts.occurrences.core == "event":
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
@@ -490,7 +532,8 @@ class _Count:
         return (*notes, note) if note else tuple(notes)
 
 
-def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
+def _nothing_left(account: dict[str, int], verdicts: Verdicts) -> str:
+    columns, notes = verdicts.occurrences.columns, verdicts.notes
     reasons = {
         key.removeprefix("dropped: "): n
         for key, n in account.items()
@@ -516,6 +559,7 @@ def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
         "no coordinates": "Are the coordinates in a column of another name? Say so in "
         "records.columns.",
+        "name not understood": " ".join(notes),
         "not a listed site": "Do records.sites list the footprints of these records?",
     }.get(most, "Check the records against the settings in build.records.")
     return f"No site is left: of {account['read']:,} rows {told or 'none'} were left out. {advice}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import polars as pl
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.grid_references import GridSquare, squares_of
-from data_prep.records.names import read_name
+from data_prep.records.names import accepted_name, read_name
+from data_prep.records.nomenclature import tidy
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.rules import REASONS
 from data_prep.records.sensitive import SensitiveSpecies
@@ -105,11 +107,12 @@ def _protect(
 ) -> pl.DataFrame:
     """Blank or coarsen the places of sensitive species."""
     frame = rows.to_pandas()
-    accepted = {synonyms.get(species, species): species for species in sensitive.actions}
+    accepted = {accepted_name(species, synonyms): species for species in sensitive.actions}
     names = frame[["scientificName", "species", "taxonRank"]].fillna("")
     unique = names.drop_duplicates()
     meant = {
         tuple(row): accepted.get(read_name(row[0], row[1], row[2], synonyms).accepted)
+        or _hinted(f"{row[0]} {row[1]}", accepted)
         for row in unique.itertuples(index=False, name=None)
     }
     species = pd.Series(
@@ -135,6 +138,12 @@ def _protect(
     return pl.from_pandas(
         frame.astype(object).where(frame.notna(), None), schema_overrides=rows.schema
     )
+
+
+def _hinted(text: str, accepted: dict[str, str]) -> str | None:
+    """Return the sensitive species whose words a text holds, such as ``Maculinea cf. arion``."""
+    words = set(re.findall(r"[\w-]+", tidy(text).lower()))
+    return next((key for name, key in accepted.items() if {*name.lower().split()} <= words), None)
 
 
 def _square(row: pd.Series, size_m: int | None) -> str | None:

@@ -24,6 +24,7 @@ from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
+from data_prep.records.columns import MISSING, without_missing
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 
@@ -42,13 +43,25 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "date": ("eventDate", "year", "month", "day"),
     "name": ("scientificName", "species", "taxonRank"),
     "source": ("institutionCode", "collectionCode", "datasetName", "license"),
-    "state": ("occurrenceStatus", "individualCount", "completeness"),
+    "state": (
+        "occurrenceStatus",
+        "individualCount",
+        "completeness",
+        "status",
+        "organismQuantity",
+        "organismQuantityType",
+        "zeroAbundance",
+        "verification",
+        "basisOfRecord",
+        "captive",
+    ),
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
+_LONGEST_MISSING = max(map(len, MISSING))
 
 
 @dataclass(frozen=True)
@@ -140,7 +153,18 @@ class _Dictionary:
         """
         schema = dict.fromkeys(self.terms, pl.String)
         held = pl.concat(self.entries) if self.entries else pl.DataFrame(schema=schema)
+        held = held.with_columns(without_missing(term) for term in self.terms)
         return held.with_row_index("code").sort(*self.terms)
+
+
+def _told(ids: pl.Series) -> np.ndarray:
+    """Return where an id is one, neither blank nor a word for a missing value."""
+    short = ids.str.len_bytes() <= _LONGEST_MISSING
+    told = (ids != "").to_numpy(writable=True)
+    if short.any():
+        few = short.to_numpy()
+        told[few] = ids.filter(short).to_frame("id").select(without_missing("id") != "")["id"]
+    return told
 
 
 def _own(texts: pl.DataFrame) -> pl.DataFrame:
@@ -235,7 +259,7 @@ class _Coder:
             np.copyto(
                 event,
                 held["eventID"].hash(seed=2).to_numpy(),
-                where=(held["eventID"] != "").to_numpy(),
+                where=_told(held["eventID"]),
             )
         same = {
             "file": np.full(len(event), file, dtype=np.uint16),
@@ -401,6 +425,11 @@ def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
     )
 
 
+def _cleaned(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return rows in which a word for a missing value is blank."""
+    return rows.with_columns(without_missing(term) for term in rows.columns)
+
+
 def _events(file: RecordFile) -> pl.DataFrame | None:
     """
     Return the survey events of a file; place and date of an event that has none are those of its
@@ -409,7 +438,7 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
     blocks = file.events()
     if blocks is None:
         return None
-    frames = [_own(block.rows) for block, _ in blocks]
+    frames = [_own(_cleaned(block.rows)) for block, _ in blocks]
     if not frames or not sum(map(len, frames)):
         raise RecordsError(
             f"{file.path} has a table of events without rows. Download or export it again."
@@ -458,6 +487,7 @@ def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
         for term in events.columns
         if term in TERMS and term not in ("eventID", "parentEventID", "recordID")
     ]
+    block = Block(_cleaned(block.rows), block.numbers, block.malformed)
     joined = block.rows.join(
         events.select("eventID", pl.col(terms).name.suffix("_event"), known=True),
         on="eventID",

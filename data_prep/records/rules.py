@@ -10,7 +10,7 @@ import polars as pl
 
 from data_prep.records import dates as date_rules
 from data_prep.records import places as place_rules
-from data_prep.records.names import Name, read_name
+from data_prep.records.names import Name, Synonyms, read_name
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places import Places
@@ -26,11 +26,16 @@ REASONS = (
     "outside the season",
     "absence not counted",
     "unknown status",
+    "rejected identification",
+    "captive or cultivated",
+    "fossil or living specimen",
     "incomplete list",
     "footprint too large",
     "too few records at the site",
     "not a listed site",
     "rank above species",
+    "uncertain name",
+    "name not understood",
     "species aggregate",
     "double recording",
     "list too short",
@@ -44,8 +49,21 @@ code.
 _PLACE_OFFSET = REASONS.index(place_rules.REASONS[1]) - 1
 _DATE_OFFSET = REASONS.index(date_rules.REASONS[1]) - 1
 _FIRST = ("source", "place", "date", "state")
-_PRESENT = {"", "PRESENT", "P", "TRUE", "YES", "1", "DETECTED", "OBSERVED"}
-_ABSENT = {"ABSENT", "A", "FALSE", "NO", "0", "NOT DETECTED", "NOTDETECTED", "NOT OBSERVED"}
+_PRESENT = {"", *"PRESENT P PRESENCE TRUE YES 1 DETECTED OBSERVED SEEN RECORDED".split()}
+_ABSENT = {
+    *"ABSENT A ABSENCE FALSE NO 0 NOTDETECTED NOTOBSERVED UNDETECTED".split(),
+    *("NOT DETECTED", "NOT OBSERVED", "NOT PRESENT", "NOT SEEN", "NOT RECORDED"),
+}
+_SAYS_PRESENCE = (_PRESENT | _ABSENT) - set(" P A 1 0 YES NO TRUE FALSE RECORDED".split()) - {""}
+_REJECTED = r"^(?:not accepted|rejected|incorrect|invalid|misidentif|r(?:[45])?$)"
+_CAPTIVE = r"^(?:true|t|yes|y|1|captive|cultivated|managed|released|reared|captive.*|cultivated.*)$"
+_NO_SIGHTING = "FOSSILSPECIMEN LIVINGSPECIMEN".split()
+_INDIVIDUALS = r"individual|specimen|count|adult|number|butterfl|^$"
+_GENUS_LIKE = {
+    "higher": "rank above species",
+    "uncertain": "uncertain name",
+    "unread": "name not understood",
+}
 _COMPLETE = {"TRUE", "T", "YES", "Y", "1", "COMPLETE", "REPORTEDCOMPLETE"}
 
 
@@ -72,6 +90,8 @@ class Verdicts:
         What each entry of the dictionary of names means: ``accepted``, ``recorded``.
     places
         The sites.
+    notes
+        What was understood of names and of a column ``Status``, in sentences.
     """
 
     occurrences: Occurrences
@@ -81,6 +101,7 @@ class Verdicts:
     taxa: tuple[str, ...]
     names: pl.DataFrame
     places: Places
+    notes: tuple[str, ...] = ()
 
 
 Judged = Mapping[str, Mapping[str, np.ndarray]]
@@ -116,11 +137,12 @@ def judge(
         "place": places.codes.with_columns(_offset("place_reason", _PLACE_OFFSET)),
         "date": _judge_dates(texts["date"], rules, occurrences.day_first),
         "state": _judge_states(texts["state"], rules),
-        "name": names.drop("accepted", "recorded"),
+        "name": names.select("code", "taxon", "name_reason"),
     }
     told = {group: _by_code(table) for group, table in judged.items()}
     kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
     counts = np.zeros(len(REASONS), dtype=np.int64)
+    named = np.zeros(len(names), dtype=np.int64)
     good, bad, before = [], [], 0
     events = ["is_event"] if occurrences.core == "event" else []
     for part in occurrences.parts([*kept, *GROUPS, *events]):
@@ -135,10 +157,52 @@ def judge(
             of_row = part.select("file", "row", pl.Series("reason", reason))
             bad.append(of_row.filter(pl.Series(dropped)))
         good.append(_understood(part, told, reason))
+        named += np.bincount(part["name"].to_numpy(), minlength=len(named))
     rows = pl.concat(good).with_columns(pl.col("day").cast(pl.Date))
-    return Verdicts(
-        occurrences, rows, counts, pl.concat(bad) if numbered else None, taxa, names, places
-    )
+    told_names = names.filter(~_names_sensitive(rules.sensitive))
+    rows_named = named[told_names["code"].to_numpy()]
+    notes = (*_status_note(texts["state"]), *_names_note(told_names, rows_named))
+    dropped_rows = pl.concat(bad) if numbered else None
+    return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes)
+
+
+def _names_sensitive(sensitive: Mapping[str, str]) -> pl.Expr:
+    """Whether a text is one that no note may repeat."""
+    return pl.col("text").str.to_lowercase().is_in([name.lower() for name in sensitive])
+
+
+def _names_note(names: pl.DataFrame, rows: np.ndarray) -> list[str]:
+    """Tell the commonest names that are not understood, in rows of the records."""
+    told = names.with_columns(rows=pl.Series(rows)).filter(pl.col("kind") == "unread")
+    told = told.filter(pl.col("rows") > 0).group_by("text").agg(pl.col("rows").sum())
+    if told.is_empty():
+        return []
+    common = told.sort(["rows", "text"], descending=[True, False]).head(8)
+    examples = ", ".join(f"{text!r} ({n:,})" for text, n in common.iter_rows())
+    more = f" and {len(told) - 8:,} more" if len(told) > 8 else ""
+    return [
+        f"Name not understood in {int(told['rows'].sum()):,} rows: {examples}{more}. Say what "
+        "English names, codes, numbers and old names mean in records.synonyms, such as "
+        f"{{{common['text'][0]!r}: Genus species}}."
+    ]
+
+
+def _says_presence(states: pl.DataFrame) -> bool:
+    """Tell whether a column of the bare name ``Status`` tells presence and absence."""
+    values = {v.strip().upper() for v in states["status"].unique().to_list()} - {""}
+    said = values & (_PRESENT | _ABSENT)
+    return bool(values & _SAYS_PRESENCE) and 2 * len(said) >= len(values)
+
+
+def _status_note(states: pl.DataFrame) -> list[str]:
+    values = sorted({v.strip() for v in states["status"].unique().to_list()} - {""})
+    if not values or _says_presence(states):
+        return []
+    told = ", ".join(repr(value) for value in values[:4]) + (", ..." if len(values) > 4 else "")
+    return [
+        f"The column Status holds {told}: it was not taken as presence or absence. If it is, say "
+        "so in records.columns: {occurrenceStatus: ...}."
+    ]
 
 
 def _reasons(part: pl.DataFrame, told: Judged, again: np.ndarray) -> np.ndarray:
@@ -233,8 +297,9 @@ def _judge_dates(
 def _judge_names(
     names: pl.DataFrame, rules: RecordsOptions, synonyms: Mapping[str, str]
 ) -> tuple[pl.DataFrame, tuple[str, ...]]:
+    known = synonyms if isinstance(synonyms, Synonyms) else Synonyms(synonyms)
     read = [
-        read_name(s, p, r, synonyms)
+        read_name(s, p, r, known)
         for s, p, r in names.select("scientificName", "species", "taxonRank").iter_rows()
     ]
     detecting = {"species", "aggregate"} if rules.aggregates == "detect" else {"species"}
@@ -242,9 +307,9 @@ def _judge_names(
     number = {name: place for place, name in enumerate(taxa)}
 
     def reason(name: Name) -> int:
-        if name.kind == "higher" and rules.higher_ranks == "drop":
-            return REASONS.index("rank above species")
-        if name.kind == "aggregate" and rules.aggregates == "drop":
+        if name.kind in _GENUS_LIKE and rules.higher_ranks == "drop":
+            return REASONS.index(_GENUS_LIKE[name.kind])
+        if name.kind in ("aggregate", "hybrid") and rules.aggregates == "drop":
             return REASONS.index("species aggregate")
         return 0
 
@@ -258,6 +323,13 @@ def _judge_names(
             "name_reason": pl.Series([reason(n) for n in read], dtype=pl.UInt8),
             "accepted": pl.Series([n.accepted for n in read], dtype=pl.String),
             "recorded": pl.Series([n.recorded for n in read], dtype=pl.String),
+            "kind": pl.Series([n.kind for n in read], dtype=pl.String),
+            "text": names.select(
+                pl.when(pl.col("scientificName") != "")
+                .then(pl.col("scientificName"))
+                .otherwise(pl.col("species"))
+                .str.strip_chars()
+            ).to_series(),
         }
     )
     return frame, taxa
@@ -280,10 +352,12 @@ def _judge_sources(sources: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame
 
 def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
     status = pl.col("occurrenceStatus").str.strip_chars().str.to_uppercase()
-    zero = pl.col("individualCount").str.strip_chars().cast(pl.Float64, strict=False) == 0
-    absent = status.is_in(list(_ABSENT))
+    if _says_presence(states):
+        bare = pl.col("status").str.strip_chars().str.to_uppercase()
+        status = pl.when(status == "").then(bare).otherwise(status)
+    absent = status.is_in(list(_ABSENT)) | _says("zeroAbundance", r"^(?:y|yes|true|t|1)$")
     unknown = ~absent & ~status.is_in(list(_PRESENT))
-    zero = zero.fill_null(False) & ~absent
+    zero = _is_zero() & ~absent
     incomplete = pl.lit(False)
     if rules.complete_only:
         incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(
@@ -293,16 +367,36 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         zero & pl.lit(rules.zero_count == "drop")
     )
     dropped |= zero & pl.lit(rules.zero_count == "absent" and rules.absent == "drop")
+    basis = pl.col("basisOfRecord").str.to_uppercase().str.replace_all(r"[^A-Z]", "")
+    reasons = {
+        "absence not counted": dropped,
+        "unknown status": unknown,
+        "rejected identification": _says("verification", _REJECTED),
+        "captive or cultivated": _says("captive", _CAPTIVE),
+        "fossil or living specimen": basis.is_in(_NO_SIGHTING),
+        "incomplete list": incomplete,
+    }
+    code = pl.lit(0)
+    for reason, holds in reversed(reasons.items()):
+        code = pl.when(holds).then(REASONS.index(reason)).otherwise(code)
     return states.select(
         "code",
         (~absent & ~(zero & pl.lit(rules.zero_count == "absent"))).alias("present"),
-        pl.when(dropped)
-        .then(REASONS.index("absence not counted"))
-        .when(unknown)
-        .then(REASONS.index("unknown status"))
-        .when(incomplete)
-        .then(REASONS.index("incomplete list"))
-        .otherwise(0)
-        .cast(pl.UInt8)
-        .alias("state_reason"),
+        code.cast(pl.UInt8).alias("state_reason"),
     )
+
+
+def _says(term: str, pattern: str) -> pl.Expr:
+    return pl.col(term).str.strip_chars().str.to_lowercase().str.contains(pattern)
+
+
+def _is_zero() -> pl.Expr:
+    """
+    Whether nobody was counted; an amount that counts no individuals, such as a cover, tells nothing
+    where it is 0 of another unit.
+    """
+    number = pl.col("individualCount").str.strip_chars()
+    quantity = pl.col("organismQuantity").str.strip_chars().cast(pl.Float64, strict=False)
+    of_quantity = (quantity == 0) & _says("organismQuantityType", _INDIVIDUALS)
+    count = number.cast(pl.Float64, strict=False)
+    return pl.when(number == "").then(of_quantity).otherwise(count == 0).fill_null(False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -14,6 +14,7 @@ import shapely
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.grid_references import squares_of
+from data_prep.records.names import accepted_name
 from data_prep.records.options import Protection
 
 ACTIONS: tuple[str, ...] = get_args(Protection)
@@ -47,6 +48,19 @@ class SensitiveSpecies:
 
     def __bool__(self) -> bool:
         return bool(self.actions)
+
+    def named(self, names: Iterable[str], synonyms: Mapping[str, str]) -> SensitiveSpecies:
+        """
+        Return the same with every one of ``names`` that is another spelling of a sensitive species:
+        in capitals, an old or an English name.
+
+        >>> SensitiveSpecies({"MACULINEA ARION": "10km"}).named(["Maculinea arion"], {}).actions
+        {'MACULINEA ARION': '10km', 'Maculinea arion': '10km'}
+        """
+        told = {accepted_name(species, synonyms): a for species, a in self.actions.items()}
+        spelled = {name: accepted_name(name, synonyms) for name in names}
+        also = {name: told[meant] for name, meant in spelled.items() if meant in told}
+        return SensitiveSpecies({**self.actions, **also})
 
     def size_m(self, species: str) -> int | None:
         """Return the size of the squares in which a species may be told, None for none."""

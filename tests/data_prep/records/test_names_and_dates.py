@@ -106,8 +106,8 @@ def test_genus_and_species_are_found_beside_authors_and_subgenera(text, expected
         ("Leptidea sinapis/juvernica", "", "", "aggregate"),
         ("Pieris napi agg.", "", "", "aggregate"),
         ("Thymelicus lineola", "", "species aggregate", "aggregate"),
-        ("BOLD:AAA1234", "", "UNRANKED", "higher"),
-        ("pieris napi", "", "SPECIES", "unnamed"),
+        ("BOLD:AAA1234", "", "UNRANKED", "unread"),
+        ("pieris napi", "", "SPECIES", "species"),
     ],
 )
 def test_what_a_name_means_is_told_by_its_rank_or_its_form(scientific, species, rank, kind):
