@@ -21,7 +21,12 @@ _ALIASES = {
         "individualCount": "individualcount count abundance number individuals observationcount",
         "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
         "parentEventID": "parenteventid",
-        "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate",
+        "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
+        "datefrom eventdatestart dateinterpretedfrom",
+        "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
+        "dateinterpretedto",
+        "startDayOfYear": "startdayofyear",
+        "endDayOfYear": "enddayofyear",
         "year": "year",
         "month": "month",
         "day": "day",

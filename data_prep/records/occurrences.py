@@ -24,6 +24,7 @@ from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
+from data_prep.records import dates as date_rules
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 
@@ -39,14 +40,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "northing",
         "locationID",
     ),
-    "date": ("eventDate", "year", "month", "day"),
+    "date": date_rules.TERMS,
     "name": ("scientificName", "species", "taxonRank"),
     "source": ("institutionCode", "collectionCode", "datasetName", "license"),
     "state": ("occurrenceStatus", "individualCount", "completeness"),
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 

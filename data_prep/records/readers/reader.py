@@ -15,7 +15,8 @@ import polars as pl
 TERMS = tuple(
     """
     recordID scientificName species taxonRank occurrenceStatus individualCount eventID parentEventID
-    eventDate year month day decimalLatitude decimalLongitude coordinateUncertaintyInMeters
+    eventDate eventDateEnd year month day startDayOfYear endDayOfYear decimalLatitude
+    decimalLongitude coordinateUncertaintyInMeters
     footprintWKT footprintSRS gridReference easting northing locationID institutionCode
     collectionCode datasetName license completeness
     """.split()
