@@ -36,7 +36,8 @@ _ALIASES = {
         ),
         "coordinateUncertaintyInMeters": (
             "coordinateuncertaintyinmeters coordinateuncertaintyinmetres coordinateuncertaintym "
-            "coordinateuncertainty uncertaintym uncertainty positionalaccuracy"
+            "coordinateuncertainty uncertaintym uncertainty publicpositionalaccuracy "
+            "positionalaccuracy"
         ),
         "footprintWKT": "footprintwkt wkt",
         "footprintSRS": "footprintsrs",
@@ -46,11 +47,16 @@ _ALIASES = {
         ),
         "easting": "easting",
         "northing": "northing",
+        "coordinateSRS": "verbatimsrs coordinatesystem coordinatereferencesystem crs srs epsg "
+        "geodeticdatum",
+        "countryCode": "countrycode",
+        "coordinatesObscured": "coordinatesobscured geoprivacy",
         "locationID": "locationid siteid siteno sitenumber sitecode",
         "institutionCode": "institutioncode",
         "collectionCode": "collectioncode",
         "datasetName": "datasetname datasetkey dataresourcename",
         "license": "license licence",
+        "groupID": "groupidentifier",
         "completeness": (
             "completeness allspeciesreported completelist completechecklist islistcomplete"
         ),

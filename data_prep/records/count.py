@@ -475,7 +475,7 @@ class _Count:
         return names.agg(pl.len().alias("spellings")).sort("accepted", "recorded").to_pandas()
 
     def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
-        notes = list(self.verdicts.occurrences.notes)
+        notes = [*self.verdicts.occurrences.notes, *places.notes]
         if self.verdicts.occurrences.core == "event":
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
@@ -486,7 +486,8 @@ class _Count:
                 "Effort is told by records alone (occurrence core): visits that saw nothing are "
                 "unknown."
             )
-        note = accuracy_note() if any(places.references) else None
+        british = any(name and "mE" not in name for name in places.references)
+        note = accuracy_note() if british else None
         return (*notes, note) if note else tuple(notes)
 
 
@@ -512,6 +513,9 @@ def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
         ),
         "no date": "Are the dates in a column of another name? Say so in records.columns.",
         "unreadable date": "Dates are read as 2018-06-03, 3/6/2018 or 3 June 2018.",
+        "easting and northing outside their grid": "Say in records.crs which CRS they have, such "
+        "as EPSG:25832.",
+        "position 0, 0": "Places without coordinates have 0, 0: fill in where they are.",
         "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
         "no coordinates": "Are the coordinates in a column of another name? Say so in "

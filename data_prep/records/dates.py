@@ -95,9 +95,7 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
 
 def _understood(dates: pl.DataFrame) -> pl.DataFrame:
     """Return each text read in every way, and whether it speaks of more than one day."""
-    cells = {
-        term: _present(pl.col(term)) if term in dates.columns else pl.lit("") for term in TERMS
-    }
+    cells = {term: present(pl.col(term)) if term in dates.columns else pl.lit("") for term in TERMS}
     split = dates.select("code", **cells).with_columns(
         # 01/06/2018 to 1/6/2018 is one day.
         pl.col("eventDate")
@@ -141,7 +139,7 @@ def _understood(dates: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _present(text: pl.Expr) -> pl.Expr:
+def present(text: pl.Expr) -> pl.Expr:
     """Return stripped texts, ``""`` for the words that stand for nothing."""
     stripped = text.str.strip_chars()
     return (

@@ -17,14 +17,16 @@ TERMS = tuple(
     recordID scientificName species taxonRank occurrenceStatus individualCount eventID parentEventID
     eventDate eventDateEnd year month day startDayOfYear endDayOfYear decimalLatitude
     decimalLongitude coordinateUncertaintyInMeters
-    footprintWKT footprintSRS gridReference easting northing locationID institutionCode
-    collectionCode datasetName license completeness
+    footprintWKT footprintSRS gridReference easting northing coordinateSRS countryCode
+    coordinatesObscured locationID institutionCode collectionCode datasetName license completeness
+    groupID
     """.split()
 )
 """
 The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``,
-``easting``, ``northing`` (metres in the British grid) and ``completeness`` (whether a list names
-every species seen), for which it has no exact term.
+``easting``, ``northing`` (metres), ``coordinateSRS`` (their CRS), ``coordinatesObscured``,
+``completeness`` (whether a list names every species seen) and ``groupID`` (of lists that several
+people kept of one visit), for which it has no exact term.
 """
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}
