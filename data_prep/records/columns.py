@@ -33,7 +33,12 @@ _ALIASES = {
         "captive": ("captivecultivated captive iscaptive degreeofestablishment establishmentmeans"),
         "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
         "parentEventID": "parenteventid",
-        "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate",
+        "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
+        "datefrom eventdatestart dateinterpretedfrom",
+        "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
+        "dateinterpretedto",
+        "startDayOfYear": "startdayofyear",
+        "endDayOfYear": "enddayofyear",
         "year": "year",
         "month": "month",
         "day": "day",
@@ -43,7 +48,8 @@ _ALIASES = {
         ),
         "coordinateUncertaintyInMeters": (
             "coordinateuncertaintyinmeters coordinateuncertaintyinmetres coordinateuncertaintym "
-            "coordinateuncertainty uncertaintym uncertainty positionalaccuracy"
+            "coordinateuncertainty uncertaintym uncertainty publicpositionalaccuracy "
+            "positionalaccuracy"
         ),
         "footprintWKT": "footprintwkt wkt",
         "footprintSRS": "footprintsrs",
@@ -53,11 +59,16 @@ _ALIASES = {
         ),
         "easting": "easting",
         "northing": "northing",
+        "coordinateSRS": "verbatimsrs coordinatesystem coordinatereferencesystem crs srs epsg "
+        "geodeticdatum",
+        "countryCode": "countrycode",
+        "coordinatesObscured": "coordinatesobscured geoprivacy",
         "locationID": "locationid siteid siteno sitenumber sitecode",
         "institutionCode": "institutioncode",
         "collectionCode": "collectioncode",
         "datasetName": "datasetname datasetkey dataresourcename",
         "license": "license licence",
+        "groupID": "groupidentifier",
         "completeness": (
             "completeness allspeciesreported completelist completechecklist islistcomplete"
         ),

@@ -30,6 +30,8 @@ from data_prep.records.rules import REASONS, Verdicts, judge
 from data_prep.records.sensitive import SensitiveSpecies
 from data_prep.sources.provenance import read_provenance
 
+INCOMPLETE = ("0", "false", "False", "FALSE", "no", "No", "NO", "n", "N", "incomplete")
+
 
 @dataclass(frozen=True)
 class SurveyTable:
@@ -453,15 +455,8 @@ class _Count:
         if asked is None:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
             if not wanted:
-                raise RecordsError(
-                    " ".join(
-                        (
-                            "No record of presence names a species. Are the names in another "
-                            "column, or all rows ABSENT?",
-                            *self.verdicts.notes,
-                        )
-                    )
-                )
+                said = _no_species(self.verdicts.occurrences.dictionaries["name"])
+                raise RecordsError(" ".join((said, *self.verdicts.notes)))
         else:
             # A wanted species may be given by a recorded or by its accepted name; the table keeps
             # the name that was given.
@@ -517,7 +512,7 @@ class _Count:
 
     def _notes(self, empty: int, places: Places) -> tuple[str, ...]:
         read = self.verdicts
-        notes = [*read.occurrences.notes, *read.notes, *self._other_names()]
+        notes = [*read.occurrences.notes, *read.notes, *places.notes, *self._other_names()]
         if self.verdicts.occurrences.core == "event":
             notes.append(
                 f"Effort is told by an event core: visits include {empty} on which nothing was "
@@ -528,8 +523,32 @@ class _Count:
                 "Effort is told by records alone (occurrence core): visits that saw nothing are "
                 "unknown."
             )
-        note = accuracy_note() if any(places.references) else None
+        states = self.verdicts.occurrences.dictionaries["state"]
+        if not self.rules.complete_only and states["completeness"].is_in(list(INCOMPLETE)).any():
+            notes.append(
+                "Some lists do not name every species that was seen, but count as visits: "
+                "records.scheme: complete leaves them out."
+            )
+        british = any(name and "mE" not in name for name in places.references)
+        note = accuracy_note() if british else None
         return (*notes, note) if note else tuple(notes)
+
+
+def _no_species(names: pl.DataFrame) -> str:
+    """Say why no species is left to count."""
+    told = names.select(pl.concat_list("species", "scientificName").explode().str.strip_chars())
+    texts = told.to_series().unique().sort()
+    numbers = texts.filter(texts.str.contains(r"^\d+(\.0)?$")).to_list()
+    if numbers:
+        return (
+            f"No record of presence names a species: species are numbers, such as "
+            f"{', '.join(numbers[:3])}. Say in records.synonyms which species each number is, such "
+            f"as {{'{numbers[0]}': Pieris rapae}}, or name another column in records.columns."
+        )
+    return (
+        "No record of presence names a species. Are the names in another column, or all rows "
+        "ABSENT?"
+    )
 
 
 def _nothing_left(account: dict[str, int], verdicts: Verdicts) -> str:
@@ -555,6 +574,9 @@ def _nothing_left(account: dict[str, int], verdicts: Verdicts) -> str:
         ),
         "no date": "Are the dates in a column of another name? Say so in records.columns.",
         "unreadable date": "Dates are read as 2018-06-03, 3/6/2018 or 3 June 2018.",
+        "easting and northing outside their grid": "Say in records.crs which CRS they have, such "
+        "as EPSG:25832.",
+        "position 0, 0": "Places without coordinates have 0, 0: fill in where they are.",
         "unreadable coordinates": "Coordinates are read as decimal degrees, such as 51.31627.",
         "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
         "no coordinates": "Are the coordinates in a column of another name? Say so in "

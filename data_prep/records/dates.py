@@ -13,6 +13,16 @@ which is the month.
 MONTHS = tuple(
     "January February March April May June July August September October November December".split()
 )
+TERMS = ("eventDate", "eventDateEnd", "year", "month", "day", "startDayOfYear", "endDayOfYear")
+MISSING = ("na", "n/a", "#n/a", "null", r"\n", "none", "nan", "-", "--", "?", "unknown")
+"""What programs write in a cell that has nothing, in small letters."""
+
+_FULL = (
+    r"\d{4}-\d{1,2}-\d{1,2}|\d{4}[/.]\d{1,2}[/.]\d{1,2}|\d{1,2}[/.]\d{1,2}[/.]\d{4}"
+    r"|\d{1,2}-\d{1,2}-\d{4}"
+)
+_CLOCK = r"^\d{1,2}([:.h]\d{2}.*|\s*[ap]\.?m.*)$"
+_WAYS = ("iso", "year_first", "ordinal", "compact", "worded", "dmy", "mdy")
 
 
 def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataFrame:
@@ -22,10 +32,13 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
     Parameters
     ----------
     dates
-        Text columns ``eventDate``, ``year``, ``month``, ``day``, and ``code``. ISO dates, with or
-        without a time, are always read, and so are dates whose month is an English word (``3 June
-        2018``, ``03-Jun-2018``); ``3/6/2018`` is, if ``day_first`` or another date of the table
-        (13/6/2018) says how. ``eventDate`` goes before the rest.
+        Text columns ``eventDate``, ``year``, ``month``, ``day``, and ``code``; where known
+        ``eventDateEnd``, ``startDayOfYear`` and ``endDayOfYear``. ISO dates, with or without a
+        time, are always read, and so are year-first ones (2018/06/03), the day of a year
+        (2018-154) and dates whose month is an English word (``3 June 2018``, ``03-Jun-2018``);
+        ``3/6/2018`` is, if ``day_first`` or another date of the table (13/6/2018) says how.
+        ``eventDate`` goes before the rest. What has an end on another day, in whichever words or
+        column, is a period.
     day_first
         Whether ``3/6/2018`` is the third of June; None: as the other dates of the table tell.
 
@@ -34,65 +47,154 @@ def read_days(dates: pl.DataFrame, *, day_first: bool | None = None) -> pl.DataF
     DataFrame
         ``code``; ``day`` (date, null if there is none); ``date_reason`` (place in :data:`REASONS`).
     """
-    text = pl.col("eventDate").str.strip_chars()
-    start = text.str.split("/").list.first()
-    slashed = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})([T ,].*)?$"
-    columns = dates.select(
-        "code",
-        text.alias("text"),
-        _day(start, r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ]|$)", (1, 2, 3)).alias("iso"),
-        _day(text, r"^(\d{4})(\d{2})(\d{2})$", (1, 2, 3)).alias("compact"),
-        _day(_numbered(text), r"^(\d{1,2})-(\d{2})-(\d{4})$", (3, 2, 1)).alias("worded"),
-        _day(text, slashed, (3, 2, 1)).alias("dmy"),
-        _day(text, slashed, (3, 1, 2)).alias("mdy"),
-        _period(text).alias("period"),
-        pl.format(
-            "{}-{}-{}", *(pl.col(part).str.strip_chars() for part in ("year", "month", "day"))
-        ).alias("parts"),
-        pl.col("year").str.strip_chars().alias("year"),
-    )
-    from_parts = _day(
-        pl.col("parts"), r"^(\d{4})(?:\.0)?-(\d{1,2})(?:\.0)?-(\d{1,2})(?:\.0)?$", (1, 2, 3)
-    )
+    columns = _understood(dates)
     if day_first is None:
-        only_dmy, only_mdy = columns.select(
-            (pl.col("dmy").is_not_null() & pl.col("mdy").is_null()).any().alias("dmy"),
-            (pl.col("mdy").is_not_null() & pl.col("dmy").is_null()).any().alias("mdy"),
-        ).row(0)
-        day_first = None if only_dmy == only_mdy else bool(only_dmy)
-    both = (
-        pl.col("dmy").is_not_null() & pl.col("mdy").is_not_null() & (pl.col("dmy") != pl.col("mdy"))
+        day_first = _told(columns)
+    columns = columns.with_columns(
+        _chosen("", day_first).alias("start"), _chosen("end_", day_first).alias("last")
     )
-    chosen = (
-        pl.coalesce("dmy", "mdy") if day_first is None else pl.col("dmy" if day_first else "mdy")
-    )
-    slash_day = pl.when(both & pl.lit(day_first is None)).then(None).otherwise(chosen)
-    days = columns.with_columns(from_parts.alias("from_parts")).with_columns(
+    text, end = pl.col("text"), pl.col("end_text")
+    days = columns.with_columns(
         pl.when(pl.col("period"))
         .then(None)
-        .when(pl.col("text") != "")
         # A month alone, 2018-06, may have its day in the column beside it.
-        .then(pl.coalesce("iso", "compact", "worded", slash_day, "from_parts"))
-        .otherwise(pl.col("from_parts"))
+        .when(text != "")
+        .then(pl.coalesce("start", "from_parts", "from_number"))
+        .otherwise(pl.coalesce("from_parts", "from_number"))
         .alias("day")
+    ).with_columns(
+        (
+            pl.col("period")
+            | (pl.col("last") != pl.col("day")).fill_null(False)
+            | (pl.col("last").is_not_null() & (text == "") & pl.col("day").is_null())
+            | end.str.contains(r"^\d{4}(-\d{1,2})?$")
+        ).alias("period"),
+        (pl.col("last").is_null() & (end != "") & (end != text)).alias("bad_end"),
     )
+    ambiguous = _ambiguous("") if day_first is None else pl.lit(False)
     reason = (
-        pl.when(pl.col("day").is_not_null())
-        .then(0)
-        .when(pl.col("period"))
+        pl.when(pl.col("period"))
         .then(3)
-        .when((pl.col("text") == "") & (pl.col("year") == ""))
+        .when(pl.col("day").is_not_null())
+        .then(pl.col("bad_end") * 2)
+        .when((text == "") & (pl.col("year") == ""))
         .then(1)
-        .when(both & pl.lit(day_first is None))
+        .when(ambiguous)
         .then(4)
         .when(
-            pl.col("text").str.contains(r"^\d{4}(-\d{1,2})?$")
-            | ((pl.col("text") == "") & pl.col("year").str.contains(r"^\d{4}"))
+            text.str.contains(r"^\d{4}([-/.]\d{1,2})?$")
+            | ((text == "") & pl.col("year").str.contains(r"^\d{4}"))
         )
         .then(3)
         .otherwise(2)
+        .cast(pl.UInt8)
     )
-    return days.select("code", "day", reason.cast(pl.UInt8).alias("date_reason"))
+    day = pl.when(reason == 0).then(pl.col("day"))
+    return days.select("code", day.alias("day"), reason.alias("date_reason"))
+
+
+def _understood(dates: pl.DataFrame) -> pl.DataFrame:
+    """Return each text read in every way, and whether it speaks of more than one day."""
+    cells = {term: present(pl.col(term)) if term in dates.columns else pl.lit("") for term in TERMS}
+    split = dates.select("code", **cells).with_columns(
+        # 01/06/2018 to 1/6/2018 is one day.
+        pl.col("eventDate")
+        .str.replace_all(r"(^|[^\d:])0(\d)", "$1$2")
+        .str.extract_all(_FULL)
+        .alias("full"),
+        pl.when(pl.col("eventDateEnd").str.contains(_CLOCK))
+        .then(pl.lit(""))
+        .otherwise(pl.col("eventDateEnd"))
+        .alias("end_text"),
+        *(
+            pl.col(term).str.strip_suffix(".0")
+            for term in ("year", "month", "day", "startDayOfYear", "endDayOfYear")
+        ),
+    )
+    full = pl.col("full")
+    one_day = (full.list.len() > 1) & (full.list.n_unique() == 1)
+    several = full.list.n_unique() > 1
+    numbers = (pl.col("startDayOfYear") != pl.col("endDayOfYear")) & (
+        (pl.col("startDayOfYear") != "") & (pl.col("endDayOfYear") != "")
+    )
+    return split.with_columns(
+        pl.when(one_day).then(full.list.first()).otherwise(pl.col("eventDate")).alias("text"),
+        (several | numbers | _interval(pl.col("eventDate"), one_day)).alias("period"),
+    ).select(
+        "code",
+        "text",
+        "end_text",
+        "period",
+        "year",
+        *_readings(pl.col("text"), ""),
+        *_readings(pl.col("end_text"), "end_"),
+        _day(
+            pl.format("{}-{}-{}", "year", "month", "day"),
+            r"^(\d{4})-(\d{1,2})-(\d{1,2})$",
+            (1, 2, 3),
+        ).alias("from_parts"),
+        _ordinal(
+            pl.format("{}-{}", "year", pl.coalesce(_filled("startDayOfYear"), "endDayOfYear"))
+        ).alias("from_number"),
+    )
+
+
+def present(text: pl.Expr) -> pl.Expr:
+    """Return stripped texts, ``""`` for the words that stand for nothing."""
+    stripped = text.str.strip_chars()
+    return (
+        pl.when(stripped.str.to_lowercase().is_in(list(MISSING)))
+        .then(pl.lit(""))
+        .otherwise(stripped)
+    )
+
+
+def _filled(column: str) -> pl.Expr:
+    return pl.when(pl.col(column) != "").then(pl.col(column))
+
+
+def _readings(text: pl.Expr, prefix: str) -> list[pl.Expr]:
+    """Return a date for each way to read a text, null where it cannot be read so."""
+    slashed = r"^(\d{1,2})[/.-](\d{1,2})[/.-](\d{4})([T ,].*)?$"
+    start = text.str.split("/").list.first()
+    ways = {
+        "iso": _day(start, r"^(\d{4})-(\d{1,2})-(\d{1,2})(?:[T ]|$)", (1, 2, 3)),
+        "year_first": _day(text, r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})(?:[T ,]|$)", (1, 2, 3)),
+        "ordinal": _ordinal(text.str.extract(r"^(\d{4}-\d{3})$", 1)),
+        "compact": _day(text, r"^(\d{4})(\d{2})(\d{2})$", (1, 2, 3)),
+        "worded": _day(_numbered(text), r"^(\d{1,2})-(\d{2})-(\d{4})$", (3, 2, 1)),
+        "dmy": _day(text, slashed, (3, 2, 1)),
+        "mdy": _day(text, slashed, (3, 1, 2)),
+    }
+    return [ways[way].alias(prefix + way) for way in _WAYS]
+
+
+def _told(columns: pl.DataFrame) -> bool | None:
+    """Return whether days come first, as the dates tell that can be read in one way only."""
+
+    def only(way: str, other: str) -> pl.Expr:
+        return pl.any_horizontal(
+            pl.col(prefix + way).is_not_null() & pl.col(prefix + other).is_null()
+            for prefix in ("", "end_")
+        ).any()
+
+    dmy, mdy = columns.select(only("dmy", "mdy").alias("d"), only("mdy", "dmy").alias("m")).row(0)
+    return None if dmy == mdy else bool(dmy)
+
+
+def _ambiguous(prefix: str) -> pl.Expr:
+    dmy, mdy = pl.col(prefix + "dmy"), pl.col(prefix + "mdy")
+    return (dmy.is_not_null() & mdy.is_not_null() & (dmy != mdy)).fill_null(False)
+
+
+def _chosen(prefix: str, day_first: bool | None) -> pl.Expr:
+    """Return the date of a text, where day and month are told apart."""
+    dmy, mdy = prefix + "dmy", prefix + "mdy"
+    if day_first is None:
+        slash = pl.when(_ambiguous(prefix)).then(None).otherwise(pl.coalesce(dmy, mdy))
+    else:
+        slash = pl.col(dmy if day_first else mdy)
+    return pl.coalesce(*(prefix + way for way in _WAYS[:-2]), slash)
 
 
 def _numbered(text: pl.Expr) -> pl.Expr:
@@ -122,14 +224,21 @@ def _day(text: pl.Expr, pattern: str, order: tuple[int, int, int]) -> pl.Expr:
     )
 
 
-def _period(text: pl.Expr) -> pl.Expr:
-    """Tell whether a date is an ISO interval of more than one day."""
-    start = text.str.extract(r"^(\d{4}-\d{1,2}-\d{1,2})[^/]*/", 1)
-    full_end = text.str.extract(r"/(\d{4}-\d{1,2}-\d{1,2})", 1)
-    interval = text.str.contains(r"^\d{4}(-\d{1,2}){0,2}([T ][^/]*)?/\S")
+def _ordinal(text: pl.Expr) -> pl.Expr:
+    """Return the date of a year and the number of a day in it, 2018-154."""
+    year = text.str.extract(r"^(\d{4})-\d{1,3}$", 1)
+    number = text.str.extract(r"^\d{4}-(\d{1,3})$", 1).cast(pl.Int64, strict=False)
+    first = pl.format("{}-01-01", year).str.to_date("%Y-%m-%d", strict=False)
+    found = first + pl.duration(days=number - 1)
+    return pl.when((number > 0) & (found.dt.year() == first.dt.year())).then(found)
+
+
+def _interval(text: pl.Expr, one_day: pl.Expr) -> pl.Expr:
+    """Tell whether a date speaks of more than one day: an ISO interval, or ``... to ...``."""
+    iso = text.str.contains(r"^\d{4}(-\d{1,2}){0,2}([T ][^/]*)?/\S")
     time_only = text.str.contains(r"/\d{1,2}:\d{2}")  # one day, from one time to another
-    return (
-        interval
-        & ~time_only
-        & (start.is_null() | full_end.is_null() | (start != full_end)).fill_null(True)
-    )
+    year_first = text.str.contains(r"^\d{4}/\d{1,2}/\d{1,2}(?:[T ,]|$)")
+    end = text.str.extract(r"(?i)\d.*?(?:\s(?:to|until|till|through|and|&|-)\s|\s*[–—]\s*)(.+)$", 1)
+    months = "|".join(month[:3] for month in MONTHS)
+    second = end.str.contains(rf"(?i)^\d|{months}") & ~end.str.contains(_CLOCK)
+    return ((iso & ~time_only & ~year_first) | second.fill_null(False)) & ~one_day

@@ -24,6 +24,8 @@ _LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"  # without I, rows from north to south
 _TETRADS = "ABCDEFGHIJKLMNPQRSTUVWXYZ"  # without O, columns from south to north
 _QUADRANTS = {"SW": (0, 0), "SE": (1, 0), "NW": (0, 1), "NE": (1, 1)}
 _PATTERN = re.compile(r"([A-Z]{1,2})(\d*)(NE|NW|SE|SW|[A-NP-Z])?")
+_BROKEN = re.compile(r"\d\s*[.,:;/&+-]+\s*\d")
+_EVENLY_BROKEN = re.compile(r"[A-Za-z]{1,2}([.,:/-])\d+\1\d+")
 _LARGEST = {"GB": (700_000, 1_300_000), "IE": (500_000, 500_000)}
 
 
@@ -83,9 +85,11 @@ class GridSquare:
         RecordsError
             It is no reference, or lies outside the grid.
         """
+        # SU/1234 and SU-12-34 are one square, NH5132/5133 are two.
+        two = _BROKEN.search(text) and not _EVENLY_BROKEN.fullmatch(text.strip())
         compact = re.sub(r"[\s.,:/-]", "", text).upper()
         found = _PATTERN.fullmatch(compact)
-        if found is None:
+        if found is None or two:
             raise _unreadable(text)
         letters, digits, suffix = found.groups()
         if len(letters) == 2 and letters[0] == "I" and letters[1] in _LETTERS:
@@ -167,7 +171,39 @@ class GridSquare:
         return footprints([self])[0]
 
 
-def footprints(squares: Sequence[GridSquare]) -> list[shapely.Polygon]:
+@dataclass(frozen=True)
+class MetricSquare:
+    """
+    A square on whole multiples of its side, in metres of any projected CRS.
+
+    >>> MetricSquare("EPSG:25832", 691_000, 5_335_000, 1_000).reference
+    '1000mE691000N5335000'
+    """
+
+    crs: str
+    easting: int
+    northing: int
+    size_m: int
+
+    @property
+    def reference(self) -> str:
+        """Side and south-west corner in metres."""
+        return f"{self.size_m}mE{self.easting}N{self.northing}"
+
+
+def metric_squares(
+    crs: str, x: np.ndarray, y: np.ndarray, size_m: int
+) -> list[MetricSquare | None]:
+    """Return the square of ``size_m`` around each place in metres of a CRS, None for no place."""
+    return [
+        MetricSquare(crs, int(east // size_m) * size_m, int(north // size_m) * size_m, size_m)
+        if np.isfinite(east) and np.isfinite(north)
+        else None
+        for east, north in zip(x.tolist(), y.tolist(), strict=True)
+    ]
+
+
+def footprints(squares: Sequence[GridSquare | MetricSquare]) -> list[shapely.Polygon]:
     """
     Return squares as polygons of longitudes and latitudes (EPSG:4326), their corners being exact.
     """
@@ -175,14 +211,14 @@ def footprints(squares: Sequence[GridSquare]) -> list[shapely.Polygon]:
     corners = np.array(
         [(square.easting, square.northing, square.size_m) for square in squares]
     ).reshape(-1, 3)
-    for grid in CRS:
-        here = np.array([square.grid == grid for square in squares], dtype=bool)
-        if here.any():
-            e, n, s = corners[here].T
-            x, y = to_degrees(
-                grid, np.stack([e, e + s, e + s, e], axis=1), np.stack([n, n, n + s, n + s], axis=1)
-            )
-            found[here] = shapely.polygons(np.stack([x, y], axis=2))
+    systems = np.array([square.crs for square in squares], dtype=str)
+    for crs in dict.fromkeys(systems.tolist()):
+        here = systems == crs
+        e, n, s = corners[here].T
+        x, y = _to_degrees(crs).transform(
+            np.stack([e, e + s, e + s, e], axis=1), np.stack([n, n, n + s, n + s], axis=1)
+        )
+        found[here] = shapely.polygons(np.stack([x, y], axis=2))
     return found.tolist()
 
 
@@ -219,6 +255,11 @@ def _letters(grid: str, column: int, row: int) -> str:
 def _transformer(grid: str, inverse: bool) -> pyproj.Transformer:
     ends = (CRS[grid], "EPSG:4326")
     return pyproj.Transformer.from_crs(*(ends[::-1] if inverse else ends), always_xy=True)
+
+
+@cache
+def _to_degrees(crs: str) -> pyproj.Transformer:
+    return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
 
 
 def to_degrees(

@@ -24,9 +24,11 @@ from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
+from data_prep.records import dates as date_rules
 from data_prep.records.columns import MISSING, without_missing
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
+from data_prep.records.walks import one_visit_each
 
 GROUPS: dict[str, tuple[str, ...]] = {
     "place": (
@@ -38,9 +40,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gridReference",
         "easting",
         "northing",
+        "coordinateSRS",
+        "countryCode",
+        "coordinatesObscured",
         "locationID",
     ),
-    "date": ("eventDate", "year", "month", "day"),
+    "date": date_rules.TERMS,
     "name": ("scientificName", "species", "taxonRank"),
     "source": ("institutionCode", "collectionCode", "datasetName", "license"),
     "state": (
@@ -167,6 +172,16 @@ def _told(ids: pl.Series) -> np.ndarray:
     return told
 
 
+def _visit(held: Mapping[str, pl.Series]) -> pl.Series | None:
+    """Return the id of the visit: that of a shared list, of the whole walk, or of the event."""
+    visit = None
+    for term in ("eventID", "visitID", "groupID"):
+        ids = held.get(term)
+        if ids is not None:
+            visit = ids if visit is None else ids.zip_with(pl.Series(_told(ids)), visit)
+    return visit
+
+
 def _own(texts: pl.DataFrame) -> pl.DataFrame:
     """Copy texts, so that they do not keep the whole block in memory."""
     return pl.DataFrame(
@@ -208,8 +223,12 @@ class _Coder:
         events = _events(file)
         if events is not None:
             self.core = "event"
+            events, told = one_visit_each(events)
+            self.notes += [f"{file.path.name}: {note}" for note in told]
             numbers = pl.Series("row", range(1, len(events) + 1), dtype=pl.UInt32)
-            self.add(Block(events, numbers), number, is_event=True)
+            visits = events["is_visit"]
+            only = events.drop("visitID", "is_visit").filter(visits)
+            self.add(Block(only, numbers.filter(visits)), number, is_event=True)
         before, orphans = self.read, 0
         for block, position in file.blocks():
             if events is not None:
@@ -229,7 +248,7 @@ class _Coder:
 
     def add(self, block: Block, file: int, *, is_event: bool = False) -> None:
         """Code one block."""
-        self.columns |= set(block.rows.columns)
+        self.columns |= set(block.rows.columns) & set(TERMS)
         if not is_event:
             self.read += len(block.rows) + len(block.malformed)
             self.malformed += len(block.malformed)
@@ -253,14 +272,11 @@ class _Coder:
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
         identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
+        visit = _visit(held)
         self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
         event = np.zeros(len(block.rows), dtype=np.uint64)
-        if "eventID" in held:
-            np.copyto(
-                event,
-                held["eventID"].hash(seed=2).to_numpy(),
-                where=_told(held["eventID"]),
-            )
+        if visit is not None:
+            np.copyto(event, visit.hash(seed=2).to_numpy(), where=_told(visit))
         same = {
             "file": np.full(len(event), file, dtype=np.uint16),
             "is_event": np.full(len(event), is_event),
@@ -454,7 +470,8 @@ def _events(file: RecordFile) -> pl.DataFrame | None:
         term for term in events.columns if term not in ("eventID", "parentEventID", "recordID")
     ]
     groups = [
-        [t for t in GROUPS["place"] if t in inherited],
+        # A section with a name of its own may lie nowhere but at its walk.
+        [t for t in GROUPS["place"] if t in inherited and t != "locationID"],
         [t for t in GROUPS["date"] if t in inherited],
     ]
     groups += [[t] for t in inherited if t not in groups[0] + groups[1]]
@@ -488,6 +505,7 @@ def _join_events(block: Block, events: pl.DataFrame) -> tuple[Block, int]:
         if term in TERMS and term not in ("eventID", "parentEventID", "recordID")
     ]
     block = Block(_cleaned(block.rows), block.numbers, block.malformed)
+    terms += ["visitID"]
     joined = block.rows.join(
         events.select("eventID", pl.col(terms).name.suffix("_event"), known=True),
         on="eventID",

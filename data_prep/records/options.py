@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
+import pyproj
 from pydantic import Field, field_validator, model_validator
 
 from butterfly_sdm.core.settings import InputPath, Section
@@ -195,6 +196,18 @@ class RecordsOptions(Section):
         description="sites are squares of the British or Irish grid of this size; null: places as "
         "they are recorded",
     )
+    grid_crs: str | None = Field(
+        None,
+        description="projected CRS of the squares of grid_m, anywhere, such as EPSG:3035; null: "
+        "the British or Irish grid",
+        exclude_if=_unset,
+    )
+    crs: str | None = Field(
+        None,
+        description="projected CRS of easting and northing where the records name none, such as "
+        "EPSG:25832; null: the British grid",
+        exclude_if=_unset,
+    )
     max_uncertainty_m: float | None = Field(
         None, gt=0, description="less certain records are left out"
     )
@@ -214,6 +227,25 @@ class RecordsOptions(Section):
     def _some_records(self) -> Self:
         if self.path == () and self.gbif is None and self.s2bms is None:
             raise ValueError("there are no records: state path (archives or tables), gbif or s2bms")
+        return self
+
+    @field_validator("crs", "grid_crs")
+    @classmethod
+    def _projected(cls, name: str | None) -> str | None:
+        if name is None:
+            return None
+        try:
+            projected = pyproj.CRS.from_user_input(name).is_projected
+        except pyproj.exceptions.CRSError:
+            projected = False
+        if not projected:
+            raise ValueError(f"{name!r} is no projected CRS in metres; write one as EPSG:25832")
+        return name
+
+    @model_validator(mode="after")
+    def _grid_of_squares(self) -> Self:
+        if self.grid_crs is not None and self.grid_m is None:
+            raise ValueError("grid_crs says where squares lie; grid_m says how large: state both")
         return self
 
     @field_validator("scheme")

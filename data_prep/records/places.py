@@ -21,8 +21,17 @@ import pyproj
 import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
-from data_prep.records.grid_references import GridSquare, footprints, squares_of, to_degrees
+from data_prep.records.dates import present
+from data_prep.records.doubts import contradicted, strangers
+from data_prep.records.grid_references import (
+    GridSquare,
+    MetricSquare,
+    footprints,
+    metric_squares,
+    squares_of,
+)
 from data_prep.records.options import RecordsOptions
+from data_prep.records.positions import Positions, numbers, transformer
 
 REASONS = (
     "",
@@ -34,15 +43,18 @@ REASONS = (
     "place too uncertain",
     "place larger than the grid square",
     "outside the grid",
+    "position 0, 0",
+    "easting and northing outside their grid",
+    "latitude and longitude exchanged",
+    "sign of a coordinate lost",
+    "footprint contradicts its point",
 )
 """Why a place is no site; the place in the tuple is the code."""
 
 _DIGITS = 6  # of a degree: 0.1 m
 _DEGREE_M = 111_320.0
+_FAR_DEGREES = 0.5
 _DEGREES = {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}
-_DECIMAL_COMMA = (
-    r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for
-)
 
 
 @dataclass(frozen=True)
@@ -61,12 +73,15 @@ class Places:
         Grid reference of each site that is a grid square, else ``""``.
     listed
         Id of each site that the table of sites lists, else ``""``.
+    notes
+        What was understood of the places, and what looks wrong, in sentences.
     """
 
     codes: pl.DataFrame
     footprints: np.ndarray
     references: tuple[str, ...]
     listed: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_sites(path: Path) -> gpd.GeoDataFrame:
@@ -117,7 +132,7 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     elif reference is not None:
         geometry = [GridSquare.parse(text).footprint() for text in reference]
     elif lon is not None and lat is not None:
-        x, y = _numbers(lon)[0], _numbers(lat)[0]
+        x, y = numbers(lon)[0], numbers(lat)[0]
         known = np.isfinite(x + y)
         squares = _point_squares(x, y, 0.0)
         squares[~known] = None
@@ -178,21 +193,27 @@ def resolve_places(
     RecordsError
         Coordinates are out of range and ``rules.out_of_range`` is ``refuse``.
     """
-    table = places.to_pandas()
-    at = _Positions(table)
+    table = places.with_columns(
+        present(pl.col(term)).alias(term)
+        for term in places.columns
+        if term not in ("code", "locationID")
+    ).to_pandas()
+    at = Positions(table, rules.crs)
     if rules.out_of_range == "refuse":
         at.refuse_impossible()
-    found = _Found(len(table))
+    found = _Found(len(table), rules.grid_crs)
+    found.notes += at.notes()
     found.refuse(at.impossible, "coordinates out of range")
     listed = found.take_listed(table["locationID"].str.strip(), sites, ~at.impossible)
-    references = table["gridReference"].str.strip().to_numpy(dtype=object)
+    references = table["gridReference"].to_numpy(dtype=object)
     todo = ~at.impossible & ~listed
     nowhere = todo & ~at.in_degrees & ~at.in_metres & (references == "")
     found.refuse(nowhere, "no coordinates")
+    found.refuse(nowhere & at.zero, "position 0, 0")
     found.refuse(nowhere & at.unreadable, "unreadable coordinates")
     todo &= ~nowhere
     if rules.place in ("auto", "footprint"):
-        todo &= ~found.take_footprints(table["footprintWKT"], table["footprintSRS"], todo)
+        todo &= ~found.take_footprints(table["footprintWKT"], table["footprintSRS"], todo, at)
     if rules.place == "footprint":
         found.refuse(todo, "unreadable footprint")
         todo[:] = False
@@ -204,67 +225,25 @@ def resolve_places(
         todo &= ~bad
     points = todo & (at.in_degrees | at.in_metres)
     found.refuse(todo & ~points, "no coordinates")
+    points &= ~found.refuse_doubtful(points, at, table["countryCode"])
     if rules.max_uncertainty_m is not None:
-        vague = ~listed & (found.reason == 0) & (at.uncertainty_m > rules.max_uncertainty_m)
+        vague = (at.uncertainty_m > rules.max_uncertainty_m) | at.vague
+        vague &= ~listed & (found.reason == 0)
         found.refuse(vague, "place too uncertain")
         points &= ~vague
-    lon, lat = at.degrees(points)
     rows = np.flatnonzero(points)
     if rules.grid_m is None:
-        found.take_points(rows, lon, lat, at.uncertainty_m[rows])
+        found.take_points(rows, at.lon[rows], at.lat[rows], at.uncertainty_m[rows])
     else:
         found.snap(rules.grid_m)
-        found.take_squares(rows, squares_of(lon, lat, rules.grid_m))
+        found.take_squares(rows, found.squares_of(at.lon[rows], at.lat[rows], rules.grid_m))
+        large = (at.uncertainty_m > rules.grid_m) | at.vague
         found.refuse(
-            points & (found.reason == 0) & (at.uncertainty_m > rules.grid_m),
+            points & (found.reason == 0) & large,
             "place larger than the grid square",
         )
     found.close()
     return _number(places["code"], found, sites)
-
-
-class _Positions:
-    """
-    Coordinates of places, as far as their texts are numbers.
-
-    ``uncertainty_m`` is 0 for none; ``unreadable`` where a text stands for a degree, but no number;
-    ``impossible`` where degrees lie outside of the earth.
-    """
-
-    def __init__(self, table: pd.DataFrame) -> None:
-        def degrees(term: str) -> tuple[np.ndarray, np.ndarray]:
-            return _numbers(table[term].str.replace(_DECIMAL_COMMA, r"\1.\2", regex=True))
-
-        self.lat, no_lat = degrees("decimalLatitude")
-        self.lon, no_lon = degrees("decimalLongitude")
-        self.east, self.north, uncertainty = (
-            _numbers(table[term])[0]
-            for term in ("easting", "northing", "coordinateUncertaintyInMeters")
-        )
-        self.uncertainty_m: np.ndarray = np.nan_to_num(uncertainty)
-        self.unreadable = no_lat | no_lon
-        self.in_degrees: np.ndarray = np.isfinite(self.lat) & np.isfinite(self.lon)
-        self.in_metres: np.ndarray = np.isfinite(self.east) & np.isfinite(self.north)
-        outside = (np.abs(self.lat) > 90) | (np.abs(self.lon) > 180)
-        self.impossible: np.ndarray = self.in_degrees & outside
-
-    def refuse_impossible(self) -> None:
-        rows = np.flatnonzero(self.impossible)
-        if len(rows):
-            raise RecordsError(
-                f"Coordinates out of range: latitude {self.lat[rows[0]]:g}, longitude "
-                f"{self.lon[rows[0]]:g}, and {len(rows) - 1} other such places. Latitudes lie in "
-                "-90 to 90, longitudes in -180 to 180 degrees. Correct the table (are they metres, "
-                "or exchanged?), or set records.out_of_range: drop."
-            )
-
-    def degrees(self, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return longitudes and latitudes of the wanted places, from metres where need be."""
-        lon, lat = self.lon.copy(), self.lat.copy()
-        metres = wanted & ~self.in_degrees
-        if metres.any():
-            lon[metres], lat[metres] = to_degrees("GB", self.east[metres], self.north[metres])
-        return lon[wanted], lat[wanted]
 
 
 Key = tuple[Any, ...]
@@ -274,17 +253,62 @@ Key = tuple[Any, ...]
 class _Found:
     """The sites of distinct places, taken one way after the other; a key stands for a site."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, grid_crs: str | None = None) -> None:
+        self.grid_crs = grid_crs
+        self.notes: list[str] = []
         self.reason = np.zeros(count, dtype=np.uint8)
         self.keys = np.full(count, None, dtype=object)
         self.shapes: dict[Key, shapely.Geometry] = {}
-        self.squares: dict[int, GridSquare] = {}
+        self.squares: dict[int, GridSquare | MetricSquare] = {}
 
     def refuse(self, places: np.ndarray, reason: str) -> None:
         """Give places no site, for a reason."""
         self.reason[places] = REASONS.index(reason)
         self.keys[places] = None
         self.squares = {row: s for row, s in self.squares.items() if not self.reason[row]}
+
+    def squares_of(
+        self, lon: np.ndarray, lat: np.ndarray, grid_m: int
+    ) -> Sequence[GridSquare | MetricSquare | None]:
+        """Return the squares of the wanted grid around places."""
+        if self.grid_crs is None:
+            return squares_of(lon, lat, grid_m)
+        x, y = transformer(self.grid_crs, inverse=True).transform(lon, lat)
+        return metric_squares(self.grid_crs, np.asarray(x), np.asarray(y), grid_m)
+
+    def refuse_doubtful(self, points: np.ndarray, at: Positions, country: pd.Series) -> np.ndarray:
+        """
+        Give points no site that their grid or country contradicts; tell of those that lie far off.
+        """
+        self.refuse(points & at.astray, "easting and northing outside their grid")
+        rows = np.flatnonzero(points & ~at.astray)
+        lon, lat = at.lon[rows], at.lat[rows]
+        exchanged, sign, abroad = contradicted(lon, lat, country.to_numpy(dtype=object)[rows])
+        refused = points & at.astray
+        for bad, reason in (
+            (exchanged, "latitude and longitude exchanged"),
+            (sign, "sign of a coordinate lost"),
+        ):
+            if bad.any():
+                first = np.flatnonzero(bad)[0]
+                self.refuse(rows[bad], reason)
+                refused[rows[bad]] = True
+                self.notes.append(
+                    f"{int(bad.sum()):,} places do not lie in the country they name, such as "
+                    f"latitude {lat[first]:g}, longitude {lon[first]:g} for "
+                    f"{country.iat[rows[first]]}: {reason}. They are left out."
+                )
+        if abroad.any():
+            first = np.flatnonzero(abroad)[0]
+            self.notes.append(
+                f"{int(abroad.sum()):,} places do not lie in the country they name, such as "
+                f"latitude {lat[first]:g}, longitude {lon[first]:g} for "
+                f"{country.iat[rows[first]]}. They count where they lie."
+            )
+        kept = ~(exchanged | sign | abroad)
+        self.notes += strangers(lon[kept], lat[kept])
+        marked: np.ndarray = refused
+        return marked
 
     def take_listed(
         self, ids: pd.Series, sites: gpd.GeoDataFrame | None, todo: np.ndarray
@@ -299,8 +323,10 @@ class _Found:
                 self.shapes[key] = sites.geometry[ids.iat[row]]
         return listed
 
-    def take_footprints(self, wkt: pd.Series, srs: pd.Series, todo: np.ndarray) -> np.ndarray:
-        """Take readable footprints; return where there is one."""
+    def take_footprints(
+        self, wkt: pd.Series, srs: pd.Series, todo: np.ndarray, at: Positions
+    ) -> np.ndarray:
+        """Take readable footprints, unless the point beside contradicts; return where one is."""
         taken = np.zeros(len(wkt), dtype=bool)
         rows = np.flatnonzero(todo & (wkt != "").to_numpy())
         if not len(rows):
@@ -309,15 +335,41 @@ class _Found:
         codes, unique = pairs.factorize()
         shapes = shapely.from_wkt([text for text, _ in unique], on_invalid="ignore")
         normal = _normal_footprints(shapes, [str(system) for _, system in unique])
-        keys = [("footprint", code) for code in shapely.to_wkb(normal)]
-        self.shapes.update(
-            (key, shape) for key, shape in zip(keys, normal, strict=True) if shape is not None
-        )
-        readable = ~shapely.is_missing(normal)[codes]
-        for row, code in zip(rows[readable].tolist(), codes[readable].tolist(), strict=True):
-            self.keys[row] = keys[code]
+        of_row = normal[codes]
+        readable = ~shapely.is_missing(of_row)
+        far = np.zeros(len(rows), dtype=bool)
+        beside = readable & at.in_degrees[rows]
+        far[beside] = _far(of_row[beside], at, rows[beside])
+        if far.any():
+            turned = _normal_footprints(
+                shapely.transform(of_row[far], lambda xy: xy[:, ::-1]), [""] * int(far.sum())
+            )
+            mended = ~shapely.is_missing(turned)
+            mended[mended] = ~_far(turned[mended], at, rows[far][mended])
+            of_row[np.flatnonzero(far)[mended]] = turned[mended]
+            far[np.flatnonzero(far)[mended]] = False
+            self._tell_footprints(int(mended.sum()), int(far.sum()))
+        self.refuse(rows[far], "footprint contradicts its point")
         taken[rows[readable]] = True
+        good = readable & ~far
+        for row, shape, code in zip(
+            rows[good].tolist(), of_row[good], shapely.to_wkb(of_row[good]), strict=True
+        ):
+            self.keys[row] = key = ("footprint", code)
+            self.shapes.setdefault(key, shape)
         return taken
+
+    def _tell_footprints(self, mended: int, left_out: int) -> None:
+        if mended:
+            self.notes.append(
+                f"{mended:,} footprints are written latitude first: exchanged, they lie at the "
+                "point beside them, and were read so."
+            )
+        if left_out:
+            self.notes.append(
+                f"{left_out:,} footprints lie far from the point beside them. They are left out; "
+                "records.place: point counts their points."
+            )
 
     def take_references(self, references: np.ndarray, todo: np.ndarray) -> np.ndarray:
         """Take readable grid references; return where there is one."""
@@ -331,7 +383,7 @@ class _Found:
     def take_squares(
         self,
         rows: Sequence[int] | np.ndarray,
-        squares: Sequence[GridSquare | None],
+        squares: Sequence[GridSquare | MetricSquare | None],
         outside: str = "outside the grid",
     ) -> None:
         """Take squares; places without one are ``outside``."""
@@ -346,7 +398,11 @@ class _Found:
         Bring grid squares and footprints to squares of one size, or say why that is impossible.
         """
         too_large = REASONS.index("place larger than the grid square")
+        if self.grid_crs is not None:
+            self._snap_references(grid_m, too_large)
         for row, square in list(self.squares.items()):
+            if isinstance(square, MetricSquare):
+                continue
             try:
                 self.squares[row] = square.coarsen(grid_m)
             except RecordsError:
@@ -356,7 +412,7 @@ class _Found:
         if not keys:
             return
         centres = shapely.centroid([self.shapes[key] for key in keys])
-        found = squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m)
+        found = self.squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m)
         of_key = dict(zip(keys, found, strict=True))
         for row, key in enumerate(self.keys):
             if key not in of_key:
@@ -368,6 +424,19 @@ class _Found:
                 self.take_squares([row], [of_key[key]])
         for key in keys:
             del self.shapes[key]
+
+    def _snap_references(self, grid_m: int, too_large: int) -> None:
+        """Bring British and Irish squares to the wanted grid, by their centres."""
+        rows = list(self.squares)
+        small = [row for row in rows if self.squares[row].size_m <= grid_m]
+        self.reason[[row for row in rows if self.squares[row].size_m > grid_m]] = too_large
+        squares = [self.squares[row] for row in small]
+        self.squares = {}
+        if not squares:
+            return
+        centres = shapely.centroid(footprints(squares))
+        found = self.squares_of(shapely.get_x(centres), shapely.get_y(centres), grid_m)
+        self.take_squares(small, found)
 
     def take_points(
         self, rows: np.ndarray, lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray
@@ -393,16 +462,6 @@ class _Found:
         self.shapes.update(zip(key_of.values(), footprints(different), strict=True))
         for row, square in self.squares.items():
             self.keys[row] = key_of[square]
-
-
-def _numbers(text: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Return numbers, NaN where there is none, and where a text is present that is no number."""
-    stripped = text.str.strip()
-    values = pd.to_numeric(stripped.where(stripped != "", None), errors="coerce").to_numpy(
-        dtype=np.float64, na_value=np.nan, copy=True
-    )
-    values[~np.isfinite(values)] = np.nan
-    return values, np.isnan(values) & (stripped != "").to_numpy()
 
 
 def _normal_footprints(shapes: np.ndarray, systems: Sequence[str]) -> np.ndarray:
@@ -440,7 +499,16 @@ def _project(transformer: pyproj.Transformer, xy: np.ndarray) -> np.ndarray:
     return np.column_stack(transformer.transform(xy[:, 0], xy[:, 1]))
 
 
+def _far(shapes: np.ndarray, at: Positions, rows: np.ndarray) -> np.ndarray:
+    """Tell which footprints lie away from their points by more than anybody rounds."""
+    gap = shapely.distance(shapes, shapely.points(at.lon[rows], at.lat[rows]))
+    found: np.ndarray = gap > _FAR_DEGREES + 2 * at.uncertainty_m[rows] / _DEGREE_M
+    return found
+
+
 def _parse_or_none(text: str) -> GridSquare | None:
+    if not any(letter.isdigit() for letter in text):
+        return None  # NA, no and U are words here: nobody records a square of 100 km
     try:
         return GridSquare.parse(text)
     except RecordsError:
@@ -498,7 +566,7 @@ def _number(code: pl.Series, found: _Found, sites: gpd.GeoDataFrame | None) -> P
     )
     held = np.empty(len(footprints), dtype=object)
     held[:] = footprints
-    return Places(frame, held, tuple(references), tuple(names))
+    return Places(frame, held, tuple(references), tuple(names), tuple(found.notes))
 
 
 def _listed_footprints(sites: gpd.GeoDataFrame) -> dict[bytes, str]:

@@ -15,17 +15,20 @@ import polars as pl
 TERMS = tuple(
     """
     recordID scientificName species taxonRank occurrenceStatus individualCount eventID parentEventID
-    eventDate year month day decimalLatitude decimalLongitude coordinateUncertaintyInMeters
-    footprintWKT footprintSRS gridReference easting northing locationID institutionCode
-    collectionCode datasetName license completeness status organismQuantity organismQuantityType
-    zeroAbundance verification basisOfRecord captive
+    eventDate eventDateEnd year month day startDayOfYear endDayOfYear decimalLatitude
+    decimalLongitude coordinateUncertaintyInMeters footprintWKT footprintSRS gridReference easting
+    northing coordinateSRS countryCode coordinatesObscured locationID institutionCode
+    collectionCode datasetName license completeness groupID status organismQuantity
+    organismQuantityType zeroAbundance verification basisOfRecord captive
     """.split()
 )
 """
 The columns the package understands: Darwin Core terms, and ``recordID``, ``gridReference``,
-``easting``, ``northing`` (metres in the British grid), ``completeness`` (whether a list names every
-species seen), ``status`` (a column of that bare name), ``zeroAbundance``, ``verification`` (whether
-the identification was accepted) and ``captive``, for which it has no exact term.
+``easting``, ``northing`` (metres), ``coordinateSRS`` (their CRS), ``coordinatesObscured``,
+``completeness`` (whether a list names every species seen), ``groupID`` (of lists that several
+people kept of one visit), ``status`` (a column of that bare name), ``zeroAbundance``,
+``verification`` (whether the identification was accepted) and ``captive``, for which it has no
+exact term.
 """
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}

@@ -13,6 +13,8 @@ import polars as pl
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.columns import key, match_columns
+from data_prep.records.dates import TERMS as DATE_TERMS
+from data_prep.records.dates import read_days
 from data_prep.records.readers.containers import Container, is_zip, open_container
 from data_prep.records.readers.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import Block
@@ -47,10 +49,8 @@ class SiteVisitTables:
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
         """Yield the counts, each with the id of its visit."""
-        for block, position in self._table(
-            self.counts, ("scientificName", "locationID", "eventDate")
-        ):
-            rows = block.rows.with_columns(_visit_id())
+        for block, position in self._table(self.counts, ("scientificName", "locationID")):
+            rows = _with_visits(block.rows)
             if self.visits is None and self.sites is not None:
                 rows = self._placed(rows)
             yield Block(rows, block.numbers, block.malformed), position
@@ -60,10 +60,10 @@ class SiteVisitTables:
         return None if self.visits is None else self._events(self.visits)
 
     def _events(self, name: str) -> Iterator[tuple[Block, int]]:
-        for block, position in self._table(name, ("locationID", "eventDate")):
+        for block, position in self._table(name, ("locationID",)):
             yield (
                 Block(
-                    self._placed(block.rows.with_columns(_visit_id())),
+                    self._placed(_with_visits(block.rows)),
                     block.numbers,
                     block.malformed,
                 ),
@@ -96,12 +96,18 @@ class SiteVisitTables:
             else term
             for column, term in used.items()
         }
+        have = set(used.values())
         for term in needed:
-            if term not in used.values():
+            if term not in have:
                 raise RecordsError(
                     f"{where} has no column for {term}; it has {', '.join(layout.columns[:20])}. "
                     "Name it in records.columns."
                 )
+        if name != self.sites and not ({"eventDate"} <= have or {"year", "month", "day"} <= have):
+            raise RecordsError(
+                f"{where} has no column for eventDate, nor year, month and day; it has "
+                f"{', '.join(layout.columns[:20])}. Name it in records.columns."
+            )
         return DelimitedText(where, lambda: self.container.open(name), layout, used).blocks()
 
 
@@ -168,8 +174,32 @@ def _find(names: tuple[str, ...], word: str) -> str | None:
     return min(found, key=len) if found else None
 
 
-def _visit_id() -> pl.Expr:
-    """Name a visit by site and day: the tables have no id of their own that all exports share."""
-    return pl.format(
-        "{}|{}", pl.col("locationID").str.strip_chars(), pl.col("eventDate").str.strip_chars()
-    ).alias("eventID")
+def _with_visits(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    Name visits by site and day: the tables have no id of their own that all exports share.
+
+    Dates are compared as days, for ``1/6/2018`` in one table may be ``01/06/2018`` in the other;
+    what is no day is compared as text. ``eventDate`` is made of year, month and day where need be.
+    """
+    if "eventDate" not in rows.columns:
+        rows = rows.with_columns(eventDate=pl.lit(""))
+    parts = [term for term in DATE_TERMS if term in rows.columns]
+    for term in ("year", "month", "day"):
+        if term not in parts:
+            rows = rows.with_columns(pl.lit("").alias(term))
+            parts.append(term)
+    texts = rows.select(parts).unique(maintain_order=True).with_row_index("code")
+    other = read_days(texts, day_first=False).select("code", pl.col("day").alias("other"))
+    days = read_days(texts, day_first=True).join(other, on="code")
+    day = pl.coalesce("day", "other").dt.strftime("%Y-%m-%d").alias("visit_day")
+    dates = texts.join(days.select("code", day), on="code", maintain_order="left").drop("code")
+    text = pl.col("eventDate").str.strip_chars()
+    rows = rows.join(dates, on=parts, how="left", maintain_order="left", nulls_equal=True)
+    named = pl.coalesce("visit_day", text)
+    return rows.with_columns(
+        pl.format("{}|{}", pl.col("locationID").str.strip_chars(), named).alias("eventID"),
+        pl.when(text == "")
+        .then(pl.col("visit_day").fill_null(""))
+        .otherwise(text)
+        .alias("eventDate"),
+    ).drop("visit_day")

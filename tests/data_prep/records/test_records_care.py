@@ -284,7 +284,15 @@ def rare_places():
     was seen.
     """
     more = [
-        row(2, "2018-06-03", s, ident=i, footprintWKT=square(-1.8, 50.95))
+        row(
+            2,
+            "2018-06-03",
+            s,
+            ident=i,
+            footprintWKT=square(-1.8, 50.95),
+            decimalLatitude="50.955",
+            decimalLongitude="-1.795",
+        )
         for i, s in ((6, ARION), (7, NAPI))
     ]
     return [
