@@ -5,6 +5,7 @@ Find products: what lies at a path, from a single raster to a SAFE folder or a S
 from __future__ import annotations
 
 import json
+import logging
 import re
 import urllib.request
 import xml.etree.ElementTree as ET
@@ -26,13 +27,25 @@ from butterfly_sdm.imagery.products import (
     Place,
     canonical_band,
     describe_layer,
+    describe_layers,
     is_remote,
 )
+
+log = logging.getLogger("butterfly_sdm.raster")
 
 RASTER_SUFFIXES = (".tif", ".tiff", ".jp2", ".vrt", ".img")
 PACKED = (".zip", ".tar", ".gz", ".tgz", ".7z")
 OFFSET_BASELINE = (4, 0)  # from 04.00 on, Sentinel-2 counts are 1,000 higher
 SENTINEL2_OFFSET = 1000.0
+OFFSET_SINCE = "2022-01-25"  # the day that baseline 04.00 began
+BAND_FILE = re.compile(r"(.*_)?(B\d[\dA]?|band\d\d?|SCL)(?:_\d\dm)?(?:_\(Raw\))?", re.IGNORECASE)
+# Names of files of Landsat with the number of the satellite, and what its bands are: those of the
+# Thematic Mapper (4, 5, 7) and of the Operational Land Imager (8, 9).
+LANDSAT = re.compile(r"L[COTE]0?([45789])(?:_|\d{13})", re.IGNORECASE)
+TM = {1: "blue", 2: "green", 3: "red", 4: "nir", 5: "swir16", 7: "swir22"}
+OLI = {1: "coastal", 2: "blue", 3: "green", 4: "red", 5: "nir", 6: "swir16", 7: "swir22"}
+# Surface reflectance of Collection 2: 0.0000275 * count - 0.2.
+LANDSAT_SCALE, LANDSAT_OFFSET = 2.75e-5, 0.2 / 2.75e-5
 MOST_METADATA_BYTES = 64_000_000
 TIMEOUT_S = 60
 
@@ -94,11 +107,11 @@ def _folder(folder: Path, stated: Reading, depth: int = 0) -> Iterator[Piece]:
     files = [
         entry for entry in entries if entry.is_file() and entry.suffix.lower() in RASTER_SUFFIXES
     ]
-    by_band = {name: file for file in files if (name := _band_of_file(file)) is not None}
-    if files and len(by_band) == len(files):
-        yield _band_files_piece(folder, by_band, stated)
-        return
-    for file in files:
+    products = _band_files(files)
+    for name, by_band in products.items():
+        whole = f"{folder.name}/{name}" if len(products) > 1 else folder.name
+        yield _band_files_piece(folder, whole, by_band, stated)
+    for file in files if not products else ():
         yield _raster_piece(str(file), stated)
     found = bool(files)
     for entry in entries:
@@ -113,6 +126,47 @@ def _folder(folder: Path, stated: Reading, depth: int = 0) -> Iterator[Piece]:
             f"The folder {folder} holds no raster ({', '.join(RASTER_SUFFIXES)}), SAFE or STAC "
             "product."
         )
+
+
+def _band_files(files: Sequence[Path]) -> dict[str, dict[str, Path]]:
+    """
+    Return the band files among rasters, by product and band: those that differ in nothing but the
+    band in their names are one product; one product has each band once. None if others lie there
+    that are no part of a product.
+    """
+    bands = {file: name for file in files if (name := _band_of_file(file)) is not None}
+    rest = [file for file in files if file not in bands and not _part_of_product(file)]
+    if not bands or rest:
+        return {}
+    if len(set(bands.values())) == len(bands):
+        return {"": {name: file for file, name in bands.items()}}
+    products: dict[str, dict[str, Path]] = {}
+    for file, name in bands.items():
+        match = BAND_FILE.fullmatch(file.stem)
+        product = (match[1] or "").rstrip("_") if match else ""
+        other = products.setdefault(product, {}).setdefault(name, file)
+        if other != file:
+            raise RasterError(
+                f"{other} and {file.name} are both the band {name}. Keep one of them, or name the "
+                "files one by one."
+            )
+    return products
+
+
+def _part_of_product(file: Path) -> bool:
+    """
+    Return whether a raster is no band but comes with the bands of a product: a picture to look at,
+    or numbers about its pixels.
+    """
+    found = re.search(
+        r"(thumb|preview|quicklook|browse|true_color|TCI|PVI|_AOT|_WVP|_CLD|_SNW|_QA_|_ST_|"
+        r"_SR_(AEROSOL|CLOUD|ATMOS))",
+        file.stem,
+        re.IGNORECASE,
+    )
+    if found:
+        log.warning("%s is left out: it holds no band of its product.", file)
+    return found is not None
 
 
 class EmptyFolderError(RasterError):
@@ -148,27 +202,98 @@ def _classification(path: object, place: Place | None = None) -> Layer | None:
 
 def _raster_piece(path: str, stated: Reading) -> Piece:
     name = PurePosixPath(path).name
-    layer, scale, offset = describe_layer(path, bands=stated.bands, nodata=stated.nodata)
-    return _piece(
-        name, [layer], stated, scale=scale or 1e-4, offset=offset or 0.0, date=_date(name)
-    )
+    found = describe_layers(path, bands=stated.bands, nodata=stated.nodata)
+    scale, offset = _one_scale(found, stated, path)
+    layers = [layer for layer, _, _ in found]
+    return _piece(name, layers, stated, scale=scale, offset=offset, date=_date(name))
 
 
-def _band_files_piece(folder: Path, by_band: Mapping[str, Path], stated: Reading) -> Piece:
+def _one_scale(
+    found: Sequence[tuple[Layer, float | None, float | None]], stated: Reading, name: str
+) -> tuple[float, float]:
+    """Return the scale and offset that all bands of a product state, else 0.0001 and 0."""
+    scales = {1e-4 if scale is None else scale for _, scale, _ in found}
+    offsets = {0.0 if offset is None else round(offset, 6) for _, _, offset in found}
+    for what, values in (("scale", scales), ("offset", offsets)):
+        if len(values) > 1 and getattr(stated, what) is None:
+            each = "; ".join(
+                f"{', '.join(layer.bands)}: {scale or 1e-4:g}, {offset or 0:g}"
+                for layer, scale, offset in found
+            )
+            raise RasterError(
+                f"The bands of {name} have different {what}s (scale and count of zero reflectance "
+                f"of {each}). Convert them to one first, or state scenes.{what} if the files are "
+                "wrong."
+            )
+    _, scale, offset = found[0]
+    return scale or 1e-4, offset or 0.0
+
+
+def _band_files_piece(
+    folder: Path, name: str, by_band: Mapping[str, Path], stated: Reading
+) -> Piece:
     wanted = _wanted(by_band, stated, str(folder))
     found = [
         describe_layer(str(by_band[band]), bands=[band], nodata=stated.nodata) for band in wanted
     ]
-    scale, offset = next(((scale, off) for _, scale, off in found if scale), (None, None))
+    scale, offset = _one_scale(found, stated, str(folder))
+    first = by_band[wanted[0]]
+    landsat = LANDSAT.match(first.stem)
+    told = any(scale is not None for _, scale, _ in found)
+    if landsat and not told:
+        scale, offset = _landsat_scale(first, stated)
     return _piece(
-        folder.name,
+        name,
         [layer for layer, _, _ in found],
         stated,
-        scale=scale or 1e-4,
-        offset=offset or 0.0,
-        date=_date(folder.name) or _date(by_band[wanted[0]].name),
+        scale=scale,
+        offset=offset,
+        date=_date(name) or _date(first.name),
         mask=_classification(by_band.get("scl")),
+        assumed=not told
+        and not landsat
+        and stated.offset is None
+        and BAND_FILE.fullmatch(first.stem) is not None,
     )
+
+
+def _landsat_scale(file: Path, stated: Reading) -> tuple[float, float]:
+    """Return scale and offset of a band file of Landsat, by its name."""
+    if re.search(r"_02_(T1|T2|RT)_SR_B\d+$", file.stem, re.IGNORECASE):
+        return LANDSAT_SCALE, LANDSAT_OFFSET
+    if re.search(r"_01_(T1|T2|RT)_sr_band\d+$", file.stem, re.IGNORECASE):
+        return 1e-4, 0.0
+    if stated.scale is None:
+        raise RasterError(
+            f"{file} is of Landsat, and its name does not say that it is surface reflectance "
+            "(..._SR_B4.TIF), so nobody knows its scale. State scenes.scale and scenes.offset "
+            "(of Collection 2 level 2: 2.75e-05 and 7272.727)."
+        )
+    return 1e-4, 0.0
+
+
+def assumed_offsets(pieces: Sequence[Piece]) -> list[str]:
+    """
+    Say which products of Sentinel-2 were taken since its counts are 1,000 higher and do not state
+    whether theirs are.
+    """
+    doubtful = [piece for piece in pieces if piece.assumed]
+    late = [piece for piece in doubtful if not piece.date or piece.date >= OFFSET_SINCE]
+    if not late:
+        return []
+    early = len(doubtful) - len(late)
+    mixed = (
+        f" {early} others are older: if the counts of both were not brought to one offset, they do "
+        "not fit together."
+        if early
+        else ""
+    )
+    return [
+        f"{len(late)} products of Sentinel-2, such as {late[0].name} ({late[0].date or 'no date'}),"
+        " do not say whether their counts are 1,000 higher, as they are as ESA delivers them from "
+        f"processing baseline 04.00 ({OFFSET_SINCE}) on; they were read with the offset 0.{mixed} "
+        "Give them with their metadata (SAFE or STAC), or state scenes.offset."
+    ]
 
 
 def _safe_piece(folder: Path, stated: Reading) -> Piece:
@@ -347,7 +472,7 @@ def _asset_layer(
     stated: Reading,
 ) -> tuple[Layer, float, float | None]:
     """Return the layer of an asset, its scale, and its offset if that is known."""
-    described = (asset.get("raster:bands") or [{}])[0]
+    described = _described(asset)
     nodata = stated.nodata if stated.nodata is not None else described.get("nodata")
     layer, own_scale, own_offset = describe_layer(
         target,
@@ -355,9 +480,24 @@ def _asset_layer(
         nodata=None if isinstance(nodata, str) else nodata,
         place=_place(asset, properties),
     )
-    scale = float(described.get("scale", asset.get("raster:scale", own_scale or 1e-4)))
-    offset = described.get("offset", asset.get("raster:offset"))
+    scale = float(described.get("scale", own_scale or 1e-4))
+    offset = described.get("offset")
     return layer, scale, own_offset if offset is None else -float(offset) / scale
+
+
+def _described(asset: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return nodata, scale and offset that an item states of an asset of one band: in the band or in
+    the asset, as the raster extension of STAC 1.1 or as that of 1.0 spells them.
+    """
+    places = [(asset.get("raster:bands") or [{}])[0], (asset.get("bands") or [{}])[0], asset]
+    found = {}
+    for what in ("nodata", "scale", "offset"):
+        for place in places:
+            value = place.get(what, place.get(f"raster:{what}"))
+            if value is not None and what not in found:
+                found[what] = value
+    return found
 
 
 def read_metadata(path: str | Path) -> Any:
@@ -428,12 +568,19 @@ def _read_xml(path: Path) -> ET.Element:
 
 
 def _band_of_file(file: Path) -> str | None:
-    match = re.fullmatch(r"(?:.*_)?(B\d[\dA]?|SCL)(?:_\d\dm)?", file.stem, re.IGNORECASE)
+    match = BAND_FILE.fullmatch(file.stem)
     if match is None:
         return (
             canonical_band(file.stem) if canonical_band(file.stem) in SENTINEL2.values() else None
         )
-    return "scl" if match[1].upper() == "SCL" else canonical_band(match[1])
+    landsat = LANDSAT.match(file.stem)
+    if landsat:
+        numbers = OLI if int(landsat[1]) >= 8 else TM
+        number = re.sub(r"\D", "", match[2])
+        return numbers.get(int(number)) if "_ST_" not in file.stem.upper() else None
+    if match[2].lower().startswith("band"):
+        return None
+    return "scl" if match[2].upper() == "SCL" else canonical_band(match[2])
 
 
 def band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
@@ -446,13 +593,13 @@ def band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
         return None
     if key.lower() == "scl":
         return "scl"
-    for name in (
-        key,
-        *(
-            band.get("eo:common_name") or band.get("common_name") or band.get("name", "")
-            for band in described
-        ),
-    ):
+    names = [
+        band.get("eo:common_name") or band.get("common_name") or band.get("name", "")
+        for band in described
+    ]
+    # a number of one digit is one of Landsat as well, where B4 may be near infrared
+    single = re.fullmatch(r"(SR_)?B\d", key, re.IGNORECASE)
+    for name in (*names, key) if single else (key, *names):
         if canonical_band(name) in SENTINEL2.values():
             return canonical_band(name)
     return None

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,19 @@ class Layer:
     has_mask: bool = False
 
     @property
+    def border(self) -> bool:
+        """
+        Whether zero in every band is no measurement: outside the swath, files of fractions that
+        state no nodata hold it, where zero in one band may be measured.
+        """
+        return self.nodata is None
+
+    @property
+    def warp_nodata(self) -> float | None:
+        """What is left out of averages: beside a border, zero."""
+        return 0.0 if self.border else self.nodata
+
+    @property
     def grid(self) -> Grid:
         """CRS, transform, width and height."""
         return self.crs, self.transform, self.width, self.height
@@ -144,6 +157,8 @@ class Piece:
         Scene classification (SCL) of the product, for cloud masks.
     licence
         Where the metadata state one.
+    assumed
+        Whether it is of Sentinel-2 and its offset was taken as 0 because nothing states it.
     """
 
     name: str
@@ -155,6 +170,7 @@ class Piece:
     baseline: str = ""
     mask: Layer | None = None
     licence: str | None = None
+    assumed: bool = False
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -186,6 +202,21 @@ def canonical_band(name: str) -> str:
     return name.strip().lower() if name.strip().lower() in SENTINEL2.values() else name.strip()
 
 
+def describe_layers(
+    path: str, *, bands: Sequence[str] | None, nodata: float | None, place: Place | None = None
+) -> list[tuple[Layer, float | None, float | None]]:
+    """
+    Describe a raster file whose bands may differ: a layer for those of one nodata value, scale and
+    offset each. Arguments and errors as of :func:`describe_layer`.
+    """
+    source = open_raster(path)
+    try:
+        with source:
+            return _describe(source, path, bands, nodata, place)
+    except CPLE_BaseError as error:
+        raise RasterError(f"{path} is damaged: {error}. Fetch or make it again.") from error
+
+
 def describe_layer(
     path: str, *, bands: Sequence[str] | None, nodata: float | None, place: Place | None = None
 ) -> tuple[Layer, float | None, float | None]:
@@ -199,21 +230,24 @@ def describe_layer(
     bands
         Names of the bands in file order; None to take them from the file.
     nodata
-        Value without a measurement; None to take it from the file, else 0 for whole numbers.
+        Value without a measurement; None to take it from the file, else 0 for whole
+        numbers; of fractions, zero in every band.
     place
         Where the raster lies if it does not say so itself.
 
     Raises
     ------
     RasterError
-        It is no raster, has other bands than named, no band names, or no CRS with units.
+        It is no raster, has other bands than named, no band names, no CRS with units, or bands
+        whose nodata values, scales or offsets differ.
     """
-    source = open_raster(path)
-    try:
-        with source:
-            return _describe(source, path, bands, nodata, place)
-    except CPLE_BaseError as error:
-        raise RasterError(f"{path} is damaged: {error}. Fetch or make it again.") from error
+    first, *others = describe_layers(path, bands=bands, nodata=nodata, place=place)
+    if others:
+        raise RasterError(
+            f"{path} has bands of different nodata values, scales or offsets. Convert them to one "
+            "first."
+        )
+    return first
 
 
 def open_raster(path: str) -> Any:
@@ -259,18 +293,15 @@ def reading_pixels(path: str) -> Iterator[None]:
 
 def _describe(
     source: Any, path: str, bands: Sequence[str] | None, nodata: float | None, place: Place | None
-) -> tuple[Layer, float | None, float | None]:
+) -> list[tuple[Layer, float | None, float | None]]:
     if not source.count:
         raise RasterError(
             f"{path} has no bands of its own, only sub-datasets. Name one of them, or convert it "
             "to GeoTIFF."
         )
-    indexes = tuple(
-        i
-        for i, use in zip(source.indexes, source.colorinterp, strict=True)
-        if use != ColorInterp.alpha
-    )
-    names = _band_names(path, [source.descriptions[index - 1] for index in indexes], bands)
+    indexes, alpha = _indexes(source, bands)
+    described = [source.descriptions[index - 1] for index in indexes]
+    names = _band_names(path, described, bands, alpha)
     crs, transform = source.crs, source.transform
     if crs is None and place is not None:
         crs, transform = place.crs, place.on(source.height, source.width)
@@ -280,10 +311,12 @@ def _describe(
             "it again."
         )
     metres_per_unit(crs, path)
-    own_nodata = nodata if nodata is not None else source.nodata
-    if own_nodata is None and np.dtype(source.dtypes[0]).kind in "ui":
-        own_nodata = 0
-    per_dataset = any(MaskFlags.per_dataset in flags for flags in source.mask_flag_enums)
+    # an alpha band that is taken as a band masks nothing
+    masks = [
+        MaskFlags.alpha not in flags or alpha is not None
+        for flags in source.mask_flag_enums
+        if MaskFlags.per_dataset in flags
+    ]
     layer = Layer(
         path=path,
         bands=names,
@@ -292,31 +325,80 @@ def _describe(
         transform=transform,
         width=source.width,
         height=source.height,
-        nodata=own_nodata,
+        nodata=None,
         dtype=source.dtypes[0],
         block=source.block_shapes[0],
-        has_mask=per_dataset,
+        has_mask=any(masks),
     )
-    scale, offset = source.scales[0], source.offsets[0]
-    stated = (scale, offset) != (1.0, 0.0)
-    return layer, scale if stated else None, -offset / scale if stated else None
+    alike: dict[tuple[str, float, float], list[int]] = {}
+    for index in indexes:
+        own = source.nodatavals[index - 1] if nodata is None else nodata
+        if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui":
+            own = 0
+        # as text, in which NaN equals itself
+        key = (
+            "" if own is None else repr(float(own)),
+            source.scales[index - 1],
+            source.offsets[index - 1],
+        )
+        alike.setdefault(key, []).append(index)
+    found = []
+    for (missing, scale, offset), numbers in alike.items():
+        stated = (scale, offset) != (1.0, 0.0)
+        part = replace(
+            layer,
+            bands=tuple(names[indexes.index(number)] for number in numbers),
+            indexes=tuple(numbers),
+            nodata=float(missing) if missing else None,
+            dtype=source.dtypes[numbers[0] - 1],
+        )
+        found.append((part, scale if stated else None, -offset / scale if stated else None))
+    return found
+
+
+def _indexes(source: Any, named: Sequence[str] | None) -> tuple[tuple[int, ...], int | None]:
+    """
+    Return the numbers of the bands of a file, and of the one left out as alpha.
+
+    GDAL calls the fourth band of many files of red, green, blue and near infrared alpha; it is a
+    band if it is named as one.
+    """
+    marked = [
+        index
+        for index, use in zip(source.indexes, source.colorinterp, strict=True)
+        if use == ColorInterp.alpha
+    ]
+    if not marked:
+        return source.indexes, None
+    is_band = (
+        all(canonical_band(source.descriptions[i - 1] or "") in SENTINEL2.values() for i in marked)
+        if named is None
+        else len(named) == source.count
+    )
+    if is_band:
+        return source.indexes, None
+    return tuple(index for index in source.indexes if index not in marked), marked[0]
 
 
 def _band_names(
-    path: str, described: Sequence[str | None], named: Sequence[str] | None
+    path: str,
+    described: Sequence[str | None],
+    named: Sequence[str] | None,
+    alpha: int | None,
 ) -> tuple[str, ...]:
+    more = f" Band {alpha} is marked as alpha; name it too if it is a band." if alpha else ""
     if named is not None and len(named) != len(described):
         found = f"{len(described)} band" + ("s" if len(described) > 1 else "")
         raise RasterError(
             f"{path} has {found}, but {len(named)} are named ({', '.join(named)}). Name every band "
-            "of the file, in order."
+            f"of the file, in order.{more}"
         )
     if named is None:
         named = [canonical_band(name) for name in described if name]
         if len(named) < len(described):
             raise RasterError(
                 f"{path} does not say what its {len(described)} bands are. Name them in file order "
-                "under scenes.bands, such as [red, green, blue, nir]."
+                f"under scenes.bands, such as [red, green, blue, nir].{more}"
             )
     if len(set(named)) < len(named):
         raise RasterError(

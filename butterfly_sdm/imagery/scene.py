@@ -44,6 +44,9 @@ CLOUDY = (0, 1, 3, 8, 9, 10)
 # Fractions, such as reflectance itself, are read as whole numbers of this step if their scale would
 # leave fewer.
 REFLECTANCE, COARSEST = 1e-4, 1e-3
+# Reflectance is below zero by the noise of its correction, not by more: the lowest value that
+# products of Landsat and HLS allow. What lies between is read as the lowest count.
+DARKEST = 0.2
 RESAMPLING = {
     "nearest": Resampling.nearest,
     "bilinear": Resampling.bilinear,
@@ -188,6 +191,7 @@ class Scene:
                 part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
             )
             clear = self.clear(piece, first.grid, own)
+        blank = np.ones(todo.shape, dtype=bool)
         for layer in piece.layers:
             slots = layer.slots(bands)
             if not slots:
@@ -195,14 +199,19 @@ class Scene:
             raw, masked = self._read_layer(layer, part, list(slots.values()))
             for slot, band_raw in zip(slots, raw, strict=True):
                 present = layer.measured(band_raw[None])
+                blank &= (band_raw == 0) if layer.border else False
                 for mask in (masked, clear):
                     if mask is not None:
                         present &= mask
-                fresh[slot] = self.counts(band_raw, piece)
+                fresh[slot] = self.counts(band_raw, piece, layer, present)
                 if not present.all():
                     fresh[slot][~present] = self.nodata
                 whole &= present
                 some |= present
+        if blank.any():
+            fresh[:, blank] = self.nodata
+            whole &= ~blank
+            some &= ~blank
         target = values[:, rows, columns]
         if todo.all() and whole.all():
             target[:] = fresh
@@ -213,10 +222,17 @@ class Scene:
             np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
         valid[rows, columns] |= whole
 
-    def counts(self, raw: np.ndarray, piece: Piece) -> np.ndarray:
+    def counts(
+        self, raw: np.ndarray, piece: Piece, layer: Layer, present: np.ndarray
+    ) -> np.ndarray:
         """
-        Turn stored values of a piece into the whole numbers of the scene (its offset, no measured
-        value equal to nodata).
+        Turn stored values of a layer of a piece into the whole numbers of the scene (its offset, no
+        measured value equal to nodata).
+
+        Raises
+        ------
+        RasterError
+            A value that is ``present`` is too far below zero or too high for the whole numbers.
         """
         shift = piece.offset - self.offset
         if piece.scale != self.scale:
@@ -224,8 +240,10 @@ class Scene:
                 (raw.astype(np.float64) - piece.offset) * (piece.scale / self.scale),
                 -self.offset,
             )
-        if raw.dtype == np.uint16 and shift == 0 and piece.nodata == self.nodata:
+        if raw.dtype == np.uint16 and shift == 0 and layer.nodata == self.nodata:
             return raw
+        if raw.dtype.kind in "if" or raw.dtype.itemsize > 2:
+            self._check_range(raw, shift, layer, present)
         if raw.dtype.kind == "f":
             raw = np.nan_to_num(raw, nan=0.0, posinf=65535, neginf=0)
         elif raw.dtype.itemsize < 8:
@@ -238,6 +256,25 @@ class Scene:
         whole = whole.astype(np.uint16)
         whole[whole == self.nodata] = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
         return whole
+
+    def _check_range(
+        self, raw: np.ndarray, shift: float, layer: Layer, present: np.ndarray
+    ) -> None:
+        """Refuse measured values that would be changed, not rounded, in the whole numbers."""
+        measured = raw[present]
+        if not measured.size:
+            return
+        low, high = float(measured.min()), float(measured.max())
+        if (low - shift) * self.scale >= -DARKEST and high - shift < 65535.5:
+            return
+        value = low if (low - shift) * self.scale < -DARKEST else high
+        reflectance = (value - shift - self.offset) * self.scale
+        raise RasterError(
+            f"{layer.path} holds a value that is no reflectance: {reflectance:g}, with the scale "
+            f"{self.scale:g} and the offset {self.offset:g}. Tiles hold whole numbers from 0 to "
+            "65535. If it stands for missing pixels, state it under scenes.nodata; otherwise state "
+            "scenes.scale or scenes.offset, or convert the file."
+        )
 
     def window(self, left: float, bottom: float, right: float, top: float) -> Window:
         """Return the smallest window of whole pixels that covers bounds given in ``crs``."""
@@ -342,7 +379,7 @@ class Scene:
     def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
         """Return this thread's open file, or a view of it resampled onto a grid."""
         opened: dict[Any, Any] = self._handles.__dict__.setdefault("opened", {})
-        key = (layer.path, grid, resampling if grid else None)
+        key = (layer.path, grid, (resampling, repr(layer.nodata)) if grid else None)
         if key not in opened:
             if len(opened) >= 64:
                 opened.pop(next(iter(opened))).close()
@@ -358,8 +395,8 @@ class Scene:
                     width=width,
                     height=height,
                     resampling=RESAMPLING[resampling],
-                    src_nodata=layer.nodata,
-                    nodata=layer.nodata,
+                    src_nodata=layer.warp_nodata,
+                    nodata=layer.warp_nodata,
                 )
             opened[key] = source
         return opened[key]
@@ -474,14 +511,17 @@ def _common_scale(pieces: Sequence[Piece], reading: Reading) -> tuple[float, flo
         )
     scale = scales.pop()
     fractions = all(np.dtype(layer.dtype).kind == "f" for piece in pieces for layer in piece.layers)
-    if fractions and reading.scale is None:
-        _check_scale(pieces[0])
+    for piece in pieces:
+        # fractions beside counts are not read with the scale of these
+        if np.dtype(piece.layers[0].dtype).kind == "f" and (not fractions or reading.scale is None):
+            _check_scale(piece)
     return (REFLECTANCE, 0.0) if fractions and scale > COARSEST else (scale, min(offsets))
 
 
 def _common_nodata(pieces: Sequence[Piece]) -> int:
+    layers = [layer for piece in pieces for layer in piece.layers]
     values = Counter(
-        piece.nodata for piece in pieces if piece.nodata is not None and 0 <= piece.nodata <= 65535
+        layer.nodata for layer in layers if layer.nodata is not None and 0 <= layer.nodata <= 65535
     )
     value = min(values, key=lambda number: (-values[number], number)) if values else 0
     return int(value) if float(value).is_integer() else 0

@@ -35,7 +35,7 @@ def square_means(
     band: int = 1,
 ) -> np.ndarray:
     """
-    Return the mean of a raster in squares around places.
+    Return the mean of a raster in squares around places, with the scale and offset it states.
 
     Parameters
     ----------
@@ -60,10 +60,23 @@ def square_means(
         The raster is absent, damaged, has no CRS or lacks the band.
     """
     total, count = np.zeros(len(easting)), np.zeros(len(easting))
+    scale, offset = stated_scale(path, band)
     for place, values in _in_squares(path, easting, northing, crs, side_m, band):
-        total += np.bincount(place, values, len(easting))
+        total += np.bincount(place, values * scale + offset, len(easting))
         count += np.bincount(place, minlength=len(easting))
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def stated_scale(path: str | Path, band: int) -> tuple[float, float]:
+    """
+    Return the scale and offset that a raster states of a band: ``value = stored * scale + offset``.
+    """
+    if not Path(path).exists():
+        return 1.0, 0.0  # said when it is read
+    with open_raster(str(path)) as source:
+        if not 1 <= band <= source.count:
+            return 1.0, 0.0
+        return float(source.scales[band - 1]), float(source.offsets[band - 1])
 
 
 def square_shares(

@@ -19,6 +19,7 @@ from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map
@@ -57,7 +58,8 @@ class MapResult:
     crs
         Its CRS, as text.
     counts
-        ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``.
+        ``positions`` in all, ``predicted``, ``without_imagery`` and ``outside_area``; where the
+        predictor sees covariates, ``without_covariates``, counted apart from ``without_imagery``.
     audit
         Difference between the dense way and window by window at random positions; see
         :func:`~butterfly_sdm.mapping.surfaces.audit.audit_positions`. Empty where no dense map was
@@ -270,7 +272,7 @@ def _write(
         "predicted": 0,
         "without_imagery": 0,
         "outside_area": 0,
-    }
+    } | ({"without_covariates": 0} if positions.covariates else {})
     bands = [Band(name) for name in plan.species]
     for layer in plan.layers:
         largest = layer.largest(plan.species)
@@ -281,6 +283,7 @@ def _write(
     if coarse.species:
         for rows in parts:
             coarse.add(filled.strip(rows))
+    imagery = filled.fractions() if positions.covariates else None
     with open_map(
         out,
         lattice.shape,
@@ -293,13 +296,44 @@ def _write(
         for rows in parts:
             strip = coarse.apply(filled.strip(rows).take(plan.species))
             known = strip.known
+            if imagery is not None:
+                seen = positions.measured(imagery[rows], rows, slice(None))
+                lacking = int((seen & ~known).sum())
+                counts["without_covariates"] += lacking
+                counts["without_imagery"] -= lacking
             writer.write(rows, _bands(strip, plan.layers))
             counts["predicted"] += int(known.sum())
             counts["outside_area"] += int((~wanted[rows]).sum())
             counts["without_imagery"] += int((~known & wanted[rows]).sum())
             progress("write", rows.stop, lattice.height)
+        _tell_missing(counts)
         writer.tag(**tags, counts=counts)
     return counts
+
+
+def _tell_missing(counts: Mapping[str, int]) -> None:
+    """
+    Say how many positions have no value because they lack a covariate.
+
+    Raises
+    ------
+    RasterError
+        No position has a value.
+    """
+    lacking = counts.get("without_covariates", 0)
+    if not counts["predicted"]:
+        raise RasterError(
+            f"No position of the map has a value: of {counts['positions']:,}, "
+            f"{counts['outside_area']:,} lie outside the area, {counts['without_imagery']:,} have "
+            f"too few measured pixels and {lacking:,} lack a covariate. Check the scene and the "
+            "area, or lower map.min_valid_fraction."
+        )
+    if lacking:
+        log.warning(
+            "%s positions of the map have no value because a covariate has none there. Give "
+            "rasters that cover the area.",
+            f"{lacking:,}",
+        )
 
 
 def _bands(strip: Strip, layers: Sequence[Layer]) -> np.ndarray:

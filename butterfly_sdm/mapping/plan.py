@@ -160,6 +160,15 @@ def _fitting(predictor: Predictor, scene: Scene, options: MapOptions) -> tuple[S
     if options.grid is not None:
         scene = on_grid(scene, options.grid)
     sees = predictor.sees
+    if sees.bands and scene.crs.is_geographic:
+        west, south, east, north = scene.bounds
+        zone = int((west + east) / 2 % 360 // 6 + 30) % 60 + 1
+        code = (32700 if south + north < 0 else 32600) + zone
+        raise RasterError(
+            "The scene is in degrees, where a window is narrower than it is tall, unlike the "
+            "tiles of the run in metres. Name a CRS in metres, best that of the tiles: map.grid, "
+            f"such as EPSG:{code}."
+        )
     if sees.bands:
         missing = [band for band in sees.bands if band not in scene.bands]
         if missing:

@@ -14,6 +14,7 @@ from rasterio.warp import transform_bounds, transform_geom
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.mapping.map_file import read_tags
 
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
@@ -45,17 +46,18 @@ def write_stac(
         )
         bands = [
             {"name": name, "unit": unit, "nodata": source.nodata, "data_type": source.dtypes[0]}
-            | ({"scale": scale} if scale != 1 else {})
+            | ({"raster:scale": scale} if scale != 1 else {})
             for name, unit, scale in zip(
                 source.descriptions, source.units, source.scales, strict=True
             )
         ]
+        side_m = abs(source.transform.e) * metres_per_unit(source.crs, str(path))
         shape, grid, wkt = list(source.shape), list(source.transform)[:6], source.crs.to_wkt()
     written = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     properties: dict[str, Any] = {
         "title": title or path.stem,
         "created": written.isoformat(),
-        "gsd": grid[0],
+        "gsd": round(side_m, 6),
         "proj:shape": shape,
         "proj:transform": grid,
         **({"proj:code": f"EPSG:{epsg}"} if epsg else {"proj:wkt2": wkt}),
@@ -72,7 +74,10 @@ def write_stac(
         properties,
         start_datetime=first,
         end_datetime=last,
-        stac_extensions=["https://stac-extensions.github.io/projection/v2.0.0/schema.json"],
+        stac_extensions=[
+            f"https://stac-extensions.github.io/{name}/schema.json"
+            for name in ("projection/v2.0.0", "raster/v2.0.0", "file/v2.1.0")
+        ],
     )
     asset = pystac.Asset(
         f"./{path.name}",

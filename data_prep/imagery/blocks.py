@@ -147,8 +147,11 @@ def copy_blocks(
     int
         Blocks decoded.
     """
-    plain = fresh and piece.nodata == scene.nodata and piece.offset == scene.offset
-    plain = plain and all(layer.dtype == "uint16" and not layer.has_mask for layer in piece.layers)
+    plain = fresh and piece.offset == scene.offset and piece.scale == scene.scale
+    plain = plain and all(
+        layer.dtype == "uint16" and layer.nodata == scene.nodata and not layer.has_mask
+        for layer in piece.layers
+    )
     plain = plain and not (scene.cloudy and piece.mask)
     out = np.asarray(out)  # slices of a memory map are slow to make
     height, width = out.shape[2:]
@@ -210,6 +213,7 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
     measured.
     """
     measured = np.ones(out.shape[1:], dtype=bool)
+    blank = np.ones(out.shape[1:], dtype=bool)
     first = piece.layers[0]
     clear = scene.clear(piece, first.grid, window)
     for layer in piece.layers:
@@ -219,11 +223,16 @@ def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> 
                 raw = source.read([index], window=window)
                 own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
             present = layer.measured(raw)
+            blank &= (raw[0] == 0) if layer.border else False
             for mask in (own, clear):
                 if mask is not None:
                     present &= mask
-            out[slot] = np.where(present, scene.counts(raw[0], piece), np.uint16(scene.nodata))
+            counts = scene.counts(raw[0], piece, layer, present)
+            out[slot] = np.where(present, counts, np.uint16(scene.nodata))
             measured &= present
+    if blank.any():
+        out[:, blank] = scene.nodata
+        measured &= ~blank
     return measured
 
 

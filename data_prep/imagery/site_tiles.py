@@ -14,6 +14,7 @@ from butterfly_sdm.core.arrays import new_array
 from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.discovery import assumed_offsets
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
 from data_prep.imagery.cutting import cut_tiles, tiles_on
@@ -94,11 +95,17 @@ def _scene(
 ) -> Scene:
     assert config.scenes is not None
     west, south, east, north = sites.total_bounds
+
+    def tell(found: Scene) -> None:
+        for message in assumed_offsets(found.pieces):
+            bench.notes.warn(message)
+
     scene, composite = scene_of(
         config.scenes,
         bands=config.tiles.bands,
         scratch=bench.scratch,
         opened=opened,
+        check=tell,
         executor=bench.executor,
         progress=bench.progress,
         bbox=(west - MARGIN, south - MARGIN, east + MARGIN, north + MARGIN),

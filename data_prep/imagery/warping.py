@@ -203,14 +203,15 @@ def warp_with_gdal(
                     raw,
                     src_crs=layer.crs,
                     src_transform=layer.transform,
-                    src_nodata=layer.nodata,
+                    src_nodata=layer.warp_nodata,
                     dst_crs=here[0],
                     dst_transform=here[1],
                     dst_nodata=np.nan,
                     resampling=RESAMPLING[resampling],
                 )
             present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
-            values[slot] = np.where(present, scene.counts(raw, piece), np.uint16(scene.nodata))
+            counts = scene.counts(raw, piece, layer, present)
+            values[slot] = np.where(present, counts, np.uint16(scene.nodata))
             measured &= present
     return values, measured
 

@@ -120,11 +120,11 @@ class Occurrences:
             the event's id, 0 for none), ``is_event`` (a survey, not a record).
         """
         for path in sorted(self.folder.glob("rows-*.parquet")):
-            yield pl.read_parquet(path, columns=list(columns))
+            yield pl.read_parquet(path, columns=list(columns), glob=False)
 
     def malformed_rows(self) -> pl.DataFrame:
         """Return file, row and text of the malformed rows, the first 10,000 of each file."""
-        return pl.read_parquet(self.folder / "malformed.parquet")
+        return pl.read_parquet(self.folder / "malformed.parquet", glob=False)
 
 
 class _Dictionary:
@@ -413,8 +413,10 @@ def _stored(folder: Path, key: str) -> Occurrences:
         raise ArtefactError(f"{folder} holds other records.")
     return Occurrences(
         folder=folder,
-        dictionaries={group: pl.read_parquet(folder / f"{group}.parquet") for group in GROUPS},
-        again=pl.read_parquet(folder / "again.parquet")["place"].to_numpy(),
+        dictionaries={
+            group: pl.read_parquet(folder / f"{group}.parquet", glob=False) for group in GROUPS
+        },
+        again=pl.read_parquet(folder / "again.parquet", glob=False)["place"].to_numpy(),
         files=tuple(card["files"]),
         columns=frozenset(card["columns"]),
         read=card["read"],

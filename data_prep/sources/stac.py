@@ -35,29 +35,31 @@ def search_items(stac: StacOptions) -> list[dict[str, Any]]:
     Raises
     ------
     SourceError
-        The API does not answer, or has no such product.
+        The API does not answer, or has no such product, or more than ``most_items``.
     MissingPackageError
         ``pystac_client`` is not installed.
     """
-    if stac.url.endswith(".json"):
-        found = list(_walk(stac.url, stac))[: stac.most_items]
-    else:
-        found = _search(stac)
-    items = [
-        item
-        for item in found
-        if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= stac.max_cloud
-    ]
+    items, seen = [], 0
+    for item in _walk(stac.url, stac) if stac.url.endswith(".json") else _search(stac):
+        seen += 1
+        if float(item.get("properties", {}).get("eo:cloud_cover") or 0) <= stac.max_cloud:
+            items.append(item)
+        if len(items) > stac.most_items:
+            raise SourceError(
+                f"{stac.url} has more than {stac.most_items} products of {stac.collection} from "
+                f"{stac.start} to {stac.end}. Narrow the dates, scenes.stac.bbox or "
+                "scenes.stac.max_cloud, or raise scenes.stac.most_items."
+            )
     if not items:
         raise SourceError(
-            f"{stac.url} has {len(found)} products of {stac.collection} in "
+            f"{stac.url} has {seen} products of {stac.collection} in "
             f"{list(stac.bbox or WORLD)} from {stac.start} to {stac.end}, none of them with at "
             f"most {stac.max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
         )
     return sorted(items, key=lambda item: str(item["id"]))
 
 
-def _search(stac: StacOptions) -> list[dict[str, Any]]:
+def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
     try:
         from pystac_client import Client
         from pystac_client.errors import ClientTypeError
@@ -71,9 +73,8 @@ def _search(stac: StacOptions) -> list[dict[str, Any]]:
             collections=[stac.collection],
             bbox=list(stac.bbox or WORLD),
             datetime=f"{stac.start}/{stac.end}",
-            max_items=stac.most_items,
         )
-        return [item.to_dict() for item in search.items()]
+        yield from (item.to_dict() for item in search.items())
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
             f"The STAC API {stac.url} did not answer a search of {stac.collection}: {error}. Is "
@@ -97,7 +98,7 @@ def _walk(
     properties = value.get("properties", {})
     day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:10]
     box, (west, south, east, north) = stac.bbox or WORLD, _box(value)
-    near = west <= box[2] and east >= box[0] and south <= box[3] and north >= box[1]
+    near = _meet((west, east), (box[0], box[2])) and south <= box[3] and north >= box[1]
     same = value.get("collection", stac.collection) == stac.collection
     if near and same and stac.start <= day <= stac.end:
         assets = {
@@ -105,6 +106,18 @@ def _walk(
             for key, asset in value.get("assets", {}).items()
         }
         yield {**value, "assets": assets}
+
+
+def _meet(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """
+    Return whether two ranges of longitude, west to east, share some; from west to a smaller east
+    they run across 180 degrees.
+    """
+
+    def parts(west: float, east: float) -> list[tuple[float, float]]:
+        return [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+
+    return any(w <= e2 and e >= w2 for w, e in parts(*one) for w2, e2 in parts(*other))
 
 
 def _box(item: Mapping[str, Any]) -> tuple[float, float, float, float]:

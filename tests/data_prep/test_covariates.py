@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import rasterio
 
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from data_prep.covariates import raster_covariates, read_covariates, site_covariates
@@ -37,6 +38,23 @@ def test_the_mean_in_a_square_is_that_of_its_pixels(tmp_path, sites):
     assert table.loc["a", "rain_400m"] == pytest.approx(values[0, 6:14, 6:14].mean(), rel=1e-5)
     assert table.loc["b", "rain_1000m"] == pytest.approx(values[0, 20:40, 20:40].mean(), rel=1e-5)
     assert table.loc["c"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("stored", "scale", "offset", "value"),
+    [(2881, 0.1, -273.15, 14.95), (50, 0.5, 0.0, 25.0), (7, 1.0, 100.0, 107.0)],
+)
+def test_the_mean_is_in_the_unit_that_the_raster_states(
+    tmp_path, sites, stored, scale, offset, value
+):
+    values = np.full((1, 40, 40), stored, np.uint16)
+    path = write_raster(tmp_path / "tas.tif", values, pixel=50, names=None, nodata=65535)
+    with rasterio.open(path, "r+") as out:
+        out.scales, out.offsets = (scale,), (offset,)
+    options = CovariateRasterOptions(path=path, name="tas", side_m=(400,))
+    table = raster_covariates(options, sites, position_crs="EPSG:27700")
+    assert table.loc["a", "tas_400m"] == pytest.approx(value)
+    assert np.isnan(table.loc["c", "tas_400m"])
 
 
 def test_fractions_of_classes_sum_to_one_and_skip_missing_pixels(tmp_path, sites):

@@ -25,11 +25,15 @@ def audit_positions(
     """
     positions = filled.positions
     everywhere = slice(None)
-    places = np.argwhere(positions.predictable(filled.fractions(), everywhere, everywhere))
+    places = np.argwhere(positions.measured(filled.fractions(), everywhere, everywhere))
     if not len(places):
         return {}
     picked = np.random.default_rng(seed).choice(len(places), min(count, len(places)), replace=False)
     places = places[np.sort(picked)]  # neighbours share pixels
+    if positions.covariates:
+        places = places[positions.described(places[:, 0], places[:, 1])]
+        if not len(places):
+            return {}
     predictor = positions.predictor
     dense = np.empty((len(places), len(predictor.species)), dtype=np.float64)
     for row in np.unique(places[:, 0]):

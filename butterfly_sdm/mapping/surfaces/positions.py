@@ -67,11 +67,32 @@ class Positions:
         predictor: Predictor = self.handle.predictor
         return predictor
 
-    def predictable(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
-        """Return which positions get a value, given the share of measured pixels of each."""
+    def measured(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
+        """Return which positions have imagery, given the share of measured pixels of each."""
         enough = (fraction > 0) & (fraction >= self.min_valid_fraction)
         good: np.ndarray = self.wanted[rows, cols] & enough
         return good
+
+    def predictable(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
+        """
+        Return which positions get a value: those with imagery and every covariate, which no
+        neighbour or mean stands in for.
+        """
+        good = self.measured(fraction, rows, cols)
+        r, c = np.nonzero(good)
+        if self.covariates and len(r):
+            height, width = self.wanted.shape
+            r, c = np.arange(height)[rows].ravel()[r], np.arange(width)[cols].ravel()[c]
+            good[good] = self.described(r, c)
+        return good
+
+    def described(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+        """Return which of the positions ``(rows, cols)`` have a value of every covariate."""
+        x, y = self.lattice.coordinates(rows, cols)
+        easting, northing = _moved(x, y, self.scene.crs, self.position_crs)
+        table = covariates_at(self.covariates, easting, northing, self.position_crs)
+        known: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
+        return known
 
     def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool) -> Dataset:
         """
@@ -199,7 +220,8 @@ def sample_raster(
                 left, top = int(columns.min()), int(rows.min())
                 window = Window(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
                 part = source.read(band, window=window, masked=True).astype(float).filled(np.nan)
-                values[found] = part[rows - top, columns - left]
+                scale, offset = source.scales[band - 1], source.offsets[band - 1]
+                values[found] = part[rows - top, columns - left] * scale + offset
             return values
     except RasterioError as error:
         raise RasterError(

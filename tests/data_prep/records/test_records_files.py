@@ -624,3 +624,11 @@ def test_a_footprint_is_the_same_place_however_it_is_written(tmp_path):
         for d, wkt in enumerate((square(), other, corners), 1)
     ]
     assert counted(archive(tmp_path / "a.zip", rows), scratch=tmp_path).visits.tolist() == [3]
+
+
+@pytest.mark.parametrize("name", ["Butterflies [2018]", "what*", "one{a,b}"])
+def test_a_folder_may_have_brackets_in_its_name(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "a.txt").write_text(text(ROWS))
+    check(counted(folder / "a.txt", scratch=folder))
