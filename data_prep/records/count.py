@@ -58,6 +58,8 @@ class SurveyTable:
     names
         ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
         in how many spellings (with and without author, say) it occurs.
+    lists_of_one
+        Visits on which exactly one species was detected.
     """
 
     detections: pd.DataFrame
@@ -70,6 +72,7 @@ class SurveyTable:
     names: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings"])
     )
+    lists_of_one: int = 0
 
     def __post_init__(self) -> None:
         if not (
@@ -243,6 +246,7 @@ class _Count:
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
+        self.lists_of_one = 0
         self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
         if rules.visit == "event" and (self.rows["event"] == 0).any():
             by_day = (
@@ -405,6 +409,7 @@ class _Count:
             notes=(*self._notes(empty, places), *told),
             coarse=coarse if len(coarse) else None,
             names=self._names(),
+            lists_of_one=self.lists_of_one,
         )
 
     def _visits(self) -> tuple[pl.DataFrame, int]:
@@ -431,6 +436,7 @@ class _Count:
         # One number a detection: far faster to compare than columns.
         seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
         visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
+        self.lists_of_one = int((pl.Series(visit).unique_counts() == 1).sum())
         shape = (len(self.verdicts.places.footprints), len(taxa))
         k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
         k = k.reshape(shape)[sites]
