@@ -43,20 +43,20 @@ MANY_LEFT_OUT = 0.05
 
 _CURES = {
     "malformed row": "Is the separator or the quote of the file another than its header shows? "
-    "Export it again",
+    "Export it again.",
     "duplicate record": "Is the same download named twice?",
-    "no date": "Is the date in a column of another name? Name it in records.columns",
-    "unreadable date": "Write dates as 2018-06-03, 3/6/2018 or 3 June 2018",
-    "date is a period": "A visit needs one day: leave such records out, or give their days",
-    "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June",
-    "no coordinates": "Is the place in a column of another name? Name it in records.columns",
-    "unreadable grid reference": "Grid references are read as SU31, SU3112 or SU 312 124",
+    "no date": "Is the date in a column of another name? Name it in records.columns.",
+    "unreadable date": "Write dates as 2018-06-03, 3/6/2018 or 3 June 2018.",
+    "date is a period": "A visit needs one day: leave such records out, or give their days.",
+    "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
+    "no coordinates": "Is the place in a column of another name? Name it in records.columns.",
+    "unreadable grid reference": "Grid references are read as SU31, SU3112 or SU 312 124.",
     "rank above species": "Give these names their scientific ones in records.synonyms, if they "
-    "are species",
-    "species aggregate": "Set records.aggregates to detect, if they shall count as species",
-    "unknown status": "Is this column no occurrence status? Name the right one in records.columns",
+    "are species.",
+    "species aggregate": "Set records.aggregates to detect, if they shall count as species.",
+    "unknown status": "Is this column no occurrence status? Name the right one in records.columns.",
 }
-_CURE = "If they should count, correct the file or say in records.columns which column is which"
+_CURE = "If they should count, correct the file or say in records.columns which column is which."
 
 
 def unwanted_losses(rows: Mapping[str, int]) -> dict[str, int]:
@@ -82,13 +82,13 @@ def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
         Per reason the commonest values of the rows left out, as far as they are known.
     """
     found = []
-    for reason, n in unwanted_losses(table.rows).items():
+    for place, (reason, n) in enumerate(unwanted_losses(table.rows).items()):
         told = ", ".join(f"{value!r} ({rows:,})" for value, rows in values.get(reason, ()))
         found.append(
             f"{n:,} of {table.rows['read']:,} rows ({n / table.rows['read']:.0%}) were left out: "
             f"{reason}{f', such as {told}' if told else ''}. "
-            f"{_CURES.get(reason, _CURE).rstrip('?.')}{_end(reason)}"
-            " 'build --explain left_out.csv' lists them all."
+            f"{_CURES.get(reason, _CURE)}"
+            + ("" if place else " 'build --explain left_out.csv' lists all that is left out.")
         )
     visits = int(table.visits.sum())
     if visits and table.lists_of_one > visits / 2:
@@ -107,10 +107,6 @@ def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
             "or keep sites with more visits by records.min_visits."
         )
     return found
-
-
-def _end(reason: str) -> str:
-    return "?" if _CURES.get(reason, _CURE).endswith("?") else "."
 
 
 FEW_TO_LEARN, FEW_TO_JUDGE, FEW_OF_A_SPECIES = 50, 20, 5

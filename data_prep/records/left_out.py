@@ -34,7 +34,7 @@ CHOSEN = frozenset(
 
 _SHOWING = (
     ("malformed", ("text",)),
-    ("duplicate", ("scientificName", "species", "eventDate")),
+    ("duplicate", ("scientificName|species", "eventDate")),
     ("institution", ("institutionCode",)),
     ("footprint", ("footprintWKT",)),
     ("grid reference", ("gridReference",)),
@@ -46,13 +46,13 @@ _SHOWING = (
     ("status", ("occurrenceStatus",)),
     ("absence", ("occurrenceStatus", "individualCount")),
     ("list", ("completeness",)),
-    ("name", ("scientificName", "species")),
-    ("rank", ("scientificName", "species", "taxonRank")),
+    ("name", ("scientificName|species",)),
+    ("rank", ("scientificName|species", "taxonRank")),
     ("aggregate", ("scientificName", "taxonRank")),
-    ("date", ("eventDate", "year", "month", "day")),
-    ("period", ("eventDate",)),
-    ("year", ("eventDate", "year")),
-    ("season", ("eventDate", "month")),
+    ("date", ("eventDate|year",)),
+    ("period", ("eventDate|year",)),
+    ("year", ("eventDate|year",)),
+    ("season", ("eventDate|month",)),
 )
 _LONGEST = 60
 
@@ -78,9 +78,10 @@ def commonest(rows: pl.DataFrame, *, most: int = 3) -> dict[str, tuple[tuple[str
     for reason in rows["reason"].unique(maintain_order=True):
         terms = next(
             (terms for word, terms in _SHOWING if word in reason),
-            ("scientificName", "species", "eventDate"),
+            ("scientificName|species", "eventDate"),
         )
-        held = [term for term in terms if term in rows.columns]
+        shown = [_shown(term, rows.columns) for term in terms]
+        held = [value for value in shown if value is not None]
         if not held:
             continue
         values = (
@@ -88,10 +89,7 @@ def commonest(rows: pl.DataFrame, *, most: int = 3) -> dict[str, tuple[tuple[str
             .filter(pl.col("reason") == reason)
             .select(
                 pl.concat_str(
-                    [
-                        pl.when(pl.col(term).str.strip_chars() != "").then(pl.col(term))
-                        for term in held
-                    ],
+                    held,
                     separator=", ",
                     ignore_nulls=True,
                 )
@@ -107,6 +105,16 @@ def commonest(rows: pl.DataFrame, *, most: int = 3) -> dict[str, tuple[tuple[str
         )
         found[reason] = tuple((value or "(empty)", int(rows)) for value, rows in values.iter_rows())
     return found
+
+
+def _shown(terms: str, columns: list[str]) -> pl.Expr | None:
+    """Return the first of some columns that has a value."""
+    held = [pl.col(term) for term in terms.split("|") if term in columns]
+    return (
+        pl.coalesce([pl.when(value.str.strip_chars() != "").then(value) for value in held])
+        if held
+        else None
+    )
 
 
 def values_left_out(rules: RecordsOptions, *, scratch: Path) -> Values:
