@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
@@ -25,8 +27,8 @@ from data_prep.records.readers.archive import DarwinCoreArchive
 from data_prep.records.readers.containers import is_zip, open_container
 from data_prep.records.readers.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import TERMS, RecordFile
-from data_prep.records.readers.registry import open_records
-from data_prep.records.readers.tables import ParquetTable, TextTable
+from data_prep.records.readers.registry import BUILT_IN, open_records, reader, readers
+from data_prep.records.readers.tables import TextTable
 from data_prep.records.readers.ukbms import SiteVisitTables
 
 VALUES, LOOKED_AT = 3, 200
@@ -194,7 +196,7 @@ def look_at_records(
             opened: RecordFile | None = open_records(path, format=format, columns=stated)
         except RecordsError as error:
             opened, missing = None, str(error)
-            own = _columns(None, path, stated)
+            own = _columns_if_any(None, path, stated)
             guessed = guess_columns(own)
             if guessed:
                 try:
@@ -203,8 +205,8 @@ def look_at_records(
                     missing = ""
                 except RecordsError:
                     suggested |= guessed
-        layouts.append(f"{path.name}: {_layout(opened)}")
-        seen += _columns(opened, path, stated | suggested)
+        layouts.append(f"{path.name}: {_layout(opened, path, format)}")
+        seen += _columns_if_any(opened, path, stated | suggested)
     found = RecordsSeen(paths, tuple(layouts), tuple(seen), stated, suggested, missing)
     if missing:
         return found
@@ -246,22 +248,23 @@ def _together(paths: Sequence[Path]) -> tuple[Path, ...]:
     return tuple(folders)
 
 
-def _layout(opened: RecordFile | None) -> str:
+def _layout(opened: RecordFile | None, path: Path, format: str) -> str:
     if opened is None:
         return "not understood"
+    known = readers()
+    order = [*(name for name in known if name not in BUILT_IN), *BUILT_IN]
+    name = format if format != "auto" else next(n for n in order if reader(n).recognises(path))
+    told = f"{name}, {known[name]}"
     match opened:
         case DarwinCoreArchive():
             core = "event" if opened.event_table is not None else "occurrence"
-            return f"Darwin Core Archive, {core} core"
+            return f"{told}; this one has an {core} core"
         case SiteVisitTables():
-            visits = opened.visits or "no table of visits"
-            return f"UKBMS tables: {opened.counts}, {visits}, {opened.sites or 'no sites'}"
-        case ParquetTable():
-            return "Parquet table"
+            held = (opened.visits, opened.counts, opened.sites)
+            return f"{told}; here {', '.join(name for name in held if name)}"
         case TextTable():
-            return f"table, {_written(opened.text)}"
-        case _:
-            return type(opened).__name__
+            return f"{told}; {_written(opened.text)}"
+    return told
 
 
 def _written(text: DelimitedText) -> str:
@@ -298,7 +301,17 @@ def _columns(opened: RecordFile | None, path: Path, stated: Mapping[str, str]) -
     return found
 
 
-def _opener(path: Path, name: str):  # type: ignore[no-untyped-def]
+def _columns_if_any(
+    opened: RecordFile | None, path: Path, stated: Mapping[str, str]
+) -> list[ColumnSeen]:
+    """Return the columns; none of a file that is damaged, which is told elsewhere."""
+    try:
+        return _columns(opened, path, stated)
+    except (RecordsError, OSError, ValueError, pa.ArrowException, pl.exceptions.PolarsError):
+        return []
+
+
+def _opener(path: Path, name: str) -> Callable[[], BinaryIO]:
     container = open_container(path)
     return lambda: container.open(name)
 

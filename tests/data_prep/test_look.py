@@ -1,6 +1,9 @@
 """Before anything is built, look says what files hold, as they were understood."""
 
+import zipfile
+
 import numpy as np
+import polars as pl
 import pytest
 import rasterio
 import yaml
@@ -126,6 +129,29 @@ def test_two_tables_of_walks_are_read_together(tmp_path):
     assert seen.table.visits.tolist() == [2]
     assert seen.table.detections.to_numpy().tolist() == [[1]]
     assert {column.table for column in seen.columns} == {"visits.csv", "counts.csv", "sites.csv"}
+
+
+@pytest.mark.parametrize("name", ["damaged.zip", "damaged.parquet", "empty.csv", "picture.bin"])
+def test_a_damaged_or_foreign_file_is_told_in_a_sentence(name, tmp_path):
+    (tmp_path / name).write_bytes(b"" if name == "empty.csv" else b"PK\x03\x04 no such thing")
+    found = look([tmp_path / name])
+    assert not found.understood
+    assert name in found.records.missing
+
+
+def test_a_parquet_table_and_a_zipped_one_are_told_as_the_text_is(tmp_path):
+    path = gbif(tmp_path)
+    whole = look([path]).records
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(path, "gbif.txt")
+    pl.read_csv(path, separator="\t", infer_schema=False).write_parquet(tmp_path / "a.parquet")
+    for other in ("a.zip", "a.parquet"):
+        seen = look([tmp_path / other]).records
+        assert seen.table.detections.equals(whole.table.detections)
+        assert [(c.name, c.meaning, c.values) for c in seen.columns] == [
+            (c.name, c.meaning, c.values) for c in whole.columns
+        ]
+        assert seen.layout[0].startswith(f"{other}: gbif, ")
 
 
 def raster(path, names=("red", "green", "blue", "nir"), levels=(400, 600, 300, 3000)):
