@@ -180,8 +180,8 @@ def dot_map(
 
     Examples
     --------
-    >>> dot_map([0.0, 1.0], [1.0, 0.0], width=2, height=2)
-    ['⠁⠀', '⠀⢀']
+    >>> dot_map([0.0, 1.0], [1.0, 0.0], width=2)
+    ['⠁⢀']
     """
     places = [(x, y) for x, y in zip(lon, lat, strict=True) if math.isfinite(x + y)]
     if not places:

@@ -79,6 +79,13 @@ def show_preview(pixels: np.ndarray, title: str) -> Picture:
     ----------
     pixels
         (height, width, 3) red, green and blue, 0 to 1.
+    title
+        What stands above it.
+
+    Returns
+    -------
+    Picture
+        The window, nearest pixels, without axes.
     """
     picture = Picture(5, 5.2)
     axes = picture.subplots()

@@ -436,7 +436,7 @@ class _Count:
         # One number a detection: far faster to compare than columns.
         seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
         visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
-        self.lists_of_one = int((pl.Series(visit).unique_counts() == 1).sum())
+        self.lists_of_one = _named_once(visit)
         shape = (len(self.verdicts.places.footprints), len(taxa))
         k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
         k = k.reshape(shape)[sites]
@@ -494,6 +494,14 @@ class _Count:
             )
         note = accuracy_note() if any(places.references) else None
         return (*notes, note) if note else tuple(notes)
+
+
+def _named_once(numbers: np.ndarray) -> int:
+    """Return how many numbers occur exactly once."""
+    if len(numbers) and numbers.max() < 8 * len(numbers):  # dense: ten times as fast as sorting
+        return int((np.bincount(numbers) == 1).sum())
+    edge = np.diff(np.sort(numbers), prepend=-1, append=np.iinfo(np.int64).max) != 0
+    return int((edge[1:] & edge[:-1]).sum())
 
 
 def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
