@@ -137,12 +137,11 @@ class RecordsSeen:
             return found
         years = self.table.years
         found["years"] = ([years[0], years[-1]], "all there are; narrow to those of the scenes")
-        checklists = any(column.meaning == "completeness" for column in self.columns)
-        scheme, why = (
-            ("complete", "a visit is a list that names every species seen")
-            if checklists
-            else ("ukbms", "a visit is a site and a day")
-        )
+        scheme = _scheme(self.columns)
+        why = {
+            "complete": "a visit is a list that names every species seen",
+            "ukbms": "a visit is a site and a day",
+        }[scheme]
         found["scheme"] = (scheme, why)
         found["min_records"] = (0, "fewest rows of a site")
         enough = int((self.table.visits >= 5).sum())
@@ -216,7 +215,7 @@ def look_at_records(
         columns=stated | suggested,
         min_records=0,
         out_of_range="drop",
-        scheme=str(_scheme(found)),
+        scheme=_scheme(seen),
     )
     try:
         occurrences = read_occurrences(paths, scratch=scratch, format=format, columns=rules.columns)
@@ -225,9 +224,10 @@ def look_at_records(
     return _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
 
 
-def _scheme(found: RecordsSeen) -> str:
-    complete = any(column.meaning == "completeness" for column in found.columns)
-    return "complete" if complete else "ukbms"
+def _scheme(columns: Sequence[ColumnSeen]) -> str:
+    """Return the scheme of complete lists where a column says which are, else that of walks."""
+    told = any(column.meaning == "completeness" and column.values for column in columns)
+    return "complete" if told else "ukbms"
 
 
 def _together(paths: Sequence[Path]) -> tuple[Path, ...]:

@@ -116,6 +116,18 @@ def test_a_named_column_is_taken_and_put_into_the_lines(tmp_path):
     assert yaml.safe_load(found.yaml)["build"]["records"]["columns"] == named
 
 
+@pytest.mark.parametrize(
+    ("told", "scheme", "visits"),
+    [(("yes", "no"), "complete", 1), (("", ""), "ukbms", 1), (("yes", "yes"), "complete", 2)],
+)
+def test_lists_are_taken_for_complete_only_where_the_column_says_so(told, scheme, visits, tmp_path):
+    header = "Taxon,Date,Gridref,Checklist ID,Complete list"
+    rows = [f"Pieris rapae,2018-06-03,SU3112,L{n},{word}" for n, word in enumerate(told)]
+    found = look([write(tmp_path / "lists.csv", header, *rows)])
+    assert yaml.safe_load(found.yaml)["build"]["records"]["scheme"] == scheme
+    assert found.records.table.visits.sum() == visits
+
+
 def test_two_tables_of_walks_are_read_together(tmp_path):
     home = tmp_path / "ukbms"
     home.mkdir()
