@@ -50,6 +50,8 @@ class SurveyTable:
         ``flagged: REASON`` among the kept.
     years
         Years of the visits.
+    lists_of_one
+        Visits on which exactly one species was detected.
     notes
         What a reader of the tables should know, in sentences.
     coarse
@@ -58,8 +60,6 @@ class SurveyTable:
     names
         ``accepted``, ``recorded``, ``spellings``: under which name each recorded name counts, and
         in how many spellings (with and without author, say) it occurs.
-    lists_of_one
-        Visits on which exactly one species was detected.
     """
 
     detections: pd.DataFrame
@@ -140,6 +140,14 @@ def read_survey(
         )
     sites = None if config.sites is None else read_sites(config.sites)
     return survey(occurrences, config, sites=sites, explain=explain)
+
+
+def _named_once(numbers: np.ndarray) -> int:
+    """Return how many numbers occur exactly once."""
+    if len(numbers) and numbers.max() < 8 * len(numbers):  # dense: ten times as fast as sorting
+        return int((np.bincount(numbers) == 1).sum())
+    edge = np.diff(np.sort(numbers), prepend=-1, append=np.iinfo(np.int64).max) != 0
+    return int((edge[1:] & edge[:-1]).sum())
 
 
 def record_sources(config: RecordsOptions) -> list[Source]:
@@ -494,14 +502,6 @@ class _Count:
             )
         note = accuracy_note() if any(places.references) else None
         return (*notes, note) if note else tuple(notes)
-
-
-def _named_once(numbers: np.ndarray) -> int:
-    """Return how many numbers occur exactly once."""
-    if len(numbers) and numbers.max() < 8 * len(numbers):  # dense: ten times as fast as sorting
-        return int((np.bincount(numbers) == 1).sum())
-    edge = np.diff(np.sort(numbers), prepend=-1, append=np.iinfo(np.int64).max) != 0
-    return int((edge[1:] & edge[:-1]).sum())
 
 
 def _nothing_left(account: dict[str, int], columns: frozenset[str]) -> str:
