@@ -2,9 +2,9 @@
 butterfly_sdm: predict which species live where from satellite images, and map it.
 
 The public names, in the order of the flow: :func:`simulate_region` makes a landscape to try things
-on, :func:`build` turns scenes and records into a :class:`Dataset`, :func:`train` turns that into a
-:class:`Run`, :func:`evaluate` scores it beside honest baselines, :func:`predict_map` writes the
-map.
+on, :func:`look` tells what files hold, :func:`build` turns scenes and records into a
+:class:`Dataset`, :func:`train` turns that into a :class:`Run`, :func:`evaluate` scores it beside
+honest baselines, :func:`predict_map` writes the map.
 """
 
 import lazy_loader

@@ -7,6 +7,7 @@ from .errors import ButterflySDMError as ButterflySDMError
 from .pipeline import build as build
 from .pipeline import check as check
 from .pipeline import evaluate as evaluate
+from .pipeline import look as look
 from .pipeline import predict_map as predict_map
 from .pipeline import train as train
 from .run import Run as Run

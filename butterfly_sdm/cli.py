@@ -19,6 +19,7 @@ from butterfly_sdm.errors import ButterflySDMError, ConfigError
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
+    from data_prep.look import Look
 
 
 class _Commands(TyperGroup):
@@ -175,6 +176,74 @@ def demo(
         ],
         as_json=as_json,
     )
+
+
+@app.command(
+    epilog=_example("butterfly-sdm look records.csv", "butterfly-sdm look scene.tif --out looked")
+)
+def look(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="Records (archive, table, folder) and rasters; rasters are one scene.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for pictures and the YAML lines.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column", metavar="OURS=YOURS", help="Name a column: --column eventDate='Seen on'"
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what records or scenes hold, as they are understood, before anything is built."""
+    named = dict(_ours_and_yours(text) for text in columns or ())
+    found = sdm.look(files, out, columns=named)
+    if as_json:
+        rows: dict[str, object] = {
+            section.title: [" | ".join(row) for row in section.rows] for section in found.sections
+        }
+        terminal.summary("", rows | {"yaml": found.yaml}, as_json=True)
+    else:
+        _say_look(found)
+        if out is not None:
+            terminal.summary("Written", {"pictures and build.yaml": out})
+    if not found.understood:
+        raise typer.Exit(2)
+
+
+def _ours_and_yours(text: str) -> tuple[str, str]:
+    ours, found, yours = text.partition("=")
+    if not found or not ours or not yours:
+        raise ConfigError(f"--column {text!r} is not OURS=YOURS, such as eventDate='Seen on'.")
+    return ours, yours
+
+
+def _say_look(found: Look) -> None:
+    """Print what was found, with a map where somebody looks at a terminal."""
+    for section in found.sections:
+        terminal.sections([(section.title, section.header, section.rows)])
+        table = found.records.table if found.records is not None else None
+        if section.title.startswith("Counted") and table is not None and terminal.out.is_terminal:
+            lines = terminal.dot_map(
+                table.sites["lon"].tolist(),
+                table.sites["lat"].tolist(),
+                width=min(terminal.out.width - 4, 72),
+                height=20,
+            )
+            rows = [(line,) for line in lines]
+            terminal.sections([("Where the sites lie (north is up)", (), rows)])
+    if found.understood:
+        title = "Lines for your config"
+    else:
+        title = "Lines for your config, as far as the files are understood"
+    terminal.out.print(title, style="bold")
+    terminal.out.print(found.yaml, markup=False, highlight=False)
 
 
 @app.command(epilog=_example("butterfly-sdm build my_region.yaml --explain left_out.csv"))
@@ -578,9 +647,22 @@ def plugin(
     terminal.summary(f"{name} {verb}", {"written": result}, as_json=as_json)
 
 
-@app.command(epilog=_example("butterfly-sdm init my_region.yaml"))
+@app.command(
+    epilog=_example(
+        "butterfly-sdm init my_region.yaml",
+        "butterfly-sdm init my_region.yaml --records records.csv --scene scene.tif",
+    )
+)
 def init(
     path: Annotated[Path, typer.Argument(help="The YAML to write.")] = Path("my_region.yaml"),
+    records: Annotated[
+        list[Path] | None,
+        typer.Option(help="Records to look at and to fill in; several: once each."),
+    ] = None,
+    scene: Annotated[
+        list[Path] | None,
+        typer.Option(help="Rasters to look at and to fill in; several: once each."),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every setting with its default and meaning.")
     ] = False,
@@ -594,7 +676,26 @@ def init(
         raise ConfigError(
             f"{path} exists already. Choose another name, or replace it with --force."
         )
-    write_text(path, starter_yaml(path.stem, everything=everything))
+    if everything and (records or scene):
+        raise ConfigError(
+            "--all lists defaults, and --records and --scene fill the short starter. Use one."
+        )
+    if not records and not scene:
+        text = starter_yaml(path.stem, everything=everything)
+    else:
+        found = sdm.look([*(records or ()), *(scene or ())])
+        text = starter_yaml(
+            path.stem,
+            records=found.lines("records", beside=path),
+            scenes=found.lines("scenes", beside=path),
+        )
+        if found.records is not None and found.records.suggested:
+            named = ", ".join(f"{ours}: {yours}" for ours, yours in found.records.suggested.items())
+            _say(f"Columns recognised by their values alone, check them: {named}.", "yellow")
+        if not found.understood:
+            _say_look(found)
+            _say(f"{path} holds what is known so far; complete it as said above.", "yellow")
+    write_text(path, text)
     terminal.summary(
         "Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"]
     )

@@ -9,7 +9,7 @@ for an environment variable.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,13 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def starter_yaml(name: str = "my_region", *, everything: bool = False) -> str:
+def starter_yaml(
+    name: str = "my_region",
+    *,
+    everything: bool = False,
+    records: Sequence[str] = (),
+    scenes: Sequence[str] = (),
+) -> str:
     """
     Return a commented starter YAML for own data.
 
@@ -116,6 +122,9 @@ def starter_yaml(name: str = "my_region", *, everything: bool = False) -> str:
         Name of the experiment; letters a name cannot have become underscores.
     everything
         Every setting with its default and meaning, instead of those that most people change.
+    records, scenes
+        Lines of YAML that take the place of the starter's own in ``build.records`` and
+        ``build.scenes``, as :attr:`data_prep.look.Look.yaml` has them.
 
     Returns
     -------
@@ -125,11 +134,22 @@ def starter_yaml(name: str = "my_region", *, everything: bool = False) -> str:
     name = re.sub(r"[^A-Za-z0-9_.-]", "_", name) or "my_region"
     if not everything:
         text = resources.files("butterfly_sdm").joinpath("starter.yaml").read_text("utf-8")
-        return text.replace("name: my_region", f"name: {name}", 1)
+        text = text.replace("name: my_region", f"name: {name}", 1)
+        for part, filled in (("records", records), ("scenes", scenes)):
+            if filled:
+                text = _with_section(text, part, filled)
+        return text
     lines = [ABOUT_ALL, f"name: {name}"]
     for opening, section, indent, skip in ALL_SECTIONS:
         lines += [opening] * bool(opening) + commented(section, indent, skip=skip.split())
     return "\n".join(lines) + "\n"
+
+
+def _with_section(text: str, section: str, lines: Sequence[str]) -> str:
+    """Put lines in the place of those of a section of ``build``."""
+    before, opening, rest = text.partition(f"  {section}:\n")
+    after = rest.partition("\n\n")[2]
+    return before + opening + "\n".join(lines) + "\n\n" + after
 
 
 ABOUT_ALL = """\

@@ -10,7 +10,7 @@ is done is not done again.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,59 @@ if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
+    from data_prep.look import Look
+
+
+def look(
+    paths: str | Path | Sequence[str | Path],
+    out: str | Path | None = None,
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+) -> Look:
+    """
+    Tell what files of records or scenes hold, as they are understood, before anything is built.
+
+    Parameters
+    ----------
+    paths
+        Files or folders: rasters together as one scene, all others together as records.
+    out
+        Folder for pictures: ``records.png``, ``scene.png``, and ``build.yaml`` to go on from.
+    format, columns
+        Of the records, as in ``build.records``.
+
+    Returns
+    -------
+    Look
+        What each column means, names, dates and places as they were read, visits, sites and
+        species, what would be left out and why, and the lines of YAML to paste.
+
+    Raises
+    ------
+    MissingFileError
+        A file does not exist.
+
+    Examples
+    --------
+    >>> print(look(["records.csv", "scene.tif"]))  # doctest: +SKIP
+    """
+    from data_prep.look import look as look_at
+
+    given = [paths] if isinstance(paths, str | Path) else paths
+    found = look_at([Path(path) for path in given], format=format, columns=columns)
+    if out is not None:
+        from butterfly_sdm.figures import show_preview, show_records
+
+        folder = Path(out)
+        if found.records is not None and (table := found.records.table) is not None:
+            picture = show_records(table.sites, table.visits, table.detections)
+            picture.save(folder / "records.png")
+        if found.scene is not None and found.scene.picture is not None:
+            preview = show_preview(found.scene.picture, "the middle of the scene, stretched")
+            preview.save(folder / "scene.png")
+        write_text(folder / "build.yaml", found.yaml)
+    return found
 
 
 def build(

@@ -1,6 +1,7 @@
 """Talk to a person at a terminal: progress bars, closing summaries, errors."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import (
     BarColumn,
     Progress,
@@ -141,6 +143,64 @@ def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -
     for row in rows:
         drawn.add_row(*(str(value) for value in row))
     out.print(drawn)
+
+
+def sections(parts: Sequence[tuple[str, Sequence[str], Sequence[Sequence[str]]]]) -> None:
+    """Print parts of a text, each a title, a header (or none) and rows of cells."""
+    for title, header, rows in parts:
+        out.print(Text(title, style="bold"))
+        drawn = Table(show_header=bool(header), box=None, padding=(0, 2, 0, 0), header_style="dim")
+        width = max((len(row) for row in rows), default=0)
+        for place in range(width):
+            name = header[place] if place < len(header) else ""
+            last = place == width - 1
+            drawn.add_column(name, no_wrap=not last, overflow="ellipsis" if not last else "fold")
+        for row in rows:
+            drawn.add_row(*(Text(cell) for cell in row))
+        if rows:
+            out.print(Padding(drawn, (0, 0, 0, 2)), soft_wrap=False)
+        out.print()
+
+
+_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # of a braille sign: row, column
+
+
+def dot_map(
+    lon: Sequence[float], lat: Sequence[float], *, width: int = 60, height: int = 24
+) -> list[str]:
+    """
+    Draw places as braille dots, north up, one degree as long eastwards as northwards.
+
+    Parameters
+    ----------
+    lon, lat
+        Degrees.
+    width, height
+        Most signs of a line, and most lines; a sign holds 2 x 4 dots.
+
+    Examples
+    --------
+    >>> dot_map([0.0, 1.0], [1.0, 0.0], width=2)
+    ['⠁⢀']
+    """
+    places = [(x, y) for x, y in zip(lon, lat, strict=True) if math.isfinite(x + y)]
+    if not places:
+        return []
+    west, east = min(x for x, _ in places), max(x for x, _ in places)
+    south, north = min(y for _, y in places), max(y for _, y in places)
+    shrink = max(math.cos(math.radians((south + north) / 2)), 0.05)
+    wide, high = (east - west) * shrink, north - south
+    dots_a_degree = min((2 * width - 1) / max(wide, 1e-6), (4 * height - 1) / max(high, 1e-6))
+    columns, lines = (
+        min(int(wide * dots_a_degree + 0.5) // 2 + 1, width),
+        min(int(high * dots_a_degree + 0.5) // 4 + 1, height),
+    )
+    signs = [[0] * columns for _ in range(lines)]
+    for x, y in places:
+        across = min(round((x - west) * shrink * dots_a_degree), 2 * columns - 1)
+        down = min(round((north - y) * dots_a_degree), 4 * lines - 1)
+        signs[down // 4][across // 2] |= _DOTS[down % 4][across % 2]
+    return ["".join(chr(0x2800 + sign) for sign in line) for line in signs]
 
 
 def _plain(value: object) -> object:

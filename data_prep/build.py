@@ -31,9 +31,10 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
-from data_prep.notes import BuildNotes, thin_data
+from data_prep.notes import BuildNotes, survey_doubts, thin_data, unwanted_losses
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
+from data_prep.records.left_out import values_left_out
 from data_prep.records.places import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.sources.fetching import fetch_records
@@ -42,6 +43,7 @@ from data_prep.workbench import Workbench, open_workbench
 log = logging.getLogger("data_prep.build")
 
 WRONG_DISTANCES = 0.05
+MOST_LOOKED_AT = 1_000_000  # rows left out; more would take minutes and gigabytes to tell of
 
 
 def build_dataset(
@@ -209,6 +211,11 @@ def _survey(config: BuildOptions, bench: Workbench, explain: Path | None) -> Sur
     survey = read_survey(
         config.records, scratch=bench.scratch, progress=bench.progress, explain=explain
     )
+    losses = sum(n for key, n in survey.rows.items() if key.startswith("dropped: "))
+    looked = unwanted_losses(survey.rows) and losses <= MOST_LOOKED_AT
+    values = values_left_out(config.records, scratch=bench.scratch) if looked else {}
+    for message in survey_doubts(survey, values):
+        bench.notes.warn(message)
     if config.records.unrecorded == "keep":
         if config.records.sites is None:
             raise ConfigError(

@@ -10,6 +10,8 @@ import pandas as pd
 
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.splits import Split
+from data_prep.records.count import SurveyTable
+from data_prep.records.left_out import CHOSEN, Values
 
 log = logging.getLogger("data_prep.build")
 
@@ -34,6 +36,77 @@ class BuildNotes:
         """Say a warning now, and keep it for the card."""
         log.warning(message)
         self.warnings.append(message)
+
+
+MANY_LEFT_OUT = 0.05
+"""Share of the rows beyond which a reason to leave them out is told."""
+
+_CURES = {
+    "malformed row": "Is the separator or the quote of the file another than its header shows? "
+    "Export it again.",
+    "duplicate record": "Is the same download named twice?",
+    "no date": "Is the date in a column of another name? Name it in records.columns.",
+    "unreadable date": "Write dates as 2018-06-03, 3/6/2018 or 3 June 2018.",
+    "date is a period": "A visit needs one day: leave such records out, or give their days.",
+    "ambiguous date": "Say in records.day_first whether 3/6/2018 is in June.",
+    "no coordinates": "Is the place in a column of another name? Name it in records.columns.",
+    "unreadable grid reference": "Grid references are read as SU31, SU3112 or SU 312 124.",
+    "rank above species": "Give these names their scientific ones in records.synonyms, if they "
+    "are species.",
+    "species aggregate": "Set records.aggregates to detect, if they shall count as species.",
+    "unknown status": "Is this column no occurrence status? Name the right one in records.columns.",
+}
+_CURE = "If they should count, correct the file or say in records.columns which column is which."
+
+
+def unwanted_losses(rows: Mapping[str, int]) -> dict[str, int]:
+    """
+    Return the reasons, no settings of the user, for which more than 5 % of the rows were left out.
+    """
+    left_out = {key.removeprefix("dropped: "): n for key, n in rows.items() if "dropped: " in key}
+    return {
+        reason: n
+        for reason, n in left_out.items()
+        if reason not in CHOSEN and n > MANY_LEFT_OUT * rows.get("read", 0)
+    }
+
+
+def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
+    """
+    Say what makes the counts of a survey doubtful: rows that were not understood, lists of one
+    species, sites seen once.
+
+    Parameters
+    ----------
+    values
+        Per reason the commonest values of the rows left out, as far as they are known.
+    """
+    found = []
+    for place, (reason, n) in enumerate(unwanted_losses(table.rows).items()):
+        told = ", ".join(f"{value!r} ({rows:,})" for value, rows in values.get(reason, ()))
+        found.append(
+            f"{n:,} of {table.rows['read']:,} rows ({n / table.rows['read']:.0%}) were left out: "
+            f"{reason}{f', such as {told}' if told else ''}. "
+            f"{_CURES.get(reason, _CURE)}"
+            + ("" if place else " 'build --explain left_out.csv' lists all that is left out.")
+        )
+    visits = int(table.visits.sum())
+    if visits and table.lists_of_one > visits / 2:
+        found.append(
+            f"{table.lists_of_one:,} of {visits:,} visits ({table.lists_of_one / visits:.0%}) name "
+            "a single species: such records do not tell what else was there, so rates say what "
+            "people report rather than what lives there. Keep longer lists with records.scheme: "
+            "list_length, or complete ones with complete."
+        )
+    counted = table.visits[table.visits > 0]
+    once = int((counted == 1).sum())
+    if once > len(counted) / 2:
+        found.append(
+            f"{once:,} of {len(counted):,} sites ({once / len(counted):.0%}) have one visit, so "
+            "each of their rates is 0 or 1. Make sites of grid squares with records.grid_m: 1000, "
+            "or keep sites with more visits by records.min_visits."
+        )
+    return found
 
 
 FEW_TO_LEARN, FEW_TO_JUDGE, FEW_OF_A_SPECIES = 50, 20, 5

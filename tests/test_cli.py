@@ -13,6 +13,7 @@ import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
+import butterfly_sdm as sdm
 from butterfly_sdm import terminal
 from butterfly_sdm.cli import _told_at_the_end, app
 from butterfly_sdm.config import load_config
@@ -169,3 +170,43 @@ def test_a_data_set_built_from_other_settings_is_not_trained_on_unasked(tmp_path
         ).exit_code
         == 0
     )
+
+
+ODD = "Falter;Wann;GridRef\nPieris rapae;3.6.2020;SU3112\nAglais io;14.6.2020;SU3112\n"
+
+
+def test_look_says_what_a_table_holds(tmp_path):
+    path = tmp_path / "odd.csv"
+    path.write_text(ODD)
+    result = runner.invoke(app, ["look", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "eventDate (by its values)" in result.output
+    assert "2020-06-03" in result.output
+    assert "⠁" not in result.output  # no map where nobody looks at a terminal
+    told = json.loads(runner.invoke(app, ["look", str(path), "--json"]).stdout)
+    assert "years: [2020, 2020]" in told["yaml"]
+
+
+def test_look_at_a_table_nobody_understands_is_code_2(tmp_path):
+    path = tmp_path / "none.csv"
+    path.write_text("a,b\n1,x\n")
+    result = runner.invoke(app, ["look", str(path)])
+    assert result.exit_code == 2
+    assert "no date column" in result.output
+    assert runner.invoke(app, ["look", str(path), "--column", "a"]).exit_code == 2
+
+
+def test_init_fills_the_starter_with_what_the_records_hold(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "odd.csv").write_text(ODD)
+    path = tmp_path / "mine.yaml"
+    arguments = ["init", str(path), "--records", str(tmp_path / "data" / "odd.csv")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "by their values alone" in result.output
+    assert "path: data/odd.csv" in path.read_text()
+    config = sdm.load_config(path)
+    assert config.build.records.years == (2020, 2020)
+    assert config.build.records.columns == {"eventDate": "Wann", "scientificName": "Falter"}
+    assert config.build.scenes.paths[0].name == "scene.tif"  # as the starter has it
+    assert runner.invoke(app, [*arguments, "--all", "--force"]).exit_code == 2

@@ -52,6 +52,8 @@ class SurveyTable:
         ``flagged: REASON`` among the kept.
     years
         Years of the visits.
+    lists_of_one
+        Visits on which exactly one species was detected.
     notes
         What a reader of the tables should know, in sentences.
     coarse
@@ -72,6 +74,7 @@ class SurveyTable:
     names: pd.DataFrame = field(
         default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings", "texts"])
     )
+    lists_of_one: int = 0
 
     def __post_init__(self) -> None:
         if not (
@@ -148,6 +151,14 @@ def read_survey(
         )
     sites = None if config.sites is None else read_sites(config.sites)
     return survey(occurrences, config, sites=sites, explain=explain)
+
+
+def _named_once(numbers: np.ndarray) -> int:
+    """Return how many numbers occur exactly once."""
+    if len(numbers) and numbers.max() < 8 * len(numbers):  # dense: ten times as fast as sorting
+        return int((np.bincount(numbers) == 1).sum())
+    edge = np.diff(np.sort(numbers), prepend=-1, append=np.iinfo(np.int64).max) != 0
+    return int((edge[1:] & edge[:-1]).sum())
 
 
 def record_sources(config: RecordsOptions) -> list[Source]:
@@ -255,6 +266,7 @@ class _Count:
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
+        self.lists_of_one = 0
         self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
         if rules.visit == "event" and (self.rows["event"] == 0).any():
             by_day = (
@@ -422,6 +434,7 @@ class _Count:
             notes=(*self._notes(empty, places), *told),
             coarse=coarse if len(coarse) else None,
             names=self._names(),
+            lists_of_one=self.lists_of_one,
         )
 
     def _visits(self) -> tuple[pl.DataFrame, int]:
@@ -448,6 +461,7 @@ class _Count:
         # One number a detection: far faster to compare than columns.
         seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
         visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
+        self.lists_of_one = _named_once(visit)
         shape = (len(self.verdicts.places.footprints), len(taxa))
         k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
         k = k.reshape(shape)[sites]

@@ -2,9 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from butterfly_sdm.data.splits import Split
-from data_prep.notes import thin_data
+from data_prep.notes import survey_doubts, thin_data, unwanted_losses
+from data_prep.records.count import _named_once, read_survey
+from data_prep.records.left_out import values_left_out
+from data_prep.records.options import RecordsOptions
 
 MANY = Split(
     tuple(f"t{number}" for number in range(60)), tuple(f"v{number}" for number in range(25))
@@ -38,3 +42,75 @@ def test_few_sites_and_rare_species_are_told():
     assert "only 2 sites to learn from and 1 to judge by" in few
     assert "1 of 2 species were recorded at fewer than 5 sites" in rare
     assert "species 0" in rare
+
+
+HEADER = "recordID,scientificName,eventDate,decimalLatitude,decimalLongitude\n"
+
+
+def doubts(tmp_path, lines):
+    path = tmp_path / "records.csv"
+    path.write_text(
+        HEADER + "".join(f"{number},{line}\n" for number, line in enumerate(lines)),
+        encoding="utf-8",
+    )
+    rules = RecordsOptions(path=path, min_records=0)
+    table = read_survey(rules, scratch=tmp_path)
+    return table, survey_doubts(table, values_left_out(rules, scratch=tmp_path))
+
+
+TWICE = [
+    f"{species},2018-06-{day:02},51.{site},-1.5"
+    for site in range(1, 5)
+    for day in (1, 2)
+    for species in ("Pieris rapae", "Pieris napi", "Aglais io")
+]
+
+
+def test_a_reason_that_takes_more_than_a_twentieth_is_told_with_the_commonest_values(tmp_path):
+    bad = ["Pieris rapae,in May,51.1,-1.5"] * 2 + ["Aglais io,?,51.1,-1.5"]
+    table, (said,) = doubts(tmp_path, TWICE + bad)
+    assert table.rows["dropped: unreadable date"] == 3
+    assert "3 of 27 rows (11%)" in said
+    assert "unreadable date, such as 'in May' (2), '?' (1)" in said
+    assert "3 June 2018" in said
+
+
+def test_names_above_species_are_told_with_what_to_do(tmp_path):
+    _, (said,) = doubts(tmp_path, [*TWICE, *["Pieris,2018-06-01,51.1,-1.5"] * 4])
+    assert "4 of 28 rows (14%)" in said
+    assert "'Pieris' (4)" in said
+    assert "records.synonyms" in said
+
+
+def test_a_twentieth_and_what_a_setting_leaves_out_need_no_word(tmp_path):
+    assert doubts(tmp_path, [*TWICE, "Pieris,2018-06-01,51.1,-1.5"])[1] == []
+    told = {"read": 100, "dropped: outside the years": 60, "dropped: unreadable date": 5}
+    assert unwanted_losses(told) == {}
+    assert unwanted_losses(told | {"dropped: unreadable date": 6}) == {"unreadable date": 6}
+
+
+def test_visits_of_one_species_are_told(tmp_path):
+    lists = [f"Aglais io,2018-07-{day:02},51.1,-1.5" for day in range(1, 10)]
+    table, (said,) = doubts(tmp_path, TWICE + lists)
+    assert table.lists_of_one == 9
+    assert "9 of 17 visits (53%) name a single species" in said
+    assert doubts(tmp_path, TWICE + lists[:8])[1] == []
+
+
+@pytest.mark.parametrize("far", [0, 10**6])
+def test_numbers_that_occur_once_are_counted_dense_or_far_apart(far):
+    assert _named_once(np.array([3, 0, 3, far + 7, 1, 1, far + 9])) == 3
+    assert _named_once(np.array([far])) == 1
+    assert _named_once(np.array([], dtype=np.int64)) == 0
+
+
+def test_sites_of_one_visit_are_told(tmp_path):
+    once = [
+        f"{species},2018-06-01,52.{site},-1.5"
+        for site in range(1, 6)
+        for species in ("Pieris rapae", "Pieris napi")
+    ]
+    _, (said,) = doubts(tmp_path, TWICE + once)
+    assert "5 of 9 sites (56%) have one visit" in said
+    assert "records.grid_m" in said
+    assert doubts(tmp_path, TWICE + once[:8])[1] == []
