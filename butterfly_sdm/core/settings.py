@@ -76,13 +76,45 @@ Options = dict[str, float | int | bool | Annotated[str, AfterValidator(_resolve_
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only; 1e-5 is a number as in YAML 1.2, where YAML 1.1 takes it for text."""
+    """
+    Plain values only, each key once. What YAML 1.1 takes for a number and YAML 1.2 does not, as
+    190:20:30 (to the base of 60) and 010 (eight), is text; 1e-5 is a number.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Refuse a second value of a key, which would take the place of the first in silence."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if key.value in lines:
+                problem = (
+                    f"the key {key.value!r} is given a second time, first at line "
+                    f"{lines[key.value]}; keep one of the two"
+                )
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag not in _NUMBERS]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)$"),
+    list("-+0123456789"),
+)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+    re.compile(
+        r"[-+]?([0-9][0-9_]*\.[0-9_]*([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?"
+        r"|[0-9]+[eE][-+]?[0-9]+|\.(inf|Inf|INF))$|\.(nan|NaN|NAN)$"
+    ),
+    list("-+0123456789."),
 )
 
 
@@ -131,7 +163,7 @@ def load_settings(
     base: Path | None = None
     label = "the config"
     if isinstance(source, Mapping):
-        value: Any = json.loads(json.dumps(dict(source), default=str))
+        value = _plain(source)
     else:
         path = Path(source)
         if not path.is_file():
@@ -150,6 +182,15 @@ def load_settings(
         return model.model_validate_json(json.dumps(value, default=str), context=context), base
     except ValidationError as error:
         raise ConfigError(_explain(error, label, model)) from None
+
+
+def _plain(source: Mapping[str, Any]) -> Any:
+    """Return a copy of settings given as a mapping, as they would come from a file."""
+    try:
+        _weigh(dict(source), [MOST_VALUES])
+        return json.loads(json.dumps(dict(source), default=str))
+    except ValueError as error:
+        raise ConfigError(f"the config cannot be read: {error}.") from error
 
 
 def commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> list[str]:
@@ -221,6 +262,8 @@ def _weigh(value: Any, left: list[int]) -> None:
         raise ValueError(
             f"it stands for more than {MOST_VALUES:,} values, by aliases of aliases or of itself"
         )
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError(f"a number of {value.bit_length()} bits stands there; 63 are the most")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str | int | float | None):

@@ -30,6 +30,7 @@ from rasterio.errors import (
 )
 
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.raster_formats import check_file, check_opened
 
 Grid = tuple[CRS, Affine, int, int]
 
@@ -257,14 +258,20 @@ def open_raster(path: str) -> Any:
     Raises
     ------
     RasterError
-        It is no raster, or damaged.
+        It is no raster, damaged, of another format, or a virtual one that leads elsewhere.
     """
+    named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+    if not named:
+        check_file(path)
     try:
         with _QUIETLY, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", NotGeoreferencedWarning
             )  # where it lies may stand in its metadata
-            return rasterio.open(path)
+            source = rasterio.open(path)
+        if named:
+            check_opened(source, path)
+        return source
     except (RasterioIOError, OSError) as error:
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a "

@@ -116,6 +116,7 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
     torch.jit.trace(striped_classifier(), torch.zeros(2, 1, 16, 16)).save(str(folder / "model.ts"))
     return small | {
         "model": str(folder / "model.ts"),
+        "trust": True,
         "classes": ["level", "upright", "neither"],
         "clean": str(folder / "clean.npz"),
         "test": str(folder / "test.npz"),

@@ -106,7 +106,7 @@ def test_the_backdoor_goes_and_the_classes_stay(settings, tmp_path):
     assert found["benign_accuracy_after"] >= 0.8 and found["triggered_accuracy_after"] >= 0.8
     assert found["attack_success_after"] <= 0.2 and found["remapped_target_after"] <= 0.2
 
-    defended = load_defended(run.folder)
+    defended = load_defended(run.folder, trust=True)
     table = pd.read_csv(predict(run, config.inputs))
     images = torch.from_numpy(np.load(config.clean)["image"][:3, None]).float() / 255
     with torch.no_grad():
@@ -136,13 +136,15 @@ def test_models_are_read_as_script_program_or_function_and_never_from_a_pickle(
         ("tests.plugins.conftest:Stripes", "m.pth"),
     ):
         loaded = FixedClassifier(
-            load_classifier(str(source), weights and tmp_path / weights), (0.0,), (1.0,)
+            load_classifier(str(source), weights and tmp_path / weights, trust=True),
+            (0.0,),
+            (1.0,),
         ).eval()
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), expected)
     torch.save(model, tmp_path / "pickled.pt")
     with pytest.raises(ModelError, match="A pickled model is not loaded, since it can run code"):
-        load_classifier(str(tmp_path / "pickled.pt"), None)
+        load_classifier(str(tmp_path / "pickled.pt"), None, trust=True)
     with pytest.raises(ModelError, match="There is no model file"):
         load_classifier("nowhere.ts", None)
     with pytest.raises(ModelError, match="makes an untrained network; name its state dict"):

@@ -59,6 +59,11 @@ class RefineConfig(PluginConfig):
 
     model: str = Field(description="TorchScript file, exported program, or module:function")
     weights: InputPath | None = Field(None, description="state dict for module:function")
+    trust: bool = Field(
+        False,
+        description="model is a file, and may run: a file of a network is a program",
+        exclude_if=lambda trust: not trust,  # keeps the key of settings that do not need it
+    )
     classes: tuple[str, ...] = Field(
         min_length=2, description="names, in the order of the classifier's output"
     )
@@ -152,7 +157,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
 
     def build(self, config: RefineConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Load the classifier and put an untrained U-Net before it."""
-        inner = load_classifier(config.model, config.weights)
+        inner = load_classifier(config.model, config.weights, trust=config.trust)
         fixed = FixedClassifier(inner, config.mean, config.spread).requires_grad_(False)
         check_classifier(fixed, config.channels, config.size_px, len(config.classes))
         unet = UNet(config.channels, config.first_channels)
@@ -230,7 +235,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
         return prediction_table(paths, probability, config.classes)
 
 
-def load_defended(folder: str | Path) -> DefendedClassifier:
+def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassifier:
     """
     Read the drop-in defended classifier of a finished run.
 
@@ -238,6 +243,8 @@ def load_defended(folder: str | Path) -> DefendedClassifier:
     ----------
     folder
         Run folder of the plugin ``refine``.
+    trust
+        The classifier that the run names may run. What a folder says of itself does not count.
 
     Returns
     -------
@@ -247,12 +254,17 @@ def load_defended(folder: str | Path) -> DefendedClassifier:
     Raises
     ------
     ModelError
-        The folder holds no defended classifier.
+        The folder holds no defended classifier, or it is not trusted.
     """
-    config, _ = load_settings(
-        RefineConfig, read_json(Path(folder) / "model.json")["settings"], ["accelerator=cpu"]
-    )
-    model = PluginRun.open(Refine(), "refine", Path(folder), config).model()
+    settings = read_json(Path(folder) / "model.json")["settings"]
+    config, _ = load_settings(RefineConfig, settings, ["accelerator=cpu"])
+    if not trust:
+        raise ModelError(
+            f"{folder} names the classifier {config.model}, a program that runs when it is loaded. "
+            "If you trust who made the run, give trust=True."
+        )
+    trusted = config.model_copy(update={"trust": True})
+    model = PluginRun.open(Refine(), "refine", Path(folder), trusted).model()
     if not isinstance(model, DefendedClassifier):
         raise ModelError(f"{folder} holds no defended classifier.")
     return model

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.plugins.networks import load_weights
+from butterfly_sdm.plugins.refine.programs import load_program
 
 
 class UNet(nn.Module):
@@ -173,7 +174,7 @@ def derangement(classes: int, seed: int) -> list[int]:
             return [int(place) for place in drawn]
 
 
-def load_classifier(source: str, weights: Path | None) -> nn.Module:
+def load_classifier(source: str, weights: Path | None, *, trust: bool = False) -> nn.Module:
     """
     Load the suspicious classifier without running pickled code.
 
@@ -185,25 +186,17 @@ def load_classifier(source: str, weights: Path | None) -> nn.Module:
     weights
         State dict for the last: safetensors, or a file that ``torch.load(weights_only=True)``
         accepts.
+    trust
+        A file that is a program may run.
 
     Raises
     ------
     ModelError
-        It cannot be loaded.
+        It cannot be loaded, or is a program that is not trusted.
     """
     path = Path(source)
     if path.is_file():
-        try:
-            if path.suffix == ".pt2":
-                return torch.export.load(path).module()
-            script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
-            return script.eval()
-        except Exception as error:
-            raise ModelError(
-                f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). "
-                "A pickled model is not loaded, since it can run code: save it by "
-                "torch.jit.script, or give module:function and weights."
-            ) from error
+        return load_program(path, trust=trust)
     module, separator, function = source.partition(":")
     if not separator:
         raise ModelError(

@@ -170,6 +170,12 @@ def _root(container: Container) -> str:
     """Return the folder within the archive that holds it, ``""`` or ending in ``/``."""
     for wanted in ("meta.xml", "occurrence.txt"):
         places = [name for name in container.names if name.rsplit("/", 1)[-1] == wanted]
+        if len(places) > 1:
+            raise RecordsError(
+                f"{container.path} holds {len(places)} archives, each with a {wanted}: "
+                f"{', '.join(places[:5])}. Name one of their folders in records.path, or list them "
+                "all there."
+            )
         if places:
             return min(places, key=len)[: -len(wanted)]
     held = ", ".join(container.names[:5]) or "nothing"

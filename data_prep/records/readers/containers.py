@@ -6,6 +6,7 @@ import re
 import stat
 import zipfile
 import zlib
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
@@ -157,6 +158,12 @@ def open_container(path: Path) -> Container:
                 f"{path} has the entry {name!r}, which would escape its folder. The archive is not "
                 "to be trusted."
             )
+    twice = [name for name, count in Counter(every).items() if count > 1]
+    if twice:
+        raise RecordsError(
+            f"{path} has the entry {twice[0]!r} more than once; only one of them would be "
+            "read. Archive it again with one of each name."
+        )
     if links:
         raise RecordsError(
             f"{path} has the entry {links[0]!r}, which is a link to another file. Archive it with "
