@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.columns import key, match_columns, require
 from data_prep.records.readers.containers import Container, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, Layout, sniff
+from data_prep.records.readers.delimited import DelimitedText
+from data_prep.records.readers.layout import layout_notes, sniff
 from data_prep.records.readers.reader import Block
 
 PARQUET_ROWS = 200_000
@@ -167,7 +168,7 @@ class TableReader:
         with opener() as file:
             sample = file.read(1 << 16)
         try:
-            layout = self.layout(sample)
+            layout = sniff(sample, named=set(columns.values()))
         except RecordsError as error:
             raise RecordsError(
                 f"{where} holds no records: {error}. Download or export it again."
@@ -175,11 +176,8 @@ class TableReader:
         used = match_columns(layout.columns, self.known(layout.columns) | dict(columns), where)
         require(list(used.values()), where, layout.columns)
         text = DelimitedText(where, opener, layout, used)
-        return TextTable(path, text, size, self.day_first)
-
-    def layout(self, sample: bytes) -> Layout:
-        """Guess how the text is written."""
-        return sniff(sample)
+        notes = layout_notes(layout, where)
+        return TextTable(path, text, size, self.day_first, extra_notes=notes)
 
     def known(self, header: tuple[str, ...]) -> dict[str, str]:
         """Return columns that mean something else here than elsewhere."""
@@ -201,7 +199,8 @@ class TableReader:
 
 class GbifReader(TableReader):
     """
-    GBIF's simple download: tab-separated whatever its name says, quotes are ordinary characters.
+    GBIF's simple download: tab-separated whatever its name says, with quotes around cells where a
+    program saved it again.
     """
 
     name = "gbif"
@@ -210,11 +209,6 @@ class GbifReader(TableReader):
     def recognises(self, path: Path) -> bool:
         """Tell whether the header is GBIF's."""
         return super().recognises(path) and {"gbifid", "datasetkey"} <= _header(self, path)
-
-    def layout(self, sample: bytes) -> Layout:
-        """Guess how the text is written."""
-        layout = sniff(sample)
-        return replace(layout, quote=None) if layout.separator == "\t" else layout
 
 
 class NbnReader(TableReader):
