@@ -6,6 +6,7 @@ import io
 import tarfile
 import zipfile
 
+import polars as pl
 import pytest
 
 from butterfly_sdm.errors import RecordsError
@@ -128,3 +129,30 @@ def test_a_compression_that_cannot_be_read_is_named(tmp_path, method):
     path.write_bytes(data)
     with pytest.raises(RecordsError, match=r"records\.csv .* compression (Deflate64|method 9)"):
         counted(path, scratch=tmp_path)
+
+
+@pytest.mark.parametrize("names", [("000000", "000001"), ("p/part-0.parquet", "p/part-1.parquet")])
+def test_a_folder_of_parquet_files_is_one_table(tmp_path, names):
+    frame = pl.DataFrame(ROWS, schema=list(HEADER), orient="row")
+    folder = tmp_path / "a.parquet"
+    (folder / "p").mkdir(parents=True)
+    (folder / "empty").touch()
+    (folder / "_SUCCESS").write_text("done")
+    for name, part in zip(names, (frame[:1], frame[1:]), strict=True):
+        part.write_parquet(folder / name)
+    table = counted(folder, scratch=tmp_path)
+    assert list(table.visits) == [2]
+    assert dict(table.detections.iloc[0]) == {"Aglais io": 2, "Pieris napi": 1}
+
+
+def test_parquet_files_that_do_not_make_one_table_are_refused(tmp_path):
+    frame = pl.DataFrame(ROWS, schema=list(HEADER), orient="row")
+    (tmp_path / "a" / "year=2018").mkdir(parents=True)
+    frame.write_parquet(tmp_path / "a" / "year=2018" / "0")
+    with pytest.raises(RecordsError, match="one Parquet file"):
+        counted(tmp_path / "a", scratch=tmp_path)
+    (tmp_path / "b").mkdir()
+    frame.write_parquet(tmp_path / "b" / "0")
+    frame.drop("lat").write_parquet(tmp_path / "b" / "1")
+    with pytest.raises(RecordsError, match="no column 'lat'"):
+        counted(tmp_path / "b", scratch=tmp_path)
