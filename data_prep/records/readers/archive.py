@@ -13,13 +13,8 @@ import polars as pl
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import match_columns, require
 from data_prep.records.readers.containers import Container, escapes, is_zip, open_container
-from data_prep.records.readers.delimited import (
-    DelimitedText,
-    Layout,
-    block_end,
-    known_encoding,
-    sniff,
-)
+from data_prep.records.readers.delimited import DelimitedText, block_end
+from data_prep.records.readers.layout import Layout, known_encoding, sniff
 from data_prep.records.readers.limits import current_limits, raise_limit
 from data_prep.records.readers.markup import children, first_text, local_name, parse_xml
 from data_prep.records.readers.reader import Block
@@ -327,6 +322,12 @@ def _table(
     # The files may have more columns than meta.xml names, and the first row tells how many.
     layout, first = _fit(container, files[0], layout)
     notes: tuple[str, ...] = ()
+    if layout.separator != (text["fieldsTerminatedBy"] or "\t"):
+        notes = (
+            f"{where} says fieldsTerminatedBy={text['fieldsTerminatedBy']!r}, but the columns of "
+            f"{files[0].removeprefix(root)} are separated by tabs; it was read so. (A tab written "
+            "as itself in XML becomes a blank.)",
+        )
     if (
         layout.header_rows == 1
         and len(first) == len(layout.columns)
@@ -334,6 +335,7 @@ def _table(
     ):
         layout = replace(layout, header_rows=0)
         notes = (
+            *notes,
             f"{files[0].removeprefix(root)} begins with a row that names no column, though "
             "meta.xml calls it a header; it was read as data.",
         )
@@ -365,12 +367,16 @@ def _fit(container: Container, name: str, layout: Layout) -> tuple[Layout, list[
     text = sample.decode(
         layout.encoding if layout.encoding != "utf-8" else "utf-8-sig", errors="replace"
     )
-    first = text.replace("\r\n", "\n").replace("\r", "\n").split("\n", 1)[0]
-    held = (
-        first.count(layout.separator) + 1
-        if layout.quote is None or layout.quote not in first
-        else 0
-    )
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    first = lines[0]
+    if layout.separator == " " and first.count("\t") + 1 >= len(layout.columns):
+        layout = replace(layout, separator="\t")
+    held = 0
+    if layout.quote is None or layout.quote not in first:
+        below = next((line for line in lines[layout.header_rows :] if line.strip()), first)
+        of_header, of_row = (line.count(layout.separator) + 1 for line in (first, below))
+        # The header of some downloads ends in a tab too many: rows as meta.xml says are right.
+        held = of_row if of_row == len(layout.columns) else of_header
     if held > len(layout.columns):
         layout = replace(
             layout,

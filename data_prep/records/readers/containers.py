@@ -16,6 +16,7 @@ from data_prep.records.readers.inflate import fast_member
 from data_prep.records.readers.limits import current_limits, raise_limit
 
 SMALL_BYTES = 100 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,21 @@ def open_container(path: Path) -> Container:
                 for info in archive.infolist()
                 if stat.S_ISLNK(info.external_attr >> 16)
             ]
+            packed = [
+                (info.filename, info.compress_type)
+                for info in archive.infolist()
+                if info.compress_type not in _METHODS
+                and info.filename.lower().endswith((".txt", ".csv", ".tsv", ".tab", ".xml"))
+            ]
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError, EOFError) as error:
         raise _damaged(path, error) from error
+    if packed:
+        method = "Deflate64" if packed[0][1] == 9 else f"method {packed[0][1]}"
+        raise RecordsError(
+            f"{packed[0][0]} in {path.name} is packed with the compression {method}, which cannot "
+            "be read here (Windows Explorer uses Deflate64 above 2 GB). Unpack the archive and "
+            "name the table or folder in records.path."
+        )
     for name in every:
         if escapes(name):
             raise RecordsError(

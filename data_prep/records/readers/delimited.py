@@ -26,6 +26,9 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from butterfly_sdm.errors import RecordsError
+from data_prep.records.readers.layout import Layout as Layout
+from data_prep.records.readers.layout import known_encoding
+from data_prep.records.readers.layout import sniff as sniff
 from data_prep.records.readers.limits import current_limits, raise_limit
 from data_prep.records.readers.reader import MALFORMED, Block
 
@@ -37,46 +40,6 @@ PIECE_BYTES = 1 << 20
 CUT_BYTES = 2 << 20  # as much as pyarrow cuts at once stays in the processor's cache
 FEWEST_COLUMNS = 4  # of a narrower table a line of quoted text may look like a row by chance
 _LONGEST_FIELD_LINES = 200
-_NO_TABLES = (
-    "idna punycode unicode-escape unicode_escape raw-unicode-escape raw_unicode_escape utf-7"
-).split()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """
-    How a delimited text is written.
-
-    Attributes
-    ----------
-    separator
-        One character.
-    quote
-        One character, or None where quotes are ordinary characters.
-    encoding
-        As Python names it. Rows that are not valid UTF-8 are read as Windows-1252.
-    header_rows
-        Rows before the data.
-    columns
-        Names of the columns in file order.
-    """
-
-    separator: str
-    quote: str | None
-    columns: tuple[str, ...]
-    encoding: str = "utf-8"
-    header_rows: int = 1
-
-    def __post_init__(self) -> None:
-        if len(self.separator) != 1 or ord(self.separator) > 127:
-            raise RecordsError(
-                f"Columns separated by {self.separator!r} cannot be read: the separator must be "
-                "one character."
-            )
-        if self.quote is not None and (len(self.quote) != 1 or ord(self.quote) > 127):
-            raise RecordsError(
-                f"Cells enclosed by {self.quote!r} cannot be read: a quote must be one character."
-            )
 
 
 @dataclass
@@ -153,6 +116,11 @@ def _cut_ahead(
 
 def _wrong_layout(name: str, rows: int, layout: Layout, first: str) -> RecordsError:
     shown = f" The first is {first[:80]!r}."
+    if first.count(layout.separator) == len(layout.columns):
+        shown += (
+            " Rows have one cell more than the header: a column of row names without a header (R: "
+            "write them with row.names = FALSE), or a separator within text without quotes."
+        )
     return RecordsError(
         f"None of the first {rows} rows of {name} has the {len(layout.columns)} columns that its "
         "header or meta.xml names "
@@ -180,8 +148,11 @@ def row_blocks(
     RecordsError
         A row is longer than the limit, 16 MiB: the file is no table.
     """
-    skip = layout.header_rows
+    lines, skip = len(layout.above), layout.header_rows
     for data, position in _whole_rows(name, open_bytes, layout, block_bytes):
+        while lines and data:
+            data = data[data.find(b"\n") + 1 or len(data) :]
+            lines -= 1
         while skip and data:
             data = data[_first_row_end(data, layout) :]
             skip -= 1
@@ -241,28 +212,6 @@ def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, i
             yield piece, len(raw)
         if not raw:
             return
-
-
-def known_encoding(encoding: str, name: str) -> str:
-    """
-    Return the usual name of an encoding of text.
-
-    Raises
-    ------
-    RecordsError
-        There is no such encoding, or it is not one of text (hex, say).
-    """
-    try:
-        canonical = codecs.lookup(encoding or "utf-8").name
-        b"a".decode(canonical, errors="replace")  # what is no text encoding refuses
-    except (LookupError, ValueError):
-        canonical = ""
-    if not canonical or canonical in _NO_TABLES:
-        raise RecordsError(
-            f"{name} is said to be in the encoding {encoding!r}, which is unknown. Correct "
-            "meta.xml."
-        )
-    return canonical
 
 
 def _decoder(encoding: str, name: str) -> Callable[[bytes, bool], bytes]:
@@ -328,10 +277,27 @@ def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Bloc
     data, damaged = utf8(data)
     if layout.quote is not None and layout.quote.encode() not in data:
         layout = replace(layout, quote=None)
-    return cut_at_once(data, layout, wanted) or cut_rows(data, layout, wanted), damaged
+    wide = _wider(data, layout)
+    block = (
+        None if wide is None else cut_at_once(data, wide, wanted, empty_from=len(layout.columns))
+    )
+    block = block or cut_at_once(data, layout, wanted)
+    return block or cut_rows(data, layout, wanted), damaged
 
 
-def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | None:
+def _wider(data: bytes, layout: Layout) -> Layout | None:
+    """Return a layout with the empty cells in which the first row goes on; None if in none."""
+    first = data[: _first_row_end(data, layout)].decode("utf-8", errors="replace")
+    cells = next(_rows(first.removesuffix("\n"), layout), [])
+    width = len(layout.columns)
+    if len(cells) <= width or any(cells[width:]):
+        return None
+    return replace(layout, columns=(*layout.columns, *[""] * (len(cells) - width)))
+
+
+def cut_at_once(
+    data: bytes, layout: Layout, wanted: dict[str, str], *, empty_from: int | None = None
+) -> Block | None:
     r"""
     Cut all rows of a text with pyarrow.
 
@@ -343,6 +309,8 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         How they are written.
     wanted
         Column of the file: its term.
+    empty_from
+        Columns from here on must be empty in every row.
 
     Returns
     -------
@@ -364,6 +332,7 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         return "skip"
 
     used = {str(layout.columns.index(column)): term for column, term in wanted.items()}
+    beyond = [] if empty_from is None else [str(index) for index in range(empty_from, width)]
     try:
         table = arrow_csv.read_csv(
             pa.BufferReader(data),
@@ -379,8 +348,8 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
                 invalid_row_handler=keep,
             ),
             convert_options=arrow_csv.ConvertOptions(
-                include_columns=list(used),
-                column_types=dict.fromkeys(used, pa.string()),
+                include_columns=[*used, *beyond],
+                column_types=dict.fromkeys([*used, *beyond], pa.string()),
                 strings_can_be_null=False,
                 check_utf8=False,
             ),
@@ -389,7 +358,12 @@ def cut_at_once(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block | 
         return None
     if unclear or (quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)):
         return None
-    rows = cast(pl.DataFrame, pl.from_arrow(table)).rename(used)
+    rows = cast(pl.DataFrame, pl.from_arrow(table))
+    if beyond and (
+        malformed or rows.select((pl.col(beyond) != "").any()).row(0) != (False,) * len(beyond)
+    ):
+        return None
+    rows = rows.drop(beyond).rename(used)
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
     numbers = np.arange(1, len(rows) + len(bad) + 1, dtype=np.uint32)
     return Block(rows, pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1)), bad)
@@ -475,31 +449,3 @@ def _rows(text: str, layout: Layout) -> Iterator[list[str]]:
                 cells, used = plain[0], 1
         yield cells
         place += used
-
-
-def sniff(sample: bytes, *, encoding: str | None = None) -> Layout:
-    """
-    Guess the layout of a delimited text from its first bytes: encoding by its mark, separator and
-    names by the header.
-
-    Raises
-    ------
-    RecordsError
-        The text is empty or its first row has only one column.
-    """
-    if encoding is None:
-        encoding = "utf-16" if sample[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-    text = (
-        sample.decode(encoding, errors="replace")
-        .removeprefix("\ufeff")
-        .replace("\r\n", "\n")
-        .replace("\r", "\n")
-    )
-    header = text.lstrip("\n").split("\n", 1)[0]
-    if not header.strip():
-        raise RecordsError("it is empty")
-    separator = max(("\t", ",", ";", "|"), key=header.count)
-    quote = None if separator == "\t" and not header.startswith('"') else '"'
-    layout = Layout(separator, quote, ("",), encoding)
-    names = next(_rows(header, layout))
-    return replace(layout, columns=tuple(name.strip() for name in names))

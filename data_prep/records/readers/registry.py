@@ -5,6 +5,7 @@ Find the reader of a file: built in, or registered by another package in the gro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,6 +101,11 @@ def _unrecognised(path: Path, order: list[str]) -> str:
         return (
             f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and "
             "name that in records.path."
+        )
+    if re.search(r"\.(tgz|tbz2?|txz|tar(\.\w+)?|7z|rar|bz2|xz|zst)$", path.name.lower()):
+        return (
+            f"{path} is an archive that is not read: records come in zip or gzip. Unpack it and "
+            "name the table or folder within in records.path."
         )
     held = ""
     if path.is_dir() or is_zip(path):

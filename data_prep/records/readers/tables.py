@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.columns import key, match_columns, require
 from data_prep.records.readers.containers import Container, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, Layout, sniff
+from data_prep.records.readers.delimited import DelimitedText
+from data_prep.records.readers.layout import layout_notes, sniff
 from data_prep.records.readers.reader import Block
 
 PARQUET_ROWS = 200_000
@@ -76,9 +78,12 @@ class ParquetTable:
         """
         done = 0
         try:
-            file = pq.ParquetFile(self.path)
-            total = max(file.metadata.num_rows, 1)
-            for batch in file.iter_batches(PARQUET_ROWS, columns=list(self.columns)):
+            files = [pq.ParquetFile(path) for path in _parquet_files(self.path)]
+            total = max(sum(file.metadata.num_rows for file in files), 1)
+            batches = (
+                file.iter_batches(PARQUET_ROWS, columns=list(self.columns)) for file in files
+            )
+            for batch in chain.from_iterable(batches):
                 rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch]))).select(
                     _as_text(batch.schema.field(name).type, name).alias(term)
                     for name, term in self.columns.items()
@@ -129,6 +134,8 @@ class TableReader:
 
     def recognises(self, path: Path) -> bool:
         """Tell whether it is a text or Parquet file, or a zip archive that holds one text file."""
+        if path.is_dir():
+            return bool(_parquet_files(path))
         if is_zip(path):
             # A lone readme is no table.
             return len(_text_names(open_container(path))) == 1 and bool(
@@ -145,9 +152,10 @@ class TableReader:
         MissingFileError, RecordsError
             There is no such file, or it is no table of records.
         """
-        if not path.is_file():
+        folder = path.is_dir() and _parquet_files(path)
+        if not folder and not path.is_file():
             raise MissingFileError(f"There are no records at {path}. Correct records.path.")
-        if path.suffix.lower() == ".parquet":
+        if folder or path.suffix.lower() == ".parquet":
             return self._open_parquet(path, columns)
         if is_zip(path):
             container = open_container(path)
@@ -167,7 +175,7 @@ class TableReader:
         with opener() as file:
             sample = file.read(1 << 16)
         try:
-            layout = self.layout(sample)
+            layout = sniff(sample, named=set(columns.values()))
         except RecordsError as error:
             raise RecordsError(
                 f"{where} holds no records: {error}. Download or export it again."
@@ -175,19 +183,23 @@ class TableReader:
         used = match_columns(layout.columns, self.known(layout.columns) | dict(columns), where)
         require(list(used.values()), where, layout.columns)
         text = DelimitedText(where, opener, layout, used)
-        return TextTable(path, text, size, self.day_first)
-
-    def layout(self, sample: bytes) -> Layout:
-        """Guess how the text is written."""
-        return sniff(sample)
+        notes = layout_notes(layout, where)
+        return TextTable(path, text, size, self.day_first, extra_notes=notes)
 
     def known(self, header: tuple[str, ...]) -> dict[str, str]:
         """Return columns that mean something else here than elsewhere."""
         return {}
 
     def _open_parquet(self, path: Path, columns: Mapping[str, str]) -> ParquetTable:
+        files = _parquet_files(path)
+        if any("=" in part for file in files for part in file.relative_to(path).parts[:-1]):
+            raise RecordsError(
+                f"{path} keeps a column in the names of its folders, which is not read. Write it "
+                "as one Parquet file."
+            )
         try:
-            schema = pq.read_schema(path)
+            schemas = [pq.read_schema(file) for file in files]
+            schema = schemas[0]
         except (pa.ArrowException, ValueError, OSError) as error:
             raise RecordsError(
                 f"{path} is not a Parquet table ({error}). Make it again."
@@ -196,12 +208,21 @@ class TableReader:
             schema.names, self.known(tuple(schema.names)) | dict(columns), path.name
         )
         require(list(used.values()), path.name, schema.names)
-        return ParquetTable(path, used, path.stat().st_size, self.day_first)
+        for file, held in zip(files, schemas, strict=True):
+            lacking = [name for name in used if name not in held.names]
+            if lacking:
+                raise RecordsError(
+                    f"{file} has no column {lacking[0]!r}, which {files[0].name} beside it has. "
+                    "Download the folder again, or name one file of it in records.path."
+                )
+        size = sum(file.stat().st_size for file in files)
+        return ParquetTable(path, used, size, self.day_first)
 
 
 class GbifReader(TableReader):
     """
-    GBIF's simple download: tab-separated whatever its name says, quotes are ordinary characters.
+    GBIF's simple download: tab-separated whatever its name says, with quotes around cells where a
+    program saved it again.
     """
 
     name = "gbif"
@@ -210,11 +231,6 @@ class GbifReader(TableReader):
     def recognises(self, path: Path) -> bool:
         """Tell whether the header is GBIF's."""
         return super().recognises(path) and {"gbifid", "datasetkey"} <= _header(self, path)
-
-    def layout(self, sample: bytes) -> Layout:
-        """Guess how the text is written."""
-        layout = sniff(sample)
-        return replace(layout, quote=None) if layout.separator == "\t" else layout
 
 
 class NbnReader(TableReader):
@@ -265,6 +281,19 @@ def _text_names(container: Container) -> list[str]:
     )
 
 
+def _parquet_files(path: Path) -> list[Path]:
+    """Return the Parquet files that make up a table; none unless all in the folder are such."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(held for held in path.rglob("*") if held.is_file() and held.name[0] not in "._")
+    files = [file for file in files if file.stat().st_size]  # GBIF leaves an empty one
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(4) != b"PAR1":
+                return []
+    return files
+
+
 def _suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
@@ -279,9 +308,10 @@ def _header(reader: TableReader, path: Path, *, raw: bool = False) -> set[str]:
     """
     Return the names of the columns, simplified unless ``raw``; none where they cannot be read.
     """
-    if path.suffix.lower() == ".parquet":
+    if path.is_dir() or path.suffix.lower() == ".parquet":
         try:
-            return {name if raw else key(name) for name in pq.read_schema(path).names}
+            names = pq.read_schema(_parquet_files(path)[0]).names
+            return {name if raw else key(name) for name in names}
         except (pa.ArrowException, ValueError, OSError):
             return set()
     try:
