@@ -66,6 +66,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 FORMAT_VERSION = 4
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
+_ODD = np.uint64(0x9E3779B97F4A7C15)
 _LONGEST_MISSING = max(map(len, MISSING))
 
 
@@ -132,6 +133,7 @@ class _Dictionary:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
+        self.usual = 3 if "occurrenceStatus" in terms else len(terms)
         self.entries: list[pl.DataFrame] = []
         self.numbers: dict[int, int] = {}  # of each hash
 
@@ -139,7 +141,7 @@ class _Dictionary:
         """
         Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
         """
-        hashes = texts.hash_rows(seed=len(self.terms))
+        hashes = self._hashes(texts)
         encoded = cast(pa.UInt64Array, hashes.to_arrow()).dictionary_encode()
         before = len(self.numbers)
         numbers = np.array(
@@ -150,6 +152,16 @@ class _Dictionary:
             first = hashes.arg_unique().to_numpy()  # in the order in which they come, as encoded
             self.entries.append(_own(texts[first[numbers >= before]]))
         return numbers[encoded.indices.to_numpy()], hashes
+
+    def _hashes(self, texts: pl.DataFrame) -> pl.Series:
+        """Return the hash of each row; the rarer terms cost little where a block has one text."""
+        hashes = texts.select(self.terms[: self.usual]).hash_rows(seed=len(self.terms))
+        rarer = texts.select(self.terms[self.usual :])
+        if not rarer.width or texts.is_empty():
+            return hashes
+        same = all((column == column[0]).all() for column in rarer)
+        others = (rarer.head(1) if same else rarer).hash_rows(seed=1).to_numpy()
+        return pl.Series(hashes.name, (hashes.to_numpy() * _ODD) ^ others)
 
     def table(self) -> pl.DataFrame:
         """
