@@ -22,7 +22,7 @@ _ALIASES = {
         "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
-        "datefrom eventdatestart dateinterpretedfrom",
+        "datefrom eventdatestart",
         "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
         "dateinterpretedto",
         "startDayOfYear": "startdayofyear",
@@ -124,6 +124,8 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
             if names:
                 found[names[0]] = term
                 break
+    if not {"easting", "northing"} & set(found.values()):  # the CRS of metres, not of degrees
+        found = {name: term for name, term in found.items() if term != "coordinateSRS"}
     return found
 
 
