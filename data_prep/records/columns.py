@@ -34,7 +34,7 @@ _ALIASES = {
         "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
-        "datefrom eventdatestart dateinterpretedfrom",
+        "datefrom eventdatestart",
         "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
         "dateinterpretedto",
         "startDayOfYear": "startdayofyear",
@@ -163,6 +163,8 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
     if not {"scientificName", "species"} & set(found.values()):
         named = [name for name in header if keys[name] in _COMMON_NAMES and name not in found]
         found |= dict.fromkeys(named[:1], "species")
+    if not {"easting", "northing"} & set(found.values()):  # the CRS of metres, not of degrees
+        found = {name: term for name, term in found.items() if term != "coordinateSRS"}
     return found
 
 
