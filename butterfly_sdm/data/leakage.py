@@ -236,16 +236,9 @@ def _overlaps(ground: dict[str, pd.Series]) -> pd.DataFrame:
         theirs, ours = shapely.STRtree(first).query(second)[::-1]
         shared = shapely.area(shapely.intersection(first[theirs], second[ours]))
         shared = shared / shapely.area(second[ours])
-        pairs = pd.DataFrame(
-            {
-                "site": ground[two].index[ours],
-                "part": two,
-                "other": ground[one].index[theirs],
-                "other_part": one,
-                "shared": shared,
-            }
-        )
-        found.append(pairs[shared > 1e-9])
+        site, other = ground[two].index[ours], ground[one].index[theirs]
+        row = {"site": site, "part": two, "other": other, "other_part": one, "shared": shared}
+        found.append(pd.DataFrame(row)[shared > 1e-9])
     table = pd.concat([pairs for pairs in found if len(pairs)] or found, ignore_index=True)
     return table.sort_values(
         ["shared", "site", "other"], ascending=[False, True, True], ignore_index=True

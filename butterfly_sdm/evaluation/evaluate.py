@@ -168,13 +168,9 @@ def scorable_sites(
             f"None of the {len(kept)} sites to score has a tile, and the model needs one. "
             "Name scenes that cover them, or another part."
         )
-    if len(shown) < len(kept):
-        log.warning(
-            "%d of %d sites lack a tile; all predictors are scored on the other %d.",
-            len(kept) - len(shown),
-            len(kept),
-            len(shown),
-        )
+    if lacking := len(kept) - len(shown):
+        text = "%d of %d sites lack a tile; all predictors are scored on the other %d."
+        log.warning(text, lacking, len(kept), len(shown))
     return shown
 
 

@@ -1,5 +1,7 @@
 """Pictures of the survey: where people walked, how often, and what they saw."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.colors import LogNorm
 
@@ -45,14 +47,8 @@ def show_effort(dataset: Dataset) -> Picture:
     for part, colour in PALETTE.items():
         here = np.array([belongs.get(site) == part for site in sites.index])
         if here.any():
-            parts.scatter(
-                sites["easting"][here],
-                sites["northing"][here],
-                s=12,
-                color=colour,
-                linewidths=0,
-                label=f"{part} ({here.sum()})",
-            )
+            place, label = sites.loc[here, ["easting", "northing"]], f"{part} ({here.sum()})"
+            parts.scatter(*place.to_numpy().T, s=12, color=colour, linewidths=0, label=label)
     if belongs:
         parts.legend(
             fontsize=7,
@@ -102,17 +98,9 @@ def show_rates(dataset: Dataset, species: str) -> Picture:
     picture = Picture(5.2, 4.4)
     axes = picture.add_subplot()
     size = 6 + 60 * np.sqrt(sites["visits"] / max(1, sites["visits"].max()))
-    dots = axes.scatter(
-        sites["easting"],
-        sites["northing"],
-        c=dataset.rates[species],
-        s=size,
-        cmap=SEQUENTIAL,
-        vmin=0,
-        vmax=1,
-        edgecolors="white",
-        linewidths=0.3,
-    )
+    look: dict[str, Any] = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, "edgecolors": "white"}
+    place = sites["easting"], sites["northing"]
+    dots = axes.scatter(*place, c=dataset.rates[species], s=size, linewidths=0.3, **look)
     picture.colorbar(dots, ax=axes, label="detection rate (visits with it / visits)", shrink=0.8)
     axes.set_aspect("equal")
     axes.set_title(species, fontsize=10, style="italic")

@@ -380,13 +380,9 @@ class NetworkPredictor:
         if self.sees.needs_tile and dataset.tiles is not None:
             with_tiles = set(dataset.sites_with_tiles)
             kept = [site for site in kept if site in with_tiles]
-        if len(kept) < len(sites):
-            log.warning(
-                "%d of %d %s sites have no visit or no tile and are passed over.",
-                len(sites) - len(kept),
-                len(sites),
-                part,
-            )
+        if lacking := len(sites) - len(kept):
+            text = "%d of %d %s sites have no visit or no tile and are passed over."
+            log.warning(text, lacking, len(sites), part)
         if not kept:
             raise DataError(
                 f"None of the {len(sites)} {part} sites has a visit and what the network sees."
