@@ -318,12 +318,6 @@ def _describe(
             "it again."
         )
     metres_per_unit(crs, path)
-    # an alpha band that is taken as a band masks nothing
-    masks = [
-        MaskFlags.alpha not in flags or alpha is not None
-        for flags in source.mask_flag_enums
-        if MaskFlags.per_dataset in flags
-    ]
     layer = Layer(
         path=path,
         bands=names,
@@ -335,7 +329,7 @@ def _describe(
         nodata=None,
         dtype=source.dtypes[0],
         block=source.block_shapes[0],
-        has_mask=any(masks),
+        has_mask=_has_mask(source, alpha),
     )
     alike: dict[tuple[str, float, float], list[int]] = {}
     for index in indexes:
@@ -361,6 +355,15 @@ def _describe(
         )
         found.append((part, scale if stated else None, -offset / scale if stated else None))
     return found
+
+
+def _has_mask(source: Any, alpha: int | None) -> bool:
+    """Return whether a file has a mask; an alpha band that is taken as a band is none."""
+    return any(
+        MaskFlags.alpha not in flags or alpha is not None
+        for flags in source.mask_flag_enums
+        if MaskFlags.per_dataset in flags
+    )
 
 
 def _indexes(source: Any, named: Sequence[str] | None) -> tuple[tuple[int, ...], int | None]:

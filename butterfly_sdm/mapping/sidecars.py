@@ -20,6 +20,11 @@ from butterfly_sdm.mapping.map_file import read_tags
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
 RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
 
+EXTENSIONS = tuple(
+    f"https://stac-extensions.github.io/{name}/schema.json"
+    for name in ("projection/v2.0.0", "raster/v2.0.0", "file/v2.1.0")
+)
+
 
 def write_stac(
     path: Path, *, observed: tuple[datetime, datetime] | None = None, title: str = ""
@@ -74,10 +79,7 @@ def write_stac(
         properties,
         start_datetime=first,
         end_datetime=last,
-        stac_extensions=[
-            f"https://stac-extensions.github.io/{name}/schema.json"
-            for name in ("projection/v2.0.0", "raster/v2.0.0", "file/v2.1.0")
-        ],
+        stac_extensions=list(EXTENSIONS),
     )
     asset = pystac.Asset(
         f"./{path.name}",
@@ -91,8 +93,7 @@ def write_stac(
         },
     )
     item.add_asset("map", asset)
-    target = path.with_suffix(".json")
-    write_json(target, item.to_dict(include_self_link=False))
+    write_json(target := path.with_suffix(".json"), item.to_dict(include_self_link=False))
     return target
 
 

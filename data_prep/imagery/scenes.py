@@ -71,7 +71,14 @@ def scene_of(
         check(scene)
     if config.composite is None:
         return scene, None
-    if not any(piece.mask for piece in scene.pieces):
+    unseen = [piece.name for piece in scene.pieces if piece.mask is None]
+    if unseen and config.composite.method == "least_cloudy":
+        raise RasterError(
+            f"{len(unseen)} of {len(scene.pieces)} scenes, such as {unseen[0]}, have no scene "
+            "classification (SCL), so nobody knows which date is the least cloudy. Add it, or set "
+            "scenes.composite.method: median."
+        )
+    if len(unseen) == len(scene.pieces):
         log.warning(
             "No scene has a scene classification (SCL), so the composite cannot leave out clouds."
         )
