@@ -53,6 +53,8 @@ _CURES = {
     "unreadable grid reference": "Grid references are read as SU31, SU3112 or SU 312 124.",
     "rank above species": "Give these names their scientific ones in records.synonyms, if they "
     "are species.",
+    "name not understood": "Give these names their scientific ones in records.synonyms.",
+    "latitude and longitude exchanged": "Exchange them in records.columns.",
     "species aggregate": "Set records.aggregates to detect, if they shall count as species.",
     "unknown status": "Is this column no occurrence status? Name the right one in records.columns.",
 }

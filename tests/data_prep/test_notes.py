@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 
 from butterfly_sdm.data.splits import Split
 from data_prep.notes import survey_doubts, thin_data, unwanted_losses
 from data_prep.records.count import _named_once, read_survey
-from data_prep.records.left_out import values_left_out
+from data_prep.records.left_out import commonest, values_left_out
 from data_prep.records.options import RecordsOptions
 
 MANY = Split(
@@ -87,6 +88,30 @@ def test_a_twentieth_and_what_a_setting_leaves_out_need_no_word(tmp_path):
     told = {"read": 100, "dropped: outside the years": 60, "dropped: unreadable date": 5}
     assert unwanted_losses(told) == {}
     assert unwanted_losses(told | {"dropped: unreadable date": 6}) == {"unreadable date": 6}
+
+
+@pytest.mark.parametrize(
+    ("reason", "shown"),
+    [
+        ("name not understood", "Large White"),
+        ("uncertain name", "Large White"),
+        ("unreadable coordinates", "51, -1"),
+        ("latitude and longitude exchanged", "51, -1"),
+        ("ambiguous date", "3/6/2018"),
+        ("no such reason yet", "Large White, 3/6/2018"),
+    ],
+)
+def test_every_reason_shows_the_cells_it_speaks_of(reason, shown):
+    row = {
+        "reason": reason,
+        "scientificName": "",
+        "species": "Large White",
+        "eventDate": "3/6/2018",
+        "year": "2018",
+        "decimalLatitude": "51",
+        "decimalLongitude": "-1",
+    }
+    assert commonest(pl.DataFrame([row])) == {reason: ((shown, 1),)}
 
 
 def test_visits_of_one_species_are_told(tmp_path):
