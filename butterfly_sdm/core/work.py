@@ -165,6 +165,8 @@ class Journal:
     ----------
     done
         The keys; without white space.
+    lines
+        Those found in the file, in its order.
     """
 
     def __init__(
@@ -175,7 +177,8 @@ class Journal:
         whole = text[: text.rfind(b"\n") + 1]
         if whole != text:
             os.truncate(self.path, len(whole))
-        self.done = set(whole.decode("utf-8").split())
+        self.lines = tuple(whole.decode("utf-8", errors="replace").split())
+        self.done = set(self.lines)
         self._unsaved: list[str] = []
         self._saved = monotonic()
 

@@ -6,6 +6,7 @@ import signal
 import tempfile
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -407,6 +408,9 @@ def _processes(options: FitOptions) -> int:
 
 def _read_checkpoint(path: Path) -> Mapping[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(damaged)
         value = torch.load(path, map_location="cpu", weights_only=True)
         value["callbacks"]["Journal"]
     except Exception as error:

@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -323,7 +324,9 @@ class _Training:
         }
         whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         with atomic_path(self.checkpoint) as temporary:
-            save_file(whole, temporary, metadata={"position": json.dumps(position)})
+            text = json.dumps(position)
+            metadata = {"position": text, "checksum": _checksum(whole, text)}
+            save_file(whole, temporary, metadata=metadata)
         ended = time.monotonic()
         self.due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
 
@@ -331,8 +334,12 @@ class _Training:
         """Continue from a checkpoint."""
         try:
             with safe_open(path, framework="pt") as file:
-                position = json.loads((file.metadata() or {})["position"])
+                metadata = file.metadata() or {}
+                position = json.loads(metadata["position"])
                 self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            found = _checksum(self.tensors, metadata["position"])
+            if metadata.get("checksum", found) != found:  # older ones have none
+                raise ValueError("its checksum is another")
             self.stage, self.epoch = position["stage"], position["epoch"]
             self.rows, self.steps = position["rows"], position["steps"]
         except (SafetensorError, KeyError, ValueError, OSError) as error:
@@ -340,6 +347,15 @@ class _Training:
                 f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
             ) from error
         logger.info("continuing from %s: stage %d, epoch %d", path.name, self.stage + 1, self.epoch)
+
+
+def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:
+    value = zlib.crc32(position.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        flat = tensors[name].reshape(-1).view(torch.uint8)
+        value = zlib.crc32(flat.numpy().data, value)
+    return f"{value:08x}"
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:

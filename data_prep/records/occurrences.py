@@ -10,6 +10,7 @@ another set of rules needs no second reading.
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import polars as pl
 import pyarrow as pa
 
 from butterfly_sdm.core.cards import fingerprint
-from butterfly_sdm.core.files import read_json, write_json
+from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
@@ -63,7 +64,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
-FORMAT_VERSION = 4
+log = logging.getLogger("butterfly_sdm.records")
+
+FORMAT_VERSION = 5  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -381,7 +384,7 @@ def read_occurrences(
     key = _key([Path(path) for path in paths], format, columns or {})
     folder = Path(scratch) / f"records-{key}"
     try:
-        return _stored(folder, key)
+        return _stored(folder, key, check=True)
     except (ArtefactError, MissingFileError, KeyError, pl.exceptions.PolarsError, OSError):
         pass  # absent or damaged: read again
     opened = [open_records(Path(path), format=format, columns=columns) for path in paths]
@@ -407,6 +410,7 @@ def read_occurrences(
             "core": coder.core,
             "notes": [*(note for file in opened for note in file.notes), *coder.notes],
             "day_first": layouts.pop() if len(layouts) == 1 else None,
+            "sha256": {path.name: sha256(path) for path in sorted(partial.glob("*.parquet"))},
         }
         write_json(partial / "records.json", card)
     return _stored(folder, key)
@@ -419,10 +423,14 @@ def _write(table: pl.DataFrame, path: Path, *, statistics: bool = True) -> None:
         raise OSError(errno.EIO, f"the records cannot be written ({error})", str(path)) from error
 
 
-def _stored(folder: Path, key: str) -> Occurrences:
+def _stored(folder: Path, key: str, *, check: bool = False) -> Occurrences:
     card = read_json(folder / "records.json")
     if card["key"] != key:
         raise ArtefactError(f"{folder} holds other records.")
+    for name, digest in card["sha256"].items() if check else ():
+        if sha256(folder / name) != digest:
+            log.warning("%s is damaged; the records are read again.", folder / name)
+            raise ArtefactError(f"{folder / name} is damaged.")
     return Occurrences(
         folder=folder,
         dictionaries={

@@ -140,6 +140,17 @@ def test_a_checkpoint_is_plain_safetensors_and_a_damaged_one_is_named(tmp_path):
         train_stages(_model(), _stages(), CONFIG, checkpoint=path)
 
 
+@pytest.mark.parametrize("back", [1, 2, 40])
+def test_a_changed_byte_of_a_checkpoint_is_found(tmp_path, back):
+    path = tmp_path / "c.safetensors"
+    train_stages(_model(), _stages(), CONFIG, checkpoint=path, limits=Limits(epochs=1, steps=1))
+    content = bytearray(path.read_bytes())
+    content[-back] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtefactError, match="its checksum is another"):
+        train_stages(_model(), _stages(), CONFIG, checkpoint=path)
+
+
 def test_a_loss_that_is_not_finite_stops_with_advice():
     stage = Stage(
         "wild",
