@@ -19,7 +19,7 @@ from butterfly_sdm.errors import ButterflySDMError, ConfigError
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
-    from data_prep.look import Look
+    from data_prep.look.look import Look
 
 
 class _Commands(TyperGroup):

@@ -124,7 +124,7 @@ def starter_yaml(
         Every setting with its default and meaning, instead of those that most people change.
     records, scenes
         Lines of YAML that take the place of the starter's own in ``build.records`` and
-        ``build.scenes``, as :attr:`data_prep.look.Look.yaml` has them.
+        ``build.scenes``, as :attr:`data_prep.look.look.Look.yaml` has them.
 
     Returns
     -------

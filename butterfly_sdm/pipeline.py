@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
-    from data_prep.look import Look
+    from data_prep.look.look import Look
 
 
 def look(
@@ -75,7 +75,7 @@ def look(
     --------
     >>> print(look(["records.csv", "scene.tif"]))  # doctest: +SKIP
     """
-    from data_prep.look import look as look_at
+    from data_prep.look.look import look as look_at
 
     given = [paths] if isinstance(paths, str | Path) else paths
     found = look_at([Path(path) for path in given], format=format, columns=columns)

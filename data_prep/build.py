@@ -31,11 +31,11 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
+from data_prep.look.left_out import values_left_out
 from data_prep.notes import BuildNotes, survey_doubts, thin_data, unwanted_losses
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
-from data_prep.records.left_out import values_left_out
-from data_prep.records.places import read_sites
+from data_prep.records.places.sites import read_sites
 from data_prep.site_table import site_table, stretched, with_unrecorded
 from data_prep.sources.fetching import fetch_records
 from data_prep.workbench import Workbench, open_workbench

@@ -10,8 +10,8 @@ import pandas as pd
 
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.splits import Split
+from data_prep.look.left_out import CHOSEN, Values
 from data_prep.records.count import SurveyTable
-from data_prep.records.left_out import CHOSEN, Values
 
 log = logging.getLogger("data_prep.build")
 

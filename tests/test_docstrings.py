@@ -114,6 +114,7 @@ def flaws_of_function(function: Callable[..., Any], where: str, told_above: str 
     told = re.match(r"(Return|Yield)", text) or section(text, "Returns") or section(text, "Yields")
     itself = gives in (
         "Self",
+        "typing.Self",
         function.__qualname__.split(".")[0],
     )  # Dataset.open returns a Dataset
     if gives not in ("None", "<class 'inspect._empty'>") and not told and not itself:

@@ -19,11 +19,11 @@ from butterfly_sdm.errors import RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.double_recording import double_recordings
 from data_prep.records.dropped import dropped_rows, write_dropped
-from data_prep.records.grid_references import accuracy_note
 from data_prep.records.names import accepted_name, read_species, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import Places, read_sites, resolve_places, site_ids
+from data_prep.records.places.grid_references import accuracy_note
+from data_prep.records.places.sites import Places, read_sites, resolve_places, site_ids
 from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
 from data_prep.records.rules import REASONS, Verdicts, judge
@@ -220,7 +220,7 @@ def survey(
     rules
         Which records and sites count; their files and sites are those that are handed over.
     sites
-        One row per listed site, see :func:`data_prep.records.places.read_sites`; records elsewhere
+        One row per listed site, see :func:`data_prep.records.places.sites.read_sites`; records elsewhere
         are then left out.
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its

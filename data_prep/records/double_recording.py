@@ -6,8 +6,8 @@ import numpy as np
 import polars as pl
 import shapely
 
-from data_prep.records.grid_references import squares_of
-from data_prep.records.places import Places
+from data_prep.records.places.grid_references import squares_of
+from data_prep.records.places.sites import Places
 
 SQUARE_M = 1_000
 

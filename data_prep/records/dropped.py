@@ -11,10 +11,10 @@ import polars as pl
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.grid_references import GridSquare, squares_of
 from data_prep.records.names import accepted_name, read_name
 from data_prep.records.nomenclature import tidy
 from data_prep.records.occurrences import GROUPS, Occurrences
+from data_prep.records.places.grid_references import GridSquare, squares_of
 from data_prep.records.rules import REASONS
 from data_prep.records.sensitive import SensitiveSpecies
 

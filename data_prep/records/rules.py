@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 
 from data_prep.records import dates as date_rules
-from data_prep.records import places as place_rules
 from data_prep.records.names import Name, Synonyms, read_name
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import Places
+from data_prep.records.places import sites as place_rules
+from data_prep.records.places.sites import Places
 
 REASONS = (
     "",

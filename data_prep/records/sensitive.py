@@ -13,9 +13,9 @@ import pandas as pd
 import shapely
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.grid_references import squares_of
 from data_prep.records.names import accepted_name
 from data_prep.records.options import Protection
+from data_prep.records.places.grid_references import squares_of
 
 ACTIONS: tuple[str, ...] = get_args(Protection)
 

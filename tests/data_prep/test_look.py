@@ -12,8 +12,8 @@ from rasterio.transform import from_origin
 import butterfly_sdm as sdm
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.terminal import dot_map
-from data_prep.look import is_scene, look
-from data_prep.records.seen import ColumnSeen, guess_columns
+from data_prep.look.look import is_scene, look
+from data_prep.look.records import ColumnSeen, guess_columns
 
 GBIF = "gbifID datasetKey scientificName species taxonRank eventDate decimalLatitude "
 GBIF += "decimalLongitude kingdom"

@@ -6,9 +6,9 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.data.splits import Split
+from data_prep.look.left_out import commonest, values_left_out
 from data_prep.notes import survey_doubts, thin_data, unwanted_losses
 from data_prep.records.count import _named_once, read_survey
-from data_prep.records.left_out import commonest, values_left_out
 from data_prep.records.options import RecordsOptions
 
 MANY = Split(

@@ -7,7 +7,7 @@ import pytest
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.count import SurveyTable
-from data_prep.records.grid_references import GridSquare
+from data_prep.records.places.grid_references import GridSquare
 from tests.data_prep.records.making_records import counted, counting
 
 

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.grid_references import SIZES_M, GridSquare, grid_of, squares_of, to_metres
+from data_prep.records.places.grid_references import (
+    SIZES_M,
+    GridSquare,
+    grid_of,
+    squares_of,
+    to_metres,
+)
 
 sizes = st.sampled_from(SIZES_M)
 west, north = st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)

@@ -12,7 +12,7 @@ from butterfly_sdm.errors import ConfigError, MissingFileError, RecordsError
 from data_prep.records.count import read_survey, record_sources, survey
 from data_prep.records.occurrences import read_occurrences
 from data_prep.records.options import RecordsOptions
-from data_prep.records.places import read_sites
+from data_prep.records.places.sites import read_sites
 from tests.data_prep.records.making_records import (
     COLUMNS,
     LAX,

@@ -14,15 +14,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
+from data_prep.look.left_out import Values, commonest
 from data_prep.records.columns import match_columns
 from data_prep.records.count import SurveyTable, survey
 from data_prep.records.dates import REASONS as DATE_REASONS
 from data_prep.records.dates import read_days
-from data_prep.records.grid_references import GridSquare
-from data_prep.records.left_out import Values, commonest
-from data_prep.records.names import binomial, read_name
+from data_prep.records.names import read_name
+from data_prep.records.nomenclature import binomial
 from data_prep.records.occurrences import Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
+from data_prep.records.places.grid_references import GridSquare
 from data_prep.records.readers.archive import DarwinCoreArchive
 from data_prep.records.readers.containers import is_zip, open_container
 from data_prep.records.readers.delimited import DelimitedText, sniff

@@ -22,16 +22,16 @@ import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.dates import present
-from data_prep.records.doubts import contradicted, strangers
-from data_prep.records.grid_references import (
+from data_prep.records.options import RecordsOptions
+from data_prep.records.places.doubts import contradicted, strangers
+from data_prep.records.places.grid_references import (
     GridSquare,
     MetricSquare,
     footprints,
     metric_squares,
     squares_of,
 )
-from data_prep.records.options import RecordsOptions
-from data_prep.records.positions import Positions, numbers, transformer
+from data_prep.records.places.positions import Positions, numbers, transformer
 
 REASONS = (
     "",

@@ -12,9 +12,9 @@ from pathlib import Path
 import yaml
 
 from butterfly_sdm.errors import MissingFileError
-from data_prep.imagery.seen import SceneSeen, look_at_scene
+from data_prep.look.records import ColumnSeen, RecordsSeen, look_at_records
+from data_prep.look.scenes import SceneSeen, look_at_scene
 from data_prep.notes import survey_doubts
-from data_prep.records.seen import ColumnSeen, RecordsSeen, look_at_records
 
 _RASTERS = frozenset(".tif .tiff .jp2 .vrt .img .nc .safe".split())
 _COMMONEST, _SPELLINGS, _SHAPES = 12, 3, 6

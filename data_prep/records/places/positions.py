@@ -10,7 +10,7 @@ import pandas as pd
 import pyproj
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.grid_references import CRS, to_degrees
+from data_prep.records.places.grid_references import CRS, to_degrees
 
 _DECIMAL_COMMA = (
     r"^\s*([+-]?\d{1,3}),(\d+)\s*$"  # of degrees, there are no thousands to mistake it for

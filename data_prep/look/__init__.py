@@ -1,0 +1,1 @@
+"""What files hold as they are understood, told before anything is built."""

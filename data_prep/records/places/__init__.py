@@ -1,0 +1,1 @@
+"""What the place of a record means: a site with a footprint."""
