@@ -23,10 +23,11 @@ from butterfly_sdm.evaluation.scores import score_predictions
 from butterfly_sdm.predictors import make_predictor
 
 CONFIG = Path(__file__).parents[1] / "configs" / "s2bms_best.yaml"
+# gives the distances to training sites that validation sites have
 FOLDS = {
     "distance_m": 2900.0,
     "n_folds": 10,
-}  # gives the distances to training sites that validation sites have
+}
 
 
 def describe(dataset: Dataset, predictions: dict[str, pd.DataFrame]) -> None:

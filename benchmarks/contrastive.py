@@ -90,9 +90,8 @@ def main() -> None:
         generator = torch.Generator().manual_seed(n)
         z = nn.functional.normalize(torch.randn(n, 256, generator=generator), dim=1)
         rates = torch.rand(n, 62, generator=generator) ** 3
-        with_loop = (
-            n <= 1024
-        )  # at 4,096 the loop takes minutes; its time is not shown rather than guessed
+        # at 4,096 the loop takes minutes; its time is not shown rather than guessed
+        with_loop = n <= 1024
         if with_loop:
             expected, ours = gradient(row_loop, z, rates), gradient(loss, z, rates)
             torch.testing.assert_close(ours[0], expected[0], rtol=2e-6, atol=0)

@@ -33,11 +33,12 @@ from affine import Affine
 from rasterio.windows import Window
 from torch import nn
 
+# pixels, species, windows timed
 SIZES = {
     "small": (2048, 12, 48),
     "medium": (5490, 62, 48),
     "full": (10980, 62, 96),
-}  # pixels, species, windows timed
+}
 BANDS = ("red", "green", "blue", "nir")
 STRIDE_PX = 32
 
@@ -194,9 +195,8 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
         SIZES[options.size][1], options.window, options.margin, options.device
     )
     with torch.inference_mode():
-        predictor.network(
-            torch.randn(1, 4, 256, 256, device=options.device)
-        )  # what torch sets up once
+        # what torch sets up once
+        predictor.network(torch.randn(1, 4, 256, 256, device=options.device))
     # not the peak so far: a process inherits that from the one that started it
     base = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     scene = open_scene(scene_path)
@@ -219,9 +219,8 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
 
     wall, cpu = cost(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    steady = [
-        pair for pair in ends if pair[0] >= options.workers
-    ]  # once every process has had a block
+    # once every process has had a block
+    steady = [pair for pair in ends if pair[0] >= options.workers]
     per_block = (steady[-1][1] - steady[0][1]) / max(1, steady[-1][0] - steady[0][0])
     trunk = [marks["map ends"][k] - marks["map begins"][k] for k in (0, 1)]
     found = {

@@ -363,9 +363,8 @@ def main() -> None:
     for _ in range(options.rounds):
         for way in options.ways:
             out = options.folder / f"{way}.npy"
-            out.unlink(
-                missing_ok=True
-            )  # making room for the new file would count, and not for all ways alike
+            # making room for the new file would count, and not for all ways alike
+            out.unlink(missing_ok=True)
             shutil.rmtree(out.with_suffix(".tiles"), ignore_errors=True)
             command = [sys.executable, __file__, "--size", options.size, "--layout", options.layout]
             command += ["--tiles", str(sites), "--px", str(size), "--folder", str(options.folder)]

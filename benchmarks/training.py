@@ -192,9 +192,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = arguments.device
     gpu = device == "cuda"
-    os.environ.setdefault(
-        "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
-    )  # before the GPU is used: one order of sums
+    # before the GPU is used: one order of sums
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     sites, window, batch = (
         (32, 64, 16)
         if arguments.size == "small"

@@ -25,7 +25,8 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
     Parameters
     ----------
     listed
-        See :func:`data_prep.records.places.sites.read_sites`; those without a footprint cannot be added.
+        See :func:`data_prep.records.places.sites.read_sites`; those without a footprint cannot be
+        added.
 
     """
     new = listed[~listed.geometry.isna() & ~listed.geometry.is_empty]

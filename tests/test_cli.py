@@ -40,9 +40,8 @@ def test_examples_of_help_can_be_typed():
     assert len(examples) >= len(COMMANDS)
     for example in examples:
         verb, *arguments = shlex.split(example)
-        context = group.commands[verb].make_context(
-            verb, arguments
-        )  # refuses options and numbers of arguments it does not know
+        # refuses options and numbers of arguments it does not know
+        context = group.commands[verb].make_context(verb, arguments)
         changes = [*(context.params.get("overrides") or ()), *(context.params.get("change") or ())]
         load_config({"build": {"records": {"path": "records.zip"}}}, changes)
 

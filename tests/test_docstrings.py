@@ -112,11 +112,12 @@ def flaws_of_function(function: Callable[..., Any], where: str, told_above: str 
             found.append(f"{where} does not say the shape of {name}")
     gives = str(signature.return_annotation)
     told = re.match(r"(Return|Yield)", text) or section(text, "Returns") or section(text, "Yields")
+    # Dataset.open returns a Dataset
     itself = gives in (
         "Self",
         "typing.Self",
         function.__qualname__.split(".")[0],
-    )  # Dataset.open returns a Dataset
+    )
     if gives not in ("None", "<class 'inspect._empty'>") and not told and not itself:
         found.append(f"{where} does not say what it returns")
     for error in sorted(raised(function)):

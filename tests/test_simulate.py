@@ -233,9 +233,8 @@ def test_the_truth_follows_its_formula(region: Region):
     ]
     share = np.bincount(window.ravel(), minlength=7) / window.size
     usual = np.array([0.20, 0.30, 0.28, 0.09, 0.08, 0.02, 0.03])
-    answer = 0.7 * np.array(
-        [-1, 4, 0, 1, -3, -3, 6]
-    )  # Maniola jurtina, who does not mind the temperature
+    # Maniola jurtina, who does not mind the temperature
+    answer = 0.7 * np.array([-1, 4, 0, 1, -3, -3, 6])
     logit = np.log(0.42 / 0.58) + answer @ (share - usual)
     assert truth[0, row, column] == pytest.approx(1 / (1 + np.exp(-logit)), abs=1e-6)
 

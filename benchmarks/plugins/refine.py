@@ -163,9 +163,8 @@ def defend(settings: dict[str, Any], folder: Path) -> Measures:
 def seconds_per_epoch(settings: dict[str, Any], folder: Path) -> float:
     """Time three epochs; the first one of a process is slow and left out."""
     config, _ = load_settings(Refine.config, settings)
-    shutil.rmtree(
-        folder, ignore_errors=True
-    )  # what an interrupted run left would not be trained again
+    # what an interrupted run left would not be trained again
+    shutil.rmtree(folder, ignore_errors=True)
     ends: list[float] = []
     train(
         Refine(),
@@ -197,9 +196,8 @@ def cifar10(folder: Path, seed: int) -> Iterator[Measures]:
     settings = attacked(folder, "cifar10", seed)
     settings |= {"precision": "bf16-mixed"} if torch.cuda.is_available() else {"first_channels": 8}
     each = seconds_per_epoch(settings, folder / "timed")
-    left = 0.82 * left - (
-        time.monotonic() - began
-    )  # the rest to begin, to measure, and for what others slow down
+    # the rest to begin, to measure, and for what others slow down
+    left = 0.82 * left - (time.monotonic() - began)
     epochs = int(min(150, max(1, left // each)))
     yield {"epochs": epochs, "seconds_per_epoch": each}
     yield defend(

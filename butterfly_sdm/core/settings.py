@@ -52,18 +52,18 @@ def _resolve_source(value: Any, info: ValidationInfo) -> Path | str:
 
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 100_000
+# what yaml raises for 2018-13-45 or !!bool x
 _BAD_SCALAR = (
     ValueError,
     TypeError,
     KeyError,
     AttributeError,
     OverflowError,
-)  # what yaml raises for 2018-13-45 or !!bool x
+)
 
 InputPath = Annotated[Path, AfterValidator(_resolve)]
-InputSource = Annotated[
-    Path | str, PlainValidator(_resolve_source)
-]  # text where it lies on the network
+# text where it lies on the network
+InputSource = Annotated[Path | str, PlainValidator(_resolve_source)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -124,9 +124,8 @@ class TileReader:
             for number, (row, (top, left)) in enumerate(zip(rows.tolist(), cuts, strict=True)):
                 out[number] = tiles[row, self.places, top : top + size, left : left + size]
             return batch
-        line = np.dtype(
-            (np.void, size * tiles.itemsize)
-        )  # a line of a cut as one item: half the time of line by line
+        # a line of a cut as one item: half the time of line by line
+        line = np.dtype((np.void, size * tiles.itemsize))
         lines = out.view(line)
         for number, (row, (top, left)) in enumerate(zip(rows.tolist(), cuts, strict=True)):
             np.copyto(lines[number], tiles[row, :, top : top + size, left : left + size].view(line))

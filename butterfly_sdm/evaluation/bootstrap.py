@@ -79,9 +79,8 @@ def block_means(
     sums = np.zeros((count, *values.shape[1:]))
     np.add.at(sums, block_of, values)
     sizes = np.bincount(block_of, minlength=count)
-    drawn = np.random.default_rng(seed).multinomial(
-        count, np.full(count, 1 / count), size=repeats
-    )  # (repeats, blocks)
+    # (repeats, blocks)
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=repeats)
     totals = drawn @ sizes
     replicates = (drawn @ sums) / (totals if values.ndim == 1 else totals[:, None])
     return values.mean(axis=0), replicates, count

@@ -17,9 +17,8 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError
 from butterfly_sdm.evaluation.scores import EPSILON, checked_predictions
 
-UNCHANGED = np.array(
-    [1.0, 1.0, 0.0]
-)  # a, b and c of the beta map that leaves predictions as they are
+# a, b and c of the beta map that leaves predictions as they are
+UNCHANGED = np.array([1.0, 1.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -229,9 +228,8 @@ def _beta_curve(
 
     p = np.clip(p, EPSILON, 1 - EPSILON)
     design = np.column_stack([np.log(p), -np.log1p(-p), np.ones_like(p)])  # (sites, 3)
-    prior = (
-        prior_visits * k.sum() / n.sum() * (1 - k.sum() / n.sum())
-    )  # in units of information, less for rare species
+    # in units of information, less for rare species
+    prior = prior_visits * k.sum() / n.sum() * (1 - k.sum() / n.sum())
 
     def objective(change: np.ndarray) -> tuple[float, np.ndarray]:
         logits = design @ (UNCHANGED + change)

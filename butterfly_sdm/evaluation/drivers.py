@@ -130,9 +130,8 @@ def shuffled(dataset: Dataset, group: str, names: Sequence[str], order: np.ndarr
             )
         band = dataset.card.tiles.bands.index(group[5:])
         tiles = np.array(dataset.tiles)
-        tiles[:, band] = tiles[
-            order[order < len(tiles)], band
-        ]  # sites without a tile have none to give
+        # sites without a tile have none to give
+        tiles[:, band] = tiles[order[order < len(tiles)], band]
         return replace(dataset, tiles=tiles)
     if dataset.covariates is None or not set(names) <= set(dataset.covariates.columns):
         raise DataError(

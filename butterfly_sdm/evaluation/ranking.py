@@ -34,9 +34,8 @@ def average_precision(detected: np.ndarray, predicted: np.ndarray) -> float:
     if not positives:
         return float("nan")
     order = np.argsort(-predicted, kind="stable")
-    ends = np.flatnonzero(
-        np.r_[np.diff(predicted[order]) != 0, True]
-    )  # last place of each group of ties
+    # last place of each group of ties
+    ends = np.flatnonzero(np.r_[np.diff(predicted[order]) != 0, True])
     hits = np.cumsum(detected[order])[ends]
     return float((np.diff(hits, prepend=0) / positives * hits / (ends + 1)).sum())
 

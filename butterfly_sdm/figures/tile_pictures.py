@@ -62,9 +62,8 @@ def show_tiles(
         )
     sites = list(sites) if sites is not None else list(dataset.sites_with_tiles[:8])
     order = [card.bands.index(band) for band in wanted]
-    values = np.stack(
-        [np.asarray(dataset.tiles[row])[order] for row in dataset.tile_rows(sites)]
-    )  # (n, 3, px, px)
+    # (n, 3, px, px)
+    values = np.stack([np.asarray(dataset.tiles[row])[order] for row in dataset.tile_rows(sites)])
     valid = (values != card.nodata).all(axis=1)
     colours = values.astype(np.float32)
     low, high = np.percentile(colours.transpose(0, 2, 3, 1)[valid], [2, 98], axis=0)

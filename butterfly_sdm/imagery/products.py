@@ -208,7 +208,12 @@ def describe_layers(
 ) -> list[tuple[Layer, float | None, float | None]]:
     """
     Describe a raster file whose bands may differ: a layer for those of one nodata value, scale and
-    offset each. Arguments and errors as of :func:`describe_layer`.
+    offset each. Arguments as of :func:`describe_layer`.
+
+    Raises
+    ------
+    RasterError
+        The file is damaged, or no raster that can be used.
     """
     source = open_raster(path)
     try:
@@ -265,9 +270,8 @@ def open_raster(path: str) -> Any:
         check_file(path)
     try:
         with _QUIETLY, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", NotGeoreferencedWarning
-            )  # where it lies may stand in its metadata
+            # where it lies may stand in its metadata
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
             source = rasterio.open(path)
         if named:
             check_opened(source, path)

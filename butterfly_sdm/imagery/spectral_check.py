@@ -202,9 +202,8 @@ def _visible_order(sample: SpectralSample, stack: np.ndarray, ordered: np.ndarra
     Compare the visible bands: ``stack`` holds (nir, red, green, blue) reflectances, ``ordered`` the
     same sorted.
     """
-    vegetated = (
-        (stack[0] > 1.3 * ordered[-2]) & (stack[0] > 0.1) & (ordered[0] < 0.15)
-    )  # whatever the order; clouds left out
+    # whatever the order; clouds left out
+    vegetated = (stack[0] > 1.3 * ordered[-2]) & (stack[0] > 0.1) & (ordered[0] < 0.15)
     follows, varies = [], []
     for number in np.unique(sample.group[vegetated]):
         chosen = stack[:, vegetated & (sample.group == number)]

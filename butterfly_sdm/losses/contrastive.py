@@ -299,9 +299,8 @@ class SoftRegulariser(nn.Module):
         own = start + torch.arange(len(z), device=z.device)  # (n,) column of the site itself
         others = similarity.scatter(1, own[:, None], -torch.inf)
         near = ranked(others, min(self.nearest, others.shape[1]), largest=True)  # (n, k)
-        far = ranked(
-            similarity, min(self.loss.bottom, similarity.shape[1]), largest=False
-        )  # (n, K)
+        # (n, K)
+        far = ranked(similarity, min(self.loss.bottom, similarity.shape[1]), largest=False)
         weights = similarity.gather(1, near).clamp(min=0) ** 2 * (near != own[:, None])
         total, count = self._picked(z, everyone, near, far, weights)
         # Averaged over processes, as gradients are, this is the sum over all pairs by their number.

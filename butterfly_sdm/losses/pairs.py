@@ -148,9 +148,8 @@ def nearest(
     if count < 1:
         raise DataError(f"At least 1 nearest row is needed; {count} was asked for.")
     exclude = self_pairs(similarity) if exclude is None else exclude
-    places = ranked(
-        similarity, min(count, similarity.shape[1]), largest=True, exclude=exclude
-    )  # (n, count)
+    # (n, count)
+    places = ranked(similarity, min(count, similarity.shape[1]), largest=True, exclude=exclude)
     values = similarity.gather(1, places).clamp(min=0) ** power
     weights = torch.zeros_like(similarity).scatter_(1, places, values)
     return weights.masked_fill(exclude, 0.0)

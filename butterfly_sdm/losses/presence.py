@@ -52,10 +52,11 @@ def beta_binomial(
     -------
     Tensor of shape (n, species)
     """
+    # (n, species)
     alpha, beta = (
         logits.sigmoid() * concentration,
         (-logits).sigmoid() * concentration,
-    )  # (n, species)
+    )
     alpha, beta = alpha.clamp(min=1e-6), beta.clamp(min=1e-6)
     seen = torch.lgamma(detections + alpha) - torch.lgamma(alpha)
     unseen = torch.lgamma(visits - detections + beta) - torch.lgamma(beta)

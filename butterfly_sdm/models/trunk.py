@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, cast
 
 import torch
@@ -193,8 +194,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         else:
             value = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # of safetensors, of torch and of pickle
+        # torch would advise to unpickle it all the same
+        why = "" if isinstance(error, UnpicklingError) else f": {str(error).splitlines()[0]}"
         raise ModelError(
-            f"{path} does not hold plain weights: {str(error).splitlines()[0]}"
+            f"{path} does not hold plain weights that can be read without running code{why}. Save "
+            "the state_dict of the network as safetensors."
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(value, Mapping) and isinstance(value.get(key), Mapping):

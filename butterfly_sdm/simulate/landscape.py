@@ -37,9 +37,8 @@ _REFLECTANCE = np.array(
 )
 _PARCEL_SPREAD = np.array([0.08, 0.12, 0.30, 0.12, 0.15, 0.10, 0.05], dtype=np.float32)
 _SPECKLE = np.array([0.16, 0.05, 0.05, 0.12, 0.10, 0.05, 0.10], dtype=np.float32)
-_GRAIN = np.array(
-    [0.05, 0.03, 0.03, 0.05, 0.26, 0.03, 0.05], dtype=np.float32
-)  # from pixel to pixel, in all bands at once
+# from pixel to pixel, in all bands at once
+_GRAIN = np.array([0.05, 0.03, 0.03, 0.05, 0.26, 0.03, 0.05], dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,8 @@ class Landscape:
         count = size_px // _PARCEL_PX + 5  # two parcels beyond each edge
         jitter = rng.uniform(0.12, 0.88, (count, count, 2))
         seeds = (np.moveaxis(np.mgrid[:count, :count], 0, -1) - 2 + jitter) * _PARCEL_PX
-        preference = np.stack(
-            [sample(f, seeds[..., 0], seeds[..., 1]) for f in regional], axis=-1
-        )  # (rows, cols, 5)
+        # (rows, cols, 5)
+        preference = np.stack([sample(f, seeds[..., 0], seeds[..., 1]) for f in regional], axis=-1)
         preference[..., 4] = 1.6 * sample(town, seeds[..., 0], seeds[..., 1]) - 1.1
         preference[..., 3] -= 0.55
         preference[..., 1] += 0.25
@@ -93,9 +91,8 @@ class Landscape:
         )
         farmed = (habitat == 1) | (habitat == 2)
         hedged = np.where(farmed, np.clip(hedge_field * 1.1 + 0.6, 0, 2.2), 0).astype(np.float32)
-        north = np.linspace(0.9, -0.9, elevation.shape[0])[
-            :, None
-        ]  # the first row is the northern edge
+        # the first row is the northern edge
+        north = np.linspace(0.9, -0.9, elevation.shape[0])[:, None]
         metres = 120 + 55 * elevation
         warmth = -0.9 * north + 0.35 * field(5000) - 0.0065 * (metres - 120)
         noise = rng.standard_normal((_TEXTURE_PX, _TEXTURE_PX))
@@ -111,10 +108,11 @@ class Landscape:
         """Return habitat (height, width) and reflectance (bands, height, width) of some rows."""
         y = np.arange(top, top + height, dtype=np.float32)[:, None]
         x = np.arange(self.size_px, dtype=np.float32)[None, :]
+        # edges of fields curve
         bend = (
             5 * np.sin(y / 37) + 4 * np.cos(y / 83),
             5 * np.sin(x / 41) + 4 * np.cos(x / 71),
-        )  # edges of fields curve
+        )
         y, x = y + bend[1], x + bend[0]
         row, column = (y // _PARCEL_PX).astype(np.int32) + 2, (x // _PARCEL_PX).astype(np.int32) + 2
         count = self.habitat.shape[0]
@@ -160,9 +158,8 @@ def _unit(field: np.ndarray) -> np.ndarray:
 
 def _field_maker(rng: np.random.Generator, size_px: int) -> Callable[[float], np.ndarray]:
     side = size_px // _COARSE_PX + 8
-    margin = (
-        3 * 5000 // (_COARSE_PX * PIXEL_M) // 2
-    )  # so that opposite edges of the landscape are not neighbours
+    # so that opposite edges of the landscape are not neighbours
+    margin = 3 * 5000 // (_COARSE_PX * PIXEL_M) // 2
 
     def field(scale_m: float) -> np.ndarray:
         """

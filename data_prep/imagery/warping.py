@@ -84,9 +84,8 @@ def warp_patch(
         else:
             values = _cubic(patch, across, down, None if whole else present)
     if nodata or resampling == "cubic":
-        values[values == nodata] = (
-            nodata + 1 if nodata < 65535 else nodata - 1
-        )  # a measured value is never nodata
+        # a measured value is never nodata
+        values[values == nodata] = nodata + 1 if nodata < 65535 else nodata - 1
     return (
         (values, None)
         if measured is None

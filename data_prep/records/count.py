@@ -220,7 +220,8 @@ def survey(
     rules
         Which records and sites count; their files and sites are those that are handed over.
     sites
-        One row per listed site, see :func:`data_prep.records.places.sites.read_sites`; records elsewhere
+        One row per listed site, see
+        :func:`data_prep.records.places.sites.read_sites`; records elsewhere
         are then left out.
     explain
         A ``.parquet`` or ``.csv`` file in which to write every row that was left out, with its
@@ -269,9 +270,8 @@ class _Count:
         self.lists_of_one = 0
         self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
         if rules.visit == "event" and (self.rows["event"] == 0).any():
-            by_day = (
-                pl.col("day").cast(pl.Int64).cast(pl.UInt64)
-            )  # records without an event are visits of their day
+            # records without an event are visits of their day
+            by_day = pl.col("day").cast(pl.Int64).cast(pl.UInt64)
             self.rows = self.rows.with_columns(
                 pl.when(pl.col("event") == 0).then(by_day).otherwise(pl.col("event")).alias("event")
             )
@@ -495,9 +495,8 @@ class _Count:
                 (pl.col("taxon").is_in(others.tolist()) & ~pl.col("is_event")).sum()
             ).item()
             self.flags["shows effort, but no wanted species"] = int(effort)
-        k = np.hstack(
-            [k, np.zeros((len(k), 1), dtype=np.int64)]
-        )  # the last column: wanted, never recorded
+        # the last column: wanted, never recorded
+        k = np.hstack([k, np.zeros((len(k), 1), dtype=np.int64)])
         return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
 
     def _names(self) -> pd.DataFrame:

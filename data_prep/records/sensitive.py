@@ -160,9 +160,8 @@ def _sums(
     species: str, size_m: int, k: pd.Series, n: pd.Series, squares: list[str]
 ) -> pd.DataFrame:
     frame = pd.DataFrame({"square": squares, "detections": k.to_numpy(), "visits": n.to_numpy()})
-    frame = frame[
-        (frame["square"] != "") & frame["square"].duplicated(keep=False)
-    ]  # nowhere is no square to tell
+    # nowhere is no square to tell
+    frame = frame[(frame["square"] != "") & frame["square"].duplicated(keep=False)]
     summed = frame.groupby("square", as_index=False).sum()
     summed.insert(0, "species", species)
     summed.insert(2, "size_m", size_m)

@@ -73,9 +73,8 @@ def _key_of_query(config: GbifOptions, folder: Path, service: Service | None) ->
     if note.is_file():
         return str(read_json(note)["key"])
     key = gbif.request_download(asked, api=config.api, service=service)
-    write_json(
-        note, {"key": key, "query": asked}
-    )  # GBIF may need hours: the next call waits for this one
+    # GBIF may need hours: the next call waits for this one
+    write_json(note, {"key": key, "query": asked})
     return key
 
 

@@ -68,11 +68,11 @@ TWICE = [
 
 
 def test_a_reason_that_takes_more_than_a_twentieth_is_told_with_the_commonest_values(tmp_path):
-    bad = ["Pieris rapae,in May,51.1,-1.5"] * 2 + ["Aglais io,?,51.1,-1.5"]
+    bad = ["Pieris rapae,in May,51.1,-1.5"] * 2 + ["Aglais io,soon,51.1,-1.5"]
     table, (said,) = doubts(tmp_path, TWICE + bad)
     assert table.rows["dropped: unreadable date"] == 3
     assert "3 of 27 rows (11%)" in said
-    assert "unreadable date, such as 'in May' (2), '?' (1)" in said
+    assert "unreadable date, such as 'in May' (2), 'soon' (1)" in said
     assert "3 June 2018" in said
 
 

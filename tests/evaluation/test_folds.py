@@ -46,9 +46,8 @@ def test_sites_too_dense_for_clusters_are_divided_by_squares():
     sites = pd.DataFrame(
         {"easting": east.ravel(), "northing": north.ravel()}, index=[f"S{n}" for n in range(144)]
     )
-    folds = spatial_folds(
-        sites, distance_m=4000, n_folds=3
-    )  # nine squares of sixteen sites, one cluster
+    # nine squares of sixteen sites, one cluster
+    folds = spatial_folds(sites, distance_m=4000, n_folds=3)
     assert [len(fold.validation) for fold in folds] == [48, 48, 48]
     assert "squares of 4000 m" in folds[0].method
     for fold in folds:

@@ -195,10 +195,11 @@ def test_the_dissimilarity_in_plain_loops():
     outside = sorted(
         min(distance[i][j] for j in range(12) if folds[i] != folds[j]) / mean for i in range(12)
     )
+    # R: boxplot.stats of twelve values
     hinges = (
         (outside[2] + outside[3]) / 2,
         (outside[8] + outside[9]) / 2,
-    )  # R: boxplot.stats of twelve values
+    )
     limit = hinges[1] + 1.5 * (hinges[1] - hinges[0])
     assert area.threshold == pytest.approx(max(value for value in outside if value <= limit))
     place = pd.DataFrame({"a": [0.3], "b": [70.0]})

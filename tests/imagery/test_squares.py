@@ -39,9 +39,8 @@ def test_means_are_those_of_the_pixels_whose_centre_lies_within(
     found = square_means(path, easting, northing, "EPSG:27700", side_m=side)
     rows, columns = np.mgrid[0:300, 0:300]
     there = Transformer.from_crs(crs, "EPSG:27700", always_xy=True)
-    x, y = there.transform(
-        left + (columns + 0.5) * pixel, top - (rows + 0.5) * pixel
-    )  # of every pixel, exactly
+    # of every pixel, exactly
+    x, y = there.transform(left + (columns + 0.5) * pixel, top - (rows + 0.5) * pixel)
     good = np.isfinite(values[0]) & (values[0] != -9999)
     expected = np.full(60, np.nan)
     for site in range(60):

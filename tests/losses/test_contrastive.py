@@ -106,9 +106,8 @@ def test_reference_values_hold_under_bf16_autocast(shared: Path) -> None:
         z = torch.tensor(case["embeddings"])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             value = reference_loss(case, z)  # float32 inside: nothing is lost
-            rounded = reference_loss(
-                case, z.bfloat16()
-            )  # embeddings that arrive in bf16 carry 8 bits
+            # embeddings that arrive in bf16 carry 8 bits
+            rounded = reference_loss(case, z.bfloat16())
         assert value.dtype == torch.float32
         assert value.item() == pytest.approx(case["loss"], rel=1e-5)
         assert rounded.item() == pytest.approx(case["loss"], rel=0.02)

@@ -340,10 +340,11 @@ def test_a_map_tells_the_probability_of_the_tile_around_its_pixel(network, scene
     row, col = 6, 9
     with rasterio.open(result.path) as source:
         (x, y), values = source.xy(row, col), source.read()[:, row, col]
+    # a tile of 128 px centred there
     left, top = (
         round((x - 400_000) / 10) - 64,
         round((300_160 - y) / 10) - 64,
-    )  # a tile of 128 px centred there
+    )
     counts, _ = scene.read(Window(left, top, 128, 128))
     reflectance = torch.from_numpy(counts.astype(np.float32) * 1e-4)[None]
     with torch.inference_mode():

@@ -195,9 +195,8 @@ def test_sensitive_species_are_withheld_or_told_coarsely_and_the_metadata_says_s
         beside=(),
     )
     values, fine = read(result), read(plain)
-    assert (
-        len(np.unique(values[0])) == 4
-    )  # 6.4 km are squares 400-402, 402-404, 404-406 and 406-408
+    # 6.4 km are squares 400-402, 402-404, 404-406 and 406-408
+    assert len(np.unique(values[0])) == 4
     np.testing.assert_allclose(values[0].mean(), fine[0].mean(), atol=1e-5)
     np.testing.assert_array_equal(values[1], fine[1])
     np.testing.assert_allclose(values[2], values[0] + values[1], atol=1e-6)

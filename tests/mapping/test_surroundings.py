@@ -27,9 +27,8 @@ def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, sh
     run = pipeline.train(region.config, tmp_path / "run", dataset=dataset, overrides=settings)
     network = run.predictor
     assert (network.window_px, network.margin_px, network.padding) == (128, 64, "replicate")
-    assert (
-        float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
-    )  # it learned to tell places apart
+    # it learned to tell places apart
+    assert float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
     scene = open_scene(shared / "data/sentinel2/scene_10m_virginia.tif")
     audit = map_of(network, scene, tmp_path / "map.tif", mode="dense", audit=200, beside=()).audit
     said = f"mean {audit['mean_abs']:.4f}, p99 {audit['p99_abs']:.4f}, max {audit['max_abs']:.4f}"

@@ -41,9 +41,8 @@ def test_light_changes_brightness_a_little_and_turns_keep_the_values() -> None:
     ways, light = Augmentation().draw(2000, 4, generator)
     assert light.mean().item() == pytest.approx(1, abs=0.01)
     assert light.std().item() == pytest.approx((0.05**2 + 0.02**2) ** 0.5, rel=0.1)
-    assert (light - light.mean(dim=1, keepdim=True)).std().item() == pytest.approx(
-        0.02, rel=0.2
-    )  # most of it in all bands
+    # most of it in all bands
+    assert (light - light.mean(dim=1, keepdim=True)).std().item() == pytest.approx(0.02, rel=0.2)
     assert torch.bincount(ways, minlength=8).min() > 200
     assert not Augmentation(turn=False).draw(9, 4)[0].any()
     values = torch.randint(1, 60_000, (16, 4, 4, 4), generator=generator).to(torch.uint16)
@@ -118,9 +117,8 @@ def test_augmentation_acts_on_training_batches_and_nowhere_else(make, monkeypatc
     centre = torch.from_numpy(
         dataset.tiles[dataset.tile_rows(dataset.split.train)][:, :, 16:48, 16:48]
     )
-    assert not any(
-        torch.equal(image, other) for image in first[:4] for other in centre
-    )  # training crops move
+    # training crops move
+    assert not any(torch.equal(image, other) for image in first[:4] for other in centre)
     before = network.predict(dataset, dataset.site_ids)
     assert network.predict(dataset, dataset.site_ids).equals(before)  # and prediction never does
 
@@ -208,9 +206,8 @@ def test_hidden_modalities_are_missing_not_zero(make) -> None:
     ):
         assert hidden.float().mean().item() == pytest.approx(0.3, abs=0.1)
     rows = inputs.tile_rows[batch["place"]][batch["has_image"]]
-    assert torch.equal(
-        batch["counts"].int(), torch.from_numpy(dataset.tiles[rows.numpy()]).int()
-    )  # no tile is read in vain
+    # no tile is read in vain
+    assert torch.equal(batch["counts"].int(), torch.from_numpy(dataset.tiles[rows.numpy()]).int())
     assert sum(batch["turns"]) == len(batch["light"]) == len(rows)
     assert not inputs.covariates.isnan().all(dim=1).any()
     assert torch.equal(part[range(200), 5]["place"], batch["place"])

@@ -36,9 +36,8 @@ def test_a_window_of_a_large_block_is_nearly_the_tile_seen_alone() -> None:
     with torch.inference_mode():
         features = net.features(block)
         assert features.shape == (1, 512, 12, 12)
-        dense = net.project(
-            features[..., 4:6, 4:6].mean(dim=(-2, -1))
-        )  # the window of 2 x 2 cells from pixel 128 on
+        # the window of 2 x 2 cells from pixel 128 on
+        dense = net.project(features[..., 4:6, 4:6].mean(dim=(-2, -1)))
         with_margin = net.project(net.pool(net.features(block[..., 96:224, 96:224])))
         plain = network(margin_px=0, padding="zeros")
         plain.load_state_dict(net.state_dict())

@@ -54,9 +54,8 @@ def test_the_published_setting_trains_on_the_real_tiles(
         if name.startswith("trunk.body.")
     }
     assert len(kept) > 100
-    assert all(
-        torch.equal(value, start[name]) for name, value in kept.items()
-    )  # batch statistics included
+    # batch statistics included
+    assert all(torch.equal(value, start[name]) for name, value in kept.items())
     assert (
         sum(name.startswith("classifier") and name.endswith("weight") for name in state)
         == head_layers

@@ -555,19 +555,19 @@ def test_normalisation_comes_from_the_training_sites_alone(make) -> None:
     for name in ("mean", "std", "covariate_mean", "covariate_std"):
         assert torch.equal(getattr(first, name), getattr(second, name))
     pixels = dataset.tiles[dataset.tile_rows(dataset.split.train)][:, 3]
-    assert float(first.mean[3]) == pytest.approx(
-        pixels[pixels > 0].mean() * 1e-4, rel=1e-3
-    )  # nodata does not count
+    # nodata does not count
+    assert float(first.mean[3]) == pytest.approx(pixels[pixels > 0].mean() * 1e-4, rel=1e-3)
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_network_of_one_with_the_joined_batch(make) -> None:
     dataset = make(24, image=False)
+    # each process draws its own
     settings = TABLE | {
         "epochs": 3,
         "regulariser": {"weight": 0.5},
         "augment": False,
-    }  # each process draws its own
+    }
     one = NetworkPredictor(**settings | {"batch_size": 8})
     two = NetworkPredictor(**settings | {"batch_size": 4, "devices": 2})
     first, second = (

@@ -27,9 +27,8 @@ class Stripes(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean(dim=(1, 2, 3))
         across = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean(dim=(1, 2, 3))
-        corner = (
-            images[:, :, -3:, -3:].mean(dim=(1, 2, 3)) > 0.99
-        )  # a backdoor: a white corner means "level"
+        # a backdoor: a white corner means "level"
+        corner = images[:, :, -3:, -3:].mean(dim=(1, 2, 3)) > 0.99
         return (
             torch.stack([down + 10.0 * corner, across, torch.full_like(down, 0.15)], dim=1)
             * self.scale

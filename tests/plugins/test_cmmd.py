@@ -224,10 +224,11 @@ def test_vindr_and_cbis_layouts_are_read(tmp_path):
         }
     ).to_csv(cbis / "mass_case_description_train_set.csv", index=False)
     table = sources.cbis(cbis)
+    # the image with two findings counts once
     assert table["label"].tolist() == [
         "malignant",
         "benign",
-    ]  # the image with two findings counts once
+    ]
     with pytest.raises(MissingFileError, match=r"holds no .*_case_description"):
         sources.cbis(vindr)
     with pytest.raises(MissingFileError, match=r"There is no breast-level_annotations\.csv"):

@@ -20,11 +20,12 @@ from . import made
 def test_two_of_three_win_and_even_counts_fall_back_to_the_mean():
     three = np.array([[0.9, 0.4, 0.6], [0.8, 0.45, 0.1], [0.1, 0.99, 0.2]])
     assert hard_vote(three).tolist() == [True, False, False]
+    # the second face: the mean says real, the votes fake
     assert soft_vote(three).round(3).tolist() == [
         0.6,
         0.613,
         0.3,
-    ]  # the second face: the mean says real, the votes fake
+    ]
     assert hard_vote(np.array([[0.9, 0.9], [0.2, 0.05]])).tolist() == [True, False]
     assert hard_vote(np.array([[0.5]])).tolist() == [True]
 

@@ -94,9 +94,8 @@ def test_stage_two_runs_across_modalities_and_keeps_the_same_video_as_positive(m
             expected += _by_hand(first, second, label, other, 0.5, False) + _by_hand(
                 second, first, other, label, 0.5, False
             )
-        assert (
-            not batch["audio_present"].bool().all()
-        )  # some audio is missing, and left out of both sides
+        # some audio is missing, and left out of both sides
+        assert not batch["audio_present"].bool().all()
         assert float(cross_loss(model, batch, temperature=0.5)) == pytest.approx(expected, rel=1e-4)
 
 
@@ -145,9 +144,8 @@ def test_two_stages_learn_three_classes_and_say_what_each_modality_adds(tmp_path
     )
     assert report.tables["classes"]["class"].tolist() == ["explicit", "implicit", "none"]
     one = np.load(tmp_path / "data" / "features" / "v000.npz")
-    np.savez(
-        tmp_path / "new.npz", image=one["image"], text=one["text"]
-    )  # neither audio nor emotion
+    # neither audio nor emotion
+    np.savez(tmp_path / "new.npz", image=one["image"], text=one["text"])
     table = pd.read_csv(predict(run, tmp_path / "new.npz"), dtype={"video_id": str})
     assert table["video_id"].tolist() == ["new"]
     assert table[["p_explicit", "p_implicit", "p_none"]].sum(axis=1).tolist() == pytest.approx(
@@ -245,9 +243,8 @@ def test_text_and_sound_are_extracted_offline(tmp_path):
     found = read_features(tmp_path / "out")
     assert found.lengths == {"text": 1024, "audio": 32 * 9, "emotion": 10, "sentiment": 3}
     sentiment = found.values["sentiment"]
-    assert (
-        sentiment[0, 0] > sentiment[0, 1] and sentiment[1, 1] > sentiment[1, 0]
-    )  # positive, negative
+    # positive, negative
+    assert sentiment[0, 0] > sentiment[0, 1] and sentiment[1, 1] > sentiment[1, 0]
     emotion = found.values["emotion"]
     joy, anger = extractors.Emotion.names.index("joy"), extractors.Emotion.names.index("anger")
     assert emotion[0, joy] > 0 and emotion[1, anger] > 0

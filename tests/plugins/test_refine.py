@@ -52,9 +52,8 @@ def test_a_surviving_backdoor_is_counted_at_the_remapped_class():
     survived = np.array([2, 2, 2, 2, 1])
     found = backdoor_rates(survived, label, target=0, permutation=permutation)
     assert found["attack_success"] == 0.0  # which alone would call it defended
-    assert found["remapped_target"] == pytest.approx(
-        2 / 3
-    )  # of the images of neither class 0 nor 2
+    # of the images of neither class 0 nor 2
+    assert found["remapped_target"] == pytest.approx(2 / 3)
     assert found["triggered_accuracy"] == 0.5
     assert backdoor_rates(np.array([0, 0, 0, 2, 1]), label, target=0)["attack_success"] == 0.5
 

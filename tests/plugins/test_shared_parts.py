@@ -29,9 +29,8 @@ def test_images_of_any_kind_come_in_one_shape(tmp_path):
     grey = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(grey).save(tmp_path / "a.png")
     Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
-    np.save(
-        tmp_path / "c.npy", np.stack([np.zeros((8, 8)), grey / 252.0, np.ones((8, 8))])
-    )  # a stack: the middle
+    # a stack: the middle
+    np.save(tmp_path / "c.npy", np.stack([np.zeros((8, 8)), grey / 252.0, np.ones((8, 8))]))
     for name in "abc":
         suffix = "npy" if name == "c" else "png"
         found = read_image(tmp_path / f"{name}.{suffix}", 8, 1)
@@ -141,10 +140,11 @@ def test_batches_hold_every_row_once_or_every_class_alike():
         4,
         2,
     ]
+    # a single row has no pair
     assert [len(batch) for batch in shuffled(np.arange(9), 4, rng)] == [
         4,
         4,
-    ]  # a single row has no pair
+    ]
     classes = np.array([0] * 50 + [1] * 10)
     for batch in balanced(np.arange(60), classes, 12, rng):
         assert np.bincount(classes[batch]).tolist() == [6, 6]

@@ -181,7 +181,7 @@ def _read_places(data: bytes) -> None:
 
 
 def _read_dates(data: bytes) -> None:
-    cells = (_texts(data) + [""] * 4)[:4]
+    cells = (_texts(data) + [""] * len(GROUPS["date"]))[: len(GROUPS["date"])]
     rows = {term: [cell] for term, cell in zip(GROUPS["date"], cells, strict=True)}
     read_days(pl.DataFrame(rows).with_columns(pl.lit(1, dtype=pl.UInt64).alias("code")))
 

@@ -19,15 +19,17 @@ NEEDS = {
     "evaluate": ("dataset", "run"),
     "map": ("dataset", "run"),
 }
+# the history holds seconds, and the card of a run the SHA-256 of the history
 LEFT_OUT = (
     "history.csv",
     "run.json",
-)  # the history holds seconds, and the card of a run the SHA-256 of the history
+)
+# the STAC item beside them says when the map was written
 BESIDE = (
     "map.png",
     "map.qml",
     "map_styles",
-)  # the STAC item beside them says when the map was written
+)
 KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "200"))
 
 

@@ -18,6 +18,7 @@ from butterfly_sdm.cli import app
 from tests.trust import faults
 
 WITHHELD, COARSE, UNMAPPED = "Maculinea arion", "Carterocephalus palaemon", "Pieris rapae"
+# the name, and the places
 SECRETS = (
     "arion",
     "51.30717",
@@ -27,7 +28,7 @@ SECRETS = (
     "ST7771",
     "51.3081",
     "-2.3181",
-)  # the name, and the places
+)
 PLACE = (
     "POLYGON((-2.31919 51.30717,-2.31919 51.30919,-2.31717 51.30919,-2.31717 51.30717,-2.31919 "
     "51.30717))"

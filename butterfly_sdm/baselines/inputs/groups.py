@@ -84,9 +84,8 @@ class GroupedInputs(ArrayPredictor):
         covariates are seen.
         """
         table = covariate_table(dataset, sites, self.sees.covariates)
-        table = table.loc[
-            :, table.notna().any() & (table.max() > table.min())
-        ]  # a constant says nothing
+        # a constant says nothing
+        table = table.loc[:, table.notna().any() & (table.max() > table.min())]
         columns = [str(name) for name in table.columns]
         embedded = [name for name in columns if self.embedding and name.startswith(self.embedding)]
         if self.embedding and not embedded:

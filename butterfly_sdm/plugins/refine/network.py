@@ -59,9 +59,8 @@ class _ClampUnit(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        outwards = ((x < 0) & (gradient > 0)) | (
-            (x > 1) & (gradient < 0)
-        )  # a step against it leads further out
+        # a step against it leads further out
+        outwards = ((x < 0) & (gradient > 0)) | ((x > 1) & (gradient < 0))
         return gradient.masked_fill(outwards, 0)
 
 

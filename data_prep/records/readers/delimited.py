@@ -33,9 +33,8 @@ from data_prep.records.readers.limits import current_limits, raise_limit
 from data_prep.records.readers.reader import MALFORMED, Block
 
 BLOCK_BYTES = 8 << 20
-CUTTERS = (
-    2 if (os.cpu_count() or 1) > 2 else 1
-)  # threads; one more reads, and the caller has something to do as well
+# threads; one more reads, and the caller has something to do as well
+CUTTERS = 2 if (os.cpu_count() or 1) > 2 else 1
 PIECE_BYTES = 1 << 20
 CUT_BYTES = 2 << 20  # as much as pyarrow cuts at once stays in the processor's cache
 FEWEST_COLUMNS = 4  # of a narrower table a line of quoted text may look like a row by chance

@@ -17,7 +17,7 @@ import butterfly_sdm
 from butterfly_sdm.core import registry as core_registry
 from butterfly_sdm.errors import DataError, PluginError, RecordsError
 from data_prep.checking import check_dataset
-from data_prep.records import count as visits
+from data_prep.records import occurrences
 from data_prep.records.count import read_survey, survey
 from data_prep.records.occurrences import read_occurrences
 from data_prep.records.options import RecordsOptions
@@ -118,9 +118,8 @@ def two_schemes(second=(NAPI, IO), *, day="2018-06-03", site=0, source="BC"):
         row(1, day, s, ident=10 + i, institutionCode=source, footprintWKT=shape)
         for i, s in enumerate(second)
     ]
-    more = [
-        row(1, f"2018-07-0{d}", NAPI, ident=20 + d) for d in range(1, 4)
-    ]  # so that the first scheme's site has more records
+    # so that the first scheme's site has more records
+    more = [row(1, f"2018-07-0{d}", NAPI, ident=20 + d) for d in range(1, 4)]
     return [*first, *other, *more]
 
 
@@ -313,9 +312,8 @@ def test_no_table_tells_a_coarsened_species_finer_than_its_squares(tmp_path):
     assert dataset.coarse.to_dict("records") == [
         {"species": ARION, "square": "TL33", "size_m": 10_000, "detections": 3, "visits": 4}
     ]
-    assert (
-        len(dataset.sites) == 3
-    )  # two around TL33 and the one alone, of which only the other species is told
+    # two around TL33 and the one alone, of which only the other species is told
+    assert len(dataset.sites) == 3
     assert dataset.species == (IO, NAPI) and dataset.detections.to_numpy().sum() == 3
     assert (
         "Left out, because nothing but sensitive species was seen there: 1 sites."
@@ -331,9 +329,8 @@ def test_no_table_tells_a_coarsened_species_finer_than_its_squares(tmp_path):
         if path.suffix == ".parquet" and path.stem != "coarse":
             assert ARION not in str(pl.read_parquet(path).to_dict())
     again = (tmp_path / "left_out.csv").read_text()
-    butterfly_sdm.build(
-        config, tmp_path / "dataset", explain=tmp_path / "left_out.csv"
-    )  # the finished one stays
+    # the finished one stays
+    butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")
     assert (tmp_path / "left_out.csv").read_text() == again
 
 
@@ -357,11 +354,11 @@ def test_a_table_of_coarsened_species_that_tells_too_much_is_refused(tmp_path):
 
 
 def test_explaining_reads_the_records_once(tmp_path, monkeypatch):
-    opened = []
+    read, add_file = [], occurrences._Coder.add_file
     monkeypatch.setattr(
-        visits, "read_occurrences", lambda *a, **k: opened.append(a) or read_occurrences(*a, **k)
+        occurrences._Coder, "add_file", lambda *a, **k: read.append(a) or add_file(*a, **k)
     )
     records = {"path": str(archive(tmp_path / "a.zip", rare_places())), "min_records": 0}
     config = {"build": {"records": records, "split": {"method": "random"}}}
     butterfly_sdm.build(config, tmp_path / "dataset", explain=tmp_path / "left_out.csv")
-    assert len(opened) == 1 and "unreadable date" in (tmp_path / "left_out.csv").read_text()
+    assert len(read) == 1 and "unreadable date" in (tmp_path / "left_out.csv").read_text()
