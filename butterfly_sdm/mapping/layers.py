@@ -1,4 +1,9 @@
-"""Layers beside the species: numbers derived from all probabilities of a position."""
+"""
+Layers beside the species: numbers derived from all probabilities of a position.
+
+Applicability is a :class:`Derived` layer that the pipeline makes: it joins a map with the training
+sites, which mapping does not know.
+"""
 
 from __future__ import annotations
 

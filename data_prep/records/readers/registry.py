@@ -14,6 +14,7 @@ from butterfly_sdm.errors import MissingFileError, PluginError, RecordsError, di
 from data_prep.records.readers.containers import is_zip, open_container
 from data_prep.records.readers.reader import Reader, RecordFile
 
+# In the order in which ``auto`` asks them: the last takes any table.
 BUILT_IN = {
     "dwca": "data_prep.records.readers.archive:ArchiveReader",
     "gbif": "data_prep.records.readers.tables:GbifReader",
