@@ -1,4 +1,4 @@
-"""Visits with their dates, and what was seen on them: what detections k and visits n are sums of."""
+"""Visits with dates and what was seen on them: detections k and visits n are sums of these."""
 
 from dataclasses import dataclass
 
