@@ -17,3 +17,4 @@ from .studies import compare_runs as compare_runs
 from .studies import ladder as ladder
 from .studies import report as report
 from .studies import search as search
+from .version import __version__ as __version__

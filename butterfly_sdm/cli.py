@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shlex
 import warnings
@@ -37,9 +38,17 @@ class _Commands(TyperGroup):
         except BrokenPipeError:
             raise typer.Exit(141) from None
         except OSError as error:  # a full disk, a folder without permission
-            where = f" ({error.filename})" if error.filename else ""
-            _say(f"Error: {error.strerror or error}{where}. Nothing half-written was left.", "red")
+            _say(f"Error: {_of_the_system(error)}", "red")
             raise typer.Exit(2) from None
+
+
+def _of_the_system(error: OSError) -> str:
+    """Say what the system refused, and of files that nothing half-written was left."""
+    text = error.strerror or str(error)
+    if error.filename is None and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return f"{text}."  # no file is meant: a port, a process
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{text}{where}. Nothing half-written was left."
 
 
 def _say(text: str, style: str) -> None:
@@ -107,20 +116,27 @@ def _example(*lines: str) -> str:
     return "[bold]Example[/bold]\n\n" + "\n\n".join(f"  {line}" for line in lines)
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"butterfly-sdm {sdm.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _root(
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Say more of what is done.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", help="Print the version and end.", is_eager=True)
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and end.",
+            is_eager=True,
+            callback=_say_version,
+        ),
     ] = False,
 ) -> None:
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(f"butterfly-sdm {installed('butterfly-sdm')}")
-        raise typer.Exit
     from rich.logging import RichHandler
 
     handler = RichHandler(console=terminal.err, show_time=False, show_path=False, markup=False)
@@ -437,7 +453,15 @@ def view(
             "Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)}
         )
         return
-    server = make_server(map_, port=port, overlay=overlay, limit=limit)
+    try:
+        server = make_server(map_, port=port, overlay=overlay, limit=limit)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        raise ConfigError(
+            f"Port {port} of this machine cannot be used ({error.strerror}). Leave --port out: "
+            "then a free one is taken."
+        ) from error
     terminal.out.print(
         f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
         highlight=False,

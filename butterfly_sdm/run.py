@@ -127,6 +127,9 @@ class Run:
         more = "; with more it may get better: train.fit.epochs" if best == fit.epochs else ""
         return f"{text}, number {best} was the best on the validation sites{more}"
 
+    def __repr__(self) -> str:
+        return f"<Run {self.card.get('name', '')!r} in {self.folder}>"
+
     def _repr_html_(self) -> str:
         model, fit = self.config.train.model, self.config.train.fit
         facts: dict[str, object] = {"model": model.kind, "species": len(self.predictor.species)}

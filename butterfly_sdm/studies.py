@@ -441,7 +441,7 @@ def _assignment(key: str, value: Any) -> str:
 
 
 def report(
-    runs: Sequence[Run | str | Path],
+    runs: Run | str | Path | Sequence[Run | str | Path],
     out: str | Path | None = None,
     *,
     dataset: Dataset | str | Path | None = None,
@@ -453,7 +453,7 @@ def report(
     Parameters
     ----------
     runs
-        The first is described, the others stand beside it.
+        A run, or several: the first is described, the others stand beside it.
     out
         The HTML page; by default ``report.html`` in the first run.
 
@@ -470,6 +470,8 @@ def report(
     from butterfly_sdm.evaluation.report.findings import collect_findings
     from butterfly_sdm.evaluation.report.page import write_report
 
+    if isinstance(runs, Run | str | Path):
+        runs = [runs]
     if not runs:
         raise DataError("There is no run to report on. Name at least one.")
     findings = []

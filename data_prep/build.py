@@ -30,7 +30,7 @@ from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
-from data_prep.input_files import check_inputs, file_sources, input_files
+from data_prep.input_files import check_inputs, check_paths, file_sources, input_files
 from data_prep.look.left_out import values_left_out
 from data_prep.notes import BuildNotes, survey_doubts, thin_data, unwanted_losses
 from data_prep.options import BuildOptions, CovariateOptions
@@ -99,6 +99,8 @@ def build_dataset(
         )
     key = _key(config, name, seed, survey)
     finished = is_finished(folder, key)
+    if not finished and survey is None:
+        check_paths(config)
     scene = None if finished else check_inputs(config)
     if survey is None and (explain is not None or not finished):
         records = fetch_records(config.records, folder.parent / "downloads", progress=progress)

@@ -27,6 +27,34 @@ def input_files(config: BuildOptions) -> Iterator[Path]:
         yield from _deep(path if isinstance(path, tuple) else (path,))
 
 
+def check_paths(config: BuildOptions) -> None:
+    """
+    Look whether all that a config names is there, so that everything missing is told at once.
+
+    Raises
+    ------
+    MissingFileError
+        More than one file or folder is missing. A single one is told in its own words by whoever
+        opens it.
+    """
+    records = config.records
+    named: list[tuple[str, object]] = [("records.path", path) for path in records.paths]
+    named += [(f"records.{key}", getattr(records, key)) for key in ("sites", "species", "synonyms")]
+    kind = "scenes.paths" if config.scenes is not None else "ready_tiles.folders"
+    named += [(kind, path) for path in _imagery(config)]
+    named += _others(config)
+    missing = [
+        f"build.{key}: {path}"
+        for key, path in named
+        if isinstance(path, Path) and not path.exists()
+    ]
+    if len(missing) > 1:
+        raise MissingFileError(
+            f"{len(missing)} of the files and folders named do not exist: {'; '.join(missing)}. "
+            "Check the paths; relative ones start at the YAML file."
+        )
+
+
 def check_inputs(config: BuildOptions) -> Scene | None:
     """
     Look at scenes, covariates and the split before the records are read, which can take long.

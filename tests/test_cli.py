@@ -1,11 +1,13 @@
 """The command line speaks in one sentence, ends with the right code and shows no traceback."""
 
+import errno
 import json
 import logging
 import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 import typer
@@ -20,6 +22,12 @@ from butterfly_sdm.config import load_config
 from butterfly_sdm.simulate import simulate_region
 
 runner = CliRunner()
+
+
+def flat(result):
+    return " ".join(result.output.split())
+
+
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
 
@@ -209,3 +217,30 @@ def test_init_fills_the_starter_with_what_the_records_hold(tmp_path):
     assert config.build.records.columns == {"eventDate": "Wann", "scientificName": "Falter"}
     assert config.build.scenes.paths[0].name == "scene.tif"  # as the starter has it
     assert runner.invoke(app, [*arguments, "--all", "--force"]).exit_code == 2
+
+
+def test_the_version_is_told_by_command_and_package():
+    result = runner.invoke(app, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout == f"butterfly-sdm {sdm.__version__}\n"
+    assert sdm.__version__ == version("butterfly-sdm")
+
+
+def test_a_port_in_use_is_told_with_the_way_out(monkeypatch, tmp_path):
+    def taken(*args, **kwargs):
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    monkeypatch.setattr("butterfly_sdm.mapping.viewer.make_server", taken)
+    result = runner.invoke(app, ["view", "map.tif", "--port", "8000"])
+    assert result.exit_code == 2
+    assert "Port 8000" in flat(result) and "Leave --port out" in flat(result)
+    assert "half-written" not in flat(result)
+
+
+def test_all_that_is_missing_is_told_at_once(tmp_path):
+    runner.invoke(app, ["init", str(tmp_path / "a.yaml")])
+    result = runner.invoke(app, ["build", str(tmp_path / "a.yaml")])
+    assert result.exit_code == 2
+    for part in ("2 of the files", "build.records.path", "records.zip", "build.scenes.paths"):
+        assert part in flat(result)
+    assert not (tmp_path / "runs").exists()

@@ -77,6 +77,7 @@ def test_ten_lines_of_python_do_the_same(walked):
         (scores, "noise floor"),
         (map_, "<select"),
     ):
+        assert len(repr(thing)) < 400
         shown = thing._repr_html_()  # in a notebook
         assert word in shown
         assert "object at 0x" not in shown

@@ -363,6 +363,14 @@ class Dataset:
             f"{tiles.size_px} pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
         )
 
+    def __repr__(self) -> str:
+        card = self.card
+        tiles = f", tiles {self.tiles_in_words}" if self.tiles is not None else ""
+        return (
+            f"<Dataset {card.name!r}: {len(self.sites):,} sites, {len(self.species)} species, "
+            f"{int(self.visits.sum()):,} visits{tiles}>"
+        )
+
     def _repr_html_(self) -> str:
         card = self.card
         names = ", ".join(self.species[:6]) + (", ..." if len(self.species) > 6 else "")

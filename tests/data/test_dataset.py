@@ -98,6 +98,7 @@ def test_a_folder_opens_with_its_tiles_left_on_disk(built):
     assert dataset.folder == built
     assert dataset.fingerprint == Dataset.open(built).fingerprint
     assert "12 of 12 sites, 32 x 32 pixels of 10 m" in dataset._repr_html_()
+    assert repr(dataset).startswith("<Dataset ") and len(repr(dataset)) < 200
 
 
 def test_tiles_on_disk_travel_to_other_processes_as_a_path(built):
