@@ -2,15 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -102,3 +105,43 @@ def test_the_wheel_walks_the_whole_way_far_from_the_clone(elsewhere):
     assert (demo / "map.tif").stat().st_size > 10_000
     plugins = elsewhere("butterfly-sdm", "plugins", "--json")
     assert {"cmmd", "dfcon", "implihate", "modan", "refine"} <= set(json.loads(plugins))
+
+
+CONDA_NAMES = {"matplotlib": "matplotlib-base", "torch": "pytorch"}
+# conda-forge builds PyTorch later than PyPI has it; these are the oldest that work
+OLDER_ON_CONDA = {"torch", "torchvision"}
+
+
+def conda_dependencies(name):
+    value = yaml.safe_load(Path(ROOT, name).read_text())
+    given = value["dependencies"] if name == "environment.yml" else value["requirements"]["run"]
+    return {text.replace(" ", "") for text in given if isinstance(text, str)}
+
+
+@pytest.mark.parametrize("name", ["environment.yml", ".ci/conda/recipe.yaml"])
+def test_conda_asks_for_what_the_package_asks_for(name):
+    project = tomllib.loads(Path(ROOT, "pyproject.toml").read_text())["project"]
+    held = conda_dependencies(name)
+    for text in project["dependencies"]:
+        wanted = re.match(r"[\w-]+", text).group()
+        called = CONDA_NAMES.get(wanted, wanted)
+        if wanted in OLDER_ON_CONDA:
+            assert any(h.startswith(f"{called}>=") for h in held), called
+        else:
+            assert text.replace(wanted, called, 1) in held, text
+    names = {CONDA_NAMES.get(n, n) for n in map(_name, project["dependencies"])}
+    extra = {_name(text) for text in held} - names - {"python", "pip"}
+    if name != "environment.yml":
+        assert not extra
+        recipe = yaml.safe_load(Path(ROOT, name).read_text())
+        assert recipe["context"]["version"] == project["version"]
+
+
+def _name(text):
+    return re.match(r"[\w-]+", text).group()
+
+
+def test_versions_are_told_alike_everywhere():
+    project = tomllib.loads(Path(ROOT, "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load(Path(ROOT, "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
