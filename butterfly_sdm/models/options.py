@@ -14,6 +14,11 @@ Freeze = Literal["nothing", "trunk", "all_but_stem"]
 MOST = 1 << 20  # of any size: a damaged file must not ask for all memory
 
 
+def _unset(value: object) -> bool:
+    """Leave a setting out of what is stored, so that runs keep the key of older settings."""
+    return value is None
+
+
 class KindOptions(Section):
     """Which predictor."""
 
@@ -25,6 +30,14 @@ class ShapeOptions(Section):
 
     backbone: str = Field(
         "resnet18", description="trunk of torchvision or timm, such as resnet18 or resnet50"
+    )
+    width: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description="channels of the first stage of a ResNet, each stage has twice those before "
+        "it; null: 64, as published",
+        exclude_if=_unset,
     )
     embedding: int = Field(256, ge=2, le=MOST, description="length of the projection")
     head_layers: int = Field(2, ge=1, le=4, description="layers from the embedding to the species")

@@ -106,7 +106,7 @@ class PresenceNet(nn.Module):
         self.trunk: Trunk | None = None
         self.stride, self.dense = 32, False
         if a.bands:
-            self.trunk = Trunk(a.backbone, a.bands, a.padding)
+            self.trunk = Trunk(a.backbone, a.bands, a.padding, a.width)
             self.stride, self.dense = self.trunk.stride, self.trunk.dense
             for name, value in (("window_px", a.window_px), ("margin_px", a.margin_px)):
                 if value % self.stride:

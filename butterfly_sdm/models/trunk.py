@@ -46,17 +46,33 @@ class Trunk(nn.Module):
 
     Notes
     -----
+    ``width`` is the number of channels of the first stage of a ResNet (64 where it is None). A
+    ResNet-18 of width 16 has 0.7 of 11 million weights, and a step of it takes a tenth of the time.
+
     ``padding`` is what its convolutions see beyond the edge of an image: the nearest cell again
     (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns to know the
     edges of its tiles by them.
     """
 
-    def __init__(self, name: str, bands: Sequence[str], padding: Padding = "replicate") -> None:
+    def __init__(
+        self,
+        name: str,
+        bands: Sequence[str],
+        padding: Padding = "replicate",
+        width: int | None = None,
+    ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.width = name, width
         self.bands = tuple(bands)
+        if width is not None and name not in RESNETS:
+            raise ModelError(
+                f"width = {width} needs a ResNet ({', '.join(RESNETS)}); the backbone {name!r} has "
+                "a width of its own. Leave width out, or choose a ResNet."
+            )
         if name in RESNETS:
-            self.body, self.channels, self.dense = _torchvision_resnet(name, len(bands)), 0, True
+            body = _narrow_resnet(name, len(bands), width) if width else None
+            self.body = body or _torchvision_resnet(name, len(bands))
+            self.channels, self.dense = 0, True
         else:
             self.body, self.channels, self.dense = _timm_body(name, len(bands)), 0, False
         for module in self.body.modules():
@@ -123,6 +139,11 @@ class Trunk(nn.Module):
             There is no such file, name or package, the weights cannot be fetched, or they belong to
             another backbone.
         """
+        if self.width is not None and not weights.endswith(WEIGHT_SUFFIXES):
+            raise ModelError(
+                f"The weights {weights!r} are those of a {self.name} of its usual width; width is "
+                f"{self.width}. Leave width out, or give a local file of weights of that width."
+            )
         state, source = read_weights(weights, self.name, self.bands)
         own = self.body.state_dict()
         stem, _ = find_stem(self.body)
@@ -279,6 +300,28 @@ def _torchvision_resnet(name: str, bands: int) -> nn.Module:
     )
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     del net.fc, net.avgpool
+    return _ResNetBody(net)
+
+
+def _narrow_resnet(name: str, bands: int, width: int) -> nn.Module:
+    """Return the body of a ResNet with stages of ``width`` channels, twice as many, and so on."""
+    from torchvision.models import get_model
+
+    with torch.device("meta"):  # only its plan is of use
+        net: Any = get_model(name, weights=None)
+    net.inplanes = width
+    net.conv1 = nn.Conv2d(bands, width, kernel_size=7, stride=2, padding=3, bias=False)
+    net.bn1 = nn.BatchNorm2d(width)
+    for number in range(4):
+        stage = getattr(net, f"layer{number + 1}")
+        blocks = net._make_layer(
+            type(stage[0]), width * 2**number, len(stage), stride=2 if number else 1
+        )
+        setattr(net, f"layer{number + 1}", blocks)
+    del net.fc, net.avgpool
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return _ResNetBody(net)
 
 

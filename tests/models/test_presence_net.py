@@ -169,3 +169,46 @@ def test_bf16_autocast_and_channels_last_change_little() -> None:
         )[0].sigmoid()
     torch.testing.assert_close(half, plain, atol=0.02, rtol=0)
     torch.testing.assert_close(last, plain, atol=1e-4, rtol=1e-3)
+
+
+def test_a_narrow_resnet_is_the_published_one_with_fewer_channels() -> None:
+    wide, narrow = network(), network(width=16)
+    shapes = [
+        {name: tuple(value.shape) for name, value in net.trunk.body.state_dict().items()}
+        for net in (wide, narrow)
+    ]
+    assert list(shapes[0]) == list(shapes[1])  # same layers under the same names
+    for name, shape in shapes[0].items():
+        inside = shape[1:2] if name == "conv1.weight" else tuple(n // 4 for n in shape[1:2])
+        expected = (*(n // 4 for n in shape[:1]), *inside, *shape[2:])
+        assert shapes[1][name] == expected
+    with torch.inference_mode():
+        assert narrow.features(torch.randn(1, 4, 128, 160)).shape == (1, 128, 4, 5)
+    assert narrow.dense
+    early, late = narrow.trunk.stages()
+    image = torch.randn(1, 4, 64, 64)
+    with torch.inference_mode():
+        value = image
+        for module in [*early, late]:
+            value = module(value)
+        torch.testing.assert_close(value, narrow.features(image))
+
+
+def test_a_bottleneck_resnet_can_be_narrow_too() -> None:
+    net = network(backbone="resnet50", width=8)
+    assert net.trunk.channels == 8 * 8 * 4
+    usual = sum(p.numel() for p in network(backbone="resnet50").trunk.parameters())
+    assert sum(p.numel() for p in net.trunk.parameters()) < usual / 40
+
+
+def test_the_usual_width_is_not_kept_and_a_narrow_one_is() -> None:
+    assert "width" not in network().architecture.model_dump(mode="json")
+    saved = network(width=4).architecture.model_dump(mode="json")
+    assert PresenceNet(Architecture.from_dict(saved)).trunk.channels == 32
+
+
+def test_a_width_that_cannot_be_had_is_answered() -> None:
+    with pytest.raises(ModelError, match=r"width = 16 needs a ResNet.*'test_resnet'"):
+        network(backbone="test_resnet", width=16)
+    with pytest.raises(ModelError, match=r"'imagenet' are those of a resnet18 of its usual width"):
+        network(width=16).trunk.load_pretrained("imagenet")
