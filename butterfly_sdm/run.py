@@ -123,6 +123,8 @@ class Run:
         scores = table.get(f"validation_{fit.score}")
         if scores is None or scores.isna().all():
             return text
+        if fit.keep == "last":
+            return f"{text}; the last is kept"
         best = int(scores.idxmin()) + 1
         more = "; with more it may get better: train.fit.epochs" if best == fit.epochs else ""
         return f"{text}, number {best} was the best on the validation sites{more}"

@@ -66,11 +66,7 @@ def test_ten_lines_of_python_do_the_same(walked):
     assert len(dataset.site_ids) > 100
     assert scores["mse"] < scores.beside.loc["mean_rate", "mse"]
     assert map_.species == dataset.species
-    best = (
-        pd.read_csv(run.folder / "history.csv")[f"validation_{run.config.train.fit.score}"].idxmin()
-        + 1
-    )
-    assert f"number {best} was the best" in run.epochs
+    assert "the last is kept" in run.epochs
     for thing, word in (
         (dataset, "blocks"),
         (run, "resnet18 on image"),

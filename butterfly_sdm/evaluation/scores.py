@@ -120,6 +120,11 @@ class Scores:
     def __getitem__(self, score: str) -> float:
         return float(self.overall[score])
 
+    def __repr__(self) -> str:
+        told = [f"{name} {self.overall[name]:.4g}" for name in ("mse",) if name in self.overall]
+        told += [f"{len(self.per_species)} species", f"{len(self.per_site):,} sites"]
+        return f"<Scores of {self.name}: {', '.join(told)}>"
+
     def _repr_html_(self) -> str:
         shown = facts_html(f"Scores of {self.name}", self.summary())
         if self.beside is None:

@@ -78,6 +78,9 @@ class MapResult:
     mode: str
     files: Mapping[str, Path] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<Map {self.path}: {len(self.species)} species, {self.crs}>"
+
     def _repr_html_(self) -> str:
         from butterfly_sdm.figures import MapView
 

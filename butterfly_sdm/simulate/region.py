@@ -373,9 +373,7 @@ def _config_text(recipe: Recipe) -> str:
     # too few.
     block_m = size_px * PIXEL_M * 7 // 30_000 * 1000
     buffer_m = tile_px * PIXEL_M * 6 // 5 if size_px >= 2048 else 0
-    margin_px = max(
-        0, min(2 * LATTICE_PX, (tile_px - 2 * LATTICE_PX) // 2 // LATTICE_PX * LATTICE_PX)
-    )
+    margin_px = LATTICE_PX if tile_px >= 4 * LATTICE_PX else 0
     return f"""\
 # A simulated region: what is not said here has its default. butterfly-sdm build config.yaml
 name: simulated
@@ -405,12 +403,16 @@ build:
 train:
   model:
     backbone: resnet18
-    window_px: {tile_px - 2 * margin_px}
+    width: 16                 # a quarter of the published channels suits some hundred sites
+    window_px: {tile_px - 2 * margin_px}            # the species answer to {recipe.window_px} px
     margin_px: {margin_px}
     embedding: 64
   fit:
     epochs: 20
-    batch_size: 32
+    batch_size: 16
+    learning_rate: 3e-3
+    keep: last                # validation sites decide nothing: they judge
+    patience: null
     regulariser:
-      bottom: 16              # of a batch of 32
+      bottom: 8               # of a batch of 16
 """
