@@ -76,6 +76,12 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3"),
 ]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="OURS=YOURS", help="Name a column: --column eventDate='Seen on'"
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for scripts.")]
 
 
@@ -209,12 +215,7 @@ def look(
     out: Annotated[
         Path | None, typer.Option(help="Folder for pictures and the YAML lines.")
     ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column", metavar="OURS=YOURS", help="Name a column: --column eventDate='Seen on'"
-        ),
-    ] = None,
+    columns: ColumnOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what records or scenes hold, as they are understood, before anything is built."""
@@ -687,6 +688,7 @@ def init(
         list[Path] | None,
         typer.Option(help="Rasters to look at and to fill in; several: once each."),
     ] = None,
+    columns: ColumnOption = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every setting with its default and meaning.")
     ] = False,
@@ -707,7 +709,8 @@ def init(
     if not records and not scene:
         text = starter_yaml(path.stem, everything=everything)
     else:
-        found = sdm.look([*(records or ()), *(scene or ())])
+        named = dict(_ours_and_yours(text) for text in columns or ())
+        found = sdm.look([*(records or ()), *(scene or ())], columns=named)
         text = starter_yaml(
             path.stem,
             records=found.lines("records", beside=path),
