@@ -642,6 +642,7 @@ def plugins(as_json: JsonOption = False) -> None:
 
 @app.command(
     epilog=_example(
+        "butterfly-sdm plugin cmmd init",
         "butterfly-sdm plugin cmmd train --config cmmd.yaml",
         "butterfly-sdm plugin cmmd evaluate --config cmmd.yaml",
     )
@@ -651,25 +652,56 @@ def plugin(
         str,
         typer.Argument(help="Name of the plugin, see: butterfly-sdm plugins", show_default=False),
     ],
-    verb: Annotated[str, typer.Argument(help="train, evaluate or predict.", show_default=False)],
-    config: Annotated[
-        Path,
-        typer.Option("--config", help="YAML with the settings of the plugin.", show_default=False),
+    verb: Annotated[
+        str, typer.Argument(help="init, train, evaluate, predict or check.", show_default=False)
     ],
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="YAML with the settings of the plugin; init writes it."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Train, evaluate or predict with a method of another domain."""
-    from butterfly_sdm.plugins.plugin import run_plugin
+    """
+    Use a method of another domain.
 
-    if verb not in ("train", "evaluate", "predict"):
+    init writes a YAML of all its settings; check lets it show, on few steps, that it keeps what
+    plugins promise.
+    """
+    from butterfly_sdm.core.files import read_json
+    from butterfly_sdm.plugins import plugin as door
+
+    if verb not in ("init", "train", "evaluate", "predict", "check"):
         raise ConfigError(
-            f"{verb!r} is no verb of a plugin; the verbs are train, evaluate and predict."
+            f"{verb!r} is no verb of a plugin; the verbs are init, train, evaluate, predict and "
+            "check."
         )
+    place = config if config is not None else Path(f"{name}.yaml")
+    if verb == "init":
+        door.write_starter(name, place)
+        terminal.summary(
+            "Settings written",
+            {"config": place},
+            next_commands=[f"butterfly-sdm plugin {name} train --config {place}"],
+            as_json=as_json,
+        )
+        return
+    if config is None:
+        raise ConfigError(
+            f"{verb} needs the settings: --config FILE. butterfly-sdm plugin {name} init writes "
+            "one to fill in."
+        )
+    if verb == "check":
+        door.check_installed(name, config, overrides or ())
+        terminal.summary(f"{name} check", {"contract": "kept"}, as_json=as_json)
+        return
     with terminal.progress_bars() as progress:
-        result = run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
-    terminal.summary(f"{name} {verb}", {"written": result}, as_json=as_json)
+        result = door.run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
+    rows: dict[str, object] = {"written": result}
+    if verb == "evaluate":
+        rows |= {key: f"{value:.4g}" for key, value in read_json(result / "metrics.json").items()}
+    terminal.summary(f"{name} {verb}", rows, as_json=as_json)
 
 
 @app.command(
@@ -717,8 +749,8 @@ def init(
             scenes=found.lines("scenes", beside=path),
         )
         if found.records is not None and found.records.suggested:
-            named = ", ".join(f"{ours}: {yours}" for ours, yours in found.records.suggested.items())
-            _say(f"Columns recognised by their values alone, check them: {named}.", "yellow")
+            told = ", ".join(f"{ours}: {yours}" for ours, yours in found.records.suggested.items())
+            _say(f"Columns recognised by their values alone, check them: {told}.", "yellow")
         if not found.understood:
             _say_look(found)
             _say(f"{path} holds what is known so far; complete it as said above.", "yellow")

@@ -46,4 +46,6 @@ def test_a_notebook_is_kept_without_outputs_and_begins_with_a_title(path: Path):
 
 
 def test_there_are_notebooks_for_the_whole_way():
-    assert [path.stem[:2] for path in NOTEBOOKS] == [f"{number:02d}" for number in range(1, len(NOTEBOOKS) + 1)]
+    assert [path.stem[:2] for path in NOTEBOOKS] == [
+        f"{number:02d}" for number in range(1, len(NOTEBOOKS) + 1)
+    ]

@@ -67,6 +67,19 @@ InputSource = Annotated[Path | str, PlainValidator(_resolve_source)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+def _resolve_name(text: str, info: ValidationInfo) -> str:
+    place, colon, function = text.partition(":")
+    base = Path((info.context or {}).get("base") or ".")
+    if colon and re.fullmatch(r"[\w.]+", place) and function.isidentifier():
+        beside = base / f"{place.replace('.', '/')}.py"
+        return f"{beside}:{function}" if beside.is_file() else text
+    return str(_resolve(Path(text), info)) if "." in text or "/" in text or "$" in text else text
+
+
+# A file beside the YAML, ``module:function`` (a module beside the YAML first), or a plain name.
+FileOrName = Annotated[str, AfterValidator(_resolve_name)]
+
+
 def _resolve_option(text: str, info: ValidationInfo) -> str:
     return str(_resolve(Path(text), info)) if "${" in text else text
 
@@ -198,12 +211,16 @@ def commented(section: type[Section], indent: int, skip: Iterable[str] = ()) -> 
     lines = []
     for key, field in section.model_fields.items():
         default = field.get_default(call_default_factory=True)
-        if key in skip or isinstance(default, BaseModel):
+        if key in skip or isinstance(default, BaseModel) or field.is_required():
             continue
-        value = json.dumps(default, default=str, ensure_ascii=False)
+        value = json.dumps(default, default=_as_json, ensure_ascii=False)
         notes = [note for note in (_choices(field.annotation), field.description) if note]
         lines.append(f"{' ' * indent}# {key}: {value}{'    # ' if notes else ''}{'; '.join(notes)}")
     return lines
+
+
+def _as_json(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _choices(annotation: Any) -> str:

@@ -115,13 +115,16 @@ def work_folder(out: Path, key: str) -> Iterator[Path]:
 
 
 @contextmanager
-def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
+def resumable_folder(
+    folder: Path, key: str, *, worth: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """
     Fill ``folder`` in a way that survives interruption.
 
     Yields ``NAME.partial`` as :func:`work_folder`. When the block ends without an error the partial
     folder takes the place of ``folder``; when it is interrupted the folder stays, to be continued
-    by the next call; after a user's mistake it is removed.
+    by the next call; after a user's mistake it is removed, unless ``worth`` says that it holds work
+    to go on from.
     """
     folder = Path(folder)
     with work_folder(folder, key) as partial:
@@ -130,7 +133,7 @@ def resumable_folder(folder: Path, key: str) -> Iterator[Path]:
         except ButterflySDMError as error:
             # Mending the mistake changes the key, so there is nothing to continue; a source that
             # fails may answer next time.
-            if not isinstance(error, SourceError):
+            if not isinstance(error, SourceError) and not (worth and worth(partial)):
                 shutil.rmtree(partial)
             raise
         replaced = folder.with_name(f".{folder.name}.replaced")

@@ -89,9 +89,14 @@ def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def interval_metrics(name: str, values: Sequence[float]) -> dict[str, float]:
-    """Return mean and ends of the Student interval as ``name``, ``name_low``, ``name_high``."""
-    keys = (name, f"{name}_low", f"{name}_high")
-    return dict(zip(keys, student_interval(values), strict=True))
+    """
+    Return mean and ends of the Student interval as ``name``, ``name_low``, ``name_high``; those of
+    shares stay in [0, 1].
+    """
+    mean, low, high = student_interval(values)
+    if min(values) >= 0 and max(values) <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
+    return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
 def prediction_table(

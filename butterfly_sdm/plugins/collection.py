@@ -2,11 +2,11 @@
 Collections as tables: one row per image or video, with label, group and part of the split.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.images import SUFFIXES, Images
+from butterfly_sdm.plugins.images import SUFFIXES, Images, is_dicom, read_arrays
+
+logger = logging.getLogger("butterfly_sdm.plugins")
 
 PARTS = ("train", "validation", "test")
 
@@ -96,12 +98,13 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
 
 def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> pd.DataFrame:
     """
-    Read a CSV or Parquet table that names images in the column ``path``.
+    Read a CSV or Parquet table that names images in the column ``path``, or an ``.npz`` of images.
 
     Parameters
     ----------
     path
-        The table; every value is read as text, an empty one is missing.
+        The table, see :func:`npz_table` for an ``.npz``; every value is read as text, an empty one
+        is missing.
     columns
         That must be there, beside ``path``.
     root
@@ -117,6 +120,15 @@ def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> 
     MissingFileError, DataError
         The table is absent, empty, lacks a column or names a file twice.
     """
+    if path.suffix == ".npz":
+        table = npz_table(path)
+        missing = [name for name in columns if name not in table.columns]
+        if missing:
+            raise DataError(
+                f"{path} holds images, labels and parts of the split alone; the column "
+                f"{missing[0]!r} is needed too. State it in the settings, or write a table."
+            )
+        return table
     table = read_columns(path, ("path", *columns))
     if table.empty:
         raise DataError(f"{path} has no row.")
@@ -127,23 +139,60 @@ def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> 
     return table.assign(path=[str(base / str(name)) for name in table["path"]])
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def npz_table(path: Path) -> pd.DataFrame:
     """
-    Read the arrays of an ``.npz`` file by name.
+    List the images of an ``.npz``, as MedMNIST [1]_ and others publish them.
+
+    Parameters
+    ----------
+    path
+        With ``PART_images`` (n, h, w) or (n, h, w, 3) and, where known, ``PART_labels`` (n,) or
+        (n, 1) for the parts train, val (or valid, validation) and test; or ``images`` and
+        ``labels`` (or ``image`` and ``label``) alone.
+
+    Returns
+    -------
+    DataFrame
+        ``path`` (``FILE::ARRAY::ROW``, which :func:`read_image` reads), ``label`` (text, where
+        there is one per image) and ``split`` (where there are parts).
 
     Raises
     ------
     DataError
-        It is no such file, or holds pickled objects.
+        It holds no such arrays.
+
+    References
+    ----------
+    .. [1] J. Yang et al. (2023), MedMNIST v2. Scientific Data 10, 41.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (OSError, ValueError, BadZipFile) as error:
-        # NumPy's own words would recommend to unpickle the file.
+    arrays = read_arrays(path)
+    tables = []
+    for part in ("train", "val", "valid", "validation", "test", ""):
+        for images, labels in (("images", "labels"), ("image", "label")):
+            lead = f"{part}_" if part else ""
+            pixels = arrays.get(f"{lead}{images}")
+            if pixels is None:
+                continue
+            if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] not in (1, 3)):
+                raise DataError(
+                    f"{lead}{images} of {path} has shape {pixels.shape}; images are (n, h, w) or "
+                    "(n, h, w, 3)."
+                )
+            table = pd.DataFrame(
+                {"path": [f"{path}::{lead}{images}::{row}" for row in range(len(pixels))]}
+            )
+            known = arrays.get(f"{lead}{labels}")
+            if known is not None and len(known) == len(pixels) and known.size == len(pixels):
+                table["label"] = known.reshape(-1).astype(str)
+            if part:
+                table["split"] = {"val": "validation", "valid": "validation"}.get(part, part)
+            tables.append(table)
+    if not tables:
         raise DataError(
-            f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez."
-        ) from error
+            f"{path} holds {', '.join(arrays) or 'nothing'}; images are arrays called "
+            "train_images, val_images and test_images, or images."
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def existing_folder(path: Path) -> Path:
@@ -161,8 +210,20 @@ def existing_folder(path: Path) -> Path:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return all images below a folder, in order."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    """
+    Return all images below a folder, in order: by their endings, or without one if they are DICOM.
+
+    What begins with a dot, as the ``._`` files of macOS do, is none.
+    """
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if not path.name.startswith(".")
+        and (
+            path.suffix.lower() in SUFFIXES
+            or (not path.suffix and path.is_file() and is_dicom(path))
+        )
+    )
 
 
 def find_images(inputs: Path) -> list[Path]:
@@ -181,9 +242,54 @@ def find_images(inputs: Path) -> list[Path]:
         if not found:
             raise DataError(f"{inputs} holds no image; known endings are {', '.join(SUFFIXES)}.")
         return found
-    if inputs.suffix.lower() in (".csv", ".parquet"):
+    if inputs.suffix.lower() in (".csv", ".parquet", ".npz"):
         return [Path(path) for path in read_table(inputs, ())["path"]]
     return [inputs]
+
+
+def unseen_images(inputs: Path, size_px: int, channels: int) -> tuple[Images, list[Path]]:
+    """
+    Return the images to predict for, and their paths; one that cannot be read stops nothing.
+
+    Raises
+    ------
+    DataError
+        There are none. See :func:`find_images`.
+    """
+    paths = find_images(inputs)
+    return Images(paths, size_px, channels, tolerant=True), paths
+
+
+def without_unreadable(table: pd.DataFrame, images: Images) -> pd.DataFrame:
+    """
+    Blank the predictions of images that could not be read, and say why in a column ``error``.
+
+    Raises
+    ------
+    DataError
+        None of them could be read.
+    """
+    if not images.unreadable:
+        return table
+    if len(images.unreadable) == len(images):
+        raise DataError(
+            f"None of the {len(images)} images can be read. The first: {images.unreadable[0]}"
+        )
+    rows = sorted(images.unreadable)
+    logger.warning(
+        "%d of %d images cannot be read and have no prediction; the column error says why. The "
+        "first: %s",
+        len(rows),
+        len(images),
+        images.unreadable[rows[0]],
+    )
+    blank = table.astype(
+        {name: object for name in table.columns if table[name].dtype.kind in "iub"}
+    )
+    blank.loc[blank.index[rows], [name for name in blank.columns if name != "path"]] = None
+    error = pd.Series(None, index=blank.index, dtype=object)
+    error.iloc[rows] = [images.unreadable[row] for row in rows]
+    return blank.assign(error=error)
 
 
 def class_numbers(labels: pd.Series) -> tuple[list[Any], np.ndarray]:

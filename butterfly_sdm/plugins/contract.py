@@ -102,9 +102,13 @@ class Plugin(ABC, Generic[C, D]):
     ----------
     config
         Strict settings of the plugin; the defaults are those of the paper.
+    keeps
+        Settings that may name a file without which a run cannot predict, such as a program: it is
+        copied into the run, which then can be moved.
     """
 
     config: ClassVar[type[PluginConfig]]
+    keeps: ClassVar[tuple[str, ...]] = ()
 
     def parts(self, config: C) -> tuple[str, ...]:
         """
@@ -190,7 +194,10 @@ class PluginRun:
         path = self.folder / f"{part}.safetensors"
         if not path.is_file():
             raise MissingFileError(f"The run {self.folder} lacks {path.name}. Train it again.")
-        module = self.plugin.network(self.config, self.facts, part)
+        from butterfly_sdm.plugins.networks import untrained
+
+        with untrained():
+            module = self.plugin.network(self.config, self.facts, part)
         try:
             module.load_state_dict(load_file(path))
         except (SafetensorError, RuntimeError, OSError) as error:
@@ -239,4 +246,14 @@ class PluginRun:
                 "Choose another --out."
             )
         settings = config or load_settings(plugin.config, card["settings"])[0]
-        return cls(plugin, folder, settings, card["facts"])
+        kept = {name: kept_file(folder, name) for name in plugin.keeps}
+        changed = {name: str(path) for name, path in kept.items() if path is not None}
+        return cls(plugin, folder, settings.model_copy(update=changed), card["facts"])
+
+
+def kept_file(folder: Path, setting: str) -> Path | None:
+    """Return the copy of the file that a setting named when the run was made; None: there is none.
+
+    See :attr:`Plugin.keeps`.
+    """
+    return next(iter(sorted(folder.glob(f"kept_{setting}.*"))), None)

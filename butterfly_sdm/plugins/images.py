@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError, MissingPackageError, how_to_install
 
+INSIDE = "::"  # between a file, an array in it and a row
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".npy")
 CACHE_BYTES = 2 << 30
 
@@ -22,8 +25,8 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     Parameters
     ----------
     path
-        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, middle frame) or ``.npy``
-        (of a stack the middle).
+        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, middle frame), ``.npy``
+        (of a stack the middle) or ``FILE.npz::ARRAY::ROW``.
     size_px
         Side of the square it is resized to.
     channels
@@ -41,13 +44,17 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     from PIL import Image
 
     path = Path(path)
-    if not path.is_file():
+    place, inside, member = str(path).partition(INSIDE)
+    if not Path(place).is_file():
         raise MissingFileError(
             f"There is no image {path}. Paths in the table are relative to the image root."
         )
     suffix = path.suffix.lower()
     try:
-        if suffix == ".npy":
+        if inside:
+            name, _, row = member.partition(INSIDE)
+            image = Image.fromarray(_eight_bit(_array(place, name)[int(row)].squeeze()))
+        elif suffix == ".npy":
             image = Image.fromarray(_eight_bit(_plane(np.load(path, allow_pickle=False))))
         elif suffix in (".dcm", ".dicom") or (not suffix and is_dicom(path)):
             image = Image.fromarray(_dicom_pixels(path))
@@ -59,6 +66,11 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     except MissingPackageError:
         raise
     except Exception as error:
+        if suffix not in (".npy", ".png", ".jpg", ".jpeg") and "missing dependencies" in str(error):
+            raise MissingPackageError(
+                f"The pixels of {path} are compressed, and no decoder for them is installed. "
+                "Install one: pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
+            ) from error
         raise DataError(
             f"{path} is no readable image ({type(error).__name__}: {error}). Remove its row, or "
             "repair the file."
@@ -68,6 +80,30 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
     array = np.asarray(image)
     return array[None] if channels == 1 else array.transpose(2, 0, 1)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """
+    Read the arrays of an ``.npz`` file by name.
+
+    Raises
+    ------
+    DataError
+        It is no such file, or holds pickled objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (OSError, ValueError, BadZipFile) as error:
+        # NumPy's own words would recommend to unpickle the file.
+        raise DataError(
+            f"{path} is no readable .npz of plain arrays. Write it again with numpy.savez."
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _array(path: str, name: str) -> np.ndarray:
+    return read_arrays(Path(path))[name]
 
 
 def is_dicom(path: Path) -> bool:
@@ -148,10 +184,22 @@ class Images:
         One path per row, or an array (rows, channels, h, w) of uint8.
     size_px, channels
         See :func:`read_image`.
+    tolerant
+        What cannot be read is black and noted in ``unreadable``, instead of an error.
+
+    Attributes
+    ----------
+    unreadable
+        Why an image could not be read, by its row.
     """
 
     def __init__(
-        self, sources: Sequence[str | Path] | np.ndarray, size_px: int, channels: int
+        self,
+        sources: Sequence[str | Path] | np.ndarray,
+        size_px: int,
+        channels: int,
+        *,
+        tolerant: bool = False,
     ) -> None:
         if isinstance(sources, np.ndarray):
             if sources.dtype != np.uint8 or sources.ndim != 4:
@@ -165,6 +213,8 @@ class Images:
         self.sources = sources
         self.size_px = size_px
         self.channels = channels
+        self.tolerant = tolerant
+        self.unreadable: dict[int, str] = {}
         self._cache: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -189,4 +239,10 @@ class Images:
         return torch.from_numpy(np.stack([found[row] for row in wanted])).float().div_(255)
 
     def _read(self, row: int) -> np.ndarray:
-        return read_image(Path(self.sources[row]), self.size_px, self.channels)
+        try:
+            return read_image(Path(self.sources[row]), self.size_px, self.channels)
+        except (DataError, MissingFileError, MissingPackageError) as error:
+            if not self.tolerant:
+                raise
+            self.unreadable[row] = str(error)
+            return np.zeros((self.channels, self.size_px, self.size_px), np.uint8)

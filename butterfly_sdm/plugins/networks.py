@@ -3,7 +3,10 @@ Building blocks of the plugins' networks: trunks, layered heads, and weights rea
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +15,27 @@ import torch
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.stem import find_stem
 from butterfly_sdm.models.trunk import read_tensors
 from butterfly_sdm.plugins.images import Images
 
 # Families of timm that are built for one size of image.
 SIZED = ("maxvit", "maxxvit", "coatnet", "coat", "eva", "vit", "swin", "deit", "beit")
+
+_untrained: ContextVar[bool] = ContextVar("untrained", default=False)
+
+
+@contextmanager
+def untrained() -> Iterator[None]:
+    """
+    Build networks without the weights they start from: those of a run are about to replace them,
+    and the files they came from need not be there any more.
+    """
+    token = _untrained.set(True)
+    try:
+        yield
+    finally:
+        _untrained.reset(token)
 
 
 class SmallResNet(nn.Module):
@@ -100,6 +119,8 @@ def make_trunk(
     ModelError
         timm has no such model, or the weights cannot be had.
     """
+    if _untrained.get():
+        weights = None
     kind, _, width = name.partition(":")
     if kind == "small":
         if weights == "pretrained":
@@ -146,18 +167,23 @@ def _timm_trunk(
 
 def load_weights(module: nn.Module, path: Path) -> None:
     """
-    Load weights from a safetensors file or a plain state dict; classifier weights that do not fit
-    are left out.
+    Load weights from a safetensors file or a plain state dict.
+
+    Names under a prefix (``backbone.``, ``module.``) or with numbers in place of layers, as those
+    of RadImageNet, are understood. Weights of colour images fit grey ones and those of one size of
+    image another, as timm adapts them. Classifier weights that do not fit are left out.
 
     Raises
     ------
     ModelError
         The file is absent, is no state dict, or fits nowhere.
     """
+    if _untrained.get():
+        return
     if not path.is_file():
         raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
     own = module.state_dict()
-    state = {name.removeprefix("module."): tensor for name, tensor in read_tensors(path).items()}
+    state = _adapted(_renamed(read_tensors(path), module), module)
     fitting = {name: state[name] for name in own if name in state}
     missing = [name for name in own if getattr(state.get(name), "shape", 0) != own[name].shape]
     if missing:
@@ -166,6 +192,47 @@ def load_weights(module: nn.Module, path: Path) -> None:
             f"{len(own)} missing)."
         )
     module.load_state_dict(fitting)
+
+
+def _renamed(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a file under the names of ``module``, as far as they can be told."""
+    own = set(module.state_dict())
+    parts = [name.split(".") for name in state]
+    prefixes = {"".join(f"{p}." for p in path[:depth]) for path in parts for depth in range(3)}
+    children = [name for name, _ in module.named_children()]
+
+    def layered(name: str) -> str:
+        first, dot, rest = name.partition(".")
+        known = first.isdecimal() and int(first) < len(children)
+        return f"{children[int(first)]}{dot}{rest}" if known else name
+
+    tried = [
+        {change(name.removeprefix(prefix)): value for name, value in state.items()}
+        for prefix in sorted(prefixes)
+        for change in (str, layered)
+    ]
+    return max(tried, key=lambda renamed: len(own & renamed.keys()))
+
+
+def _adapted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
+    """Fit position embeddings to the size of the image, and the stem to its channels."""
+    resize = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
+    if resize is not None and type(module).__module__.startswith("timm."):
+        state = resize(state, module)
+    if not any(isinstance(inner, nn.Conv2d) for inner in module.modules()):
+        return state
+    stem, convolution = find_stem(module)
+    weight = state.get(f"{stem}.weight")
+    if weight is not None and weight.ndim == 4 and weight.shape[1] != convolution.in_channels:
+        from timm.models import adapt_input_conv
+
+        state = dict(state)
+        state[f"{stem}.weight"] = (
+            weight.repeat(1, convolution.in_channels, 1, 1) / convolution.in_channels
+            if weight.shape[1] == 1
+            else adapt_input_conv(convolution.in_channels, weight)
+        )
+    return state
 
 
 def layers(sizes: Sequence[int], *, dropout: float = 0.0, last: bool = False) -> nn.Sequential:
@@ -206,7 +273,12 @@ class TrunkAndHead(nn.Module):
     def __init__(self, trunk: nn.Module, classes: int, *, published: bool = False) -> None:
         super().__init__()
         card = getattr(trunk, "pretrained_cfg", None) if published else None
-        mean, spread = (0.5, 0.25) if card is None else (card["mean"], card["std"])
+        mean: Any = 0.5 if card is None else card["mean"]
+        spread: Any = 0.25 if card is None else card["std"]
+        _, stem = find_stem(trunk)
+        if card is not None and stem.in_channels != len(mean):
+            # timm adds the filters of the colours: grey is each of them
+            mean, spread = float(np.mean(mean)), float(np.mean(spread))
         self.register_buffer("mean", torch.as_tensor(mean).reshape(1, -1, 1, 1))
         self.register_buffer("spread", torch.as_tensor(spread).reshape(1, -1, 1, 1))
         self.trunk = trunk

@@ -10,14 +10,16 @@ is a subclass of :class:`Plugin`, imported when it is used.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from inspect import isabstract
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.registry import Offer, Registry
-from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.core.settings import Section, commented, load_settings
 from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
 from butterfly_sdm.plugins.contract import Plugin, PluginCard, PluginRun, Report
 from butterfly_sdm.plugins.options import PluginConfig
@@ -149,13 +151,78 @@ def run_plugin(
         runner.train(plugin, name, config, folder, progress=progress)
         return folder
     if verb == "evaluate":
-        runner.evaluate(PluginRun.open(plugin, name, folder, config))
-        return folder
+        run = PluginRun.open(plugin, name, folder, config)
+        runner.evaluate(run)
+        return runner.results_folder(run)
     if config.inputs is None:
         raise ConfigError("predict reads the files that the key inputs names: --set inputs=PATH")
     if not config.inputs.exists():
         raise MissingFileError(f"There is nothing to predict at {config.inputs}.")
     return runner.predict(PluginRun.open(plugin, name, folder, config), config.inputs)
+
+
+def write_starter(name: str, path: Path) -> None:
+    """
+    Write a YAML of all settings of a plugin: those that have to be filled in, and the others with
+    their defaults, commented out.
+
+    Raises
+    ------
+    ConfigError
+        The file is there already.
+    """
+    config = get_plugin(name).config
+    if path.exists():
+        raise ConfigError(f"{path} exists already. Choose another name with --config.")
+    lines = [f"# Settings of the plugin {name}. What follows uncommented has to be filled in;"]
+    lines += ["# paths are relative to this file.", f"name: {name}", "", *_needed(config), ""]
+    write_text(path, "\n".join([*lines, *commented(config, 0, skip=("name", "inputs"))]) + "\n")
+
+
+def _sections(annotation: Any) -> list[type[Section]]:
+    """Return the sections that a setting may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections(part)]
+
+
+def _needed(config: type[Section]) -> list[str]:
+    """Return one line, or a block, per setting without a default."""
+    lines = []
+    for key, field in config.model_fields.items():
+        if not field.is_required():
+            continue
+        note = f"    # {field.description}" if field.description else ""
+        sections = _sections(field.annotation)
+        many = get_origin(field.annotation) is tuple
+        if not sections:
+            lines.append(f"{key}: {'[]' if many else ''}{note}")
+            continue
+        lines.append(f"{key}:{note}")
+        inside = _needed(sections[0]) + commented(sections[0], 0)
+        lead = "  - " if many else "  "
+        first = next((n for n, line in enumerate(inside) if not line.startswith("#")), None)
+        if first is None:  # one that is only a comment would be no item of a list
+            inside[0] = inside[0].removeprefix("# ")
+        lines += [f"{lead if n == 0 else ' ' * len(lead)}{line}" for n, line in enumerate(inside)]
+    return lines
+
+
+def check_installed(
+    name: str, config_path: str | Path, overrides: Iterable[str] = ()
+) -> Conformance:
+    """
+    Let an installed plugin show on its own settings that it keeps the contract.
+
+    Raises
+    ------
+    PluginError
+        Names the first thing it does not keep.
+    """
+    plugin = get_plugin(name)
+    config, _ = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    with tempfile.TemporaryDirectory() as folder:
+        return check_plugin(plugin, config, Path(folder))
 
 
 def check_plugin(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Conformance:

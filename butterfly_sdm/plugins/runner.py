@@ -1,7 +1,9 @@
 """Train a plugin into a run folder, measure it there and predict from it."""
 
 import json
+import logging
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +15,14 @@ from safetensors.torch import save_file
 
 from butterfly_sdm.core.cards import fingerprint, software_versions
 from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
-from butterfly_sdm.core.work import resumable_folder
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.core.work import is_finished, resumable_folder
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.plugins.contract import FORMAT_VERSION, RUN_FORMAT, Plugin, PluginRun, Report
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, train_stages
 from butterfly_sdm.progress import Progress, silent
+
+logger = logging.getLogger("butterfly_sdm.plugins")
 
 
 def train(
@@ -58,13 +62,21 @@ def train(
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    with resumable_folder(folder, key) as partial:
+    if is_finished(folder, key):
+        logger.info("%s is there already, trained with the same settings.", folder)
+        return PluginRun.open(plugin, name, folder, config)
+    _check_replaced(name, folder, settings)
+    if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
+        for part in parts:
+            plugin.network(config, facts, part)
+    with resumable_folder(folder, key, worth=_some_trained) as partial:
         # The card is written last: where it is, nothing is left but to tidy up.
         if not (partial / "model.json").is_file():
             for part in parts:
                 _train_part(replace(run, folder=partial), data, part, progress, limits)
             rows = [row for part in parts for row in read_json(partial / f"{part}.history.json")]
             write_table(partial / "history.csv", pd.DataFrame(rows), index=False)
+            _keep_files(plugin, config, partial)
             written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_text(partial / "config.yaml", written)
             card = {
@@ -80,6 +92,34 @@ def train(
         for part in parts:
             (partial / f"{part}.history.json").unlink(missing_ok=True)
     return run
+
+
+def _some_trained(partial: Path) -> bool:
+    """Whether the network of one part is finished: an error in a later one does not undo it."""
+    return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
+
+
+def _check_replaced(name: str, folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse to train where a finished run of other settings lies."""
+    if not (folder / "model.json").is_file():
+        return
+    card = read_json(folder / "model.json")
+    if not isinstance(card, dict) or card.get("format") != RUN_FORMAT:
+        return
+    held = card.get("settings") or {}
+    changed = [key for key in settings if settings[key] != held.get(key)]
+    raise ConfigError(
+        f"{folder} holds a finished run of {card.get('plugin') or name} with other "
+        f"{', '.join(changed) or 'data'}. Keep it and choose another --out or name, or remove it."
+    )
+
+
+def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, partial: Path) -> None:
+    for setting in plugin.keeps:
+        given = Path(str(getattr(config, setting)))
+        if given.is_file():
+            with atomic_path(partial / f"kept_{setting}{given.suffix}") as temporary:
+                shutil.copyfile(given, temporary)
 
 
 def _train_part(
@@ -108,9 +148,24 @@ def _train_part(
     checkpoint.unlink(missing_ok=True)
 
 
+def results_folder(run: PluginRun) -> Path:
+    """
+    Return where the results of an evaluation belong: the run, or, evaluated by other settings than
+    it was trained with (such as other data), a folder of their own below it.
+    """
+    trained = read_json(run.folder / "model.json")["settings"]
+    passing = {"name", "inputs", "accelerator", "precision", "trust", *run.plugin.keeps}
+    used = run.config.model_dump(mode="json")
+    changed = {k: v for k, v in used.items() if k not in passing and v != trained.get(k)}
+    if not changed:
+        return run.folder
+    return run.folder / "evaluations" / f"{run.config.name}-{fingerprint(changed)[:8]}"
+
+
 def evaluate(run: PluginRun) -> Report:
     """
-    Measure a run and write ``metrics.json`` with the tables and arrays of the report beside it.
+    Measure a run and write ``metrics.json`` with the tables and arrays of the report beside it, in
+    :func:`results_folder`.
 
     Raises
     ------
@@ -133,11 +188,16 @@ def evaluate(run: PluginRun) -> Report:
             f"The measure {wrong[0]} is not a finite number; the held-out rows are too few or of "
             "one class only."
         )
-    write_json(run.folder / "metrics.json", report.metrics)
+    folder = results_folder(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder != run.folder:
+        settings = run.config.model_dump(mode="json")
+        write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+    write_json(folder / "metrics.json", report.metrics)
     for name, table in report.tables.items():
-        write_table(run.folder / f"{name}.csv", table, index=False)
+        write_table(folder / f"{name}.csv", table, index=False)
     for name, array in report.arrays.items():
-        with atomic_path(run.folder / f"{name}.npy") as temporary:
+        with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
     return report
 

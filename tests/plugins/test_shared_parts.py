@@ -14,12 +14,11 @@ from butterfly_sdm.plugins.collection import (
     check_groups,
     class_numbers,
     find_images,
-    read_arrays,
     read_table,
     split_by_group,
     with_split,
 )
-from butterfly_sdm.plugins.images import Images, read_image
+from butterfly_sdm.plugins.images import Images, read_arrays, read_image
 from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
 from butterfly_sdm.plugins.row_batches import balanced, shuffled
 from butterfly_sdm.plugins.views import random_view
@@ -212,7 +211,7 @@ def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
         for a, b in zip(trunk.state_dict().values(), other.state_dict().values(), strict=True)
     )
     with pytest.raises(ModelError, match="does not fit this network: it lacks stem"):
-        load_weights(SmallResNet(3, 4), tmp_path / "w.pth")
+        load_weights(SmallResNet(1, 8), tmp_path / "w.pth")
     torch.save(trunk, tmp_path / "whole.pth")  # a pickled object
     with pytest.raises(ModelError, match="does not hold plain weights"):
         load_weights(other, tmp_path / "whole.pth")

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from butterfly_sdm import figures
+from butterfly_sdm.core.settings import FileOrName
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -29,8 +30,10 @@ from butterfly_sdm.plugins.cmmd.sources import SourceConfig, read_sources
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
     class_numbers,
-    find_images,
+    split_by_group,
+    unseen_images,
     with_split,
+    without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.images import Images
@@ -55,7 +58,7 @@ class CmmdConfig(PluginConfig):
     size_px: int = Field(256, ge=8)
     channels: Literal[1, 3] = 1
     trunk: str = Field("densenet121", description="small:WIDTH or a model of timm")
-    weights: str | None = Field(None, description="None: random; pretrained; or a local file")
+    weights: FileOrName | None = Field(None, description="null: random; pretrained; a local file")
     objective: Literal["contrastive", "cross_entropy"] = Field(
         "contrastive", description="cross_entropy: for comparison"
     )
@@ -120,9 +123,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         table, pixels = read_sources(config.sources, config.size_px, config.seed)
         table["label"] = table["label"].replace(config.labels)
         table["stratum"] = table["domain"].astype(str) + "/" + table["label"].astype(str)
-        table = with_split(
-            table, config.fractions, config.seed, group="patient", label="stratum"
-        ).drop(columns="stratum")
+        table = with_split(table, config.fractions, config.seed, group="patient", label="stratum")
+        table = _with_validation(table, config).drop(columns="stratum")
         domains, target = _domains(config, table)
         classes, label = class_numbers(table["label"])
         if len(classes) < 2:
@@ -222,9 +224,24 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
 
     def predict(self, config: CmmdConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the probability of every class for unseen images."""
-        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        images, paths = unseen_images(inputs, config.size_px, config.channels)
         _, probability = _apply(config, run.model(), images, images.rows, run.device)
-        return prediction_table(paths, probability, run.facts["classes"])
+        table = prediction_table(paths, probability, run.facts["classes"])
+        return without_unreadable(table, images)
+
+
+def _with_validation(table: pd.DataFrame, config: CmmdConfig) -> pd.DataFrame:
+    """Draw a validation part from the training patients where an official split has none."""
+    share = config.fractions[1] / max(sum(config.fractions[:2]), 1e-9)
+    train = (table["split"] == "train").to_numpy()
+    if (table["split"] == "validation").any() or not share:
+        return table
+    own = pd.Series([f"row {row}" for row in table.index], index=table.index)
+    groups = table.get("patient", own)[train].tolist()
+    strata = table["stratum"][train].tolist()
+    split = table["split"].to_numpy(dtype=object)
+    split[train] = split_by_group(groups, (1 - share, share, 0.0), config.seed, strata)
+    return table.assign(split=split)
 
 
 def _domains(config: CmmdConfig, table: pd.DataFrame) -> tuple[list[str], str]:

@@ -103,6 +103,7 @@ def vindr(root: Path) -> pd.DataFrame:
             "label": annotations["breast_birads"],
             "domain": annotations["image_id"].map(manufacturer),
             "patient": annotations["study_id"],
+            "split": annotations["split"].replace({"training": "train"}),
         }
     )
 

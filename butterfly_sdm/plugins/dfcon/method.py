@@ -17,17 +17,18 @@ from pydantic import Field
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from butterfly_sdm.core.settings import InputPath, Section
+from butterfly_sdm.core.settings import FileOrName, InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import equal_error_rate
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
-    find_images,
     images_below,
     read_table,
+    unseen_images,
     with_split,
+    without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
@@ -53,7 +54,7 @@ class BackboneConfig(Section):
     """One member of the ensemble."""
 
     model: str = Field(description="of timm, or small:WIDTH")
-    weights: str | None = Field("pretrained", description="pretrained, a local file, or null")
+    weights: FileOrName | None = Field("pretrained", description="pretrained, a file, or null")
     patch_px: int | None = Field(
         None, ge=1, description="side of a patch of a vision transformer, for small images"
     )
@@ -233,20 +234,29 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         found = {part: face_scores(label, value) for part, value in scores.items()}
         found["soft_vote"] = face_scores(label, soft)
         found["hard_vote"] = face_scores(label, soft, decided=hard_vote(stacked))
+        if "group" in data.table.columns:  # faces of one video are judged together
+            group = data.table["group"].iloc[rows]
+            means = pd.DataFrame({"label": label, "score": soft}).groupby(group.to_numpy()).mean()
+            if set(means["label"]) == {0, 1}:
+                found["soft_vote_group"] = face_scores(
+                    means["label"].to_numpy(dtype=int), means["score"].to_numpy()
+                )
         table = pd.DataFrame([{"model": name} | value for name, value in found.items()])
         metrics = {
             f"{name}_{key}": number
             for name, value in found.items()
             for key, number in value.items()
         }
-        return Report(metrics, {"scores": table, "predictions": _votes(data.names(rows), scores)})
+        predictions = _votes(data.names(rows), scores)
+        predictions.insert(1, "label", np.where(label == REAL, "real", "fake"))
+        return Report(metrics, {"scores": table, "predictions": predictions})
 
     def predict(self, config: DfconConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the probability of real for unseen faces: of each backbone, and both votes."""
-        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        images, paths = unseen_images(inputs, config.size_px, config.channels)
         parts = self.parts(config)
         scores = {part: _scores(run.model(part), images, images.rows) for part in parts}
-        return _votes([str(path) for path in paths], scores)
+        return without_unreadable(_votes([str(path) for path in paths], scores), images)
 
 
 def face_scores(
@@ -302,9 +312,9 @@ def _votes(names: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
 def _folders(root: Path) -> pd.DataFrame:
     rows = [
         {"path": str(path), "label": label, "split": part}
-        for part in ("train", "valid", "validation", "test")
+        for part in ("train", "valid", "validation", "val", "test")
         for label in ("real", "fake")
-        for folder in (root / f"{part}_{label}", root / part / label)
+        for folder in (*_named(root, f"{part}_{label}"), *_named(root, part, label))
         for path in images_below(folder)
     ]
     if not rows:
@@ -313,3 +323,16 @@ def _folders(root: Path) -> pd.DataFrame:
             f"{{train,valid,test}}/{{real,fake}}."
         )
     return pd.DataFrame(rows)
+
+
+def _named(root: Path, *names: str) -> list[Path]:
+    """Return the folders of these names below one another, in capitals or not."""
+    found = [root]
+    for name in names:
+        found = [
+            path
+            for folder in found
+            for path in sorted(folder.iterdir())
+            if path.is_dir() and path.name.lower() == name
+        ]
+    return found

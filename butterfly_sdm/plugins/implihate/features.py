@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import read_arrays, read_columns
+from butterfly_sdm.plugins.collection import read_columns
+from butterfly_sdm.plugins.images import read_arrays
 
 MODALITIES = ("image", "text", "audio")
 KEYS = (*MODALITIES, "caption", "emotion", "sentiment")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import existing_folder, read_table
+from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_table
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
 
 logger = logging.getLogger("butterfly_sdm.plugins")
@@ -38,7 +38,9 @@ SPELLINGS = {
 class CollectionConfig(Section):
     """Where images come from."""
 
-    layout: Literal["table", "radimagenet", "dicom", "mrnet"] = "table"
+    layout: Literal["table", "radimagenet", "dicom", "mrnet", "medmnist"] = Field(
+        "table", description="table: a CSV, Parquet or npz; medmnist: its npz files"
+    )
     path: InputPath = Field(description="the table, or the root folder")
     images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
     cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
@@ -75,7 +77,60 @@ def read_collection(
         return dicom_folder(options.path, options.spellings, require_all=options.require_all)
     if options.layout == "mrnet":
         return mrnet(options.path, options.plane, options.finding), {}
+    if options.layout == "medmnist":
+        return medmnist(options.path), {}
     return read_table(options.path, attributes, options.images), {}
+
+
+# Modality and body region of the two-dimensional sets, as their publication names them.
+MEDMNIST = {
+    "pathmnist": ("pathology", "colon"),
+    "chestmnist": ("XR", "chest"),
+    "dermamnist": ("dermatoscope", "skin"),
+    "octmnist": ("OCT", "retina"),
+    "pneumoniamnist": ("XR", "chest"),
+    "retinamnist": ("fundus camera", "retina"),
+    "breastmnist": ("US", "breast"),
+    "bloodmnist": ("microscope", "blood"),
+    "tissuemnist": ("microscope", "kidney"),
+    "organamnist": ("CT", "abdomen"),
+    "organcmnist": ("CT", "abdomen"),
+    "organsmnist": ("CT", "abdomen"),
+}
+
+
+def medmnist(place: Path) -> pd.DataFrame:
+    """
+    Read the files of MedMNIST, ``NAME.npz`` or ``NAME_SIZE.npz``: modality and anatomy follow from
+    the name; a label is written ``NAME CLASS`` where several files are read.
+
+    Parameters
+    ----------
+    place
+        A file, or a folder of them.
+
+    Raises
+    ------
+    DataError
+        There is none, or one of another name.
+    """
+    files = [place] if place.is_file() else sorted(existing_folder(place).glob("*.npz"))
+    if not files:
+        raise DataError(f"{place} holds no .npz of MedMNIST.")
+    tables = []
+    for file in files:
+        name = file.stem.partition("_")[0].lower()
+        if name not in MEDMNIST:
+            raise DataError(
+                f"{file.name} is no two-dimensional set of MedMNIST; they are called "
+                f"{', '.join(MEDMNIST)}. Read it as layout: table."
+            )
+        table = npz_table(file)
+        table["modality"], table["anatomy"] = MEDMNIST[name]
+        if "label" in table.columns and len(files) > 1:
+            table["label"] = name + " " + table["label"]
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
 
 
 def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
@@ -175,6 +230,9 @@ def dicom_folder(
     dropped: Counter[str] = Counter()
     rows = []
     for path in sorted(path for path in existing_folder(root).rglob("*") if path.is_file()):
+        if path.name.startswith("."):  # such as the ._ files of macOS
+            dropped["hidden"] += 1
+            continue
         if not is_dicom(path):
             dropped["no DICOM file"] += 1
             continue

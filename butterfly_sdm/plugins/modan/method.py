@@ -22,6 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from butterfly_sdm.core.settings import FileOrName
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
@@ -34,8 +35,9 @@ from butterfly_sdm.plugins.classifier_scores import (
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
     class_numbers,
-    find_images,
+    unseen_images,
     with_split,
+    without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.images import Images
@@ -66,7 +68,7 @@ class ModanConfig(PluginConfig):
     size_px: int = Field(224, ge=8)
     channels: Literal[1, 3] = 1
     trunk: str = Field("resnet18", description="small:WIDTH or a model of timm")
-    weights: str | None = None
+    weights: FileOrName | None = None
     objective: Literal["jaccard", "simclr"] = Field(
         "jaccard", description="simclr: views of one image only, for comparison"
     )
@@ -257,14 +259,14 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
     def predict(self, config: ModanConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return class probabilities of unseen images; without a task their embeddings."""
-        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        images, paths = unseen_images(inputs, config.size_px, config.channels)
         model, classes = run.model(), run.facts["classes"]
         if classes:
             probability = class_probabilities(model.task, images, images.rows)
-            return prediction_table(paths, probability, classes)
+            return without_unreadable(prediction_table(paths, probability, classes), images)
         z = unit(over_images(model.encoder.features, images, images.rows, run.device)).numpy()
         table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
-        return table.assign(path=list(map(str, paths)))
+        return without_unreadable(table.assign(path=list(map(str, paths))), images)
 
 
 def fine_tune(

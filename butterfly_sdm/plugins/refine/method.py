@@ -18,14 +18,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from butterfly_sdm.core.files import read_json
-from butterfly_sdm.core.settings import InputPath, Section, load_settings
+from butterfly_sdm.core.settings import FileOrName, InputPath, Section, load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
-from butterfly_sdm.plugins.collection import find_images, images_below, read_arrays, read_table
+from butterfly_sdm.plugins.collection import (
+    images_below,
+    read_table,
+    unseen_images,
+    without_unreadable,
+)
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
-from butterfly_sdm.plugins.images import SUFFIXES, Images, read_image
+from butterfly_sdm.plugins.images import SUFFIXES, Images, read_arrays, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.refine.network import (
@@ -57,7 +62,7 @@ class TriggerConfig(Section):
 class RefineConfig(PluginConfig):
     """Settings; the defaults are the paper's for CIFAR-10."""
 
-    model: str = Field(description="TorchScript file, exported program, or module:function")
+    model: FileOrName = Field(description="TorchScript file, exported program, or module:function")
     weights: InputPath | None = Field(None, description="state dict for module:function")
     trust: bool = Field(
         False,
@@ -122,6 +127,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
     """
 
     config = RefineConfig
+    keeps = ("model",)
 
     def load(self, config: RefineConfig) -> RefineData:
         """Read the images; the trigger is stamped on the test images."""
@@ -230,9 +236,9 @@ class Refine(Plugin[RefineConfig, RefineData]):
 
     def predict(self, config: RefineConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the defended class probabilities of unseen images."""
-        images = Images(paths := find_images(inputs), config.size_px, config.channels)
+        images, paths = unseen_images(inputs, config.size_px, config.channels)
         probability = over_images(run.model(), images, images.rows, run.device).numpy()
-        return prediction_table(paths, probability, config.classes)
+        return without_unreadable(prediction_table(paths, probability, config.classes), images)
 
 
 def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassifier:

@@ -1,6 +1,6 @@
 """The suspicious classifier, kept as it is, behind a network that rewrites its input."""
 
-import importlib
+import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
@@ -196,14 +196,14 @@ def load_classifier(source: str, weights: Path | None, *, trust: bool = False) -
     path = Path(source)
     if path.is_file():
         return load_program(path, trust=trust)
-    module, separator, function = source.partition(":")
+    module, separator, function = source.rpartition(":")
     if not separator:
         raise ModelError(
             f"There is no model file {source}. Give a TorchScript file, an exported program, or "
             "module:function."
         )
     try:
-        made: Any = getattr(importlib.import_module(module), function)()
+        made: Any = getattr(_module(module), function)()
     except Exception as error:
         raise ModelError(
             f"{source} cannot make the classifier: {type(error).__name__}: {error}"
@@ -214,6 +214,18 @@ def load_classifier(source: str, weights: Path | None, *, trust: bool = False) -
         raise ModelError(f"{source} makes an untrained network; name its state dict as weights.")
     load_weights(made, weights)
     return made.eval()
+
+
+def _module(name: str) -> Any:
+    """Import a module by its name, or a file beside the YAML."""
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, name)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{name} is no Python module.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def check_classifier(classifier: nn.Module, channels: int, size_px: int, classes: int) -> None:
