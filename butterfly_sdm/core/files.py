@@ -9,7 +9,7 @@ import os
 import platform
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,38 @@ def atomic_path(path: Path) -> Iterator[Path]:
     os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         temporary.replace(path)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """
+    Wait until a file, or the list of names of a folder, is on the disk: what was only written is
+    lost when the power goes.
+    """
+    if path.is_dir():
+        if os.name != "posix":  # elsewhere a folder cannot be opened
+            return
+        number = os.open(path, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # some network file systems cannot
+                os.fsync(number)
+        finally:
+            os.close(number)
+        return
+    with path.open("r+b" if os.access(path, os.W_OK) else "rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder and all that lies below it is on the disk, see :func:`sync`."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if not path.is_symlink():
+            sync(path)
+    sync(folder)
 
 
 def _writer() -> str:

@@ -15,7 +15,7 @@ from time import monotonic
 
 import filelock
 
-from butterfly_sdm.core.files import discard_unfinished, write_text
+from butterfly_sdm.core.files import discard_unfinished, sync, sync_folder, write_text
 from butterfly_sdm.errors import ArtefactError, ButterflySDMError, SourceError
 
 
@@ -143,7 +143,9 @@ def resumable_folder(
         if folder.exists():
             folder.replace(replaced)
         (partial / ".key").unlink()
+        sync_folder(partial)
         partial.replace(folder)
+        sync(folder.parent)
         write_text(finished, key)
         shutil.rmtree(replaced, ignore_errors=True)
 

@@ -23,6 +23,7 @@ from butterfly_sdm.simulate import simulate_region
 FOLDER = Path(__file__).with_name("artefacts")
 SMALL = (
     "train.model.backbone=test_convnext",
+    "train.model.width=null",
     "train.model.window_px=32",
     "train.model.margin_px=0",
     "train.model.embedding=8",

@@ -24,6 +24,7 @@ processes.set_forkserver_preload(["tests.trust.warm"])
 #: Small enough that a verb takes a fraction of a second.
 QUICK = (
     "train.model.backbone=test_resnet",
+    "train.model.width=null",
     "train.fit.epochs=3",
     "train.fit.patience=null",
     "train.fit.batch_size=8",
