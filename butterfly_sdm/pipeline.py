@@ -9,6 +9,7 @@ is done is not done again.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
-from butterfly_sdm.core.cards import damage, fingerprint
+from butterfly_sdm.core.cards import damage, fingerprint, is_whole
 from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
     from data_prep.look.look import Look
+
+log = logging.getLogger("butterfly_sdm")
 
 
 def look(
@@ -197,11 +200,23 @@ def train(
         }
         | {"split": [split.train, split.validation, split.test]}
     )
-    if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
+    if _is_trained(folder, key):
         tidy(folder)
     else:
         _fit_into(folder, key, settings, data, progress)
     return Run.open(folder).with_settings(settings)
+
+
+def _is_trained(folder: Path, key: str) -> bool:
+    """Return whether a whole run of this key lies in ``folder``."""
+    if not (folder / "run.json").is_file():
+        return False
+    try:
+        held = Run.open(folder).card.get("key")
+    except ArtefactError as error:
+        log.warning("The run there cannot be read and is trained again: %s", error)
+        return False
+    return held == key and is_whole(folder / "run.json", f"The run {folder}")
 
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:

@@ -18,7 +18,7 @@ import pandas as pd
 import rasterio
 from pydantic import ValidationError
 
-from butterfly_sdm.core.cards import fingerprint, sealed, software_versions
+from butterfly_sdm.core.cards import fingerprint, is_whole, sealed, software_versions
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
@@ -98,7 +98,7 @@ def build_dataset(
             "remove the other."
         )
     key = _key(config, name, seed, survey)
-    finished = is_finished(folder, key)
+    finished = is_finished(folder, key) and is_whole(folder / "dataset.json", str(folder))
     if not finished and survey is None:
         check_paths(config)
     scene = None if finished else check_inputs(config)

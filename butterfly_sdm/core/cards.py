@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,8 @@ from typing import Any
 
 from butterfly_sdm.core.files import read_json, sha256
 from butterfly_sdm.errors import ArtefactError, MissingFileError
+
+log = logging.getLogger("butterfly_sdm")
 
 
 def check_version(found: Any, known: int, what: str, remake: str) -> None:
@@ -74,6 +77,17 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     content = {key: item for key, item in value.items() if key != "seal"}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     return content | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def is_whole(card: Path, what: str) -> bool:
+    """
+    Return whether an artefact is as it was written, and warn that it is made again if not: the way
+    out of a damaged one is the command that made it.
+    """
+    problems = damage(card)
+    if problems:
+        log.warning("%s was damaged since it was made and is made again: %s", what, problems[0])
+    return not problems
 
 
 def damage(card: Path) -> list[str]:
