@@ -19,6 +19,7 @@ from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section, commented, load_settings
 from butterfly_sdm.data.options import SplitOptions
+from butterfly_sdm.errors import MissingPackageError
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.mapping.options import MapOptions
@@ -29,9 +30,21 @@ from butterfly_sdm.models.options import (
     SearchOptions,
     TrainOptions,
 )
-from data_prep.imagery.options import TileOptions
-from data_prep.options import BuildOptions, CovariateOptions
-from data_prep.records.options import RecordsOptions
+
+try:
+    from data_prep.imagery.options import TileOptions
+    from data_prep.options import BuildOptions, CovariateOptions
+    from data_prep.records.options import RecordsOptions
+except ImportError as error:
+    import data_prep
+
+    places = [str(place) for place in getattr(data_prep, "__path__", ())]
+    if any((Path(place) / "workbench.py").is_file() for place in places):
+        raise
+    raise MissingPackageError(
+        f"{places[0] if places else data_prep} is taken for the package data_prep, which comes "
+        "with butterfly_sdm and has the same name. Rename that folder, or start elsewhere."
+    ) from error
 
 
 class Config(Section):

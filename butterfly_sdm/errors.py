@@ -94,3 +94,7 @@ class MissingPackageError(ButterflySDMError, ImportError):
 
 class SourceError(ButterflySDMError, OSError):
     """A source on the network did not answer as it should."""
+
+
+class WorkerError(ButterflySDMError, RuntimeError):
+    """A worker process was killed from outside; what was done is kept."""

@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from itertools import islice
 from multiprocessing import current_process, get_context
 from typing import Any, Protocol, TypeVar
 
-from butterfly_sdm.errors import ConfigError, MissingPackageError, how_to_install
+from butterfly_sdm.errors import ConfigError, MissingPackageError, WorkerError, how_to_install
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -181,6 +188,8 @@ def open_executor(
         Dask is asked for and not installed.
     ConfigError
         The scheduler does not answer.
+    WorkerError
+        A process was killed.
     """
     if dask is not None:
         with _dask_client(dask) as client:
@@ -200,6 +209,11 @@ def open_executor(
         return
     try:
         yield pool, workers
+    except BrokenExecutor as error:
+        raise WorkerError(
+            "A worker process was killed, most likely by the system because memory ran out. What "
+            "is done is kept: run the same command again, with fewer workers."
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -121,12 +122,54 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_table(path: Path, table: pd.DataFrame, **csv: Any) -> None:
-    """Write a table as Parquet, or as CSV with the options of pandas, whole or not at all."""
+    """
+    Write a table as Parquet, or as CSV with the options of pandas, whole or not at all; in a CSV
+    nothing is a formula, see :func:`inert`.
+    """
     with atomic_path(path) as temporary:
         if path.suffix == ".parquet":
             table.to_parquet(temporary)
         else:
-            table.to_csv(temporary, **csv)
+            inert_table(table).to_csv(temporary, **csv)
+
+
+# What a spreadsheet takes for the beginning of a formula.
+FORMULA = re.compile(r"[=+\-@\t\r]")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$")
+
+
+def inert(value: Any) -> Any:
+    """
+    Return a text that no spreadsheet takes for a formula: one that begins like it gets an
+    apostrophe before it; numbers and everything else stay as they are.
+
+    Examples
+    --------
+    >>> inert("=1+1"), inert("-0.5"), inert("Pieris rapae")
+    ("'=1+1", '-0.5', 'Pieris rapae')
+    """
+    if isinstance(value, str) and FORMULA.match(value) and not NUMBER.match(value):
+        return f"'{value}"
+    return value
+
+
+def inert_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose texts, names of rows and of columns are :func:`inert`."""
+    import pandas as pd
+
+    texts = {
+        place: column.map(inert)
+        for place, (_, column) in enumerate(table.items())
+        if not pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+    }
+    changed = table.copy(deep=False)
+    for place, column in texts.items():
+        changed.isetitem(place, column)
+    if not isinstance(changed.columns, pd.MultiIndex):
+        changed.columns = changed.columns.map(inert)
+    if not isinstance(changed.index, pd.MultiIndex | pd.RangeIndex):
+        changed.index = changed.index.map(inert)
+    return changed
 
 
 def read_json(path: Path) -> Any:

@@ -16,7 +16,7 @@ from time import monotonic
 import filelock
 
 from butterfly_sdm.core.files import discard_unfinished, sync, sync_folder, write_text
-from butterfly_sdm.errors import ArtefactError, ButterflySDMError, SourceError
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, SourceError, WorkerError
 
 
 @contextmanager
@@ -133,7 +133,7 @@ def resumable_folder(
         except ButterflySDMError as error:
             # Mending the mistake changes the key, so there is nothing to continue; a source that
             # fails may answer next time.
-            if not isinstance(error, SourceError) and not (worth and worth(partial)):
+            if not isinstance(error, SourceError | WorkerError) and not (worth and worth(partial)):
                 shutil.rmtree(partial)
             raise
         replaced = folder.with_name(f".{folder.name}.replaced")

@@ -4,6 +4,7 @@ with intervals.
 """
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
@@ -340,10 +341,13 @@ def markdown_table(table: pd.DataFrame) -> str:
         return (
             f"{value:.5g}"
             if isinstance(value, float)
-            else str(value).replace("|", "\\|").replace("\n", " ")
+            else re.sub(r"([\\|\[\]<>`*])", r"\\\1", str(value)).replace("\n", " ")
         )
 
-    lines = [[table.index.name or "", *map(str, table.columns)], ["---"] * (table.shape[1] + 1)]
+    lines = [
+        [cell(table.index.name or ""), *map(cell, table.columns)],
+        ["---"] * (table.shape[1] + 1),
+    ]
     lines += [
         [cell(index), *(cell(value) for value in row)]
         for index, row in zip(table.index, table.to_numpy(object), strict=True)

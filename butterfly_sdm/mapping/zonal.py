@@ -13,7 +13,7 @@ from rasterio.features import rasterize
 from rasterio.windows import transform as window_transform
 from shapely.geometry import box
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import atomic_path, write_table
 from butterfly_sdm.errors import DataError, MissingFileError
 from butterfly_sdm.mapping.map_reader import MapReader
 
@@ -161,10 +161,7 @@ def write_zonal(table: gpd.GeoDataFrame, stem: Path) -> tuple[Path, Path]:
     """
     stem = Path(stem)
     csv, parquet = stem.with_suffix(".csv"), stem.with_suffix(".parquet")
-    with atomic_path(csv) as temporary:
-        pd.DataFrame(table.drop(columns="geometry")).to_csv(
-            temporary, index=False, float_format="%.6g"
-        )
+    write_table(csv, pd.DataFrame(table.drop(columns="geometry")), index=False, float_format="%.6g")
     with atomic_path(parquet) as temporary:
         table.to_parquet(temporary)
     return csv, parquet

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.core.files import FORMULA, NUMBER, atomic_path
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.names import accepted_name, read_name
 from data_prep.records.nomenclature import tidy
@@ -97,7 +97,11 @@ def write_dropped(path: Path, rows: pl.DataFrame) -> None:
         )
     with atomic_path(path) as temporary:
         if path.suffix == ".csv":
-            rows.write_csv(temporary)
+            formula = pl.col(pl.String).str.contains(f"^{FORMULA.pattern}") & ~pl.col(
+                pl.String
+            ).str.contains(f"^{NUMBER.pattern}")
+            safe = pl.when(formula).then("'" + pl.col(pl.String)).otherwise(pl.col(pl.String))
+            rows.with_columns(safe.name.keep()).write_csv(temporary)
         else:
             rows.write_parquet(temporary)
 
