@@ -20,14 +20,10 @@ from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_se
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
+from butterfly_sdm.losses.options import RegulariserOptions
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
-from butterfly_sdm.models.options import (
-    FitOptions,
-    NetworkOptions,
-    RegulariserOptions,
-    ShapeOptions,
-)
+from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
 
 if TYPE_CHECKING:
@@ -298,7 +294,7 @@ class NetworkPredictor:
         )
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
-        """Return the unit embeddings (sites, embedding) that the regulariser acts on."""
+        """Return the unit embeddings (sites, embedding) that the head reads."""
         _, z = self._run(dataset, sites)
         return pd.DataFrame(z, index=pd.Index(list(sites), name="site_id"))
 

@@ -4,7 +4,7 @@ The network: trunk, pooling that leaves the surroundings out, projection head an
 
 import json
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, ValidationError
@@ -58,6 +58,22 @@ class Architecture(ShapeOptions):
                 f"The architecture in model.json is not one this release knows: {where}: "
                 f"{problem['msg']}."
             ) from None
+
+
+class Seen(NamedTuple):
+    """
+    Sites on their way through a network.
+
+    Attributes
+    ----------
+    pooled
+        (m, channels) features of the sites that have an image; None without any.
+    joined
+        (n, embedding) unit vectors of all sites, as the head reads them.
+    """
+
+    pooled: Tensor | None
+    joined: Tensor
 
 
 class PresenceNet(nn.Module):
@@ -276,7 +292,7 @@ class PresenceNet(nn.Module):
         # size 1.
         return cast(Tensor, self.classifier(z * z.shape[-1] ** 0.5))
 
-    def forward(
+    def see(
         self,
         image: Tensor | None = None,
         covariates: Tensor | None = None,
@@ -284,9 +300,9 @@ class PresenceNet(nn.Module):
         *,
         pooled: Tensor | None = None,
         has_image: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Seen:
         """
-        Return logits and the embedding the regulariser acts on.
+        Return what becomes of sites before their species are read off.
 
         Parameters
         ----------
@@ -299,12 +315,6 @@ class PresenceNet(nn.Module):
             (n, channels) instead of the image, where the trunk was run before.
         has_image
             (n,) which rows have an image; None: all.
-
-        Returns
-        -------
-        logits : Tensor of shape (n, species)
-        z : Tensor of shape (n, embedding)
-            Unit vectors.
         """
         if pooled is None and image is not None and self.trunk is not None and len(image):
             pooled = self.pool(self.features(image))
@@ -315,8 +325,28 @@ class PresenceNet(nn.Module):
                 whole = z.new_zeros(len(has_image), z.shape[1])
                 # places are not counted: a GPU would have to be waited for
                 z = whole.masked_scatter(has_image[:, None], z)
-        joined = self.fuse(z, covariates, position, has_image=has_image)
-        return self.classify(joined), joined
+        return Seen(pooled, self.fuse(z, covariates, position, has_image=has_image))
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        covariates: Tensor | None = None,
+        position: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
+        has_image: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return logits and the embedding that the head reads; parameters as of :meth:`see`.
+
+        Returns
+        -------
+        logits : Tensor of shape (n, species)
+        z : Tensor of shape (n, embedding)
+            Unit vectors.
+        """
+        seen = self.see(image, covariates, position, pooled=pooled, has_image=has_image)
+        return self.classify(seen.joined), seen.joined
 
     def freeze(self, what: Freeze) -> None:
         """
