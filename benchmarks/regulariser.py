@@ -69,6 +69,7 @@ FORMS: dict[str, dict[str, Any]] = {
 PASSES = {50: 3, 100: 3, 200: 3, 400: 4}
 # What is tried for "off", one at a time: dropout, decay, length of the fit beside PASSES.
 TUNING = ((0.3, 0.02, 1), (0.0, 0.02, 1), (0.3, 0.2, 1), (0.3, 0.02, 2))
+PAIRS = 10  # of a comparison, regions first
 # Further comparisons: network, form, labels, seeds.
 MORE: tuple[tuple[str, str, int, tuple[int, ...]], ...] = (
     ("narrow", "published", 100, (0, 1)),
@@ -231,7 +232,7 @@ def tuning(labels: int, settings: tuple[tuple[float, float, float], ...]) -> lis
         Fit("narrow", region, seed, labels, "off", dropout, decay, round(PASSES[labels] * length))
         for dropout, decay, length in settings
         for region in TUNED_ON
-        for seed in (0, 1)
+        for seed in ((0, 1) if labels == LABELS[0] else (0,))
     ]
 
 
@@ -272,10 +273,10 @@ def judging(
     settings: tuple[float, float, int],
 ) -> list[Fit]:
     """Return the fits of the regions that choose nothing, both networks of a pair in turn."""
+    pairs = [(region, seed) for seed in seeds for region in JUDGES]
     return [
         Fit(network, region, seed, labels, form, *settings)
-        for seed in seeds
-        for region in JUDGES
+        for region, seed in pairs[:PAIRS]
         for form in forms
     ]
 

@@ -226,14 +226,30 @@ def communities(
     >>> [round(value, 4) for value in vectors.flatten().tolist()]
     [1.6094, -1.6094]
     """
-    known = detections >= 0
-    k, n = detections.clamp(min=0).float(), visits.float()[:, None]
     if rule == "rates":
-        return k / n.clamp(min=1)
-    n = n * known  # (n, species)
-    mean = (k.sum(dim=0) / n.sum(dim=0).clamp(min=1)).clamp(1e-3, 1 - 1e-3)  # (species,)
-    logits = ((k + prior_visits * mean) / (n + prior_visits)).logit()
+        return detections.clamp(min=0).float() / visits.float().clamp(min=1)[:, None]
+    logits = smoothed_rates(detections, visits, prior_visits=prior_visits).logit()
     return logits - logits.mean(dim=0)
+
+
+def smoothed_rates(detections: Tensor, visits: Tensor, *, prior_visits: float = 2.0) -> Tensor:
+    """
+    Return (k + m p) / (n + m): the rates (n, species) as if every site had had m more visits with
+    the rate p of the species over all visits, within 0.001 and 0.999.
+
+    Parameters
+    ----------
+    detections
+        (n, species) visits with the species; a negative number means "unknown", which gives p.
+    visits
+        (n,) visits.
+    prior_visits
+        m > 0.
+    """
+    k = detections.clamp(min=0).float()
+    n = visits.float()[:, None] * (detections >= 0)  # (n, species)
+    mean = (k.sum(dim=0) / n.sum(dim=0).clamp(min=1)).clamp(1e-3, 1 - 1e-3)  # (species,)
+    return (k + prior_visits * mean) / (n + prior_visits)
 
 
 def ranked(

@@ -16,7 +16,7 @@ MOST = 1 << 20  # of any size: a damaged file must not ask for all memory
 
 def _unset(value: object) -> bool:
     """Leave a setting out of what is stored, so that runs keep the key of older settings."""
-    return value is None
+    return not value
 
 
 class KindOptions(Section):
@@ -51,6 +51,12 @@ class ShapeOptions(Section):
     )
     margin_px: int = Field(
         64, ge=0, description="surroundings the trunk sees and pooling leaves out"
+    )
+    neighbours: Fraction = Field(
+        0.0,
+        description="share of a claim that is the mean of the training sites nearest in the "
+        "embedding",
+        exclude_if=_unset,
     )
     padding: Padding = Field(
         "replicate", description="what the trunk sees beyond the edge of a tile"
