@@ -1,16 +1,13 @@
 """
-The soft form agrees with plain loops, two processes with one, and the log tells a collapsed
-embedding from one that knows its labels.
+The soft form agrees with plain loops, and the log tells a collapsed embedding from one that knows
+its labels. Two processes are in ``test_gathering``.
 """
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
-from torch import multiprocessing as mp
 
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.losses.contrastive import SoftRegulariser
@@ -206,56 +203,6 @@ def test_a_site_alone_and_a_batch_of_none_have_loss_zero() -> None:
     told = term(torch.zeros(0, 4, requires_grad=True), torch.zeros(0, dtype=torch.int64))
     told.loss.backward()
     assert told.loss == 0
-
-
-ROWS = (3, 2)  # processes may hold batches of other lengths
-
-
-def fits(memory: bool) -> tuple[nn.Module, Regulariser, Tensor]:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 4))
-    return net, soft(memory=memory), torch.randn(SITES, 6)
-
-
-def steps(net: nn.Module, term: Regulariser, x: Tensor, mine: slice) -> list[Tensor]:
-    """Two steps of a fit; what the second compares with follows from the first."""
-    losses = []
-    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
-    for places in BATCHES[:2]:
-        own = torch.tensor(places)[mine]
-        value = term(nn.functional.normalize(net(x[own]), dim=1), own).loss
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-        losses.append(value.detach())
-    return losses
-
-
-def work(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    for memory in (False, True):
-        net, term, x = fits(memory)
-        wrapped = nn.parallel.DistributedDataParallel(net)
-        mine = slice(0, ROWS[0]) if rank == 0 else slice(ROWS[0], None)
-        losses = torch.stack(steps(wrapped, term, x, mine)) / 2
-        dist.all_reduce(losses)
-        kept = {"losses": losses, "bank": term.bank, "weights": net.state_dict()}
-        torch.save(kept, f"{folder}/{rank}{memory}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_fit_as_one_with_and_without_memory(tmp_path: Path) -> None:
-    mp.start_processes(work, args=(str(tmp_path),), nprocs=2, start_method="spawn")
-    for memory in (False, True):
-        net, term, x = fits(memory)
-        losses = torch.stack(steps(net, term, x, slice(None)))
-        for rank in range(2):
-            kept = torch.load(tmp_path / f"{rank}{memory}.pt", weights_only=True)
-            torch.testing.assert_close(kept["losses"], losses, rtol=0, atol=1e-6)
-            torch.testing.assert_close(kept["bank"], term.bank, rtol=0, atol=1e-6)
-            for name, value in net.state_dict().items():
-                torch.testing.assert_close(kept["weights"][name], value, rtol=0, atol=1e-6)
 
 
 def test_settings_of_another_form_and_older_settings_keep_their_meaning() -> None:
