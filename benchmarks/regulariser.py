@@ -227,7 +227,7 @@ def work_off(work: Path, fits: Iterator[Fit] | list[Fit], until: float) -> None:
         if time.time() > until:
             raise SystemExit("The time is up; the same command goes on from here.")
         if fit.region not in regions:
-            regions = {fit.region: place(work, fit.region)} | regions
+            regions = {fit.region: place(work, fit.region)}  # one at a time: they are large
         row = vars(fit) | run(work, fit, regions[fit.region]) | {"version": VERSION}
         path = work / "rows.csv"
         fresh = not path.is_file()

@@ -411,6 +411,4 @@ train:
   fit:
     epochs: 20
     batch_size: 32
-    regulariser:
-      bottom: 16              # of a batch of 32
 """
