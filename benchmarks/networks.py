@@ -80,6 +80,7 @@ GROUPS: dict[str, dict[str, dict[str, Any]]] = {
     "regulariser": {
         "image, without": {},
         "image, weight 0.1": {"regulariser": {"weight": 0.1, "bottom": 16}},
+        "image, soft form": {"regulariser": {"form": "soft"}},
     },
     "margin": {
         "no surroundings, zeros beyond": {

@@ -31,13 +31,14 @@ import torch
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.losses.contrastive import SoftRegulariser
+from butterfly_sdm.losses.options import RegulariserOptions
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.models.augment import Augmentation
 from butterfly_sdm.models.batches import Shuffled, SiteBatches, predict_batch
 from butterfly_sdm.models.fit import Fitting, run_fit
 from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
-from butterfly_sdm.models.options import FitOptions, RegulariserOptions
+from butterfly_sdm.models.options import FitOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")

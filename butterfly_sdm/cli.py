@@ -501,7 +501,7 @@ def report(
 @app.command(
     epilog=_example(
         "butterfly-sdm compare runs/a/run runs/b/run",
-        "butterfly-sdm compare my_region.yaml --change train.fit.regulariser.weight=0 --seeds 5",
+        "butterfly-sdm compare my_region.yaml --change train.fit.regulariser.form=soft --seeds 5",
     )
 )
 def compare(

@@ -22,11 +22,11 @@ from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.errors import MissingPackageError
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.imagery.options import SceneOptions
+from butterfly_sdm.losses.options import RegulariserOptions
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.models.options import (
     FitOptions,
     ModelOptions,
-    RegulariserOptions,
     SearchOptions,
     TrainOptions,
 )

@@ -127,7 +127,7 @@ def compare_change(
     config
         The experiment.
     change
-        ``key=value`` pairs, such as ``train.fit.regulariser.weight=0``.
+        ``key=value`` pairs, such as ``train.fit.regulariser.form=soft``.
     out
         Folder of ``comparison.csv``, ``comparison.png`` and the predictions; by default
         ``comparison`` in the config's ``out``.
@@ -148,7 +148,7 @@ def compare_change(
 
     Examples
     --------
-    >>> change = ["train.fit.regulariser.weight=0"]
+    >>> change = ["train.fit.regulariser.form=soft"]
     >>> compare_change("experiment.yaml", change, seeds=5)  # doctest: +SKIP
     """
     overrides = tuple(overrides)

@@ -109,7 +109,7 @@ def test_the_published_search_is_a_search_of_the_published_setting(monkeypatch) 
 
 
 def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: Path) -> None:
-    data = make_dataset(60, image=False, seed=3)
+    data = make_dataset(120, image=False, seed=3)
     fit = {
         "epochs": 12,
         "batch_size": 16,
@@ -131,7 +131,7 @@ def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: 
     assert (found.table["changed"] - found.table["as_it_is"]).to_numpy() == pytest.approx(
         found.table["difference"].to_numpy()
     )
-    assert found.table["sites"].tolist() == [60, 60, 60]
+    assert found.table["sites"].tolist() == [120, 120, 120]
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     files = sorted((tmp_path / "out_of_fold").iterdir())
     assert len(files) == 2 * 2 * 2

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.losses.options import SimilarityName
 
 
 def same_class(labels: Tensor, references: Tensor | None = None) -> Tensor:
@@ -153,6 +154,102 @@ def nearest(
     values = similarity.gather(1, places).clamp(min=0) ** power
     weights = torch.zeros_like(similarity).scatter_(1, places, values)
     return weights.masked_fill(exclude, 0.0)
+
+
+def soft_targets(
+    similarity: Tensor, *, sharpness: float = 0.1, exclude: Tensor | None = None
+) -> Tensor:
+    """
+    Share a weight of 1 per row among all references, by a softmax of their similarity.
+
+    With these weights :class:`~butterfly_sdm.losses.contrastive.ContrastiveLoss` over all others
+    is the cross-entropy between what labels and what embeddings say of whom a sample resembles.
+
+    Parameters
+    ----------
+    similarity
+        (n, m) similarity of labels, such as :func:`cosine` of :func:`communities`.
+    sharpness
+        Temperature of the softmax, above 0: the smaller, the fewer references share a row.
+    exclude
+        (n, m) pairs that are one and the same sample, or references not known yet: weight 0. None:
+        the diagonal of a square matrix, nothing of another one.
+
+    Returns
+    -------
+    Tensor of shape (n, m), float32
+        Rows sum to 1; a row whose references are all excluded is 0.
+
+    Raises
+    ------
+    DataError
+        The sharpness is not above 0.
+    """
+    if not sharpness > 0:
+        raise DataError(f"The sharpness of soft targets must be above 0; it is {sharpness}.")
+    exclude = self_pairs(similarity) if exclude is None else exclude
+    alone = exclude.all(dim=1, keepdim=True)  # (n, 1)
+    # A row without references would be 0 / 0; any finite numbers serve, it becomes 0 below.
+    logits = (similarity.detach().float() / sharpness).masked_fill(exclude & ~alone, -torch.inf)
+    return logits.softmax(dim=1).masked_fill(exclude, 0.0)
+
+
+def communities(
+    detections: Tensor, visits: Tensor, rule: SimilarityName = "logit", *, prior_visits: float = 2.0
+) -> Tensor:
+    """
+    Return a vector of species per site whose cosine says how alike two communities are.
+
+    Parameters
+    ----------
+    detections
+        (n, species) visits with the species; a negative number means "unknown".
+    visits
+        (n,) visits.
+    rule
+        ``rates``: k / n, all of one sign, so that any two sites with common species are alike
+        [1]_. ``logit``: logits of (k + m p) / (n + m) less their mean over the sites, where p is
+        the rate of the species over all visits, within 0.001 and 0.999, and m ``prior_visits``: a
+        rate counts by its visits, and what all sites share makes none of them alike.
+    prior_visits
+        m > 0.
+
+    References
+    ----------
+    .. [1] van der Plas, Law & Pocock (2025). arXiv 2505.09306.
+
+    Examples
+    --------
+    >>> communities(torch.tensor([[4.0], [1.0]]), torch.tensor([4.0, 4.0]), "rates").tolist()
+    [[1.0], [0.25]]
+    >>> vectors = communities(torch.tensor([[4.0], [0.0]]), torch.tensor([4.0, 4.0]))
+    >>> [round(value, 4) for value in vectors.flatten().tolist()]
+    [1.6094, -1.6094]
+    """
+    if rule == "rates":
+        return detections.clamp(min=0).float() / visits.float().clamp(min=1)[:, None]
+    logits = smoothed_rates(detections, visits, prior_visits=prior_visits).logit()
+    return logits - logits.mean(dim=0)
+
+
+def smoothed_rates(detections: Tensor, visits: Tensor, *, prior_visits: float = 2.0) -> Tensor:
+    """
+    Return (k + m p) / (n + m): the rates (n, species) as if every site had had m more visits with
+    the rate p of the species over all visits, within 0.001 and 0.999.
+
+    Parameters
+    ----------
+    detections
+        (n, species) visits with the species; a negative number means "unknown", which gives p.
+    visits
+        (n,) visits.
+    prior_visits
+        m > 0.
+    """
+    k = detections.clamp(min=0).float()
+    n = visits.float()[:, None] * (detections >= 0)  # (n, species)
+    mean = (k.sum(dim=0) / n.sum(dim=0).clamp(min=1)).clamp(1e-3, 1 - 1e-3)  # (species,)
+    return (k + prior_visits * mean) / (n + prior_visits)
 
 
 def ranked(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch.utils.data import Sampler
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, turned
 from butterfly_sdm.models.inputs import SiteInputs
-from butterfly_sdm.models.presence_net import PresenceNet
+from butterfly_sdm.models.presence_net import PresenceNet, Seen
 
 # Tensors by name, and under ``turns`` how many of the images are turned in each way.
 Batch = dict[str, Any]
@@ -240,27 +240,32 @@ class Shuffled(Sampler[tuple[list[int], int]]):
         return iter([(own[start:end], first + 7_919 * start) for start, end in pairwise(edges)])
 
 
-def predict_batch(
-    net: PresenceNet, batch: Batch, reader: TileReader | None
-) -> tuple[Tensor, Tensor]:
+def see_batch(net: PresenceNet, batch: Batch, reader: TileReader | None) -> Seen:
     """
-    Return logits and embeddings of one batch of :class:`SiteBatches`, on the device of the batch.
+    Return features and embeddings of one batch of :class:`SiteBatches`, on the device of the batch.
     """
     image = None
     if "counts" in batch and reader is not None:
         image = image_of(
             net, batch["counts"], reader, light=batch.get("light"), turns=batch.get("turns")
         )
-    return cast(
-        tuple[Tensor, Tensor],
-        net(
-            image,
-            batch.get("covariates"),
-            batch.get("position"),
-            pooled=batch.get("pooled"),
-            has_image=batch.get("has_image"),
-        ),
+    return net.see(
+        image,
+        batch.get("covariates"),
+        batch.get("position"),
+        pooled=batch.get("pooled"),
+        has_image=batch.get("has_image"),
     )
+
+
+def predict_batch(
+    net: PresenceNet, batch: Batch, reader: TileReader | None
+) -> tuple[Tensor, Tensor]:
+    """
+    Return logits and embeddings of one batch of :class:`SiteBatches`, on the device of the batch.
+    """
+    joined = see_batch(net, batch, reader).joined
+    return net.classify(joined), joined
 
 
 def image_of(

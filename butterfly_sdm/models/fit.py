@@ -17,15 +17,22 @@ import pandas as pd
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 
 from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.tiles import ReadAhead
 from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
-from butterfly_sdm.losses.contrastive import SoftRegulariser
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
-from butterfly_sdm.models.batches import Batch, Feed, Shuffled, SiteBatches, predict_batch
+from butterfly_sdm.losses.regulariser import Regulariser
+from butterfly_sdm.models.batches import (
+    Batch,
+    Feed,
+    Shuffled,
+    SiteBatches,
+    predict_batch,
+    see_batch,
+)
 from butterfly_sdm.models.options import FitOptions
 from butterfly_sdm.models.presence_net import PresenceNet
 from butterfly_sdm.progress import Progress, silent
@@ -33,6 +40,10 @@ from butterfly_sdm.progress import Progress, silent
 log = logging.getLogger("butterfly_sdm.models.fit")
 
 AHEAD = 2  # batches of tiles that wait for the step
+# Of a regulariser, in the order of its Term: columns of history.csv.
+TERM = ("train_regulariser", "regulariser_above_collapse", "cosine_alike", "cosine_unlike")
+PROJECTION = 64  # length of the projection that only the regulariser sees
+COLLAPSED = -0.01  # a term that gains no more than this over sites at one point tells none apart
 
 
 class Fitting(lightning.LightningModule):
@@ -53,12 +64,18 @@ class Fitting(lightning.LightningModule):
         self.net, self.loss, self.options = net, loss, options
         self.parts = (train, validation)
         self.unfreeze_after, self.seed = unfreeze_after, seed
-        term = options.regulariser
-        self.regulariser = (
-            SoftRegulariser(temperature=term.temperature, nearest=term.nearest, bottom=term.bottom)
-            if term.weight > 0
-            else None
-        )
+        self.regulariser: Regulariser | None = None
+        self.projection: nn.Linear | None = None
+        if options.regulariser.weight > 0:
+            length = net.architecture.embedding
+            if options.regulariser.layer == "projection":
+                # Beside the network and no part of it: what predicts and maps never has it.
+                inputs = length if net.trunk is None else net.trunk.channels
+                self.projection, length = nn.Linear(inputs, PROJECTION), PROJECTION
+            known = train.inputs
+            self.regulariser = Regulariser(
+                options.regulariser, known.detections, known.visits, length=length
+            )
         self.sums: dict[str, float] = {}
         self.held: list[tuple[Tensor, ...]] = []
         self.scores: dict[str, float] = {}
@@ -159,12 +176,21 @@ class Fitting(lightning.LightningModule):
         ):
             log.info("Epoch %d: the whole trunk learns from here on.", self.current_epoch)
             self.net.freeze("nothing")
-        self.sums = {"loss": 0.0, "regulariser": 0.0, "sites": 0.0}
+        self.sums = dict.fromkeys(("loss", *TERM, "sites"), 0.0)
         self.started = time.perf_counter()
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return logits and embeddings of a batch."""
-        return predict_batch(self.net, batch, self.parts[0].reader)
+        """
+        Return logits of a batch and the embeddings that the regulariser acts on: of its own
+        projection those of the sites with an image alone.
+        """
+        if self.projection is None:
+            return predict_batch(self.net, batch, self.parts[0].reader)
+        seen = see_batch(self.net, batch, self.parts[0].reader)
+        inputs = seen.joined if self.net.trunk is None else seen.pooled
+        if inputs is None:
+            inputs = seen.joined.new_zeros(0, self.projection.in_features)
+        return self.net.classify(seen.joined), nn.functional.normalize(self.projection(inputs))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """
@@ -178,10 +204,13 @@ class Fitting(lightning.LightningModule):
         total = loss = self.loss(logits, batch["detections"], batch["visits"])
         self._add("loss", loss, len(logits))
         if self.regulariser is not None:
-            rates = batch["detections"].clamp(min=0) / batch["visits"].clamp(min=1)[:, None]
-            term = self.regulariser(z, rates)
-            self._add("regulariser", term, len(logits))
-            total = loss + self.options.regulariser.weight * term
+            places = batch["place"]
+            if len(z) != len(places):
+                places = places[batch["has_image"]] if len(z) else places[:0]
+            term = self.regulariser(z, places)
+            for name, value in zip(TERM, term, strict=True):
+                self._add(name, value, len(logits))
+            total = loss + self.options.regulariser.weight * term.loss
         self.sums["sites"] += len(logits)
         return total
 
@@ -248,13 +277,15 @@ class Journal(Callback):
         assert isinstance(pl_module, Fitting)
         sites = max(pl_module.sums["sites"], 1.0)
         # waits for the device
-        loss, term = (float(pl_module.sums[name]) / sites for name in ("loss", "regulariser"))
+        loss, *terms = (float(pl_module.sums[name]) / sites for name in ("loss", *TERM))
+        # Without a regulariser there is nothing to say beside its 0.
+        told = TERM if pl_module.regulariser is not None else TERM[:1]
         seconds = max(time.perf_counter() - pl_module.started, 1e-9)
         row = {
             "epoch": float(trainer.current_epoch),
             "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
             "train_loss": loss,
-            "train_regulariser": term,
+            **dict(zip(told, terms, strict=False)),
             **pl_module.scores,
             "seconds": seconds,
             "sites_per_second": sites * trainer.world_size / seconds,
@@ -361,9 +392,28 @@ def run_fit(
             )
         if processes > 1 and last is not None:
             journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])
+    _warn_if_collapsed(journal)
     fitting.net.load_state_dict(journal.weights)
     fitting.net.cpu().eval()
     return journal
+
+
+def _warn_if_collapsed(journal: Journal) -> None:
+    """Say so where the last epoch still has all sites at one point, as far as the term can tell."""
+    last = journal.rows[-1] if journal.rows else {}
+    above = last.get(TERM[1])
+    if above is None or above < COLLAPSED:
+        return
+    log.warning(
+        "The embedding that the regulariser acts on stayed collapsed: after %d epochs the term is "
+        "%.3f above its value with all sites at one point (cosine of alike sites %.2f, of unlike "
+        "ones %.2f). It did not shape the network: fit for longer or raise "
+        "train.fit.regulariser.weight, or switch it off (0).",
+        len(journal.rows),
+        above,
+        last[TERM[2]],
+        last[TERM[3]],
+    )
 
 
 def _trainer(

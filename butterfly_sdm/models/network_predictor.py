@@ -20,14 +20,11 @@ from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_se
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
+from butterfly_sdm.losses.options import RegulariserOptions
+from butterfly_sdm.losses.pairs import smoothed_rates
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
-from butterfly_sdm.models.options import (
-    FitOptions,
-    NetworkOptions,
-    RegulariserOptions,
-    ShapeOptions,
-)
+from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
 
 if TYPE_CHECKING:
@@ -164,6 +161,8 @@ class NetworkPredictor:
             fitting = self._fitting(net, reader, train, held)
             journal = run_fit(fitting, folder=context.folder, progress=context.progress)
         self.network = net
+        if self.model.neighbours > 0:
+            self._remember(dataset, names, train)
         self.history = journal.table()
         self.card = {
             "dataset": {"name": dataset.card.name, "fingerprint": dataset.fingerprint},
@@ -298,9 +297,15 @@ class NetworkPredictor:
         )
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
-        """Return the unit embeddings (sites, embedding) that the regulariser acts on."""
+        """Return the unit embeddings (sites, embedding) that the head reads."""
         _, z = self._run(dataset, sites)
         return pd.DataFrame(z, index=pd.Index(list(sites), name="site_id"))
+
+    def _remember(self, dataset: Dataset, names: Sequence[str], train: SiteInputs) -> None:
+        """Let the network keep where its training sites lie, and what is found there."""
+        _, z = self._run(dataset, names)
+        rates = smoothed_rates(train.detections, train.visits)
+        self._fitted().cpu().remember(torch.from_numpy(z), rates)
 
     def save(self, folder: Path) -> None:
         """

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
-from butterfly_sdm.losses.options import PresenceName
+from butterfly_sdm.losses.options import PresenceName, RegulariserOptions
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -16,7 +16,7 @@ MOST = 1 << 20  # of any size: a damaged file must not ask for all memory
 
 def _unset(value: object) -> bool:
     """Leave a setting out of what is stored, so that runs keep the key of older settings."""
-    return value is None
+    return not value
 
 
 class KindOptions(Section):
@@ -51,6 +51,12 @@ class ShapeOptions(Section):
     )
     margin_px: int = Field(
         64, ge=0, description="surroundings the trunk sees and pooling leaves out"
+    )
+    neighbours: Fraction = Field(
+        0.0,
+        description="share of a claim that is the mean of the training sites nearest in the "
+        "embedding",
+        exclude_if=_unset,
     )
     padding: Padding = Field(
         "replicate", description="what the trunk sees beyond the edge of a tile"
@@ -93,17 +99,6 @@ class ModelOptions(NetworkOptions, KindOptions):
         1, ge=1, description="networks with seeds seed, seed + 1, ...; more than one: an ensemble"
     )
     options: Options = Field(default_factory=dict, description="of a baseline")
-
-
-class RegulariserOptions(Section):
-    """The soft supervised contrastive term (van der Plas et al. 2025)."""
-
-    weight: float = Field(0.1, ge=0, description="0 switches it off")
-    temperature: float = Field(0.5, gt=0, description="of the similarities of embeddings")
-    nearest: int = Field(
-        5, ge=1, description="sites of a batch, most alike by species, that attract each one"
-    )
-    bottom: int = Field(32, ge=1, description="sites of a batch, least alike, that are pushed away")
 
 
 class FitOptions(Section):

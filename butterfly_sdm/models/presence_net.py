@@ -4,7 +4,7 @@ The network: trunk, pooling that leaves the surroundings out, projection head an
 
 import json
 from collections.abc import Sequence
-from typing import Any, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, ValidationError
@@ -15,6 +15,8 @@ from butterfly_sdm.models.fusion import Branch, Fusion, PositionEncoding
 from butterfly_sdm.models.options import MOST, Freeze, ShapeOptions
 from butterfly_sdm.models.stem import find_stem
 from butterfly_sdm.models.trunk import Trunk
+
+NEAR_TEMPERATURE = 0.05  # of the cosine to remembered sites: one 0.05 nearer counts e times
 
 
 class Architecture(ShapeOptions):
@@ -31,12 +33,16 @@ class Architecture(ShapeOptions):
         Number of covariates; 0 for none.
     position
         Whether the network knows where a site lies.
+    remembered
+        Number of training sites whose embeddings it keeps; 0 until it is fitted, and always
+        without ``neighbours``.
     """
 
     species: int = Field(ge=1, le=MOST)
     bands: tuple[str, ...] = ()
     covariates: int = Field(0, ge=0)
     position: bool = False
+    remembered: int = Field(0, ge=0, le=MOST, exclude_if=lambda count: not count)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:
@@ -58,6 +64,22 @@ class Architecture(ShapeOptions):
                 f"The architecture in model.json is not one this release knows: {where}: "
                 f"{problem['msg']}."
             ) from None
+
+
+class Seen(NamedTuple):
+    """
+    Sites on their way through a network.
+
+    Attributes
+    ----------
+    pooled
+        (m, channels) features of the sites that have an image; None without any.
+    joined
+        (n, embedding) unit vectors of all sites, as the head reads them.
+    """
+
+    pooled: Tensor | None
+    joined: Tensor
 
 
 class PresenceNet(nn.Module):
@@ -94,6 +116,8 @@ class PresenceNet(nn.Module):
     covariate_std: Tensor
     position_mean: Tensor
     position_std: Tensor
+    near_z: Tensor
+    near_rates: Tensor
 
     def __init__(self, architecture: Architecture, *, seed: int = 0) -> None:
         super().__init__()
@@ -145,6 +169,9 @@ class PresenceNet(nn.Module):
             layers += [nn.Linear(width, a.head_width), nn.ReLU(), nn.Dropout(a.dropout)]
             width = a.head_width
         self.classifier = nn.Sequential(*layers, nn.Linear(width, a.species))
+        if a.remembered:
+            self.register_buffer("near_z", torch.zeros(a.remembered, a.embedding))
+            self.register_buffer("near_rates", torch.zeros(a.remembered, a.species))
 
     @property
     def tile_px(self) -> int:
@@ -274,9 +301,31 @@ class PresenceNet(nn.Module):
         """Return the logits (n, species) of joined embeddings, see :meth:`fuse`."""
         # The numbers of a unit vector shrink with its length; a layer learns well from numbers of
         # size 1.
-        return cast(Tensor, self.classifier(z * z.shape[-1] ** 0.5))
+        logits: Tensor = self.classifier(z * z.shape[-1] ** 0.5)
+        if not self.architecture.remembered:
+            return logits
+        share = self.architecture.neighbours
+        nearness = (z @ self.near_z.T / NEAR_TEMPERATURE).softmax(dim=-1)  # (n, remembered)
+        blend = (1 - share) * logits.sigmoid() + share * (nearness @ self.near_rates)
+        return blend.logit(eps=1e-7)
 
-    def forward(
+    def remember(self, z: Tensor, rates: Tensor) -> None:
+        """
+        Keep the embeddings of training sites: from here on ``architecture.neighbours`` of every
+        claim is the mean of their rates, each by the softmax of its cosine to the site.
+
+        Parameters
+        ----------
+        z
+            (sites, embedding) unit vectors, as the head reads them.
+        rates
+            (sites, species) in (0, 1).
+        """
+        self.register_buffer("near_z", z.float())
+        self.register_buffer("near_rates", rates.float())
+        self.architecture = self.architecture.model_copy(update={"remembered": len(z)})
+
+    def see(
         self,
         image: Tensor | None = None,
         covariates: Tensor | None = None,
@@ -284,9 +333,9 @@ class PresenceNet(nn.Module):
         *,
         pooled: Tensor | None = None,
         has_image: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Seen:
         """
-        Return logits and the embedding the regulariser acts on.
+        Return what becomes of sites before their species are read off.
 
         Parameters
         ----------
@@ -299,12 +348,6 @@ class PresenceNet(nn.Module):
             (n, channels) instead of the image, where the trunk was run before.
         has_image
             (n,) which rows have an image; None: all.
-
-        Returns
-        -------
-        logits : Tensor of shape (n, species)
-        z : Tensor of shape (n, embedding)
-            Unit vectors.
         """
         if pooled is None and image is not None and self.trunk is not None and len(image):
             pooled = self.pool(self.features(image))
@@ -315,8 +358,28 @@ class PresenceNet(nn.Module):
                 whole = z.new_zeros(len(has_image), z.shape[1])
                 # places are not counted: a GPU would have to be waited for
                 z = whole.masked_scatter(has_image[:, None], z)
-        joined = self.fuse(z, covariates, position, has_image=has_image)
-        return self.classify(joined), joined
+        return Seen(pooled, self.fuse(z, covariates, position, has_image=has_image))
+
+    def forward(
+        self,
+        image: Tensor | None = None,
+        covariates: Tensor | None = None,
+        position: Tensor | None = None,
+        *,
+        pooled: Tensor | None = None,
+        has_image: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """
+        Return logits and the embedding that the head reads; parameters as of :meth:`see`.
+
+        Returns
+        -------
+        logits : Tensor of shape (n, species)
+        z : Tensor of shape (n, embedding)
+            Unit vectors.
+        """
+        seen = self.see(image, covariates, position, pooled=pooled, has_image=has_image)
+        return self.classify(seen.joined), seen.joined
 
     def freeze(self, what: Freeze) -> None:
         """

@@ -15,8 +15,15 @@ from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
+from butterfly_sdm.losses.options import RegulariserOptions
 from butterfly_sdm.models.network_predictor import NetworkPredictor
-from butterfly_sdm.models.options import BoundOptions, Choices, SearchOptions
+from butterfly_sdm.models.options import (
+    BoundOptions,
+    Choices,
+    FitOptions,
+    NetworkOptions,
+    SearchOptions,
+)
 
 log = logging.getLogger("butterfly_sdm.models.search")
 
@@ -204,11 +211,11 @@ def _plain(options: SearchOptions) -> dict[str, Any]:
 
 
 def _check_space(options: SearchOptions) -> None:
-    known = NetworkPredictor().settings()
+    known = {*NetworkOptions.model_fields, *FitOptions.model_fields, "species_weights", "seed"}
     for name in options.space:
         first, _, second = name.partition(".")
-        inner = known.get(first)
-        if first not in known or (second and not (isinstance(inner, dict) and second in inner)):
+        inner = RegulariserOptions.model_fields if first == "regulariser" else {}
+        if first not in known or (second and second not in inner):
             raise ModelError(f"The search space names {name!r}, which is no setting of a network.")
 
 

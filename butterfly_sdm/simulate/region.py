@@ -414,5 +414,6 @@ train:
     keep: last                # validation sites decide nothing: they judge
     patience: null
     regulariser:
+      weight: 0.1
       bottom: 8               # of a batch of 16
 """
