@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -440,10 +440,9 @@ class Community:
         if not touched.all():
             unvisited = self.prior_richness(self.species, float(visits))
             count[~touched], deviation[~touched] = unvisited.moments(q[~touched])
-        rows = np.flatnonzero(touched)
-        for at in range(0, len(rows), PLACES_AT_ONCE):
-            part = rows[at : at + PLACES_AT_ONCE]
-            there = None if moved is None else moved.take(part)
+        moves = np.zeros(len(q), dtype=bool) if moved is None else moved.near
+        for part in (*_parts(touched & ~moves), *_parts(touched & moves)):
+            there = moved.take(part) if moved is not None and moves[part[0]] else None
             rate[part], joint = self._rates(q[part], evidence.take(part), there, correlated=True)
             assert joint.correlated is not None
             sd[part] = joint.sd
@@ -471,6 +470,12 @@ class Community:
         second = logit_normal.condition(corrected, logit, evidence, correlated=correlated)
         both = (first + second.rate) / 2
         return np.where(evidence.known[:, None], both, np.clip(about, 0, 1)), second
+
+
+def _parts(where: np.ndarray) -> Iterator[np.ndarray]:
+    rows = np.flatnonzero(where)
+    for at in range(0, len(rows), PLACES_AT_ONCE):
+        yield rows[at : at + PLACES_AT_ONCE]
 
 
 def _moved(

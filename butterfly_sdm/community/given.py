@@ -225,7 +225,7 @@ def read_given(
             )
     rows = pd.DataFrame(
         {
-            column: table[column].astype("string").fillna("").str.strip()
+            column: table[column].astype("string").fillna("").str.strip().astype(object)
             if column in table.columns
             else ""
             for column in ("place", *COLUMNS)

@@ -33,6 +33,7 @@ HALF_GRID = 4.5
 DAMPING = 0.8
 LEAST_SHARE = 1e-4  # of the prior variance, that a marginal may shrink to
 LEAST_CAVITY = 0.01  # precision
+ALMOST = np.float32(1 - 1e-6)
 SHRUNK = 0.05
 PLACES_AT_ONCE = 256
 
@@ -325,7 +326,8 @@ def _log_likelihood(eta: np.ndarray, evidence: Evidence) -> np.ndarray:
         rows = np.flatnonzero(part.told > 0)
         told, listed = part.told[rows, None].astype(np.float32), part.listed[rows]
         log_rate = eta[:, rows] - softplus[:, rows]
-        log[:, rows] += np.where(listed, log_rate, np.log1p(-told * np.exp(log_rate)))
+        seen_and_told = np.minimum(told * np.exp(log_rate), ALMOST)
+        log[:, rows] += np.where(listed, log_rate, np.log1p(-seen_and_told))
     if evidence.effort is not None:
         rows, columns = np.nonzero(evidence.effort > 0)
         never = -evidence.effort[rows, columns].astype(np.float32) * softplus[:, rows, columns]

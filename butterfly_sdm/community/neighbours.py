@@ -18,6 +18,8 @@ SHARES = (0.0, 0.15, 0.3, 0.5)
 REACHES_M = (5_000.0, 10_000.0, FARTHEST_M)
 MOST_TRIED = 400  # sites of a fold
 REPEATS = 2
+#: Standard errors by which neighbours have to help: the best of several tries always seems to.
+SURELY = 3.0
 
 
 def shared(distance_m: np.ndarray, reach_m: float) -> np.ndarray:
@@ -273,7 +275,8 @@ def choose_nearness(
         Those of least squared error; a share of 0 where neighbours do not help.
     """
     rng = np.random.default_rng(seed)
-    error = dict.fromkeys(((s, r) for s in SHARES for r in REACHES_M), 0.0)
+    tried = [(share, reach) for share in SHARES for reach in REACHES_M]
+    error: dict[tuple[float, float], list[np.ndarray]] = {pair: [] for pair in tried}
     for fold in np.unique(fold_of):
         for _ in range(REPEATS):
             sites = rng.permutation(np.flatnonzero(fold_of == fold))[:MOST_TRIED]
@@ -286,5 +289,12 @@ def choose_nearness(
                 records = Records.solved(positions[told], measured, share, reach)
                 moved = scaled_linear.scale(q[asked]) * records.residual(positions[asked])
                 claim = np.clip(q[asked] + moved, 0, 1)
-                error[share, reach] += ((claim - k[asked] / n[asked, None]) ** 2).sum()
-    return min(error, key=lambda pair: error[pair])
+                error[share, reach].append(((claim - k[asked] / n[asked, None]) ** 2).sum(axis=1))
+    none = (0.0, FARTHEST_M)
+    if not error[none]:
+        return none
+    of_site = {pair: np.concatenate(parts) for pair, parts in error.items()}
+    best = min(of_site, key=lambda pair: float(of_site[pair].sum()))
+    gain = of_site[none] - of_site[best]
+    surely = gain.mean() > SURELY * gain.std() / np.sqrt(len(gain))
+    return best if surely else none
