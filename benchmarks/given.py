@@ -8,9 +8,11 @@ it costs; with --given it writes conditional predictions of the test sites.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from scipy.special import expit, logit
 from scipy.stats import binom
 
 import butterfly_sdm as bs
+from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.community import scaled_linear
 from butterfly_sdm.community.calibration import draw_visits
 from butterfly_sdm.community.community import Community
@@ -33,6 +36,11 @@ from butterfly_sdm.predictors import make_predictor
 CONFIG = Path(__file__).parents[1] / "configs" / "s2bms_best.yaml"
 FOLDS = 5
 DISTANCE_M = 2900.0  # gives the distances to training sites that validation sites have
+#: Kinds of models that are mapped with new records: the cheapest there is, and a small network.
+MAPPED = {
+    "nearest": ["train.model={kind: nearest_sites}", "map.stride_px=8"],
+    "network": ["train.fit.epochs=1", "community.folds=2", "train.model.members=1"],
+}
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(21)
 WEIGHTS = WEIGHTS / WEIGHTS.sum()
 
@@ -93,11 +101,12 @@ def settings_of(sites: Sites, draws: int) -> Iterator[tuple[str, Sites, list[tup
         yield f"{visits} visit{'s' * (visits > 1)}", part, drawn
     width = sites.k.shape[1]
     drawn = []
-    for _ in range(draws):
+    rate = sites.k / sites.n[:, None]
+    for _ in range(draws // 2):
         first = np.tile(np.arange(width) < width // 2, (len(sites.k), 1))
-        known = rng.permuted(first, axis=1)
-        rate = sites.k / sites.n[:, None]
-        drawn.append((sites.k * known, sites.n[:, None] * known, rate, ~known))
+        half = rng.permuted(first, axis=1)
+        for known in (half, ~half):  # so that every species is asked equally often
+            drawn.append((sites.k * known, sites.n[:, None] * known, rate, ~known))
     yield "half", sites, drawn
 
 
@@ -115,7 +124,7 @@ def table(community: Community, sites: Sites, draws: int) -> None:
             }
             for method, claim in claims.items():
                 each = ((claim - rate) ** 2 * asked).sum(axis=1) / asked.sum(axis=1)
-                errors[method] = errors[method] + 100 * each / draws
+                errors[method] = errors[method] + 100 * each / len(drawn)
         joint = errors["joint"]
         text = "  ".join(f"{method} {error.mean():.4f}" for method, error in errors.items())
         for other in ("model alone", "species by species"):
@@ -274,6 +283,44 @@ def speed(community: Community, sites: Sites) -> None:
     print(f"10,000 places x {q.shape[1]} species: {time.process_time() - start:.1f} CPU s")
 
 
+def map_cost(folder: Path) -> None:
+    """Print what 100 new records add to the cost of a map, dense and position by position."""
+    region = bs.simulate_region(folder / "region", size_px=4096, n_sites=600, n_species=24)
+    flat = ["map.audit=0", "map.beside=[]", "build.split.buffer_m=0"]
+    rng = np.random.default_rng(0)
+    for kind, more in MAPPED.items():
+        changes = [*flat, *more]
+        dataset = bs.build(region.config, folder / "region_data", overrides=changes)
+        run = bs.train(region.config, folder / kind, dataset=dataset, overrides=changes)
+        bs.fit_community(run, overrides=changes)
+        # whatever neighbours were found to share: here all records are to pull
+        at = run.folder / "community"
+        key = json.loads((at / "community.json").read_text())["key"]
+        replace(bs.Run.open(run.folder).community, share=0.5, reach_m=10_000.0).save(
+            at, more={"key": key}
+        )
+        run = bs.Run.open(run.folder)
+        left, bottom, right, top = dataset.sites.total_bounds
+        given = pd.DataFrame(
+            {
+                "lon": rng.uniform(left, right, 100).round(5),
+                "lat": rng.uniform(bottom, top, 100).round(5),
+                "species": rng.choice(dataset.species, 100),
+                "seen": "yes",
+            }
+        )
+        path = folder / "records.csv"
+        given.to_csv(path, index=False)
+        spent: dict[str, list[float]] = {"plain": [], "with records": []}
+        for _ in range(3):
+            for name, seen in (("plain", None), ("with records", path)):
+                start = time.process_time()
+                bs.predict_map(run, out=folder / "map.tif", given=seen, overrides=changes)
+                spent[name].append(time.process_time() - start)
+        plain, moved = (float(np.median(spent[name])) for name in spent)
+        print(f"map, {kind}: {plain:.1f} CPU s, with 100 records {moved:.1f}: {moved / plain:.2f}")
+
+
 def simulated(folder: Path) -> tuple[list[tuple[Community, Sites]], pd.DataFrame]:
     """Return communities of a simulated region with the sites they have not seen, and its truth."""
     region = bs.simulate_region(folder, size_px=4096, n_sites=600, n_species=24)
@@ -303,28 +350,24 @@ def simulated(folder: Path) -> tuple[list[tuple[Community, Sites]], pd.DataFrame
         inner = spatial_folds(dataset.sites.loc[list(part.train)], distance_m=1500.0, n_folds=5)
         held = {}
         for number, fold in enumerate(inner):
-            trees = bs_trees().fit(dataset, list(fold.train))
+            trees = make_baseline("trees").fit(dataset, list(fold.train))
             held[f"fold_{number}"] = trees.predict(dataset, list(fold.validation))
         community = Community.fit(dataset, *out_of_fold(held))
-        asked = bs_trees().fit(dataset, list(part.train)).predict(dataset, list(part.validation))
+        asked = (
+            make_baseline("trees")
+            .fit(dataset, list(part.train))
+            .predict(dataset, list(part.validation))
+        )
         fitted.append((community, Sites(dataset, asked)))
     return fitted, truth[names]
 
 
 def _only_visited(dataset: Dataset) -> Dataset:
-    from dataclasses import replace
-
     keep = dataset.sites["visits"] > 0
     table = None if dataset.covariates is None else dataset.covariates[keep]
     return replace(
         dataset, sites=dataset.sites[keep], detections=dataset.detections[keep], covariates=table
     )
-
-
-def bs_trees():
-    from butterfly_sdm.baselines import make_baseline
-
-    return make_baseline("trees")
 
 
 def write_predictions(
@@ -349,21 +392,24 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs", "given"), help="what is kept")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument(
-        "--only", nargs="*", help="table, validation, folds, lists, near, speed, simulator"
+        "--only", nargs="*", help="table, validation, folds, lists, near, speed, simulator, map"
     )
     parser.add_argument("--given", type=Path, help="CSV of visits to test sites: see docs/given.md")
     parser.add_argument("--out", type=Path, default=Path("predictions_given.csv"))
     arguments = parser.parse_args()
     if arguments.shared is not None:
         os.environ["BUTTERFLY_SDM_SHARED"] = str(arguments.shared)
-    wanted = set(arguments.only or "table validation folds lists near speed simulator".split())
+    wanted = set(arguments.only or "table validation folds lists near speed simulator map".split())
     settings = load_config(CONFIG)
     dataset = bs.build(settings, arguments.runs / "dataset")
     predictions = mean_predictions(dataset, settings, arguments.runs)
     oof, fold_of = out_of_fold(predictions)
     start = time.process_time()
     community = Community.fit(dataset, oof, fold_of)
-    print(f"community fitted in {time.process_time() - start:.1f} CPU s; {_said(community)}")
+    print(
+        f"community fitted in {time.process_time() - start:.1f} CPU s; {_said(community)}",
+        flush=True,
+    )
     held = predictions["held_out"]
     if arguments.given is not None:
         target = list(dataset.split.test)
@@ -389,6 +435,7 @@ def main() -> None:
     if "simulator" in wanted:
         fitted, truth = simulated(arguments.runs / "region")
         steps["simulator"] = lambda: coverage("simulator", fitted, truth)
+    steps["map"] = lambda: map_cost(arguments.runs)
     for name, step in steps.items():
         if name in wanted:
             step()
