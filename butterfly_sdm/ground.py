@@ -246,8 +246,9 @@ class Ground:
 
         Raises
         ------
-        ConfigError
-            A place is no site of the data set, and the run does not know how sites are described.
+        ConfigError, DataError
+            A place is no site of the data set, and the run does not know how sites are described;
+            or no place has the image that the model needs.
         """
         predictor, tables, spots = self.run.predictor, [], []
         known = [] if self.data is None else [n for n in places.index if n in self.data.sites.index]

@@ -298,8 +298,8 @@ def predict_map(
     bands
         Names of the scenes' bands in file order, where the files do not name them.
     given
-        What was seen at places that are no training sites, as :func:`predict` takes it: it moves
-        the map around them.
+        What was seen at places that are no training sites, a file or a table (records, columns) as
+        :func:`~butterfly_sdm.places.predict` takes it: it moves the map around them.
 
     Returns
     -------

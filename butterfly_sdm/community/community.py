@@ -218,7 +218,7 @@ class Community:
             (places,) number of the record that a place is itself, -1 for none: it is told by the
             others alone.
         visits
-            To come, one number or (places,); None: as many as a training site usually had.
+            One number or (places,) to come; None: as many as a training site usually had.
 
         Raises
         ------

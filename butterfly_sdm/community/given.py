@@ -212,6 +212,11 @@ def read_given(
     usual_visits
         Taken where ``seen`` does not say on how many visits.
 
+    Returns
+    -------
+    Given
+        With the names it does not know counted under ``unknown``.
+
     Raises
     ------
     DataError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import geopandas as gpd
 import numpy as np
@@ -15,7 +15,6 @@ from butterfly_sdm.community.community import Community
 from butterfly_sdm.community.given import Given
 from butterfly_sdm.community.neighbours import Records
 from butterfly_sdm.community.unvisited import Unvisited
-from butterfly_sdm.mapping.layers import Needs
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface
 from butterfly_sdm.mapping.surfaces.positions import Positions
@@ -41,7 +40,7 @@ class RichnessInterval:
     community: Community
     visits: float | None = None
     unit: str = "species"
-    needs: ClassVar[Needs] = "probability"
+    needs: ClassVar[Literal["probability"]] = "probability"
     _tables: dict[tuple[str, ...], Unvisited] = field(default_factory=dict, repr=False)
 
     def names(self, species: Sequence[str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Members, Predictor
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.mapping.community import RichnessInterval
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.networks import embed, embedders
 from butterfly_sdm.mapping.surfaces.rows import Strip
@@ -302,8 +303,6 @@ def layers_of(
             "The area of applicability needs the training sites, which a run knows: use "
             "butterfly_sdm.predict_map(run), or give a layer Derived with a limit."
         )
-    from butterfly_sdm.mapping.community import RichnessInterval
-
     interval = any(isinstance(layer, RichnessInterval) for layer in more)
     if "richness_interval" in options.layers and not interval:
         raise DataError(
