@@ -285,7 +285,7 @@ def speed(community: Community, sites: Sites) -> None:
 
 def map_cost(folder: Path) -> None:
     """Print what 100 new records add to the cost of a map, dense and position by position."""
-    region = bs.simulate_region(folder / "region", size_px=4096, n_sites=600, n_species=24)
+    region = bs.simulate_region(folder / "small_region", size_px=2048, n_sites=150, n_species=24)
     flat = ["map.audit=0", "map.beside=[]", "build.split.buffer_m=0"]
     rng = np.random.default_rng(0)
     for kind, more in MAPPED.items():

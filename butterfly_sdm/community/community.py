@@ -77,7 +77,7 @@ class Community:
     share, reach_m
         How alike the residuals of neighbours are: this much at no distance, 0 from there on.
     visits
-        Median of the training sites: what is taken for a usual survey.
+        One number, the median of the training sites: what is taken for a usual survey.
     sites
         How many sites it was learned from.
     known

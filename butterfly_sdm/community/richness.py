@@ -94,7 +94,7 @@ def rate_interval(
 
     >>> low, high = rate_interval(np.array([0.3]), np.array([1.0]))
     >>> round(float(low[0]), 2), round(float(high[0]), 2)
-    (0.06, 0.66)
+    (0.07, 0.65)
     """
     mu = offset(rate, sd)
     low, high = expit(mu - deviations * sd), expit(mu + deviations * sd)
