@@ -10,6 +10,8 @@ from .pipeline import evaluate as evaluate
 from .pipeline import look as look
 from .pipeline import predict_map as predict_map
 from .pipeline import train as train
+from .places import fit_community as fit_community
+from .places import predict as predict
 from .run import Run as Run
 from .simulate import simulate_region as simulate_region
 from .studies import compare_change as compare_change

@@ -402,6 +402,9 @@ def map_(
             help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
         ),
     ] = None,
+    given: Annotated[
+        Path | None, typer.Option(help="What was seen since: a CSV; it moves the map around it.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -410,12 +413,101 @@ def map_(
     names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
         result = sdm.predict_map(
-            run, scenes, out, bands=names, overrides=overrides or (), progress=progress
+            run, scenes, out, bands=names, given=given, overrides=overrides or (), progress=progress
         )
     terminal.summary(
         "Map written",
         _map_rows(result),
         next_commands=[f"butterfly-sdm view {result.path}"],
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=_example("butterfly-sdm community runs/my_region/run"))
+def community(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
+    ],
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn how the species of a run come and go together: fits its model once per fold."""
+
+    with terminal.progress_bars() as progress:
+        found = sdm.fit_community(
+            run, dataset=dataset, overrides=overrides or (), progress=progress
+        )
+    near = f"share {found.share:.0%} of what the model misses, up to {found.reach_m / 1000:g} km"
+    terminal.summary(
+        "Community learned",
+        {
+            "training sites": f"{found.sites:,}",
+            "species": len(found.species),
+            "usual survey": f"{found.visits:g} visits",
+            "neighbours": near if found.share else "tell nothing of each other",
+        },
+        next_commands=[f"{_command('predict', run)} PLACES.csv --given RECORDS.csv"],
+        as_json=as_json,
+    )
+
+
+@app.command(
+    epilog=_example(
+        "butterfly-sdm predict runs/my_region/run places.csv",
+        "butterfly-sdm predict runs/my_region/run places.csv --given records.csv",
+    )
+)
+def predict(
+    run: Annotated[
+        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
+    ],
+    places: Annotated[
+        Path,
+        typer.Argument(
+            help="CSV (place; lon and lat, grid_reference or footprint_wkt) or a vector file.",
+            show_default=False,
+        ),
+    ],
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            help="What was seen: a CSV with place, species and date, complete, visits and "
+            "detections, or seen."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The CSV to write; beside PLACES if not given.")
+    ] = None,
+    visits: Annotated[
+        float | None, typer.Option(help="Of the survey that richness speaks of.", min=1)
+    ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell what lives at places, given what was seen there or near."""
+
+    target = out if out is not None else places.with_name(f"{places.stem}_predicted.csv")
+    with terminal.progress_bars() as progress:
+        found = sdm.predict(
+            run,
+            places,
+            target,
+            given=given,
+            visits=visits,
+            dataset=dataset,
+            overrides=overrides or (),
+            progress=progress,
+        )
+    for text in found.notes:
+        _say(f"Note: {text}", "default")
+    if not as_json:
+        for title, header, rows in found.in_words():
+            terminal.table(title, header, rows)
+    terminal.summary(
+        "Predicted",
+        {"places": f"{len(found.places):,}", "table": target},
         as_json=as_json,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
+from butterfly_sdm.community.options import CommunityOptions
 from butterfly_sdm.core.settings import InputPath, Section, commented, load_settings
 from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.errors import MissingPackageError
@@ -47,6 +48,10 @@ except ImportError as error:
     ) from error
 
 
+def _unset(value: object) -> bool:
+    return value is None
+
+
 class Config(Section):
     """One experiment."""
 
@@ -68,6 +73,12 @@ class Config(Section):
     search: SearchOptions = SearchOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     map: MapOptions = MapOptions()
+    community: CommunityOptions | None = Field(
+        None,
+        description="fitted after the model, by that many more fits; null: butterfly-sdm community "
+        "RUN does it",
+        exclude_if=_unset,
+    )
 
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
@@ -173,7 +184,7 @@ change it.
 """
 # What opens a section in the YAML of all settings, the section, its indent, settings not listed.
 ALL_SECTIONS: tuple[tuple[str, type[Section], int, str], ...] = (
-    ("", Config, 0, "name build"),
+    ("", Config, 0, "name build community"),
     ("\nbuild:\n  records:\n    path: records.zip    # or several", RecordsOptions, 4, "path"),
     ("  scenes:\n    paths: [scene.tif]    # together one mosaic", SceneOptions, 4, "paths"),
     ("  # tiles:", TileOptions, 4, ""),
@@ -186,4 +197,5 @@ ALL_SECTIONS: tuple[tuple[str, type[Section], int, str], ...] = (
     ("    # regulariser:", RegulariserOptions, 6, ""),
     ("\nevaluate:\n  part: validation", EvaluateOptions, 2, "part"),
     ("\nmap:\n  stride_px: 32", MapOptions, 2, "stride_px scenes"),
+    ("\n# community:", CommunityOptions, 2, ""),
 )

@@ -29,11 +29,15 @@ from butterfly_sdm.errors import (
     MissingFileError,
 )
 from butterfly_sdm.imagery.options import SceneOptions
+from butterfly_sdm.places import fit_community, needed_community, new_records
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
-from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
+from butterfly_sdm.run import COMMUNITY, Run, dataset_of, finish_run, open_run, out_folder
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from butterfly_sdm.community.given import Given
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
@@ -204,7 +208,10 @@ def train(
         tidy(folder)
     else:
         _fit_into(folder, key, settings, data, progress)
-    return Run.open(folder).with_settings(settings)
+    run = Run.open(folder).with_settings(settings)
+    if settings.community is not None:
+        fit_community(run, dataset=data, progress=progress)
+    return run
 
 
 def _is_trained(folder: Path, key: str) -> bool:
@@ -287,6 +294,7 @@ def predict_map(
     out: str | Path | None = None,
     *,
     bands: Sequence[str] | None = None,
+    given: str | Path | pd.DataFrame | Given | None = None,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> MapResult:
@@ -304,6 +312,9 @@ def predict_map(
         The GeoTIFF; by default ``map.tif`` beside the run.
     bands
         Names of the scenes' bands in file order, where the files do not name them.
+    given
+        What was seen at places that are no training sites, a file or a table (records, columns) as
+        :func:`~butterfly_sdm.places.predict` takes it: it moves the map around them.
 
     Returns
     -------
@@ -316,6 +327,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
+    from butterfly_sdm.mapping.community import NewRecords, RichnessInterval
     from butterfly_sdm.mapping.map import write_map
     from butterfly_sdm.mapping.plan import plan_map
     from data_prep.imagery.scenes import scene_of
@@ -339,6 +351,12 @@ def predict_map(
     layers: list[Layer] = []
     if "applicability" in options.layers or options.only_applicable:
         layers.append(_applicability(opened, only=options.only_applicable))
+    if "richness_interval" in options.layers:
+        layers.append(RichnessInterval(needed_community(opened)))
+    records = None
+    if given is not None:
+        told, at = new_records(opened, settings, given, progress=progress)
+        records = NewRecords(needed_community(opened), told, at)
 
     def check_scene(scene: Scene) -> None:
         plan_map(predictor, scene, options, layers=layers)
@@ -351,7 +369,14 @@ def predict_map(
         progress=progress,
     )
     return write_map(
-        predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
+        predictor,
+        scene,
+        target,
+        options,
+        layers=layers,
+        records=records,
+        seed=settings.seed,
+        progress=progress,
     )
 
 
@@ -453,8 +478,12 @@ def check(artefact: str | Path) -> list[str]:
     if (path / "run.json").is_file():
         if problems := damage(path / "run.json"):
             return problems
+        community = path / COMMUNITY / "community.json"
+        if community.is_file() and (problems := damage(community)):
+            return problems
         try:
-            _ = Run.open(path).predictor
+            run = Run.open(path)
+            _ = run.predictor, run.community
         except ButterflySDMError as error:
             return [str(error)]
         return []

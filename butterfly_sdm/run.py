@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from butterfly_sdm.community.community import Community
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import check_version, sealed, software_versions
 from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
@@ -25,6 +26,7 @@ from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, Mod
 from butterfly_sdm.predictors import load_predictor
 
 RUN_VERSION = 1
+COMMUNITY = "community"  # folder in that of the run
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,12 @@ class Run:
     def predictor(self) -> Predictor:
         """The fitted model."""
         return load_predictor(self.folder)
+
+    @cached_property
+    def community(self) -> Community | None:
+        """What moves its predictions once something was seen; None if it was not fitted."""
+        folder = self.folder / COMMUNITY
+        return Community.load(folder) if (folder / "community.json").is_file() else None
 
     @cached_property
     def dataset(self) -> Dataset:

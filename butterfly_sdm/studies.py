@@ -7,7 +7,7 @@ page.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -481,22 +481,21 @@ def report(
         kinds = tuple(
             dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"])
         )
-        findings.append(
-            collect_findings(
-                opened.predictor,
-                data,
-                settings.evaluate.model_copy(update={"baselines": kinds}),
-                split=opened.split,
-                name=str(opened.card.get("name") or opened.folder.name),
-                config=settings.model_dump(mode="json"),
-                folder=opened.folder,
-                importance_repeats=1
-                if isinstance(opened.predictor, Embedding)
-                else 3,  # a network predicts slowly
-                seed=settings.seed,
-                progress=progress,
-            )
+        found = collect_findings(
+            opened.predictor,
+            data,
+            settings.evaluate.model_copy(update={"baselines": kinds}),
+            split=opened.split,
+            name=str(opened.card.get("name") or opened.folder.name),
+            config=settings.model_dump(mode="json"),
+            folder=opened.folder,
+            importance_repeats=1
+            if isinstance(opened.predictor, Embedding)
+            else 3,  # a network predicts slowly
+            seed=settings.seed,
+            progress=progress,
         )
+        findings.append(replace(found, community=opened.community))
     target = Path(out) if out is not None else open_run(runs[0], ())[0].folder / "report.html"
     # The page places sites exactly, so a species that may only be told coarsely is left out of it
     # too.

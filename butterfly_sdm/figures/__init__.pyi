@@ -1,3 +1,4 @@
+from .community_pictures import show_correlations as show_correlations
 from .embedding import show_embedding as show_embedding
 from .history import show_history as show_history
 from .look_pictures import show_preview as show_preview

@@ -17,6 +17,7 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Members, Predictor
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.mapping.community import RichnessInterval
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.networks import embed, embedders
 from butterfly_sdm.mapping.surfaces.rows import Strip
@@ -302,7 +303,13 @@ def layers_of(
             "The area of applicability needs the training sites, which a run knows: use "
             "butterfly_sdm.predict_map(run), or give a layer Derived with a limit."
         )
-    layers = [NAMED[name] for name in options.layers if name != "applicability"]
+    interval = any(isinstance(layer, RichnessInterval) for layer in more)
+    if "richness_interval" in options.layers and not interval:
+        raise DataError(
+            "The layer richness_interval needs a community, which a run may have: use "
+            "butterfly_sdm.predict_map(run), or give a layer RichnessInterval."
+        )
+    layers = [NAMED[name] for name in options.layers if name in NAMED]
     layers += more
     if options.presence_above is not None:
         layers.append(Presence(options.presence_above))

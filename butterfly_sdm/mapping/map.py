@@ -21,6 +21,7 @@ from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.mapping.community import NewRecords, Pull
 from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.options import MapOptions
@@ -105,6 +106,7 @@ def write_map(
     *,
     area: gpd.GeoDataFrame | None = None,
     layers: Sequence[Layer] = (),
+    records: NewRecords | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> MapResult:
@@ -130,6 +132,8 @@ def write_map(
         (n,) polygons in any CRS, in place of the file that ``options.area`` names.
     layers
         Objects of :mod:`butterfly_sdm.mapping.layers`: bands after those that ``options`` names.
+    records
+        What was seen at places the predictor was not trained on: it moves the map around them.
     seed
         Draws the positions that are predicted again window by window.
 
@@ -166,7 +170,10 @@ def write_map(
             )
         filled, audit = _filled(plan, work, seed, progress)
         tags = _tags(plan, filled.parts[0][0], model, audit)
-        counts = _write(plan, filled, out, work, tags, progress)
+        pull = None if records is None else records.on(filled, options)
+        if pull is not None:
+            tags["records"] = {"places": pull.used}
+        counts = _write(plan, _Strips(filled, pull), out, work, tags, progress)
         del filled
         files = _write_beside(out, options.beside)
     crs = plan.positions.scene.crs.to_string()
@@ -259,9 +266,24 @@ def _tags(
     } | ({"engine": options.engine} if dense else {})
 
 
+@dataclass(frozen=True, eq=False)
+class _Strips:
+    """Rows of what is predicted, as new records move them."""
+
+    filled: FilledSurface
+    pull: Pull | None
+
+    def strip(self, rows: slice) -> Strip:
+        strip = self.filled.strip(rows)
+        return strip if self.pull is None else self.pull.apply(strip)
+
+    def fractions(self) -> np.ndarray:
+        return self.filled.fractions()
+
+
 def _write(
     plan: MapPlan,
-    filled: FilledSurface,
+    filled: _Strips,
     out: Path,
     work: Path,
     tags: dict[str, Any],

@@ -76,10 +76,13 @@ class MapOptions(Section):
         description="raster of each covariate, read as build reads it; left out: the rasters of "
         "build",
     )
-    layers: tuple[Literal["richness", "richness_variance", "spread", "applicability"], ...] = Field(
+    layers: tuple[
+        Literal["richness", "richness_interval", "richness_variance", "spread", "applicability"],
+        ...,
+    ] = Field(
         (),
         description="bands after the species; applicability: how unlike the training sites a place "
-        "is",
+        "is; richness_interval: needs a community",
     )
     position_crs: str | None = Field(
         None,

@@ -9,10 +9,14 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import make_baseline
+from butterfly_sdm.community.community import Community
+from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.evaluation.compare import cross_validate
 from butterfly_sdm.evaluation.ladder import run_ladder
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.report.findings import collect_findings
+from butterfly_sdm.evaluation.report.lives_here import lives_here
 from butterfly_sdm.evaluation.report.odmap import TO_FILL
 from butterfly_sdm.evaluation.report.page import to_markdown, write_report
 from butterfly_sdm.evaluation.report.summary import sentences, warnings_of
@@ -83,6 +87,28 @@ def test_withheld_species_have_no_places_in_the_page(findings, tmp_path):
     data = page.split('id="report-data">')[1].split("</script>")[0]
     assert findings.dataset.species[0] not in data and findings.dataset.species[1] in data
     assert "1 sensitive species have no map" in page
+
+
+def test_what_else_lives_at_held_out_sites_is_told_with_caution(findings, tmp_path):
+    assert 'id="community"' not in write_report(findings, tmp_path / "a.html").read_text("utf-8")
+    data = findings.dataset
+    train = list(data.split.train)
+    folds = spatial_folds(data.sites.loc[train], distance_m=1000, n_folds=3)
+    found = cross_validate(lambda: make_baseline("linear"), data, folds)
+    community = Community.fit(data, found.predictions, found.fold_of)
+    told = replace(findings, community=community)
+    rows = lives_here(told)
+    assert rows and all(row.low <= row.high for row in rows)
+    for row in rows:
+        unseen = [name for name, _ in row.likely]
+        assert (data.detections.loc[row.site, unseen] == 0).all()
+        assert row.seen == (data.detections.loc[row.site] > 0).sum()
+        assert all(site in train for site, _ in row.alike)
+    secret = rows[0].likely[0][0] if rows[0].likely else data.species[0]
+    assert all(secret not in dict(row.likely) for row in lives_here(told, [secret]))
+    assert lives_here(replace(told, part="train")) == []
+    page = write_report(told, tmp_path / "b.html").read_text("utf-8")
+    assert 'id="community"' in page and "never as proof" in page
 
 
 def test_the_protocol_is_filled_in_from_card_and_config(findings, tmp_path):

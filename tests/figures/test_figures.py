@@ -23,6 +23,7 @@ from butterfly_sdm.figures import (
     save_scores,
     show_agreement,
     show_bands,
+    show_correlations,
     show_differences,
     show_drivers,
     show_effort,
@@ -316,3 +317,23 @@ def test_a_name_with_dollars_is_text_and_an_empty_ladder_is_drawn():
     assert show_ladder(table.iloc[:0]).embed("nothing").startswith("<svg")
     seen = pd.Series([0.1, 0.3], index=["$\\x$", "b"])
     show_agreement(seen, seen[::-1], xlabel="", ylabel="", name_farthest=2)._repr_png_()
+
+
+def test_correlations_put_species_alike_beside_each_other_and_tell_their_numbers():
+    names = ["Aglais io", "Pieris napi", "Aglais urticae", "Pieris rapae"]
+    r = np.full((4, 4), -0.6)
+    r[np.ix_([0, 2], [0, 2])] = r[np.ix_([1, 3], [1, 3])] = 0.7
+    np.fill_diagonal(r, 1)
+    picture = show_correlations(pd.DataFrame(r, index=names, columns=names))
+    shown = [label.get_text() for label in picture.axes[0].get_yticklabels()]
+    assert {frozenset(shown[:2]), frozenset(shown[2:])} == {
+        frozenset(names[::2]),
+        frozenset(names[1::2]),
+    }
+    page = picture.embed("correlations")
+    assert "Aglais urticae and Aglais io: +0.70" in page or (
+        "Aglais io and Aglais urticae: +0.70" in page
+    )
+    assert page.count("-0.60") == 4
+    with pytest.raises(DataError, match="square table"):
+        show_correlations(pd.DataFrame(r[:2], columns=names))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.baselines.inputs.numbers import site_numbers
+from butterfly_sdm.community.community import Community
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import neighbour_clusters, spatial_folds
 from butterfly_sdm.data.predictor import Predictor, Sees
@@ -68,6 +69,8 @@ class Findings:
         ``model.json`` and the resolved config.
     ladder
         Table of a ladder on the same data, if there is one.
+    community
+        How its species come and go together, if that was learned.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Findings:
     model: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     ladder: pd.DataFrame | None = None
+    community: Community | None = None
 
 
 def collect_findings(

@@ -16,6 +16,7 @@ from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ladder import markdown_table
 from butterfly_sdm.evaluation.report.findings import Findings
+from butterfly_sdm.evaluation.report.lives_here import lives_here
 from butterfly_sdm.evaluation.report.odmap import TO_FILL, odmap
 from butterfly_sdm.evaluation.report.summary import headline, sentences, warnings_of
 from butterfly_sdm.evaluation.scores import DEFINITIONS
@@ -43,6 +44,7 @@ PICTURES = {
     "blank": "Held-out sites, coloured by the species that is chosen",
     "calibration": "Reliability curve",
     "drivers": "Permutation importance of inputs",
+    "community": "Residual correlations of species",
 }
 
 
@@ -90,6 +92,7 @@ def write_report(
     environment.filters |= {"number": _number, "words": _words}
     page = environment.get_template("page.html").render(
         _content(runs),
+        lives=lives_here(first, withheld),
         pictures=_pictures(first),
         map_data=_data_of_maps(first, withheld),
         withheld=len(withheld),
@@ -221,6 +224,8 @@ def _pictures(findings: Findings) -> dict[str, str | None]:
         shuffled = drivers.head(15)
         deviation = (shuffled["sd"] / shuffled["importance"] * shuffled["share"]).abs()
         pictures["drivers"] = figures.show_drivers(shuffled.assign(deviation=deviation))
+    if findings.community is not None and len(findings.community.species) > 1:
+        pictures["community"] = figures.show_correlations(findings.community.correlations())
     return {
         name: pictures[name].embed(label) if name in pictures else None
         for name, label in PICTURES.items()

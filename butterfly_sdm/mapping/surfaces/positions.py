@@ -94,6 +94,12 @@ class Positions:
         known: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
         return known
 
+    def moved(self, x: np.ndarray, y: np.ndarray, crs: str) -> tuple[np.ndarray, np.ndarray]:
+        """Return coordinates of the scene in another CRS."""
+        if self.scene.crs.to_string() == crs:
+            return x, y
+        return _moved(x, y, self.scene.crs, crs)
+
     def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool) -> Dataset:
         """
         Return the positions ``(rows, cols)`` as the sites of a data set, in this order and without
