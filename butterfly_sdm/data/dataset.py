@@ -21,6 +21,7 @@ from butterfly_sdm.core.cards import check_version, fingerprint
 from butterfly_sdm.core.files import read_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.data.splits import Split
+from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
 FORMAT_VERSION = 1
@@ -127,6 +128,7 @@ class Dataset:
     split: Split | None = None
     folder: Path | None = field(default=None, compare=False)
     coarse: pd.DataFrame | None = None
+    visit_table: VisitTable | None = None
 
     def __post_init__(self) -> None:
         missing = {"easting", "northing", "visits"} - set(self.sites.columns)
