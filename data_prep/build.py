@@ -32,7 +32,14 @@ from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, file_sources, input_files
 from data_prep.look.left_out import values_left_out
-from data_prep.notes import BuildNotes, survey_doubts, thin_data, unwanted_losses
+from data_prep.notes import (
+    BuildNotes,
+    dates_apart,
+    misleading_dates,
+    survey_doubts,
+    thin_data,
+    unwanted_losses,
+)
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places.sites import read_sites
@@ -154,6 +161,9 @@ def _fill(
     shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
     for message in thin_data(table.rows, shown, split):
         notes.warn(message)
+    share = dates_apart(table.visit_table, len(detections.columns))
+    for message in misleading_dates(share):
+        notes.warn(message)
     card = DatasetCard(
         name=name,
         species=tuple(detections.columns),
@@ -166,6 +176,7 @@ def _fill(
         warnings=tuple(notes.warnings),
         notes=tuple(notes.notes),
         names=table.spellings,
+        dates_share=share,
         software=_software(),
     )
     # Says now, not when it is opened, that the parts do not fit together.

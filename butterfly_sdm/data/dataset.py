@@ -80,6 +80,12 @@ class DatasetCard(BaseModel):
         description="texts of the records that were counted as each species",
         exclude_if=lambda names: not names,
     )
+    dates_share: float | None = Field(
+        None,
+        description="variance between sites that dates alone give raw rates, over that of the "
+        "rates of sites; above 0.25 raw rates mislead",
+        exclude_if=lambda share: share is None,
+    )
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of every other file of the folder"

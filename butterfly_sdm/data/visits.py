@@ -39,11 +39,11 @@ class VisitTable:
     sightings: pd.DataFrame
 
     def __post_init__(self) -> None:
-        wanted = [*NEEDED, *(name for name in OPTIONAL if name in self.visits.columns)]
-        if list(self.visits.columns) != wanted:
+        held = list(self.visits.columns)
+        if held[: len(NEEDED)] != list(NEEDED) or set(held) - {*NEEDED, *OPTIONAL}:
             raise DataError(
-                f"The table of visits has the columns {list(self.visits.columns)}; it needs "
-                f"{list(NEEDED)} and may have {list(OPTIONAL)}, in this order."
+                f"The table of visits has the columns {held}; it needs {list(NEEDED)}, in this "
+                f"order, and may have {list(OPTIONAL)}."
             )
         if list(self.sightings.columns) != ["visit", "species"]:
             raise DataError(
