@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
-from butterfly_sdm.losses.options import PresenceName
+from butterfly_sdm.losses.options import DetectionName, PresenceName
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -96,8 +96,10 @@ class RegulariserOptions(Section):
 class FitOptions(Section):
     """How a network is fitted."""
 
-    loss: PresenceName = Field(
-        "binomial", description="binomial: a site with more visits says more"
+    loss: PresenceName | DetectionName = Field(
+        "binomial",
+        description="binomial: a site with more visits says more; season and occupancy: dated "
+        "visits",
     )
     regulariser: RegulariserOptions = RegulariserOptions()
     epochs: int = Field(50, ge=1, description="most passes over the training sites")
