@@ -170,7 +170,16 @@ def _fill(
     )
     # Says now, not when it is opened, that the parts do not fit together.
     located = sites.set_geometry("geometry")
-    dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    dataset = Dataset(
+        card,
+        located,
+        detections,
+        None,
+        covariates,
+        split,
+        coarse=table.coarse,
+        visit_table=table.visit_table,
+    )
     bench.progress("writing the data set", 0, 1)
     _write(bench.folder, dataset)
     bench.progress("writing the data set", 1, 1)
@@ -194,6 +203,8 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
             pd.util.hash_pandas_object(part, index=True).to_numpy().tolist()
             for part in (survey.detections, survey.visits)
         ]
+        if survey.visit_table is not None:
+            given.append([survey.visit_table.fingerprint])
     settings = config.model_dump(mode="json", exclude={"workers", "dask"})
     return fingerprint(
         {
@@ -283,6 +294,11 @@ def _write(partial: Path, dataset: Dataset) -> None:
         "detections": dataset.detections.reset_index(),
         "coarse": dataset.coarse,
     }
+    if dataset.visit_table is not None:
+        tables |= {
+            "visits": dataset.visit_table.visits,
+            "sightings": dataset.visit_table.sightings,
+        }
     if dataset.covariates is not None:
         tables["covariates"] = dataset.covariates.rename_axis("site_id").reset_index()
     for name, table in tables.items():

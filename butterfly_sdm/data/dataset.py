@@ -24,7 +24,8 @@ from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: visits.parquet and sightings.parquet, where visits are known
+READABLE = (1, 2)
 
 
 class Source(BaseModel):
@@ -118,6 +119,9 @@ class Dataset:
         ``species``, ``square`` (grid reference), ``size_m``, ``detections``, ``visits``: sensitive
         species, told only as sums over squares that hold several sites. They are no columns of
         ``detections``.
+    visit_table
+        One row per visit with its date, and what was seen on it: visits n and detections k are sums
+        of these. None where only the sums are known (data sets of format 1).
     """
 
     card: DatasetCard
@@ -181,6 +185,8 @@ class Dataset:
             )
         if self.coarse is not None:
             _check_coarse(self.coarse, self.species)
+        if self.visit_table is not None:
+            self.visit_table.check_sums(k, self.sites["visits"].to_numpy())
 
     def __getstate__(self) -> dict[str, Any]:
         """Tiles on disk travel to other processes as the path of their file."""
@@ -223,8 +229,10 @@ class Dataset:
         """
         16 hexadecimal digits that change with the labels, the bands or the files of the data set.
         """
+        table = self.visit_table
         return fingerprint(
-            {
+            ({} if table is None else {"visit_table": table.fingerprint})
+            | {
                 "card": self.card.model_dump(
                     mode="json",
                     exclude={"software", "sources", "warnings", "notes", "names", "seal"},
@@ -338,6 +346,7 @@ class Dataset:
                 if (folder / "coarse.parquet").is_file()
                 else None
             )
+            visit_table = VisitTable.read(folder)
             tiles = None
             if (folder / "tiles.npy").is_file():
                 tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
@@ -352,7 +361,7 @@ class Dataset:
         split = (
             Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
         )
-        return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
+        return cls(card, sites, detections, tiles, covariates, split, folder, coarse, visit_table)
 
     @property
     def tiles_in_words(self) -> str:
@@ -424,8 +433,9 @@ def read_card(folder: Path) -> DatasetCard:
         raise ArtefactError(
             f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so."
         )
+    version = value.get("format_version")
     check_version(
-        value.get("format_version"),
+        FORMAT_VERSION if version in READABLE and type(version) is int else version,
         FORMAT_VERSION,
         f"The data set {folder}",
         f"butterfly-sdm build CONFIG --out {folder}",
