@@ -126,7 +126,8 @@ class OccupancyModel(TablePredictor):
     def surveyed(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, pd.DataFrame]:
         """
         Return what numbers and own visits together say of sites: ``mean``, ``lower`` and
-        ``upper`` (sites, species), of the quantity asked for. Of presence, it is 1 where the species was seen.
+        ``upper`` (sites, species), of the quantity asked for. Presence is 1 where the species was
+        seen.
         """
         seasons = self._fitted()
         values = self._numbers(dataset, sites).to_numpy(dtype=float)

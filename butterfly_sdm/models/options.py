@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
 from butterfly_sdm.losses.options import DetectionName, PresenceName
+from butterfly_sdm.season.options import SeasonOptions
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -146,6 +147,11 @@ class TrainOptions(Section):
     dataset: InputPath | None = Field(None, description="null: the one that build makes")
     model: ModelOptions = ModelOptions()
     fit: FitOptions = FitOptions()
+    season: SeasonOptions | None = Field(
+        None,
+        description="auto, on or off, or settings: learn when species are seen, and rates over a "
+        "schedule of visits; null: off",
+    )
 
 
 class BoundOptions(Section):
