@@ -30,6 +30,7 @@ from butterfly_sdm.baselines.trees import Trees
 from butterfly_sdm.data.dataset import Dataset, DatasetCard
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.visits import VisitTable
+from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.season.cells import CellCounts
 from butterfly_sdm.season.links import chance
 from butterfly_sdm.season.options import SeasonOptions
@@ -207,7 +208,21 @@ def semireal(seeds: int = 4, first: int = 0) -> None:
     data, rates, train, latitude = real_rates()
     learn, judge = (tuple(data.detections.index[part]) for part in (train, ~train))
     forest = {"trees": 100, "min_samples_leaf": 4, "max_features": 0.4}
-    rows = []
+    network = {
+        "image": False,
+        "covariates": True,
+        "position": True,
+        "accelerator": "cpu",
+        "embedding": 256,
+        "head_width": 256,
+        "dropout": 0.5,
+        "regulariser": None,
+        "epochs": 20,
+        "batch_size": 128,
+        "learning_rate": 4e-3,
+        "weight_decay": 0.3,
+    }
+    rows: list[tuple[str, str, int, float, float]] = []
     for seed in range(first, first + seeds):
         rng = np.random.default_rng(1000 + seed)
         curves = imposed_seasons(rng, np.quantile(rates, 0.95, axis=0))
@@ -226,9 +241,13 @@ def semireal(seeds: int = 4, first: int = 0) -> None:
         for setting, chosen in weeks.items():
             here = walked(rng, data, effects, curves, chosen)
 
-            models: dict[str, Predictor] = {"trees, k/n": Trees(**forest)}
+            models: dict[str, Predictor] = {
+                "trees, k/n": Trees(**forest),
+                "network, k/n": NetworkPredictor(**network, seed=seed),
+            }
             if setting != "full":
                 models["trees, season"] = Seasonal("trees", forest, folds=0)
+                models["network, season"] = NetworkPredictor(**network, loss="season", seed=seed)
             for name, model in models.items():
                 begin = time.process_time()
                 claim = model.fit(here, learn).predict(here, judge).to_numpy()
@@ -236,7 +255,20 @@ def semireal(seeds: int = 4, first: int = 0) -> None:
                 rows.append((setting, name, seed, value, time.process_time() - begin))
                 print(*rows[-1], flush=True)
     table = pd.DataFrame(rows, columns=["setting", "model", "seed", "skill", "cpu_s"])
-    print(table.pivot_table(index="model", columns="setting", values="skill").round(4).to_string())
+    for value in ("skill", "cpu_s"):
+        print(
+            table.pivot_table(index="model", columns="setting", values=value).round(4).to_string()
+        )
+    skill = table.pivot_table(index="seed", columns=["model", "setting"], values="skill")
+    for kind in ("trees", "network"):
+        full = skill[f"{kind}, k/n", "full"].mean()
+        for setting in ("uneven", "confounded"):
+            for way in ("k/n", "season"):
+                lost = 1 - skill[f"{kind}, {way}", setting].mean() / full
+                print(f"{kind}, {way}, {setting}: {lost:.1%} of the skill of full seasons is lost")
+        paired = skill[f"{kind}, season", "even"] - skill[f"{kind}, k/n", "even"]
+        error = paired.std(ddof=1) / len(paired) ** 0.5
+        print(f"{kind}, even: season - k/n {paired.mean():+.4f}, standard error {error:.4f}")
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
+from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
@@ -196,6 +197,7 @@ def train(
             "dataset": data.fingerprint,
         }
         | {"split": [split.train, split.validation, split.test]}
+        | ({} if settings.train.season is None else {"season": settings.train.season.model_dump()})
     )
     if (folder / "run.json").is_file() and Run.open(folder).card.get("key") == key:
         tidy(folder)
@@ -206,7 +208,8 @@ def train(
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
     split = data.needed_split()
-    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
+    season = used_season(settings.train.season, data, split.train)
+    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed, season)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         split.to_json(partial / "split.json")
@@ -216,7 +219,7 @@ def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress:
         # They serve to resume, and are several times the model.
         for checkpoints in list(partial.rglob("checkpoints")):
             shutil.rmtree(checkpoints)
-        finish_run(partial, folder, data, settings, key)
+        finish_run(partial, folder, data, settings, key, season=season)
 
 
 def evaluate(

@@ -185,9 +185,13 @@ class Seasonal:
         if len(self.left_out):
             known = [site for site in sites if site in self.left_out.index]
             table.loc[known] = self.left_out.loc[known].to_numpy()
-        found = surveyed(
-            seasons, self.lines, dataset, sites, table.to_numpy(dtype=float), self.quantity
-        )
+        bands, weights = seasons.bands(dataset, sites), seasons.calendar.weights()
+        middles = np.empty(table.shape)
+        for place, line in enumerate(self.lines):
+            rates, claim = seasons.node_rates(place, weights), table.to_numpy(float)[:, place]
+            middles[:, place] = line.mean(effect_of_rate(rates, bands, claim, seasons.grid))
+        tau = [line.tau for line in self.lines]
+        found = surveyed(seasons, tau, dataset, sites, middles, self.quantity)
         names = ("mean", "lower", "upper")
         return {
             name: pd.DataFrame(values, index=table.index, columns=table.columns)

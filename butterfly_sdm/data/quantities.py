@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol, Self, get_args, runtime_checkable
 
+import pandas as pd
+
+from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import DataError, ModelError
 
@@ -89,6 +92,14 @@ class Quantities(Protocol):
 
     def asked_for(self, quantity: Quantity) -> Predictor:
         """Return the same fitted predictor, whose ``predict`` gives this quantity."""
+
+
+@runtime_checkable
+class Surveyed(Protocol):
+    """A predictor that joins its prediction with the visits to a site itself."""
+
+    def surveyed(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """Return ``mean``, ``lower`` and ``upper`` (sites, species) of the quantity asked for."""
 
 
 def known_quantities(predictor: object) -> tuple[str, ...]:

@@ -3,3 +3,4 @@
 from typing import Literal
 
 PresenceName = Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"]
+DetectionName = Literal["season", "occupancy"]  # of dated visits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -148,16 +148,40 @@ def check_quantity(seasons: Seasons, quantity: Quantity) -> None:
             seasons.calendar.weights(week=int(week))
 
 
-def dated_counts(seasons: Seasons, dataset: Dataset, sites: Sequence[str]) -> CellCounts:
+def claims_of_effects(
+    seasons: Seasons,
+    tau: Sequence[float] | np.ndarray,
+    dataset: Dataset,
+    sites: Sequence[str],
+    middles: np.ndarray,
+    quantity: Quantity,
+) -> np.ndarray:
     """
-    Count visits of sites by date only, nothing of what was seen: effort is as it was told.
+    Return what is claimed of a quantity at sites whose effects are normal, and whose own visits are
+    not looked at.
 
-    Raises
-    ------
-    DataError
-        The data set keeps no visits.
+    Parameters
+    ----------
+    tau
+        (species,) spread of the effects around the middle.
+    middles
+        (sites, species) of the effects.
+
+    Returns
+    -------
+    array of shape (sites, species)
+        The mean over the effects, or an end of their interval.
     """
-    return seasons.counts(dataset, sites)
+    rates = SiteRates(seasons, dataset, sites, quantity)
+    out = np.empty(middles.shape)
+    for place, spread in enumerate(tau):
+        weight = np.exp(prior(middles[:, place], float(spread), seasons.grid))
+        if quantity.bound == "mean":
+            out[:, place] = (weight * rates.of(place)).sum(axis=1)
+        else:
+            share = TAIL if quantity.bound == "lower" else 1 - TAIL
+            out[:, place] = quantiles(rates.of(place), weight, (share,))[:, 0]
+    return out
 
 
 def claims(
@@ -187,56 +211,82 @@ def claims(
     """
     if quantity == Quantity():
         return standardised
-    check_quantity(seasons, quantity)
-    bands = seasons.bands(dataset, sites)
-    counts = None
-    if quantity.name == "raw_rate" and not quantity.dates:
-        counts = dated_counts(seasons, dataset, sites)
-    out = np.empty_like(standardised)
+    bands, weights = seasons.bands(dataset, sites), seasons.calendar.weights()
+    middles = np.empty_like(standardised)
     for place, line in enumerate(lines):
-        schedule = seasons.node_rates(place, seasons.calendar.weights())
-        rates = node_rates_of(seasons, place, quantity, bands, counts)
-        claim = standardised[:, place]
-        if quantity.bound == "mean":
-            middle = centre_of_mean(schedule, bands, claim, line.tau, seasons.grid)
-            weight = np.exp(prior(middle, line.tau, seasons.grid))
-            out[:, place] = (weight * rates).sum(axis=1)
+        rates, claim = seasons.node_rates(place, weights), standardised[:, place]
+        if quantity.bound == "mean":  # whose mean over the schedule is the prediction itself
+            middles[:, place] = centre_of_mean(rates, bands, claim, line.tau, seasons.grid)
         else:
-            middle = line.mean(effect_of_rate(schedule, bands, claim, seasons.grid))
-            weight = np.exp(prior(middle, line.tau, seasons.grid))
-            share = TAIL if quantity.bound == "lower" else 1 - TAIL
-            out[:, place] = quantiles(rates, weight, (share,))[:, 0]
-    return out
+            middles[:, place] = line.mean(effect_of_rate(rates, bands, claim, seasons.grid))
+    tau = [line.tau for line in lines]
+    return claims_of_effects(seasons, tau, dataset, sites, middles, quantity)
 
 
 def surveyed(
     seasons: Seasons,
-    lines: Sequence[PriorLine],
+    tau: Sequence[float] | np.ndarray,
     dataset: Dataset,
     sites: Sequence[str],
-    standardised: np.ndarray,
+    middles: np.ndarray,
     quantity: Quantity,
 ) -> np.ndarray:
     """
-    Return mean, lower and upper end (3, sites, species) of a quantity at sites, from the prediction
-    and the visits to the site itself.
+    Return mean, lower and upper end (3, sites, species) of a quantity at sites, from what is
+    predicted of their effects and the visits to the site itself.
 
     Where a species was never seen the interval is from 0 to the 90 % quantile.
+
+    Parameters
+    ----------
+    tau, middles
+        As of :func:`claims_of_effects`.
     """
-    check_quantity(seasons, quantity)
+    rates = SiteRates(seasons, dataset, sites, quantity)
     counts = seasons.counts(dataset, sites)
-    bands = counts.bands
-    out = np.empty((3, *standardised.shape))
-    dated = counts if quantity.name == "raw_rate" and not quantity.dates else None
-    for place, line in enumerate(lines):
-        schedule = seasons.node_rates(place, seasons.calendar.weights())
-        told = effect_of_rate(schedule, bands, standardised[:, place], seasons.grid)
-        likelihood = seasons.likelihood(counts, place)
-        weight, _ = posterior(likelihood, prior(line.mean(told), line.tau, seasons.grid))
-        rates = node_rates_of(seasons, place, replace(quantity, bound="mean"), bands, dated)
-        out[0, :, place] = (weight * rates).sum(axis=1)
-        low, high, most = quantiles(rates, weight, (TAIL, 1 - TAIL, LEVEL)).T
+    out = np.empty((3, *middles.shape))
+    for place, spread in enumerate(tau):
+        log_prior = prior(middles[:, place], float(spread), seasons.grid)
+        weight, _ = posterior(seasons.likelihood(counts, place), log_prior)
+        out[0, :, place] = (weight * rates.of(place)).sum(axis=1)
+        low, high, most = quantiles(rates.of(place), weight, (TAIL, 1 - TAIL, LEVEL)).T
         never = np.asarray(counts.of_species(place)[0].sum(axis=1)).ravel() == 0
         out[1, :, place] = np.where(never, 0.0, low)
         out[2, :, place] = np.where(never, most, high)
+    return out
+
+
+class SiteRates:
+    """
+    A quantity of sites with the effect of each node, species by species.
+
+    Raises
+    ------
+    DataError
+        Nothing is known of the week or dates, or the data set keeps no visits whose dates are
+        meant.
+    """
+
+    def __init__(
+        self, seasons: Seasons, dataset: Dataset, sites: Sequence[str], quantity: Quantity
+    ) -> None:
+        check_quantity(seasons, quantity)
+        self.seasons, self.quantity = seasons, quantity
+        self.bands = seasons.bands(dataset, sites)
+        dated = quantity.name == "raw_rate" and not quantity.dates
+        self.counts = seasons.counts(dataset, sites) if dated else None
+
+    def of(self, place: int) -> np.ndarray:
+        """Return (sites, nodes) of one species."""
+        return node_rates_of(self.seasons, place, self.quantity, self.bands, self.counts)
+
+
+def mixed_quantile(
+    present: np.ndarray, rates: np.ndarray, weight: np.ndarray, share: float
+) -> np.ndarray:
+    """Return a quantile of a rate that is 0 unless the species is present."""
+    inside = (share - (1 - present)) / np.maximum(present, 1e-12)
+    out = np.zeros(len(present))
+    for row in np.flatnonzero(inside > 0):
+        out[row] = quantiles(rates[row], weight[[row]], (float(inside[row]),))[0, 0]
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,9 +40,8 @@ class Seasons:
         Of detection.
     grid
         (nodes,) effects of a site.
-    coefficients, errors
-        (species, coefficients) of the curves, and their standard errors' Cholesky factor (species,
-        coefficients, coefficients).
+    coefficients, covariance
+        (species, coefficients) of the curves, and (species, coefficients, coefficients).
     tau
         (species,) standard deviation of the effects of sites.
     detections
@@ -132,6 +131,35 @@ class Seasons:
         table, rows = visits_of(dataset), dataset.rows(sites)
         along = gradient(dataset, options.shift_by)
         return cls.fit(table, dataset.species, rows, options, gradient=along, seed=seed)
+
+    @classmethod
+    def blank(
+        cls, dataset: Dataset, sites: Sequence[str], options: SeasonOptions = DEFAULTS
+    ) -> Seasons:
+        """
+        Return the cells of the visits to ``sites``, without any curve yet, over a narrower grid;
+        the link is logit unless the options name another.
+        """
+        from butterfly_sdm.season.occupancy import NODES
+
+        table, along = visits_of(dataset), gradient(dataset, options.shift_by)
+        own = _of_sites(table, np.unique(dataset.rows(sites)))
+        calendar = Calendar.of(own, options, gradient=along)
+        link: LinkName = "cloglog" if options.link == "cloglog" else "logit"
+        return cls._of(dataset.species, calendar, link, NODES, [], np.zeros(0))
+
+    def with_curves(
+        self, curves: Sequence[tuple[np.ndarray, np.ndarray, float]], detections: np.ndarray
+    ) -> Seasons:
+        """Return the same with coefficients, their covariance and log tau of every species."""
+        beta, covariance, log_tau = (np.array(part) for part in zip(*curves, strict=True))
+        return replace(
+            self,
+            coefficients=beta,
+            covariance=covariance,
+            tau=np.exp(log_tau),
+            detections=detections,
+        )
 
     @classmethod
     def _of(
