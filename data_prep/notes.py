@@ -15,6 +15,7 @@ from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.season.cells import CellCounts
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.seasons import Seasons, dates_share
+from butterfly_sdm.season.use import MISLEADING
 from data_prep.look.left_out import CHOSEN, Values
 from data_prep.records.count import SurveyTable
 
@@ -116,9 +117,6 @@ def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
     return found
 
 
-MISLEADING = 0.25
-"""Variance that dates alone give raw rates, in variances of rates between sites: more is told."""
-
 _LOOKED_AT = {"species": 12, "sites": 1500, "detections": 30}
 _CURVES = SeasonOptions(link="cloglog", shift_by=None, years=False, effort=())
 
@@ -155,9 +153,8 @@ def misleading_dates(share: float | None) -> list[str]:
     return [
         f"When people looked makes raw rates k/n misleading: dates alone give them {share:.2g} "
         "times the variance that there is between sites (median of the commonest species; more "
-        f"than {MISLEADING:g} misleads). Standardise them with a predictor that knows the season "
-        "(train.model.kind: seasonal), or keep the months in which all sites were visited "
-        "(records.months)."
+        f"than {MISLEADING:g} misleads). Learn rates over a whole season with train.season: auto, "
+        "or keep the months in which all sites were visited (records.months)."
     ]
 
 

@@ -79,6 +79,13 @@ class Looking:
             (sites,) 0 at the southern edge, 1 at the northern.
         visits
             (sites,) how many; no more than the days of a window.
+        rng
+            Where chance comes from.
+
+        Returns
+        -------
+        ndarray of int
+            (visits,) places in :data:`SEASON`, site by site.
         """
         if self.window_days is None:
             return np.concatenate([rng.choice(len(SEASON), n, replace=False) for n in visits])

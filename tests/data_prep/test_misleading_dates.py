@@ -46,7 +46,7 @@ def test_dates_mislead_where_sites_were_visited_in_different_weeks():
     assert dates_apart(seasonal(30, spread=3.0), 2) < part  # sites differ more
     (said,) = misleading_dates(part)
     assert f"dates alone give them {part:.2g} times the variance" in said
-    assert "train.model.kind: seasonal" in said and "records.months" in said
+    assert "train.season: auto" in said and "records.months" in said
 
 
 def test_species_without_a_season_are_not_misled():
