@@ -15,27 +15,36 @@ Times are processor times of this process with one thread.
 from __future__ import annotations
 
 import os
+import resource
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
+from butterfly_sdm.baselines.occupancy import OccupancyModel
 from butterfly_sdm.baselines.seasonal import Seasonal
 from butterfly_sdm.baselines.trees import Trees
 from butterfly_sdm.data.dataset import Dataset, DatasetCard
 from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.quantities import Quantity, ask
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.season.cells import CellCounts
+from butterfly_sdm.season.effective import season_labels
 from butterfly_sdm.season.links import chance
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.seasons import Seasons, surveyed_rates
 from butterfly_sdm.season.site_effects import quantiles
+from butterfly_sdm.simulate.looking import SEASON, Detection, Looking
 
 SHARED = Path(os.environ.get("BUTTERFLY_SDM_SHARED", "."))
 WEEKS = 26
@@ -271,5 +280,186 @@ def semireal(seeds: int = 4, first: int = 0) -> None:
         print(f"{kind}, even: season - k/n {paired.mean():+.4f}, standard error {error:.4f}")
 
 
+def looked_at(
+    looking: Looking, usual: float, seed: int, *, sites: int = 400, species: int = 20
+) -> dict[str, Any]:
+    """Return a data set of the simulator's way of looking, with presence as it is."""
+    rng = np.random.default_rng(seed)
+    names = tuple(f"species {place}" for place in range(species))
+    levels = np.full(species, usual) + rng.uniform(-1, 1, species)
+    detection = Detection.draw(looking, names, levels, seed)
+    x = rng.normal(size=(sites, 3))
+    north = x[:, 2].argsort().argsort() / (sites - 1)
+    logit = levels + rng.normal(0, 0.8, species) + x @ rng.normal(0, 0.9, (3, species))
+    psi = detection.presence_probability(logit)
+    present = rng.random(psi.shape) < psi
+    n = np.minimum(2 + rng.poisson(6, sites), looking.window_days or 60)
+    day, site = detection.looking.days(north, n, rng), np.repeat(np.arange(sites), n)
+    minutes = rng.choice([30.0, 60.0, 120.0], len(site), p=[0.4, 0.35, 0.25])
+    effect = detection.site_effect(logit) + rng.normal(0, 0.6, (sites, species))
+    seen = rng.random((len(site), species)) < detection.chance(
+        effect[site], north[site], day, minutes
+    )
+    dates = SEASON.to_numpy()[day]
+    table = visit_table(site, dates, seen & present[site], duration=minutes.astype(np.float32))
+    k, n = table.sums(sites, species)
+    index = pd.Index([f"S{place:04d}" for place in range(sites)], name="site_id")
+    columns = {
+        "easting": np.zeros(sites),
+        "northing": 100_000 * north,
+        "lon": np.zeros(sites),
+        "lat": 50 + 5 * north,
+        "visits": n,
+    }
+    points = gpd.points_from_xy(columns["lon"], columns["lat"])
+    dataset = Dataset(
+        card=DatasetCard(name="simulated", species=names, position_crs="EPSG:27700"),
+        sites=gpd.GeoDataFrame(columns, index=index, geometry=points, crs="EPSG:4326"),
+        detections=pd.DataFrame(k, index=index, columns=list(names)),
+        covariates=pd.DataFrame(x, index=index, columns=["a", "b", "c"]),
+        visit_table=table,
+    )
+    return {"dataset": dataset, "psi": psi, "present": present, "x": x}
+
+
+def presence(seeds: int = 6) -> None:
+    settings = {
+        "uneven": (Looking(True, 0.0, 10.0, 70, "latitude", 0.9, 0.5, 0.0), -0.5),
+        "uneven, commoner easier": (Looking(True, 0.0, 10.0, 70, "latitude", 0.9, 0.5, 0.5), -0.5),
+        "even, certain": (Looking(effort=0.9, occupied=0.5, commoner_easier=0.0), 6.0),
+    }
+    for name, (looking, usual) in settings.items():
+        rows = []
+        for seed in range(seeds):
+            world = looked_at(looking, usual, seed)
+            dataset, psi, present = world["dataset"], world["psi"], world["present"]
+            begin = time.process_time()
+            model = OccupancyModel().fit(dataset, dataset.site_ids)
+            took = (time.process_time() - begin) / psi.shape[1]
+            claim, low, high = (
+                ask(model, Quantity("presence", bound=bound))
+                .predict(dataset, dataset.site_ids)
+                .to_numpy()
+                for bound in ("mean", "lower", "upper")
+            )
+            asked = ask(model, Quantity("presence"))
+            assert isinstance(asked, OccupancyModel)
+            here = asked.surveyed(dataset, dataset.site_ids)["mean"].to_numpy()
+            k = dataset.detections.to_numpy()
+            ever = 1.0 * (k > 0)
+            known = k.sum(axis=0) >= 10
+            plain = np.array(
+                [
+                    LogisticRegression(C=2.0).fit(world["x"], one).predict_proba(world["x"])[:, 1]
+                    if 0 < one.sum() < len(one)
+                    else one
+                    for one in ever.T
+                ]
+            ).T
+            inside = (low <= psi) & (psi <= high)
+            for place in np.flatnonzero(known):
+                p = psi[:, place]
+                rows.append(
+                    {
+                        "mse": ((claim[:, place] - p) ** 2).mean(),
+                        "mse_constant": ((ever[:, place].mean() - p) ** 2).mean(),
+                        "mse_true_mean": p.var(),
+                        "mse_ever_seen": ((ever[:, place] - p) ** 2).mean(),
+                        "mse_logistic_of_ever_seen": ((plain[:, place] - p) ** 2).mean(),
+                        "cover": inside[:, place].mean(),
+                        "width": (high - low)[:, place].mean(),
+                        "brier": ((here - present)[:, place] ** 2).mean(),
+                        "brier_ever_seen": ((ever - present)[:, place] ** 2).mean(),
+                        "cpu_s": took,
+                    }
+                )
+        table = pd.DataFrame(rows).mean()
+        print(f"== {name}: {len(rows)} species-runs")
+        print(table.round(4).to_string())
+        print(f"mse / constant {table['mse'] / table['mse_constant']:.3f}", end=", ")
+        print(f"Brier / ever seen {table['brier'] / table['brier_ever_seen']:.3f}", flush=True)
+
+
+def speed(sites: int = 50_000, visits: int = 1_000_000, species: int = 62) -> None:
+    """Make the table, then fit it in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        rng = np.random.default_rng(0)
+        site = np.sort(rng.integers(0, sites, visits)).astype(np.uint32)
+        day = rng.normal(200, 45, visits).clip(1, 364).astype(int)
+        year = rng.integers(2010, 2020, visits)
+        first = (year - 1970).astype("datetime64[Y]").astype("datetime64[D]")
+        date = first + (day - 1).astype("timedelta64[D]")
+        order = np.lexsort((date, site))
+        site, day, date = site[order], day[order], date[order]
+        level, peak = rng.uniform(-6, 1, species), rng.uniform(110, 250, species)
+        parts = []
+        for place in range(species):
+            effect = level[place] + 1.2 * rng.normal(size=sites)[site] + 1.2
+            p = expit(effect - 0.5 * ((day - peak[place]) / 25) ** 2)
+            seen = np.flatnonzero(rng.random(visits) < p).astype(np.uint32)
+            parts.append((seen, np.full(len(seen), place, np.uint16)))
+        visit, column = (np.concatenate(part) for part in zip(*parts, strict=True))
+        order = np.lexsort((column, visit))
+        length = np.bincount(visit, minlength=visits).astype(np.uint16)
+        pd.DataFrame(
+            {"site": site, "date": date.astype("datetime64[s]"), "list_length": length}
+        ).to_parquet(f"{folder}/visits.parquet")
+        pd.DataFrame({"visit": visit[order], "species": column[order]}).to_parquet(
+            f"{folder}/sightings.parquet"
+        )
+        subprocess.run(
+            [sys.executable, __file__, "speed_of", folder, str(sites), str(species)], check=True
+        )
+
+
+def speed_of(folder: str, sites: str, species: str) -> None:
+    read = [pd.read_parquet(f"{folder}/{name}.parquet") for name in ("visits", "sightings")]
+    table = VisitTable(*read)
+    names = [str(place) for place in range(int(species))]
+    latitude = np.random.default_rng(0).uniform(50, 58, int(sites))
+    print(f"{len(table):,} visits, {len(table.sightings):,} sightings")
+    rows, begin = np.arange(int(sites)), time.process_time()
+    seasons = Seasons.fit(table, names, rows, gradient=latitude)
+    fitted = time.process_time()
+    bands = seasons.calendar.band_of(latitude, len(rows))
+    counts = CellCounts.of(table, seasons.calendar, rows, bands=bands)
+    labels, _ = season_labels(seasons, counts)
+    done = time.process_time()
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(f"cells {seasons.calendar.shape}, link {seasons.link}, labels {labels.shape}")
+    print(f"curves {fitted - begin:.1f} CPU s, effective visits {done - fitted:.1f}")
+    print(f"in all {done - begin:.1f} CPU s, peak {used.ru_maxrss / 1e6:.2f} GB")
+
+
+def rbms() -> None:
+    visits = pd.read_csv(SHARED / "data/ukbms/m_visit.csv", parse_dates=["DATE"])
+    counts = pd.read_csv(SHARED / "data/ukbms/m_count.csv", parse_dates=["DATE"])
+    visits = visits.drop_duplicates(["SITE_ID", "DATE"]).reset_index(drop=True)
+    places = np.unique(visits.SITE_ID)
+    columns = []
+    for species in (2, 4):
+        own = counts[(species == counts.SPECIES) & (counts.COUNT > 0)]
+        own = own[["SITE_ID", "DATE"]].drop_duplicates().assign(seen=1)
+        columns.append(visits.merge(own, how="left").seen.fillna(0).to_numpy() > 0)
+    site = np.searchsorted(places, visits.SITE_ID)
+    table = visit_table(site, visits.DATE.to_numpy(), np.column_stack(columns))
+    seasons = Seasons.fit(table, ["species 2", "species 4"], np.arange(len(places)))
+    curves = seasons.curve_table()
+    print(f"{len(visits):,} visits of {len(places)} sites, {seasons.calendar.years[0]} onwards")
+    for name, curve in curves.groupby("species"):
+        value = curve.relative.to_numpy()
+        tops = [
+            at
+            for at in range(1, len(value) - 1)
+            if value[at] > max(value[at - 1], value[at + 1], 0.05)
+        ]
+        days = pd.Timestamp("2001-01-04") + pd.to_timedelta(7 * (curve.week - 1), unit="D")
+        told = ", ".join(f"{days.iloc[at]:%d %B} ({value[at]:.2f})" for at in tops)
+        print(f"{name}: peaks around {told}")
+        print(" ".join(f"{one:.2f}" for one in value))
+
+
 if __name__ == "__main__":
-    globals()[sys.argv[1]](*map(int, sys.argv[2:]))
+    arguments = sys.argv[2:]
+    given = arguments if sys.argv[1] == "speed_of" else map(int, arguments)
+    globals()[sys.argv[1]](*given)
