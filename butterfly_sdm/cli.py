@@ -67,7 +67,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SMALL_REGION = {"size_px": 2048, "n_sites": 150, "n_species": 8}
+SMALL_REGION: dict[str, Any] = {"size_px": 2048, "n_sites": 150, "n_species": 8}
 
 ConfigArgument = Annotated[
     Path, typer.Argument(help="YAML file of the experiment.", show_default=False)

@@ -33,6 +33,7 @@ from butterfly_sdm.places import fit_community, needed_community, new_records
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import COMMUNITY, Run, dataset_of, finish_run, open_run, out_folder
+from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -203,6 +204,7 @@ def train(
             "dataset": data.fingerprint,
         }
         | {"split": [split.train, split.validation, split.test]}
+        | ({} if settings.train.season is None else {"season": settings.train.season.model_dump()})
     )
     if _is_trained(folder, key):
         tidy(folder)
@@ -228,7 +230,8 @@ def _is_trained(folder: Path, key: str) -> bool:
 
 def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress: Progress) -> None:
     split = data.needed_split()
-    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
+    season = used_season(settings.train.season, data, split.train)
+    predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed, season)
     with resumable_folder(folder, key) as partial:
         write_text(partial / "config.yaml", dump_config(settings))
         split.to_json(partial / "split.json")
@@ -238,7 +241,7 @@ def _fit_into(folder: Path, key: str, settings: Config, data: Dataset, progress:
         # They serve to resume, and are several times the model.
         for checkpoints in list(partial.rglob("checkpoints")):
             shutil.rmtree(checkpoints)
-        finish_run(partial, folder, data, settings, key)
+        finish_run(partial, folder, data, settings, key, season=season)
 
 
 def evaluate(

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor
 from butterfly_sdm.errors import ConfigError, ModelError
+from butterfly_sdm.losses.options import DetectionName
 from butterfly_sdm.models.options import FitOptions, ModelOptions
+from butterfly_sdm.season.options import SeasonOptions
+
+#: Kinds that take a season themselves; any other is put into ``seasonal``.
+KNOWS_DATES = ("network", "occupancy", "seasonal")
 
 __all__ = ["PREDICTORS", "Handle", "load_predictor", "make_predictor"]
 
 
-def make_predictor(model: ModelOptions, fit: FitOptions, seed: int) -> Predictor:
+def make_predictor(
+    model: ModelOptions, fit: FitOptions, seed: int, season: SeasonOptions | None = None
+) -> Predictor:
     """
     Return the unfitted predictor that a config describes.
 
@@ -24,17 +31,26 @@ def make_predictor(model: ModelOptions, fit: FitOptions, seed: int) -> Predictor
         Its sections ``train.model`` and ``train.fit``; a baseline takes nothing of the latter.
     seed
         Of a predictor that draws at random, unless its options say another.
+    season
+        How dates of visits are used; None: they are not, unless the kind itself does. A network is
+        then fitted to dated visits, and what learns from k of n to effective visits.
 
     Raises
     ------
     ConfigError
-        The kind is unknown, or an option does not belong to it.
+        The kind is unknown, or an option does not belong to it, or the loss does not go with
+        seasons.
     """
     try:
         cls = PREDICTORS.load(model.kind)
     except ModelError as error:
         raise ConfigError(f"train.model.kind: {error}") from None
     options = dict(model.options)
+    if season is not None:
+        fit, options = _with_season(model.kind, fit, options, season)
+        if model.kind not in KNOWS_DATES:
+            options = {"predictor": model.kind, "options": options.pop("own"), **options}
+            cls = PREDICTORS.load("seasonal")
     try:
         if model.kind == "network":
             options = {"seed": seed} | options
@@ -49,6 +65,23 @@ def make_predictor(model: ModelOptions, fit: FitOptions, seed: int) -> Predictor
         raise ConfigError(
             f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
         ) from error
+
+
+def _with_season(
+    kind: str, fit: FitOptions, options: dict[str, Any], season: SeasonOptions
+) -> tuple[FitOptions, dict[str, Any]]:
+    """Return loss and options with which a kind, or ``seasonal`` around it, uses dates."""
+    told = season.model_dump(mode="json", exclude={"use"}, exclude_unset=True)
+    if kind == "network" and fit.loss == "binomial":
+        fit = fit.model_copy(update={"loss": "season"})
+    elif kind == "network" and fit.loss not in get_args(DetectionName):
+        raise ConfigError(
+            f"train.season: a network with train.fit.loss {fit.loss} cannot use dates. Use the "
+            "loss season, occupancy or binomial, or switch season off."
+        )
+    if kind in KNOWS_DATES:
+        return fit, {"season": told} | options
+    return fit, {"season": told, "own": options}
 
 
 class Handle:

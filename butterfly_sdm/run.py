@@ -24,6 +24,7 @@ from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
 from butterfly_sdm.predictors import load_predictor
+from butterfly_sdm.season.options import SeasonOptions
 
 RUN_VERSION = 1
 COMMUNITY = "community"  # folder in that of the run
@@ -154,8 +155,19 @@ class Run:
         return facts_html(f"Run {self.card.get('name', '')}", facts)
 
 
-def finish_run(partial: Path, folder: Path, data: Dataset, config: Config, key: str) -> None:
-    """Write the card of the run in ``partial``, which is to lie in ``folder``."""
+def finish_run(
+    partial: Path,
+    folder: Path,
+    data: Dataset,
+    config: Config,
+    key: str,
+    *,
+    season: SeasonOptions | None = None,
+) -> None:
+    """
+    Write the card of the run in ``partial``, which is to lie in ``folder``; ``season`` is how dates
+    were used in the end, where the config asks for it.
+    """
     card = {
         "format": "butterfly_sdm run",
         "format_version": RUN_VERSION,
@@ -167,6 +179,7 @@ def finish_run(partial: Path, folder: Path, data: Dataset, config: Config, key: 
         else None,
         "dataset_fingerprint": data.fingerprint,
         "software": software_versions(("butterfly-sdm", "torch", "numpy", "scikit-learn")),
+        **({} if config.train.season is None else {"season": "off" if season is None else "on"}),
         "files": {
             path.relative_to(partial).as_posix(): sha256(path)
             for path in sorted(partial.rglob("*"))

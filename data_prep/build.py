@@ -32,7 +32,14 @@ from data_prep.covariates import site_covariates
 from data_prep.imagery.site_tiles import fill_tiles
 from data_prep.input_files import check_inputs, check_paths, file_sources, input_files
 from data_prep.look.left_out import values_left_out
-from data_prep.notes import BuildNotes, survey_doubts, thin_data, unwanted_losses
+from data_prep.notes import (
+    BuildNotes,
+    dates_apart,
+    misleading_dates,
+    survey_doubts,
+    thin_data,
+    unwanted_losses,
+)
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.count import SurveyTable, read_survey, record_sources
 from data_prep.records.places.sites import read_sites
@@ -156,6 +163,9 @@ def _fill(
     shown = detections if tiles is None else detections[sites["tile_row"] >= 0]
     for message in thin_data(table.rows, shown, split):
         notes.warn(message)
+    share = dates_apart(table.visit_table, len(detections.columns))
+    for message in misleading_dates(share):
+        notes.warn(message)
     card = DatasetCard(
         name=name,
         species=tuple(detections.columns),
@@ -168,11 +178,21 @@ def _fill(
         warnings=tuple(notes.warnings),
         notes=tuple(notes.notes),
         names=table.spellings,
+        dates_share=share,
         software=_software(),
     )
     # Says now, not when it is opened, that the parts do not fit together.
     located = sites.set_geometry("geometry")
-    dataset = Dataset(card, located, detections, None, covariates, split, coarse=table.coarse)
+    dataset = Dataset(
+        card,
+        located,
+        detections,
+        None,
+        covariates,
+        split,
+        coarse=table.coarse,
+        visit_table=table.visit_table,
+    )
     bench.progress("writing the data set", 0, 1)
     _write(bench.folder, dataset)
     bench.progress("writing the data set", 1, 1)
@@ -196,6 +216,8 @@ def _key(config: BuildOptions, name: str, seed: int, survey: SurveyTable | None)
             pd.util.hash_pandas_object(part, index=True).to_numpy().tolist()
             for part in (survey.detections, survey.visits)
         ]
+        if survey.visit_table is not None:
+            given.append([survey.visit_table.fingerprint])
     settings = config.model_dump(mode="json", exclude={"workers", "dask"})
     return fingerprint(
         {
@@ -285,6 +307,11 @@ def _write(partial: Path, dataset: Dataset) -> None:
         "detections": dataset.detections.reset_index(),
         "coarse": dataset.coarse,
     }
+    if dataset.visit_table is not None:
+        tables |= {
+            "visits": dataset.visit_table.visits,
+            "sightings": dataset.visit_table.sightings,
+        }
     if dataset.covariates is not None:
         tables["covariates"] = dataset.covariates.rename_axis("site_id").reset_index()
     for name, table in tables.items():

@@ -6,10 +6,16 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.splits import Split
+from butterfly_sdm.data.visits import VisitTable
+from butterfly_sdm.season.cells import CellCounts
+from butterfly_sdm.season.options import SeasonOptions
+from butterfly_sdm.season.seasons import Seasons, dates_share
+from butterfly_sdm.season.use import MISLEADING
 from data_prep.look.left_out import CHOSEN, Values
 from data_prep.records.count import SurveyTable
 
@@ -109,6 +115,47 @@ def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
             "or keep sites with more visits by records.min_visits."
         )
     return found
+
+
+_LOOKED_AT = {"species": 12, "sites": 1500, "detections": 30}
+_CURVES = SeasonOptions(link="cloglog", shift_by=None, years=False, effort=())
+
+
+def dates_apart(table: VisitTable | None, species: int) -> float | None:
+    """
+    Return how far dates alone make raw rates of sites differ, see
+    :func:`butterfly_sdm.season.seasons.dates_share`.
+
+    The median of the 12 commonest species, at no more than 1,500 sites drawn at random; None where
+    there are too few dated visits to tell.
+    """
+    if table is None or not table.visits["date"].notna().any():
+        return None
+    site = table.visits["site"].to_numpy()
+    visited = np.unique(site)
+    if len(visited) > _LOOKED_AT["sites"]:
+        rng = np.random.default_rng(0)
+        visited = np.sort(rng.choice(visited, _LOOKED_AT["sites"], replace=False))
+    seen = np.bincount(table.sightings["species"].to_numpy(), minlength=species)
+    often = np.sort(np.argsort(-seen, kind="stable")[: _LOOKED_AT["species"]])
+    own = table.taken(visited, often)
+    rows = np.arange(len(visited))
+    seasons = Seasons.fit(own, [str(place) for place in often], rows, _CURVES)
+    counts = CellCounts.of(own, seasons.calendar, rows, bands=np.zeros(len(rows), dtype=int))
+    share = dates_share(seasons, counts, fewest=_LOOKED_AT["detections"])
+    return None if np.isnan(share) else float(f"{share:.3g}")
+
+
+def misleading_dates(share: float | None) -> list[str]:
+    """Say that dates make raw rates misleading, where they do."""
+    if share is None or share <= MISLEADING:
+        return []
+    return [
+        f"When people looked makes raw rates k/n misleading: dates alone give them {share:.2g} "
+        "times the variance that there is between sites (median of the commonest species; more "
+        f"than {MISLEADING:g} misleads). Learn rates over a whole season with train.season: auto, "
+        "or keep the months in which all sites were visited (records.months)."
+    ]
 
 
 FEW_TO_LEARN, FEW_TO_JUDGE, FEW_OF_A_SPECIES = 50, 20, 5

@@ -47,8 +47,10 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
     added = gpd.GeoDataFrame(columns, index=new.index, geometry=new.geometry)
     sites = pd.concat([survey.sites, added])
     visits = pd.concat([survey.visits, pd.Series(0, index=new.index, name=survey.visits.name)])
+    table, old = survey.visit_table, survey.detections.index.get_indexer(detections.index)
     return replace(
         survey,
+        visit_table=None if table is None else table.taken(old),
         detections=detections,
         visits=visits.loc[detections.index],
         sites=gpd.GeoDataFrame(

@@ -1,5 +1,6 @@
 """The simulated region: its files, its truth, and how the two agree."""
 
+import hashlib
 import json
 import zipfile
 from pathlib import Path
@@ -15,7 +16,9 @@ from shapely import from_wkt
 from butterfly_sdm.config import load_config
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.simulate import HABITATS, SPECIES, Region, simulate_region
+from butterfly_sdm.simulate import HABITATS, SPECIES, Looking, Region, simulate_region
+from butterfly_sdm.simulate.looking import Detection
+from data_prep.records.count import read_survey
 
 SMALL = {
     "size_px": 768,
@@ -296,3 +299,124 @@ def test_progress_is_told_until_the_end(tmp_path: Path):
     simulate_region(tmp_path, seed=3, **SMALL, progress=lambda *event: told.append(event))
     assert told[-1] == ("simulate", 768, 768)
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+
+
+LOOKING = Looking(
+    seasons=True,
+    year_days=4.0,
+    latitude_days=12.0,
+    window_days=70,
+    windows="latitude",
+    effort=0.8,
+    occupied=0.6,
+)
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Region:
+    return simulate_region(tmp_path_factory.mktemp("uneven"), seed=4, looking=LOOKING, **SMALL)
+
+
+def test_a_region_without_looking_has_the_bytes_it_always_had(region: Region):
+    with zipfile.ZipFile(region.records) as archive:
+        records = hashlib.sha256(archive.read("occurrence.txt")).hexdigest()
+    assert records.startswith("df149b3659272ab4")
+    assert sha256(region.truth_table).startswith("b4d625e5d11fda32")
+    assert sha256(region.folder / "region.json").startswith("06e405e6ff1c8087")
+
+
+def test_records_of_uneven_visits_tell_all_visits_their_days_and_durations(uneven: Region):
+    config = load_config(uneven.config)
+    table = read_survey(config.build.records, scratch=uneven.folder / "scratch")
+    truth = pd.read_csv(uneven.truth_table, index_col="site_id")
+    detections = pd.read_csv(uneven.truth_detections, index_col="site_id")
+    assert table.visits.to_dict() == truth["visits"].to_dict()
+    assert (truth["visits"] == truth["recorded_visits"]).all() and truth["visits"].max() <= 70
+    held = table.detections.reindex(columns=uneven.species, fill_value=0)
+    assert held.to_numpy().tolist() == detections.loc[held.index].to_numpy().tolist()
+    visits = table.visit_table.visits
+    days = visits.groupby("site")["date"].agg(["min", "max"])
+    assert ((days["max"] - days["min"]).dt.days < 70).all()
+    assert visits["duration"].between(5, 480).mean() > 0.95
+    first = days["min"].dt.dayofyear.to_numpy()
+    assert np.corrcoef(first, truth.loc[table.visits.index, "northing"])[0, 1] > 0.8
+
+
+def test_nothing_is_seen_where_it_does_not_live(uneven: Region):
+    read = {
+        name: pd.read_csv(getattr(uneven, f"truth_{name}"), index_col="site_id").to_numpy()
+        for name in ("presence", "presence_probability", "rates", "detections")
+    }
+    assert set(np.unique(read["presence"])) == {0, 1}
+    away = read["presence"] == 0
+    assert away.any() and not read["detections"][away].any() and not read["rates"][away].any()
+    assert (read["detections"][~away] == 0).any()  # false zeros
+    chance = read["presence_probability"]
+    spread = np.sqrt((chance * (1 - chance)).sum())
+    assert abs(read["presence"].sum() - chance.sum()) < 4 * spread
+    expected = pd.read_csv(uneven.truth_table)[list(uneven.species)].to_numpy()
+    np.testing.assert_allclose(expected[~away], (chance * read["rates"])[~away], atol=2e-6)
+
+
+def test_standardised_rates_and_curves_are_those_of_the_formula():
+    usual = np.array([-1.0, 0.5])
+    detection = Detection.draw(LOOKING, ("Pieris napi", "Aglais io"), usual, seed=3)
+    effect, north = np.array([[-2.0, 0.3]]), np.array([0.9])
+
+    def chance(species: int, place: int, minutes: float) -> float:
+        year, day = divmod(place, 183)
+        own = day - 12.0 * (0.9 - 0.5) - detection.late[species, year]
+
+        def odds(at: float) -> float:
+            return 0.003 + sum(
+                weight * np.exp(-0.5 * ((at - peak) / width) ** 2)
+                for weight, peak, width in zip(
+                    detection.weights[species],
+                    detection.peaks[species],
+                    detection.widths[species],
+                    strict=True,
+                )
+            )
+
+        season = np.log(odds(own) / np.mean([odds(at) for at in range(183)]))
+        logit = effect[0, species] + season + 0.8 * np.log2(minutes / 60)
+        return float(1 / (1 + np.exp(-logit)))
+
+    found = detection.chance(effect, north, np.array([200]), np.array([30.0]))[0]
+    np.testing.assert_allclose(found, [chance(species, 200, 30.0) for species in (0, 1)])
+    rates = detection.standardised(effect, north)[0]
+    by_loops = [np.mean([chance(species, day, 60.0) for day in range(366)]) for species in (0, 1)]
+    np.testing.assert_allclose(rates, by_loops)
+    curves = detection.curves()
+    assert len(curves) == 366 and curves["date"].iloc[183] == "2019-04-01"
+    assert curves["Pieris napi"].max() > 3 * curves["Pieris napi"].min()
+
+
+def test_longer_visits_see_more_and_without_options_nothing_changes():
+    usual = np.array([0.0])
+    plain = Detection.draw(Looking(), ("Pieris napi",), usual, seed=0)
+    effect = np.array([[-1.0], [0.4]])
+    np.testing.assert_allclose(
+        plain.standardised(effect, np.array([0.1, 0.9])), 1 / (1 + np.exp(-effect))
+    )
+    assert plain.presence_probability(effect).tolist() == [[1.0], [1.0]]
+    told = Detection.draw(Looking(effort=0.5), ("Pieris napi",), usual, seed=0)
+    minutes = told.chance(
+        np.zeros((3, 1)), np.zeros(3), np.zeros(3, int), np.array([30.0, 60.0, 120.0])
+    )
+    np.testing.assert_allclose(minutes[:, 0], 1 / (1 + np.exp([0.5, 0.0, -0.5])))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"window_days": 0}, "a window has 1 to 183 days"),
+        ({"window_days": 400}, "a window has 1 to 183 days"),
+        ({"windows": "north"}, "may be 'random' or 'latitude'"),
+        ({"occupied": 1.0}, "a share between 0 and 1"),
+        ({"year_days": 3.0}, "set seasons to True"),
+    ],
+)
+def test_a_way_of_looking_that_makes_no_sense_is_refused(wrong, said):
+    with pytest.raises(DataError, match=said):
+        Looking(**wrong)

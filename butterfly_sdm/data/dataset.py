@@ -21,9 +21,11 @@ from butterfly_sdm.core.cards import check_version, fingerprint
 from butterfly_sdm.core.files import read_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.data.splits import Split
+from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2: visits.parquet and sightings.parquet, where visits are known
+READABLE = (1, 2)
 
 
 class Source(BaseModel):
@@ -78,6 +80,12 @@ class DatasetCard(BaseModel):
         description="texts of the records that were counted as each species",
         exclude_if=lambda names: not names,
     )
+    dates_share: float | None = Field(
+        None,
+        description="variance between sites that dates alone give raw rates, over that of the "
+        "rates of sites; above 0.25 raw rates mislead",
+        exclude_if=lambda share: share is None,
+    )
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(
         default_factory=dict, description="SHA-256 of every other file of the folder"
@@ -117,6 +125,9 @@ class Dataset:
         ``species``, ``square`` (grid reference), ``size_m``, ``detections``, ``visits``: sensitive
         species, told only as sums over squares that hold several sites. They are no columns of
         ``detections``.
+    visit_table
+        One row per visit with its date, and what was seen on it: visits n and detections k are sums
+        of these. None where only the sums are known (data sets of format 1).
     """
 
     card: DatasetCard
@@ -127,6 +138,7 @@ class Dataset:
     split: Split | None = None
     folder: Path | None = field(default=None, compare=False)
     coarse: pd.DataFrame | None = None
+    visit_table: VisitTable | None = None
 
     def __post_init__(self) -> None:
         missing = {"easting", "northing", "visits"} - set(self.sites.columns)
@@ -179,6 +191,8 @@ class Dataset:
             )
         if self.coarse is not None:
             _check_coarse(self.coarse, self.species)
+        if self.visit_table is not None:
+            self.visit_table.check_sums(k, self.sites["visits"].to_numpy())
 
     def __getstate__(self) -> dict[str, Any]:
         """Tiles on disk travel to other processes as the path of their file."""
@@ -221,8 +235,10 @@ class Dataset:
         """
         16 hexadecimal digits that change with the labels, the bands or the files of the data set.
         """
+        table = self.visit_table
         return fingerprint(
-            {
+            ({} if table is None else {"visit_table": table.fingerprint})
+            | {
                 "card": self.card.model_dump(
                     mode="json",
                     exclude={"software", "sources", "warnings", "notes", "names", "seal"},
@@ -336,6 +352,7 @@ class Dataset:
                 if (folder / "coarse.parquet").is_file()
                 else None
             )
+            visit_table = VisitTable.read(folder)
             tiles = None
             if (folder / "tiles.npy").is_file():
                 tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
@@ -350,7 +367,7 @@ class Dataset:
         split = (
             Split.from_json(folder / "split.json") if (folder / "split.json").is_file() else None
         )
-        return cls(card, sites, detections, tiles, covariates, split, folder, coarse)
+        return cls(card, sites, detections, tiles, covariates, split, folder, coarse, visit_table)
 
     @property
     def tiles_in_words(self) -> str:
@@ -430,8 +447,9 @@ def read_card(folder: Path) -> DatasetCard:
         raise ArtefactError(
             f"{folder} is not a butterfly_sdm data set: its dataset.json does not say so."
         )
+    version = value.get("format_version")
     check_version(
-        value.get("format_version"),
+        FORMAT_VERSION if version in READABLE and type(version) is int else version,
         FORMAT_VERSION,
         f"The data set {folder}",
         f"butterfly-sdm build CONFIG --out {folder}",

@@ -35,6 +35,8 @@ PREDICTORS = Registry(
         "gaussian_process": "butterfly_sdm.baselines.gaussian_process:GaussianProcess",
         "perceptron": "butterfly_sdm.baselines.perceptron:Perceptron",
         "stacking": "butterfly_sdm.baselines.stacking:Stacking",
+        "occupancy": "butterfly_sdm.baselines.occupancy:OccupancyModel",
+        "seasonal": "butterfly_sdm.baselines.seasonal:Seasonal",
     },
 )
 

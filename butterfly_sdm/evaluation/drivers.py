@@ -305,7 +305,7 @@ def _taken(
 ) -> Dataset:
     """Return a data set of ``sites``, which may repeat, under other names and with other tiles."""
     rows, index = dataset.rows(sites), pd.Index(list(names), name="site_id")
-    covariates = dataset.covariates
+    covariates, visits = dataset.covariates, dataset.visit_table
     return replace(
         dataset,
         sites=dataset.sites.iloc[rows].set_axis(index).assign(**changed),
@@ -314,4 +314,5 @@ def _taken(
         covariates=None if covariates is None else covariates.iloc[rows].set_axis(index),
         split=None,
         folder=None,
+        visit_table=None if visits is None else visits.taken(rows),
     )

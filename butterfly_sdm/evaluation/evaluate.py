@@ -17,6 +17,7 @@ from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.compare import Factory
+from butterfly_sdm.evaluation.dated import to_score, told_with_intervals
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.models.options import FitOptions, ModelOptions
@@ -60,7 +61,8 @@ def evaluate_run(
         Of the predictor, in the tables.
     folder
         Where ``scores.csv``, ``predictions.parquet``, ``per_species.csv``, ``per_site.csv`` and
-        pictures go; None: nowhere.
+        pictures go, of a predictor of dated visits also ``standardised.parquet`` with rates and
+        their intervals; None: nowhere.
     seed
         Of baselines that take chances.
 
@@ -75,10 +77,13 @@ def evaluate_run(
         The data set has no split, the part is empty, or species or sites do not match.
     """
     split = split or dataset.needed_split()
-    sites = scorable_sites(dataset, split.part(options.part), [predictor])
+    asked, scored = to_score(
+        predictor, dataset, options, split.part("train"), split.part(options.part)
+    )
+    sites = scorable_sites(scored, split.part(options.part), [asked])
     predictions = predictions_beside(
-        predictor,
-        dataset,
+        asked,
+        scored,
         split,
         sites,
         baselines=options.baselines,
@@ -86,11 +91,13 @@ def evaluate_run(
         seed=seed,
         progress=progress,
     )
-    scores = scores_beside(dataset, sites, predictions)
+    scores = scores_beside(scored, sites, predictions)
     if folder is None:
         return scores
     scores.to_csv(folder)
     write_table(Path(folder) / "predictions.parquet", predictions[name])
+    if (told := told_with_intervals(predictor, dataset, sites)) is not None:
+        write_table(Path(folder) / "standardised.parquet", told)
     figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
     return replace(scores, folder=Path(folder))
 

@@ -29,6 +29,19 @@ class EvaluateOptions(Section):
     baselines: tuple[str, ...] = Field(
         ("mean_rate",), description="simple predictors fitted beside the model"
     )
+    quantity: Literal["standardised_rate", "rate_in_week", "raw_rate"] | None = Field(
+        None,
+        description="what is scored; null: k of n as they are, against rates on the very dates "
+        "where the model tells them",
+        exclude_if=lambda quantity: quantity is None,
+    )
+    week: int | None = Field(
+        None,
+        ge=1,
+        le=52,
+        description="of rate_in_week, counted from 1 January",
+        exclude_if=lambda week: week is None,
+    )
     ladder: tuple[LadderStep, ...] = Field(
         (), description="predictors that evaluate --ladder compares"
     )

@@ -15,6 +15,7 @@ from .score_pictures import show_ladder as show_ladder
 from .score_pictures import show_reliability as show_reliability
 from .score_pictures import show_site_factor as show_site_factor
 from .score_pictures import show_sites as show_sites
+from .season_pictures import show_seasons as show_seasons
 from .survey import show_effort as show_effort
 from .survey import show_rates as show_rates
 from .tile_pictures import show_tiles as show_tiles

@@ -7,6 +7,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, mod
 from butterfly_sdm.core.settings import Section
 
 PresenceName = Literal["binomial", "beta_binomial", "bce", "mse", "mae", "focal", "asymmetric"]
+DetectionName = Literal["season", "occupancy"]  # of dated visits
 SimilarityName = Literal["rates", "logit"]
 
 # What is not given is as the form was published, or as it was found to serve best.

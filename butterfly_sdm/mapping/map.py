@@ -26,6 +26,7 @@ from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.plan import MapPlan, plan_map
+from butterfly_sdm.mapping.quantity import asked, unit_of
 from butterfly_sdm.mapping.sensitive import Coarse
 from butterfly_sdm.mapping.surfaces.audit import audit_positions
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
@@ -154,6 +155,7 @@ def write_map(
         Another process is writing the same map.
     """
     out, options = Path(out), options or MapOptions()
+    predictor = asked(predictor, options)
     plan = plan_map(predictor, scene, options, area=area, layers=layers)
     with tempfile.TemporaryDirectory() as scratch:
         model = _save(predictor, Path(scratch))
@@ -298,7 +300,7 @@ def _write(
         "without_imagery": 0,
         "outside_area": 0,
     } | ({"without_covariates": 0} if positions.covariates else {})
-    bands = [Band(name) for name in plan.species]
+    bands = [Band(name, unit_of(positions.predictor)) for name in plan.species]
     for layer in plan.layers:
         largest = layer.largest(plan.species)
         bands += [Band(name, layer.unit, largest) for name in layer.names(plan.species)]

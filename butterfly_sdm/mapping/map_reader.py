@@ -12,6 +12,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.mapping.map_file import TILE_PX, read_tags
+from butterfly_sdm.mapping.quantity import is_of_species
 
 
 class MapReader:
@@ -55,7 +56,7 @@ class MapReader:
         return tuple(
             name
             for name, unit in zip(self.names, self.units, strict=True)
-            if unit == "presence probability" and name not in layers
+            if is_of_species(unit) and name not in layers
         )
 
     def indexes(self, names: Sequence[str] | None) -> list[int]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Section
+from butterfly_sdm.data.quantities import Bound, QuantityName
 from butterfly_sdm.imagery.options import SceneOptions
 
 log = logging.getLogger("butterfly_sdm.mapping")
@@ -93,6 +94,29 @@ class MapOptions(Section):
         None,
         description="also a band per species of presence (1) where its probability is at least "
         "this, else absence (0)",
+    )
+    quantity: QuantityName | None = Field(
+        None,
+        description="what the map shows, of a model that tells several; null: what the model "
+        "predicts",
+        exclude_if=lambda quantity: quantity is None,
+    )
+    week: int | None = Field(
+        None,
+        ge=1,
+        le=52,
+        description="of rate_in_week, counted from 1 January",
+        exclude_if=lambda week: week is None,
+    )
+    dates: tuple[str, ...] = Field(
+        (),
+        description="of raw_rate, such as 2020-07-01",
+        exclude_if=lambda dates: not dates,
+    )
+    bound: Bound = Field(
+        "mean",
+        description="lower or upper: that end of the 90 % interval instead",
+        exclude_if=lambda bound: bound == "mean",
     )
     only_applicable: bool = Field(
         False, description="no prediction outside the area of applicability"

@@ -22,6 +22,7 @@ from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.area import wanted_positions
 from butterfly_sdm.mapping.layers import Layer, layers_of
 from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
+from butterfly_sdm.mapping.quantity import asked
 from butterfly_sdm.mapping.surfaces.dense import check_engine, dense_surfaces, why_not_dense
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.filled import Surface
@@ -86,6 +87,7 @@ def plan_map(
     DataError, MissingFileError
         A species is unknown, or covariates or files are missing.
     """
+    predictor = asked(predictor, options)
     species = _chosen_species(predictor, options)
     _check_known(predictor, options)
     chosen = layers_of(options, layers, predictor)

@@ -16,6 +16,7 @@ from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.mapping.map_file import read_tags
+from butterfly_sdm.mapping.quantity import is_of_species
 
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
 RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
@@ -108,7 +109,11 @@ def write_styles(path: Path) -> Path:
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)
     for number, (name, unit) in enumerate(zip(names, units, strict=True), start=1):
-        top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
+        top = (
+            1.0
+            if is_of_species(unit) or (unit or "").startswith("presence")
+            else _largest(path, number)
+        )
         style = _style(number, name, top)
         write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
         if number == 1:

@@ -20,6 +20,7 @@ from rasterio.warp import transform
 from butterfly_sdm.core.files import write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.mapping.map_reader import MapReader
+from butterfly_sdm.mapping.quantity import is_of_species
 from butterfly_sdm.mapping.sidecars import RAMP, read_reduced
 
 CLIENTS = 64  # answered at a time
@@ -105,7 +106,7 @@ def viewer_page(
 
 def _pack(name: str, unit: str, values: np.ndarray) -> dict[str, Any]:
     known = np.isfinite(values)
-    probability = unit.startswith("presence")
+    probability = is_of_species(unit) or unit.startswith("presence")
     low = 0.0 if probability or not known.any() else min(0.0, float(values[known].min()))
     high = 1.0 if probability or not known.any() else float(values[known].max())
     step = (high - low) / LEVELS or 1.0

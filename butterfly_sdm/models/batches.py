@@ -99,6 +99,8 @@ class SiteBatches(TorchDataset[Batch]):
             "detections": inputs.detections[places],
             "visits": inputs.visits[places],
         }
+        if inputs.evidence is not None:
+            batch["evidence"] = inputs.evidence[places]
         for name, table in (("covariates", inputs.covariates), ("position", inputs.position)):
             if table is not None:
                 batch[name] = table[places]

@@ -12,6 +12,7 @@ import pandas as pd
 from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import FitContext, Predictor, Sees, seen_by_all
+from butterfly_sdm.data.quantities import Quantities, Quantity, ask, known_quantities
 from butterfly_sdm.data.saved_models import load_predictor, read_model, write_model
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
 from butterfly_sdm.models.options import FitOptions, NetworkOptions
@@ -90,6 +91,22 @@ class Ensemble:
     def sees(self) -> Sees:
         """What the members look at together."""
         return seen_by_all(member.sees for member in self.members)
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What every member can be asked for."""
+        known = [known_quantities(member) for member in self.members]
+        return tuple(name for name in known[0] if all(name in other for other in known))
+
+    @property
+    def quantity(self) -> Quantity:
+        """What :meth:`predict` gives, where members tell quantities."""
+        first = self.members[0]
+        return first.quantity if isinstance(first, Quantities) else Quantity()
+
+    def asked_for(self, quantity: Quantity) -> "Ensemble":
+        """Return the mean of the same members, all asked for this quantity."""
+        return Ensemble([ask(member, quantity) for member in self.members])
 
     @property
     def history(self) -> pd.DataFrame:

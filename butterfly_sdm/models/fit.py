@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.tiles import ReadAhead
 from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
+from butterfly_sdm.losses.detection import DetectionLoss
 from butterfly_sdm.losses.gathering import gather_rows
 from butterfly_sdm.losses.presence import PresenceLoss
 from butterfly_sdm.losses.regulariser import Regulariser
@@ -52,7 +53,7 @@ class Fitting(lightning.LightningModule):
     def __init__(
         self,
         net: PresenceNet,
-        loss: PresenceLoss,
+        loss: PresenceLoss | DetectionLoss,
         options: FitOptions,
         train: SiteBatches,
         validation: SiteBatches | None,
@@ -201,7 +202,7 @@ class Fitting(lightning.LightningModule):
         torch.manual_seed((epoch * 1_009 + self.global_rank) * 100_019 + batch_index)
         logits, z = self.forward(batch)
         total: Tensor
-        total = loss = self.loss(logits, batch["detections"], batch["visits"])
+        total = loss = self.loss(logits, *_labels(batch))
         self._add("loss", loss, len(logits))
         if self.regulariser is not None:
             places = batch["place"]
@@ -225,19 +226,25 @@ class Fitting(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_index: int) -> None:
         """Keep the predictions: scores are taken over the whole part, not per batch."""
         logits, _ = self.forward(batch)
-        self.held.append((logits.float(), batch["detections"], batch["visits"]))
+        self.held.append((logits.float(), *_labels(batch)))
 
     def on_validation_epoch_end(self) -> None:
         """Score the whole validation part."""
         if not self.held:
             return
-        logits, k, n = (gather_rows(torch.cat(part))[0] for part in zip(*self.held, strict=True))
-        elements, known = self.loss.elements(logits, k, n)
+        parts = [gather_rows(torch.cat(part))[0] for part in zip(*self.held, strict=True)]
+        elements, known = self.loss.elements(*parts)
+        logits, k, n = parts[:3]
         square = ((logits.sigmoid() - k.clamp(min=0) / n.clamp(min=1)[:, None]) ** 2)[known]
         self.scores = {
             "validation_loss": float(elements.sum() / known.sum().clamp(min=1)),
             "validation_mse": float(square.mean()),
         }
+
+
+def _labels(batch: Batch) -> list[Tensor]:
+    """Return what a loss compares logits with: k, n and, if it is kept, what dated visits say."""
+    return [batch[name] for name in ("detections", "visits", "evidence") if name in batch]
 
 
 class Journal(Callback):

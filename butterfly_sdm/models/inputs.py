@@ -33,6 +33,9 @@ class SiteInputs:
         (n, 2) easting and northing in metres; None without.
     detections, visits
         (n, species) k and (n,) n.
+    evidence
+        (n, species, nodes) what dated visits say, see
+        :meth:`butterfly_sdm.models.detection.Detection.evidence`; None unless the loss asks for it.
     """
 
     sites: tuple[str, ...]
@@ -41,6 +44,7 @@ class SiteInputs:
     position: Tensor | None
     detections: Tensor
     visits: Tensor
+    evidence: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.sites)
@@ -110,8 +114,9 @@ def site_tensors(
             f"The data set {dataset.card.name!r} has none of the covariates the network needs. "
             "Build it with them."
         )
-    detections = torch.from_numpy(dataset.detections.to_numpy(dtype=np.float32)[rows])
-    visits = torch.from_numpy(dataset.visits.to_numpy(dtype=np.float32)[rows])
+    detections, visits = (
+        torch.from_numpy(part.astype(np.float32)) for part in dataset.counts(sites)
+    )
     return SiteInputs(tuple(sites), tile_rows, table, place, detections, visits)
 
 

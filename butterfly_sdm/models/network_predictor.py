@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,17 +18,21 @@ from scipy.special import expit
 from butterfly_sdm.core.settings import Section
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_seen
+from butterfly_sdm.data.quantities import Quantity
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError
-from butterfly_sdm.losses.options import RegulariserOptions
+from butterfly_sdm.losses.options import DetectionName, PresenceName, RegulariserOptions
 from butterfly_sdm.losses.pairs import smoothed_rates
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
+from butterfly_sdm.models.detection import Detection
 from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
 from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
 
 if TYPE_CHECKING:
+    from butterfly_sdm.losses.detection import DetectionLoss
+    from butterfly_sdm.losses.presence import PresenceLoss
     from butterfly_sdm.models.fit import Fitting
 
 log = logging.getLogger("butterfly_sdm.models.network_predictor")
@@ -49,6 +54,9 @@ class NetworkPredictor:
         Weight of each species in the presence loss; None: all 1.
     seed
         Of the start, the order and all augmentation: same seed, same result.
+    season
+        How dates are used by the losses ``season`` and ``occupancy``; a mapping of
+        :class:`~butterfly_sdm.season.options.SeasonOptions`.
     settings
         Single fields of ``model`` and ``fitting`` by name; ``regulariser`` may be a mapping, or
         None to switch it off.
@@ -85,6 +93,7 @@ class NetworkPredictor:
         *,
         species_weights: Sequence[float] | None = None,
         seed: int = 0,
+        season: Mapping[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         known = NetworkOptions.model_fields | FitOptions.model_fields
@@ -95,6 +104,12 @@ class NetworkPredictor:
         self.model = _changed(model or NetworkOptions(), settings)
         self.fitting = _changed(fitting or FitOptions(), settings)
         self.species_weights, self.seed = species_weights, seed
+        self.season = dict(season or {})
+        if self.fitting.loss in get_args(DetectionName) and self.fitting.score == "mse":
+            raise ModelError(
+                "train.fit.score: mse compares with k of n, whenever people looked; a loss of "
+                "dated visits is judged by itself. Use score: loss."
+            )
         sees = self.model
         if not (sees.image or sees.covariates or sees.position):
             raise ModelError(
@@ -103,6 +118,7 @@ class NetworkPredictor:
         self.species: tuple[str, ...] = ()
         self.sees = Sees(needs_tile=sees.image and not (sees.covariates or sees.position))
         self.network: PresenceNet | None = None
+        self.detection: Detection | None = None
         self.history = pd.DataFrame()
         self.card: dict[str, Any] = {}
 
@@ -114,7 +130,7 @@ class NetworkPredictor:
             **self.fitting.model_dump(),
             "species_weights": None if own is None else [float(weight) for weight in own],
             "seed": self.seed,
-        }
+        } | ({"season": self.season} if self.season else {})
 
     def fit(
         self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None
@@ -151,12 +167,16 @@ class NetworkPredictor:
             )
         self.species = dataset.species
         self.sees = self._look(dataset, names)
+        self.detection = None
+        if self.fitting.loss in get_args(DetectionName):
+            name = cast(DetectionName, self.fitting.loss)
+            self.detection = Detection.fit(name, dataset, names, self.season, seed=self.seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             net = PresenceNet(self._architecture(), seed=self.seed)
             reader = TileReader(dataset, net.bands, net.tile_px) if self.sees.bands else None
-            train = self._inputs(dataset, names, reader)
-            held = self._inputs(dataset, watched, reader) if watched else None
+            train = self._labelled(dataset, names, reader)
+            held = self._labelled(dataset, watched, reader) if watched else None
             self._start(net, train, reader)
             fitting = self._fitting(net, reader, train, held)
             journal = run_fit(fitting, folder=context.folder, progress=context.progress)
@@ -211,7 +231,10 @@ class NetworkPredictor:
         """Give an untrained network what it starts from: statistics, mean rates, weights."""
         model = self.model
         _set_statistics(net, train, reader)
-        start_at_rates(net, train.detections.sum(dim=0) / train.visits.sum())
+        rates = train.detections.sum(dim=0) / train.visits.sum()
+        if self.detection is not None:
+            rates = torch.from_numpy(expit(self.detection.start)).float()
+        start_at_rates(net, rates)
         if net.trunk is None:
             net.freeze("nothing")
             return
@@ -236,18 +259,11 @@ class NetworkPredictor:
         held: SiteInputs | None,
     ) -> Fitting:
         """Return the network with its batches and losses, ready to be fitted."""
-        from butterfly_sdm.losses.presence import PresenceLoss
         from butterfly_sdm.models.batches import SiteBatches
         from butterfly_sdm.models.fit import Fitting
 
         model, options = self.model, self.fitting
-        weights = self.species_weights
-        loss = PresenceLoss(
-            options.loss,
-            species=len(self.species),
-            mean_visits=float(train.visits.mean()),
-            species_weights=None if weights is None else torch.tensor(weights, dtype=torch.float32),
-        )
+        loss = self._loss(train)
         learned = SiteBatches(
             train,
             reader,
@@ -269,6 +285,37 @@ class NetworkPredictor:
             unfreeze_after=model.unfreeze_after,
             seed=self.seed,
         )
+
+    def _loss(self, train: SiteInputs) -> PresenceLoss | DetectionLoss:
+        from butterfly_sdm.losses.detection import DetectionLoss
+        from butterfly_sdm.losses.presence import PresenceLoss
+
+        own, mean_visits = self.species_weights, float(train.visits.mean())
+        weights = None if own is None else torch.tensor(own, dtype=torch.float32)
+        if self.detection is None:
+            return PresenceLoss(
+                cast(PresenceName, self.fitting.loss),
+                species=len(self.species),
+                mean_visits=mean_visits,
+                species_weights=weights,
+            )
+        seasons = self.detection.seasons
+        return DetectionLoss(
+            self.detection.name,
+            nodes=torch.from_numpy(seasons.grid),
+            tau=torch.from_numpy(seasons.tau),
+            mean_visits=mean_visits,
+            species_weights=weights,
+        )
+
+    def _labelled(
+        self, dataset: Dataset, sites: Sequence[str], reader: TileReader | None
+    ) -> SiteInputs:
+        """Return the inputs of sites with what their dated visits say, if the loss asks for it."""
+        inputs = self._inputs(dataset, sites, reader)
+        if self.detection is None:
+            return inputs
+        return replace(inputs, evidence=self.detection.evidence(dataset, sites))
 
     def _pooled(
         self, net: PresenceNet, part: SiteInputs, reader: TileReader | None, *, views: int
@@ -292,9 +339,75 @@ class NetworkPredictor:
         """
         logits, _ = self._run(dataset, sites)
         index = pd.Index(list(sites), name="site_id")
-        return pd.DataFrame(
-            expit(logits), index=index, columns=pd.Index(self.species, name="species")
-        )
+        claims = self.claims(logits, dataset, sites)
+        return pd.DataFrame(claims, index=index, columns=pd.Index(self.species, name="species"))
+
+    def claims(
+        self, logits: np.ndarray, dataset: Dataset | None, sites: Sequence[str]
+    ) -> np.ndarray:
+        """
+        Return what the network claims (sites, species) by its logits: their probability, or the
+        quantity asked for if its loss is one of dated visits.
+
+        Parameters
+        ----------
+        logits
+            (sites, species).
+        dataset
+            Holds the sites; only a loss of dated visits looks at it.
+        """
+        if self.detection is None or dataset is None:
+            return np.asarray(expit(logits))
+        return np.asarray(np.clip(self.detection.claims(dataset, sites, logits), 0.0, 1.0))
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """What it can be asked for, if its loss is one of dated visits."""
+        return () if self.detection is None else self.detection.quantities
+
+    @property
+    def quantity(self) -> Quantity:
+        """What :meth:`predict` gives."""
+        return Quantity() if self.detection is None else self.detection.quantity
+
+    def asked_for(self, quantity: Quantity) -> NetworkPredictor:
+        """
+        Return the same fitted network, whose ``predict`` gives this quantity.
+
+        Raises
+        ------
+        ModelError
+            Its loss is not one of dated visits, or it was not fitted.
+        """
+        if self.detection is None:
+            raise ModelError(
+                "This network was not fitted to dated visits. Train with train.fit.loss: season."
+            )
+        other = copy.copy(self)
+        other.detection = self.detection.asked_for(quantity)
+        return other
+
+    def surveyed(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, pd.DataFrame]:
+        """
+        Return what network and own visits together say of sites: ``mean``, ``lower`` and ``upper``
+        (sites, species), of the quantity asked for.
+
+        Raises
+        ------
+        ModelError
+            Its loss is not one of dated visits, or it was not fitted.
+        """
+        if self.detection is None:
+            raise ModelError(
+                "This network was not fitted to dated visits. Train with train.fit.loss: season."
+            )
+        logits, _ = self._run(dataset, sites)
+        index = pd.Index(list(sites), name="site_id")
+        found = self.detection.surveyed(dataset, sites, logits)
+        return {
+            name: pd.DataFrame(values, index=index, columns=list(self.species))
+            for name, values in zip(("mean", "lower", "upper"), found, strict=True)
+        }
 
     def embed(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
         """Return the unit embeddings (sites, embedding) that the head reads."""
@@ -330,7 +443,11 @@ class NetworkPredictor:
             "settings": self.settings(),
             **self.card,
         }
+        if self.detection is not None:
+            content["detection"] = self.detection.to_card()
         arrays = {name: value.detach().cpu().numpy() for name, value in net.state_dict().items()}
+        if self.detection is not None:
+            arrays |= self.detection.to_arrays()
         write_model(folder, self.kind, self, content, arrays)
 
     @classmethod
@@ -362,7 +479,12 @@ class NetworkPredictor:
                 raise ModelError(
                     f"{folder / 'model.json'} names {len(known)} {what}, its network has {built}."
                 )
-        predictor.network = _load_network(folder, architecture)
+        arrays = read_arrays(folder)
+        if "detection" in card:
+            with card_in_doubt(folder):
+                predictor.detection = Detection.from_saved(card["detection"], arrays)
+        own = {name: array for name, array in arrays.items() if not name.startswith("season_")}
+        predictor.network = _load_network(folder, architecture, own)
         predictor.card = {name: card.get(name) for name in ("dataset", "training")}
         return predictor
 
@@ -486,10 +608,12 @@ def _set_statistics(net: PresenceNet, train: SiteInputs, reader: TileReader | No
         net.position_std.fill_(max(1.0, float(train.position.std(dim=0, correction=0).mean())))
 
 
-def _load_network(folder: Path, architecture: Architecture) -> PresenceNet:
+def _load_network(
+    folder: Path, architecture: Architecture, arrays: Mapping[str, np.ndarray]
+) -> PresenceNet:
     """Return the network with the weights of the folder, ready to predict."""
     path = folder / "model.safetensors"
-    state = {name: torch.from_numpy(array) for name, array in read_arrays(folder).items()}
+    state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     try:
         with torch.device("meta"):  # takes no memory: model.json may lie about the sizes
             own = PresenceNet(architecture).state_dict()

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
-from butterfly_sdm.losses.options import PresenceName, RegulariserOptions
+from butterfly_sdm.losses.options import DetectionName, PresenceName, RegulariserOptions
+from butterfly_sdm.season.options import SeasonOptions
 
 Padding = Literal["replicate", "zeros"]
 FusionRule = Literal["concatenate", "gate"]
@@ -104,8 +105,10 @@ class ModelOptions(NetworkOptions, KindOptions):
 class FitOptions(Section):
     """How a network is fitted."""
 
-    loss: PresenceName = Field(
-        "binomial", description="binomial: a site with more visits says more"
+    loss: PresenceName | DetectionName = Field(
+        "binomial",
+        description="binomial: a site with more visits says more; season and occupancy: dated "
+        "visits",
     )
     regulariser: RegulariserOptions = RegulariserOptions()
     epochs: int = Field(50, ge=1, description="most passes over the training sites")
@@ -152,6 +155,11 @@ class TrainOptions(Section):
     dataset: InputPath | None = Field(None, description="null: the one that build makes")
     model: ModelOptions = ModelOptions()
     fit: FitOptions = FitOptions()
+    season: SeasonOptions | None = Field(
+        None,
+        description="auto, on or off, or settings: learn when species are seen, and rates over a "
+        "schedule of visits; null: off",
+    )
 
 
 class BoundOptions(Section):

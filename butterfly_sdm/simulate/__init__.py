@@ -11,7 +11,8 @@ about Great Britain.
 """
 
 from butterfly_sdm.simulate.landscape import HABITATS
+from butterfly_sdm.simulate.looking import Looking
 from butterfly_sdm.simulate.region import Region, simulate_region
 from butterfly_sdm.simulate.truth import SPECIES
 
-__all__ = ["HABITATS", "SPECIES", "Region", "simulate_region"]
+__all__ = ["HABITATS", "SPECIES", "Looking", "Region", "simulate_region"]

@@ -26,10 +26,13 @@ from butterfly_sdm.simulate.landscape import (
     TOP,
     Landscape,
 )
+from butterfly_sdm.simulate.looking import SEASON, Detection, Looking
 from butterfly_sdm.simulate.surveys import (
     INSTITUTION,
+    Sites,
     choose_sites,
     climate_table,
+    look,
     walk,
     write_archive,
 )
@@ -71,6 +74,13 @@ class Region:
         GeoTIFF of the true habitat, one class number (position in ``HABITATS``) per 10 m pixel.
     species
         Names, in the order of the bands of ``truth_map``.
+    truth_presence, truth_presence_probability, truth_rates
+        Only of a region with :class:`~butterfly_sdm.simulate.looking.Looking`: CSV per site and
+        species: whether it lives there (0 or 1), with which probability it was to, and its
+        standardised rate: detections per usual visit over all days of the season, 0 where it does
+        not live. ``truth_map`` and ``truth_table`` then hold the rate to be expected at a place.
+    truth_curves
+        CSV per date and species: what a usual visit to a usual site sees of it.
     """
 
     folder: Path
@@ -84,12 +94,20 @@ class Region:
     truth_detections: Path
     habitats: Path
     species: tuple[str, ...]
+    truth_presence: Path | None = None
+    truth_presence_probability: Path | None = None
+    truth_rates: Path | None = None
+    truth_curves: Path | None = None
 
     @classmethod
-    def in_folder(cls, folder: str | Path, species: tuple[str, ...]) -> Region:
-        """Name the files of a region in ``folder``."""
+    def in_folder(
+        cls, folder: str | Path, species: tuple[str, ...], *, looking: bool = False
+    ) -> Region:
+        """Name the files of a region in ``folder``; ``looking``: also those of :class:`Looking`."""
         at = Path(folder)
+        more = ("presence", "presence_probability", "rates", "curves") if looking else ()
         return cls(
+            **{f"truth_{name}": at / f"truth_{name}.csv" for name in more},
             folder=at,
             config=at / "config.yaml",
             scenes=(at / "scenes" / "west.tif", at / "scenes" / "east.tif"),
@@ -120,6 +138,7 @@ def simulate_region(
     mean_visits: float = 30.0,
     window_px: int = 192,
     tile_px: int = 224,
+    looking: Looking | None = None,
     progress: Progress = silent,
 ) -> Region:
     """
@@ -145,6 +164,8 @@ def simulate_region(
         Side of the window of landscape a species answers to.
     tile_px
         Side of the tiles that the written config asks for.
+    looking
+        Seasons, uneven visits, effort and absence; None: every visit is like any other.
     progress
         Told about the strips of landscape done.
 
@@ -166,9 +187,11 @@ def simulate_region(
     above the usual. A visit on which no species is seen leaves no record, as in occurrence data:
     rates from records are slightly too high; ``truth_table`` has both counts.
     """
-    recipe = Recipe(seed, size_px, n_sites, n_species, mean_visits, window_px, tile_px)
-    region = Region.in_folder(folder, SPECIES[:n_species])
+    recipe = Recipe(seed, size_px, n_sites, n_species, mean_visits, window_px, tile_px, looking)
+    region = Region.in_folder(folder, SPECIES[:n_species], looking=looking is not None)
     told = {"version": VERSION, **asdict(recipe)}
+    if looking is None:
+        del told["looking"]
     mark = region.folder / "region.json"
     if mark.is_file() and all(path.is_file() for path in region.files) and read_json(mark) == told:
         return region
@@ -179,8 +202,11 @@ def simulate_region(
     region.folder.mkdir(parents=True, exist_ok=True)
     habitat = _write_scenes(region, land, progress)
     probability = Probability(habitat, land, region.species, window_px)
-    _write_truth_map(region, probability, size_px)
-    _write_survey(region, recipe, places, probability)
+    detection = None
+    if looking is not None:
+        detection = Detection.draw(looking, region.species, probability.constant, seed)
+    _write_truth_map(region, probability, size_px, detection)
+    _write_survey(region, recipe, places, probability, detection)
     _write_csv(region.covariates, climate_table(land, places, np.random.default_rng([seed, 4])))
     write_text(region.config, _config_text(recipe))
     write_json(mark, told)
@@ -198,6 +224,7 @@ class Recipe:
     mean_visits: float
     window_px: int
     tile_px: int
+    looking: Looking | None = None
 
     def __post_init__(self) -> None:
         if self.size_px < 512 or self.size_px % LATTICE_PX:
@@ -264,7 +291,11 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
 
 
 def _write_survey(
-    region: Region, recipe: Recipe, places: pd.DataFrame, probability: Probability
+    region: Region,
+    recipe: Recipe,
+    places: pd.DataFrame,
+    probability: Probability,
+    detection: Detection | None,
 ) -> None:
     """Walk the visits; write records, sites and the truth about them."""
     rng = np.random.default_rng([recipe.seed, 3])
@@ -272,7 +303,12 @@ def _write_survey(
     spread = 0.75
     drawn = rng.lognormal(np.log(recipe.mean_visits) - spread**2 / 2, spread, len(places))
     visits = np.clip(np.rint(drawn), 3, 100).astype(np.int64)
-    records, seen, recorded = walk(region.species, places, truth, visits, rng)
+    if detection is None:
+        records, seen, recorded = walk(region.species, places, truth, visits, rng)
+    else:
+        sites, truth = _write_truth_of_looking(region, recipe, places, truth, detection)
+        visits = np.minimum(visits, detection.looking.window_days or len(SEASON))
+        records, seen, recorded = look(detection, places, sites, visits, rng)
     write_archive(region.records, records)
     _write_csv(region.sites, places[["site_id", "lon", "lat", "footprint_wkt"]])
     table = [
@@ -283,6 +319,34 @@ def _write_survey(
     _write_csv(region.truth_table, pd.concat(table, axis=1))
     detections = [places[["site_id"]], pd.DataFrame(seen, columns=region.species)]
     _write_csv(region.truth_detections, pd.concat(detections, axis=1))
+
+
+def _write_truth_of_looking(
+    region: Region,
+    recipe: Recipe,
+    places: pd.DataFrame,
+    probability: np.ndarray,
+    detection: Detection,
+) -> tuple[Sites, np.ndarray]:
+    """Write where species live and how they are seen; return that and the rates to be expected."""
+    rng = np.random.default_rng([recipe.seed, 8])
+    logit = np.log(probability / (1 - probability))
+    chance = detection.presence_probability(logit)
+    present = rng.random(chance.shape) < chance
+    north = 1 - places["y"].to_numpy() / recipe.size_px
+    effect = detection.site_effect(logit)
+    rate = detection.standardised(effect, north)
+    for path, values in (
+        (region.truth_presence, present.astype(int)),
+        (region.truth_presence_probability, chance.round(6)),
+        (region.truth_rates, (present * rate).round(6)),
+    ):
+        assert path is not None
+        table = pd.DataFrame(values, columns=list(region.species))
+        _write_csv(path, pd.concat([places[["site_id"]], table], axis=1))
+    assert region.truth_curves is not None
+    _write_csv(region.truth_curves, detection.curves())
+    return Sites(effect, present, north), chance * rate
 
 
 def _write_scenes(region: Region, land: Landscape, progress: Progress) -> np.ndarray:
@@ -339,10 +403,17 @@ def _transform(start_px: int) -> rasterio.Affine:
     return from_origin(LEFT + start_px * PIXEL_M, TOP, PIXEL_M, PIXEL_M)
 
 
-def _write_truth_map(region: Region, probability: Probability, size_px: int) -> None:
+def _write_truth_map(
+    region: Region, probability: Probability, size_px: int, detection: Detection | None
+) -> None:
     middles = np.arange(LATTICE_PX // 2, size_px, LATTICE_PX)
     y, x = np.meshgrid(middles, middles, indexing="ij")
-    values = probability.at(x, y).transpose(2, 0, 1).astype(np.float32)
+    truth = probability.at(x, y)
+    if detection is not None:
+        logit = np.log(truth / (1 - truth)).reshape(-1, truth.shape[2])
+        rate = detection.standardised(detection.site_effect(logit), 1 - y.ravel() / size_px, step=7)
+        truth = (detection.presence_probability(logit) * rate).reshape(truth.shape)
+    values = truth.transpose(2, 0, 1).astype(np.float32)
     cell_m = LATTICE_PX * PIXEL_M
     with (
         atomic_path(region.truth_map) as path,

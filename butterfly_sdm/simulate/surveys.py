@@ -11,10 +11,10 @@ from pyproj import Transformer
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.simulate.landscape import LEFT, PIXEL_M, SCENE_CRS, TOP, Landscape, sample
+from butterfly_sdm.simulate.looking import SEASON, USUAL_MINUTES, Detection
 
 POSITION_CRS = "EPSG:27700"
 INSTITUTION = "SIMULATED"
-SEASON = pd.date_range("2018-04-01", "2018-09-30").append(pd.date_range("2019-04-01", "2019-09-30"))
 _DATASET = "Simulated butterfly survey (butterfly_sdm)"
 
 
@@ -126,9 +126,66 @@ def walk(
     site = np.repeat(np.arange(len(places)), visits)
     day = np.concatenate([rng.choice(len(SEASON), n, replace=False) for n in visits])
     detected = rng.random((len(site), len(species))) < truth[site]  # (visits, species)
-    seen = np.zeros(truth.shape, dtype=np.int64)
+    return _written(_Walks(site, day, detected), places, species, rng)
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What is true of each site: ``effect`` (sites, species), ``present``, ``north`` (sites,)."""
+
+    effect: np.ndarray
+    present: np.ndarray
+    north: np.ndarray
+
+
+def look(
+    detection: Detection,
+    places: pd.DataFrame,
+    chance: Sites,
+    visits: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """
+    Look when and as people do; return what :func:`walk` does.
+
+    A visit on which nothing was seen leaves a record of absence, so that every visit is known.
+    """
+    looking = detection.looking
+    site = np.repeat(np.arange(len(places)), visits)
+    day = looking.days(chance.north, visits, rng)
+    minutes = np.full(len(site), USUAL_MINUTES)
+    if looking.effort is not None:
+        minutes = np.rint(np.clip(rng.lognormal(np.log(USUAL_MINUTES), 0.6, len(site)), 5, 480))
+    p = detection.chance(chance.effect[site], chance.north[site], day, minutes)
+    detected = (rng.random(p.shape) < p) & chance.present[site]
+    told = None if looking.effort is None else minutes
+    walks = _Walks(site, day, detected, told, empty=True)
+    return _written(walks, places, detection.species, rng)
+
+
+@dataclass(frozen=True)
+class _Walks:
+    """
+    Visits: their site, day and (visits, species) detections; with durations, and with records of
+    visits on which nothing was seen, where these are told.
+    """
+
+    site: np.ndarray
+    day: np.ndarray
+    detected: np.ndarray
+    minutes: np.ndarray | None = None
+    empty: bool = False
+
+
+def _written(
+    walks: _Walks, places: pd.DataFrame, species: tuple[str, ...], rng: np.random.Generator
+) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Write records of visits, decoys included; return them and the counts of :func:`walk`."""
+    site, day, detected = walks.site, walks.day, walks.detected
+    seen = np.zeros((len(places), len(species)), dtype=np.int64)
     np.add.at(seen, site, detected)
-    recorded = np.bincount(site, weights=detected.any(1), minlength=len(places)).astype(np.int64)
+    left = detected.any(1) | walks.empty
+    recorded = np.bincount(site, weights=left, minlength=len(places)).astype(np.int64)
 
     visit, kind = np.nonzero(detected)
     sections = 1 + rng.binomial(3, 0.15, len(visit))  # a transect lists a species once per section
@@ -136,9 +193,14 @@ def walk(
     book = _Book(places, species, rng)
     present = book.rows(site[visit], kind, SEASON[day[visit]])
     number = max(4, len(present) // 60)
+    if walks.minutes is not None:
+        present["minutes"] = walks.minutes[visit]
     false = _on_visits(book, number, site, SEASON[day], detected)
     vague = _in_poor_places(book)
-    rows = pd.concat([present, *_decoys(book, number, present, false), *vague], ignore_index=True)
+    more = [_blank(book, walks)] if walks.empty else []
+    rows = pd.concat(
+        [present, *_decoys(book, number, present, false), *vague, *more], ignore_index=True
+    )
     return rows.iloc[rng.permutation(len(rows))].reset_index(drop=True), seen, recorded
 
 
@@ -174,6 +236,15 @@ class _Book:
         which = self.rng.integers(0, len(self.species), number)
         dates = SEASON[self.rng.integers(0, len(SEASON), number)]
         return self.rows(at, which, dates).assign(**change)
+
+
+def _blank(book: _Book, walks: _Walks) -> pd.DataFrame:
+    """Return a record of absence for every visit on which nothing was seen."""
+    visit = np.flatnonzero(~walks.detected.any(1))
+    kinds = book.rng.integers(0, len(book.species), len(visit))
+    rows = book.rows(walks.site[visit], kinds, SEASON[walks.day[visit]])
+    rows = rows.assign(status="ABSENT", count=0)
+    return rows if walks.minutes is None else rows.assign(minutes=walks.minutes[visit])
 
 
 def _on_visits(
@@ -271,6 +342,9 @@ def write_archive(path: Path, rows: pd.DataFrame) -> None:
         "hasCoordinate": np.where(rows["lat"] == "", "false", "true"),
         "issue": "",
     }
+    if "minutes" in rows.columns:
+        text = rows["minutes"].map("{:.0f} min".format)
+        columns["samplingEffort"] = text.where(rows["minutes"].notna(), "")
     table = pd.DataFrame(columns, index=rows.index)
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         for name, text in (

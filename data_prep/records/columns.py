@@ -69,6 +69,11 @@ _ALIASES = {
         "datasetName": "datasetname datasetkey dataresourcename",
         "license": "license licence",
         "groupID": "groupidentifier",
+        "duration": (
+            "durationminutes durationmin eventdurationvalue eventduration effortminutes duration"
+        ),
+        "durationUnit": "eventdurationunit durationunit",
+        "samplingEffort": "samplingeffort",
         "completeness": (
             "completeness allspeciesreported completelist completechecklist islistcomplete"
         ),

@@ -4,7 +4,7 @@ Count visits n and detections k per site and species, and account for every row 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -15,6 +15,7 @@ import shapely
 
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
+from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.double_recording import double_recordings
@@ -28,6 +29,7 @@ from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
 from data_prep.records.rules import REASONS, Verdicts, judge
 from data_prep.records.sensitive import SensitiveSpecies
+from data_prep.records.visits import Lists, lists_of, visit_table
 from data_prep.sources.provenance import read_provenance
 
 INCOMPLETE = ("0", "false", "False", "FALSE", "no", "No", "NO", "n", "N", "incomplete")
@@ -62,6 +64,8 @@ class SurveyTable:
     names
         ``accepted``, ``recorded``, ``spellings``, ``texts``: under which name each recorded name
         counts, in how many spellings (with and without author, say) it occurs, and the first 12.
+    visit_table
+        One row per visit, and what was seen on it; None where only the sums are known.
     """
 
     detections: pd.DataFrame
@@ -75,6 +79,7 @@ class SurveyTable:
         default_factory=lambda: pd.DataFrame(columns=["accepted", "recorded", "spellings", "texts"])
     )
     lists_of_one: int = 0
+    visit_table: VisitTable | None = None
 
     def __post_init__(self) -> None:
         if not (
@@ -151,14 +156,6 @@ def read_survey(
         )
     sites = None if config.sites is None else read_sites(config.sites)
     return survey(occurrences, config, sites=sites, explain=explain)
-
-
-def _named_once(numbers: np.ndarray) -> int:
-    """Return how many numbers occur exactly once."""
-    if len(numbers) and numbers.max() < 8 * len(numbers):  # dense: ten times as fast as sorting
-        return int((np.bincount(numbers) == 1).sum())
-    edge = np.diff(np.sort(numbers), prepend=-1, append=np.iinfo(np.int64).max) != 0
-    return int((edge[1:] & edge[:-1]).sum())
 
 
 def record_sources(config: RecordsOptions) -> list[Source]:
@@ -267,8 +264,7 @@ class _Count:
         self.dropped = verdicts.dropped.copy()
         self.dropped_rows = None if verdicts.dropped_rows is None else [verdicts.dropped_rows]
         self.flags: dict[str, int] = {}
-        self.lists_of_one = 0
-        self.visit = ["site", "event"] if rules.visit == "event" else ["site", "day"]
+        self.visit = ["site", "event" if rules.visit == "event" else "day"]
         if rules.visit == "event" and (self.rows["event"] == 0).any():
             # records without an event are visits of their day
             by_day = pl.col("day").cast(pl.Int64).cast(pl.UInt64)
@@ -378,17 +374,17 @@ class _Count:
         account = self.account()
         if self.rows.is_empty():
             raise RecordsError(_nothing_left(account, self.verdicts))
-        numbered, span = self._visits()
-        visits = self._per_site(numbered["visit"], span)
         places = self.verdicts.places
-        numbers = np.flatnonzero(visits).tolist()
+        numbers = self.rows["site"].unique().sort().to_list()
         ids = site_ids(places, numbers)
         order = sorted(range(len(ids)), key=ids.__getitem__)
         index = pd.Index([ids[i] for i in order], name="site_id")
         sites = np.array([numbers[i] for i in order])
-        with_sightings = numbered.filter("present")["visit"].n_unique()
-        empty = int(visits.sum()) - with_sightings
-        species, k = self._detections(numbered, span, sites)
+        taxa = self.verdicts.taxa
+        private = [place for place, name in enumerate(taxa) if name in self.sensitive.actions]
+        lists = lists_of(self.rows, sites, self.visit[1], len(taxa), private)
+        species, columns, k = self._detections(lists, len(sites))
+        every = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
         footprints = places.footprints[sites]
         centres = shapely.centroid(footprints)
         frame = {
@@ -396,75 +392,111 @@ class _Count:
             "lat": shapely.get_y(centres),
             "records": self._records()[sites],
         }
-        detections = pd.DataFrame(k, index=index, columns=pd.Index(species, name="species"))
-        n = pd.Series(visits[sites], index=index, name="visits")
         held = gpd.GeoDataFrame(frame, index=index, geometry=footprints, crs="EPSG:4326")
-        every = detections
-        detections, coarse, told = self.sensitive.split(every, n, held)
+        told = self._told(lists, every, held, columns)
+        years = self.rows["day"].dt.year().unique().sort().to_list()
+        return replace(
+            told,
+            rows={
+                **account,
+                **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
+            },
+            years=tuple(int(year) for year in years),
+            notes=(*self._notes(lists.blank, places), *told.notes),
+            names=self._names(),
+        )
+
+    def _told(
+        self, lists: Lists, every: pd.DataFrame, held: gpd.GeoDataFrame, columns: np.ndarray
+    ) -> SurveyTable:
+        """
+        Return what may be told: no sensitive species, nor where or when nothing else was seen.
+
+        Parameters
+        ----------
+        every
+            (site, species) detections of all wanted species.
+        columns
+            (taxa,) their columns.
+        """
+        open_taxa, told_taxa = self._open_taxa(every.columns, columns)
+        length, all_seen = lists.length(open_taxa), lists.length()
+        # Sums over squares do not count visits on which only withheld species were seen, either.
+        secret = (lists.length(told_taxa) == 0) & (all_seen > 0)
+        n = np.bincount(lists.site[~secret], minlength=len(held))
+        detections, coarse, notes = self.sensitive.split(
+            every, pd.Series(n, index=held.index), held
+        )
         if not len(detections.columns):
             raise RecordsError(
                 "All species are sensitive: none is left to count. Remove one from "
                 "records.sensitive."
             )
         # A site where nothing else was ever seen would say by itself that the sensitive species was
-        # seen there.
-        hidden = every.any(axis=1) & ~detections.any(axis=1)
-        if hidden.any():
-            detections, n, held = detections[~hidden], n[~hidden], held[~hidden]
-            told = (
-                *told,
+        # seen there, and so would a visit.
+        hidden_sites = (every.any(axis=1) & ~detections.any(axis=1)).to_numpy()
+        alone = (length == 0) & (all_seen > 0)
+        kept = ~alone & ~hidden_sites[lists.site]
+        n = np.bincount(lists.site[kept], minlength=len(held))
+        if hidden_sites.any() or (n == 0).any():
+            notes = (
+                *notes,
                 "Left out, because nothing but sensitive species was seen there: "
-                f"{int(hidden.sum())} sites.",
+                f"{int((n == 0).sum())} sites.",
             )
-        if detections.empty:
+        if on_others := int((alone & (n > 0)[lists.site]).sum()):
+            notes = (
+                *notes,
+                "Left out, because nothing but sensitive species was seen on them: "
+                f"{on_others} visits to other sites.",
+            )
+        if not n.any():
             raise RecordsError(
                 "No site is left: nothing but sensitive species was seen. Remove one from "
                 "records.sensitive."
             )
-        years = self.rows["day"].dt.year().unique().sort().to_list()
+        column_of = detections.columns.get_indexer(every.columns)  # -1: sensitive
+        columns = np.append(column_of, -1)[columns]
+        table = visit_table(lists, columns, kept=kept, length=length, schemes=self.verdicts.schemes)
+        if not n.all():
+            table = table.taken(np.flatnonzero(n))
+        visited = held.index[n > 0]
         return SurveyTable(
-            detections=detections,
-            visits=n,
-            sites=held,
-            rows={
-                **account,
-                **{f"flagged: {flag}": number for flag, number in self.flags.items() if number},
-            },
-            years=tuple(int(year) for year in years),
-            notes=(*self._notes(empty, places), *told),
+            detections=detections.loc[visited],
+            visits=pd.Series(n[n > 0], index=visited, name="visits"),
+            sites=held.loc[visited],
+            rows={},
+            years=(),
+            notes=notes,
             coarse=coarse if len(coarse) else None,
-            names=self._names(),
-            lists_of_one=self.lists_of_one,
+            lists_of_one=int((all_seen == 1).sum()),
+            visit_table=table,
         )
 
-    def _visits(self) -> tuple[pl.DataFrame, int]:
-        """Return the rows with the number of their ``visit``, and how many numbers a site has."""
-        by = self.visit[1]
-        number = pl.col(by).to_physical() if by == "day" else pl.col(by).rank("dense")
-        number = (number - number.min()).cast(pl.Int64)
-        span = int(self.rows.select(number.max()).item()) + 1
-        visit = (pl.col("site").cast(pl.Int64) * span + number).alias("visit")
-        return self.rows.select(visit, "taxon", "present"), span
+    def _open_taxa(self, species: pd.Index, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return (taxa,) which are not sensitive, and which are not withheld, under their own name and
+        the one asked for.
+        """
+        taxa = self.verdicts.taxa
 
-    def _per_site(self, visits: pl.Series, span: int) -> np.ndarray:
-        """Count distinct visits per site."""
-        return np.bincount(
-            visits.unique().to_numpy() // span, minlength=len(self.verdicts.places.footprints)
-        )
+        def free(names: list[str]) -> np.ndarray:
+            asked_for = np.append(np.asarray(species.isin(names)), False)[columns]
+            hidden = np.array([name in names for name in taxa], dtype=bool) | asked_for
+            return np.asarray(~hidden)
+
+        actions = self.sensitive.actions
+        return free(list(actions)), free([n for n, a in actions.items() if a == "withhold"])
 
     def _detections(
-        self, visits: pl.DataFrame, span: int, sites: np.ndarray
-    ) -> tuple[tuple[str, ...], np.ndarray]:
-        """Return the species and (site, species) counts of visits on which they were seen."""
+        self, lists: Lists, sites: int
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+        """
+        Return the species, (taxa,) their columns, and (site, species) counts of visits on which
+        they were seen.
+        """
         taxa = self.verdicts.taxa
-        named = visits.filter(pl.col("present") & (pl.col("taxon") >= 0))
-        # One number a detection: far faster to compare than columns.
-        seen = named.select(pl.col("visit") * len(taxa) + pl.col("taxon")).to_series().unique()
-        visit, taxon = np.divmod(seen.to_numpy(), max(len(taxa), 1))
-        self.lists_of_one = _named_once(visit)
-        shape = (len(self.verdicts.places.footprints), len(taxa))
-        k = np.bincount(visit // span * shape[1] + taxon, minlength=shape[0] * shape[1])
-        k = k.reshape(shape)[sites]
+        k = lists.detections(sites, len(taxa))
         asked = read_species(self.rules.species)
         if asked is None:
             wanted = [(taxa[column], column) for column in np.flatnonzero(k.any(axis=0)).tolist()]
@@ -497,7 +529,11 @@ class _Count:
             self.flags["shows effort, but no wanted species"] = int(effort)
         # the last column: wanted, never recorded
         k = np.hstack([k, np.zeros((len(k), 1), dtype=np.int64)])
-        return tuple(name for name, _ in wanted), k[:, [column for _, column in wanted]]
+        columns = np.full(len(taxa), -1)
+        for place, (_, column) in enumerate(wanted):
+            if column >= 0:
+                columns[column] = place
+        return tuple(name for name, _ in wanted), columns, k[:, [column for _, column in wanted]]
 
     def _names(self) -> pd.DataFrame:
         withheld = [name for name, action in self.sensitive.actions.items() if action == "withhold"]

@@ -26,6 +26,7 @@ from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records import dates as date_rules
+from data_prep.records import efforts
 from data_prep.records.columns import MISSING, without_missing
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
@@ -61,12 +62,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "basisOfRecord",
         "captive",
     ),
+    "effort": efforts.TERMS,
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
 log = logging.getLogger("butterfly_sdm.records")
 
-FORMAT_VERSION = 5  # of the compact table: columns, their groups and its checksums
+FORMAT_VERSION = 6  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -136,7 +138,7 @@ class _Dictionary:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
-        self.usual = 3 if "occurrenceStatus" in terms else len(terms)
+        self.usual = {"occurrenceStatus": 3, "duration": 0}.get(terms[0], len(terms))
         self.entries: list[pl.DataFrame] = []
         self.numbers: dict[int, int] = {}  # of each hash
 
@@ -158,7 +160,10 @@ class _Dictionary:
 
     def _hashes(self, texts: pl.DataFrame) -> pl.Series:
         """Return the hash of each row; the rarer terms cost little where a block has one text."""
-        hashes = texts.select(self.terms[: self.usual]).hash_rows(seed=len(self.terms))
+        if self.usual:
+            hashes = texts.select(self.terms[: self.usual]).hash_rows(seed=len(self.terms))
+        else:
+            hashes = pl.Series("", np.zeros(len(texts), dtype=np.uint64))
         rarer = texts.select(self.terms[self.usual :])
         if not rarer.width or texts.is_empty():
             return hashes
@@ -283,7 +288,8 @@ class _Coder:
             numbers[group], of_group = self.dictionaries[group].number(
                 pl.DataFrame([columns[term] for term in terms])
             )
-            hashes.append(of_group.alias(group))
+            if group != "effort":  # the same sighting, however it says how long people looked
+                hashes.append(of_group.alias(group))
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
         identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from data_prep.records import dates as date_rules
+from data_prep.records import efforts
 from data_prep.records.names import Name, Synonyms, read_name
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.options import RecordsOptions
@@ -65,6 +66,9 @@ _GENUS_LIKE = {
     "unread": "name not understood",
 }
 _COMPLETE = {"TRUE", "T", "YES", "Y", "1", "COMPLETE", "REPORTEDCOMPLETE"}
+_INCOMPLETE = {"FALSE", "F", "NO", "N", "0", "INCOMPLETE", "REPORTEDINCOMPLETE"}
+_SOURCE = ("institutionCode", "collectionCode", "datasetName")
+_WALKS = r"(?i)\bUKBMS\b|UK Butterfly Monitoring Scheme"  # its walks tell every species seen
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,10 @@ class Verdicts:
     rows
         The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``),
         ``day``, ``event`` where that is a visit, ``taxon`` (place in ``taxa``, -1 for none),
-        ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a record);
-        ``rank_reason`` (place in :data:`REASONS`, of rules that come after those about sites, 0 for
-        none).
+        ``present``, ``source_number`` (scheme); where it is known also ``list_state`` (of the list
+        it is from: 2 complete, 1 not) and ``minutes`` (that the visit took); ``is_event`` (a
+        survey, not a record); ``rank_reason`` (place in :data:`REASONS`, of rules that come after
+        those about sites, 0 for none).
     dropped
         How many other records there are, by reason.
     dropped_rows
@@ -92,6 +97,8 @@ class Verdicts:
         The sites.
     notes
         What was understood of names and of a column ``Status``, in sentences.
+    schemes
+        What each ``source_number`` is called.
     """
 
     occurrences: Occurrences
@@ -102,6 +109,7 @@ class Verdicts:
     names: pl.DataFrame
     places: Places
     notes: tuple[str, ...] = ()
+    schemes: tuple[str, ...] = ()
 
 
 Judged = Mapping[str, Mapping[str, np.ndarray]]
@@ -138,6 +146,9 @@ def judge(
         "date": _judge_dates(texts["date"], rules, occurrences.day_first),
         "state": _judge_states(texts["state"], rules),
         "name": names.select("code", "taxon", "name_reason"),
+        "effort": texts["effort"].select(
+            pl.col("code").sort(), minutes=pl.Series(efforts.read_minutes(texts["effort"]))
+        ),
     }
     told = {group: _by_code(table) for group, table in judged.items()}
     kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
@@ -163,7 +174,8 @@ def judge(
     rows_named = named[told_names["code"].to_numpy()]
     notes = (*_status_note(texts["state"]), *_names_note(told_names, rows_named))
     dropped_rows = pl.concat(bad) if numbered else None
-    return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes)
+    schemes = _schemes(texts["source"])
+    return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes, schemes)
 
 
 def _names_sensitive(sensitive: Mapping[str, str]) -> pl.Expr:
@@ -234,6 +246,11 @@ def _understood(part: pl.DataFrame, told: Judged, reason: np.ndarray) -> pl.Data
         "is_event": is_event,
         "rank_reason": meaning("name", "name_reason") * ~is_event,
     }
+    known = [group for group in ("source", "state") if told[group]["list_state"].any()]
+    if known:
+        columns["list_state"] = np.maximum.reduce([meaning(g, "list_state") for g in known])
+    if np.isfinite(told["effort"]["minutes"]).any():
+        columns["minutes"] = meaning("effort", "minutes")
     others = [name for name in part.columns if name not in (*GROUPS, "is_event")]
     return pl.DataFrame({name: part[name].gather(good) for name in others} | columns)
 
@@ -342,12 +359,27 @@ def _judge_sources(sources: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame
         else pl.lit(False)
     )
     reason = pl.when(other).then(REASONS.index("another institution")).otherwise(0).cast(pl.UInt8)
-    schemes = pl.concat_str("institutionCode", "collectionCode", "datasetName", separator="|").rank(
-        "dense"
-    )
+    complete = pl.any_horizontal(pl.col(term).str.contains(_WALKS) for term in _SOURCE)
     return sources.select(
-        "code", schemes.cast(pl.UInt32).alias("source_number"), reason.alias("source_reason")
+        "code",
+        _source_number(),
+        reason.alias("source_reason"),
+        pl.when(complete).then(2).otherwise(0).cast(pl.UInt8).alias("list_state"),
     )
+
+
+def _source_number() -> pl.Expr:
+    number = pl.concat_str(*_SOURCE, separator="|").rank("dense")
+    return number.cast(pl.UInt32).alias("source_number")
+
+
+def _schemes(sources: pl.DataFrame) -> tuple[str, ...]:
+    """Return what each source is called: its data set, else its collection or institution."""
+    texts = [pl.col(term).str.strip_chars() for term in reversed(_SOURCE)]
+    name = pl.coalesce(pl.when(text != "").then(text) for text in texts).fill_null("")
+    named = sources.select(_source_number(), name.alias("name")).unique("source_number")
+    by_number = dict(named.iter_rows())
+    return tuple(by_number.get(number, "") for number in range(max(by_number, default=-1) + 1))
 
 
 def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
@@ -358,11 +390,9 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
     absent = status.is_in(list(_ABSENT)) | _says("zeroAbundance", r"^(?:y|yes|true|t|1)$")
     unknown = ~absent & ~status.is_in(list(_PRESENT))
     zero = _is_zero() & ~absent
-    incomplete = pl.lit(False)
-    if rules.complete_only:
-        incomplete = ~pl.col("completeness").str.to_uppercase().str.replace_all(
-            r"[^A-Z0-9]", ""
-        ).is_in(list(_COMPLETE))
+    said = pl.col("completeness").str.to_uppercase().str.replace_all(r"[^A-Z0-9]", "")
+    complete = said.is_in(list(_COMPLETE))
+    incomplete = ~complete if rules.complete_only else pl.lit(False)
     dropped = (absent & pl.lit(rules.absent == "drop")) | (
         zero & pl.lit(rules.zero_count == "drop")
     )
@@ -383,6 +413,13 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         "code",
         (~absent & ~(zero & pl.lit(rules.zero_count == "absent"))).alias("present"),
         code.cast(pl.UInt8).alias("state_reason"),
+        pl.when(complete)
+        .then(2)
+        .when(said.is_in(list(_INCOMPLETE)))
+        .then(1)
+        .otherwise(0)
+        .cast(pl.UInt8)
+        .alias("list_state"),
     )
 
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import polars as pl
 
-_NO_PLACE_OR_DATE = ("eventID", "parentEventID", "recordID", "groupID", "completeness")
+from data_prep.records import efforts
+
+_NO_PLACE_OR_DATE = (
+    *("eventID", "parentEventID", "recordID", "groupID", "completeness"),
+    *efforts.TERMS,
+)
 _LEVELS = 4  # section, walk, survey, project
 
 

@@ -8,7 +8,7 @@ import pytest
 from butterfly_sdm.data.splits import Split
 from data_prep.look.left_out import commonest, values_left_out
 from data_prep.notes import survey_doubts, thin_data, unwanted_losses
-from data_prep.records.count import _named_once, read_survey
+from data_prep.records.count import read_survey
 from data_prep.records.options import RecordsOptions
 
 MANY = Split(
@@ -120,13 +120,6 @@ def test_visits_of_one_species_are_told(tmp_path):
     assert table.lists_of_one == 9
     assert "9 of 17 visits (53%) name a single species" in said
     assert doubts(tmp_path, TWICE + lists[:8])[1] == []
-
-
-@pytest.mark.parametrize("far", [0, 10**6])
-def test_numbers_that_occur_once_are_counted_dense_or_far_apart(far):
-    assert _named_once(np.array([3, 0, 3, far + 7, 1, 1, far + 9])) == 3
-    assert _named_once(np.array([far])) == 1
-    assert _named_once(np.array([], dtype=np.int64)) == 0
 
 
 def test_sites_of_one_visit_are_told(tmp_path):

@@ -348,8 +348,10 @@ class DenseSurface:
         device = next(network.parameters()).device
         names, position = member.sees.covariates, member.sees.position_crs is not None
         beside: tuple[torch.Tensor | None, ...] = (None, None)
-        if names or position:
+        sites = None
+        if names or position or member.quantities:
             sites = self.positions.sites(rows, cols, tiles=False)
+        if sites is not None and (names or position):
             inputs = site_tensors(
                 sites, sites.site_ids, image=False, covariates=names, position=position
             )
@@ -360,8 +362,12 @@ class DenseSurface:
         with torch.inference_mode():
             z = nn.functional.normalize(torch.from_numpy(pooled), dim=-1)  # (n, length)
             joined = network.fuse(z.to(device), *beside)
-            found = torch.sigmoid(network.classify(joined))  # (n, species)
-        return found.cpu().numpy(), joined.cpu().numpy()
+            logits = network.classify(joined)  # (n, species)
+            if sites is None or not member.quantities:
+                return torch.sigmoid(logits).cpu().numpy(), joined.cpu().numpy()
+        found = logits.double().cpu().numpy()
+        found = member.claims(found, sites, sites.site_ids)
+        return found.astype(np.float32), joined.cpu().numpy()
 
     def _pooled(
         self, store: Store, phase: Phase, inside: list[int]

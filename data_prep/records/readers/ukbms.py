@@ -196,6 +196,8 @@ def _with_visits(rows: pl.DataFrame) -> pl.DataFrame:
     text = pl.col("eventDate").str.strip_chars()
     rows = rows.join(dates, on=parts, how="left", maintain_order="left", nulls_equal=True)
     named = pl.coalesce("visit_day", text)
+    if "completeness" not in rows.columns:  # a walk of the scheme tells every species seen
+        rows = rows.with_columns(completeness=pl.lit("complete"))
     return rows.with_columns(
         pl.format("{}|{}", pl.col("locationID").str.strip_chars(), named).alias("eventID"),
         pl.when(text == "")

@@ -1,0 +1,1 @@
+"""When people looked: season curves, standardised rates and effective visits from dated visits."""
