@@ -29,6 +29,7 @@ from butterfly_sdm.models.options import (
     SearchOptions,
     TrainOptions,
 )
+from butterfly_sdm.planning.options import PlanOptions, ReplayOptions
 from data_prep.imagery.options import TileOptions
 from data_prep.options import BuildOptions, CovariateOptions
 from data_prep.records.options import RecordsOptions
@@ -55,6 +56,7 @@ class Config(Section):
     search: SearchOptions = SearchOptions()
     evaluate: EvaluateOptions = EvaluateOptions()
     map: MapOptions = MapOptions()
+    plan: PlanOptions = PlanOptions()
 
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
@@ -173,4 +175,6 @@ ALL_SECTIONS: tuple[tuple[str, type[Section], int, str], ...] = (
     ("    # regulariser:", RegulariserOptions, 6, ""),
     ("\nevaluate:\n  part: validation", EvaluateOptions, 2, "part"),
     ("\nmap:\n  stride_px: 32", MapOptions, 2, "stride_px scenes"),
+    ("\nplan:\n  sites: 20", PlanOptions, 2, "sites"),
+    ("  # replay:", ReplayOptions, 4, ""),
 )

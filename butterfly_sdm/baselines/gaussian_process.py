@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.transforms import position_km, split_columns
 from butterfly_sdm.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from butterfly_sdm.baselines.inputs.kernels import SharedKernel
 
 CHUNK_ROWS = 2048
 # towards slopes 1 and 0, in units of the mean species' variance
@@ -106,20 +109,37 @@ class GaussianProcess(GroupedInputs):
         )
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        from butterfly_sdm.baselines.inputs.kernels import SharedKernel
+        return _calibrated(_sine(self.angles(dataset, sites)), self.state["calibration"])
 
+    def angles(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+        """
+        Return the expected arcsine of the root of each rate, (sites, species), before the parabola
+        of each species.
+        """
         state = self.state
-        kernel = SharedKernel.from_arrays(state)
+        kernel = self.kernel
         known = split_columns(state["features"], state["sizes"])
         out = np.empty((len(sites), len(self.species)))
         for start in range(0, len(sites), CHUNK_ROWS):
             chunk = list(sites)[start : start + CHUNK_ROWS]
-            features = self._features(state, dataset, chunk)
-            alike = kernel.covariance(
-                position_km(dataset, chunk), features, state["position"], known
-            )
+            position, features = self.inputs(dataset, chunk)
+            alike = kernel.covariance(position, features, state["position"], known)
             out[start : start + len(chunk)] = state["mean"] + alike @ state["coefficients"]
-        return _calibrated(_sine(out), state["calibration"])
+        return out
+
+    @property
+    def kernel(self) -> "SharedKernel":
+        """The fitted kernel, which says how alike any two places are."""
+        from butterfly_sdm.baselines.inputs.kernels import SharedKernel
+
+        return SharedKernel.from_arrays(self.state)
+
+    def inputs(self, dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """
+        Return what the kernel takes of sites: positions (sites, 2) in units of 100 km, and one
+        array (sites, columns) per group of features.
+        """
+        return position_km(dataset, sites), self._features(self.state, dataset, sites)
 
 
 def _sine(angle: np.ndarray) -> np.ndarray:
