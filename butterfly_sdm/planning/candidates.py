@@ -24,6 +24,7 @@ USUAL_MOST = 50_000
 MOST = 100_000
 REACH = 2.0  # how far a grid goes beyond sites, in distances between neighbours
 SAME_PLACE_M = 100.0  # a point nearer to a surveyed site is that site
+SITE = "_site"  # column: the site of the data set that a shape is; empty: none
 ENOUGH = 0.5  # a covariate that more candidates lack is not used
 
 
@@ -122,7 +123,7 @@ def find_candidates(
         table = read_shapes(source, ground, "candidates", square_of=square_of)
         if len(table) > MOST:
             raise DataError(f"{len(table):,} candidates are too many; {MOST:,} are the most.")
-        found = Candidates(table)
+        found = Candidates(table.assign(**{SITE: ""}))
     elif options.candidates == "unvisited":
         found = Candidates(_unvisited(ground))
     else:
@@ -143,7 +144,8 @@ def _unvisited(ground: Ground) -> gpd.GeoDataFrame:
             "records.unrecorded: keep."
         )
     points = gpd.points_from_xy(*ground.coordinates(ground.position(ids)).T)
-    return gpd.GeoDataFrame(index=pd.Index(ids, name="name"), geometry=points, crs=ground.crs)
+    index = pd.Index(ids, name="name")
+    return gpd.GeoDataFrame({SITE: ids}, index=index, geometry=points, crs=ground.crs)
 
 
 def _grid(ground: Ground, side_m: float | None, area: gpd.GeoSeries | None) -> Candidates:
@@ -179,7 +181,8 @@ def _grid(ground: Ground, side_m: float | None, area: gpd.GeoSeries | None) -> C
         raise DataError(f"No square of {side_m:g} m has its middle in the area. Lower plan.grid_m.")
     squares = shapely.box(*(np.stack([x, y, x + side_m, y + side_m]) / ground.unit_m))
     names = [f"E{a / 1000:g} N{b / 1000:g}" for a, b in zip(x, y, strict=True)]
-    table = gpd.GeoDataFrame(index=pd.Index(names, name="name"), geometry=squares, crs=ground.crs)
+    index = pd.Index(names, name="name")
+    table = gpd.GeoDataFrame({SITE: ""}, index=index, geometry=squares, crs=ground.crs)
     return Candidates(table, side_m, notes)
 
 
@@ -214,7 +217,7 @@ def _with_surveyed(ground: Ground, found: Candidates, *, again: bool) -> Candida
     table = found.table.assign(before=0)
     if again:
         old = gpd.GeoDataFrame(
-            {"before": data.visits[visited].to_numpy()},
+            {"before": data.visits[visited].to_numpy(), SITE: visited},
             index=pd.Index([f"again {site}" for site in visited], name="name"),
             geometry=points.to_numpy(),
             crs=ground.crs,
@@ -250,10 +253,11 @@ def covariates_of(
         for name in [name for name in names if name in other.columns]:
             own = pd.to_numeric(other[name], errors="coerce").to_numpy(float)
             values[name] = np.where(np.isfinite(own), own, values[name])
-    known = data.covariates.reindex(table.index.astype(str).str.removeprefix("again "))
-    own = known[names].to_numpy(float)
-    at_site = np.isin(known.index, data.sites.index)
-    values[:] = np.where(at_site[:, None], own, values.to_numpy(float))
+    # by the mark, not by the name: a candidate of a file may be called like a site elsewhere
+    at_site = (table[SITE] != "").to_numpy() if SITE in table else np.zeros(len(table), bool)
+    if at_site.any():
+        sites = table[SITE].to_numpy()[at_site]
+        values[at_site] = data.covariates.loc[list(sites), names].to_numpy(float)
     return values
 
 

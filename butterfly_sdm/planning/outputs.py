@@ -17,6 +17,7 @@ from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, DataError
+from butterfly_sdm.mapping.sidecars import write_styles
 from butterfly_sdm.planning.plan import Plan
 from butterfly_sdm.planning.replay import Replay
 
@@ -29,7 +30,7 @@ def write_plan(plan: Plan, folder: Path) -> Plan:
 
     ``plan.gpkg`` (ranked sites, and a layer ``gain`` of all candidates), ``plan.gpx`` (waypoints),
     ``plan.csv``, ``plan.geojson``, ``plan.png``, ``plan.md`` (what it is good for), ``plan.json``;
-    with candidates on a grid also ``gain.tif``.
+    with candidates on a grid also ``gain.tif`` and its styles for QGIS.
 
     Returns
     -------
@@ -53,6 +54,7 @@ def write_plan(plan: Plan, folder: Path) -> Plan:
         _vector(partial / "plan.gpx", _waypoints(plan), driver="GPX", layer="waypoints")
         if plan.side_m is not None:
             _write_raster(partial / "gain.tif", plan)
+            write_styles(partial / "gain.tif")
         figures.show_plan(
             plan.layer,
             plan.sites,

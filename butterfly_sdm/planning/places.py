@@ -68,7 +68,7 @@ def read_shapes(
     named = next((by_name[name] for name in (*NAMES, *REFERENCES) if name in by_name), None)
     if named is not None:
         names = table[named].astype(str).str.strip()
-    elif table.index.is_unique and table.index.dtype == object:
+    elif pd.api.types.is_string_dtype(table.index):
         names = pd.Series(table.index.astype(str), index=table.index)
     else:
         names = pd.Series(np.arange(1, len(table) + 1).astype(str), index=table.index)

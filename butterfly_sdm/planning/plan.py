@@ -17,6 +17,7 @@ from butterfly_sdm.mapping.options import CovariateRaster
 from butterfly_sdm.planning.belief import Belief, Process, gains_in_order
 from butterfly_sdm.planning.candidates import (
     ENOUGH,
+    SITE,
     Candidates,
     covariates_of,
     find_candidates,
@@ -161,6 +162,8 @@ def make_plan(
         A file is absent or does not fit, nothing is left to choose from, or a species is unknown or
         protected.
     """
+    if places is not None:
+        options = options.model_copy(update={"places": Path("given")})
     scene = _Scene.of(dataset, options, candidates, places, sources or Sources(), seed)
     progress("plan", 1, 3)
     belief = scene.belief()
@@ -397,7 +400,7 @@ def _costs(
     if options.cost not in found.table.columns:
         raise DataError(
             f"The candidates have no column {options.cost!r} of costs; they have "
-            f"{', '.join(map(str, found.table.columns.drop(['geometry', 'before'])))}."
+            f"{', '.join(map(str, found.table.columns.drop(['geometry', 'before', SITE])))}."
         )
     cost = pd.to_numeric(found.table[options.cost], errors="coerce").to_numpy(float)
     if (cost <= 0).any():
@@ -421,12 +424,12 @@ def _asked_places(
         weight = pd.to_numeric(table.get("weight", pd.Series(1.0, table.index)), errors="coerce")
         if not (weight.notna() & (weight >= 0)).all() or not (weight > 0).any():
             raise DataError("The weights of the places are not all numbers of at least 0.")
-        return table.assign(weight=weight / weight.mean())
+        return table.assign(weight=weight / weight.mean(), **{SITE: ""})
     part = str(options.places)
     sites = data.site_ids if part == "sites" else data.needed_split().part(part)
     place = ground.coordinates(ground.position(sites))
     return gpd.GeoDataFrame(
-        {"weight": 1.0},
+        {"weight": 1.0, SITE: list(sites)},
         index=pd.Index(sites, name="name"),
         geometry=gpd.points_from_xy(*place.T),
         crs=ground.crs,
@@ -484,7 +487,8 @@ def _told_of_covariates(names: Sequence[str], used: Sequence[str]) -> list[str]:
 def _planned(ground: Ground, options: PlanOptions, sources: Sources) -> gpd.GeoDataFrame | None:
     if options.planned is None:
         return None
-    return read_shapes(options.planned, ground, "planned", square_of=sources.square_of)
+    table = read_shapes(options.planned, ground, "planned", square_of=sources.square_of)
+    return table.assign(**{SITE: ""})
 
 
 def _with_planned(

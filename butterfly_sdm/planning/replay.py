@@ -34,11 +34,12 @@ from butterfly_sdm.progress import Progress, silent
 
 KINDS = ("towns", "centre", "spread")
 RANDOM = 3  # random plans per draw, whose errors are averaged
+TREES = 40
 TOWNS = 4
 LARGEST_BLOCK_M = 20_000.0
 BLOCKS_ACROSS = 7
 HELD_SHARE = 1 / 3
-MOST_START = 150
+MOST_START, FEWEST_START = 150, 10
 FEWEST_HELD = 5
 
 
@@ -112,8 +113,8 @@ def make_replay(
     In each draw whole squares of ground are held out and scored; some of the other sites are
     surveyed at the start, the rest may be chosen. A method that is informed knows where the map
     will be judged (all sites without a survey, as when the places are known); a blind one knows the
-    candidates only. Trees and a Gaussian process are fitted to start and chosen sites; the error is
-    that of their mean. No test site is used.
+    candidates only. Trees and a Gaussian process (its kernel kept from the start) are fitted to
+    start and chosen sites; the error is that of their mean. No test site is used.
 
     Parameters
     ----------
@@ -202,9 +203,9 @@ class _Stage:
         if options.part == "validation":
             held = _visited(data, data.needed_split().part("validation"))
         usual = len(pool) if held else len(pool) * (1 - HELD_SHARE)
-        start = options.start_sites or min(MOST_START, int(usual // 4))
+        start = options.start_sites or max(FEWEST_START, min(MOST_START, int(usual // 4)))
         add = options.add or max(2 * start // 5, 1)
-        if start < 10 or start + 2 * add > usual:
+        if start < FEWEST_START or start + 2 * add > usual:
             raise DataError(
                 f"A replay with {start} sites at the start and {add} to choose needs more than the "
                 f"{len(pool)} sites with visits that may be used. Lower plan.replay.start_sites "
@@ -371,10 +372,10 @@ class _Act:
         data, stage = self.stage.data, self.stage
         known = [*self.start, *(self.pool[pick] for pick in picks)]
         forest = Trees(
-            trees=100, min_samples_leaf=3, max_features=0.3, seed=stage.seed, covariates=True
+            trees=TREES, min_samples_leaf=3, max_features=0.3, seed=stage.seed, covariates=True
         ).fit(data, known)
-        process = fit_process(data, known, settings=stage.settings)
-        models: tuple[Callable[..., pd.DataFrame], ...] = (forest.predict, process.model.predict)
+        process = self.process.model.given(data, known)
+        models: tuple[Callable[..., pd.DataFrame], ...] = (forest.predict, process.predict)
         predicted = np.mean([model(data, self.held).to_numpy() for model in models], axis=0)
         k, n = data.counts(self.held)
         off = predicted - k / n[:, None]

@@ -85,6 +85,20 @@ def test_covariates_that_candidates_lack_are_told_and_never_taken_from_neighbour
     assert not {f"c{i}" for i in range(5)} & set(plan.layer.index)
 
 
+def test_a_candidate_called_like_a_site_elsewhere_is_not_taken_for_it():
+    data = world()
+    given = points(data, 30)
+    plan = make_plan(data, options(), candidates=given)
+    called = given.assign(name=list(data.site_ids[:30]))
+    same = make_plan(data, options(), candidates=called)
+    where = dict(zip(called["name"], given["name"], strict=True))
+    assert [where[name] for name in same.sites.index] == list(plan.sites.index)
+    named_by_index = given.set_index("name")
+    assert list(make_plan(data, options(), candidates=named_by_index).sites.index) == list(
+        plan.sites.index
+    )
+
+
 def test_covariates_come_from_a_table_and_from_rasters(tmp_path):
     from butterfly_sdm.mapping.options import CovariateRaster
     from tests.mapping.world import write_scene
@@ -124,6 +138,7 @@ def test_informed_of_the_places_it_goes_near_them():
         return np.hypot(plan.sites["easting"] - 444_000, plan.sites["northing"] - 244_000).mean()
 
     assert away(informed) < 0.7 * away(blind)
+    assert "the 30 places given" in informed.words and "nobody said" in blind.words
     with pytest.raises(DataError, match="weights of the places"):
         make_plan(data, options(), candidates=given, places=corner.assign(weight=-1.0))
 
