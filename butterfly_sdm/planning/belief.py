@@ -13,7 +13,7 @@ from butterfly_sdm.baselines.gaussian_process import GaussianProcess
 from butterfly_sdm.baselines.inputs.kernels import SharedKernel
 from butterfly_sdm.data.dataset import Dataset
 
-CHUNK = 2048
+CHUNK = 256  # candidates at a time: what is made of them stays in the cache
 #: Angles below this are taken as this in the weights: a species that the process expects nowhere
 #: may be found all the same.
 LEAST_ANGLE = 0.05
@@ -105,30 +105,26 @@ class Process:
     scale: np.ndarray
 
     @classmethod
-    def fit(cls, dataset: Dataset, sites: Sequence[str], model: GaussianProcess) -> Process:
+    def of(cls, dataset: Dataset, sites: Sequence[str], model: GaussianProcess) -> Process:
         """
-        Fit a process to sites with visits, and find how much each species varies.
+        Find how much each species varies in units of the kernel.
 
         Parameters
         ----------
         dataset
             Its covariates are those the process may see.
         sites
-            To learn from.
+            That the model learned from; all have visits.
         model
-            Unfitted.
+            Fitted.
         """
-        model.fit(dataset, sites)
         k, n = dataset.counts(sites)
-        used = n > 0
-        k, n = k[used], n[used]
         values = np.arcsin(np.sqrt((k + model.offset) / (n + 2 * model.offset)[:, None]))
-        trained = tuple(site for site, there in zip(sites, used, strict=True) if there)
-        position, features = model.inputs(dataset, trained)
+        position, features = model.inputs(dataset, sites)
         own = model.kernel.covariance(position, features, position, features)
         own += np.diag(_noise(model, n) + FLOOR)
         white = np.linalg.solve(np.linalg.cholesky(own), values - model.state["mean"])
-        return cls(model, trained, (white**2).mean(axis=0))
+        return cls(model, tuple(sites), (white**2).mean(axis=0))
 
     def survey_noise(
         self, visits: np.ndarray | float, before: np.ndarray | float = 0

@@ -16,7 +16,7 @@ from butterfly_sdm import figures
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
 from butterfly_sdm.core.work import resumable_folder
-from butterfly_sdm.errors import ArtefactError, DataError
+from butterfly_sdm.errors import ArtefactError
 from butterfly_sdm.mapping.sidecars import write_styles
 from butterfly_sdm.planning.plan import Plan
 from butterfly_sdm.planning.replay import Replay
@@ -214,7 +214,7 @@ def read_promises(folder: Path) -> dict[str, float]:
     card = read_json(folder / "replay.json")
     try:
         if card["format"] != REPLAY_FORMAT:
-            raise DataError("another format")
+            raise KeyError("format")
         return {
             name: float(card["promises"][name]) for name in ("r", "kept", "kept_low", "kept_high")
         }

@@ -14,7 +14,7 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.mapping.options import CovariateRaster
-from butterfly_sdm.planning.belief import Belief, Process, gains_in_order
+from butterfly_sdm.planning.belief import CHUNK, Belief, Process, gains_in_order
 from butterfly_sdm.planning.candidates import (
     ENOUGH,
     SITE,
@@ -531,15 +531,15 @@ def _alone(belief: Belief, picks: Sequence[int]) -> tuple[np.ndarray, np.ndarray
     picks = list(picks)
     own = belief.among(picks, picks).astype(float) + np.diag(belief.noise[picks].astype(float))
     inverse = np.linalg.inv(own).astype(between.dtype)
-    across = belief.among(slice(None), picks)  # (candidates, picks)
-    solved = across @ inverse
     after = np.zeros(len(belief.variance))
-    for start in range(0, len(after), 4096):
-        part = slice(start, start + 4096)
-        left = between[:, part] - between[:, picks] @ solved[part].T
-        after[part] = np.einsum("t,tc,tc->c", weight, left, left)
-    variance = np.maximum(belief.variance - np.einsum("cp,cp->c", across, solved), 0)
-    after = after / (variance + belief.noise)
+    for start in range(0, len(after), CHUNK):
+        part = slice(start, start + CHUNK)
+        across = belief.among(part, picks)  # (candidates, picks)
+        solved = across @ inverse
+        left = between[:, part] - between[:, picks] @ solved.T
+        variance = belief.variance[part] - np.einsum("cp,cp->c", across, solved)
+        power = np.einsum("t,tc,tc->c", weight, left, left)
+        after[part] = power / (np.maximum(variance, 0) + belief.noise[part])
     after[picks] = 0.0
     return 100 * now / belief.total, 100 * after / belief.total
 

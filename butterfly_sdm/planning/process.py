@@ -14,7 +14,8 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.planning.belief import Process
 
-MOST_FITTED = 1500  # sites; the work grows with their third power
+MOST_FITTED = 500  # sites of which the kernel is learned; the work grows with their third power
+MOST_KNOWN = 2000  # sites from which the rates of the places are told
 FEWEST_FITTED = 8
 GROUP_COLUMNS = 3  # as many covariates with one prefix are a group
 EMBEDDING_COLUMNS = 60  # as many are an embedding
@@ -35,7 +36,7 @@ def fit_process(
     dataset
         Its covariates are those that candidates and places have too.
     sites
-        To learn from; of more than 1500 so many are drawn.
+        To learn from; of many the kernel is learned from 500 drawn at random.
     settings
         Of a Gaussian process in the run (``groups``, ``embedding``, ...); those that speak of
         covariates that are not there, and ``density_km``, are passed over. None: by the names of
@@ -55,12 +56,21 @@ def fit_process(
             f"{len(used)} sites with visits are too few to plan from; {FEWEST_FITTED} are the "
             "least. Survey some anywhere first, spread out."
         )
-    if len(used) > MOST_FITTED:
-        drawn = np.random.default_rng(seed).choice(len(used), MOST_FITTED, replace=False)
-        used = [used[row] for row in np.sort(drawn)]
     table = dataset.covariates
     names = [] if table is None else [str(name) for name in table.columns]
-    return Process.fit(dataset, used, GaussianProcess(**process_settings(names, settings)))
+    model = GaussianProcess(**process_settings(names, settings))
+    model.fit(dataset, _drawn(used, MOST_FITTED, seed))
+    if len(used) > MOST_FITTED:
+        used = _drawn(used, MOST_KNOWN, seed)
+        model = model.given(dataset, used)
+    return Process.of(dataset, used, model)
+
+
+def _drawn(sites: list[str], most: int, seed: int) -> list[str]:
+    if len(sites) <= most:
+        return sites
+    rows = np.random.default_rng(seed).choice(len(sites), most, replace=False)
+    return [sites[row] for row in np.sort(rows)]
 
 
 def process_settings(

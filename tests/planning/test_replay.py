@@ -9,6 +9,7 @@ from scipy import stats
 
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.planning import ReplayOptions, make_replay, write_replay
+from butterfly_sdm.planning import replay as replay_module
 from butterfly_sdm.planning.ground import ground_of
 from butterfly_sdm.planning.outputs import read_promises
 from butterfly_sdm.planning.replay import _Stage
@@ -16,6 +17,13 @@ from butterfly_sdm.planning.summary import summarised
 from tests.planning.making import world
 
 SMALL = {"draws": 2, "start_sites": 20, "add": 8, "block_m": 12_000.0}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replay_module, "TREES", 5)
+        yield
 
 
 @pytest.fixture(scope="module")
