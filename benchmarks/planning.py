@@ -11,6 +11,7 @@ import argparse
 import os
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import geopandas as gpd
@@ -19,7 +20,11 @@ import pandas as pd
 
 import butterfly_sdm as bs
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.planning import PlanOptions, Replay, make_plan
+from butterfly_sdm.planning import PlanOptions, Replay, ReplayOptions, make_plan
+from butterfly_sdm.planning.ground import ground_of
+from butterfly_sdm.planning.methods import Problem, gain_sites, random_sites
+from butterfly_sdm.planning.replay import KINDS, RANDOM, _Act, _Stage
+from butterfly_sdm.planning.summary import paired_interval
 
 CONFIG = Path(__file__).parents[1] / "configs" / "s2bms_covariates.yaml"
 RARE = (0.03, 0.15)  # share of the training sites where a rare species was found
@@ -71,6 +76,41 @@ def told(name: str, replay: Replay, seconds: float) -> None:
     print({key: round(value, 3) for key, value in replay.promises.items()}, flush=True)
 
 
+def one_by_one(dataset: Dataset, draws: int) -> None:
+    """Plan for each rare species alone: its own error beside that after random sites."""
+    names = rare_species(dataset)
+    stage = _Stage.of(ground_of(dataset), ReplayOptions(draws=draws), names, None, 0)
+    ratios, found = [], []
+    for draw in range(draws):
+        random = np.random.default_rng([0, draw])
+        held, allowed = stage._hidden(random)
+        start = stage._start(KINDS[draw % 3], allowed, random)
+        pool = [site for site in allowed if site not in set(start)]
+        act = _Act(stage, start, pool, held, int(random.integers(1 << 31)))
+        unseen = [site for site in stage.pool if site not in set(start)]
+        at = stage.ground.position
+        problem = Problem(stage.add, at(pool), at(start), at(unseen), act.beliefs["informed"])
+        plans = [random_sites(replace(problem, seed=act.seed + i)) for i in range(RANDOM)]
+        chance = np.mean([act.errors(plan) for plan in plans], axis=0)
+        counts = (stage.data.counts(pool)[0] > 0)[:, list(stage.chosen)]
+        for place, species in enumerate(stage.chosen):
+            weight = act.process.rate_weights(stage.data, unseen, [species]).astype(np.float32)
+            assert problem.belief is not None
+            picks = gain_sites(replace(problem, belief=replace(problem.belief, weight=weight)))
+            ratios.append((draw, np.log(act.errors(picks)[place] / chance[place])))
+            found.append((counts[picks, place].sum(), counts[plans[0], place].sum()))
+        table = pd.DataFrame(ratios, columns=["draw", "ratio"])
+        table = table[np.isfinite(table["ratio"])]
+        if draw > 1:
+            per_draw = table.groupby("draw")["ratio"].mean().to_numpy()
+            cells = ", ".join(f"{100 * np.expm1(v):+.2f} %" for v in paired_interval(per_draw))
+            print(
+                f"{draw + 1} draws, {len(names)} species, each alone: mean, low, high {cells}; "
+                f"found at {np.mean(found, axis=0).round(1)} of {stage.add} (planned, random)",
+                flush=True,
+            )
+
+
 def speed(dataset: Dataset) -> None:
     """Plan 100 of 50,000 candidates with covariates: the sites themselves, moved and mixed."""
     random = np.random.default_rng(0)
@@ -100,7 +140,9 @@ def speed(dataset: Dataset) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["british", "validation", "rare", "regions", "speed"])
+    parser.add_argument(
+        "what", choices=["british", "validation", "rare", "alone", "regions", "speed"]
+    )
     parser.add_argument("--draws", type=int, default=24)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the regions")
     parser.add_argument("--out", type=Path, default=Path("runs", "planning"))
@@ -108,6 +150,9 @@ def main() -> None:
     out: Path = arguments.out
     if arguments.what == "speed":
         speed(british(out))
+        return
+    if arguments.what == "alone":
+        one_by_one(british(out), arguments.draws)
         return
     jobs = {f"region {seed}": (region, seed) for seed in arguments.seeds}
     names = list(jobs) if arguments.what == "regions" else [arguments.what]
