@@ -30,6 +30,7 @@ from butterfly_sdm.planning.options import PlanOptions
 from butterfly_sdm.planning.places import SquareOf, overlapping, read_shapes
 from butterfly_sdm.planning.process import fit_process
 from butterfly_sdm.planning.protection import Protection, find_protection
+from butterfly_sdm.planning.words import words_of
 from butterfly_sdm.progress import Progress, silent
 
 MOST_SURVEYED = 3000  # the memory grows with sites times candidates
@@ -108,9 +109,7 @@ class Plan:
     @property
     def words(self) -> str:
         """What the plan is good for, what it promises and how such promises have held."""
-        from butterfly_sdm.planning.words import words_of
-
-        return words_of(self)
+        return words_of(self.options, self.promise, self.about, len(self.sites))
 
     def __str__(self) -> str:
         return self.words
@@ -330,6 +329,7 @@ class _Scene:
             "surveyed": len(self.surveyed),
             "planned": len(self.planned),
             "covariates": 0 if data.covariates is None else data.covariates.shape[1],
+            "grid": self.candidates.side_m is not None,
             "crs": self.ground.crs.to_string(),
             "seed": self.seed,
             "promises": self.sources.promises,

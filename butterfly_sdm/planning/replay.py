@@ -18,6 +18,7 @@ from butterfly_sdm.baselines.trees import Trees
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.planning.belief import Belief, gains_in_order
+from butterfly_sdm.planning.candidates import species_numbers
 from butterfly_sdm.planning.ground import Ground, ground_of
 from butterfly_sdm.planning.methods import (
     Problem,
@@ -30,6 +31,7 @@ from butterfly_sdm.planning.methods import (
 from butterfly_sdm.planning.options import ReplayOptions
 from butterfly_sdm.planning.process import fit_process
 from butterfly_sdm.planning.summary import summarised
+from butterfly_sdm.planning.words import verdict_of
 from butterfly_sdm.progress import Progress, silent
 
 KINDS = ("towns", "centre", "spread")
@@ -77,9 +79,7 @@ class Replay:
     @property
     def verdict(self) -> str:
         """Which method serves these data, in one paragraph."""
-        from butterfly_sdm.planning.words import verdict_of
-
-        return verdict_of(self)
+        return verdict_of(self.summary, self.about, self.promises)
 
     def rows(self) -> dict[str, str]:
         """Return the difference of each method to random sites, and the verdict."""
@@ -195,8 +195,6 @@ class _Stage:
         seed: int,
     ) -> _Stage:
         data = ground.dataset
-        from butterfly_sdm.planning.candidates import species_numbers
-
         chosen = species_numbers(data, species)
         pool = _visited(data, data.split.train if data.split is not None else data.site_ids)
         held: tuple[str, ...] = ()

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from butterfly_sdm.planning.plan import Plan
-    from butterfly_sdm.planning.replay import Replay
+import pandas as pd
+
+from butterfly_sdm.planning.options import PlanOptions
 
 #: What a replay on the published British data said (docs/planning.md): correlation of promised and
 #: found falls, and found per promised fall with its interval.
 BRITISH: Mapping[str, float] = {"r": 0.92, "kept": 1.32, "kept_low": 1.14, "kept_high": 1.50}
 
 
-def words_of(plan: Plan) -> str:
-    """Return one paragraph: what the plan is good for, what it promises, how promises have held."""
-    options, about = plan.options, plan.about
-    one = "square" if plan.side_m is not None else "site"
-    n = len(plan.sites)
+def words_of(
+    options: PlanOptions, promise: Mapping[str, float], about: Mapping[str, Any], n: int
+) -> str:
+    """
+    Return one paragraph: what a plan is good for, what it promises, how promises have held.
+
+    Parameters
+    ----------
+    options, promise, about
+        Of the plan.
+    n
+        How many sites it names.
+    """
+    one = "square" if about["grid"] else "site"
     many = f"{n} {one}{'s' if n != 1 else ''} with {options.visits} visits each"
     if options.aim == "find":
         named = ", ".join(options.species)
         return (
             f"These {many} are where {named} {'are' if len(options.species) > 1 else 'is'} most "
-            f"likely: {plan.promise['finds']:.1f} finds are expected, a species counting once per "
+            f"likely: {promise['finds']:.1f} finds are expected, a species counting once per "
             f"{one}. It is a plan to find, not to map: in replays the most likely places "
             "found most and made no better map."
         )
@@ -33,7 +42,7 @@ def words_of(plan: Plan) -> str:
         what = ", ".join(options.species[:3])
         if (more := len(options.species) - 3) > 0:
             what += f" and {more} more"
-    where = _where(plan)
+    where = _where(options, about)
     how = {
         "gain": "take most away of the expected error",
         "space": "bring a surveyed site near to every place",
@@ -41,15 +50,14 @@ def words_of(plan: Plan) -> str:
     }[options.method]
     return (
         f"These {many} {how}, for a map of {what} that is judged at {where}. Together they promise "
-        f"to lower the expected squared error of a rate there by {plan.promise['gain']:.1f} %; as "
-        f"many drawn at random promise {plan.promise['gain_random']:.1f} %. "
+        f"to lower the expected squared error of a rate there by {promise['gain']:.1f} %; as "
+        f"many drawn at random promise {promise['gain_random']:.1f} %. "
         f"{promises_in_words(about['promises'])} The promise holds only if people go where they "
         "are sent; a plan for one purpose is none for another: it does not look for rare species."
     )
 
 
-def _where(plan: Plan) -> str:
-    options, about = plan.options, plan.about
+def _where(options: PlanOptions, about: Mapping[str, Any]) -> str:
     places = str(options.places)
     if places == "candidates":
         return (
@@ -79,9 +87,17 @@ def promises_in_words(promises: Mapping[str, Any] | None) -> str:
     )
 
 
-def verdict_of(replay: Replay) -> str:
-    """Return which method serves the data of a replay, in one paragraph."""
-    table, about = replay.summary, replay.about
+def verdict_of(table: pd.DataFrame, about: Mapping[str, Any], promises: Mapping[str, float]) -> str:
+    """
+    Return which method serves the data of a replay, in one paragraph.
+
+    Parameters
+    ----------
+    table
+        Its summary, one row per method.
+    about, promises
+        Of the replay.
+    """
     gain, blind = table.loc["gain"], table.loc["gain, blind"]
 
     def against(row: Any) -> str:
@@ -104,6 +120,6 @@ def verdict_of(replay: Replay) -> str:
         f"that of random sites: gain {against(gain)} where it knows which places are judged, "
         f"{against(blind)} where it knows only the candidates; it was better in "
         f"{gain['draws_better']:.0%} of the draws. {advice} "
-        f"{promises_in_words(replay.promises)} Intervals are over draws from the same data, not "
+        f"{promises_in_words(promises)} Intervals are over draws from the same data, not "
         "over other regions."
     )
