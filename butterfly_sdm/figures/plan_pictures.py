@@ -131,6 +131,7 @@ def show_replay(summary: pd.DataFrame, draws: pd.DataFrame) -> Picture:
             )
     left.axvline(0, color=INK, linewidth=1)
     left.set_yticks(rows, table.index)
+    left.locator_params(axis="x", nbins=5)
     left.set_xlabel("mean squared error minus that of random sites (1e-2)")
     left.set_title("left of the line: better than random", fontsize=9)
     chance = draws["method"].str.startswith("random").to_numpy()
