@@ -43,6 +43,11 @@ def words_of(
         if (more := len(options.species) - 3) > 0:
             what += f" and {more} more"
     where = _where(options, about)
+    last = (
+        "what is promised for species that are rare was far too little in replays."
+        if options.species
+        else "a plan for one purpose is none for another: it does not look for rare species."
+    )
     how = {
         "gain": "take most away of the expected error",
         "space": "bring a surveyed site near to every place",
@@ -53,7 +58,7 @@ def words_of(
         f"to lower the expected squared error of a rate there by {promise['gain']:.1f} %; as "
         f"many drawn at random promise {promise['gain_random']:.1f} %. "
         f"{promises_in_words(about['promises'])} The promise holds only if people go where they "
-        "are sent; a plan for one purpose is none for another: it does not look for rare species."
+        f"are sent; {last}"
     )
 
 
