@@ -17,6 +17,8 @@ from .simulate import simulate_region as simulate_region
 from .studies import compare_change as compare_change
 from .studies import compare_runs as compare_runs
 from .studies import ladder as ladder
+from .studies import plan as plan
+from .studies import replay_plan as replay_plan
 from .studies import report as report
 from .studies import search as search
 from .version import __version__ as __version__

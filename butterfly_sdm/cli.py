@@ -20,6 +20,7 @@ from butterfly_sdm.errors import ButterflySDMError, ConfigError
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
+    from butterfly_sdm.planning import Plan
     from data_prep.look.look import Look
 
 
@@ -565,6 +566,82 @@ def view(
         terminal.out.print("Ended.")
     finally:
         server.server_close()
+
+
+@app.command(
+    epilog=_example(
+        "butterfly-sdm plan runs/my_region/run --sites 20 --visits 8",
+        "butterfly-sdm plan my_region.yaml --candidates squares.gpkg --places park.gpkg",
+        "butterfly-sdm plan runs/my_region/run --replay",
+    )
+)
+def plan(
+    what: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|DATASET", help="Run or data set folder, or the YAML.", show_default=False
+        ),
+    ],
+    candidates: Annotated[
+        str | None,
+        typer.Option(help="File of squares or points, or unvisited; else a grid.", metavar="FILE"),
+    ] = None,
+    places: Annotated[
+        str | None,
+        typer.Option(help="Where the map is judged: a file, sites, validation ...", metavar="FILE"),
+    ] = None,
+    sites: Annotated[int | None, typer.Option(help="Sites to choose.", min=1)] = None,
+    visits: Annotated[int | None, typer.Option(help="Visits to each.", min=1)] = None,
+    species: Annotated[
+        list[str] | None, typer.Option(help="Plan for this species; several: once each.")
+    ] = None,
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Try the methods on your own sites instead.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the files.")] = None,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say where to survey next: ranked sites for phone, QGIS and spreadsheet."""
+
+    given = {"sites": sites, "visits": visits, "species": species or None, "places": places}
+    settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    with terminal.progress_bars() as progress:
+        if replay:
+            extra = sorted({*settings, *({"candidates"} if candidates else ())} - {"species"})
+            if extra:
+                raise ConfigError(
+                    f"--replay chooses among the sites of the data set; leave out --{extra[0]}."
+                )
+            found = sdm.replay_plan(
+                what, out, overrides=overrides or (), progress=progress, **settings
+            )
+        else:
+            made = sdm.plan(
+                what, candidates, out, overrides=overrides or (), progress=progress, **settings
+            )
+    if replay:
+        terminal.summary("Replay of a survey", found.rows(), as_json=as_json)
+    else:
+        _say_plan(made, as_json=as_json)
+
+
+def _say_plan(made: Plan, *, as_json: bool) -> None:
+    """Print the paragraph of a plan and where its files lie."""
+    folder = made.folder
+    assert folder is not None
+    for text in made.notes:
+        _say(f"Note: {text}", "default")
+    rows: dict[str, object] = {
+        "sites": f"{len(made.sites)}, the first {', '.join(map(str, made.sites.index[:3]))}",
+        "promised": f"{made.promise['gain']:.1f} % of the expected error"
+        f" (at random {made.promise['gain_random']:.1f} %)",
+        "for a phone": folder / "plan.gpx",
+        "for QGIS": folder / "plan.gpkg",
+        "as a table": folder / "plan.csv",
+        "picture": folder / "plan.png",
+    }
+    terminal.summary("Where to look next", rows | {"in words": made.words}, as_json=as_json)
 
 
 @app.command(epilog=_example("butterfly-sdm report my_region.yaml"))

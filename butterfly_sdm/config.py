@@ -31,6 +31,7 @@ from butterfly_sdm.models.options import (
     SearchOptions,
     TrainOptions,
 )
+from butterfly_sdm.planning.options import PlanOptions, ReplayOptions
 
 try:
     from data_prep.imagery.options import TileOptions
@@ -79,6 +80,7 @@ class Config(Section):
         "RUN does it",
         exclude_if=_unset,
     )
+    plan: PlanOptions = PlanOptions()
 
 
 ConfigLike = str | Path | Mapping[str, Any] | Config
@@ -198,4 +200,6 @@ ALL_SECTIONS: tuple[tuple[str, type[Section], int, str], ...] = (
     ("\nevaluate:\n  part: validation", EvaluateOptions, 2, "part"),
     ("\nmap:\n  stride_px: 32", MapOptions, 2, "stride_px scenes"),
     ("\n# community:", CommunityOptions, 2, ""),
+    ("\nplan:\n  sites: 20", PlanOptions, 2, "sites"),
+    ("  # replay:", ReplayOptions, 4, ""),
 )

@@ -37,6 +37,7 @@ from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
     import pandas as pd
+    from shapely import Polygon
 
     from butterfly_sdm.community.given import Given
     from butterfly_sdm.evaluation import Scores
@@ -396,10 +397,17 @@ def _position_crs(run: Run) -> str | None:
 
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
-    """Return the raster of each covariate, read as it was for the sites where building says how."""
+    return covariate_rasters(settings, predictor.sees.covariates)
+
+
+def covariate_rasters(settings: Config, names: Sequence[str]) -> dict[str, CovariateRaster]:
+    """
+    Return the raster of each covariate, read as it was for the sites where building says how; of
+    ``names`` those that are there.
+    """
     from butterfly_sdm.mapping.options import CovariateRaster
 
-    names, given = predictor.sees.covariates, settings.map.covariates
+    given = settings.map.covariates
     built: dict[str, CovariateRaster] = {}
     for raster in (
         settings.build.covariates.rasters if settings.build and settings.build.covariates else ()
@@ -425,6 +433,20 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
                 update={"path": own}
             )
     return found
+
+
+def square_of_reference(text: str) -> Polygon:
+    """
+    Return the square (EPSG:4326) that a British or Irish grid reference means.
+
+    Raises
+    ------
+    RecordsError
+        It is none.
+    """
+    from data_prep.records.places.grid_references import GridSquare
+
+    return GridSquare.parse(text).footprint()
 
 
 def _applicability(run: Run, *, only: bool) -> Layer:

@@ -6,12 +6,17 @@ As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and wr
 page.
 """
 
-from collections.abc import Iterable, Sequence
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
+import geopandas as gpd
 import pandas as pd
 import yaml
 
@@ -29,10 +34,14 @@ from butterfly_sdm.evaluation.compare import Comparison, compare
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.models.options import SearchOptions
-from butterfly_sdm.pipeline import dataset_for
+from butterfly_sdm.pipeline import covariate_rasters, dataset_for, square_of_reference
+from butterfly_sdm.planning.options import PlanOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
+
+if TYPE_CHECKING:
+    from butterfly_sdm.planning import Plan, Replay
 
 
 def ladder(
@@ -502,3 +511,204 @@ def report(
     settings = open_run(runs[0], ())[1]
     withheld = tuple(settings.build.records.sensitive) if settings.build is not None else ()
     return write_report(findings, target, withheld=withheld)
+
+
+def plan(
+    what: Run | Dataset | ConfigLike,
+    candidates: gpd.GeoDataFrame | str | Path | None = None,
+    out: str | Path | None = None,
+    *,
+    places: gpd.GeoDataFrame | str | Path | None = None,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+    **settings: Any,
+) -> Plan:
+    """
+    Say where to survey next.
+
+    Parameters
+    ----------
+    what
+        A run, a data set, the folder of one of them, or the config it was made with.
+    candidates
+        Shapes, or a file of shapes, that may be surveyed; None: as ``plan.candidates``.
+    out
+        Folder of the files; None: ``plan`` beside the folder of the run or data set.
+    places
+        Where the map will be judged: shapes, a file of shapes, or a value of ``plan.places``.
+    settings
+        Others of the section ``plan``, such as ``sites=100, visits=10``; also ``seed``.
+
+    Returns
+    -------
+    Plan
+        Ranked sites, what they promise, and where the files lie.
+
+    Raises
+    ------
+    ConfigError, MissingFileError, DataError, RasterError
+        A setting or a file is wrong, nothing is left to choose from, or a species is protected.
+    ArtefactError
+        The folder holds something else.
+
+    Examples
+    --------
+    >>> print(plan("runs/my_region/run", "squares.gpkg", sites=20))  # doctest: +SKIP
+    """
+    from butterfly_sdm.planning.outputs import read_promises, write_plan
+    from butterfly_sdm.planning.plan import Sources, make_plan
+
+    shapes = {"candidates": candidates, "places": places}
+    files = {name: str(one) for name, one in shapes.items() if isinstance(one, str | Path)}
+    given = _Given.of(what, dataset, overrides, settings | files)
+    options, config = given.options, given.config
+    sources = Sources(
+        settings=given.process,
+        rasters=covariate_rasters(config, given.covariates) if config is not None else {},
+        policy=_sensitive(config) if config is not None else {},
+        square_of=square_of_reference,
+        promises=read_promises(options.held) if options.held is not None else None,
+    )
+    frames = {name: one for name, one in shapes.items() if isinstance(one, gpd.GeoDataFrame)}
+    made = make_plan(
+        given.data, options, sources=sources, seed=given.seed, progress=progress, **frames
+    )
+    return write_plan(made, given.folder("plan", out))
+
+
+def replay_plan(
+    what: Run | Dataset | ConfigLike,
+    out: str | Path | None = None,
+    *,
+    dataset: Dataset | str | Path | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+    **settings: Any,
+) -> Replay:
+    """
+    Hide sites of one's own data, let each method of planning choose, refit, and score the maps.
+
+    Parameters
+    ----------
+    what
+        A run, a data set, the folder of one of them, or the config it was made with.
+    out
+        Folder of tables and picture; None: ``replay`` beside the folder of the run or data set.
+    settings
+        Of the section ``plan.replay``, such as ``draws=24, start="towns"``; also ``species`` and
+        ``seed``.
+
+    Returns
+    -------
+    Replay
+        What each method would have gained, with intervals, and how promises held.
+
+    Raises
+    ------
+    ConfigError, DataError
+        A setting is wrong, or there are too few sites.
+    ArtefactError
+        The folder holds something else.
+    """
+    from butterfly_sdm.planning.outputs import write_replay
+    from butterfly_sdm.planning.replay import make_replay
+
+    named = {key: settings.pop(key) for key in ("species", "seed") if key in settings}
+    given = _Given.of(what, dataset, overrides, named | {"replay": settings})
+    made = make_replay(
+        given.data,
+        given.options.replay,
+        species=given.options.species,
+        settings=given.process,
+        seed=given.seed,
+        progress=progress,
+    )
+    write_replay(made, given.folder("replay", out))
+    return made
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a plan is made of, whatever it was given by."""
+
+    data: Dataset
+    options: PlanOptions
+    seed: int
+    config: Config | None  # None: a data set alone
+    beside: Path | None  # folder of the run or data set
+
+    @classmethod
+    def of(
+        cls,
+        what: Run | Dataset | ConfigLike,
+        dataset: Dataset | str | Path | None,
+        overrides: Iterable[str],
+        settings: Mapping[str, Any],
+    ) -> Self:
+        changes = [f"plan.{key}={_as_yaml(value)}" for key, value in _flat(settings)]
+        seed = [f"seed={settings['seed']}"] if "seed" in settings else []
+        every = [*overrides, *seed, *(c for c in changes if not c.startswith("plan.seed="))]
+        if isinstance(what, str | Path) and (Path(what) / "dataset.json").is_file():
+            what = Dataset.open(what)
+        if isinstance(what, Dataset):
+            config = load_config({}, every)
+            return cls(what, config.plan, config.seed, None, what.folder)
+        opened, config = open_run(what, every)
+        return cls(dataset_of(opened, dataset), config.plan, config.seed, config, opened.folder)
+
+    @property
+    def covariates(self) -> list[str]:
+        """Names of the covariates of the data set."""
+        table = self.data.covariates
+        return [] if table is None else [str(name) for name in table.columns]
+
+    @property
+    def process(self) -> dict[str, Any] | None:
+        """Settings of the Gaussian process in the run, also as a member of a blend; None: none."""
+        if self.config is None:
+            return None
+        model = self.config.train.model
+        name = "gaussian_process"
+        if model.kind == name:
+            return dict(model.options)
+        own = {
+            key.removeprefix(f"{name}."): value
+            for key, value in model.options.items()
+            if key.startswith(f"{name}.")
+        }
+        return own or None
+
+    def folder(self, name: str, out: str | Path | None) -> Path:
+        """Return where to write."""
+        if out is not None:
+            return Path(out)
+        return (self.beside.parent if self.beside is not None else Path()) / name
+
+
+def _flat(settings: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{start}{key}.")
+        else:
+            yield f"{start}{key}", value
+
+
+def _as_yaml(value: Any) -> str:
+    if isinstance(value, tuple | list):
+        value = [str(one) if isinstance(one, Path) else one for one in value]
+    return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def _sensitive(config: Config) -> dict[str, float | None]:
+    """
+    Return the species that the data set or the map tells coarsely or not at all: the side of their
+    squares in metres, None where nothing may be told.
+    """
+    policy: dict[str, float | None] = dict.fromkeys(config.map.withhold)
+    policy |= config.map.coarsen_m
+    if config.build is not None:
+        for name, action in config.build.records.sensitive.items():
+            side = re.fullmatch(r"(\d+)km", action)
+            policy[name] = float(side[1]) * 1000 if side else None
+    return policy

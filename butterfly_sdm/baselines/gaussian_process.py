@@ -1,14 +1,18 @@
 """A Gaussian process over position and covariates, whose kernel all species share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 
 from butterfly_sdm.baselines.inputs.groups import GroupedInputs
 from butterfly_sdm.baselines.inputs.transforms import position_km, split_columns
+from butterfly_sdm.baselines.saved import visited
 from butterfly_sdm.data.dataset import Dataset
+
+if TYPE_CHECKING:
+    from butterfly_sdm.baselines.inputs.kernels import SharedKernel
 
 CHUNK_ROWS = 2048
 # towards slopes 1 and 0, in units of the mean species' variance
@@ -87,6 +91,37 @@ class GaussianProcess(GroupedInputs):
             [part.shape[1] for part in features], embedding=embedded, spreads=spreads
         )
         fit_kernel(kernel, position, features, values, n, steps=self.steps)
+        return state | kernel.arrays() | self._conditioned(kernel, position, features, k, n)
+
+    def given(self, dataset: Dataset, sites: Sequence[str]) -> Self:
+        """
+        Return the same process, kernel and scales kept, that knows other sites: a hundredth of the
+        work of a fit.
+        """
+        known = visited(dataset, sites)
+        position, features = self.inputs(dataset, known)
+        k, n = dataset.counts(known)
+        other = replace(self)
+        other.species, other._sees = self.species, self._sees
+        other.dataset_fingerprint = self.dataset_fingerprint
+        joined = np.concatenate([*features, np.empty((len(known), 0))], axis=1)
+        other.state = (
+            self.state
+            | {"position": position, "features": joined}
+            | self._conditioned(self.kernel, position, features, k, n)
+        )
+        return other
+
+    def _conditioned(
+        self,
+        kernel: "SharedKernel",
+        position: np.ndarray,
+        features: list[np.ndarray],
+        k: np.ndarray,
+        n: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Return what follows from the sites once the kernel is known."""
+        values = np.arcsin(np.sqrt((k + self.offset) / (n + 2 * self.offset)[:, None]))
         covariance = kernel.covariance(position, features, position, features)
         nugget, sampling = np.exp(kernel.arrays()["kernel_noise"])
         noise = nugget + sampling / n
@@ -95,31 +130,44 @@ class GaussianProcess(GroupedInputs):
         coefficients = inverse @ (values - mean)
         # Rasmussen & Williams 2006, eq. 5.12
         left_out = values - coefficients / inverse.diagonal()[:, None]
-        return (
-            state
-            | kernel.arrays()
-            | {
-                "mean": mean,
-                "coefficients": coefficients,
-                "calibration": _calibration(_sine(left_out), k / n[:, None]),
-            }
-        )
+        return {
+            "mean": mean,
+            "coefficients": coefficients,
+            "calibration": _calibration(_sine(left_out), k / n[:, None]),
+        }
 
     def _predict(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
-        from butterfly_sdm.baselines.inputs.kernels import SharedKernel
+        return _calibrated(_sine(self.angles(dataset, sites)), self.state["calibration"])
 
+    def angles(self, dataset: Dataset, sites: Sequence[str]) -> np.ndarray:
+        """
+        Return the expected arcsine of the root of each rate, (sites, species), before the parabola
+        of each species.
+        """
         state = self.state
-        kernel = SharedKernel.from_arrays(state)
+        kernel = self.kernel
         known = split_columns(state["features"], state["sizes"])
         out = np.empty((len(sites), len(self.species)))
         for start in range(0, len(sites), CHUNK_ROWS):
             chunk = list(sites)[start : start + CHUNK_ROWS]
-            features = self._features(state, dataset, chunk)
-            alike = kernel.covariance(
-                position_km(dataset, chunk), features, state["position"], known
-            )
+            position, features = self.inputs(dataset, chunk)
+            alike = kernel.covariance(position, features, state["position"], known)
             out[start : start + len(chunk)] = state["mean"] + alike @ state["coefficients"]
-        return _calibrated(_sine(out), state["calibration"])
+        return out
+
+    @property
+    def kernel(self) -> "SharedKernel":
+        """The fitted kernel, which says how alike any two places are."""
+        from butterfly_sdm.baselines.inputs.kernels import SharedKernel
+
+        return SharedKernel.from_arrays(self.state)
+
+    def inputs(self, dataset: Dataset, sites: Sequence[str]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """
+        Return what the kernel takes of sites: positions (sites, 2) in units of 100 km, and one
+        array (sites, columns) per group of features.
+        """
+        return position_km(dataset, sites), self._features(self.state, dataset, sites)
 
 
 def _sine(angle: np.ndarray) -> np.ndarray:

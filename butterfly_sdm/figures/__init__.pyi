@@ -7,6 +7,8 @@ from .map_pictures import MapView as MapView
 from .map_pictures import show_bands as show_bands
 from .map_pictures import show_maps as show_maps
 from .picture import Picture as Picture
+from .plan_pictures import show_plan as show_plan
+from .plan_pictures import show_replay as show_replay
 from .score_pictures import save_scores as save_scores
 from .score_pictures import show_agreement as show_agreement
 from .score_pictures import show_differences as show_differences

@@ -154,3 +154,19 @@ def test_what_is_missing_comes_from_the_nearest_place_that_has_it():
     at = np.array([[3.0, 0.0], [0.1, 0.0], [9.0, 0.0]])
     filled = fill_from_nearest(values, np.zeros((2, 2)), known, at)
     np.testing.assert_allclose(filled, [[5.0, 1.0], [2.0, 0.0]])
+
+
+def test_the_same_sites_given_again_say_the_same_and_other_sites_other_things():
+    dataset, _ = small_world(sites=60, species=3)
+    ids = list(dataset.site_ids)
+    fitted = GaussianProcess(steps=5).fit(dataset, ids[:40])
+    same = fitted.given(dataset, ids[:40])
+    pd.testing.assert_frame_equal(same.predict(dataset, ids), fitted.predict(dataset, ids))
+    before = fitted.predict(dataset, ids)
+    more = fitted.given(dataset, ids)
+    assert len(more.state["position"]) == 60 and len(fitted.state["position"]) == 40
+    pd.testing.assert_frame_equal(fitted.predict(dataset, ids), before)  # itself unchanged
+    off = [
+        ((model.predict(dataset, ids) - dataset.rates) ** 2).iloc[40:] for model in (more, fitted)
+    ]
+    assert off[0].mean().mean() < off[1].mean().mean()  # it has seen them now

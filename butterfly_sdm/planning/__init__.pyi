@@ -1,0 +1,9 @@
+from .options import PlanOptions as PlanOptions
+from .options import ReplayOptions as ReplayOptions
+from .outputs import write_plan as write_plan
+from .outputs import write_replay as write_replay
+from .plan import Plan as Plan
+from .plan import Sources as Sources
+from .plan import make_plan as make_plan
+from .replay import Replay as Replay
+from .replay import make_replay as make_replay
