@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,45 @@ def walked(
     return replace(data, sites=sites_now, detections=detections, visit_table=table)
 
 
+FOREST = {"trees": 100, "min_samples_leaf": 4, "max_features": 0.4}
+NETWORK: dict[str, Any] = {
+    "image": False,
+    "covariates": True,
+    "position": True,
+    "accelerator": "cpu",
+    "embedding": 256,
+    "head_width": 256,
+    "dropout": 0.5,
+    "regulariser": None,
+    "epochs": 20,
+    "batch_size": 128,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.3,
+}
+
+
+def survey_weeks(rng: np.random.Generator, latitude: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the weeks (sites, visits) of each way of looking."""
+    sites = len(latitude)
+    start = rng.integers(0, 17, sites)
+    rank = latitude.argsort().argsort() / sites
+    along = np.clip(np.rint(16 * rank + rng.normal(0, 2, sites)), 0, 16).astype(int)
+    return {
+        "full": rng.integers(0, WEEKS, (sites, 45)),
+        "even": rng.integers(0, WEEKS, (sites, 9)),
+        "uneven": start[:, None] + rng.integers(0, 10, (sites, 9)),
+        "confounded": along[:, None] + rng.integers(0, 10, (sites, 9)),
+    }
+
+
+def made(name: str, seed: int) -> Predictor:
+    """Return an unfitted predictor."""
+    if name.startswith("trees"):
+        return Seasonal("trees", FOREST, folds=0) if "season" in name else Trees(**FOREST)
+    loss = "season" if "season" in name else "binomial"
+    return NetworkPredictor(**NETWORK, loss=loss, seed=seed)
+
+
 def semireal(
     seeds: int = 4,
     first: int = 0,
@@ -217,71 +257,40 @@ def semireal(
 ) -> None:
     data, rates, train, latitude = real_rates()
     learn, judge = (tuple(data.detections.index[part]) for part in (train, ~train))
-    forest = {"trees": 100, "min_samples_leaf": 4, "max_features": 0.4}
-    network = {
-        "image": False,
-        "covariates": True,
-        "position": True,
-        "accelerator": "cpu",
-        "embedding": 256,
-        "head_width": 256,
-        "dropout": 0.5,
-        "regulariser": None,
-        "epochs": 20,
-        "batch_size": 128,
-        "learning_rate": 4e-3,
-        "weight_decay": 0.3,
-    }
     rows: list[tuple[str, str, int, float, float]] = []
     for seed in range(first, first + seeds):
         rng = np.random.default_rng(1000 + seed)
         curves = imposed_seasons(rng, np.quantile(rates, 0.95, axis=0))
         effects, truth = sites_effects(rates, curves)
         base = ((truth[train].mean(0) - truth[~train]) ** 2).mean()
-        sites = len(truth)
-        start = rng.integers(0, 17, sites)
-        rank = latitude.argsort().argsort() / sites
-        along = np.clip(np.rint(16 * rank + rng.normal(0, 2, sites)), 0, 16).astype(int)
-        weeks = {
-            "full": rng.integers(0, WEEKS, (sites, 45)),
-            "even": rng.integers(0, WEEKS, (sites, 9)),
-            "uneven": start[:, None] + rng.integers(0, 10, (sites, 9)),
-            "confounded": along[:, None] + rng.integers(0, 10, (sites, 9)),
-        }
-        for setting, chosen in weeks.items():
-            here = walked(rng, data, effects, curves, chosen)
-
-            models: dict[str, Predictor] = {
-                "trees, k/n": Trees(**forest),
-                "network, k/n": NetworkPredictor(**network, seed=seed),
-            }
-            if setting != "full":
-                models["trees, season"] = Seasonal("trees", forest, folds=0)
-                models["network, season"] = NetworkPredictor(**network, loss="season", seed=seed)
-            if setting not in settings.split(","):
-                continue
-            for name, model in models.items():
-                if name.split(",")[0] not in kinds.split(","):
+        for setting, weeks in survey_weeks(rng, latitude).items():
+            here = walked(rng, data, effects, curves, weeks)
+            ways = ("k/n",) if setting == "full" else ("k/n", "season")
+            for kind, way in product(kinds.split(","), ways):
+                if setting not in settings.split(","):
                     continue
                 begin = time.process_time()
-                claim = model.fit(here, learn).predict(here, judge).to_numpy()
+                model = made(f"{kind}, {way}", seed).fit(here, learn)
+                claim = model.predict(here, judge).to_numpy()
                 value = 1 - ((claim - truth[~train]) ** 2).mean() / base
-                rows.append((setting, name, seed, value, time.process_time() - begin))
+                rows.append((setting, f"{kind}, {way}", seed, value, time.process_time() - begin))
                 print(*rows[-1], flush=True)
     table = pd.DataFrame(rows, columns=["setting", "model", "seed", "skill", "cpu_s"])
     for value in ("skill", "cpu_s"):
-        print(
-            table.pivot_table(index="model", columns="setting", values=value).round(4).to_string()
-        )
+        shown = table.pivot_table(index="model", columns="setting", values=value)
+        print(shown.round(4).to_string())
+    if seeds > 1 and len(settings.split(",")) == 4:
+        tell_lost(table, kinds.split(","))
+
+
+def tell_lost(table: pd.DataFrame, kinds: list[str]) -> None:
+    """Print which share of the skill of full seasons is lost, and the difference if even."""
     skill = table.pivot_table(index="seed", columns=["model", "setting"], values="skill")
-    if set(settings.split(",")) != {"full", "even", "uneven", "confounded"}:
-        return
-    for kind in kinds.split(","):
+    for kind in kinds:
         full = skill[f"{kind}, k/n", "full"].mean()
-        for setting in ("uneven", "confounded"):
-            for way in ("k/n", "season"):
-                lost = 1 - skill[f"{kind}, {way}", setting].mean() / full
-                print(f"{kind}, {way}, {setting}: {lost:.1%} of the skill of full seasons is lost")
+        for setting, way in product(("uneven", "confounded"), ("k/n", "season")):
+            lost = 1 - skill[f"{kind}, {way}", setting].mean() / full
+            print(f"{kind}, {way}, {setting}: {lost:.1%} of the skill of full seasons is lost")
         paired = skill[f"{kind}, season", "even"] - skill[f"{kind}, k/n", "even"]
         error = paired.std(ddof=1) / len(paired) ** 0.5
         print(f"{kind}, even: season - k/n {paired.mean():+.4f}, standard error {error:.4f}")
