@@ -1,26 +1,24 @@
 """
 Standardised rates, presence and their intervals beside k / n, on real walks and on known truth.
 
-    BUTTERFLY_SDM_SHARED=... python benchmarks/season.py gatekeeper|semireal|presence|speed|rbms
+    BUTTERFLY_SDM_SHARED=... python benchmarks/season.py gatekeeper|semireal|presence|rbms
 
     gatekeeper   weekly walks of one butterfly, cut to a random ten weeks of one year per site
     semireal     real rates and covariates of 62 species with imposed seasons, nine visits per site
     presence     simulated presence and detection
-    speed        62 species at 50,000 sites with a million visits
     rbms         season curves of two species
 
-Times are processor times of this process with one thread.
+Numbers after the word: how many seeds, and the first. Times are processor times of this process
+with one thread.
 """
 
 from __future__ import annotations
 
 import os
-import resource
-import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +37,6 @@ from butterfly_sdm.data.quantities import Quantity, ask
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.season.cells import CellCounts
-from butterfly_sdm.season.effective import season_labels
 from butterfly_sdm.season.links import chance
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.seasons import Seasons, surveyed_rates
@@ -213,68 +210,87 @@ def walked(
     return replace(data, sites=sites_now, detections=detections, visit_table=table)
 
 
-def semireal(seeds: int = 4, first: int = 0) -> None:
+FOREST = {"trees": 100, "min_samples_leaf": 4, "max_features": 0.4}
+NETWORK: dict[str, Any] = {
+    "image": False,
+    "covariates": True,
+    "position": True,
+    "accelerator": "cpu",
+    "embedding": 256,
+    "head_width": 256,
+    "dropout": 0.5,
+    "regulariser": None,
+    "epochs": 20,
+    "batch_size": 128,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.3,
+}
+
+
+def survey_weeks(rng: np.random.Generator, latitude: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the weeks (sites, visits) of each way of looking."""
+    sites = len(latitude)
+    start = rng.integers(0, 17, sites)
+    rank = latitude.argsort().argsort() / sites
+    along = np.clip(np.rint(16 * rank + rng.normal(0, 2, sites)), 0, 16).astype(int)
+    return {
+        "full": rng.integers(0, WEEKS, (sites, 45)),
+        "even": rng.integers(0, WEEKS, (sites, 9)),
+        "uneven": start[:, None] + rng.integers(0, 10, (sites, 9)),
+        "confounded": along[:, None] + rng.integers(0, 10, (sites, 9)),
+    }
+
+
+def made(name: str, seed: int) -> Predictor:
+    """Return an unfitted predictor."""
+    if name.startswith("trees"):
+        return Seasonal("trees", FOREST, folds=0) if "season" in name else Trees(**FOREST)
+    loss = "season" if "season" in name else "binomial"
+    return NetworkPredictor(**NETWORK, loss=loss, seed=seed)
+
+
+def semireal(
+    seeds: int = 4,
+    first: int = 0,
+    kinds: str = "trees,network",
+    settings: str = "full,even,uneven,confounded",
+) -> None:
     data, rates, train, latitude = real_rates()
     learn, judge = (tuple(data.detections.index[part]) for part in (train, ~train))
-    forest = {"trees": 100, "min_samples_leaf": 4, "max_features": 0.4}
-    network = {
-        "image": False,
-        "covariates": True,
-        "position": True,
-        "accelerator": "cpu",
-        "embedding": 256,
-        "head_width": 256,
-        "dropout": 0.5,
-        "regulariser": None,
-        "epochs": 20,
-        "batch_size": 128,
-        "learning_rate": 4e-3,
-        "weight_decay": 0.3,
-    }
     rows: list[tuple[str, str, int, float, float]] = []
     for seed in range(first, first + seeds):
         rng = np.random.default_rng(1000 + seed)
         curves = imposed_seasons(rng, np.quantile(rates, 0.95, axis=0))
         effects, truth = sites_effects(rates, curves)
         base = ((truth[train].mean(0) - truth[~train]) ** 2).mean()
-        sites = len(truth)
-        start = rng.integers(0, 17, sites)
-        rank = latitude.argsort().argsort() / sites
-        along = np.clip(np.rint(16 * rank + rng.normal(0, 2, sites)), 0, 16).astype(int)
-        weeks = {
-            "full": rng.integers(0, WEEKS, (sites, 45)),
-            "even": rng.integers(0, WEEKS, (sites, 9)),
-            "uneven": start[:, None] + rng.integers(0, 10, (sites, 9)),
-            "confounded": along[:, None] + rng.integers(0, 10, (sites, 9)),
-        }
-        for setting, chosen in weeks.items():
-            here = walked(rng, data, effects, curves, chosen)
-
-            models: dict[str, Predictor] = {
-                "trees, k/n": Trees(**forest),
-                "network, k/n": NetworkPredictor(**network, seed=seed),
-            }
-            if setting != "full":
-                models["trees, season"] = Seasonal("trees", forest, folds=0)
-                models["network, season"] = NetworkPredictor(**network, loss="season", seed=seed)
-            for name, model in models.items():
+        for setting, weeks in survey_weeks(rng, latitude).items():
+            here = walked(rng, data, effects, curves, weeks)
+            ways = ("k/n",) if setting == "full" else ("k/n", "season")
+            for kind, way in product(kinds.split(","), ways):
+                if setting not in settings.split(","):
+                    continue
                 begin = time.process_time()
-                claim = model.fit(here, learn).predict(here, judge).to_numpy()
+                model = made(f"{kind}, {way}", seed).fit(here, learn)
+                claim = model.predict(here, judge).to_numpy()
                 value = 1 - ((claim - truth[~train]) ** 2).mean() / base
-                rows.append((setting, name, seed, value, time.process_time() - begin))
+                rows.append((setting, f"{kind}, {way}", seed, value, time.process_time() - begin))
                 print(*rows[-1], flush=True)
     table = pd.DataFrame(rows, columns=["setting", "model", "seed", "skill", "cpu_s"])
     for value in ("skill", "cpu_s"):
-        print(
-            table.pivot_table(index="model", columns="setting", values=value).round(4).to_string()
-        )
+        shown = table.pivot_table(index="model", columns="setting", values=value)
+        print(shown.round(4).to_string())
+    if seeds > 1 and len(settings.split(",")) == 4:
+        tell_lost(table, kinds.split(","))
+
+
+def tell_lost(table: pd.DataFrame, kinds: list[str]) -> None:
+    """Print which share of the skill of full seasons is lost, and the difference if even."""
     skill = table.pivot_table(index="seed", columns=["model", "setting"], values="skill")
-    for kind in ("trees", "network"):
+    for kind in kinds:
         full = skill[f"{kind}, k/n", "full"].mean()
-        for setting in ("uneven", "confounded"):
-            for way in ("k/n", "season"):
-                lost = 1 - skill[f"{kind}, {way}", setting].mean() / full
-                print(f"{kind}, {way}, {setting}: {lost:.1%} of the skill of full seasons is lost")
+        for setting, way in product(("uneven", "confounded"), ("k/n", "season")):
+            lost = 1 - skill[f"{kind}, {way}", setting].mean() / full
+            print(f"{kind}, {way}, {setting}: {lost:.1%} of the skill of full seasons is lost")
         paired = skill[f"{kind}, season", "even"] - skill[f"{kind}, k/n", "even"]
         error = paired.std(ddof=1) / len(paired) ** 0.5
         print(f"{kind}, even: season - k/n {paired.mean():+.4f}, standard error {error:.4f}")
@@ -322,15 +338,17 @@ def looked_at(
     return {"dataset": dataset, "psi": psi, "present": present, "x": x}
 
 
-def presence(seeds: int = 6) -> None:
+def presence(seeds: int = 6, first: int = 0, only: str = "") -> None:
     settings = {
         "uneven": (Looking(True, 0.0, 10.0, 70, "latitude", 0.9, 0.5, 0.0), -0.5),
         "uneven, commoner easier": (Looking(True, 0.0, 10.0, 70, "latitude", 0.9, 0.5, 0.5), -0.5),
         "even, certain": (Looking(effort=0.9, occupied=0.5, commoner_easier=0.0), 6.0),
     }
     for name, (looking, usual) in settings.items():
+        if only and name != only:
+            continue
         rows = []
-        for seed in range(seeds):
+        for seed in range(first, first + seeds):
             world = looked_at(looking, usual, seed)
             dataset, psi, present = world["dataset"], world["psi"], world["present"]
             begin = time.process_time()
@@ -380,57 +398,6 @@ def presence(seeds: int = 6) -> None:
         print(f"Brier / ever seen {table['brier'] / table['brier_ever_seen']:.3f}", flush=True)
 
 
-def speed(sites: int = 50_000, visits: int = 1_000_000, species: int = 62) -> None:
-    """Make the table, then fit it in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        rng = np.random.default_rng(0)
-        site = np.sort(rng.integers(0, sites, visits)).astype(np.uint32)
-        day = rng.normal(200, 45, visits).clip(1, 364).astype(int)
-        year = rng.integers(2010, 2020, visits)
-        first = (year - 1970).astype("datetime64[Y]").astype("datetime64[D]")
-        date = first + (day - 1).astype("timedelta64[D]")
-        order = np.lexsort((date, site))
-        site, day, date = site[order], day[order], date[order]
-        level, peak = rng.uniform(-6, 1, species), rng.uniform(110, 250, species)
-        parts = []
-        for place in range(species):
-            effect = level[place] + 1.2 * rng.normal(size=sites)[site] + 1.2
-            p = expit(effect - 0.5 * ((day - peak[place]) / 25) ** 2)
-            seen = np.flatnonzero(rng.random(visits) < p).astype(np.uint32)
-            parts.append((seen, np.full(len(seen), place, np.uint16)))
-        visit, column = (np.concatenate(part) for part in zip(*parts, strict=True))
-        order = np.lexsort((column, visit))
-        length = np.bincount(visit, minlength=visits).astype(np.uint16)
-        pd.DataFrame(
-            {"site": site, "date": date.astype("datetime64[s]"), "list_length": length}
-        ).to_parquet(f"{folder}/visits.parquet")
-        pd.DataFrame({"visit": visit[order], "species": column[order]}).to_parquet(
-            f"{folder}/sightings.parquet"
-        )
-        subprocess.run(
-            [sys.executable, __file__, "speed_of", folder, str(sites), str(species)], check=True
-        )
-
-
-def speed_of(folder: str, sites: str, species: str) -> None:
-    read = [pd.read_parquet(f"{folder}/{name}.parquet") for name in ("visits", "sightings")]
-    table = VisitTable(*read)
-    names = [str(place) for place in range(int(species))]
-    latitude = np.random.default_rng(0).uniform(50, 58, int(sites))
-    print(f"{len(table):,} visits, {len(table.sightings):,} sightings")
-    rows, begin = np.arange(int(sites)), time.process_time()
-    seasons = Seasons.fit(table, names, rows, gradient=latitude)
-    fitted = time.process_time()
-    bands = seasons.calendar.band_of(latitude, len(rows))
-    counts = CellCounts.of(table, seasons.calendar, rows, bands=bands)
-    labels, _ = season_labels(seasons, counts)
-    done = time.process_time()
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    print(f"cells {seasons.calendar.shape}, link {seasons.link}, labels {labels.shape}")
-    print(f"curves {fitted - begin:.1f} CPU s, effective visits {done - fitted:.1f}")
-    print(f"in all {done - begin:.1f} CPU s, peak {used.ru_maxrss / 1e6:.2f} GB")
-
-
 def rbms() -> None:
     visits = pd.read_csv(SHARED / "data/ukbms/m_visit.csv", parse_dates=["DATE"])
     counts = pd.read_csv(SHARED / "data/ukbms/m_count.csv", parse_dates=["DATE"])
@@ -460,6 +427,5 @@ def rbms() -> None:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[2:]
-    given = arguments if sys.argv[1] == "speed_of" else map(int, arguments)
+    given = [int(one) if one.isdigit() else one for one in sys.argv[2:]]
     globals()[sys.argv[1]](*given)

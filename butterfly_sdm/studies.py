@@ -31,6 +31,7 @@ from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
+from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.ladder import Ladder, run_ladder
 from butterfly_sdm.models.options import SearchOptions
@@ -39,6 +40,7 @@ from butterfly_sdm.planning.options import PlanOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
+from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
     from butterfly_sdm.planning import Plan, Replay
@@ -267,9 +269,11 @@ def _fit_fold(data: Dataset, folder: Path, job: tuple[Config, Split]) -> pd.Data
     )
     path = folder / f"{key}.parquet"
     if not path.is_file():
-        predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed)
+        season = used_season(settings.train.season, data, fold.train)
+        predictor = make_predictor(settings.train.model, settings.train.fit, settings.seed, season)
         predictor.fit(data, scorable_sites(data, fold.train, [predictor]))
-        table = predictor.predict(data, scorable_sites(data, fold.validation, [predictor]))
+        asked = as_looked_at(predictor, data)
+        table = asked.predict(data, scorable_sites(data, fold.validation, [predictor]))
         write_table(path, table)
     return pd.read_parquet(path)
 
@@ -316,7 +320,7 @@ def compare_runs(
     names = (one.folder.name, two.folder.name)
     if names[0] == names[1]:
         names = (str(one.folder), str(two.folder))
-    tables = [run.predictor.predict(data, sites) for run in (one, two)]
+    tables = [as_looked_at(run.predictor, data).predict(data, sites) for run in (one, two)]
     return compare(data, sites, tables[0], tables[1], names=names, score=score)
 
 

@@ -23,6 +23,7 @@ from butterfly_sdm.evaluation.bootstrap import (
     mean_interval,
     percentile_interval,
 )
+from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.scores import (
     Scores,
     cell_scores,
@@ -212,7 +213,8 @@ def fit_each(
 
 def _fit_and_predict(make: Factory, dataset: Dataset, parts: Parts) -> HeldOut:
     start = time.perf_counter()
-    predictions = make().fit(dataset, parts[0]).predict(dataset, parts[1])
+    fitted = as_looked_at(make().fit(dataset, parts[0]), dataset)
+    predictions = fitted.predict(dataset, parts[1])
     return predictions, time.perf_counter() - start
 
 

@@ -45,9 +45,7 @@ def to_score(
     """
     name = options.quantity
     if name is None:
-        if "raw_rate" in known_quantities(predictor) and dataset.visit_table is not None:
-            return ask(predictor, Quantity("raw_rate")), dataset
-        return predictor, dataset
+        return as_looked_at(predictor, dataset), dataset
     asked = ask(predictor, Quantity(name, week=options.week))
     if name == "rate_in_week":
         return asked, in_week(dataset, options.week or 0)
@@ -56,6 +54,17 @@ def to_score(
     seasons = Seasons.of(dataset, train)
     every = [site for site in dict.fromkeys([*train, *sites]) if dataset.visits[site] > 0]
     return asked, SeasonLabels.over(dataset, seasons, every)
+
+
+def as_looked_at(predictor: Predictor, dataset: Dataset) -> Predictor:
+    """
+    Return a predictor whose claims can be compared with k of n: of one that tells rates on given
+    dates, those on the dates of the visits; any other as it is.
+    """
+    plain = dataset.visit_table is None or isinstance(dataset, SeasonLabels)
+    if plain or "raw_rate" not in known_quantities(predictor):
+        return predictor
+    return ask(predictor, Quantity("raw_rate"))
 
 
 def in_week(dataset: Dataset, week: int) -> Dataset:

@@ -17,7 +17,7 @@ from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.compare import Factory
-from butterfly_sdm.evaluation.dated import to_score, told_with_intervals
+from butterfly_sdm.evaluation.dated import as_looked_at, to_score, told_with_intervals
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
 from butterfly_sdm.models.options import FitOptions, ModelOptions
@@ -131,7 +131,7 @@ def predictions_beside(
     for done, kind in enumerate(kinds, start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
         fitted = predictor_factory(kind, {}, seed)().fit(dataset, train)
-        predictions[label] = fitted.predict(dataset, sites)
+        predictions[label] = as_looked_at(fitted, dataset).predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions
 

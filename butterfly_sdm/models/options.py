@@ -159,6 +159,7 @@ class TrainOptions(Section):
         None,
         description="auto, on or off, or settings: learn when species are seen, and rates over a "
         "schedule of visits; null: off",
+        exclude_if=lambda season: season is None,
     )
 
 

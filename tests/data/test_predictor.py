@@ -20,6 +20,7 @@ from butterfly_sdm.data.predictor import (
 from butterfly_sdm.errors import ArtefactError, ModelError
 from butterfly_sdm.predictors import PREDICTORS, load_predictor, make_predictor
 from tests.models.conftest import BANDS, make_dataset
+from tests.season.worlds import with_dates
 
 COVARIATES = ("warmth", "rain", "same")
 PLACE = "EPSG:27700"
@@ -60,6 +61,11 @@ CASES = {
         },
         Sees(window_px=64, position_crs=PLACE, **TILE),
     ),
+    "seasonal": (
+        {"options": {"predictor": "nearest_sites", "folds": 0}},
+        Sees(position_crs=PLACE),
+    ),
+    "occupancy": ({}, Sees(covariates=COVARIATES)),
     "network": (
         NETWORK | {"covariates": True},
         Sees(BANDS, 32, 0, 10.0, COVARIATES),
@@ -73,7 +79,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def world():
-    return make_dataset(30)
+    return with_dates(make_dataset(30))
 
 
 @pytest.fixture

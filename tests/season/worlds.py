@@ -115,3 +115,18 @@ def without_visits(dataset: Dataset, sites) -> Dataset:
     k, _ = other.sums(*dataset.detections.shape)
     detections = pd.DataFrame(k, dataset.detections.index, dataset.detections.columns)
     return replace(dataset, detections=detections, visit_table=other)
+
+
+def with_dates(dataset: Dataset, *, first=16, weeks=12) -> Dataset:
+    """Return the data set with dates for the visits that it counts, seen on the first of them."""
+    k, n = dataset.detections.to_numpy(), dataset.visits.to_numpy()
+    site = np.repeat(np.arange(len(n)), n)
+    number = np.concatenate([np.arange(one) for one in n])
+    table = visit_table(site, day_of(first + number % weeks), np.zeros((len(site), 1), bool))
+    # sorted by date within a site: any visits will do
+    rank = pd.Series(table.visits["site"]).groupby(table.visits["site"]).cumcount().to_numpy()
+    visit, species = np.nonzero(rank[:, None] < k[table.visits["site"].to_numpy()])
+    columns = {"visit": visit.astype(np.uint32), "species": species.astype(np.uint16)}
+    length = np.bincount(visit, minlength=len(site)).astype(np.uint16)
+    visits = table.visits.assign(list_length=length)
+    return replace(dataset, visit_table=VisitTable(visits, pd.DataFrame(columns)))
