@@ -136,15 +136,19 @@ class Ground:
         """
         if isinstance(given, Given):
             return given
+        from data_prep.asked import read_places, table_geometry
+
         if isinstance(given, pd.DataFrame):
             table = given.rename(columns={"site_id": "place"})
-            table = table if "place" in table.columns else table.rename_axis("place").reset_index()
-            shapes = table["geometry"].to_list() if "geometry" in table.columns else None
+            if "place" not in table.columns:
+                table = table.assign(place="")
+            texts = table.drop(columns="geometry", errors="ignore")
+            shapes = table_geometry(texts.astype("string").fillna("").astype(object), "given")
+            if "geometry" in table.columns:
+                shapes = table["geometry"].to_numpy(dtype=object)
         else:
-            from data_prep.asked import read_places
-
             read = read_places(given)
-            shapes = read.geometry.to_list()
+            shapes = read.geometry.to_numpy(dtype=object)
             table = pd.DataFrame(read.drop(columns="geometry")).assign(place=read.index.to_numpy())
         table = self._placed(table.reset_index(drop=True), shapes, asked)
         community = self.run.community
@@ -163,7 +167,7 @@ class Ground:
         return told
 
     def _placed(
-        self, table: pd.DataFrame, shapes: list[object] | None, asked: gpd.GeoDataFrame
+        self, table: pd.DataFrame, shapes: np.ndarray, asked: gpd.GeoDataFrame
     ) -> pd.DataFrame:
         """Return records with the name of their place: asked about, of the data set, or new."""
         import geopandas as gpd
@@ -173,8 +177,6 @@ class Ground:
         known = names.isin(asked.index)
         if self.data is not None:
             known |= names.isin(self.data.sites.index)
-        if shapes is None:
-            shapes = [None] * len(table)
         at = centres(gpd.GeoSeries(shapes, index=table.index, crs=4326))
         lost = ~known & shapely.is_missing(np.asarray(at, dtype=object))
         if lost.all() and len(lost):

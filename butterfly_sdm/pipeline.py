@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
+    from butterfly_sdm.mapping.community import NewRecords
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
     from data_prep.look.look import Look
@@ -331,7 +332,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
-    from butterfly_sdm.mapping.community import NewRecords, RichnessInterval
+    from butterfly_sdm.mapping.community import RichnessInterval
     from butterfly_sdm.mapping.map import write_map
     from butterfly_sdm.mapping.plan import plan_map
     from data_prep.imagery.scenes import scene_of
@@ -357,10 +358,7 @@ def predict_map(
         layers.append(_applicability(opened, only=options.only_applicable))
     if "richness_interval" in options.layers:
         layers.append(RichnessInterval(needed_community(opened)))
-    records = None
-    if given is not None:
-        told, at = new_records(opened, settings, given, progress=progress)
-        records = NewRecords(needed_community(opened), told, at)
+    records = None if given is None else _records(opened, settings, given, progress)
 
     def check_scene(scene: Scene) -> None:
         plan_map(predictor, scene, options, layers=layers)
@@ -382,6 +380,16 @@ def predict_map(
         seed=settings.seed,
         progress=progress,
     )
+
+
+def _records(
+    run: Run, settings: Config, given: str | Path | pd.DataFrame | Given, progress: Progress
+) -> NewRecords:
+    """Return what was seen at places that the model of a run has not learned from."""
+    from butterfly_sdm.mapping.community import NewRecords
+
+    told, at = new_records(run, settings, given, progress=progress)
+    return NewRecords(needed_community(run), told, at)
 
 
 def _position_crs(run: Run) -> str | None:

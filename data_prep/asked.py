@@ -79,7 +79,7 @@ def read_places(path: str | Path) -> gpd.GeoDataFrame:
     if table.empty:
         raise DataError(f"{path} has no row. Give a line per place.")
     ids = _column(table, IDS)
-    geometry = _geometry(table, path)
+    geometry = table_geometry(table, str(path))
     if ids is None and shapely.is_missing(geometry).all():
         raise DataError(
             f"{path} does not say where its places are: it needs footprint_wkt, grid_reference, or "
@@ -113,8 +113,22 @@ def _column(table: pd.DataFrame, names: Sequence[str]) -> pd.Series | None:
     return None if name is None else table[name]
 
 
-def _geometry(table: pd.DataFrame, path: Path) -> np.ndarray:
-    """Return the geometry of each row, None where it has none."""
+def table_geometry(table: pd.DataFrame, path: str) -> np.ndarray:
+    """
+    Return the geometry (rows,) of a table of texts in EPSG:4326, None where a row has none.
+
+    Parameters
+    ----------
+    table
+        Columns ``footprint_wkt``, ``grid_reference``, or ``lon`` and ``lat``, or none of them.
+    path
+        What it is called in a message.
+
+    Raises
+    ------
+    DataError
+        A cell is no place.
+    """
     found = np.full(len(table), None, dtype=object)
     wkt, reference = _column(table, WKT), _column(table, REFERENCES)
     lon, lat = _column(table, LONGITUDES), _column(table, LATITUDES)

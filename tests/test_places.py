@@ -102,8 +102,11 @@ def test_records_that_lie_in_the_ground_of_a_place_are_of_that_place(home, tmp_p
     by_point = write(
         tmp_path / "b.csv", "species,seen,lon,lat", f"{seen},yes,{row.lon + 0.001},{row.lat}"
     )
-    one, other = (sdm.predict(run, [site], given=path).species for path in (by_name, by_point))
-    assert one.equals(other)
+    one, other, third = (
+        sdm.predict(run, [site], given=seen).species
+        for seen in (by_name, by_point, pd.read_csv(by_point))
+    )
+    assert one.equals(other) and one.equals(third)
 
 
 def test_at_a_training_site_the_model_starts_from_what_it_said_without_it(home, tmp_path):

@@ -34,7 +34,8 @@ def shared(distance_m: np.ndarray, reach_m: float) -> np.ndarray:
            radial functions of minimal degree. Advances in Computational Mathematics 4.
     """
     part = np.clip(distance_m / reach_m, 0, 1)
-    return np.asarray((1 - part) ** 4 * (4 * part + 1))
+    rest = (1 - part) ** 2
+    return np.asarray(rest * rest * (4 * part + 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -159,10 +159,10 @@ class Pull:
 
 
 def _metric_crs(positions: Positions, places: gpd.GeoSeries) -> str:
-    """Return a CRS in metres: that of the positions of the predictor, the scene or the UTM zone."""
+    """Return a CRS in metres: of the scene, of positions as the predictor knows them, or UTM."""
     from pyproj import CRS
 
-    for crs in (positions.position_crs, positions.scene.crs.to_string()):
+    for crs in (positions.scene.crs.to_string(), positions.position_crs):
         known = CRS.from_user_input(crs)
         if known.is_projected and known.axis_info[0].unit_conversion_factor == 1:
             return str(crs)
