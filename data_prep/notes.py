@@ -117,7 +117,7 @@ def survey_doubts(table: SurveyTable, values: Values) -> list[str]:
     return found
 
 
-_LOOKED_AT = {"species": 12, "sites": 1500, "detections": 30}
+_LOOKED_AT = {"species": 12, "sites": 500, "detections": 30}
 _CURVES = SeasonOptions(link="cloglog", shift_by=None, years=False, effort=())
 
 
@@ -126,7 +126,7 @@ def dates_apart(table: VisitTable | None, species: int) -> float | None:
     Return how far dates alone make raw rates of sites differ, see
     :func:`butterfly_sdm.season.seasons.dates_share`.
 
-    The median of the 12 commonest species, at no more than 1,500 sites drawn at random; None where
+    The median of the 12 commonest species, at no more than 500 sites drawn at random; None where
     there are too few dated visits to tell.
     """
     if table is None or not table.visits["date"].notna().any():

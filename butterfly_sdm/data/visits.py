@@ -14,6 +14,7 @@ from butterfly_sdm.errors import DataError
 
 FILES = ("visits.parquet", "sightings.parquet")
 NEEDED = {"site": "u", "date": "M", "list_length": "u"}
+PIECE = 1 << 20
 OPTIONAL = ("complete", "duration", "scheme")
 
 
@@ -99,9 +100,12 @@ class VisitTable:
                 raise DataError(
                     f"The visits speak of {name} {int(values.max())}, but there are {end}."
                 )
-        cell = site[visit].astype(np.int64) * species + column
-        k = np.bincount(cell, minlength=sites * species).reshape(sites, species)
-        return k, np.bincount(site, minlength=sites)
+        k = np.zeros(sites * species, dtype=np.int64)
+        for start in range(0, len(visit), PIECE):  # a piece at a time takes little memory
+            part = slice(start, start + PIECE)
+            cell = site[visit[part]].astype(np.int64) * species + column[part]
+            k += np.bincount(cell, minlength=sites * species)
+        return k.reshape(sites, species), np.bincount(site, minlength=sites)
 
     def taken(self, sites: np.ndarray, species: np.ndarray | None = None) -> Self:
         """
@@ -173,14 +177,15 @@ class VisitTable:
         if not any((folder / name).is_file() for name in FILES):
             return None
         visits, sightings = (pd.read_parquet(folder / name) for name in FILES)
-        visits["date"] = visits["date"].astype("datetime64[s]")
+        visits["date"] = visits["date"].astype("datetime64[s]", copy=False)
         return cls(visits, sightings)
 
 
 def _check_order(site: np.ndarray, date: np.ndarray) -> None:
     """Refuse visits that are not sorted by site and date (a missing date is the last)."""
-    day = date.astype("datetime64[s]").astype(np.int64)
-    day = np.where(np.isnat(date), np.iinfo(np.int64).max, day)
+    day = date.view(np.int64)
+    if np.isnat(date).any():
+        day = np.where(np.isnat(date), np.iinfo(np.int64).max, day)
     later = (site[1:] > site[:-1]) | ((site[1:] == site[:-1]) & (day[1:] >= day[:-1]))
     if not later.all():
         row = int(np.argmin(later)) + 1

@@ -160,7 +160,8 @@ def visit_table(
     schemes
         Name of each ``source_number``.
     """
-    place = np.cumsum(kept) - 1
+    columns = columns.astype(np.int32)
+    place = (np.cumsum(kept, dtype=np.int32) - 1).astype(np.uint32)
     told = kept[lists.visit] & (columns[lists.taxon] >= 0)
     visit, species = place[lists.visit[told]], columns[lists.taxon[told]]
     if (np.diff(columns[columns >= 0]) < 0).any():
@@ -186,5 +187,5 @@ def visit_table(
         names = sorted({schemes[source] for source in used.tolist()} - {""})
         code = [names.index(name) if name in names else -1 for name in (*schemes, "")]
         visits["scheme"] = pd.Categorical.from_codes(np.array(code)[number], categories=names)
-    sightings = {"visit": visit.astype(np.uint32), "species": species.astype(np.uint16)}
+    sightings = {"visit": visit, "species": species.astype(np.uint16)}
     return VisitTable(visits, pd.DataFrame(sightings))
