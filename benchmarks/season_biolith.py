@@ -2,7 +2,7 @@
 Presence beside an independent implementation: biolith 0.1 (numpyro's NUTS) on the same visits.
 
     python benchmarks/season_biolith.py make FOLDER     with the Python of this package
-    python benchmarks/season_biolith.py fit FOLDER      with a Python that has biolith and pytest
+    python benchmarks/season_biolith.py fit FOLDER [N]  with a Python that has biolith and pytest
 
 The same likelihood: no effect of the site on detection, whose curve is a parabola over weeks with a
 slope for effort, and the same priors of presence. Prints the correlation and the distance of the
@@ -68,7 +68,7 @@ def make(folder: Path) -> None:
     np.savez(folder / "visits.npz", **kept)
 
 
-def fit(folder: Path) -> None:
+def fit(folder: Path, species_count: int = SPECIES) -> None:
     import jax.numpy as jnp
     import numpyro.distributions as dist
     from biolith.models import occu
@@ -76,7 +76,7 @@ def fit(folder: Path) -> None:
 
     kept = np.load(folder / "visits.npz")
     most = int(kept["place"].max()) + 1
-    for species in range(SPECIES):
+    for species in range(species_count):
         seen = np.full((1, SITES, 1, most), np.nan)
         covariates = np.full((SITES, 1, most, 3), np.nan)
         seen[0, kept["site"], 0, kept["place"]] = kept[f"seen{species}"]
@@ -114,4 +114,4 @@ def fit(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    {"make": make, "fit": fit}[sys.argv[1]](Path(sys.argv[2]))
+    {"make": make, "fit": fit}[sys.argv[1]](Path(sys.argv[2]), *map(int, sys.argv[3:]))

@@ -209,8 +209,11 @@ def test_years_deviate_and_bands_shift():
     visits = table.visits.assign(date=dates).sort_values(["site", "date"])
     order = np.argsort(visits.index)
     own = table.sightings["visit"].to_numpy()
-    seen = pd.DataFrame({"visit": order[own], "species": table.sightings["species"]})
-    moved = type(table)(visits.reset_index(drop=True), seen.sort_values("visit"))
+    seen = pd.DataFrame(
+        {"visit": order[own].astype(np.uint32), "species": table.sightings["species"]}
+    )
+    seen = seen.sort_values(["visit", "species"]).reset_index(drop=True)
+    moved = type(table)(visits.reset_index(drop=True), seen)
     seasons = Seasons.fit(moved, ["one"], np.arange(120), gradient=np.arange(120.0))
     assert seasons.calendar.years == (2019, 2020) and seasons.calendar.bands == 5
     assert len(seasons.effects(0)) == len(seasons.calendar)
