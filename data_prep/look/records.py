@@ -11,7 +11,6 @@ from typing import BinaryIO
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
 from data_prep.look.left_out import Values, commonest
@@ -19,21 +18,28 @@ from data_prep.records.columns import match_columns
 from data_prep.records.count import SurveyTable, survey
 from data_prep.records.dates import REASONS as DATE_REASONS
 from data_prep.records.dates import read_days
+from data_prep.records.files.containers import is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, sniff
+from data_prep.records.files.layout import Layout
+from data_prep.records.files.stored import (
+    TEXT_SUFFIXES,
+    Rows,
+    TextRows,
+    holds_tables,
+    open_tables,
+)
 from data_prep.records.names import read_name
 from data_prep.records.nomenclature import binomial
 from data_prep.records.occurrences import Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places.grid_references import GridSquare
 from data_prep.records.readers.archive import DarwinCoreArchive
-from data_prep.records.readers.containers import is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import TERMS, RecordFile
 from data_prep.records.readers.registry import BUILT_IN, open_records, reader, readers
-from data_prep.records.readers.tables import TextTable
+from data_prep.records.readers.tables import RecordTable
 from data_prep.records.readers.ukbms import SiteVisitTables
 
 VALUES, LOOKED_AT = 3, 200
-_TEXTS = (".csv", ".tsv", ".txt", ".tab")
 
 
 @dataclass(frozen=True)
@@ -263,23 +269,30 @@ def _layout(opened: RecordFile | None, path: Path, format: str) -> str:
         case SiteVisitTables():
             held = (opened.visits, opened.counts, opened.sites)
             return f"{told}; here {', '.join(name for name in held if name)}"
-        case TextTable():
-            return f"{told}; {_written(opened.text)}"
+        case RecordTable():
+            rows = [part.rows for part in opened.parts]
+            written = [_written(held.layout) for held in rows if isinstance(held, TextRows)]
+            wide = ["one column per species" for part in opened.parts if part.spread][:1]
+            return "; ".join([told, *written, *wide])
     return told
 
 
-def _written(text: DelimitedText) -> str:
+def _written(layout: Layout) -> str:
     names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
-    quote = ", cells in quotes" if text.layout.quote else ""
-    separator = names.get(text.layout.separator, repr(text.layout.separator))
-    return f"cut at {separator}{quote}, {text.layout.encoding}"
+    quote = ", cells in quotes" if layout.quote else ""
+    separator = names.get(layout.separator, repr(layout.separator))
+    return f"cut at {separator}{quote}, {layout.encoding}"
 
 
 def _columns(opened: RecordFile | None, path: Path, stated: Mapping[str, str]) -> list[ColumnSeen]:
     """Return all columns of a file with their meaning and first values."""
     match opened:
-        case TextTable():
-            return _of_text(opened.text, opened.text.wanted, path.name)
+        case RecordTable():
+            return [
+                column
+                for part in opened.parts
+                for column in _of_rows(part.rows, part.used, part.rows.where)
+            ]
         case DarwinCoreArchive():
             tables = [opened.occurrences, *([opened.event_table] if opened.event_table else [])]
             found = []
@@ -290,16 +303,23 @@ def _columns(opened: RecordFile | None, path: Path, stated: Mapping[str, str]) -
                     )
                     found += _of_text(text, table.columns, name)
             return found
+    if holds_tables(path):
+        return [
+            column
+            for rows in open_tables(path, set(stated.values()))
+            for column in _of_rows(rows, _meanings(rows.columns, stated, rows.where), rows.where)
+        ]
     found = []
     for name, text in _texts(path):
-        header = text.layout.columns
-        known = {term: column for term, column in stated.items() if column in header}
-        found += _of_text(text, match_columns(header, known, name), name)
-    if not found and path.suffix.lower() == ".parquet":
-        return _of_parquet(path, stated)
+        found += _of_text(text, _meanings(text.layout.columns, stated, name), name)
     if not found and opened is not None:
         return _of_blocks(opened, path.name)
     return found
+
+
+def _meanings(header: Sequence[str], stated: Mapping[str, str], where: str) -> dict[str, str]:
+    known = {term: column for term, column in stated.items() if column in header}
+    return match_columns(header, known, where)
 
 
 def _columns_if_any(
@@ -318,15 +338,12 @@ def _opener(path: Path, name: str) -> Callable[[], BinaryIO]:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, DelimitedText]]:
-    """Yield the text tables of a file, folder or zip archive, whatever they mean."""
+    """Yield the text tables of a folder or zip archive, whatever they mean."""
+    names = []
     if path.is_dir() or is_zip(path):
-        names = [n for n in open_container(path).names if Path(n).suffix.lower() in _TEXTS]
-        openers = [(name, _opener(path, name)) for name in names[:5]]
-    elif path.suffix.lower() in _TEXTS:
-        openers = [(path.name, lambda: path.open("rb"))]
-    else:
-        openers = []
-    for name, opener in openers:
+        names = [n for n in open_container(path).names if Path(n).suffix.lower() in TEXT_SUFFIXES]
+    for name in names[:5]:
+        opener = _opener(path, name)
         try:
             with opener() as file:
                 layout = sniff(file.read(1 << 16))
@@ -360,21 +377,24 @@ def _start(text: DelimitedText) -> bytes:
     return start if len(start) < 1 << 18 or end < 0 else start[: end + 1]
 
 
-def _of_parquet(path: Path, stated: Mapping[str, str]) -> list[ColumnSeen]:
-    file = pq.ParquetFile(path)
-    header = file.schema_arrow.names
-    used = match_columns(header, {t: c for t, c in stated.items() if c in header}, path.name)
-    batch = next(file.iter_batches(LOOKED_AT), None)
-    rows = None if batch is None else batch.to_pandas()
-    return [
+def _of_rows(rows: Rows, used: Mapping[str, str], table: str) -> list[ColumnSeen]:
+    """Return the columns of any stored table."""
+    if isinstance(rows, TextRows):
+        return _of_text(rows.text, used, table)
+    names = dict.fromkeys(name for name in rows.columns if name)
+    if rows.known:  # of a shape only what it has
+        names = dict.fromkeys(n for n in names if n not in rows.known.values() or n in used)
+    block = next((block for block, _ in rows.blocks({name: name for name in names})), None)
+    found = [
         ColumnSeen(
-            path.name,
+            table,
             name,
             used.get(name, ""),
-            () if rows is None else _first(pl.Series(rows[name].dropna().astype(str).to_list())),
+            () if block is None else _first(block.rows[name]),
         )
-        for name in header
+        for name in names
     ]
+    return [c for c in found if c.values or c.name not in rows.known.values()]
 
 
 def _of_blocks(opened: RecordFile, table: str) -> list[ColumnSeen]:

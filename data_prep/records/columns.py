@@ -15,12 +15,18 @@ _ALIASES = {
     for term, aliases in {
         "recordID": "gbifid occurrenceid recordid nbnatlasrecordid id recordkey",
         "scientificName": (
-            "scientificname matchedscientificname taxon taxonname latinname sciname speciesname"
+            "scientificname matchedscientificname taxon taxonname latinname sciname speciesname "
+            "latin scientific binomial recommendedname recommendedtaxonname preferredname "
+            "specieslatin specieslatinname speciesscientificname scientificnameofspecies taxa"
         ),
-        "species": "species speciesinterpreted",
+        "species": "species speciesinterpreted specificepithet speciesepithet epithet",
+        "genus": "genus genusname",
         "taxonRank": "taxonrank rank",
         "occurrenceStatus": "occurrencestatus",
-        "individualCount": "individualcount count abundance number individuals observationcount",
+        "individualCount": "individualcount count abundance number individuals observationcount "
+        "quantity countofsexorstage howmany numberseen numbercounted nocounted noseen "
+        "numberofindividuals "
+        "countofindividuals totalcount",
         "status": "status",
         "organismQuantity": "organismquantity",
         "organismQuantityType": "organismquantitytype",
@@ -30,11 +36,13 @@ _ALIASES = {
             "recordstatus verified acceptedstatus"
         ),
         "basisOfRecord": "basisofrecord",
+        "qualityGrade": "qualitygrade",
         "captive": ("captivecultivated captive iscaptive degreeofestablishment establishmentmeans"),
-        "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
+        "eventID": "eventid visitid samplingeventidentifier checklistid sampleid submissionid",
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
-        "datefrom eventdatestart",
+        "datefrom eventdatestart sampledate recorddate daterecorded dateobserved dateofvisit "
+        "dateofrecord dateofobservation recordingdate countdate obsdate walkdate datum",
         "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
         "dateinterpretedto",
         "startDayOfYear": "startdayofyear",
@@ -55,7 +63,9 @@ _ALIASES = {
         "footprintSRS": "footprintsrs",
         "gridReference": (
             "gridreference gridref osgr osgbgridref gridsquare osiegridreference mapref "
-            "outputmapref originalmapref"
+            "outputmapref originalmapref gr ngr osgridref osgridreference osref spatialreference "
+            "spatialref sref enteredsref irishgridref britishgridref gridreferences "
+            "centroidgridref monad kmsquare 1kmsquare 1kmsq tetrad hectad 10kmsquare"
         ),
         "easting": "easting",
         "northing": "northing",
@@ -70,13 +80,22 @@ _ALIASES = {
         "license": "license licence",
         "groupID": "groupidentifier",
         "completeness": (
-            "completeness allspeciesreported completelist completechecklist islistcomplete"
+            "completeness allspeciesreported completelist completechecklist islistcomplete "
+            "allobsreported alltaxareported"
         ),
     }.items()
 }
 """What a column is called, as :func:`key` writes it, in order of preference."""
 
-_COMMON_NAMES = ("vernacularname", "commonname", "englishname", "vernacular")
+_COMMON_NAMES = (
+    "vernacularname",
+    "commonname",
+    "englishname",
+    "vernacular",
+    "speciescommonname",
+    "butterfly",
+    "butterflyspecies",
+)
 """Columns of common names, which are read where a table has no other names."""
 
 MISSING = frozenset(
@@ -153,7 +172,7 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
         found[name] = meant
     keys = {name: key(name) for name in header}
     for term, aliases in _ALIASES.items():
-        if term in found.values():
+        if term in found.values() or (term == "genus" and "scientificname" in keys.values()):
             continue
         for alias in aliases:  # in order of preference
             names = [name for name in header if keys[name] == alias and name not in found]
@@ -166,6 +185,36 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
     if not {"easting", "northing"} & set(found.values()):  # the CRS of metres, not of degrees
         found = {name: term for name, term in found.items() if term != "coordinateSRS"}
     return found
+
+
+def with_genus(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    Write genus and species of two columns as one name.
+
+    >>> with_genus(pl.DataFrame({"genus": ["Pieris"], "species": ["rapae"]}))["species"].to_list()
+    ['Pieris rapae']
+    """
+    if "genus" not in rows.columns:
+        return rows
+    for term in ("scientificName", "species"):
+        if term not in rows.columns:
+            continue
+        pairs = rows.select("genus", term).unique()
+        joined = [_joined(genus.strip(), name.strip()) for genus, name in pairs.iter_rows()]
+        whole = pairs.with_columns(pl.Series("joined", joined, dtype=pl.String))
+        rows = rows.join(whole, on=["genus", term], how="left", maintain_order="left")
+        rows = rows.with_columns(pl.col("joined").alias(term)).drop("joined")
+    return rows.drop("genus")
+
+
+def _joined(genus: str, name: str) -> str:
+    """Return genus and epithet as one name, and a whole or a common name as it is."""
+    if not genus or genus.lower() in MISSING:
+        return name
+    if not name or name.lower() in MISSING:
+        return genus
+    alone = len(name.split()) == 1 or re.match(r"(?:cf|aff|agg|sp|spp)[. ]", name.lower())
+    return f"{genus} {name.lower()}" if alone and genus.lower() != name.lower() else name
 
 
 def _term(alias: str) -> str | None:

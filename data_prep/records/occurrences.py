@@ -26,7 +26,8 @@ from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records import dates as date_rules
-from data_prep.records.columns import MISSING, without_missing
+from data_prep.records.columns import MISSING, with_genus, without_missing
+from data_prep.records.files.vector import files_of
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 from data_prep.records.walks import one_visit_each
@@ -60,13 +61,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "verification",
         "basisOfRecord",
         "captive",
+        "qualityGrade",
     ),
 }
 """Texts that are looked at together; each distinct combination is one entry of a dictionary."""
 
 log = logging.getLogger("butterfly_sdm.records")
 
-FORMAT_VERSION = 5  # of the compact table: columns, their groups and its checksums
+FORMAT_VERSION = 6  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
@@ -275,7 +277,7 @@ class _Coder:
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
         if block.rows.is_empty():
             return
-        held = {series.name: series for series in block.rows}
+        held = {series.name: series for series in with_genus(block.rows)}
         empty = pl.Series([""]).new_from_index(0, len(block.rows))
         columns = {term: held.get(term, empty.alias(term)) for term in TERMS}
         numbers, hashes = {}, []
@@ -450,7 +452,7 @@ def _stored(folder: Path, key: str, *, check: bool = False) -> Occurrences:
 def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
     state = []
     for path in paths:
-        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        held = files_of(path)
         state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
     return fingerprint(
         {

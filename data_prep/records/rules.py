@@ -28,6 +28,7 @@ REASONS = (
     "unknown status",
     "rejected identification",
     "captive or cultivated",
+    "casual observation",
     "fossil or living specimen",
     "incomplete list",
     "footprint too large",
@@ -54,11 +55,16 @@ _ABSENT = {
     *"ABSENT A ABSENCE FALSE NO 0 NOTDETECTED NOTOBSERVED UNDETECTED".split(),
     *("NOT DETECTED", "NOT OBSERVED", "NOT PRESENT", "NOT SEEN", "NOT RECORDED"),
 }
-_SAYS_PRESENCE = (_PRESENT | _ABSENT) - set(" P A 1 0 YES NO TRUE FALSE RECORDED".split()) - {""}
+_SAYS_PRESENCE = (_PRESENT | _ABSENT) - {
+    "",
+    "NOT RECORDED",  # in MapMate: nobody said
+    *"P A 1 0 YES NO TRUE FALSE RECORDED".split(),
+}
 _REJECTED = r"^(?:not accepted|rejected|incorrect|invalid|misidentif|r(?:[45])?$)"
 _CAPTIVE = r"^(?:true|t|yes|y|1|captive|cultivated|managed|released|reared|captive.*|cultivated.*)$"
 _NO_SIGHTING = "FOSSILSPECIMEN LIVINGSPECIMEN".split()
 _INDIVIDUALS = r"individual|specimen|count|adult|number|butterfl|^$"
+_ZERO = r"^(?:0+(?:[.,]0+)?(?: [a-z]+)*|zero|nil|absent|nothing|(?:none|not) (?:seen|found))$"
 _GENUS_LIKE = {
     "higher": "rank above species",
     "uncertain": "uncertain name",
@@ -161,7 +167,11 @@ def judge(
     rows = pl.concat(good).with_columns(pl.col("day").cast(pl.Date))
     told_names = names.filter(~_names_sensitive(rules.sensitive))
     rows_named = named[told_names["code"].to_numpy()]
-    notes = (*_status_note(texts["state"]), *_names_note(told_names, rows_named))
+    notes = (
+        *_status_note(texts["state"]),
+        *_grade_note(texts["state"]),
+        *_names_note(told_names, rows_named),
+    )
     dropped_rows = pl.concat(bad) if numbered else None
     return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes)
 
@@ -202,6 +212,15 @@ def _status_note(states: pl.DataFrame) -> list[str]:
     return [
         f"The column Status holds {told}: it was not taken as presence or absence. If it is, say "
         "so in records.columns: {occurrenceStatus: ...}."
+    ]
+
+
+def _grade_note(states: pl.DataFrame) -> list[str]:
+    if not states["qualityGrade"].str.strip_chars().str.to_lowercase().is_in(["needs_id"]).any():
+        return []
+    return [
+        "Some observations still need an identification (quality_grade needs_id) and count as "
+        "their observer named them. Export research grade alone to leave them out."
     ]
 
 
@@ -356,7 +375,8 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         bare = pl.col("status").str.strip_chars().str.to_uppercase()
         status = pl.when(status == "").then(bare).otherwise(status)
     absent = status.is_in(list(_ABSENT)) | _says("zeroAbundance", r"^(?:y|yes|true|t|1)$")
-    unknown = ~absent & ~status.is_in(list(_PRESENT))
+    count = pl.col("individualCount").str.strip_chars().cast(pl.Float64, strict=False)
+    unknown = ~absent & (~status.is_in(list(_PRESENT)) | (count < 0).fill_null(False))
     zero = _is_zero() & ~absent
     incomplete = pl.lit(False)
     if rules.complete_only:
@@ -373,6 +393,7 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         "unknown status": unknown,
         "rejected identification": _says("verification", _REJECTED),
         "captive or cultivated": _says("captive", _CAPTIVE),
+        "casual observation": _says("qualityGrade", r"^casual$"),
         "fossil or living specimen": basis.is_in(_NO_SIGHTING),
         "incomplete list": incomplete,
     }
@@ -395,8 +416,9 @@ def _is_zero() -> pl.Expr:
     Whether nobody was counted; an amount that counts no individuals, such as a cover, tells nothing
     where it is 0 of another unit.
     """
-    number = pl.col("individualCount").str.strip_chars()
+    number = pl.col("individualCount").str.strip_chars().str.to_lowercase()
     quantity = pl.col("organismQuantity").str.strip_chars().cast(pl.Float64, strict=False)
     of_quantity = (quantity == 0) & _says("organismQuantityType", _INDIVIDUALS)
     count = number.cast(pl.Float64, strict=False)
-    return pl.when(number == "").then(of_quantity).otherwise(count == 0).fill_null(False)
+    said = (count == 0).fill_null(False) | number.str.contains(_ZERO)
+    return pl.when(number == "").then(of_quantity).otherwise(said).fill_null(False)

@@ -12,11 +12,11 @@ import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import match_columns, require
-from data_prep.records.readers.containers import Container, escapes, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, block_end
-from data_prep.records.readers.layout import Layout, known_encoding, sniff
-from data_prep.records.readers.limits import current_limits, raise_limit
-from data_prep.records.readers.markup import children, first_text, local_name, parse_xml
+from data_prep.records.files.containers import Container, escapes, is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, block_end
+from data_prep.records.files.layout import Layout, known_encoding, sniff
+from data_prep.records.files.limits import current_limits, raise_limit
+from data_prep.records.files.markup import children, first_text, local_name, parse_xml
 from data_prep.records.readers.reader import Block
 
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\r\\n": "\r\n", "&quot;": '"'}

@@ -19,7 +19,7 @@ TERMS = tuple(
     decimalLongitude coordinateUncertaintyInMeters footprintWKT footprintSRS gridReference easting
     northing coordinateSRS countryCode coordinatesObscured locationID institutionCode
     collectionCode datasetName license completeness groupID status organismQuantity
-    organismQuantityType zeroAbundance verification basisOfRecord captive
+    organismQuantityType zeroAbundance verification basisOfRecord captive genus qualityGrade
     """.split()
 )
 """
@@ -27,8 +27,9 @@ The columns the package understands: Darwin Core terms, and ``recordID``, ``grid
 ``easting``, ``northing`` (metres), ``coordinateSRS`` (their CRS), ``coordinatesObscured``,
 ``completeness`` (whether a list names every species seen), ``groupID`` (of lists that several
 people kept of one visit), ``status`` (a column of that bare name), ``zeroAbundance``,
-``verification`` (whether the identification was accepted) and ``captive``, for which it has no
-exact term.
+``verification`` (whether the identification was accepted), ``captive`` and ``qualityGrade`` (of
+iNaturalist), for which it has no exact term. ``genus`` is read where ``species`` has but the second
+name.
 """
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}

@@ -15,8 +15,8 @@ from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.columns import key, match_columns
 from data_prep.records.dates import TERMS as DATE_TERMS
 from data_prep.records.dates import read_days
-from data_prep.records.readers.containers import Container, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, sniff
+from data_prep.records.files.containers import Container, is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import Block
 
 _SUFFIXES = (".csv", ".tsv", ".txt")

@@ -165,7 +165,7 @@ def test_exactly_the_rows_with_a_wrong_number_of_columns_are_malformed(widths):
 @quick
 @given(records, st.integers(40, 2000))
 def test_the_size_of_the_blocks_changes_nothing(rows, size):
-    from data_prep.records.readers.delimited import DelimitedText, Layout
+    from data_prep.records.files.delimited import DelimitedText, Layout
 
     body = text(rows).encode()
 
@@ -196,7 +196,7 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
 def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     lines, separator, width, piece_bytes, ended
 ):
-    from data_prep.records.readers import delimited
+    from data_prep.records.files import delimited
 
     body = "\n".join(separator.join(line) for line in lines) + "\n" * ended
     columns = tuple("abcd"[:width])
@@ -217,7 +217,7 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     st.integers(2, 3),
 )
 def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray, width):
-    from data_prep.records.readers import delimited
+    from data_prep.records.files import delimited
 
     held = io.StringIO()
     csv.writer(held, delimiter=";", lineterminator="\n").writerows(lines)
