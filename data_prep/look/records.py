@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
+from butterfly_sdm.progress import Progress, silent
 from data_prep.look.left_out import Values, commonest
 from data_prep.records.columns import match_columns
 from data_prep.records.count import SurveyTable, survey
@@ -175,6 +176,7 @@ def look_at_records(
     scratch: Path,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
 ) -> RecordsSeen:
     """
     Look at files of records, whether they are understood or not.
@@ -225,10 +227,15 @@ def look_at_records(
         scheme=_scheme(seen),
     )
     try:
-        occurrences = read_occurrences(paths, scratch=scratch, format=format, columns=rules.columns)
+        occurrences = read_occurrences(
+            paths, scratch=scratch, format=format, columns=rules.columns, progress=progress
+        )
     except RecordsError as error:
         return replace(found, missing=str(error))
-    return _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
+    progress("counting", 0, 1)
+    counted = _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
+    progress("counting", 1, 1)
+    return counted
 
 
 def _scheme(columns: Sequence[ColumnSeen]) -> str:

@@ -17,7 +17,7 @@ from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import RecordsError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.records.double_recording import double_recordings
+from data_prep.records.double_recording import double_recordings, told_before
 from data_prep.records.dropped import dropped_rows, write_dropped
 from data_prep.records.files.limits import within
 from data_prep.records.files.vector import files_of
@@ -296,6 +296,8 @@ class _Count:
     def apply_rules_of_sites(self, *, listed_only: bool) -> None:
         """Leave out sites that are too large, hold too few records or are not listed."""
         rules, places = self.rules, self.verdicts.places
+        if "record" in self.rows.columns:
+            self.drop(told_before(self.rows), "duplicate record")
         if rules.max_footprint_deg2 is not None:
             self._drop_sites(
                 shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large"

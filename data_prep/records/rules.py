@@ -82,7 +82,8 @@ class Verdicts:
     ----------
     rows
         The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``),
-        ``day``, ``event`` where that is a visit, ``taxon`` (place in ``taxa``, -1 for none),
+        ``day``, ``event`` where that is a visit, ``record`` (hash of its id) of several files,
+        ``taxon`` (place in ``taxa``, -1 for none),
         ``present``, ``source_number`` (scheme); ``is_event`` (a survey, not a record);
         ``rank_reason`` (place in :data:`REASONS`, of rules that come after those about sites, 0 for
         none).
@@ -146,7 +147,9 @@ def judge(
         "name": names.select("code", "taxon", "name_reason"),
     }
     told = {group: _by_code(table) for group, table in judged.items()}
-    kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
+    several = len(occurrences.files) > 1
+    kept = ["file", "row"] if numbered else ["file"] if several else []
+    kept += [*(["event"] if rules.visit == "event" else []), *(["record"] if several else [])]
     counts = np.zeros(len(REASONS), dtype=np.int64)
     named = np.zeros(len(names), dtype=np.int64)
     good, bad, before = [], [], 0

@@ -58,7 +58,7 @@ REASONS = (
 
 _SITE_IDS = (
     "site_id siteid site_no siteno site_number sitenumber site_code sitecode location_id "
-    "locationid site name site_name"
+    "locationid site"
 ).split()
 _DIGITS = 6  # of a degree: 0.1 m
 _DEGREE_M = 111_320.0
@@ -112,7 +112,8 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     path = Path(path)
     table = _site_table(path)
     by_name = {re.sub(r"[\W_]+", "_", c.lower()).strip("_"): c for c in table.columns}
-    named = next((by_name[name] for name in _SITE_IDS if name in by_name), None)
+    called = (*_SITE_IDS, "name") if is_map(path) else _SITE_IDS
+    named = next((by_name[name] for name in called if name in by_name), None)
     if named is None:
         raise RecordsError(
             f"{path} needs the column site_id; it has {', '.join(table.columns[:20])}."

@@ -342,8 +342,7 @@ def _table(
     used = _meaning(described, layout, element, columns, where)
     defaults = {}
     for _, term, default in described.fields:
-        known = match_columns([term], {}, where).get(term)
-        if known is not None and default is not None:
+        if default is not None and (known := match_columns([term], {}, where).get(term)):
             defaults[known] = default
     return Table(local_type(element), files, layout, used, defaults, notes)
 

@@ -433,7 +433,7 @@ def test_a_survey_is_read_back_from_any_layout(layout, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
-@few(150)
+@few(40)
 @given(st.integers(0, 1 << 30))
 def test_many_surveys_are_read_back_from_any_layout(layout, seed):
     read_back(layout, seed)

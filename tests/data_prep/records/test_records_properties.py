@@ -235,24 +235,26 @@ def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray
 
 
 def test_every_distinct_text_keeps_one_number_however_many_there_are():
-    from data_prep.records.occurrences import _Dictionary
+    from data_prep.records.occurrences import _Dictionary, hashed, mixed
 
-    dictionary = _Dictionary(("name", "rank"))
+    terms = ("scientificName", "taxonRank")
+    dictionary = _Dictionary(terms)
     random = np.random.default_rng(0)
     blocks = [random.integers(0, 30_000, 20_000) for _ in range(4)]
     told = []
     for block in blocks:
         texts = pl.DataFrame(
             {
-                "name": [f"a rather long name {n}" for n in block],
-                "rank": [str(n % 3) for n in block],
+                "scientificName": [f"a rather long name {n}" for n in block],
+                "taxonRank": [str(n % 3) for n in block],
             }
         )
-        numbers, _ = dictionary.number(texts)
+        held = {series.name: series for series in texts}
+        numbers = dictionary.number(held, mixed(hashed(held), terms, len(texts)))
         told.append((texts, numbers))
     table = dictionary.table()
     assert len(table) == len(np.unique(np.concatenate(blocks))) == table["code"].n_unique()
-    assert table["name"].is_sorted()
+    assert table["scientificName"].is_sorted()
     by_number = table.sort("code").drop("code")
     for texts, numbers in told:
         assert by_number[numbers].equals(texts)
