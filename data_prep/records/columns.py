@@ -42,11 +42,13 @@ _ALIASES = {
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
         "datefrom eventdatestart sampledate recorddate daterecorded dateobserved dateofvisit "
-        "dateofrecord dateofobservation recordingdate countdate obsdate walkdate datum",
+        "dateofrecord dateofobservation recordingdate countdate obsdate walkdate "
+        "vaguedatestart datum",
         "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
-        "dateinterpretedto",
+        "dateinterpretedto vaguedateend",
         "startDayOfYear": "startdayofyear",
         "endDayOfYear": "enddayofyear",
+        "qualifier": "identificationqualifier",
         "year": "year",
         "month": "month",
         "day": "day",
@@ -59,7 +61,7 @@ _ALIASES = {
             "coordinateuncertainty uncertaintym uncertainty publicpositionalaccuracy "
             "positionalaccuracy"
         ),
-        "footprintWKT": "footprintwkt wkt",
+        "footprintWKT": "footprintwkt wkt geometry geom thegeom wktgeometry geometrywkt",
         "footprintSRS": "footprintsrs",
         "gridReference": (
             "gridreference gridref osgr osgbgridref gridsquare osiegridreference mapref "
@@ -97,6 +99,9 @@ _COMMON_NAMES = (
     "butterflyspecies",
 )
 """Columns of common names, which are read where a table has no other names."""
+
+_DOUBT = r"^(?:cf|aff|nr|near|poss|prob|uncertain|unsure|doubtful|\?)|\?$"
+_DATE = r"\d{1,4}[/.-](?:\d{1,2}|[A-Za-z]{3,9})(?:[/.-]\d{1,4})?|(?:[Ww]eek|[Ww]) ?\d{1,2}"
 
 MISSING = frozenset(
     "na n/a n.a. #n/a #na #ref! #value! #div/0! #name? #null! #num! null (null) \\n none nan nat "
@@ -207,6 +212,29 @@ def with_genus(rows: pl.DataFrame) -> pl.DataFrame:
     return rows.drop("genus")
 
 
+def with_qualifier(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    Write a doubt that a column of its own tells beside the name.
+
+    >>> rows = pl.DataFrame({"species": ["Pieris rapae"], "qualifier": ["cf. rapae"]})
+    >>> with_qualifier(rows)["species"].to_list()
+    ['Pieris rapae ?']
+    """
+    if "qualifier" not in rows.columns:
+        return rows
+    doubt = pl.col("qualifier").str.strip_chars().str.to_lowercase().str.contains(_DOUBT)
+    told = [term for term in ("scientificName", "species") if term in rows.columns]
+    if not rows.select(doubt.any()).item():
+        return rows.drop("qualifier")
+    return rows.with_columns(
+        pl.when(doubt & (pl.col(term) != ""))
+        .then(pl.format("{} ?", term))
+        .otherwise(pl.col(term))
+        .alias(term)
+        for term in told
+    ).drop("qualifier")
+
+
 def _joined(genus: str, name: str) -> str:
     """Return genus and epithet as one name, and a whole or a common name as it is."""
     if not genus or genus.lower() in MISSING:
@@ -240,6 +268,13 @@ def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> Non
         There is no date, place or name column.
     """
     have = set(terms)
+    dated = [name for name in header if re.fullmatch(_DATE, name.strip())]
+    if len(dated) > 1 and not have & {"eventDate", "year"}:
+        raise RecordsError(
+            f"{where} has a column of dates for each day or week ({', '.join(dated[:3])}), "
+            "which is not read. Turn it so that each row is a species, a date, a place and a "
+            "count: pivot longer in R, unpivot in Excel's Power Query."
+        )
     named = ", ".join(name for name in header[:20] if name)
     columns = f" Its columns are {named}{', ...' if len(header) > 20 else ''}." if named else ""
 

@@ -28,7 +28,7 @@ from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records import dates as date_rules
-from data_prep.records.columns import MISSING, with_genus, without_missing
+from data_prep.records.columns import MISSING, with_genus, with_qualifier, without_missing
 from data_prep.records.files.vector import files_of
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
@@ -317,7 +317,7 @@ class _Coder:
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
         if block.rows.is_empty():
             return
-        held = {series.name: series for series in with_genus(block.rows)}
+        held = {series.name: series for series in with_qualifier(with_genus(block.rows))}
         count = len(block.rows)
         numbers = {}
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it

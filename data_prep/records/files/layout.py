@@ -112,6 +112,8 @@ def sniff(sample: bytes, *, encoding: str | None = None, named: Collection[str] 
     first = next((place for place, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise RecordsError("it is empty")
+    if re.match(r"\s*<(?:!doctype html|html)", text, re.IGNORECASE):
+        raise RecordsError("it is a web page, such as one that asks to sign in")
     stated = re.fullmatch(r'"?sep=(.)"?', lines[first].rstrip(" "), re.IGNORECASE)
     separator = stated[1] if stated and ord(stated[1]) < 128 else None
     if separator is not None and lines[first + 1 :]:

@@ -13,6 +13,7 @@ import polars as pl
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import match_columns
 from data_prep.records.files.cells import cell_text, unique_names
+from data_prep.records.files.containers import is_zip, open_container
 from data_prep.records.readers.reader import Block
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
@@ -48,8 +49,12 @@ class SheetRows:
 
 
 def is_workbook(path: Path) -> bool:
-    """Tell whether a file is a workbook, by its name."""
-    return path.is_file() and path.suffix.lower() in SUFFIXES and path.name[:2] != "~$"
+    """Tell whether a file is a workbook, by its name, or by what is in it."""
+    if not path.is_file() or path.name[:2] == "~$":
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return is_zip(path) and "xl/workbook.xml" in open_container(path).names
 
 
 def open_workbook(path: Path, named: Collection[str] = ()) -> list[SheetRows]:

@@ -61,6 +61,7 @@ _SITE_IDS = (
     "locationid site"
 ).split()
 _DIGITS = 6  # of a degree: 0.1 m
+_POINT = r"(?i)^(?:SRID=4326;)?\s*POINT\s*[ZM]*\s*\(\s*(-?[\d.]+)\s+(-?[\d.]+)[^,)]*\)$"
 _DEGREE_M = 111_320.0
 _FAR_DEGREES = 0.5
 _DEGREES = {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}
@@ -230,6 +231,7 @@ def resolve_places(
         for term in places.columns
         if term not in ("code", "locationID")
     ).to_pandas()
+    _take_points(table)
     at = Positions(table, rules.crs)
     if rules.out_of_range == "refuse":
         at.refuse_impossible()
@@ -239,7 +241,10 @@ def resolve_places(
     listed = found.take_listed(table["locationID"].str.strip(), sites, ~at.impossible)
     references = table["gridReference"].to_numpy(dtype=object)
     todo = ~at.impossible & ~listed
-    nowhere = todo & ~at.in_degrees & ~at.in_metres & (references == "")
+    nowhere = ~at.in_degrees & ~at.in_metres & (references == "")
+    if nowhere.all():  # records of areas alone
+        nowhere &= (table["footprintWKT"] == "").to_numpy()
+    nowhere &= todo
     found.refuse(nowhere, "no coordinates")
     found.refuse(nowhere & at.zero, "position 0, 0")
     found.refuse(nowhere & at.unreadable, "unreadable coordinates")
@@ -276,6 +281,15 @@ def resolve_places(
         )
     found.close()
     return _number(places["code"], found, sites)
+
+
+def _take_points(table: pd.DataFrame) -> None:
+    """Read a footprint that is a point as the position, where there is none beside it."""
+    found = table["footprintWKT"].str.extract(_POINT)
+    here = found[0].notna() & (table["decimalLatitude"] == "") & (table["decimalLongitude"] == "")
+    table.loc[here, "decimalLongitude"] = found.loc[here, 0]
+    table.loc[here, "decimalLatitude"] = found.loc[here, 1]
+    table.loc[here, "footprintWKT"] = ""
 
 
 Key = tuple[Any, ...]

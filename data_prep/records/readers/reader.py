@@ -20,6 +20,7 @@ TERMS = tuple(
     northing coordinateSRS countryCode coordinatesObscured locationID institutionCode
     collectionCode datasetName license completeness groupID status organismQuantity
     organismQuantityType zeroAbundance verification basisOfRecord captive genus qualityGrade
+    qualifier
     """.split()
 )
 """
@@ -29,7 +30,7 @@ The columns the package understands: Darwin Core terms, and ``recordID``, ``grid
 people kept of one visit), ``status`` (a column of that bare name), ``zeroAbundance``,
 ``verification`` (whether the identification was accepted), ``captive`` and ``qualityGrade`` (of
 iNaturalist), for which it has no exact term. ``genus`` is read where ``species`` has but the second
-name.
+name, ``qualifier`` where an identification is in doubt.
 """
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}
