@@ -15,6 +15,7 @@ import pyarrow as pa
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.look.left_out import Values, commonest
+from data_prep.look.names import helpful_synonyms, rows_of, species_seen
 from data_prep.records.columns import match_columns
 from data_prep.records.count import SurveyTable, survey
 from data_prep.records.dates import REASONS as DATE_REASONS
@@ -29,7 +30,7 @@ from data_prep.records.files.stored import (
     holds_tables,
     open_tables,
 )
-from data_prep.records.names import read_name
+from data_prep.records.names import read_synonyms
 from data_prep.records.nomenclature import binomial
 from data_prep.records.occurrences import Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
@@ -41,6 +42,7 @@ from data_prep.records.readers.tables import RecordTable
 from data_prep.records.readers.ukbms import SiteVisitTables
 
 VALUES, LOOKED_AT = 3, 200
+LONG_TO_COUNT = 200_000  # rows: seconds
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ class RecordsSeen:
         Visits, detections and sites, where there are any.
     left_out
         Per reason the commonest values.
+    synonyms
+        The setting that explains names which are not understood, and the reason.
     notes
         What else a user should know, in sentences.
     """
@@ -130,6 +134,7 @@ class RecordsSeen:
     table: SurveyTable | None = None
     left_out: Values = field(default_factory=dict)
     as_squares: tuple[int, float] | None = None
+    synonyms: tuple[str | dict[str, str] | None, str] = (None, "")
     notes: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, tuple[object, str]]:
@@ -141,6 +146,8 @@ class RecordsSeen:
         if self.stated or self.suggested:
             why = "by their values: check them" if self.suggested else ""
             found["columns"] = ({**self.stated, **self.suggested}, why)
+        if self.synonyms[0] is not None:
+            found["synonyms"] = self.synonyms
         if self.table is None:
             return found
         years = self.table.years
@@ -232,9 +239,12 @@ def look_at_records(
         )
     except RecordsError as error:
         return replace(found, missing=str(error))
-    progress("counting", 0, 1)
+    listener = progress if occurrences.read > LONG_TO_COUNT else silent
+    listener("counting", 0, 1)
+    found = replace(found, synonyms=helpful_synonyms(occurrences))
+    rules = rules.model_copy(update={"synonyms": found.synonyms[0]})
     counted = _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
-    progress("counting", 1, 1)
+    listener("counting", 1, 1)
     return counted
 
 
@@ -434,7 +444,7 @@ def guess_columns(columns: Sequence[ColumnSeen]) -> dict[str, str]:
     have = {column.meaning for column in columns}
     tests = {
         "eventDate": ({"eventDate", "year", "eventID"}, _is_date),
-        "scientificName": ({"scientificName", "species"}, lambda text: bool(binomial(text))),
+        "scientificName": ({"scientificName", "species"}, _is_species),
         "gridReference": (
             {"gridReference", "decimalLatitude", "footprintWKT", "easting"},
             _is_reference,
@@ -486,21 +496,15 @@ def _is_date(text: str) -> bool:
     return read["day"][0] is not None
 
 
+def _is_species(text: str) -> bool:
+    return bool(binomial(text) or read_synonyms("s2bms").whole(text))
+
+
 def _is_reference(text: str) -> bool:
     try:
         return text.upper() == text and bool(GridSquare.parse(text))
     except RecordsError:
         return False
-
-
-def _rows_of(occurrences: Occurrences, group: str) -> dict[int, int]:
-    """Count the records of each text of a group."""
-    found: dict[int, int] = {}
-    for part in occurrences.parts([group, "is_event"]):
-        counts = part.filter(~pl.col("is_event"))[group].value_counts()
-        for code, rows in counts.iter_rows():
-            found[code] = found.get(code, 0) + rows
-    return found
 
 
 def _described(found: RecordsSeen, occurrences: Occurrences, rules: RecordsOptions) -> RecordsSeen:
@@ -512,9 +516,9 @@ def _described(found: RecordsSeen, occurrences: Occurrences, rules: RecordsOptio
         first_day=str(known.min()) if len(known) else "",
         last_day=str(known.max()) if len(known) else "",
         dates=_shapes(
-            dates.join(days.rename({"day": "read"}), on="code"), _rows_of(occurrences, "date")
+            dates.join(days.rename({"day": "read"}), on="code"), rows_of(occurrences, "date")
         ),
-        names=_names(occurrences),
+        names=species_seen(occurrences, read_synonyms(rules.synonyms)),
         notes=(*found.notes, *occurrences.notes),
     )
 
@@ -543,21 +547,6 @@ def _shapes(dates: pl.DataFrame, rows: Mapping[int, int]) -> tuple[Shape, ...]:
         )
         for row in groups.iter_rows(named=True)
     )
-
-
-def _names(occurrences: Occurrences) -> pd.DataFrame:
-    """Return per species its rows and how it is written."""
-    rows = _rows_of(occurrences, "name")
-    entries = []
-    for entry in occurrences.dictionaries["name"].iter_rows(named=True):
-        name = read_name(entry["scientificName"], entry["species"], entry["taxonRank"])
-        text = (entry["scientificName"] or entry["species"]).strip()
-        entries.append((name.accepted, name.kind, text, rows.get(entry["code"], 0)))
-    told = pd.DataFrame(entries, columns=["species", "kind", "text", "rows"])
-    told = told[(told["species"] != "") & (told["rows"] > 0)]
-    grouped = told.sort_values("rows", ascending=False).groupby("species", sort=False)
-    found = grouped.agg(rows=("rows", "sum"), spellings=("text", lambda t: tuple(dict.fromkeys(t))))
-    return found.sort_values("rows", ascending=False, kind="stable").reset_index()
 
 
 def _counted(

@@ -176,11 +176,14 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
             )
         found[name] = meant
     keys = {name: key(name) for name in header}
+    with_key: dict[str, list[str]] = {}
+    for name, held in keys.items():
+        with_key.setdefault(held, []).append(name)
     for term, aliases in _ALIASES.items():
         if term in found.values() or (term == "genus" and "scientificname" in keys.values()):
             continue
         for alias in aliases:  # in order of preference
-            names = [name for name in header if keys[name] == alias and name not in found]
+            names = [name for name in with_key.get(alias, ()) if name not in found]
             if names:
                 found[names[0]] = term
                 break
@@ -222,10 +225,10 @@ def with_qualifier(rows: pl.DataFrame) -> pl.DataFrame:
     """
     if "qualifier" not in rows.columns:
         return rows
+    if not (rows["qualifier"] != "").any():  # the usual case
+        return rows.drop("qualifier")
     doubt = pl.col("qualifier").str.strip_chars().str.to_lowercase().str.contains(_DOUBT)
     told = [term for term in ("scientificName", "species") if term in rows.columns]
-    if not rows.select(doubt.any()).item():
-        return rows.drop("qualifier")
     return rows.with_columns(
         pl.when(doubt & (pl.col(term) != ""))
         .then(pl.format("{} ?", term))

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 
 from data_prep.records import dates as date_rules
-from data_prep.records.names import Name, Synonyms, read_name
+from data_prep.records.names import Name, Synonyms, read_name, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places import sites as place_rules
@@ -64,6 +64,7 @@ _REJECTED = r"^(?:not accepted|rejected|incorrect|invalid|misidentif|r(?:[45])?$
 _CAPTIVE = r"^(?:true|t|yes|y|1|captive|cultivated|managed|released|reared|captive.*|cultivated.*)$"
 _NO_SIGHTING = "FOSSILSPECIMEN LIVINGSPECIMEN".split()
 _INDIVIDUALS = r"individual|specimen|count|adult|number|butterfl|^$"
+_FEW_ROWS, _MANY_ON_ONE_DAY = 3, 0.05
 _ZERO = r"^(?:0+(?:[.,]0+)?(?: [a-z]+)*|zero|nil|absent|nothing|(?:none|not) (?:seen|found))$"
 _GENUS_LIKE = {
     "higher": "rank above species",
@@ -174,6 +175,8 @@ def judge(
         *_status_note(texts["state"]),
         *_grade_note(texts["state"]),
         *_names_note(told_names, rows_named),
+        *_names_apart(taxa, known_as=synonyms),
+        *_first_of_january(rows),
     )
     dropped_rows = pl.concat(bad) if numbered else None
     return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes)
@@ -197,6 +200,35 @@ def _names_note(names: pl.DataFrame, rows: np.ndarray) -> list[str]:
         f"Name not understood in {int(told['rows'].sum()):,} rows: {examples}{more}. Say what "
         "English names, codes, numbers and old names mean in records.synonyms, such as "
         f"{{{common['text'][0]!r}: Genus species}}."
+    ]
+
+
+def _names_apart(taxa: tuple[str, ...], *, known_as: Mapping[str, str]) -> list[str]:
+    """Tell species that count apart, though the table of the package says that they are one."""
+    one = read_synonyms("s2bms")
+    apart = [
+        f"{name} and {one[name]}"
+        for name in taxa
+        if one.get(name, name) != name and one[name] in taxa and name not in known_as
+    ]
+    if not apart:
+        return []
+    return [
+        f"Counted apart, though they are two names of one species: {', '.join(apart[:5])}. "
+        "records.synonyms: s2bms counts them together."
+    ]
+
+
+def _first_of_january(rows: pl.DataFrame) -> list[str]:
+    """Tell of many rows on the first day of the year."""
+    day = pl.col("day")
+    first = (day.dt.ordinal_day() == 1) & ~pl.col("is_event")
+    number = int(rows.select(first.sum()).item() or 0)
+    if number < max(_FEW_ROWS, _MANY_ON_ONE_DAY * len(rows)):
+        return []
+    return [
+        f"{number:,} rows are dated 1 January, as programs write a date of which only the year is "
+        "known. If that is so here, leave them out with records.months."
     ]
 
 

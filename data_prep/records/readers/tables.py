@@ -94,8 +94,8 @@ class TableReader:
 
     name = "table"
     summary = (
-        "any table: CSV, TSV (also .gz, or alone in a zip), Parquet, Excel, GeoPackage, shapefile, "
-        "GeoJSON, KML; unusual headers named in records.columns"
+        "a CSV, TSV (also .gz, or alone in a zip), Parquet, Excel, GeoPackage, shapefile, GeoJSON "
+        "or KML; unusual headers named in records.columns"
     )
     day_first: bool | None = None
     ignored: frozenset[str] = frozenset()
