@@ -281,16 +281,17 @@ def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> Non
     named = ", ".join(name for name in header[:20] if name)
     columns = f" Its columns are {named}{', ...' if len(header) > 20 else ''}." if named else ""
 
-    def missing(what: str, needed: str, term: str) -> RecordsError:
+    def missing(what: str, needed: str, term: str, more: str = "") -> RecordsError:
         return RecordsError(
             f"{where} has no {what} column: {needed} is needed.{columns} "
-            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}."
+            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}.{more}"
         )
 
     if not have & {"eventDate", "year", "eventID"}:
         raise missing("date", "eventDate (or year, month and day)", "eventDate")
     if not have & {"scientificName", "species"}:
-        raise missing("species", "scientificName or species", "species")
+        wide = " If each species has a column, head them with their scientific names."
+        raise missing("species", "scientificName or species", "species", wide)
     places = {"footprintWKT", "gridReference", "locationID", "eventID"} & have
     if (
         not places

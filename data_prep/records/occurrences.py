@@ -187,7 +187,7 @@ def hashed(held: Mapping[str, pl.Series]) -> dict[str, np.ndarray]:
     """Return the hash (uint64) of each text, column by column, each term in its own way."""
     known = [term for term in TERMS if term in held]
     texts = pl.DataFrame([held[term].alias(term) for term in known])
-    made = texts.select(pl.col(term).hash(seed=1 + TERMS.index(term)) for term in known)
+    made = texts.select(pl.col(term).hash(seed=_seed(term)) for term in known)
     return {series.name: series.to_numpy() for series in made}
 
 
@@ -201,6 +201,10 @@ def mixed(hashes: Mapping[str, np.ndarray], terms: Sequence[str], rows: int) -> 
     for term in terms:
         total += hashes[term] if term in hashes else _hash_of_blank(term)
     return total
+
+
+def _seed(term: str) -> int:
+    return 1 + TERMS.index(term)
 
 
 @cache
@@ -317,7 +321,8 @@ class _Coder:
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
         if block.rows.is_empty():
             return
-        held = {series.name: series for series in with_qualifier(with_genus(block.rows))}
+        rows = with_qualifier(with_genus(block.rows.drop(block.blank)))
+        held = {series.name: series for series in rows}
         count = len(block.rows)
         numbers = {}
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
@@ -332,7 +337,9 @@ class _Coder:
         self.records.append(identity ^ np.uint64(is_event))
         event = np.zeros(len(block.rows), dtype=np.uint64)
         if visit is not None:
-            np.copyto(event, visit.hash(seed=2).to_numpy(), where=_told(visit))
+            same_ids = hashes["eventID"] if visit is held.get("eventID") else None
+            ids = visit.hash(seed=_seed("eventID")).to_numpy() if same_ids is None else same_ids
+            np.copyto(event, ids, where=_told(visit))
         same = {
             "file": np.full(len(event), file, dtype=np.uint16),
             "is_event": np.full(len(event), is_event),

@@ -371,7 +371,17 @@ def cut_at_once(
     rows = rows.drop(beyond).rename(used)
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
     numbers = np.arange(1, len(rows) + len(bad) + 1, dtype=np.uint32)
-    return Block(rows, pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1)), bad)
+    row = pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1))
+    return Block(rows, row, bad, frozenset(used[name] for name in used if _blank(table[name])))
+
+
+def _blank(column: pa.ChunkedArray) -> bool:
+    """Tell whether all texts are empty, by their lengths in all."""
+    for chunk in column.chunks:
+        ends = np.frombuffer(chunk.buffers()[1], dtype=np.int32) if len(chunk) else None
+        if ends is not None and ends[chunk.offset] != ends[chunk.offset + len(chunk)]:
+            return False
+    return True
 
 
 def _orderly(data: bytes, layout: Layout) -> bool:

@@ -96,7 +96,7 @@ def holds_tables(path: Path) -> bool:
         return True
     if is_zip(path):
         return len(text_names(open_container(path))) == 1
-    return path.is_file() and suffix(path) in (*TEXT_SUFFIXES, ".parquet", ".geoparquet")
+    return path.is_file() and suffix(path) in (*TEXT_SUFFIXES, ".xls", ".parquet", ".geoparquet")
 
 
 def open_tables(path: Path, named: Collection[str] = ()) -> list[Rows]:

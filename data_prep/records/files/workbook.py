@@ -17,6 +17,7 @@ from data_prep.records.files.containers import is_zip, open_container
 from data_prep.records.readers.reader import Block
 
 SUFFIXES = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
+_OLE = b"\xd0\xcf\x11\xe0"
 _ROWS = 50_000
 _MOST_LINES_ABOVE = 30
 _FEWEST_KNOWN = 3
@@ -52,6 +53,9 @@ def is_workbook(path: Path) -> bool:
     """Tell whether a file is a workbook, by its name, or by what is in it."""
     if not path.is_file() or path.name[:2] == "~$":
         return False
+    if path.suffix.lower() == ".xls":  # many programs call text so
+        with path.open("rb") as file:
+            return file.read(4) in (_OLE, b"PK\x03\x04")
     if path.suffix.lower() in SUFFIXES:
         return True
     return is_zip(path) and "xl/workbook.xml" in open_container(path).names

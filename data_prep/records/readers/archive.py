@@ -90,7 +90,8 @@ class DarwinCoreArchive:
                     )
                 )
                 last = block_end(block, last)
-                yield Block(filled, block.numbers, block.malformed), offset + position
+                blank = block.blank - set(table.defaults)
+                yield Block(filled, block.numbers, block.malformed, blank), offset + position
             rows = max(rows, last)
             offset += self.container.size(name)
             self.extra_notes.extend(text.notes)

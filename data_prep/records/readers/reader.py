@@ -49,20 +49,22 @@ class Block:
         (rows,) number of each row in its file, the first row of data being 1.
     malformed
         Columns ``row`` and ``text``: rows that could not be cut into columns.
+    blank
+        Columns that are known to be blank in every row.
     """
 
     rows: pl.DataFrame
     numbers: pl.Series
     malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MALFORMED))
+    blank: frozenset[str] = frozenset()
 
     def after(self, number: int) -> Block:
         """Return the block with its rows numbered on after ``number``."""
         if not number:
             return self
         shift = pl.lit(number, dtype=pl.UInt32)
-        return Block(
-            self.rows, self.numbers + number, self.malformed.with_columns(pl.col("row") + shift)
-        )
+        malformed = self.malformed.with_columns(pl.col("row") + shift)
+        return Block(self.rows, self.numbers + number, malformed, self.blank)
 
 
 class RecordFile(Protocol):

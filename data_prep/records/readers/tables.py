@@ -137,7 +137,7 @@ class TableReader:
         return RecordTable(path, parts, self.day_first, extra_notes=notes)
 
     def _part(self, rows: Rows, columns: Mapping[str, str]) -> Part:
-        named = [name for name in rows.columns if name]
+        named = [name for name in rows.columns if name and name not in rows.known.values()]
         stated = dict(rows.known) | self.known(rows.columns) | dict(columns)
         used = match_columns(rows.columns, stated, rows.where)
         used = {

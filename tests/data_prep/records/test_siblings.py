@@ -343,6 +343,14 @@ CASES = [
         k=ONE,
         sites=1,
     ),
+    Case(
+        "places",
+        "whole degrees are told",
+        **places("lat,lon", "51,-1", "51.5,-1.5"),
+        n=2,
+        k={"Pieris rapae": 2},
+        note="whole degrees",
+    ),
     # 4. presence
     Case(
         "presence",
@@ -582,7 +590,47 @@ CASES = [
         ONE,
         header="Date of visit,OS grid ref,English name,Latin name,How many?,Seen by",
     ),
+    Case(
+        "layouts",
+        "text that is called a workbook",
+        ["2018-06-03\tSU1234\tPieris rapae"],
+        1,
+        ONE,
+        header="date\tgridref\tspecies",
+        file="a.xls",
+    ),
+    Case(
+        "layouts",
+        "species by codes in columns are refused with the cure",
+        ["2018-06-03,SU1234,1,0"],
+        header="date,gridref,PIERAP,AGLAIO",
+        refused="head them with their scientific names",
+    ),
+    Case(
+        "layouts",
+        "males and females have a column each",
+        ["2018-06-03,SU1234,1,0,0", "2018-06-04,SU1234,0,2,0", "2018-06-05,SU1234,0,0,0"],
+        3,
+        {"Pieris rapae": 2},
+        header="date,gridref,Pieris rapae (male),Pieris rapae (female),Aglais io",
+    ),
     # 9. silence
+    Case(
+        "silence",
+        "old names count apart, and that is told",
+        names("Ladoga camilla", "Limenitis camilla"),
+        2,
+        {"Ladoga camilla": 1, "Limenitis camilla": 1},
+        note="two names of one species: Ladoga camilla and Limenitis camilla",
+    ),
+    Case(
+        "silence",
+        "dates of a year alone that were written as its first day",
+        days(*(f"{year}-01-01" for year in range(2010, 2016))),
+        6,
+        {"Pieris rapae": 6},
+        note="6 rows are dated 1 January",
+    ),
     Case(
         "silence",
         "most rows of another status",
