@@ -324,7 +324,7 @@ def square_names(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[str]:
     UTM zone, ``""`` near the poles.
 
     >>> square_names(np.array([-1.8, 11.57]), np.array([51.1, 48.14]), 1000)
-    ['SU1433', 'EPSG:32632 1000mE691000N5334000']
+    ['SU1433', 'EPSG:32632 1000mE691000N5335000']
     """
     lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
     national = squares_of(lon, lat, size_m)
