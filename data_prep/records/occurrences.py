@@ -74,6 +74,7 @@ FORMAT_VERSION = 6  # of the compact table: columns, their groups and its checks
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_SHORTEST_ID = 7  # letters and digits; two files may both number their rows
 _LONGEST_MISSING = max(map(len, MISSING))
 
 
@@ -225,10 +226,11 @@ def _told(ids: pl.Series) -> np.ndarray:
 
 
 def _ids(held: Mapping[str, pl.Series], hashes: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
-    """Return the hash (uint64) of the id of each record, 0 for none."""
+    """Return the hash (uint64) of the id of each record, 0 for none or a mere number of rows."""
     ids: np.ndarray = np.zeros(rows, dtype=np.uint64)
     if "recordID" in held:
-        np.copyto(ids, hashes["recordID"], where=_told(held["recordID"]))
+        length: np.ndarray = pc.binary_length(held["recordID"].to_arrow()).to_numpy()
+        np.copyto(ids, hashes["recordID"], where=length >= _SHORTEST_ID)
     return ids
 
 

@@ -19,15 +19,15 @@ def test_a_record_that_two_downloads_place_differently_counts_once(tmp_path):
     one = table(
         tmp_path / "one.csv",
         [
-            ("r1", "A", "2018-06-03", "Pieris rapae", 51.5, -1.5),
-            ("r2", "A", "2018-06-04", "Aglais io", 51.5, -1.5),
+            ("gbif:4711001", "A", "2018-06-03", "Pieris rapae", 51.5, -1.5),
+            ("gbif:4711002", "A", "2018-06-04", "Aglais io", 51.5, -1.5),
         ],
     )
     other = table(
         tmp_path / "other.csv",
         [
-            ("r1", "A", "2018-06-03T10:00:00", "Pieris rapae L.", 51.5004, -1.5004),
-            ("r3", "A", "2018-06-05", "Aglais io", 51.5, -1.5),
+            ("gbif:4711001", "A", "2018-06-03T10:00:00", "Pieris rapae L.", 51.5004, -1.5004),
+            ("gbif:4711003", "A", "2018-06-05", "Aglais io", 51.5, -1.5),
         ],
     )
     found = counted(one, other, scratch=tmp_path)
@@ -43,7 +43,7 @@ def test_numbers_that_two_projects_happen_to_share_are_two_records(tmp_path):
     other = table(
         tmp_path / "b.csv",
         [
-            (1, "", "2018-06-04", "Pieris rapae", 51.5, -1.5),
+            (1, "", "2018-06-03", "Pieris rapae", 51.6, -1.5),
             ("", "", "2018-06-03", "Pieris rapae", 52.5, -1.5),
         ],
     )
