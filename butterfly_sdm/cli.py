@@ -221,7 +221,8 @@ def look(
 ) -> None:
     """Say what records or scenes hold, as they are understood, before anything is built."""
     named = dict(_ours_and_yours(text) for text in columns or ())
-    found = sdm.look(files, out, columns=named)
+    with terminal.progress_bars() as progress:
+        found = sdm.look(files, out, columns=named, progress=progress)
     if as_json:
         rows: dict[str, object] = {
             section.title: [" | ".join(row) for row in section.rows] for section in found.sections
@@ -911,7 +912,8 @@ def init(
         text = starter_yaml(path.stem, everything=everything)
     else:
         named = dict(_ours_and_yours(text) for text in columns or ())
-        found = sdm.look([*(records or ()), *(scene or ())], columns=named)
+        with terminal.progress_bars() as progress:
+            found = sdm.look([*(records or ()), *(scene or ())], columns=named, progress=progress)
         text = starter_yaml(
             path.stem,
             records=found.lines("records", beside=path),

@@ -57,6 +57,7 @@ def look(
     *,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
 ) -> Look:
     """
     Tell what files of records or scenes hold, as they are understood, before anything is built.
@@ -88,7 +89,9 @@ def look(
     from data_prep.look.look import look as look_at
 
     given = [paths] if isinstance(paths, str | Path) else paths
-    found = look_at([Path(path) for path in given], format=format, columns=columns)
+    found = look_at(
+        [Path(path) for path in given], format=format, columns=columns, progress=progress
+    )
     if out is not None:
         from butterfly_sdm.figures import show_preview, show_records
 

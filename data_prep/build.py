@@ -116,9 +116,7 @@ def build_dataset(
         log.info("%s is there already, made from the same settings and files.", folder)
         if explain is not None and survey is None:
             with tempfile.TemporaryDirectory() as place:
-                bench = Workbench(Path(place), progress=progress)
-                bench.scratch.mkdir()
-                _survey(config, bench, explain)
+                read_survey(config.records, scratch=Path(place), progress=progress, explain=explain)
         return folder
     with (
         resumable_folder(folder, key) as partial,
@@ -237,7 +235,7 @@ def _survey(config: BuildOptions, bench: Workbench, explain: Path | None) -> Sur
     )
     losses = sum(n for key, n in survey.rows.items() if key.startswith("dropped: "))
     looked = unwanted_losses(survey.rows) and losses <= MOST_LOOKED_AT
-    values = values_left_out(config.records, scratch=bench.scratch) if looked else {}
+    values = values_left_out(config.records, scratch=bench.scratch, told=explain) if looked else {}
     for message in survey_doubts(survey, values):
         bench.notes.warn(message)
     if config.records.unrecorded == "keep":

@@ -15,6 +15,7 @@ from data_prep.imagery.ready_tiles import check_folders
 from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_crs
 from data_prep.options import BuildOptions
+from data_prep.records.files.vector import files_of
 from data_prep.workbench import Workbench
 
 
@@ -149,5 +150,4 @@ def _deep(paths: Iterable[object]) -> Iterator[Path]:
         if not isinstance(path, Path):
             continue
         yield path
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.is_file())
+        yield from (file for file in files_of(path) if file != path)

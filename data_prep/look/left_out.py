@@ -120,9 +120,20 @@ def _shown(terms: str, columns: list[str]) -> pl.Expr | None:
     )
 
 
-def values_left_out(rules: RecordsOptions, *, scratch: Path) -> Values:
-    """Count the records again, and return the commonest values of those left out."""
+def values_left_out(rules: RecordsOptions, *, scratch: Path, told: Path | None = None) -> Values:
+    """
+    Return the commonest values of the records left out.
+
+    Parameters
+    ----------
+    told
+        Where they have been written already; None: the records are counted again.
+    """
     with tempfile.TemporaryDirectory(dir=scratch) as place:
-        told = Path(place) / "left_out.parquet"
-        read_survey(rules, scratch=scratch, explain=told)
-        return commonest(pl.read_parquet(told))
+        if told is None:
+            told = Path(place) / "left_out.parquet"
+            read_survey(rules, scratch=scratch, explain=told)
+        csv = told.suffix == ".csv"
+        return commonest(
+            pl.read_csv(told, infer_schema=False) if csv else pl.read_parquet(told, glob=False)
+        )

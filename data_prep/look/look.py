@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from butterfly_sdm.errors import MissingFileError
+from butterfly_sdm.progress import Progress, silent
 from data_prep.look.records import ColumnSeen, RecordsSeen, look_at_records
 from data_prep.look.scenes import SceneSeen, look_at_scene
 from data_prep.notes import survey_doubts
@@ -109,7 +110,11 @@ class Look:
 
 
 def look(
-    paths: Sequence[Path], *, format: str = "auto", columns: Mapping[str, str] | None = None
+    paths: Sequence[Path],
+    *,
+    format: str = "auto",
+    columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
 ) -> Look:
     """
     Look at files: rasters together as one scene, all others together as records.
@@ -135,7 +140,9 @@ def look(
     records = None
     if tables:
         with tempfile.TemporaryDirectory() as scratch:
-            records = look_at_records(tables, scratch=Path(scratch), format=format, columns=columns)
+            records = look_at_records(
+                tables, scratch=Path(scratch), format=format, columns=columns, progress=progress
+            )
     return Look(records, look_at_scene(rasters) if rasters else None)
 
 

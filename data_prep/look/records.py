@@ -11,29 +11,38 @@ from typing import BinaryIO
 import pandas as pd
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from butterfly_sdm.errors import ButterflySDMError, RecordsError
+from butterfly_sdm.progress import Progress, silent
 from data_prep.look.left_out import Values, commonest
+from data_prep.look.names import helpful_synonyms, rows_of, species_seen
 from data_prep.records.columns import match_columns
 from data_prep.records.count import SurveyTable, survey
 from data_prep.records.dates import REASONS as DATE_REASONS
 from data_prep.records.dates import read_days
-from data_prep.records.names import read_name
+from data_prep.records.files.containers import is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, sniff
+from data_prep.records.files.layout import Layout
+from data_prep.records.files.stored import (
+    TEXT_SUFFIXES,
+    Rows,
+    TextRows,
+    holds_tables,
+    open_tables,
+)
+from data_prep.records.names import read_synonyms
 from data_prep.records.nomenclature import binomial
 from data_prep.records.occurrences import Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places.grid_references import GridSquare
 from data_prep.records.readers.archive import DarwinCoreArchive
-from data_prep.records.readers.containers import is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import TERMS, RecordFile
 from data_prep.records.readers.registry import BUILT_IN, open_records, reader, readers
-from data_prep.records.readers.tables import TextTable
+from data_prep.records.readers.tables import RecordTable
 from data_prep.records.readers.ukbms import SiteVisitTables
 
 VALUES, LOOKED_AT = 3, 200
-_TEXTS = (".csv", ".tsv", ".txt", ".tab")
+LONG_TO_COUNT = 200_000  # rows: seconds
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,8 @@ class RecordsSeen:
         Visits, detections and sites, where there are any.
     left_out
         Per reason the commonest values.
+    synonyms
+        The setting that explains names which are not understood, and the reason.
     notes
         What else a user should know, in sentences.
     """
@@ -123,6 +134,7 @@ class RecordsSeen:
     table: SurveyTable | None = None
     left_out: Values = field(default_factory=dict)
     as_squares: tuple[int, float] | None = None
+    synonyms: tuple[str | dict[str, str] | None, str] = (None, "")
     notes: tuple[str, ...] = ()
 
     def settings(self) -> dict[str, tuple[object, str]]:
@@ -134,6 +146,8 @@ class RecordsSeen:
         if self.stated or self.suggested:
             why = "by their values: check them" if self.suggested else ""
             found["columns"] = ({**self.stated, **self.suggested}, why)
+        if self.synonyms[0] is not None:
+            found["synonyms"] = self.synonyms
         if self.table is None:
             return found
         years = self.table.years
@@ -169,6 +183,7 @@ def look_at_records(
     scratch: Path,
     format: str = "auto",
     columns: Mapping[str, str] | None = None,
+    progress: Progress = silent,
 ) -> RecordsSeen:
     """
     Look at files of records, whether they are understood or not.
@@ -219,10 +234,18 @@ def look_at_records(
         scheme=_scheme(seen),
     )
     try:
-        occurrences = read_occurrences(paths, scratch=scratch, format=format, columns=rules.columns)
+        occurrences = read_occurrences(
+            paths, scratch=scratch, format=format, columns=rules.columns, progress=progress
+        )
     except RecordsError as error:
         return replace(found, missing=str(error))
-    return _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
+    listener = progress if occurrences.read > LONG_TO_COUNT else silent
+    listener("counting", 0, 1)
+    found = replace(found, synonyms=helpful_synonyms(occurrences))
+    rules = rules.model_copy(update={"synonyms": found.synonyms[0]})
+    counted = _counted(_described(found, occurrences, rules), occurrences, rules, scratch)
+    listener("counting", 1, 1)
+    return counted
 
 
 def _scheme(columns: Sequence[ColumnSeen]) -> str:
@@ -263,23 +286,30 @@ def _layout(opened: RecordFile | None, path: Path, format: str) -> str:
         case SiteVisitTables():
             held = (opened.visits, opened.counts, opened.sites)
             return f"{told}; here {', '.join(name for name in held if name)}"
-        case TextTable():
-            return f"{told}; {_written(opened.text)}"
+        case RecordTable():
+            rows = [part.rows for part in opened.parts]
+            written = [_written(held.layout) for held in rows if isinstance(held, TextRows)]
+            wide = ["one column per species" for part in opened.parts if part.spread][:1]
+            return "; ".join([told, *written, *wide])
     return told
 
 
-def _written(text: DelimitedText) -> str:
+def _written(layout: Layout) -> str:
     names = {"\t": "tabs", ",": "commas", ";": "semicolons", "|": "bars"}
-    quote = ", cells in quotes" if text.layout.quote else ""
-    separator = names.get(text.layout.separator, repr(text.layout.separator))
-    return f"cut at {separator}{quote}, {text.layout.encoding}"
+    quote = ", cells in quotes" if layout.quote else ""
+    separator = names.get(layout.separator, repr(layout.separator))
+    return f"cut at {separator}{quote}, {layout.encoding}"
 
 
 def _columns(opened: RecordFile | None, path: Path, stated: Mapping[str, str]) -> list[ColumnSeen]:
     """Return all columns of a file with their meaning and first values."""
     match opened:
-        case TextTable():
-            return _of_text(opened.text, opened.text.wanted, path.name)
+        case RecordTable():
+            return [
+                column
+                for part in opened.parts
+                for column in _of_rows(part.rows, part.used, part.rows.where)
+            ]
         case DarwinCoreArchive():
             tables = [opened.occurrences, *([opened.event_table] if opened.event_table else [])]
             found = []
@@ -290,16 +320,23 @@ def _columns(opened: RecordFile | None, path: Path, stated: Mapping[str, str]) -
                     )
                     found += _of_text(text, table.columns, name)
             return found
+    if holds_tables(path):
+        return [
+            column
+            for rows in open_tables(path, set(stated.values()))
+            for column in _of_rows(rows, _meanings(rows.columns, stated, rows.where), rows.where)
+        ]
     found = []
     for name, text in _texts(path):
-        header = text.layout.columns
-        known = {term: column for term, column in stated.items() if column in header}
-        found += _of_text(text, match_columns(header, known, name), name)
-    if not found and path.suffix.lower() == ".parquet":
-        return _of_parquet(path, stated)
+        found += _of_text(text, _meanings(text.layout.columns, stated, name), name)
     if not found and opened is not None:
         return _of_blocks(opened, path.name)
     return found
+
+
+def _meanings(header: Sequence[str], stated: Mapping[str, str], where: str) -> dict[str, str]:
+    known = {term: column for term, column in stated.items() if column in header}
+    return match_columns(header, known, where)
 
 
 def _columns_if_any(
@@ -318,15 +355,12 @@ def _opener(path: Path, name: str) -> Callable[[], BinaryIO]:
 
 
 def _texts(path: Path) -> Iterator[tuple[str, DelimitedText]]:
-    """Yield the text tables of a file, folder or zip archive, whatever they mean."""
+    """Yield the text tables of a folder or zip archive, whatever they mean."""
+    names = []
     if path.is_dir() or is_zip(path):
-        names = [n for n in open_container(path).names if Path(n).suffix.lower() in _TEXTS]
-        openers = [(name, _opener(path, name)) for name in names[:5]]
-    elif path.suffix.lower() in _TEXTS:
-        openers = [(path.name, lambda: path.open("rb"))]
-    else:
-        openers = []
-    for name, opener in openers:
+        names = [n for n in open_container(path).names if Path(n).suffix.lower() in TEXT_SUFFIXES]
+    for name in names[:5]:
+        opener = _opener(path, name)
         try:
             with opener() as file:
                 layout = sniff(file.read(1 << 16))
@@ -360,21 +394,24 @@ def _start(text: DelimitedText) -> bytes:
     return start if len(start) < 1 << 18 or end < 0 else start[: end + 1]
 
 
-def _of_parquet(path: Path, stated: Mapping[str, str]) -> list[ColumnSeen]:
-    file = pq.ParquetFile(path)
-    header = file.schema_arrow.names
-    used = match_columns(header, {t: c for t, c in stated.items() if c in header}, path.name)
-    batch = next(file.iter_batches(LOOKED_AT), None)
-    rows = None if batch is None else batch.to_pandas()
-    return [
+def _of_rows(rows: Rows, used: Mapping[str, str], table: str) -> list[ColumnSeen]:
+    """Return the columns of any stored table."""
+    if isinstance(rows, TextRows):
+        return _of_text(rows.text, used, table)
+    names = dict.fromkeys(name for name in rows.columns if name)
+    if rows.known:  # of a shape only what it has
+        names = dict.fromkeys(n for n in names if n not in rows.known.values() or n in used)
+    block = next((block for block, _ in rows.blocks({name: name for name in names})), None)
+    found = [
         ColumnSeen(
-            path.name,
+            table,
             name,
             used.get(name, ""),
-            () if rows is None else _first(pl.Series(rows[name].dropna().astype(str).to_list())),
+            () if block is None else _first(block.rows[name]),
         )
-        for name in header
+        for name in names
     ]
+    return [c for c in found if c.values or c.name not in rows.known.values()]
 
 
 def _of_blocks(opened: RecordFile, table: str) -> list[ColumnSeen]:
@@ -407,7 +444,7 @@ def guess_columns(columns: Sequence[ColumnSeen]) -> dict[str, str]:
     have = {column.meaning for column in columns}
     tests = {
         "eventDate": ({"eventDate", "year", "eventID"}, _is_date),
-        "scientificName": ({"scientificName", "species"}, lambda text: bool(binomial(text))),
+        "scientificName": ({"scientificName", "species"}, _is_species),
         "gridReference": (
             {"gridReference", "decimalLatitude", "footprintWKT", "easting"},
             _is_reference,
@@ -459,21 +496,15 @@ def _is_date(text: str) -> bool:
     return read["day"][0] is not None
 
 
+def _is_species(text: str) -> bool:
+    return bool(binomial(text) or read_synonyms("s2bms").whole(text))
+
+
 def _is_reference(text: str) -> bool:
     try:
         return text.upper() == text and bool(GridSquare.parse(text))
     except RecordsError:
         return False
-
-
-def _rows_of(occurrences: Occurrences, group: str) -> dict[int, int]:
-    """Count the records of each text of a group."""
-    found: dict[int, int] = {}
-    for part in occurrences.parts([group, "is_event"]):
-        counts = part.filter(~pl.col("is_event"))[group].value_counts()
-        for code, rows in counts.iter_rows():
-            found[code] = found.get(code, 0) + rows
-    return found
 
 
 def _described(found: RecordsSeen, occurrences: Occurrences, rules: RecordsOptions) -> RecordsSeen:
@@ -485,9 +516,9 @@ def _described(found: RecordsSeen, occurrences: Occurrences, rules: RecordsOptio
         first_day=str(known.min()) if len(known) else "",
         last_day=str(known.max()) if len(known) else "",
         dates=_shapes(
-            dates.join(days.rename({"day": "read"}), on="code"), _rows_of(occurrences, "date")
+            dates.join(days.rename({"day": "read"}), on="code"), rows_of(occurrences, "date")
         ),
-        names=_names(occurrences),
+        names=species_seen(occurrences, read_synonyms(rules.synonyms)),
         notes=(*found.notes, *occurrences.notes),
     )
 
@@ -516,21 +547,6 @@ def _shapes(dates: pl.DataFrame, rows: Mapping[int, int]) -> tuple[Shape, ...]:
         )
         for row in groups.iter_rows(named=True)
     )
-
-
-def _names(occurrences: Occurrences) -> pd.DataFrame:
-    """Return per species its rows and how it is written."""
-    rows = _rows_of(occurrences, "name")
-    entries = []
-    for entry in occurrences.dictionaries["name"].iter_rows(named=True):
-        name = read_name(entry["scientificName"], entry["species"], entry["taxonRank"])
-        text = (entry["scientificName"] or entry["species"]).strip()
-        entries.append((name.accepted, name.kind, text, rows.get(entry["code"], 0)))
-    told = pd.DataFrame(entries, columns=["species", "kind", "text", "rows"])
-    told = told[(told["species"] != "") & (told["rows"] > 0)]
-    grouped = told.sort_values("rows", ascending=False).groupby("species", sort=False)
-    found = grouped.agg(rows=("rows", "sum"), spellings=("text", lambda t: tuple(dict.fromkeys(t))))
-    return found.sort_values("rows", ascending=False, kind="stable").reset_index()
 
 
 def _counted(

@@ -15,12 +15,18 @@ _ALIASES = {
     for term, aliases in {
         "recordID": "gbifid occurrenceid recordid nbnatlasrecordid id recordkey",
         "scientificName": (
-            "scientificname matchedscientificname taxon taxonname latinname sciname speciesname"
+            "scientificname matchedscientificname taxon taxonname latinname sciname speciesname "
+            "latin scientific binomial recommendedname recommendedtaxonname preferredname "
+            "specieslatin specieslatinname speciesscientificname scientificnameofspecies taxa"
         ),
-        "species": "species speciesinterpreted",
+        "species": "species speciesinterpreted specificepithet speciesepithet epithet",
+        "genus": "genus genusname",
         "taxonRank": "taxonrank rank",
         "occurrenceStatus": "occurrencestatus",
-        "individualCount": "individualcount count abundance number individuals observationcount",
+        "individualCount": "individualcount count abundance number individuals observationcount "
+        "quantity countofsexorstage howmany numberseen numbercounted nocounted noseen "
+        "numberofindividuals "
+        "countofindividuals totalcount",
         "status": "status",
         "organismQuantity": "organismquantity",
         "organismQuantityType": "organismquantitytype",
@@ -30,15 +36,19 @@ _ALIASES = {
             "recordstatus verified acceptedstatus"
         ),
         "basisOfRecord": "basisofrecord",
+        "qualityGrade": "qualitygrade",
         "captive": ("captivecultivated captive iscaptive degreeofestablishment establishmentmeans"),
-        "eventID": "eventid visitid samplingeventidentifier checklistid sampleid",
+        "eventID": "eventid visitid samplingeventidentifier checklistid sampleid submissionid",
         "parentEventID": "parenteventid",
         "eventDate": "eventdate date visitdate surveydate observationdate observedon startdate "
-        "datefrom eventdatestart",
+        "datefrom eventdatestart sampledate recorddate daterecorded dateobserved dateofvisit "
+        "dateofrecord dateofobservation recordingdate countdate obsdate walkdate "
+        "vaguedatestart datum",
         "eventDateEnd": "eventdateend enddate dateto dateend eventenddate visitenddate "
-        "dateinterpretedto",
+        "dateinterpretedto vaguedateend",
         "startDayOfYear": "startdayofyear",
         "endDayOfYear": "enddayofyear",
+        "qualifier": "identificationqualifier",
         "year": "year",
         "month": "month",
         "day": "day",
@@ -51,11 +61,13 @@ _ALIASES = {
             "coordinateuncertainty uncertaintym uncertainty publicpositionalaccuracy "
             "positionalaccuracy"
         ),
-        "footprintWKT": "footprintwkt wkt",
+        "footprintWKT": "footprintwkt wkt geometry geom thegeom wktgeometry geometrywkt",
         "footprintSRS": "footprintsrs",
         "gridReference": (
             "gridreference gridref osgr osgbgridref gridsquare osiegridreference mapref "
-            "outputmapref originalmapref"
+            "outputmapref originalmapref gr ngr osgridref osgridreference osref spatialreference "
+            "spatialref sref enteredsref irishgridref britishgridref gridreferences "
+            "centroidgridref monad kmsquare 1kmsquare 1kmsq tetrad hectad 10kmsquare"
         ),
         "easting": "easting",
         "northing": "northing",
@@ -75,14 +87,26 @@ _ALIASES = {
         "durationUnit": "eventdurationunit durationunit",
         "samplingEffort": "samplingeffort",
         "completeness": (
-            "completeness allspeciesreported completelist completechecklist islistcomplete"
+            "completeness allspeciesreported completelist completechecklist islistcomplete "
+            "allobsreported alltaxareported"
         ),
     }.items()
 }
 """What a column is called, as :func:`key` writes it, in order of preference."""
 
-_COMMON_NAMES = ("vernacularname", "commonname", "englishname", "vernacular")
+_COMMON_NAMES = (
+    "vernacularname",
+    "commonname",
+    "englishname",
+    "vernacular",
+    "speciescommonname",
+    "butterfly",
+    "butterflyspecies",
+)
 """Columns of common names, which are read where a table has no other names."""
+
+_DOUBT = r"^(?:cf|aff|nr|near|poss|prob|uncertain|unsure|doubtful|\?)|\?$"
+_DATE = r"\d{1,4}[/.-](?:\d{1,2}|[A-Za-z]{3,9})(?:[/.-]\d{1,4})?|(?:[Ww]eek|[Ww]) ?\d{1,2}"
 
 MISSING = frozenset(
     "na n/a n.a. #n/a #na #ref! #value! #div/0! #name? #null! #num! null (null) \\n none nan nat "
@@ -157,11 +181,14 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
             )
         found[name] = meant
     keys = {name: key(name) for name in header}
+    with_key: dict[str, list[str]] = {}
+    for name, held in keys.items():
+        with_key.setdefault(held, []).append(name)
     for term, aliases in _ALIASES.items():
-        if term in found.values():
+        if term in found.values() or (term == "genus" and "scientificname" in keys.values()):
             continue
         for alias in aliases:  # in order of preference
-            names = [name for name in header if keys[name] == alias and name not in found]
+            names = [name for name in with_key.get(alias, ()) if name not in found]
             if names:
                 found[names[0]] = term
                 break
@@ -171,6 +198,59 @@ def match_columns(header: Sequence[str], columns: Mapping[str, str], where: str)
     if not {"easting", "northing"} & set(found.values()):  # the CRS of metres, not of degrees
         found = {name: term for name, term in found.items() if term != "coordinateSRS"}
     return found
+
+
+def with_genus(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    Write genus and species of two columns as one name.
+
+    >>> with_genus(pl.DataFrame({"genus": ["Pieris"], "species": ["rapae"]}))["species"].to_list()
+    ['Pieris rapae']
+    """
+    if "genus" not in rows.columns:
+        return rows
+    for term in ("scientificName", "species"):
+        if term not in rows.columns:
+            continue
+        pairs = rows.select("genus", term).unique()
+        joined = [_joined(genus.strip(), name.strip()) for genus, name in pairs.iter_rows()]
+        whole = pairs.with_columns(pl.Series("joined", joined, dtype=pl.String))
+        rows = rows.join(whole, on=["genus", term], how="left", maintain_order="left")
+        rows = rows.with_columns(pl.col("joined").alias(term)).drop("joined")
+    return rows.drop("genus")
+
+
+def with_qualifier(rows: pl.DataFrame) -> pl.DataFrame:
+    """
+    Write a doubt that a column of its own tells beside the name.
+
+    >>> rows = pl.DataFrame({"species": ["Pieris rapae"], "qualifier": ["cf. rapae"]})
+    >>> with_qualifier(rows)["species"].to_list()
+    ['Pieris rapae ?']
+    """
+    if "qualifier" not in rows.columns:
+        return rows
+    if not (rows["qualifier"] != "").any():  # the usual case
+        return rows.drop("qualifier")
+    doubt = pl.col("qualifier").str.strip_chars().str.to_lowercase().str.contains(_DOUBT)
+    told = [term for term in ("scientificName", "species") if term in rows.columns]
+    return rows.with_columns(
+        pl.when(doubt & (pl.col(term) != ""))
+        .then(pl.format("{} ?", term))
+        .otherwise(pl.col(term))
+        .alias(term)
+        for term in told
+    ).drop("qualifier")
+
+
+def _joined(genus: str, name: str) -> str:
+    """Return genus and epithet as one name, and a whole or a common name as it is."""
+    if not genus or genus.lower() in MISSING:
+        return name
+    if not name or name.lower() in MISSING:
+        return genus
+    alone = len(name.split()) == 1 or re.match(r"(?:cf|aff|agg|sp|spp)[. ]", name.lower())
+    return f"{genus} {name.lower()}" if alone and genus.lower() != name.lower() else name
 
 
 def _term(alias: str) -> str | None:
@@ -196,19 +276,27 @@ def require(terms: Sequence[str], where: str, header: Sequence[str] = ()) -> Non
         There is no date, place or name column.
     """
     have = set(terms)
+    dated = [name for name in header if re.fullmatch(_DATE, name.strip())]
+    if len(dated) > 1 and not have & {"eventDate", "year"}:
+        raise RecordsError(
+            f"{where} has a column of dates for each day or week ({', '.join(dated[:3])}), "
+            "which is not read. Turn it so that each row is a species, a date, a place and a "
+            "count: pivot longer in R, unpivot in Excel's Power Query."
+        )
     named = ", ".join(name for name in header[:20] if name)
     columns = f" Its columns are {named}{', ...' if len(header) > 20 else ''}." if named else ""
 
-    def missing(what: str, needed: str, term: str) -> RecordsError:
+    def missing(what: str, needed: str, term: str, more: str = "") -> RecordsError:
         return RecordsError(
             f"{where} has no {what} column: {needed} is needed.{columns} "
-            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}."
+            f"If it has another name, say so in records.columns, such as {{{term}: NAME}}.{more}"
         )
 
     if not have & {"eventDate", "year", "eventID"}:
         raise missing("date", "eventDate (or year, month and day)", "eventDate")
     if not have & {"scientificName", "species"}:
-        raise missing("species", "scientificName or species", "species")
+        wide = " If each species has a column, head them with their scientific names."
+        raise missing("species", "scientificName or species", "species", wide)
     places = {"footprintWKT", "gridReference", "locationID", "eventID"} & have
     if (
         not places

@@ -18,14 +18,15 @@ from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import RecordsError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.records.double_recording import double_recordings
+from data_prep.records.double_recording import double_recordings, told_before
 from data_prep.records.dropped import dropped_rows, write_dropped
+from data_prep.records.files.limits import within
+from data_prep.records.files.vector import files_of
 from data_prep.records.names import accepted_name, read_species, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places.grid_references import accuracy_note
 from data_prep.records.places.sites import Places, read_sites, resolve_places, site_ids
-from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
 from data_prep.records.rules import REASONS, Verdicts, judge
 from data_prep.records.sensitive import SensitiveSpecies
@@ -167,15 +168,15 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     for path in config.paths:
         with within(config.limits):
             opened = open_records(path, format=config.format, columns=config.columns)
-        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        held = files_of(path)
         fetched = read_provenance(path) if path.is_file() else None
         for number, file in enumerate(held):
             first = number == 0
             sources.append(
                 Source(
                     role="records",
-                    name=path.name
-                    if file == path
+                    name=file.name
+                    if not path.is_dir()
                     else f"{path.name}/{file.relative_to(path).as_posix()}",
                     sha256=sha256(file),
                     bytes=file.stat().st_size,
@@ -291,6 +292,8 @@ class _Count:
     def apply_rules_of_sites(self, *, listed_only: bool) -> None:
         """Leave out sites that are too large, hold too few records or are not listed."""
         rules, places = self.rules, self.verdicts.places
+        if "record" in self.rows.columns:
+            self.drop(told_before(self.rows), "duplicate record")
         if rules.max_footprint_deg2 is not None:
             self._drop_sites(
                 shapely.area(places.footprints) > rules.max_footprint_deg2, "footprint too large"

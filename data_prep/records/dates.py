@@ -22,6 +22,12 @@ _FULL = (
     r"|\d{1,2}-\d{1,2}-\d{4}"
 )
 _CLOCK = r"^\d{1,2}([:.h]\d{2}.*|\s*[ap]\.?m.*)$"
+_WEEKDAY = r"(?i)^(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?[., ]+"
+_MONTH_NUMBERS = {
+    name[:length].lower(): f"{n:02}"
+    for n, name in enumerate(MONTHS, start=1)
+    for length in range(3, len(name) + 1)
+}
 _WAYS = ("iso", "year_first", "ordinal", "compact", "worded", "dmy", "mdy")
 
 
@@ -118,6 +124,7 @@ def _understood(dates: pl.DataFrame) -> pl.DataFrame:
         (pl.col("startDayOfYear") != "") & (pl.col("endDayOfYear") != "")
     )
     return split.with_columns(
+        pl.col("month").str.to_lowercase().replace(_MONTH_NUMBERS).alias("month"),
         pl.when(one_day).then(full.list.first()).otherwise(pl.col("eventDate")).alias("text"),
         (several | numbers | _interval(pl.col("eventDate"), one_day)).alias("period"),
     ).select(
@@ -198,19 +205,27 @@ def _chosen(prefix: str, day_first: bool | None) -> pl.Expr:
 
 
 def _numbered(text: pl.Expr) -> pl.Expr:
-    """Write 3 June 2018 and 03-Jun-2018 as 3-06-2018; what else there is as nothing."""
+    """
+    Write 3 June 2018, 03-Jun-2018, Sunday 3rd of June 2018 and June 3, 2018 as 3-06-2018; what else
+    there is as nothing.
+    """
+    bare = text.str.replace(_WEEKDAY, "")
     day, word, year = (
-        text.str.extract(r"^(\d{1,2})(?:st|nd|rd|th)?[ ./-]+([A-Za-z]{3,9})[ .,/-]+(\d{4})$", n)
+        bare.str.extract(
+            r"^(\d{1,2})(?:st|nd|rd|th)?(?: of)?[ ./-]+([A-Za-z]{3,9})[ .,/-]+(\d{4})$", n
+        )
         for n in (1, 2, 3)
     )
-    names = [name.lower() for name in MONTHS]
-    numbers = {
-        name[:length]: f"{n:02}"
-        for n, name in enumerate(names, start=1)
-        for length in range(3, len(name) + 1)
-    }
+    first_word, second_day, last_year = (
+        bare.str.extract(r"^([A-Za-z]{3,9})\.? (\d{1,2})(?:st|nd|rd|th)?,? (\d{4})$", n)
+        for n in (1, 2, 3)
+    )
+    month = pl.coalesce(word, first_word).str.to_lowercase()
     return pl.format(
-        "{}-{}-{}", day, word.str.to_lowercase().replace_strict(numbers, default=None), year
+        "{}-{}-{}",
+        pl.coalesce(day, second_day),
+        month.replace_strict(_MONTH_NUMBERS, default=None),
+        pl.coalesce(year, last_year),
     )
 
 

@@ -1,4 +1,7 @@
-"""Recognise a visit that two recording schemes tell: one day, one square, the same species."""
+"""
+Recognise what is told twice: a visit by two recording schemes (one day, one square, the same
+species), a record by two files.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import numpy as np
 import polars as pl
 import shapely
 
-from data_prep.records.places.grid_references import squares_of
+from data_prep.records.places.grid_references import square_names
 from data_prep.records.places.sites import Places
 
 SQUARE_M = 1_000
@@ -53,19 +56,19 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
     )
     sites = seen["site"].unique().sort()
     centres = shapely.centroid(places.footprints[sites.to_numpy()])
-    squares = squares_of(shapely.get_x(centres), shapely.get_y(centres), SQUARE_M)
+    squares = square_names(shapely.get_x(centres), shapely.get_y(centres), SQUARE_M)
     records = rows.filter(~pl.col("is_event")).group_by("site").len("records")
     shapes = [shapely.to_wkb(places.footprints[site]) for site in sites.to_list()]
     rank = np.argsort(np.argsort(np.array(shapes, dtype=object)))
     about = pl.DataFrame(
         {
             "site": sites,
-            "square": [None if square is None else square.reference for square in squares],
+            "square": squares,
             "rank": rank,
         }
     ).join(records, on="site", how="left")
     groups = (
-        lists.join(about.filter(pl.col("square").is_not_null()), on="site")
+        lists.join(about.filter(pl.col("square") != ""), on="site")
         .filter(pl.len().over("day", "square", "species") > 1)
         .sort(["day", "square", "records", "rank"], descending=[False, False, True, False])
         .group_by("day", "square", "species", maintain_order=True)
@@ -80,3 +83,23 @@ def double_recordings(rows: pl.DataFrame, places: Places) -> tuple[pl.DataFrame,
             else:
                 kept.append(set(of_site))
     return pl.DataFrame(doubles, schema=nothing.schema, orient="row"), shared
+
+
+def told_before(rows: pl.DataFrame) -> np.ndarray:
+    """
+    Tell which rows are records that a file before theirs has told: one id, one day, one species.
+
+    Parameters
+    ----------
+    rows
+        Columns ``file``, ``record`` (hash of the id, 0 for none), ``day``, ``taxon``.
+
+    Returns
+    -------
+    ndarray
+        (rows,) true where the same record stands in a file with a smaller number.
+    """
+    first = pl.col("file").min().over("record", "day", "taxon")
+    named = (pl.col("record") != 0) & (pl.col("taxon") >= 0)
+    told: np.ndarray = rows.select(again=named & (pl.col("file") > first))["again"].to_numpy()
+    return told

@@ -14,7 +14,7 @@ from butterfly_sdm.errors import RecordsError
 from data_prep.records.names import accepted_name, read_name
 from data_prep.records.nomenclature import tidy
 from data_prep.records.occurrences import GROUPS, Occurrences
-from data_prep.records.places.grid_references import GridSquare, squares_of
+from data_prep.records.places.grid_references import GridSquare, square_names
 from data_prep.records.rules import REASONS
 from data_prep.records.sensitive import SensitiveSpecies
 
@@ -164,7 +164,5 @@ def _square(row: pd.Series, size_m: int | None) -> str | None:
         lon, lat = float(row["decimalLongitude"]), float(row["decimalLatitude"])
     except (TypeError, ValueError):
         return ""
-    found = (
-        squares_of(np.array([lon]), np.array([lat]), size_m)[0] if np.isfinite(lon + lat) else None
-    )
-    return "" if found is None else found.reference
+    known = np.isfinite(lon + lat)
+    return square_names(np.array([lon]), np.array([lat]), size_m)[0] if known else ""

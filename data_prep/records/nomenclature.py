@@ -22,8 +22,8 @@ _AGGREGATE = re.compile(
 )
 _HYBRID = re.compile(
     # One of several parents; a sign before the epithet alone is a name of its own.
-    r"(?:[^\W\d_]{2,}|[.)\d])\s+[×xX]\s+\S+\s+\S|"
-    r"[^\W\d_]{2,}\s+[^\W\d_]\S*\s+[×xX]\s*\S|\bhybrids?\b|^[×xX]\s+\S"
+    r"(?:[^\W\d_]{2,}|[.)\d])\s+[×xX]\s+[^\W\d_]\S*\s+\S|"
+    r"[^\W\d_]{2,}\s+[^\W\d_]\S*\s+(?:×\s*|[xX]\s+)[^\W\d_]|\bhybrids?\b|^[×xX]\s+\S"
 )
 _UNCERTAIN = re.compile(
     r"(?:^|\s)(?:cf|aff|nr|near|poss|possibly|prob|probably|affin)(?:\.|\s)|\?", re.IGNORECASE
@@ -40,9 +40,16 @@ _NOTHING = re.compile(
     r"detected|to report|at all|today|count|here|present))*",
     re.IGNORECASE,
 )
+_ABSENT = re.compile(
+    r"\b(?:none|not|no|never)\b(?: \w+)? (?:seen|found|recorded|observed|present|sighted)\b|"
+    r"\babsent\b|\b(?:none|nil|zero)\W*$",
+    re.IGNORECASE,
+)
+_AND = re.compile(r"(?:[,;&+/]|(?:and|or|et|und|en|y|ou|oder)\s)\s*")
+_TAGS = re.compile(r"</?(?:i|em|b|u|strong|span|sup|sub)\b[^>]*>", re.IGNORECASE)
 _LATIN = re.compile(r"[\w-]*(?:[aeiou]|[aeiou]s|um|[ae]ns|or|er|ar|[aeioy]x|on|ops|bs)")
 _AFTER = re.compile(  # author, year, note in brackets, rank of what follows, sex or stage
-    r"[,;:(\[{&\d\"'“A-ZÀ-Þ–-]|(?:et|and|in|ex|de|von|van|den|der|du|la|le|d|ssp|subsp|var|"
+    r"[,;:(\[{&\d\"'“A-ZÀ-Þ–-]|[x×]\s*\d|(?:et|and|in|ex|de|von|van|den|der|du|la|le|d|ssp|subsp|var|"
     r"agg|aggregate|group|complex|f|fo|fa|form|forma|ab|aberr|race|morph|"
     r"subvar|cv|sensu|sens|s|str|auct|nom|comb|stat|sp|nov|"
     r"male|female|males|females|adult|adults|larva|larvae|egg|eggs|ova|ovum|pupa|pupae|imago|"
@@ -101,7 +108,13 @@ def tidy(text: str) -> str:
     """
     composed = unicodedata.normalize("NFC", text)
     plain = composed.replace("_", " ").replace("\ufeff", "").replace("\u200b", "")
-    return " ".join(plain.strip(" \"'").split())
+    if "<" in plain:
+        plain = _TAGS.sub("", plain)
+    plain = re.sub(r"(?<=\w)[\u2010-\u2013](?=\w)", "-", plain)
+    plain = " ".join(plain.strip(" \"'").split()).rstrip(" ♂♀☿†*¹²³")
+    if re.fullmatch(r"[A-Z][a-z]{2,}\.[a-z-]{3,}", plain):  # as R writes headers
+        plain = plain.replace(".", " ")
+    return re.sub(r"(?<=[a-z]{4})\.$", "", plain)
 
 
 def binomial(text: str, *, below: bool = False) -> str:
@@ -168,6 +181,8 @@ def _tail_fits(rest: str, epithet: str, *, below: bool) -> bool:
 
     In a longer common name, such as "Azure damselfly pair", it cannot.
     """
+    if _names_another(rest):
+        return False
     if not rest or _AFTER.match(rest):
         return True
     third, _, after = rest.partition(" ")
@@ -175,6 +190,13 @@ def _tail_fits(rest: str, epithet: str, *, below: bool) -> bool:
     if not (below or word == epithet or (_LATIN.fullmatch(word) and word not in _COMMON)):
         return False
     return word != third or not after or bool(_AFTER.match(after)) or after.split()[0] in _AUTHORS
+
+
+def _names_another(rest: str) -> bool:
+    """Tell whether what follows a binomial is another species: ", Pieris napi"."""
+    found = _AND.match(rest)
+    second = _EXACT.match(rest[found.end() :]) if found else None
+    return second is not None and looks_latin(second[1]) and looks_latin(second[2])
 
 
 def read_text(text: str, *, below: bool = False) -> Text:
@@ -195,6 +217,8 @@ def read_text(text: str, *, below: bool = False) -> Text:
         return Text("hybrid")
     if _UNCERTAIN.search(text):
         return Text("uncertain")
+    if _ABSENT.search(text):
+        return Text("unread")
     found = binomial(text, below=below)
     if _AGGREGATE.search(text):
         return Text("aggregate", found or text)

@@ -13,12 +13,14 @@ import errno
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.core.files import read_json, sha256, write_json
@@ -27,7 +29,8 @@ from butterfly_sdm.errors import ArtefactError, MissingFileError, RecordsError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records import dates as date_rules
 from data_prep.records import efforts
-from data_prep.records.columns import MISSING, without_missing
+from data_prep.records.columns import MISSING, with_genus, with_qualifier, without_missing
+from data_prep.records.files.vector import files_of
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
 from data_prep.records.walks import one_visit_each
@@ -61,6 +64,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "verification",
         "basisOfRecord",
         "captive",
+        "qualityGrade",
     ),
     "effort": efforts.TERMS,
 }
@@ -68,10 +72,11 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 log = logging.getLogger("butterfly_sdm.records")
 
-FORMAT_VERSION = 6  # of the compact table: columns, their groups and its checksums
+FORMAT_VERSION = 7  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
+_SHORTEST_ID = 7  # letters and digits; two files may both number their rows
 _LONGEST_MISSING = max(map(len, MISSING))
 
 
@@ -123,7 +128,8 @@ class Occurrences:
         ----------
         columns
             Of ``file``, ``row`` (numbers), one per group (number of its texts), ``event`` (hash of
-            the event's id, 0 for none), ``is_event`` (a survey, not a record).
+            the event's id, 0 for none), ``is_event`` (a survey, not a record); of several files
+            also ``record`` (hash of the record's id, 0 for none).
         """
         for path in sorted(self.folder.glob("rows-*.parquet")):
             yield pl.read_parquet(path, columns=list(columns), glob=False)
@@ -138,38 +144,36 @@ class _Dictionary:
 
     def __init__(self, terms: Sequence[str]) -> None:
         self.terms = terms
-        self.usual = {"occurrenceStatus": 3, "duration": 0}.get(terms[0], len(terms))
         self.entries: list[pl.DataFrame] = []
         self.numbers: dict[int, int] = {}  # of each hash
 
-    def number(self, texts: pl.DataFrame) -> tuple[np.ndarray, pl.Series]:
+    def number(self, held: Mapping[str, pl.Series], hashes: np.ndarray) -> np.ndarray:
         """
-        Return the number (uint32) and the hash (uint64) of each row of texts; new ones are kept.
+        Return the number (uint32) of each row of texts; new ones are kept.
+
+        Parameters
+        ----------
+        held
+            The columns there are; others are blank.
+        hashes
+            (rows,) of the texts of this group, see :func:`mixed`.
         """
-        hashes = self._hashes(texts)
-        encoded = cast(pa.UInt64Array, hashes.to_arrow()).dictionary_encode()
+        encoded = cast(pa.UInt64Array, pa.array(hashes)).dictionary_encode()
         before = len(self.numbers)
         numbers = np.array(
             [self.numbers.setdefault(h, len(self.numbers)) for h in encoded.dictionary.to_pylist()],
             dtype=np.uint32,
         )
+        places: np.ndarray = encoded.indices.to_numpy()
         if len(self.numbers) > before:
-            first = hashes.arg_unique().to_numpy()  # in the order in which they come, as encoded
-            self.entries.append(_own(texts[first[numbers >= before]]))
-        return numbers[encoded.indices.to_numpy()], hashes
-
-    def _hashes(self, texts: pl.DataFrame) -> pl.Series:
-        """Return the hash of each row; the rarer terms cost little where a block has one text."""
-        if self.usual:
-            hashes = texts.select(self.terms[: self.usual]).hash_rows(seed=len(self.terms))
-        else:
-            hashes = pl.Series("", np.zeros(len(texts), dtype=np.uint64))
-        rarer = texts.select(self.terms[self.usual :])
-        if not rarer.width or texts.is_empty():
-            return hashes
-        same = all((column == column[0]).all() for column in rarer)
-        others = (rarer.head(1) if same else rarer).hash_rows(seed=1).to_numpy()
-        return pl.Series(hashes.name, (hashes.to_numpy() * _ODD) ^ others)
+            # The dictionary is in the order in which texts come.
+            first = np.flatnonzero(np.diff(np.maximum.accumulate(places), prepend=-1))
+            new = first[numbers >= before]
+            blank = pl.Series([""]).new_from_index(0, len(new))
+            texts = {t: held[t].gather(new) if t in held else blank for t in self.terms}
+            self.entries.append(_own(pl.DataFrame(texts)))
+        of_row: np.ndarray = numbers[places]
+        return of_row
 
     def table(self) -> pl.DataFrame:
         """
@@ -182,14 +186,54 @@ class _Dictionary:
         return held.with_row_index("code").sort(*self.terms)
 
 
+def hashed(held: Mapping[str, pl.Series]) -> dict[str, np.ndarray]:
+    """Return the hash (uint64) of each text, column by column, each term in its own way."""
+    known = [term for term in TERMS if term in held]
+    texts = pl.DataFrame([held[term].alias(term) for term in known])
+    made = texts.select(pl.col(term).hash(seed=_seed(term)) for term in known)
+    return {series.name: series.to_numpy() for series in made}
+
+
+def mixed(hashes: Mapping[str, np.ndarray], terms: Sequence[str], rows: int) -> np.ndarray:
+    """
+    Return a hash (uint64) of each row of texts: the sum of those of its terms.
+
+    A column that a file lacks costs nothing and counts as blank.
+    """
+    total: np.ndarray = np.zeros(rows, dtype=np.uint64)
+    for term in terms:
+        total += hashes[term] if term in hashes else _hash_of_blank(term)
+    return total
+
+
+def _seed(term: str) -> int:
+    return 1 + TERMS.index(term)
+
+
+@cache
+def _hash_of_blank(term: str) -> np.uint64:
+    blank: np.uint64 = hashed({term: pl.Series([""])})[term][0]
+    return blank
+
+
 def _told(ids: pl.Series) -> np.ndarray:
     """Return where an id is one, neither blank nor a word for a missing value."""
-    short = ids.str.len_bytes() <= _LONGEST_MISSING
-    told = (ids != "").to_numpy(writable=True)
+    length: np.ndarray = pc.binary_length(ids.to_arrow()).to_numpy()
+    told: np.ndarray = length > 0
+    short = told & (length <= _LONGEST_MISSING)
     if short.any():
-        few = short.to_numpy()
-        told[few] = ids.filter(short).to_frame("id").select(without_missing("id") != "")["id"]
+        few = ids.filter(pl.Series(short)).to_frame("id")
+        told[short] = few.select(without_missing("id") != "")["id"].to_numpy()
     return told
+
+
+def _ids(held: Mapping[str, pl.Series], hashes: Mapping[str, np.ndarray], rows: int) -> np.ndarray:
+    """Return the hash (uint64) of the id of each record, 0 for none or a mere number of rows."""
+    ids: np.ndarray = np.zeros(rows, dtype=np.uint64)
+    if "recordID" in held:
+        length: np.ndarray = pc.binary_length(held["recordID"].to_arrow()).to_numpy()
+        np.copyto(ids, hashes["recordID"], where=length >= _SHORTEST_ID)
+    return ids
 
 
 def _visit(held: Mapping[str, pl.Series]) -> pl.Series | None:
@@ -228,6 +272,7 @@ class _Coder:
     )
     bad: list[pl.DataFrame] = field(default_factory=list)
     records: list[np.ndarray] = field(default_factory=list)
+    several: bool = False  # files
     waiting: list[pl.DataFrame] = field(default_factory=list)
     waiting_rows: int = 0
 
@@ -280,29 +325,33 @@ class _Coder:
                 self.bad.append(block.malformed.head(kept).select(number, "row", "text"))
         if block.rows.is_empty():
             return
-        held = {series.name: series for series in block.rows}
-        empty = pl.Series([""]).new_from_index(0, len(block.rows))
-        columns = {term: held.get(term, empty.alias(term)) for term in TERMS}
-        numbers, hashes = {}, []
-        for group, terms in GROUPS.items():
-            numbers[group], of_group = self.dictionaries[group].number(
-                pl.DataFrame([columns[term] for term in terms])
-            )
-            if group != "effort":  # the same sighting, however it says how long people looked
-                hashes.append(of_group.alias(group))
+        rows = with_qualifier(with_genus(block.rows.drop(block.blank)))
+        held = {series.name: series for series in rows}
+        count = len(block.rows)
+        numbers = {}
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
-        identity = pl.DataFrame([*hashes, columns["recordID"], columns["eventID"]])
+        hashes = hashed(held)
+        identity = mixed(hashes, ("recordID", "eventID"), count)
+        for group, terms in GROUPS.items():
+            of_group = mixed(hashes, terms, count)
+            numbers[group] = self.dictionaries[group].number(held, of_group)
+            if group != "effort":  # the same sighting, however it says how long people looked
+                identity = identity * _ODD + of_group
         visit = _visit(held)
-        self.records.append(identity.hash_rows(seed=1 + is_event).to_numpy())
+        self.records.append(identity ^ np.uint64(is_event))
         event = np.zeros(len(block.rows), dtype=np.uint64)
         if visit is not None:
-            np.copyto(event, visit.hash(seed=2).to_numpy(), where=_told(visit))
+            same_ids = hashes["eventID"] if visit is held.get("eventID") else None
+            ids = visit.hash(seed=_seed("eventID")).to_numpy() if same_ids is None else same_ids
+            np.copyto(event, ids, where=_told(visit))
         same = {
             "file": np.full(len(event), file, dtype=np.uint16),
             "is_event": np.full(len(event), is_event),
         }
         frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **same})
+        if self.several:
+            frame = frame.with_columns(pl.Series("record", _ids(held, hashes, count)))
         self.waiting.append(frame)
         self.waiting_rows += len(frame)
         if self.waiting_rows >= _PART_ROWS:
@@ -398,7 +447,7 @@ def read_occurrences(
     with resumable_folder(folder, key) as partial:
         for left in partial.glob("*.parquet"):
             left.unlink()
-        coder = _Coder(partial)
+        coder = _Coder(partial, several=len(opened) > 1)
         done = 0
         for number, file in enumerate(opened):
             for position in coder.add_file(file, number):
@@ -456,7 +505,7 @@ def _stored(folder: Path, key: str, *, check: bool = False) -> Occurrences:
 def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
     state = []
     for path in paths:
-        held = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        held = files_of(path)
         state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
     return fingerprint(
         {

@@ -124,7 +124,9 @@ class RecordsOptions(Section):
         None, description="folder of fetched records; null: downloads beside the data set"
     )
     format: str = Field(
-        "auto", description="auto, dwca, gbif, nbn, ukbms, table or a registered reader"
+        "auto",
+        description="auto, dwca, gbif, nbn, ukbms, irecord, mapmate, inaturalist, ebird, "
+        "birdtrack, table or a registered reader",
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name of a column: its name in the file"

@@ -10,7 +10,7 @@ import polars as pl
 
 from data_prep.records import dates as date_rules
 from data_prep.records import efforts
-from data_prep.records.names import Name, Synonyms, read_name
+from data_prep.records.names import Name, Synonyms, read_name, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places import sites as place_rules
@@ -29,6 +29,7 @@ REASONS = (
     "unknown status",
     "rejected identification",
     "captive or cultivated",
+    "casual observation",
     "fossil or living specimen",
     "incomplete list",
     "footprint too large",
@@ -55,11 +56,17 @@ _ABSENT = {
     *"ABSENT A ABSENCE FALSE NO 0 NOTDETECTED NOTOBSERVED UNDETECTED".split(),
     *("NOT DETECTED", "NOT OBSERVED", "NOT PRESENT", "NOT SEEN", "NOT RECORDED"),
 }
-_SAYS_PRESENCE = (_PRESENT | _ABSENT) - set(" P A 1 0 YES NO TRUE FALSE RECORDED".split()) - {""}
+_SAYS_PRESENCE = (_PRESENT | _ABSENT) - {
+    "",
+    "NOT RECORDED",  # in MapMate: nobody said
+    *"P A 1 0 YES NO TRUE FALSE RECORDED".split(),
+}
 _REJECTED = r"^(?:not accepted|rejected|incorrect|invalid|misidentif|r(?:[45])?$)"
 _CAPTIVE = r"^(?:true|t|yes|y|1|captive|cultivated|managed|released|reared|captive.*|cultivated.*)$"
 _NO_SIGHTING = "FOSSILSPECIMEN LIVINGSPECIMEN".split()
 _INDIVIDUALS = r"individual|specimen|count|adult|number|butterfl|^$"
+_FEW_ROWS, _MANY_ON_ONE_DAY = 3, 0.05
+_ZERO = r"^(?:0+(?:[.,]0+)?(?: [a-z]+)*|zero|nil|absent|nothing|(?:none|not) (?:seen|found))$"
 _GENUS_LIKE = {
     "higher": "rank above species",
     "uncertain": "uncertain name",
@@ -80,11 +87,11 @@ class Verdicts:
     ----------
     rows
         The good rows: ``file``, ``row`` where wanted; ``site`` (row of ``places.footprints``),
-        ``day``, ``event`` where that is a visit, ``taxon`` (place in ``taxa``, -1 for none),
-        ``present``, ``source_number`` (scheme); where it is known also ``list_state`` (of the list
-        it is from: 2 complete, 1 not) and ``minutes`` (that the visit took); ``is_event`` (a
-        survey, not a record); ``rank_reason`` (place in :data:`REASONS`, of rules that come after
-        those about sites, 0 for none).
+        ``day``, ``event`` where that is a visit, ``record`` (hash of its id) of several files,
+        ``taxon`` (place in ``taxa``, -1 for none), ``present``, ``source_number`` (scheme); where
+        it is known also ``list_state`` (of the list it is from: 2 complete, 1 not) and ``minutes``
+        (that the visit took); ``is_event`` (a survey, not a record); ``rank_reason`` (place in
+        :data:`REASONS`, of rules that come after those about sites, 0 for none).
     dropped
         How many other records there are, by reason.
     dropped_rows
@@ -151,7 +158,9 @@ def judge(
         ),
     }
     told = {group: _by_code(table) for group, table in judged.items()}
-    kept = [*(["file", "row"] if numbered else []), *(["event"] if rules.visit == "event" else [])]
+    several = len(occurrences.files) > 1
+    kept = ["file", "row"] if numbered else ["file"] if several else []
+    kept += [*(["event"] if rules.visit == "event" else []), *(["record"] if several else [])]
     counts = np.zeros(len(REASONS), dtype=np.int64)
     named = np.zeros(len(names), dtype=np.int64)
     good, bad, before = [], [], 0
@@ -172,7 +181,13 @@ def judge(
     rows = pl.concat(good).with_columns(pl.col("day").cast(pl.Date))
     told_names = names.filter(~_names_sensitive(rules.sensitive))
     rows_named = named[told_names["code"].to_numpy()]
-    notes = (*_status_note(texts["state"]), *_names_note(told_names, rows_named))
+    notes = (
+        *_status_note(texts["state"]),
+        *_grade_note(texts["state"]),
+        *_names_note(told_names, rows_named),
+        *_names_apart(taxa, known_as=synonyms),
+        *_first_of_january(rows),
+    )
     dropped_rows = pl.concat(bad) if numbered else None
     schemes = _schemes(texts["source"])
     return Verdicts(occurrences, rows, counts, dropped_rows, taxa, names, places, notes, schemes)
@@ -199,6 +214,35 @@ def _names_note(names: pl.DataFrame, rows: np.ndarray) -> list[str]:
     ]
 
 
+def _names_apart(taxa: tuple[str, ...], *, known_as: Mapping[str, str]) -> list[str]:
+    """Tell species that count apart, though the table of the package says that they are one."""
+    one = read_synonyms("s2bms")
+    apart = [
+        f"{name} and {one[name]}"
+        for name in taxa
+        if one.get(name, name) != name and one[name] in taxa and name not in known_as
+    ]
+    if not apart:
+        return []
+    return [
+        f"Counted apart, though they are two names of one species: {', '.join(apart[:5])}. "
+        "records.synonyms: s2bms counts them together."
+    ]
+
+
+def _first_of_january(rows: pl.DataFrame) -> list[str]:
+    """Tell of many rows on the first day of the year."""
+    day = pl.col("day")
+    first = (day.dt.ordinal_day() == 1) & ~pl.col("is_event")
+    number = int(rows.select(first.sum()).item() or 0)
+    if number < max(_FEW_ROWS, _MANY_ON_ONE_DAY * len(rows)):
+        return []
+    return [
+        f"{number:,} rows are dated 1 January, as programs write a date of which only the year is "
+        "known. If that is so here, leave them out with records.months."
+    ]
+
+
 def _says_presence(states: pl.DataFrame) -> bool:
     """Tell whether a column of the bare name ``Status`` tells presence and absence."""
     values = {v.strip().upper() for v in states["status"].unique().to_list()} - {""}
@@ -214,6 +258,15 @@ def _status_note(states: pl.DataFrame) -> list[str]:
     return [
         f"The column Status holds {told}: it was not taken as presence or absence. If it is, say "
         "so in records.columns: {occurrenceStatus: ...}."
+    ]
+
+
+def _grade_note(states: pl.DataFrame) -> list[str]:
+    if not states["qualityGrade"].str.strip_chars().str.to_lowercase().is_in(["needs_id"]).any():
+        return []
+    return [
+        "Some observations still need an identification (quality_grade needs_id) and count as "
+        "their observer named them. Export research grade alone to leave them out."
     ]
 
 
@@ -388,7 +441,8 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         bare = pl.col("status").str.strip_chars().str.to_uppercase()
         status = pl.when(status == "").then(bare).otherwise(status)
     absent = status.is_in(list(_ABSENT)) | _says("zeroAbundance", r"^(?:y|yes|true|t|1)$")
-    unknown = ~absent & ~status.is_in(list(_PRESENT))
+    count = pl.col("individualCount").str.strip_chars().cast(pl.Float64, strict=False)
+    unknown = ~absent & (~status.is_in(list(_PRESENT)) | (count < 0).fill_null(False))
     zero = _is_zero() & ~absent
     said = pl.col("completeness").str.to_uppercase().str.replace_all(r"[^A-Z0-9]", "")
     complete = said.is_in(list(_COMPLETE))
@@ -403,6 +457,7 @@ def _judge_states(states: pl.DataFrame, rules: RecordsOptions) -> pl.DataFrame:
         "unknown status": unknown,
         "rejected identification": _says("verification", _REJECTED),
         "captive or cultivated": _says("captive", _CAPTIVE),
+        "casual observation": _says("qualityGrade", r"^casual$"),
         "fossil or living specimen": basis.is_in(_NO_SIGHTING),
         "incomplete list": incomplete,
     }
@@ -432,8 +487,9 @@ def _is_zero() -> pl.Expr:
     Whether nobody was counted; an amount that counts no individuals, such as a cover, tells nothing
     where it is 0 of another unit.
     """
-    number = pl.col("individualCount").str.strip_chars()
+    number = pl.col("individualCount").str.strip_chars().str.to_lowercase()
     quantity = pl.col("organismQuantity").str.strip_chars().cast(pl.Float64, strict=False)
     of_quantity = (quantity == 0) & _says("organismQuantityType", _INDIVIDUALS)
     count = number.cast(pl.Float64, strict=False)
-    return pl.when(number == "").then(of_quantity).otherwise(count == 0).fill_null(False)
+    said = (count == 0).fill_null(False) | number.str.contains(_ZERO)
+    return pl.when(number == "").then(of_quantity).otherwise(said).fill_null(False)

@@ -15,7 +15,7 @@ import shapely
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.names import accepted_name
 from data_prep.records.options import Protection
-from data_prep.records.places.grid_references import squares_of
+from data_prep.records.places.grid_references import square_names
 
 ACTIONS: tuple[str, ...] = get_args(Protection)
 
@@ -148,12 +148,10 @@ class SensitiveSpecies:
 
 def _squares(sites: gpd.GeoDataFrame, size_m: int) -> list[str]:
     """
-    Return the grid reference of the square around the centre of each site, ``""`` outside of the
-    grids.
+    Return the grid reference of the square around the centre of each site, ``""`` near the poles.
     """
     centres = shapely.centroid(sites.geometry.to_numpy())
-    found = squares_of(shapely.get_x(centres), shapely.get_y(centres), size_m)
-    return ["" if square is None else square.reference for square in found]
+    return square_names(shapely.get_x(centres), shapely.get_y(centres), size_m)
 
 
 def _sums(

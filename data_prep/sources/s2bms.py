@@ -13,7 +13,7 @@ from typing import Any
 
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.records.readers.containers import escapes
+from data_prep.records.files.containers import escapes
 from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 

@@ -565,3 +565,30 @@ def test_a_crs_in_which_distances_are_wrong_is_told(tmp_path):
     )
     warnings = Dataset.open(tmp_path / "web").card.warnings
     assert f"In EPSG:3857 distances are wrong by up to {wrong:.0%}" in warnings[0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_explained_losses_are_counted_once(tmp_path, monkeypatch, suffix):
+    from data_prep import build as stage
+    from data_prep.look import left_out
+
+    rows = [
+        f"2018-06-{day:02},5{site}.5,-1.5,Pieris rapae" for day in range(1, 5) for site in "012"
+    ]
+    rows += [f"soon,5{site}.5,-1.5,Pieris rapae" for site in "012"]
+    (tmp_path / "r.csv").write_text("\n".join(["date,lat,lon,species", *rows]) + "\n")
+    read = []
+    for module in (stage, left_out):
+        real = module.read_survey
+        monkeypatch.setattr(
+            module, "read_survey", lambda *a, real=real, **k: read.append(1) or real(*a, **k)
+        )
+    config = make_config(records={"path": str(tmp_path / "r.csv"), "min_records": 0})
+    explain = tmp_path / f"left.{suffix}"
+    build_dataset(config, tmp_path / "d", name="d", seed=0, explain=explain)
+    assert len(read) == 1 and explain.exists()
+    card = Dataset.open(tmp_path / "d").card
+    assert any("'soon' (3)" in text for text in card.warnings)
+    explain.unlink()
+    build_dataset(config, tmp_path / "d", name="d", seed=0, explain=explain)  # it is there already
+    assert len(read) == 2 and explain.exists()

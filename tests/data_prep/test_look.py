@@ -88,7 +88,8 @@ def test_odd_headers_are_suggested_by_their_values_and_said_to_be(tmp_path):
     [
         (("SU3112", "SU41"), {"gridReference": "c"}),
         (("2018", "May"), {}),
-        (("Small Copper", "Red Admiral"), {}),
+        (("Small Copper", "Red Admiral"), {"scientificName": "c"}),
+        (("Small Heron", "Red Knot"), {}),
         (("3 June 2018",), {"eventDate": "c"}),
         ((), {}),
     ],
@@ -233,3 +234,33 @@ def test_the_map_in_the_terminal_puts_north_up_and_keeps_to_its_width():
     assert dot_map([5.0], [50.0]) == ["⠁"]
     assert dot_map([], []) == []
     assert dot_map([float("nan")], [1.0]) == []
+
+
+def test_english_names_are_explained_by_the_table_that_comes_along(tmp_path):
+    rows = ["2018-06-03,SU1234,Small White", "2018-06-04,SU1234,Peacock"]
+    path = write(tmp_path / "a.csv", "date,gridref,butterfly", *rows)
+    found = look([path])
+    assert found.understood
+    assert found.records.table.detections.sum().to_dict() == {"Aglais io": 1, "Pieris rapae": 1}
+    assert yaml.safe_load(found.yaml)["build"]["records"]["synonyms"] == "s2bms"
+    more = look([write(tmp_path / "b.csv", "date,gridref,butterfly", *rows, "2018-06-04,SU1,XYZ")])
+    names = yaml.safe_load(more.yaml)["build"]["records"]["synonyms"]
+    assert names == {"Small White": "Pieris rapae", "Peacock": "Aglais io"}
+    assert "add what these are, if they are species: XYZ" in more.yaml
+
+
+def test_a_column_per_species_is_told_as_such(tmp_path):
+    rows = ["2018-06-03,SU1234,3,0,Ann", "2018-06-04,SU1234,,,Ann"]
+    path = write(tmp_path / "a.csv", "date,gridref,Pieris rapae,Aglais io,who", *rows)
+    found = look([path])
+    meanings = {column.name: column.meaning for column in found.records.columns}
+    assert meanings["Pieris rapae"] == "count of Pieris rapae" and meanings["who"] == ""
+    assert "one column per species" in found.records.layout[0]
+    assert found.records.table.visits.sum() == 2
+
+
+def test_long_reading_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.look.records.LONG_TO_COUNT", 1)
+    told = []
+    look([gbif(tmp_path)], progress=lambda task, done, total: told.append((task, done == total)))
+    assert ("reading records", True) in told and ("counting", True) in told

@@ -35,13 +35,13 @@ from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.predictors import load_predictor
 from butterfly_sdm.run import Run
 from data_prep.records.dates import read_days
+from data_prep.records.files.markup import parse_xml
 from data_prep.records.names import read_name, read_synonyms
 from data_prep.records.occurrences import GROUPS
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places.grid_references import GridSquare
 from data_prep.records.places.sites import read_sites, resolve_places
 from data_prep.records.readers.archive import ArchiveReader
-from data_prep.records.readers.markup import parse_xml
 from data_prep.records.readers.registry import open_records
 from tests.trust import mutation
 

@@ -318,6 +318,30 @@ def squares_of(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[GridSquare
     return squares
 
 
+def square_names(lon: np.ndarray, lat: np.ndarray, size_m: int) -> list[str]:
+    """
+    Name the square of ``size_m`` around each place: of the British or Irish grid, elsewhere of the
+    UTM zone, ``""`` near the poles.
+
+    >>> square_names(np.array([-1.8, 11.57]), np.array([51.1, 48.14]), 1000)
+    ['SU1433', 'EPSG:32632 1000mE691000N5335000']
+    """
+    lon, lat = np.asarray(lon, dtype=np.float64), np.asarray(lat, dtype=np.float64)
+    national = squares_of(lon, lat, size_m)
+    names = ["" if square is None else square.reference for square in national]
+    far = np.array([square is None for square in national], dtype=bool) & (np.abs(lat) <= 84)
+    zone = np.clip((lon + 180) // 6 + 1, 1, 60)
+    for number, north in sorted({*zip(zone[far].tolist(), (lat[far] >= 0).tolist(), strict=True)}):
+        crs = f"EPSG:{326 if north else 327}{int(number):02}"
+        rows = np.flatnonzero(far & (zone == number) & ((lat >= 0) == north))
+        there = pyproj.Transformer.from_crs("EPSG:4326", crs, always_xy=True)
+        x, y = there.transform(lon[rows], lat[rows])
+        squares = metric_squares(crs, np.asarray(x), np.asarray(y), size_m)
+        for row, square in zip(rows.tolist(), squares, strict=True):
+            names[row] = "" if square is None else f"{crs} {square.reference}"
+    return names
+
+
 def accuracy_note() -> str | None:
     """
     Return a sentence when PROJ lacks the grid files of OSTN15, so that British positions are right

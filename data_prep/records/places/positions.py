@@ -117,6 +117,14 @@ class Positions:
                 f"of {_CELL:g} degrees, and count as uncertain by its size. "
                 "records.max_uncertainty_m leaves them out."
             )
+        whole = self.in_degrees & (self.lat % 1 == 0) & (self.lon % 1 == 0)
+        whole &= (self.uncertainty_m == 0) & ~self.vague
+        if whole.any():
+            notes.append(
+                f"{int(whole.sum()):,} places are given to whole degrees without an uncertainty: "
+                "they count as exact, but lie anywhere within some 100 km. Leave them out, or fill "
+                "in coordinateUncertaintyInMeters."
+            )
         if self.vague.any():
             notes.append(
                 f"{int(self.vague.sum()):,} places have an uncertainty without an upper bound, or "

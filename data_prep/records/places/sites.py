@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,10 @@ import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.dates import present
+from data_prep.records.files.geometry import PLACES
+from data_prep.records.files.stored import open_tables, suffix
+from data_prep.records.files.vector import is_map
+from data_prep.records.files.workbook import is_workbook
 from data_prep.records.options import RecordsOptions
 from data_prep.records.places.doubts import contradicted, strangers
 from data_prep.records.places.grid_references import (
@@ -51,7 +56,12 @@ REASONS = (
 )
 """Why a place is no site; the place in the tuple is the code."""
 
+_SITE_IDS = (
+    "site_id siteid site_no siteno site_number sitenumber site_code sitecode location_id "
+    "locationid site"
+).split()
 _DIGITS = 6  # of a degree: 0.1 m
+_POINT = r"(?i)^(?:SRID=4326;)?\s*POINT\s*[ZM]*\s*\(\s*(-?[\d.]+)\s+(-?[\d.]+)[^,)]*\)$"
 _DEGREE_M = 111_320.0
 _FAR_DEGREES = 0.5
 _DEGREES = {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}
@@ -87,7 +97,7 @@ class Places:
 def read_sites(path: Path) -> gpd.GeoDataFrame:
     """
     Read a table of sites: ``site_id`` and ``footprint_wkt``, or a grid reference, or ``lon`` and
-    ``lat``.
+    ``lat``; or a map of them, whose areas are the footprints.
 
     Returns
     -------
@@ -102,12 +112,16 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
     """
     path = Path(path)
     table = _site_table(path)
-    by_name = {column.lower().replace(" ", "_"): column for column in table.columns}
-    if "site_id" not in by_name:
+    by_name = {re.sub(r"[\W_]+", "_", c.lower()).strip("_"): c for c in table.columns}
+    called = (*_SITE_IDS, "name") if is_map(path) else _SITE_IDS
+    named = next((by_name[name] for name in called if name in by_name), None)
+    if named is None:
         raise RecordsError(
             f"{path} needs the column site_id; it has {', '.join(table.columns[:20])}."
         )
-    ids = table[by_name["site_id"]].astype(str).str.strip()
+    ids = table[named].astype(str).str.strip()
+    if (ids == "").any():
+        raise RecordsError(f"{path} has a row without {named}. A site needs an id: complete it.")
     if ids.duplicated().any():
         raise RecordsError(
             f"{path} names the site {ids[ids.duplicated()].iloc[0]!r} twice. A site has one row."
@@ -148,25 +162,44 @@ def read_sites(path: Path) -> gpd.GeoDataFrame:
 
 
 def _site_table(path: Path) -> pd.DataFrame:
-    if not path.is_file():
+    """Return a table of sites as texts, with the areas of a map as ``footprint_wkt``."""
+    if not path.exists():
         raise MissingFileError(f"There is no table of sites at {path}. Correct records.sites.")
     try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(
-                path,
-                sep=None,
-                engine="python",
-                dtype=str,
-                keep_default_na=False,
-                encoding="utf-8-sig",
-            )
+        if is_map(path) or is_workbook(path) or suffix(path) in (".parquet", ".geoparquet"):
+            return _of_stored(path)
+        table = pd.read_csv(
+            path,
+            sep=None,
+            engine="python",
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+        )
+    except RecordsError:
+        raise
     except (ValueError, OSError, csv.Error, pd.errors.ParserError) as error:
         raise RecordsError(
             f"{path} cannot be read as a table of sites ({error}). Save it as CSV with commas."
         ) from error
     return table.rename(columns=lambda column: str(column).strip())
+
+
+def _of_stored(path: Path) -> pd.DataFrame:
+    """Return the first table of a map, a workbook or a Parquet file."""
+    rows = open_tables(path)[0]
+    names = [name for name in rows.columns if name]
+    blocks = [block.rows for block, _ in rows.blocks({name: name for name in names})]
+    table = pl.concat(blocks).to_pandas()
+    meant = {PLACES["decimalLongitude"]: "lon", PLACES["decimalLatitude"]: "lat"}
+    if PLACES["footprintWKT"] in names and (table[PLACES["footprintWKT"]] != "").any():
+        meant = {PLACES["footprintWKT"]: "footprint_wkt"}
+    if rows.known:
+        of_shape = [name for name in rows.known.values() if name not in meant]
+        table = table.drop(columns=[*of_shape, *(set(meant.values()) & set(table.columns))])
+        if (lost := next((note for note in rows.notes if "metres" in note), None)) is not None:
+            raise RecordsError(f"{lost} Set the CRS of the sites and save them again.")
+    return table.rename(columns=lambda column: meant.get(column, str(column).strip()))
 
 
 def resolve_places(
@@ -198,6 +231,7 @@ def resolve_places(
         for term in places.columns
         if term not in ("code", "locationID")
     ).to_pandas()
+    _take_points(table)
     at = Positions(table, rules.crs)
     if rules.out_of_range == "refuse":
         at.refuse_impossible()
@@ -207,7 +241,10 @@ def resolve_places(
     listed = found.take_listed(table["locationID"].str.strip(), sites, ~at.impossible)
     references = table["gridReference"].to_numpy(dtype=object)
     todo = ~at.impossible & ~listed
-    nowhere = todo & ~at.in_degrees & ~at.in_metres & (references == "")
+    nowhere = ~at.in_degrees & ~at.in_metres & (references == "")
+    if nowhere.all():  # records of areas alone
+        nowhere &= (table["footprintWKT"] == "").to_numpy()
+    nowhere &= todo
     found.refuse(nowhere, "no coordinates")
     found.refuse(nowhere & at.zero, "position 0, 0")
     found.refuse(nowhere & at.unreadable, "unreadable coordinates")
@@ -244,6 +281,15 @@ def resolve_places(
         )
     found.close()
     return _number(places["code"], found, sites)
+
+
+def _take_points(table: pd.DataFrame) -> None:
+    """Read a footprint that is a point as the position, where there is none beside it."""
+    found = table["footprintWKT"].str.extract(_POINT)
+    here = found[0].notna() & (table["decimalLatitude"] == "") & (table["decimalLongitude"] == "")
+    table.loc[here, "decimalLongitude"] = found.loc[here, 0]
+    table.loc[here, "decimalLatitude"] = found.loc[here, 1]
+    table.loc[here, "footprintWKT"] = ""
 
 
 Key = tuple[Any, ...]

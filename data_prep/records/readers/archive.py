@@ -12,11 +12,11 @@ import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import match_columns, require
-from data_prep.records.readers.containers import Container, escapes, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, block_end
-from data_prep.records.readers.layout import Layout, known_encoding, sniff
-from data_prep.records.readers.limits import current_limits, raise_limit
-from data_prep.records.readers.markup import children, first_text, local_name, parse_xml
+from data_prep.records.files.containers import Container, escapes, is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, block_end
+from data_prep.records.files.layout import Layout, known_encoding, sniff
+from data_prep.records.files.limits import current_limits, raise_limit
+from data_prep.records.files.markup import children, first_text, local_name, parse_xml
 from data_prep.records.readers.reader import Block
 
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\r\\n": "\r\n", "&quot;": '"'}
@@ -90,7 +90,8 @@ class DarwinCoreArchive:
                     )
                 )
                 last = block_end(block, last)
-                yield Block(filled, block.numbers, block.malformed), offset + position
+                blank = block.blank - set(table.defaults)
+                yield Block(filled, block.numbers, block.malformed, blank), offset + position
             rows = max(rows, last)
             offset += self.container.size(name)
             self.extra_notes.extend(text.notes)
@@ -342,8 +343,7 @@ def _table(
     used = _meaning(described, layout, element, columns, where)
     defaults = {}
     for _, term, default in described.fields:
-        known = match_columns([term], {}, where).get(term)
-        if known is not None and default is not None:
+        if default is not None and (known := match_columns([term], {}, where).get(term)):
             defaults[known] = default
     return Table(local_type(element), files, layout, used, defaults, notes)
 

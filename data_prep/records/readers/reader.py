@@ -19,8 +19,8 @@ TERMS = tuple(
     decimalLongitude coordinateUncertaintyInMeters footprintWKT footprintSRS gridReference easting
     northing coordinateSRS countryCode coordinatesObscured locationID institutionCode
     collectionCode datasetName license completeness groupID status organismQuantity
-    organismQuantityType zeroAbundance verification basisOfRecord captive duration durationUnit
-    samplingEffort
+    organismQuantityType zeroAbundance verification basisOfRecord captive genus qualityGrade
+    qualifier duration durationUnit samplingEffort
     """.split()
 )
 """
@@ -28,8 +28,10 @@ The columns the package understands: Darwin Core terms, and ``recordID``, ``grid
 ``easting``, ``northing`` (metres), ``coordinateSRS`` (their CRS), ``coordinatesObscured``,
 ``completeness`` (whether a list names every species seen), ``groupID`` (of lists that several
 people kept of one visit), ``status`` (a column of that bare name), ``zeroAbundance``,
-``verification`` (whether the identification was accepted), ``captive``, and ``duration`` of the
-visit with its ``durationUnit`` (minutes where there is none), for which it has no exact term.
+``verification`` (whether the identification was accepted), ``captive``, ``qualityGrade`` (of
+iNaturalist), and ``duration`` of the visit with its ``durationUnit`` (minutes where there is none),
+for which it has no exact term. ``genus`` is read where ``species`` has but the second name,
+``qualifier`` where an identification is in doubt.
 """
 
 MALFORMED: dict[str, type[pl.DataType]] = {"row": pl.UInt32, "text": pl.String}
@@ -48,20 +50,22 @@ class Block:
         (rows,) number of each row in its file, the first row of data being 1.
     malformed
         Columns ``row`` and ``text``: rows that could not be cut into columns.
+    blank
+        Columns that are known to be blank in every row.
     """
 
     rows: pl.DataFrame
     numbers: pl.Series
     malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MALFORMED))
+    blank: frozenset[str] = frozenset()
 
     def after(self, number: int) -> Block:
         """Return the block with its rows numbered on after ``number``."""
         if not number:
             return self
         shift = pl.lit(number, dtype=pl.UInt32)
-        return Block(
-            self.rows, self.numbers + number, self.malformed.with_columns(pl.col("row") + shift)
-        )
+        malformed = self.malformed.with_columns(pl.col("row") + shift)
+        return Block(self.rows, self.numbers + number, malformed, self.blank)
 
 
 class RecordFile(Protocol):

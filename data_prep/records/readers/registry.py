@@ -11,7 +11,7 @@ from pathlib import Path
 
 from butterfly_sdm.core.registry import Offer, Registry
 from butterfly_sdm.errors import MissingFileError, PluginError, RecordsError, did_you_mean
-from data_prep.records.readers.containers import is_zip, open_container
+from data_prep.records.files.containers import is_zip, open_container
 from data_prep.records.readers.reader import Reader, RecordFile
 
 # In the order in which ``auto`` asks them: the last takes any table.
@@ -20,6 +20,11 @@ BUILT_IN = {
     "gbif": "data_prep.records.readers.tables:GbifReader",
     "nbn": "data_prep.records.readers.tables:NbnReader",
     "ukbms": "data_prep.records.readers.ukbms:UkbmsReader",
+    "irecord": "data_prep.records.readers.exports:IRecordReader",
+    "mapmate": "data_prep.records.readers.exports:MapMateReader",
+    "inaturalist": "data_prep.records.readers.exports:INaturalistReader",
+    "ebird": "data_prep.records.readers.exports:EbirdReader",
+    "birdtrack": "data_prep.records.readers.exports:BirdTrackReader",
     "table": "data_prep.records.readers.tables:TableReader",
 }
 READERS = Registry("butterfly_sdm.readers", "reader", BUILT_IN)
@@ -98,11 +103,6 @@ def open_records(
 
 
 def _unrecognised(path: Path, order: list[str]) -> str:
-    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
-        return (
-            f"{path} is a spreadsheet, which is not read. Save the sheet of records as CSV, and "
-            "name that in records.path."
-        )
     if re.search(r"\.(tgz|tbz2?|txz|tar(\.\w+)?|7z|rar|bz2|xz|zst)$", path.name.lower()):
         return (
             f"{path} is an archive that is not read: records come in zip or gzip. Unpack it and "

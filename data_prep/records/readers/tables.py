@@ -1,41 +1,50 @@
 """
-Read single tables of records: CSV, TSV or Parquet, with the layouts of GBIF and the NBN Atlas known
-by name.
+Read tables of records, wherever they are stored: text, Parquet, sheets of a workbook, layers of a
+map.
 """
 
 from __future__ import annotations
 
-import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, cast
 
-import numpy as np
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from butterfly_sdm.errors import MissingFileError, RecordsError
+from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import key, match_columns, require
-from data_prep.records.readers.containers import Container, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText
-from data_prep.records.readers.layout import layout_notes, sniff
+from data_prep.records.files.delimited import block_end
+from data_prep.records.files.stored import Rows, header, holds_tables, open_tables
 from data_prep.records.readers.reader import Block
+from data_prep.records.readers.wide import Spread, spread_over
 
-PARQUET_ROWS = 200_000
-_TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
+
+@dataclass(frozen=True)
+class Part:
+    """
+    A table of a file and what its columns mean.
+
+    Attributes
+    ----------
+    used
+        Name of a column: its term.
+    spread
+        The species that have columns of their own, None where a column names the species.
+    """
+
+    rows: Rows
+    used: Mapping[str, str]
+    spread: Spread | None = None
+
+    def blocks(self) -> Iterator[tuple[Block, int]]:
+        """Yield sightings."""
+        return self.rows.blocks(self.used) if self.spread is None else self.spread.sightings()
 
 
 @dataclass
-class TextTable:
-    """An opened text table; a :class:`~data_prep.records.readers.reader.RecordFile`."""
+class RecordTable:
+    """Opened tables of one file; a :class:`~data_prep.records.readers.reader.RecordFile`."""
 
     path: Path
-    text: DelimitedText
-    bytes: int
+    parts: Sequence[Part]
     day_first: bool | None = None
     licence: str | None = None
     citation: str | None = None
@@ -44,106 +53,63 @@ class TextTable:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the file."""
-        return (*self.extra_notes, *self.text.notes)
+        told = [*self.extra_notes, *(note for part in self.parts for note in part.rows.notes)]
+        told += [note for part in self.parts if part.spread for note in part.spread.notes]
+        return tuple(dict.fromkeys(told))
+
+    @property
+    def bytes(self) -> int:
+        """Size of all that will be read."""
+        return sum(part.rows.bytes for part in self.parts)
 
     def blocks(self) -> Iterator[tuple[Block, int]]:
-        """Yield the rows."""
-        return self.text.blocks()
+        """Yield the rows, numbered on from table to table."""
+        return self._numbered([part.blocks for part in self.parts])
 
-    def events(self) -> None:
-        """A single table has no events beside its records."""
-        return None
+    def events(self) -> Iterator[tuple[Block, int]] | None:
+        """Yield the surveys, where species have columns: each row is one."""
+        spread = [part.spread for part in self.parts if part.spread is not None]
+        if len(spread) < len(self.parts):
+            return None
+        return self._numbered([one.surveys for one in spread])
 
-
-@dataclass
-class ParquetTable:
-    """An opened Parquet table; a :class:`~data_prep.records.readers.reader.RecordFile`."""
-
-    path: Path
-    columns: dict[str, str]
-    bytes: int
-    day_first: bool | None = None
-    licence: str | None = None
-    citation: str | None = None
-    notes: tuple[str, ...] = ()
-
-    def blocks(self) -> Iterator[tuple[Block, int]]:
-        """
-        Yield the rows.
-
-        Raises
-        ------
-        RecordsError
-            The file is damaged.
-        """
-        done = 0
-        try:
-            files = [pq.ParquetFile(path) for path in _parquet_files(self.path)]
-            total = max(sum(file.metadata.num_rows for file in files), 1)
-            batches = (
-                file.iter_batches(PARQUET_ROWS, columns=list(self.columns)) for file in files
-            )
-            for batch in chain.from_iterable(batches):
-                rows = cast(pl.DataFrame, pl.from_arrow(pa.Table.from_batches([batch]))).select(
-                    _as_text(batch.schema.field(name).type, name).alias(term)
-                    for name, term in self.columns.items()
-                )
-                numbers = pl.Series(
-                    "row", np.arange(done + 1, done + 1 + len(rows), dtype=np.uint32)
-                )
-                done += len(rows)
-                yield Block(rows, numbers), self.bytes * done // total
-        except (pa.ArrowException, ValueError, OSError, pl.exceptions.PolarsError) as error:
-            raise RecordsError(
-                f"{self.path} cannot be read to its end ({error}). Make it again."
-            ) from error
-
-    def events(self) -> None:
-        """A single table has no events beside its records."""
-        return None
-
-
-def _as_text(kind: pa.DataType, name: str) -> pl.Expr:
-    column = pl.col(name)
-    if pa.types.is_timestamp(kind):
-        column = column.dt.to_string("%Y-%m-%dT%H:%M:%S")
-    elif pa.types.is_floating(kind):
-        # A whole number kept as a float, such as a year, is still a whole number.
-        whole = column.fill_nan(None).round() == column
-        column = (
-            pl.when(whole)
-            .then(column.cast(pl.Int64, strict=False).cast(pl.String))
-            .otherwise(column.cast(pl.String))
-        )
-    else:
-        column = column.cast(pl.String)
-    return column.fill_null("")
+    def _numbered(
+        self, tables: Sequence[Callable[[], Iterator[tuple[Block, int]]]]
+    ) -> Iterator[tuple[Block, int]]:
+        before = offset = 0
+        for part, read in zip(self.parts, tables, strict=True):
+            last = 0
+            for block, position in read():
+                last = block_end(block, last)
+                yield block.after(before), offset + position
+            before += last
+            offset += part.rows.bytes
 
 
 class TableReader:
     """
-    Any CSV, TSV or Parquet table; headers are recognised, others are named in ``records.columns``.
+    Any table: text, Parquet, workbook or map; headers are recognised, others are named in
+    ``records.columns``.
     """
 
     name = "table"
     summary = (
-        "CSV, TSV or Parquet table (also .gz, or alone in a zip); unusual headers named in "
-        "records.columns"
+        "a CSV, TSV (also .gz, or alone in a zip), Parquet, Excel, GeoPackage, shapefile, GeoJSON "
+        "or KML; unusual headers named in records.columns"
     )
     day_first: bool | None = None
+    ignored: frozenset[str] = frozenset()
+    """Simplified names of columns that mean something else than they seem to."""
 
     def recognises(self, path: Path) -> bool:
-        """Tell whether it is a text or Parquet file, or a zip archive that holds one text file."""
-        if path.is_dir():
-            return bool(_parquet_files(path))
-        if is_zip(path):
-            # A lone readme is no table.
-            return len(_text_names(open_container(path))) == 1 and bool(
-                match_columns(sorted(_header(self, path, raw=True)), {}, "")
-            )
-        return path.is_file() and _suffix(path) in (*_TEXT_SUFFIXES, ".parquet")
+        """Tell whether it is a table; one alone in a zip archive must name what is known."""
+        if not holds_tables(path):
+            return False
+        if path.suffix.lower() == ".zip":  # a lone readme is no table
+            return bool(match_columns(sorted(set(header(path))), {}, ""))
+        return True
 
-    def open(self, path: Path, columns: Mapping[str, str]) -> TextTable | ParquetTable:
+    def open(self, path: Path, columns: Mapping[str, str]) -> RecordTable:
         """
         Open a table.
 
@@ -152,71 +118,55 @@ class TableReader:
         MissingFileError, RecordsError
             There is no such file, or it is no table of records.
         """
-        folder = path.is_dir() and _parquet_files(path)
-        if not folder and not path.is_file():
-            raise MissingFileError(f"There are no records at {path}. Correct records.path.")
-        if folder or path.suffix.lower() == ".parquet":
-            return self._open_parquet(path, columns)
-        if is_zip(path):
-            container = open_container(path)
-            names = _text_names(container)
-            if len(names) != 1:
-                held = ", ".join(container.names[:5]) or "nothing"
-                raise RecordsError(
-                    f"{path} holds {held}; a zip archive of records holds one table, or is a "
-                    "Darwin Core Archive with "
-                    "occurrence.txt. Unpack it and name the table in records.path."
-                )
-            opener = partial(container.open, names[0])
-            size, where = container.size(names[0]), f"{names[0]} in {path.name}"
-        else:
-            opener = partial(_open_text, path)
-            size, where = path.stat().st_size, path.name
-        with opener() as file:
-            sample = file.read(1 << 16)
-        try:
-            layout = sniff(sample, named=set(columns.values()))
-        except RecordsError as error:
-            raise RecordsError(
-                f"{where} holds no records: {error}. Download or export it again."
-            ) from None
-        used = match_columns(layout.columns, self.known(layout.columns) | dict(columns), where)
-        require(list(used.values()), where, layout.columns)
-        text = DelimitedText(where, opener, layout, used)
-        notes = layout_notes(layout, where)
-        return TextTable(path, text, size, self.day_first, extra_notes=notes)
+        tables = open_tables(path, set(columns.values()))
+        parts, errors = [], []
+        for rows in tables:
+            try:
+                parts.append(self._part(rows, columns))
+            except RecordsError as error:
+                errors.append((rows, error))
+        if not parts:
+            raise max(errors, key=lambda told: told[0].bytes)[1]
+        notes = self.told(parts)
+        if errors:
+            passed = ", ".join(rows.where for rows, _ in errors)
+            notes.append(f"Not read, for want of a date, place or species: {passed}.")
+        if len(parts) > 1:
+            read = ", ".join(part.rows.where for part in parts)
+            notes.append(f"{path.name} has several tables, which were read together: {read}.")
+        return RecordTable(path, parts, self.day_first, extra_notes=notes)
+
+    def _part(self, rows: Rows, columns: Mapping[str, str]) -> Part:
+        named = [name for name in rows.columns if name and name not in rows.known.values()]
+        stated = dict(rows.known) | self.known(rows.columns) | dict(columns)
+        used = match_columns(rows.columns, stated, rows.where)
+        used = {
+            name: term
+            for name, term in used.items()
+            if key(name) not in self.ignored or name in stated.values()
+        }
+        have = set(used.values())
+        if not have & {"scientificName", "species"}:
+            spread = spread_over(rows, used)
+            if spread is not None:
+                require([*spread.visit.values(), "species"], rows.where, named)
+                told = dict(spread.visit) | {name: f"count of {name}" for name in spread.species}
+                return Part(rows, told, spread)
+        require(list(used.values()), rows.where, named)
+        return Part(rows, used)
 
     def known(self, header: tuple[str, ...]) -> dict[str, str]:
         """Return columns that mean something else here than elsewhere."""
         return {}
 
-    def _open_parquet(self, path: Path, columns: Mapping[str, str]) -> ParquetTable:
-        files = _parquet_files(path)
-        if any("=" in part for file in files for part in file.relative_to(path).parts[:-1]):
-            raise RecordsError(
-                f"{path} keeps a column in the names of its folders, which is not read. Write it "
-                "as one Parquet file."
-            )
-        try:
-            schemas = [pq.read_schema(file) for file in files]
-            schema = schemas[0]
-        except (pa.ArrowException, ValueError, OSError) as error:
-            raise RecordsError(
-                f"{path} is not a Parquet table ({error}). Make it again."
-            ) from error
-        used = match_columns(
-            schema.names, self.known(tuple(schema.names)) | dict(columns), path.name
-        )
-        require(list(used.values()), path.name, schema.names)
-        for file, held in zip(files, schemas, strict=True):
-            lacking = [name for name in used if name not in held.names]
-            if lacking:
-                raise RecordsError(
-                    f"{file} has no column {lacking[0]!r}, which {files[0].name} beside it has. "
-                    "Download the folder again, or name one file of it in records.path."
-                )
-        size = sum(file.stat().st_size for file in files)
-        return ParquetTable(path, used, size, self.day_first)
+    def told(self, parts: Sequence[Part]) -> list[str]:
+        """Return what a user should know of the layout."""
+        return []
+
+
+def keys(path: Path) -> set[str]:
+    """Return the simplified names of the columns of a file."""
+    return {key(name) for name in header(path)}
 
 
 class GbifReader(TableReader):
@@ -230,7 +180,7 @@ class GbifReader(TableReader):
 
     def recognises(self, path: Path) -> bool:
         """Tell whether the header is GBIF's."""
-        return super().recognises(path) and {"gbifid", "datasetkey"} <= _header(self, path)
+        return super().recognises(path) and {"gbifid", "datasetkey"} <= keys(path)
 
 
 class NbnReader(TableReader):
@@ -244,7 +194,7 @@ class NbnReader(TableReader):
 
     def recognises(self, path: Path) -> bool:
         """Tell whether the header is the Atlas'."""
-        return super().recognises(path) and "nbnatlasrecordid" in _header(self, path)
+        return super().recognises(path) and "nbnatlasrecordid" in keys(path)
 
     def known(self, header: tuple[str, ...]) -> dict[str, str]:
         """Prefer the Atlas' own reading of place over what the recorder typed."""
@@ -267,61 +217,3 @@ class NbnReader(TableReader):
         return {
             term: name for term, names in chosen.items() for name in names[::-1] if name in header
         }
-
-
-def _text_names(container: Container) -> list[str]:
-    names = [
-        n
-        for n in container.names
-        if Path(n).suffix.lower() in _TEXT_SUFFIXES and not n.startswith("__MACOSX/")
-    ]
-    side = ("citation", "readme", "rights", "headings", "license", "licence")
-    return (
-        [n for n in names if not Path(n).stem.lower().startswith(side)] if len(names) > 1 else names
-    )
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    """Return the Parquet files that make up a table; none unless all in the folder are such."""
-    if not path.is_dir():
-        return [path]
-    files = sorted(held for held in path.rglob("*") if held.is_file() and held.name[0] not in "._")
-    files = [file for file in files if file.stat().st_size]  # GBIF leaves an empty one
-    for file in files:
-        with file.open("rb") as opened:
-            if opened.read(4) != b"PAR1":
-                return []
-    return files
-
-
-def _suffix(path: Path) -> str:
-    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-
-
-def _open_text(path: Path) -> BinaryIO:
-    return (
-        cast(BinaryIO, gzip.open(path, "rb")) if path.suffix.lower() == ".gz" else path.open("rb")
-    )
-
-
-def _header(reader: TableReader, path: Path, *, raw: bool = False) -> set[str]:
-    """
-    Return the names of the columns, simplified unless ``raw``; none where they cannot be read.
-    """
-    if path.is_dir() or path.suffix.lower() == ".parquet":
-        try:
-            names = pq.read_schema(_parquet_files(path)[0]).names
-            return {name if raw else key(name) for name in names}
-        except (pa.ArrowException, ValueError, OSError):
-            return set()
-    try:
-        if is_zip(path):
-            container = open_container(path)
-            with container.open(_text_names(container)[0]) as file:
-                sample = file.read(1 << 16)
-        else:
-            with _open_text(path) as file:
-                sample = file.read(1 << 16)
-        return {name if raw else key(name) for name in sniff(sample).columns}
-    except (RecordsError, OSError, EOFError):
-        return set()

@@ -15,8 +15,8 @@ from butterfly_sdm.errors import MissingFileError, RecordsError
 from data_prep.records.columns import key, match_columns
 from data_prep.records.dates import TERMS as DATE_TERMS
 from data_prep.records.dates import read_days
-from data_prep.records.readers.containers import Container, is_zip, open_container
-from data_prep.records.readers.delimited import DelimitedText, sniff
+from data_prep.records.files.containers import Container, is_zip, open_container
+from data_prep.records.files.delimited import DelimitedText, sniff
 from data_prep.records.readers.reader import Block
 
 _SUFFIXES = (".csv", ".tsv", ".txt")
@@ -108,7 +108,12 @@ class SiteVisitTables:
                 f"{where} has no column for eventDate, nor year, month and day; it has "
                 f"{', '.join(layout.columns[:20])}. Name it in records.columns."
             )
-        return DelimitedText(where, lambda: self.container.open(name), layout, used).blocks()
+        text = DelimitedText(where, lambda: self.container.open(name), layout, used)
+        # Site 101 of one table is 101.0 in another, and 007 is 7, where a program took numbers.
+        site = pl.col("locationID").str.strip_chars().str.replace(r"^0*(\d+?)(?:\.0+)?$", "$1")
+        for block, position in text.blocks():
+            rows = block.rows.with_columns(site) if "locationID" in have else block.rows
+            yield Block(rows, block.numbers, block.malformed), position
 
 
 class UkbmsReader:

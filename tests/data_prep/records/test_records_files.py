@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
+from data_prep.records.files.limits import within
 from data_prep.records.occurrences import read_occurrences
 from data_prep.records.options import LimitOptions
-from data_prep.records.readers.limits import within
 from data_prep.records.readers.registry import open_records
 from tests.data_prep.records.making_records import (
     COLUMNS,
@@ -301,7 +301,7 @@ def test_a_core_file_outside_of_an_unpacked_archive_is_refused(tmp_path):
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path, monkeypatch):
-    monkeypatch.setattr("data_prep.records.readers.containers.SMALL_BYTES", 1 << 16)
+    monkeypatch.setattr("data_prep.records.files.containers.SMALL_BYTES", 1 << 16)
     path = zipped(
         tmp_path / "a.zip", {"meta.xml": meta(core()), "occurrence.txt": "\0" * (1 << 20)}
     )
@@ -324,7 +324,7 @@ def test_a_bomb_that_lies_about_its_size_is_stopped(tmp_path):
 
 
 def test_one_endless_row_is_refused(tmp_path, monkeypatch):
-    from data_prep.records.readers.delimited import Layout, row_blocks
+    from data_prep.records.files.delimited import Layout, row_blocks
 
     endless = b"h\n" + b"a" * (2 << 20)
     with (
@@ -588,11 +588,9 @@ def test_a_table_of_which_no_row_fits_is_refused_with_advice(tmp_path, rules, ta
         counted(tmp_path / "a.csv", scratch=tmp_path, rules=rules)
 
 
-def test_a_spreadsheet_is_refused_with_the_way_out(tmp_path):
+def test_a_damaged_workbook_is_refused_with_the_way_out(tmp_path):
     zipped(tmp_path / "a.xlsx", {"[Content_Types].xml": "", "xl/workbook.xml": ""})
-    with pytest.raises(
-        RecordsError, match=r"a\.xlsx is a spreadsheet.*Save the sheet of records as CSV"
-    ):
+    with pytest.raises(RecordsError, match=r"a\.xlsx .*workbook.*ave the sheet of records as CSV"):
         read_occurrences([tmp_path / "a.xlsx"], scratch=tmp_path)
 
 

@@ -165,7 +165,7 @@ def test_exactly_the_rows_with_a_wrong_number_of_columns_are_malformed(widths):
 @quick
 @given(records, st.integers(40, 2000))
 def test_the_size_of_the_blocks_changes_nothing(rows, size):
-    from data_prep.records.readers.delimited import DelimitedText, Layout
+    from data_prep.records.files.delimited import DelimitedText, Layout
 
     body = text(rows).encode()
 
@@ -196,7 +196,7 @@ def test_the_size_of_the_blocks_changes_nothing(rows, size):
 def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     lines, separator, width, piece_bytes, ended
 ):
-    from data_prep.records.readers import delimited
+    from data_prep.records.files import delimited
 
     body = "\n".join(separator.join(line) for line in lines) + "\n" * ended
     columns = tuple("abcd"[:width])
@@ -217,7 +217,7 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     st.integers(2, 3),
 )
 def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray, width):
-    from data_prep.records.readers import delimited
+    from data_prep.records.files import delimited
 
     held = io.StringIO()
     csv.writer(held, delimiter=";", lineterminator="\n").writerows(lines)
@@ -235,24 +235,26 @@ def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray
 
 
 def test_every_distinct_text_keeps_one_number_however_many_there_are():
-    from data_prep.records.occurrences import _Dictionary
+    from data_prep.records.occurrences import _Dictionary, hashed, mixed
 
-    dictionary = _Dictionary(("name", "rank"))
+    terms = ("scientificName", "taxonRank")
+    dictionary = _Dictionary(terms)
     random = np.random.default_rng(0)
     blocks = [random.integers(0, 30_000, 20_000) for _ in range(4)]
     told = []
     for block in blocks:
         texts = pl.DataFrame(
             {
-                "name": [f"a rather long name {n}" for n in block],
-                "rank": [str(n % 3) for n in block],
+                "scientificName": [f"a rather long name {n}" for n in block],
+                "taxonRank": [str(n % 3) for n in block],
             }
         )
-        numbers, _ = dictionary.number(texts)
+        held = {series.name: series for series in texts}
+        numbers = dictionary.number(held, mixed(hashed(held), terms, len(texts)))
         told.append((texts, numbers))
     table = dictionary.table()
     assert len(table) == len(np.unique(np.concatenate(blocks))) == table["code"].n_unique()
-    assert table["name"].is_sorted()
+    assert table["scientificName"].is_sorted()
     by_number = table.sort("code").drop("code")
     for texts, numbers in told:
         assert by_number[numbers].equals(texts)

@@ -5,8 +5,8 @@ import zipfile
 import pytest
 
 from butterfly_sdm.errors import RecordsError
+from data_prep.records.files.containers import open_container
 from data_prep.records.readers.archive import _root
-from data_prep.records.readers.containers import open_container
 
 ROWS = "occurrenceID\tscientificName\n1\tPieris napi\n"
 

@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.readers.delimited import Layout, cut_rows
-from data_prep.records.readers.delimited import _parse as parse
+from data_prep.records.files.delimited import Layout, cut_rows
+from data_prep.records.files.delimited import _parse as parse
 from tests.data_prep.records.making_records import core, counted, meta, row, text, zipped
 
 HEADER = ("date", "lat", "lon", "species")

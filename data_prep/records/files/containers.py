@@ -12,8 +12,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
-from data_prep.records.readers.inflate import fast_member
-from data_prep.records.readers.limits import current_limits, raise_limit
+from data_prep.records.files.inflate import fast_member
+from data_prep.records.files.limits import current_limits, raise_limit
 
 SMALL_BYTES = 100 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)

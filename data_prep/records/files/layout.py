@@ -39,6 +39,8 @@ class Layout:
         Lines before the header that are no part of the table.
     row_names
         Whether the first column has no header, as R writes the names of rows.
+    short_rows
+        Whether blank cells at the end of a row may be missing, as spreadsheets leave them out.
     """
 
     separator: str
@@ -48,6 +50,7 @@ class Layout:
     header_rows: int = 1
     above: tuple[str, ...] = ()
     row_names: bool = False
+    short_rows: bool = False
 
     def __post_init__(self) -> None:
         if len(self.separator) != 1 or ord(self.separator) > 127:
@@ -109,6 +112,8 @@ def sniff(sample: bytes, *, encoding: str | None = None, named: Collection[str] 
     first = next((place for place, line in enumerate(lines) if line.strip()), None)
     if first is None:
         raise RecordsError("it is empty")
+    if re.match(r"\s*<(?:!doctype html|html)", text, re.IGNORECASE):
+        raise RecordsError("it is a web page, such as one that asks to sign in")
     stated = re.fullmatch(r'"?sep=(.)"?', lines[first].rstrip(" "), re.IGNORECASE)
     separator = stated[1] if stated and ord(stated[1]) < 128 else None
     if separator is not None and lines[first + 1 :]:
@@ -123,6 +128,7 @@ def sniff(sample: bytes, *, encoding: str | None = None, named: Collection[str] 
         tuple(re.sub(r"\s*\n\s*", " ", name).strip() for name in names),
         encoding,
         above=tuple(lines[:place]),
+        short_rows=separator != "\t",
     )
     return _with_width_of(rows, layout)
 

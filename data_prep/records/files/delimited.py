@@ -26,10 +26,10 @@ import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.readers.layout import Layout as Layout
-from data_prep.records.readers.layout import known_encoding
-from data_prep.records.readers.layout import sniff as sniff
-from data_prep.records.readers.limits import current_limits, raise_limit
+from data_prep.records.files.layout import Layout as Layout
+from data_prep.records.files.layout import known_encoding
+from data_prep.records.files.layout import sniff as sniff
+from data_prep.records.files.limits import current_limits, raise_limit
 from data_prep.records.readers.reader import MALFORMED, Block
 
 BLOCK_BYTES = 8 << 20
@@ -39,6 +39,12 @@ PIECE_BYTES = 1 << 20
 CUT_BYTES = 2 << 20  # as much as pyarrow cuts at once stays in the processor's cache
 FEWEST_COLUMNS = 4  # of a narrower table a line of quoted text may look like a row by chance
 _LONGEST_FIELD_LINES = 200
+_NEEDED = frozenset(
+    "scientificName species eventDate year month day decimalLatitude decimalLongitude "
+    "gridReference footprintWKT easting northing locationID eventID occurrenceStatus "
+    "individualCount".split()
+)
+"""What a row that ends early must have all the same."""
 
 
 @dataclass
@@ -326,7 +332,7 @@ def cut_at_once(
     def keep(row: arrow_csv.InvalidRow) -> str:
         nonlocal unclear
         longer = row.actual_columns > width and not any(row.text.split(separator)[width:])
-        unclear = unclear or quoted or longer
+        unclear = unclear or quoted or longer or layout.short_rows
         malformed.append((row.number, row.text[:500]))
         return "skip"
 
@@ -365,7 +371,17 @@ def cut_at_once(
     rows = rows.drop(beyond).rename(used)
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
     numbers = np.arange(1, len(rows) + len(bad) + 1, dtype=np.uint32)
-    return Block(rows, pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1)), bad)
+    row = pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1))
+    return Block(rows, row, bad, frozenset(used[name] for name in used if _blank(table[name])))
+
+
+def _blank(column: pa.ChunkedArray) -> bool:
+    """Tell whether all texts are empty, by their lengths in all."""
+    for chunk in column.chunks:
+        ends = np.frombuffer(chunk.buffers()[1], dtype=np.int32) if len(chunk) else None
+        if ends is not None and ends[chunk.offset] != ends[chunk.offset + len(chunk)]:
+            return False
+    return True
 
 
 def _orderly(data: bytes, layout: Layout) -> bool:
@@ -401,12 +417,16 @@ def cut_rows(data: bytes, layout: Layout, wanted: dict[str, str]) -> Block:
     numbers: list[int] = []
     bad: list[tuple[int, str]] = []
     number = 0
+    needed = [place for term, place in used.items() if term in _NEEDED]
+    fewest = 1 + max(needed, default=width)
     for cells in _rows(text, layout):
         if not cells or cells == [""]:
             continue
         number += 1
         if len(cells) > width and not any(cells[width:]):
             cells = cells[:width]
+        if layout.short_rows and fewest <= len(cells) < width:
+            cells = [*cells, *[""] * (width - len(cells))]
         if len(cells) == width:
             good.append(cells)
             numbers.append(number)
