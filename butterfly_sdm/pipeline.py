@@ -331,8 +331,8 @@ def predict_map(
     scene, _ = scene_of(
         wanted,
         scratch=target.parent / f".{target.stem}.scenes",
-        # what is not composed is planned at once
-        check=check_scene if wanted.composite else None,
+        # what is composed where it is read is planned at once
+        check=check_scene if wanted.composite and wanted.composite.mosaic else None,
         progress=progress,
     )
     return write_map(

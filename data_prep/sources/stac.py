@@ -6,7 +6,8 @@ items.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
@@ -17,9 +18,11 @@ from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
 from butterfly_sdm.imagery.options import StacOptions
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
-from data_prep.sources.transfer import Service
+from data_prep.sources.sparse import SparseCopies
+from data_prep.sources.transfer import Service, shown
 
 TIMEOUT_S = 60
+ITEMS_AT_ONCE = 4  # each asks for its files one after the other
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
@@ -165,7 +168,63 @@ def fetch_products(
     return paths
 
 
+def begin_products(
+    stac: StacOptions,
+    folder: str | Path,
+    copies: SparseCopies,
+    *,
+    bands: Sequence[str] = ("red", "green", "blue", "nir"),
+    progress: Progress = silent,
+) -> list[Path]:
+    """
+    Make partial copies of the bands and the scene classification of all products of a search: of
+    tiled GeoTIFFs on servers that give parts of files only their directories are fetched, of others
+    all.
+
+    Returns
+    -------
+    list of Path
+        As :func:`fetch_products`; a scene of them needs ``copies`` as its supply.
+
+    Raises
+    ------
+    SourceError, MissingPackageError
+        As :func:`fetch_products`.
+    """
+    folder, wanted = Path(folder), {canonical_band(band) for band in bands}
+    items = search_items(stac)
+    done = 0
+
+    def begin(item: Mapping[str, Any]) -> Path:
+        nonlocal done
+        target = _keep_item(item, folder, wanted, copies.hold)
+        done += 1
+        progress("reading the products", done, len(items))
+        return target
+
+    progress("reading the products", 0, len(items))
+    with ThreadPoolExecutor(ITEMS_AT_ONCE) as pool:
+        futures = [pool.submit(begin, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service: Service) -> Path:
+    def fetch(url: str, file: Path, size: int | None) -> None:
+        service.fetch(url, file, size=size)
+
+    return _keep_item(item, folder, wanted, fetch)
+
+
+def _keep_item(
+    item: Mapping[str, Any],
+    folder: Path,
+    wanted: set[str],
+    fetch: Callable[[str, Path, int | None], object],
+) -> Path:
+    """Fetch the files of an item, and write it with links to them."""
     name = str(item["id"])
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise SourceError(
@@ -190,22 +249,14 @@ def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service
         href, size = str(asset["href"]), asset.get("file:size")
         if urlparse(href).scheme not in ("http", "https"):
             raise SourceError(
-                f"{href} is not fetched: only http and https are. Use a STAC API with such links."
+                f"{shown(href)} is not fetched: only http and https are. Use a STAC API with such "
+                "links."
             )
-        file = (
-            folder
-            / name
-            / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{Path(urlparse(href).path).suffix or '.tif'}"
-        )
+        ending = Path(urlparse(href).path).suffix or ".tif"
+        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{ending}"
         if not file.is_file():
-            service.fetch(href, file, size=size if isinstance(size, int) else None)
+            fetch(href, file, size if isinstance(size, int) else None)
         assets[key] = {**asset, "href": file.name}
-    write_json(
-        target,
-        {
-            **item,
-            "assets": assets,
-            "links": [link for link in item.get("links", ()) if link.get("rel") == "license"],
-        },
-    )
+    links = [link for link in item.get("links", ()) if link.get("rel") == "license"]
+    write_json(target, {**item, "assets": assets, "links": links})
     return target
