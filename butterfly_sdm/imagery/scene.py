@@ -12,6 +12,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from butterfly_sdm.imagery.products import (
     open_raster,
     reading_pixels,
 )
-from butterfly_sdm.imagery.stacks import Kept, Stack, read_stack
+from butterfly_sdm.imagery.stacks import Kept, Stack, bring_stack, read_stack
 from butterfly_sdm.imagery.supply import Supply, bring
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -49,6 +50,7 @@ REFLECTANCE, COARSEST = 1e-4, 1e-3
 # Reflectance is below zero by the noise of its correction, not by more: the lowest value that
 # products of Landsat and HLS allow. What lies between is read as the lowest count.
 DARKEST = 0.2
+STRIP_PX = 512  # rows read at a time
 MOST_OPEN = 160  # files a thread keeps open: those of a composite of many dates
 RESAMPLING = {
     "nearest": Resampling.nearest,
@@ -169,6 +171,42 @@ class Scene:
             if valid.all():
                 break
         return values, valid
+
+    def read_in_strips(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Read a large window as :meth:`read` does, some rows at a time, so that the copies made on
+        the way are small; of remote files the next rows are fetched meanwhile.
+        """
+        column, row, width, height = _whole(window)
+        values = np.empty((len(self.bands), height, width), dtype=np.uint16)
+        valid = np.empty((height, width), dtype=bool)
+        strips = [
+            Window(column, row + top, width, min(STRIP_PX, height - top))
+            for top in range(0, height, STRIP_PX)
+        ]
+        for number, strip in enumerate(strips):
+            if self.supply is not None and number + 1 < len(strips):
+                self.supply.ahead(partial(self.bring, strips[number + 1]))
+            top = int(strip.row_off) - row
+            rows = slice(top, top + int(strip.height))
+            values[:, rows], valid[rows] = self.read(strip)
+        return values, valid
+
+    def bring(self, window: Window) -> None:
+        """
+        Fetch what a window needs of remote files, without reading it.
+
+        Raises
+        ------
+        SourceError
+            It could not be fetched.
+        """
+        for piece in self.pieces if self.supply is not None else ():
+            place = self._overlap(piece, window)
+            if place is not None and isinstance(piece, Stack):
+                bring_stack(self, piece, place[2])
+            elif place is not None:
+                bring(self, [(piece, self.grid, place[2])])
 
     def read_piece(
         self,

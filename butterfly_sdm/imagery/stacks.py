@@ -215,15 +215,13 @@ def read_stack(
     """
     layer = stack.layers[0]
     origin = scene.offset_of(layer)
+    bring_stack(scene, stack, window)
     if origin is None:
-        part = window_in(layer, scene.grid, window)
-        _bring_blocks(scene, stack, list(_blocks(part, block_shape(layer), layer.grid)))
         blocks = list(_blocks(window, (BLOCK_PX, BLOCK_PX), scene.grid))
     else:
         column, row = int(window.col_off) - origin[0], int(window.row_off) - origin[1]
         window = Window(column, row, window.width, window.height)
         blocks = list(_blocks(window, block_shape(layer), layer.grid))
-        _bring_blocks(scene, stack, blocks)
     top, left = int(window.row_off), int(window.col_off)
     bottom, right = top + int(window.height), left + int(window.width)
     for block in blocks:
@@ -253,10 +251,27 @@ def _blocks(window: Window, shape: tuple[int, int], grid: Grid) -> Iterator[Wind
             yield Window(column, row, min(wide, width - column), min(tall, height - row))
 
 
-def _bring_blocks(scene: Scene, stack: Stack, blocks: Sequence[Window]) -> None:
-    if scene.supply is not None:
-        missing = [b for b in blocks if _key(scene, stack, b, on_scene=False) not in scene.kept]
-        bring(scene, [(stack, stack.layers[0].grid, block) for block in missing])
+def bring_stack(scene: Scene, stack: Stack, window: Window) -> None:
+    """
+    Bring what a window of the scene's grid needs of the remote files of a stack.
+
+    Raises
+    ------
+    SourceError
+        It could not be fetched.
+    """
+    if scene.supply is None:
+        return
+    layer = stack.layers[0]
+    origin = scene.offset_of(layer)
+    if origin is None:
+        part = window_in(layer, scene.grid, window)
+    else:
+        column, row = int(window.col_off) - origin[0], int(window.row_off) - origin[1]
+        part = Window(column, row, window.width, window.height)
+    blocks = _blocks(part, block_shape(layer), layer.grid)
+    missing = [b for b in blocks if _key(scene, stack, b, on_scene=False) not in scene.kept]
+    bring(scene, [(stack, layer.grid, block) for block in missing])
 
 
 def block_shape(layer: Layer) -> tuple[int, int]:

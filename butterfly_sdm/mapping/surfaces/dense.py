@@ -38,7 +38,6 @@ from butterfly_sdm.models.presence_net import PresenceNet
 # Valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid.
 Filled = tuple[np.ndarray, np.ndarray | None]
 
-READ_PX = 512  # rows of a block read at a time
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
 
@@ -186,16 +185,8 @@ class DenseUnit:
 
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        scene = self.surface.scene
-        window = self.block.pixels(self.surface.cell_px, self.surface.halo_px)
-        values = np.empty((len(scene.bands), window.height, window.width), dtype=np.uint16)
-        valid = np.empty((window.height, window.width), dtype=bool)
-        # reading makes copies: some rows at a time they are small
-        for top in range(0, window.height, READ_PX):
-            rows = slice(top, min(top + READ_PX, window.height))
-            part = Window(window.col_off, window.row_off + top, window.width, rows.stop - top)
-            values[:, rows], valid[rows] = scene.read(part)
-        return values, valid
+        surface = self.surface
+        return surface.scene.read_in_strips(self.block.pixels(surface.cell_px, surface.halo_px))
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """
