@@ -328,16 +328,21 @@ def predict_map(
     def check_scene(scene: Scene) -> None:
         plan_map(predictor, scene, options, layers=layers)
 
+    scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(
         wanted,
-        scratch=target.parent / f".{target.stem}.scenes",
+        scratch=scratch,
         # what is composed where it is read is planned at once
         check=check_scene if wanted.composite and wanted.composite.mosaic else None,
         progress=progress,
     )
-    return write_map(
+    made = write_map(
         predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
     )
+    if scene.supply is not None:
+        scene.supply.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return made
 
 
 def _position_crs(run: Run) -> str | None:

@@ -18,6 +18,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
@@ -531,19 +532,33 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Does not go from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str):  # type: ignore[no-untyped-def]
+        """Refuse a redirect that leaves https."""
+        if urlparse(req.full_url).scheme == "https" and urlparse(newurl).scheme != "https":
+            raise OSError("it leads away from https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _fetch(address: str) -> str:
     if urlparse(address).scheme not in ("http", "https"):
         raise SourceError(
-            f"{address} is not read: metadata is read by http and https only. Copy it, or use "
-            "another address."
+            f"{shown(address)} is not read: metadata is read by http and https only. Copy it, or "
+            "use another address."
         )
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+        with urllib.request.build_opener(_Redirects).open(address, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(MOST_METADATA_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{address} was not read: {error}. Is the address right?") from error
+        raise SourceError(
+            f"{shown(address)} was not read: {error}. Is the address right?"
+        ) from error
     if len(content) > MOST_METADATA_BYTES:
-        raise RasterError(f"{address} is too large for metadata. Name a raster or a STAC item.")
+        raise RasterError(
+            f"{shown(address)} is too large for metadata. Name a raster or a STAC item."
+        )
     return content.decode("utf-8")
 
 

@@ -208,6 +208,10 @@ class Scene:
             elif place is not None:
                 bring(self, [(piece, self.grid, place[2])])
 
+    def shows(self, piece: Piece, window: Window) -> bool:
+        """Return whether a piece shows some of a window."""
+        return self._overlap(piece, window) is not None
+
     def read_piece(
         self,
         piece: Piece,

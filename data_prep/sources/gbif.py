@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.dates import MONTHS
 from data_prep.records.options import GbifOptions
 from data_prep.sources.provenance import write_provenance
-from data_prep.sources.transfer import Service, shown
+from data_prep.sources.transfer import Service
 
 GBIF_HOSTS = ("api.gbif.org", "api.gbif-uat.org")
 _FAILED = {"FAILED", "KILLED", "CANCELLED", "SUSPENDED", "FILE_ERASED"}

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from rasterio.windows import Window
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.errors import SourceError
 from data_prep.sources.signing import Signer, signer_of
@@ -33,7 +34,6 @@ from data_prep.sources.transfer import (
     open_session,
     pieces_of,
     retry_after,
-    shown,
 )
 
 HEADER = 16_384

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
@@ -19,7 +20,7 @@ from butterfly_sdm.imagery.options import StacOptions
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
 from data_prep.sources.sparse import SparseCopies
-from data_prep.sources.transfer import Service, shown
+from data_prep.sources.transfer import Service, open_session
 
 TIMEOUT_S = 60
 ITEMS_AT_ONCE = 4  # each asks for its files one after the other
@@ -49,13 +50,13 @@ def search_items(stac: StacOptions) -> list[dict[str, Any]]:
             items.append(item)
         if len(items) > stac.most_items:
             raise SourceError(
-                f"{stac.url} has more than {stac.most_items} products of {stac.collection} from "
-                f"{stac.start} to {stac.end}. Narrow the dates, scenes.stac.bbox or "
+                f"{shown(stac.url)} has more than {stac.most_items} products of {stac.collection} "
+                f"from {stac.start} to {stac.end}. Narrow the dates, scenes.stac.bbox or "
                 "scenes.stac.max_cloud, or raise scenes.stac.most_items."
             )
     if not items:
         raise SourceError(
-            f"{stac.url} has {seen} products of {stac.collection} in "
+            f"{shown(stac.url)} has {seen} products of {stac.collection} in "
             f"{list(stac.bbox or WORLD)} from {stac.start} to {stac.end}, none of them with at "
             f"most {stac.max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
         )
@@ -67,12 +68,13 @@ def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
         from pystac_client import Client
         from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
+        from pystac_client.stac_api_io import StacApiIO
     except ImportError as error:
         raise MissingPackageError(
             f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}"
         ) from error
     try:
-        search = Client.open(stac.url, timeout=TIMEOUT_S).search(
+        search = Client.open(stac.url, stac_io=_asking(StacApiIO(timeout=TIMEOUT_S))).search(
             collections=[stac.collection],
             bbox=list(stac.bbox or WORLD),
             datetime=f"{stac.start}/{stac.end}",
@@ -80,9 +82,18 @@ def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
         yield from (item.to_dict() for item in search.items())
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
-            f"The STAC API {stac.url} did not answer a search of {stac.collection}: {error}. Is "
-            "the address right?"
+            f"The STAC API {shown(stac.url)} did not answer a search of {stac.collection}: {error}. "
+            "Is the address right?"
         ) from error
+
+
+def _asking(asker: Any) -> Any:
+    """Let pystac-client ask by the rules of transfers: next pages may lie on other hosts."""
+    session = open_session()
+    for start, adapter in asker.session.adapters.items():
+        session.mount(start, adapter)
+    asker.session = session
+    return asker
 
 
 def _walk(
@@ -90,7 +101,7 @@ def _walk(
 ) -> Iterator[dict[str, Any]]:
     """Yield the items of a static catalogue that a search would find."""
     if url in above:
-        raise SourceError(f"The STAC catalogue {url} links to itself.")
+        raise SourceError(f"The STAC catalogue {shown(url)} links to itself.")
     value = read_metadata(url)
     if value.get("type") != "Feature":
         for link in value.get("links", ()):

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.progress import Progress, silent
 
@@ -33,21 +34,6 @@ LEAST_RATE = 1000  # bytes a second, below which a connection counts as broken
 MOST_BYTES = 1 << 40  # of a file whose size nobody promised
 WAITS_S = (1.0, 3600.0)  # what is believed of a service that says how long to wait
 MOST_REDIRECTS = 5
-
-
-def shown(url: str) -> str:
-    """
-    Return an address without what may be secret in it: user, password and query.
-
-    >>> shown("https://user:secret@host:81/a/b.tif?sig=token#x")
-    'https://host:81/a/b.tif'
-    """
-    parts = urlsplit(str(url))
-    try:
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        port = ""
-    return urlunsplit((parts.scheme, (parts.hostname or "") + port, parts.path, "", ""))
 
 
 def _requests() -> Any:

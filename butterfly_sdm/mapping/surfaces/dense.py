@@ -183,10 +183,14 @@ class DenseUnit:
         """Name in the journal."""
         return self.block.key
 
+    @property
+    def pixels(self) -> Window:
+        """Pixels of the scene that are read."""
+        return self.block.pixels(self.surface.cell_px, self.surface.halo_px)
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        surface = self.surface
-        return surface.scene.read_in_strips(self.block.pixels(surface.cell_px, surface.halo_px))
+        return self.surface.scene.read_in_strips(self.pixels)
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """

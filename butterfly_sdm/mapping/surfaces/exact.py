@@ -40,6 +40,19 @@ class WindowUnit:
         """Name in the journal."""
         return f"{self.rows.start}:{self.cols.start}"
 
+    @property
+    def pixels(self) -> Window:
+        """Pixels of the scene that are read."""
+        lattice = self.surface.positions.lattice
+        side = max(lattice.tile_px, lattice.stride_px)
+        tops, lefts = (starts - lattice.margin_px for starts in lattice.window_starts())
+        top, left = int(tops[self.rows.start]), int(lefts[self.cols.start])
+        tall, wide = (
+            (part.stop - 1 - part.start) * lattice.stride_px + side
+            for part in (self.rows, self.cols)
+        )
+        return Window(left, top, wide, tall)
+
     def read(self) -> tuple[np.ndarray, Places, Dataset | None]:
         """
         Return the valid fraction of each position, and those that get a value: their rows and

@@ -17,6 +17,7 @@ from butterfly_sdm.mapping.surfaces.dense import DenseSurface
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip, mean_strip
+from butterfly_sdm.mapping.surfaces.streaming import Stream, by_ground
 from butterfly_sdm.progress import Progress
 
 Surface = DenseSurface | WindowSurface
@@ -64,6 +65,10 @@ def fill(
         surface: surface.open(folder / str(number)) for number, surface in enumerate(surfaces)
     }
     units: list[Any] = [unit for surface in surfaces for unit in surface.units(stores[surface])]
+    scene = surfaces[0].positions.scene
+    if scene.supply is not None:
+        units = by_ground(units, options.block_px)
+    stream = Stream(scene, units)
     done = sum(len(store.done) for store in stores.values())
     total = done + len(units)
     progress(task, done, total)
@@ -71,6 +76,7 @@ def fill(
     def keep(unit: Any, result: Any) -> None:
         nonlocal done
         unit.surface.keep(stores[unit.surface], unit, result)
+        stream.done(unit)
         done += 1
         progress(task, done, total)
 
