@@ -94,15 +94,19 @@ def cut_tiles(
     """
     report = report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
-    with growing_array(Path(out), shape, scene.nodata) as (_, journal):
-        cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
-        for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
-            label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
-            _run(jobs, label, journal, executor, progress, report)
-            if jobs.last is not None and scene.supply is not None:
-                journal.save()  # before what it would be made from again goes
-                scene.supply.forget(layer.path for layer in jobs.last.files)
-        valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
+    try:
+        with growing_array(Path(out), shape, scene.nodata) as (_, journal):
+            cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
+            for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
+                label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
+                _run(jobs, label, journal, executor, progress, report)
+                if jobs.last is not None and scene.supply is not None:
+                    journal.save()  # before what it would be made from again goes
+                    scene.supply.forget(layer.path for layer in jobs.last.files)
+            valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
+    finally:
+        if scene.supply is not None:
+            scene.supply.close()
     journal.path.unlink()
     return valid
 

@@ -82,8 +82,8 @@ def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
         yield from (item.to_dict() for item in search.items())
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
-            f"The STAC API {shown(stac.url)} did not answer a search of {stac.collection}: {error}. "
-            "Is the address right?"
+            f"The STAC API {shown(stac.url)} did not answer a search of {stac.collection}: "
+            f"{error}. Is the address right?"
         ) from error
 
 

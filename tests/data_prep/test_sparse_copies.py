@@ -8,13 +8,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import rasterio
+from pyproj import Transformer
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
+from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions, StacOptions
 from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.imagery.supply import bring
+from data_prep.build import build_dataset
 from data_prep.imagery.cutting import cut_tiles
 from data_prep.imagery.options import TileOptions
 from data_prep.imagery.scenes import scene_of
@@ -23,6 +26,7 @@ from data_prep.sources.sparse import Copy, SparseCopies, have_mark, remote_mark
 from data_prep.sources.tiff_layout import TooShortError, UnsuitableError, read_layout
 from data_prep.sources.transfer import Service
 from tests.data_prep.range_server import serving
+from tests.data_prep.surveys import make_config, make_survey
 
 BANDS = ("red", "nir")
 NOISE = np.random.default_rng(9).integers(1, 4000, (300, 300)).astype(np.uint16)
@@ -398,3 +402,26 @@ def test_a_copy_begun_and_killed_is_begun_anew(tmp_path):
         copies.hold(f"{server.url}/a.tif", path)
         copies.bring([(str(path), Window(0, 0, 300, 300))])
         assert Copy(path).held().all()
+
+
+def test_a_data_set_is_built_out_of_a_catalogue_and_names_the_originals(catalogue, tmp_path):
+    random = np.random.default_rng(5)
+    lon, lat = 15 + random.uniform(0.01, 0.14, 40), 45.15 - random.uniform(0.02, 0.05, 40)
+    to_grid, made = Transformer.from_crs(4326, 27700, always_xy=True), []
+    with serving(catalogue) as server:
+        stac = {"url": f"{server.url}/catalog.json", **SEARCH}
+        for scenes in ({"stac": stac}, {"paths": [str(catalogue)]}):
+            config = make_config(
+                scenes=scenes | {"composite": {}},
+                tiles={"size_px": 64, "bands": list(BANDS), "min_valid_fraction": 0.01},
+            )
+            survey = make_survey(np.transpose(to_grid.transform(lon, lat)))
+            folder = tmp_path / str(len(made))
+            made.append(build_dataset(config, folder, name="test", seed=0, survey=survey))
+        one, other = (Dataset.open(folder) for folder in made)
+        np.testing.assert_array_equal(one.tiles, other.tiles)
+        sources = [source for source in one.card.sources if source.role == "scene"]
+        assert len(sources) == len(DAYS) * 2 * 3
+        assert all(source.name.startswith(f"{server.url}/S2A_") for source in sources)
+    assert any("median of 2023-06-03" in note for note in one.card.notes)
+    assert not list(made[0].rglob("*.remote"))
