@@ -45,6 +45,9 @@ def median_of(
         for one in seen:
             count += one
         measured[part] = count > 0
+        empty = count == 0
+        low, high = _picks((np.maximum(count, 1) - 1) // 2), _picks(count // 2)
+        missing = empty if empty.any() else None
         gaps = [None if one.all() else one.astype(np.uint16) - 1 for one in seen]  # missing: 65535
         for band in range(out.shape[0]):
             stack = [plane[band, part] for plane in planes]
@@ -52,7 +55,11 @@ def median_of(
                 if gap is not None:
                     np.maximum(plane, gap, out=plane)
             _sort(stack)
-            out[band, part] = _middle(stack, count, nodata)
+            half = _between(_taken(stack, low), _taken(stack, high))
+            half[half == nodata] = nodata + 1 if nodata < MISSING else nodata - 1
+            if missing is not None:
+                half[missing] = nodata
+            out[band, part] = half
     return measured
 
 
@@ -66,25 +73,33 @@ def _sort(stack: list[np.ndarray]) -> None:
             stack[i], spare = spare, stack[i]
 
 
-def _middle(stack: list[np.ndarray], count: np.ndarray, nodata: int) -> np.ndarray:
-    """Return the median of sorted planes, of which the first ``count`` are valid."""
-    lower = (np.maximum(count, 1) - 1) // 2
-    upper = count // 2
-    low, high = _taken(stack, lower), _taken(stack, upper)
+def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Return the middle of two planes, halves to even."""
     gap = high - low
     half: np.ndarray = low + (gap >> 1)
-    half += gap & half & 1
-    half[half == nodata] = nodata + 1 if nodata < MISSING else nodata - 1
-    half[count == 0] = nodata
+    gap &= half
+    gap &= 1
+    half += gap
     return half
 
 
-def _taken(stack: list[np.ndarray], which: np.ndarray) -> np.ndarray:
-    """Return for every pixel the plane of that number."""
-    first = int(which.flat[0])
-    if (which == first).all():
-        return stack[first]
-    found = stack[0].copy()
-    for number in range(1, len(stack)):
-        np.copyto(found, stack[number], where=which == number)
+# Of a plane of numbers: where each of them stands; None: everywhere.
+Picks = list[tuple[int, np.ndarray | None]]
+
+
+def _picks(which: np.ndarray) -> Picks:
+    numbers = np.flatnonzero(np.bincount(which.ravel()))
+    if len(numbers) == 1:
+        return [(int(numbers[0]), None)]
+    return [(int(number), which == number) for number in numbers]
+
+
+def _taken(stack: list[np.ndarray], picks: Picks) -> np.ndarray:
+    """Return for every pixel the plane of its number."""
+    (first, _), *others = picks
+    if not others:
+        return stack[min(first, len(stack) - 1)]
+    found = stack[first].copy()
+    for number, where in others:
+        np.copyto(found, stack[min(number, len(stack) - 1)], where=where)
     return found
