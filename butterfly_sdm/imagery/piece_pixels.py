@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from rasterio.windows import Window
 
 from butterfly_sdm.imagery.products import Piece, reading_pixels
-
-if TYPE_CHECKING:
-    from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.reader import Reader
 
 
-def is_plain(scene: Scene, piece: Piece) -> bool:
+def is_plain(scene: Reader, piece: Piece) -> bool:
     """Return whether the files of a piece hold the whole numbers of the scene as they are."""
     return (piece.offset, piece.scale) == (scene.offset, scene.scale) and all(
         layer.dtype == "uint16" and layer.nodata == scene.nodata and not layer.has_mask
@@ -21,7 +17,7 @@ def is_plain(scene: Scene, piece: Piece) -> bool:
     )
 
 
-def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> None:
+def read_plain(scene: Reader, piece: Piece, window: Window, out: np.ndarray) -> None:
     """Read stored values of all bands of the scene into (bands, h, w)."""
     for layer in piece.layers:
         slots = layer.slots(scene.bands)
@@ -37,7 +33,7 @@ def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> N
 
 
 def read_counts(
-    scene: Scene,
+    scene: Reader,
     piece: Piece,
     window: Window,
     out: np.ndarray,

@@ -21,7 +21,7 @@ from affine import Affine
 from pyproj import CRS as ProjCRS
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import (
     CRSError,
     NotGeoreferencedWarning,
@@ -33,6 +33,12 @@ from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.raster_formats import check_file, check_opened
 
 Grid = tuple[CRS, Affine, int, int]
+
+RESAMPLING = {
+    "nearest": Resampling.nearest,
+    "bilinear": Resampling.bilinear,
+    "cubic": Resampling.cubic,
+}
 
 _QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
@@ -28,6 +27,7 @@ from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
+    RESAMPLING,
     Grid,
     Layer,
     Piece,
@@ -36,8 +36,9 @@ from butterfly_sdm.imagery.products import (
     open_raster,
     reading_pixels,
 )
-from butterfly_sdm.imagery.stacks import Kept, Stack, bring_stack, read_stack
-from butterfly_sdm.imagery.supply import Supply, bring
+from butterfly_sdm.imagery.reader import Kept, Supply
+from butterfly_sdm.imagery.stacks import Stack, bring_stack, read_stack
+from butterfly_sdm.imagery.supply import bring
 
 log = logging.getLogger("butterfly_sdm.raster")
 
@@ -52,11 +53,6 @@ REFLECTANCE, COARSEST = 1e-4, 1e-3
 DARKEST = 0.2
 STRIP_PX = 512  # rows read at a time
 MOST_OPEN = 160  # files a thread keeps open: those of a composite of many dates
-RESAMPLING = {
-    "nearest": Resampling.nearest,
-    "bilinear": Resampling.bilinear,
-    "cubic": Resampling.cubic,
-}
 
 
 @dataclass(frozen=True)
@@ -136,6 +132,13 @@ class Scene:
             The scene lacks one of them.
         """
         return replace(self, bands=self._check(bands))
+
+    def alone(self, piece: Piece) -> Scene:
+        """Return the scene of one piece, on its own grid."""
+        crs, transform, width, height = piece.layers[0].grid
+        return replace(
+            self, pieces=(piece,), crs=crs, transform=transform, width=width, height=height
+        )
 
     def read(
         self, window: Window, bands: Sequence[str] | None = None

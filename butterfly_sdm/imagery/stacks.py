@@ -8,10 +8,9 @@ was clear, or the least cloudy date; products of one day count once.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -20,16 +19,11 @@ from rasterio.windows import Window
 
 from butterfly_sdm.imagery.median import median_of
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
-from butterfly_sdm.imagery.products import Grid, Layer, Piece
+from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece
+from butterfly_sdm.imagery.reader import Pixels, Reader
 from butterfly_sdm.imagery.supply import AROUND_PX, bring, window_in
 
-if TYPE_CHECKING:
-    from butterfly_sdm.imagery.scene import Scene
-
-KEPT_BYTES = 96_000_000  # composed blocks kept for windows that overlap
 BLOCK_PX, MOST_PX = 512, 1024
-
-Pixels = tuple[np.ndarray, np.ndarray]  # (bands, h, w) counts, and (h, w) where they are measured
 
 
 @dataclass(frozen=True)
@@ -59,41 +53,7 @@ class Stack(Piece):
         return tuple(layer for product in self.products for layer in product.files)
 
 
-@dataclass
-class Kept:
-    """Composed blocks, those used last; shared by threads."""
-
-    blocks: OrderedDict[Any, Pixels] = field(default_factory=OrderedDict)
-    bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __contains__(self, key: Any) -> bool:
-        return key in self.blocks
-
-    def get(self, key: Any, make: Callable[[], Pixels]) -> Pixels:
-        """Return a block, made now unless it is kept."""
-        with self.lock:
-            if key in self.blocks:
-                self.blocks.move_to_end(key)
-                return self.blocks[key]
-        found = make()
-        with self.lock:
-            if key not in self.blocks:
-                self.blocks[key] = found
-                self.bytes += found[0].nbytes + found[1].nbytes
-            while self.bytes > KEPT_BYTES and len(self.blocks) > 1:
-                _, (values, valid) = self.blocks.popitem(last=False)
-                self.bytes -= values.nbytes + valid.nbytes
-        return found
-
-
-def on_stack(scene: Scene, stack: Stack) -> Scene:
-    """Return the scene of one stack alone, on its own grid."""
-    crs, transform, width, height = stack.layers[0].grid
-    return replace(scene, pieces=(stack,), crs=crs, transform=transform, width=width, height=height)
-
-
-def compose(scene: Scene, stack: Stack, window: Window, out: np.ndarray) -> np.ndarray:
+def compose(scene: Reader, stack: Stack, window: Window, out: np.ndarray) -> np.ndarray:
     """
     Compose the dates of a window of a stack's own grid.
 
@@ -108,7 +68,7 @@ def compose(scene: Scene, stack: Stack, window: Window, out: np.ndarray) -> np.n
     ndarray of bool, shape (h, w)
         Where there is a value.
     """
-    own = on_stack(scene, stack)
+    own = scene.alone(stack)
     planes = Workspace(out.shape)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     rest = np.ones(out.shape[1:], dtype=bool)
@@ -132,7 +92,7 @@ def compose(scene: Scene, stack: Stack, window: Window, out: np.ndarray) -> np.n
 
 
 def _day(
-    own: Scene, products: Sequence[Piece], window: Window, planes: Workspace
+    own: Reader, products: Sequence[Piece], window: Window, planes: Workspace
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the counts of one day and where they are clear and measured; None if nowhere."""
     day: np.ndarray | None = None
@@ -151,7 +111,7 @@ def _day(
     return None if day is None or valid is None else (day, valid)
 
 
-def _read(own: Scene, product: Piece, window: Window, out: np.ndarray) -> np.ndarray | None:
+def _read(own: Reader, product: Piece, window: Window, out: np.ndarray) -> np.ndarray | None:
     """Read a product on the grid of its stack; return where it is measured, None if nowhere."""
     if any(layer.grid != own.grid for layer in product.layers):
         out[:] = own.nodata
@@ -199,7 +159,7 @@ class Workspace:
 
 
 def read_stack(
-    scene: Scene, stack: Stack, window: Window, values: np.ndarray, valid: np.ndarray
+    scene: Reader, stack: Stack, window: Window, values: np.ndarray, valid: np.ndarray
 ) -> None:
     """
     Fill the pixels of a window of the scene's grid that are not ``valid`` yet from a stack.
@@ -251,7 +211,7 @@ def _blocks(window: Window, shape: tuple[int, int], grid: Grid) -> Iterator[Wind
             yield Window(column, row, min(wide, width - column), min(tall, height - row))
 
 
-def bring_stack(scene: Scene, stack: Stack, window: Window) -> None:
+def bring_stack(scene: Reader, stack: Stack, window: Window) -> None:
     """
     Bring what a window of the scene's grid needs of the remote files of a stack.
 
@@ -292,7 +252,7 @@ def _near(side: int) -> int:
     return BLOCK_PX if side > MOST_PX else side * max(1, BLOCK_PX // side)
 
 
-def _block(scene: Scene, stack: Stack, block: Window, *, on_scene: bool) -> Pixels:
+def _block(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> Pixels:
     def make() -> Pixels:
         if on_scene:
             transform = scene.transform * Affine.translation(block.col_off, block.row_off)
@@ -304,7 +264,7 @@ def _block(scene: Scene, stack: Stack, block: Window, *, on_scene: bool) -> Pixe
     return scene.kept.get(_key(scene, stack, block, on_scene=on_scene), make)
 
 
-def _key(scene: Scene, stack: Stack, block: Window, *, on_scene: bool) -> tuple[Any, ...]:
+def _key(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> tuple[Any, ...]:
     return (
         (stack.name, stack.layers[0].grid, scene.grid if on_scene else None),
         (scene.bands, scene.nodata, scene.offset, scene.scale),
@@ -312,7 +272,7 @@ def _key(scene: Scene, stack: Stack, block: Window, *, on_scene: bool) -> tuple[
     )
 
 
-def warped(scene: Scene, stack: Stack, grid: Grid, resampling: str) -> Pixels:
+def warped(scene: Reader, stack: Stack, grid: Grid, resampling: str) -> Pixels:
     """
     Return the pixels of a stack on another grid, resampled after its dates were composed.
 
@@ -323,11 +283,9 @@ def warped(scene: Scene, stack: Stack, grid: Grid, resampling: str) -> Pixels:
     resampling
         nearest, bilinear or cubic.
     """
-    from butterfly_sdm.imagery.scene import RESAMPLING
-
     crs, transform, width, height = grid
     values = np.full((len(scene.bands), height, width), scene.nodata, np.uint16)
-    own = on_stack(scene, stack)
+    own = scene.alone(stack)
     box = transform_bounds(crs, own.crs, *_bounds(grid), densify_pts=21)
     inside = own.window(*box)
     ratio = max(1.0, inside.width / width, inside.height / height)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 from rasterio.crs import CRS
@@ -11,49 +10,13 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
-
-if TYPE_CHECKING:
-    from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.reader import Reader
 
 # Resampling looks beyond its window: by the radius of its kernel, and GDAL by some pixels more.
 AROUND_PX = 16
 
-Wanted = tuple[str, Window]  # a file, and a window of its own pixels
 
-
-class Supply(Protocol):
-    """What holds local copies of remote files that are not there as a whole."""
-
-    def bring(self, wanted: Sequence[Wanted]) -> None:
-        """
-        Return once all pixels of the windows are in the local copies.
-
-        Raises
-        ------
-        SourceError
-            They could not be fetched.
-        """
-
-    def generation(self, path: str) -> int:
-        """Return how often a copy has grown: a file opened before holds what was there then."""
-
-    def address(self, path: str) -> str | None:
-        """Return where the original of a copy lies; None: the file is no copy."""
-
-    def stamp(self, path: str) -> tuple[int, str] | None:
-        """Return size and version of the original; None: the file is no copy."""
-
-    def forget(self, paths: Iterable[str]) -> None:
-        """Give the space of copies back; they are filled again when they are read again."""
-
-    def ahead(self, work: Callable[[], object]) -> None:
-        """Bring something in the background; an error is told to whoever needs it."""
-
-    def close(self) -> None:
-        """Drop what was to be brought and is not asked for any more."""
-
-
-def bring(scene: Scene, wanted: Sequence[tuple[Piece, Grid, Window]]) -> None:
+def bring(scene: Reader, wanted: Sequence[tuple[Piece, Grid, Window]]) -> None:
     """
     Bring the pixels that windows of pieces need: the scene classification first, then the bands of
     the products that are not wholly cloudy there.
@@ -136,7 +99,7 @@ def _meets(product: Piece, grid: Grid, window: Window) -> bool:
     return bool(part.width and part.height)
 
 
-def _hidden(scene: Scene, product: Piece, grid: Grid, window: Window) -> bool:
+def _hidden(scene: Reader, product: Piece, grid: Grid, window: Window) -> bool:
     """Return whether clouds hide all of a window of a product, so that its bands are not read."""
     if product.layers[0].grid != grid:
         return False  # resampled: what is read is decided elsewhere

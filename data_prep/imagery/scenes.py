@@ -12,8 +12,8 @@ from pathlib import Path
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
 from butterfly_sdm.imagery.options import SceneOptions, StacOptions
+from butterfly_sdm.imagery.reader import Supply
 from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
-from butterfly_sdm.imagery.supply import Supply
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.composites import (
     Composite,

@@ -13,8 +13,8 @@ import rasterio
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
-from butterfly_sdm.imagery.scene import RESAMPLING, Scene
+from butterfly_sdm.imagery.products import RESAMPLING, Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack, warped
 from butterfly_sdm.imagery.supply import bring
 from data_prep.imagery.tile_grids import TileGrid, transformer
