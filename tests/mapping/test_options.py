@@ -1,5 +1,7 @@
 import json
+import logging
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -69,6 +71,19 @@ def test_the_map_of_an_area_of_any_shape_is_part_of_the_whole_map(scene, plain, 
     assert 0 < result.counts["outside_area"] == (~seen[0]).sum() < seen[0].size
     np.testing.assert_array_equal(values[seen], expected[seen])
     assert seen[0].any(axis=0).all() and seen[0].any(axis=1).all()
+
+
+def test_a_map_says_what_space_it_needs_and_is_refused_where_there_is_less(
+    scene, tmp_path, monkeypatch, caplog
+):
+    with caplog.at_level(logging.INFO):
+        map_of(Position(), scene, tmp_path / "map.tif", beside=())
+    assert "needs 0.00 GB of space" in caplog.text
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RasterError, match=r"GB of space in .* smaller map\.area"):
+        map_of(Position(), scene, tmp_path / "other.tif", beside=())
+    assert not (tmp_path / "other.tif").exists()
 
 
 def test_masked_places_have_no_values(scene, tmp_path):

@@ -262,14 +262,19 @@ class DenseSurface:
         """The placements of the cells."""
         return phases(self.positions.lattice, self.cell_px)
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of what is kept on the disk while the map is made."""
         length = self.network.projection.out_features
         arrays: dict[str, tuple[tuple[int, ...], str]] = {}
         for phase in self.phases:
             arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, length), "float32")
             arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
-        return Store(folder, arrays)
+        return arrays
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        return Store(folder, self.arrays)
 
     def units(self, store: Store) -> list[DenseUnit]:
         """Return what is still to be done; blocks that no wanted window touches are left out."""

@@ -143,12 +143,17 @@ class WindowSurface:
             kept["embedding"] = self.positions.embedding
         return kept
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of what is kept on the disk while the map is made."""
         shape = self.positions.lattice.shape
         arrays: dict[str, tuple[tuple[int, ...], str]] = {"fraction": (shape, "float32")}
         arrays |= {name: ((*shape, length), "float32") for name, length in self.numbers.items()}
-        return Store(folder, arrays)
+        return arrays
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        return Store(folder, self.arrays)
 
     def units(self, store: Store) -> Sequence[WindowUnit]:
         """Return what is still to be done."""
