@@ -237,8 +237,27 @@ class Scene:
             filled = values[:, rows, columns], valid[rows, columns]
             read_stack(self.select(bands), piece, part, *filled)
             return
-        fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
-        whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
+        fresh, whole, some = self._measured(piece, part, bands)
+        target = values[:, rows, columns]
+        if todo.all() and whole.all():
+            target[:] = fresh
+        else:
+            # A pixel measured in some bands only is shown, though not valid, until a piece has all
+            # of it.
+            untouched = (target == self.nodata).all(axis=0)
+            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
+        valid[rows, columns] |= whole
+
+    def _measured(
+        self, piece: Piece, part: Window, bands: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Read a window of the scene's grid from one piece: counts (bands, h, w), and where all bands,
+        and any, are measured (h, w).
+        """
+        shape = int(part.height), int(part.width)
+        fresh = np.empty((len(bands), *shape), dtype=np.uint16)
+        whole, some = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         first = piece.layers[0]
         origin = self.offset_of(first)
         grid, own = self.grid, part
@@ -250,7 +269,7 @@ class Scene:
         if self.supply is not None:
             bring(self.select(bands), [(piece, grid, own)])
         clear = self.clear(piece, grid, own)
-        blank = np.ones(todo.shape, dtype=bool)
+        blank = np.ones(shape, dtype=bool)
         for layer in piece.layers:
             slots = layer.slots(bands)
             if not slots:
@@ -271,15 +290,7 @@ class Scene:
             fresh[:, blank] = self.nodata
             whole &= ~blank
             some &= ~blank
-        target = values[:, rows, columns]
-        if todo.all() and whole.all():
-            target[:] = fresh
-        else:
-            # A pixel measured in some bands only is shown, though not valid, until a piece has all
-            # of it.
-            untouched = (target == self.nodata).all(axis=0)
-            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
-        valid[rows, columns] |= whole
+        return fresh, whole, some
 
     def counts(
         self, raw: np.ndarray, piece: Piece, layer: Layer, present: np.ndarray

@@ -344,19 +344,24 @@ class Service:
             )
             most = next(promise for promise in (size, total, MOST_BYTES) if promise is not None)
             with part.open("ab" if goes_on else "wb") as file:
-                for piece in pieces_of(answer, self.timeout_s):
-                    if held + len(piece) > most:
-                        raise SourceError(
-                            f"{shown(url)} sends more than the {most:,} bytes that were promised. "
-                            "Do not trust this source."
-                        )
-                    if time.monotonic() > end:
-                        return False, None
+                for piece in self._promised(answer, shown(url), most - held, end):
                     file.write(piece)
                     held += len(piece)
                     progress(f"fetching {name}", held, total or 0)
             whole = total is None or held == total
             return whole and size in (None, held), None
+
+    def _promised(self, answer: Any, url: str, most: int, end: float) -> Iterator[bytes]:
+        """Yield the bytes of an answer until the time is up, and refuse more than ``most``."""
+        for piece in pieces_of(answer, self.timeout_s):
+            most -= len(piece)
+            if most < 0:
+                raise SourceError(
+                    f"{url} sends more bytes than were promised. Do not trust this source."
+                )
+            if time.monotonic() > end:
+                return
+            yield piece
 
 
 def digest(path: Path, like: str) -> str:
