@@ -363,6 +363,9 @@ def cut(scene: Any, args: argparse.Namespace) -> None:
 
     if args.keep and scene.supply is not None:
         scene.supply.forget = lambda paths: None
+        # blocks of one date, of all bands
+        blocks = needed(scene, args, "tiles")
+        args.more["block_dates"] = sum(len(stack.products) for stack, _ in blocks)
     grid = tile_grid(*places(scene, args.sites), scene, TileOptions(size_px=TILE_PX))
     with ThreadPoolExecutor(2) as pool:
         cut_tiles(scene, grid, args.out / "tiles.npy", executor=pool)
@@ -384,9 +387,12 @@ def area(scene: Any, args: argparse.Namespace) -> None:
     """Read the blocks of a map as it does, and keep a checksum."""
     import rasterio
 
+    from butterfly_sdm.core.executor import in_order
+
     found = hashlib.sha256()
     with rasterio.Env(GDAL_CACHEMAX=64 << 20), ThreadPoolExecutor(1) as reader:
-        for values, valid in reader.map(scene.read_in_strips, area_windows(args.area)):
+        windows = area_windows(args.area)
+        for values, valid in in_order(scene.read_in_strips, windows, reader, in_flight=1):
             found.update(values.tobytes())
             found.update(valid.tobytes())
     (args.out / "area.sha").write_text(found.hexdigest())
@@ -487,6 +493,7 @@ class Bench:
         self.found: dict[str, dict[str, Any]] = {}
         self.process: subprocess.Popen[bytes] | None = None
         self.targets: list[tuple[str, bool]] = []
+        self.rates: dict[str, float] = {}
 
     def start(self) -> None:
         """Start the server."""
@@ -538,15 +545,21 @@ class Bench:
         with (self.folder / out / file).open("rb") as source:
             return hashlib.file_digest(source, "sha256").hexdigest()
 
-    def need_mb(self, out: str) -> float:
-        """Return the bytes of the blocks and headers that the copies of a way hold."""
+    def need_mb(self, out: str, block_dates: int) -> float:
+        """Return the megabytes of the blocks and headers that the copies of a way hold."""
         from data_prep.sources.sparse import Copy
 
-        total = 0
+        total = bands = held = 0
         for mark in (self.folder / out).rglob("*.remote"):
             copy = Copy(mark.with_suffix(""))
             have = np.fromfile(mark.with_suffix(".have"), np.uint8) > 0
-            total += int(copy.layout.counts[have].sum()) + copy.header
+            counts = int(copy.layout.counts[have].sum())
+            total += counts + copy.header
+            if mark.name != "scl.tif.remote":
+                bands, held = bands + counts, held + int(have.sum())
+        if block_dates:
+            kept = held / (block_dates * len(BANDS))
+            self.rates = {"block_mb": bands / held / 1e6, "kept": kept}
         return round(total / 1e6, 1)
 
     def target(self, what: str, met: bool) -> None:
@@ -567,7 +580,10 @@ def compare(bench: Bench) -> None:
         if what not in only:
             continue
         held = bench.run(what, f"lazy_{what}", "--keep", name=f"{what} needed")
-        least = bench.need_mb(f"lazy_{what}")
+        block_dates = held.get("block_dates", 0)
+        least = bench.need_mb(f"lazy_{what}", block_dates)
+        if block_dates:
+            bench.rates["cpu_s"] = held["cpu"] / block_dates
         label = f"{what} ({bench.args.block} px blocks)"
         ratio = held["mb"] / least
         bench.target(
@@ -634,34 +650,31 @@ def killed(bench: Bench, what: str, file: str, held: dict[str, Any], label: str)
 # The United Kingdom on paper
 
 
-def united_kingdom(block_mb: dict[int, float], cpu_s: dict[int, float], kept: float) -> None:
+def united_kingdom(block: int, rates: dict[str, float]) -> None:
     """
     Print bytes, hours and disk of the 1,329 real sites and of a national map.
 
     Parameters
     ----------
-    block_mb
-        Megabytes of a block of one band on one date, by its side in pixels.
-    cpu_s
-        Seconds of CPU to fetch, decode and compose a block of four bands on one date.
-    kept
-        Share of the blocks that are not wholly cloudy.
+    block
+        Side of the blocks in pixels.
+    rates
+        As measured: megabytes of a block of one band on one date, the share of blocks that are not
+        wholly cloudy, seconds of CPU for a block of all bands on one date.
     """
     land_km2, coast, overlap, grids = 244_000, 1.15, 1.2056, 80
-    for block, size in block_mb.items():
+    told = ", ".join(f"{name} {value:.4f}" for name, value in rates.items())
+    print(f"The United Kingdom in blocks of {block} px, from {told}:")
+    land = int(land_km2 / (block * block / 1e4) * coast * overlap)
+    for what, blocks, over in (("1,329 sites", *site_blocks(block)), ("national map", land, grids)):
         for dates in (5, 8):
-            blocks, with_sites = site_blocks(block)
-            rows = [("1,329 sites", blocks, with_sites)]
-            rows += [
-                ("national map", int(land_km2 / (block * block / 1e4) * coast * overlap), grids)
-            ]
-            for what, number, over in rows:
-                gb = number * len(BANDS) * dates * size * kept / 1e3
-                hours, cpu = gb * 8e3 / 100 / 3600, number * dates * cpu_s[block] * kept / 60
-                print(
-                    f"{what:14} {block:5} px blocks, {dates} dates: {gb:6.1f} GB, {hours:5.2f} h "
-                    f"at 100 Mbit/s, CPU {cpu:5.1f} min, disk {gb / over:5.2f} GB (one grid)"
-                )
+            gb = blocks * len(BANDS) * dates * rates["block_mb"] * rates["kept"] / 1e3
+            print(
+                f"{what:14} {blocks:6} blocks, {dates} dates: {gb:6.1f} GB, "
+                f"{gb * 8e3 / 100 / 3600:5.2f} h at 100 Mbit/s, "
+                f"CPU {blocks * dates * rates['cpu_s'] / 60:5.1f} min, disk {gb / over:5.2f} GB "
+                "(one grid)"
+            )
 
 
 def site_blocks(block: int) -> tuple[int, int]:
@@ -726,8 +739,8 @@ def main() -> None:
             print(f"catalogue of {bench.side} px made in {time.process_time() - made:.0f} s of CPU")
         bench.start()
         compare(bench)
-        if "uk" in args.only.split(","):
-            united_kingdom({512: 0.329, 1024: 1.207}, {512: 0.0127, 1024: 0.0427}, 0.93)
+        if "uk" in args.only.split(",") and bench.rates:
+            united_kingdom(args.block, bench.rates)
     finally:
         if bench.process is not None:
             bench.process.terminate()

@@ -15,7 +15,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
 
-KEPT_BYTES = 96_000_000  # composed blocks kept for windows that overlap
+KEPT_BYTES = 64_000_000  # composed blocks kept for windows that overlap
 
 Pixels = tuple[np.ndarray, np.ndarray]  # (bands, h, w) counts, and (h, w) where they are measured
 Wanted = tuple[str, Window]  # a file, and a window of its own pixels
