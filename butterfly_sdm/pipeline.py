@@ -366,14 +366,15 @@ def predict_map(
     def check_scene(scene: Scene) -> None:
         plan_map(predictor, scene, options, layers=layers)
 
+    scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(
         wanted,
-        scratch=target.parent / f".{target.stem}.scenes",
-        # what is not composed is planned at once
-        check=check_scene if wanted.composite else None,
+        scratch=scratch,
+        # what is composed where it is read is planned at once
+        check=check_scene if wanted.composite and wanted.composite.mosaic else None,
         progress=progress,
     )
-    return write_map(
+    made = write_map(
         predictor,
         scene,
         target,
@@ -383,6 +384,10 @@ def predict_map(
         seed=settings.seed,
         progress=progress,
     )
+    if scene.supply is not None:
+        scene.supply.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+    return made
 
 
 def _records(

@@ -10,6 +10,7 @@ import re
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urljoin, urlparse
@@ -18,6 +19,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
@@ -44,6 +46,10 @@ BAND_FILE = re.compile(r"(.*_)?(B\d[\dA]?|band\d\d?|SCL)(?:_\d\dm)?(?:_\(Raw\))?
 LANDSAT = re.compile(r"L[COTE]0?([45789])(?:_|\d{13})", re.IGNORECASE)
 TM = {1: "blue", 2: "green", 3: "red", 4: "nir", 5: "swir16", 7: "swir22"}
 OLI = {1: "coastal", 2: "blue", 3: "green", 4: "red", 5: "nir", 6: "swir16", 7: "swir22"}
+# Names of files of HLS: the sensor, year and day of the year, and the band by that sensor.
+HLS = re.compile(
+    r"(HLS\.([SL])30\.T\d\d[A-Z]{3}\.(\d{4})(\d{3})T\d{6}\.v\d+\.\d+)\.(\w+)", re.IGNORECASE
+)
 # Surface reflectance of Collection 2: 0.0000275 * count - 0.2.
 LANDSAT_SCALE, LANDSAT_OFFSET = 2.75e-5, 0.2 / 2.75e-5
 MOST_METADATA_BYTES = 64_000_000
@@ -142,7 +148,7 @@ def _band_files(files: Sequence[Path]) -> dict[str, dict[str, Path]]:
         return {"": {name: file for file, name in bands.items()}}
     products: dict[str, dict[str, Path]] = {}
     for file, name in bands.items():
-        match = BAND_FILE.fullmatch(file.stem)
+        match = HLS.fullmatch(file.stem) or BAND_FILE.fullmatch(file.stem)
         product = (match[1] or "").rstrip("_") if match else ""
         other = products.setdefault(product, {}).setdefault(name, file)
         if other != file:
@@ -158,9 +164,9 @@ def _part_of_product(file: Path) -> bool:
     Return whether a raster is no band but comes with the bands of a product: a picture to look at,
     or numbers about its pixels.
     """
-    found = re.search(
+    found = HLS.fullmatch(file.stem) or re.search(
         r"(thumb|preview|quicklook|browse|true_color|TCI|PVI|_AOT|_WVP|_CLD|_SNW|_QA_|_ST_|"
-        r"_SR_(AEROSOL|CLOUD|ATMOS))",
+        r"_SR_(AEROSOL|CLOUD|ATMOS)|\.Fmask$|\.[SV][AZ]A$)",
         file.stem,
         re.IGNORECASE,
     )
@@ -531,19 +537,33 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Does not go from https to http."""
+
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str):  # type: ignore[no-untyped-def]
+        """Refuse a redirect that leaves https."""
+        if urlparse(req.full_url).scheme == "https" and urlparse(newurl).scheme != "https":
+            raise OSError("it leads away from https")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def _fetch(address: str) -> str:
     if urlparse(address).scheme not in ("http", "https"):
         raise SourceError(
-            f"{address} is not read: metadata is read by http and https only. Copy it, or use "
-            "another address."
+            f"{shown(address)} is not read: metadata is read by http and https only. Copy it, or "
+            "use another address."
         )
     try:
-        with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:
+        with urllib.request.build_opener(_Redirects).open(address, timeout=TIMEOUT_S) as answer:
             content: bytes = answer.read(MOST_METADATA_BYTES + 1)
     except OSError as error:
-        raise SourceError(f"{address} was not read: {error}. Is the address right?") from error
+        raise SourceError(
+            f"{shown(address)} was not read: {error}. Is the address right?"
+        ) from error
     if len(content) > MOST_METADATA_BYTES:
-        raise RasterError(f"{address} is too large for metadata. Name a raster or a STAC item.")
+        raise RasterError(
+            f"{shown(address)} is too large for metadata. Name a raster or a STAC item."
+        )
     return content.decode("utf-8")
 
 
@@ -568,6 +588,12 @@ def _read_xml(path: Path) -> ET.Element:
 
 
 def _band_of_file(file: Path) -> str | None:
+    harmonised = HLS.fullmatch(file.stem)
+    if harmonised:
+        band = canonical_band(harmonised[5])
+        if harmonised[2].upper() == "L":
+            return OLI.get(int(re.sub(r"\D", "", harmonised[5]) or 0))
+        return band if band in SENTINEL2.values() else None
     match = BAND_FILE.fullmatch(file.stem)
     if match is None:
         return (
@@ -647,6 +673,13 @@ def _offset_of_baseline(baseline: str) -> float:
 
 
 def _date(name: str) -> str:
+    harmonised = HLS.match(name)
+    if harmonised:
+        try:
+            day = datetime.strptime(harmonised[3] + harmonised[4], "%Y%j")
+        except ValueError:
+            return ""
+        return day.date().isoformat()
     match = re.search(
         r"(?<!\d)(19|20)(\d\d)[-_]?(0[1-9]|1[0-2])[-_]?(0[1-9]|[12]\d|3[01])(?!\d)", name
     )

@@ -11,6 +11,11 @@ from butterfly_sdm.core.settings import InputSource, Section
 Month = Annotated[int, Field(ge=1, le=12)]
 
 
+def _unset(value: object) -> bool:
+    """Tell whether an option is as if it were not there: it is no part of a fingerprint then."""
+    return not value
+
+
 class CompositeOptions(Section):
     """One cloud-free picture out of many dates."""
 
@@ -20,6 +25,12 @@ class CompositeOptions(Section):
     years: tuple[int, int] | None = Field(None, description="first and last year of the pictures")
     months: tuple[Month, Month] | None = Field(
         None, description="first and last month, such as [6, 9]"
+    )
+    mosaic: bool = Field(
+        False,
+        description="write the whole composite as one raster first, instead of composing what is "
+        "read",
+        exclude_if=_unset,
     )
 
 
@@ -36,6 +47,12 @@ class StacOptions(Section):
     max_cloud: float = Field(60.0, ge=0, le=100, description="per cent of a product")
     most_items: int = Field(
         500, ge=1, description="more products than this are an error: narrow the search"
+    )
+    sign: str | None = Field(
+        None,
+        description="who signs the addresses of files, anew for every request: planetary_computer, "
+        "or a signer of another package",
+        exclude_if=_unset,
     )
 
 

@@ -21,7 +21,7 @@ from affine import Affine
 from pyproj import CRS as ProjCRS
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import (
     CRSError,
     NotGeoreferencedWarning,
@@ -33,6 +33,12 @@ from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.raster_formats import check_file, check_opened
 
 Grid = tuple[CRS, Affine, int, int]
+
+RESAMPLING = {
+    "nearest": Resampling.nearest,
+    "bilinear": Resampling.bilinear,
+    "cubic": Resampling.cubic,
+}
 
 _QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
@@ -103,6 +109,20 @@ class Layer:
     def grid(self) -> Grid:
         """CRS, transform, width and height."""
         return self.crs, self.transform, self.width, self.height
+
+    def times_larger(self, grid: Grid) -> int:
+        """
+        Return how many pixels of a grid a pixel of this file is wide, if both cover the same ground
+        and it is a whole number; else 0.
+        """
+        crs, transform, width, height = grid
+        if self.crs != crs or not transform.a:
+            return 0
+        factor = round(self.transform.a / transform.a)
+        if factor < 1 or (self.width * factor, self.height * factor) != (width, height):
+            return 0
+        own, scaled = tuple(self.transform)[:6], tuple(transform * Affine.scale(factor))[:6]
+        return factor if np.allclose(own, scaled, rtol=1e-12, atol=1e-9) else 0
 
     def slots(self, bands: Sequence[str]) -> dict[int, int]:
         """Return the places among ``bands`` of those in this file, and their numbers in it."""
@@ -177,6 +197,17 @@ class Piece:
     def bands(self) -> tuple[str, ...]:
         """Names of all bands."""
         return tuple(band for layer in self.layers for band in layer.bands)
+
+    @property
+    def products(self) -> tuple[Piece, ...]:
+        """What its pixels are made of: itself."""
+        return (self,)
+
+    @property
+    def files(self) -> tuple[Layer, ...]:
+        """All files that its pixels depend on."""
+        own = (*self.layers, *((self.mask,) if self.mask is not None else ()))
+        return own
 
     @property
     def order(self) -> tuple[str, str]:

@@ -12,13 +12,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
@@ -27,6 +27,7 @@ from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
+    RESAMPLING,
     Grid,
     Layer,
     Piece,
@@ -35,6 +36,9 @@ from butterfly_sdm.imagery.products import (
     open_raster,
     reading_pixels,
 )
+from butterfly_sdm.imagery.reader import Kept, Supply
+from butterfly_sdm.imagery.stacks import Stack, bring_stack, read_stack
+from butterfly_sdm.imagery.supply import bring
 
 log = logging.getLogger("butterfly_sdm.raster")
 
@@ -47,11 +51,8 @@ REFLECTANCE, COARSEST = 1e-4, 1e-3
 # Reflectance is below zero by the noise of its correction, not by more: the lowest value that
 # products of Landsat and HLS allow. What lies between is read as the lowest count.
 DARKEST = 0.2
-RESAMPLING = {
-    "nearest": Resampling.nearest,
-    "bilinear": Resampling.bilinear,
-    "cubic": Resampling.cubic,
-}
+STRIP_PX = 512  # rows read at a time
+MOST_OPEN = 160  # files a thread keeps open: those of a composite of many dates
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Scene:
     cloudy
         Classes of the scene classification (SCL) whose pixels count as not measured, where a piece
         has one; see :data:`CLOUDY`.
+    supply
+        Brings the pixels of remote files of which only a part is here; None: all are.
     """
 
     bands: tuple[str, ...]
@@ -97,13 +100,15 @@ class Scene:
     pieces: tuple[Piece, ...]
     resampling: str = "bilinear"
     cloudy: tuple[int, ...] = ()
+    supply: Supply | None = field(default=None, repr=False, compare=False)
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
     _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_handles"}
+        return {key: v for key, v in self.__dict__.items() if key not in ("_handles", "kept")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _handles=threading.local())
+        self.__dict__.update(state, _handles=threading.local(), kept=Kept())
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:
@@ -113,8 +118,9 @@ class Scene:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """All files of the scene, each once."""
-        return tuple(dict.fromkeys(layer.path for piece in self.pieces for layer in piece.layers))
+        """All files of the scene that hold bands, each once."""
+        products = [product for piece in self.pieces for product in piece.products]
+        return tuple(dict.fromkeys(layer.path for p in products for layer in p.layers))
 
     def select(self, bands: Sequence[str]) -> Scene:
         """
@@ -126,6 +132,13 @@ class Scene:
             The scene lacks one of them.
         """
         return replace(self, bands=self._check(bands))
+
+    def alone(self, piece: Piece) -> Scene:
+        """Return the scene of one piece, on its own grid."""
+        crs, transform, width, height = piece.layers[0].grid
+        return replace(
+            self, pieces=(piece,), crs=crs, transform=transform, width=width, height=height
+        )
 
     def read(
         self, window: Window, bands: Sequence[str] | None = None
@@ -162,6 +175,46 @@ class Scene:
                 break
         return values, valid
 
+    def read_in_strips(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Read a large window as :meth:`read` does, some rows at a time, so that the copies made on
+        the way are small; of remote files the next rows are fetched meanwhile.
+        """
+        column, row, width, height = _whole(window)
+        values = np.empty((len(self.bands), height, width), dtype=np.uint16)
+        valid = np.empty((height, width), dtype=bool)
+        strips = [
+            Window(column, row + top, width, min(STRIP_PX, height - top))
+            for top in range(0, height, STRIP_PX)
+        ]
+        for number, strip in enumerate(strips):
+            if self.supply is not None and number + 1 < len(strips):
+                self.supply.ahead(partial(self.bring, strips[number + 1]))
+            top = int(strip.row_off) - row
+            rows = slice(top, top + int(strip.height))
+            values[:, rows], valid[rows] = self.read(strip)
+        return values, valid
+
+    def bring(self, window: Window) -> None:
+        """
+        Fetch what a window needs of remote files, without reading it.
+
+        Raises
+        ------
+        SourceError
+            It could not be fetched.
+        """
+        for piece in self.pieces if self.supply is not None else ():
+            place = self._overlap(piece, window)
+            if place is not None and isinstance(piece, Stack):
+                bring_stack(self, piece, place[2])
+            elif place is not None:
+                bring(self, [(piece, self.grid, place[2])])
+
+    def shows(self, piece: Piece, window: Window) -> bool:
+        """Return whether a piece shows some of a window."""
+        return self._overlap(piece, window) is not None
+
     def read_piece(
         self,
         piece: Piece,
@@ -180,18 +233,43 @@ class Scene:
         todo = ~valid[rows, columns]
         if not todo.any():
             return
-        fresh = np.empty((len(bands), *todo.shape), dtype=np.uint16)
-        whole, some = np.ones(todo.shape, dtype=bool), np.zeros(todo.shape, dtype=bool)
+        if isinstance(piece, Stack):
+            filled = values[:, rows, columns], valid[rows, columns]
+            read_stack(self.select(bands), piece, part, *filled)
+            return
+        fresh, whole, some = self._measured(piece, part, bands)
+        target = values[:, rows, columns]
+        if todo.all() and whole.all():
+            target[:] = fresh
+        else:
+            # A pixel measured in some bands only is shown, though not valid, until a piece has all
+            # of it.
+            untouched = (target == self.nodata).all(axis=0)
+            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
+        valid[rows, columns] |= whole
+
+    def _measured(
+        self, piece: Piece, part: Window, bands: Sequence[str]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """
+        Read a window of the scene's grid from one piece: counts (bands, h, w), and where all bands,
+        and any, are measured (h, w).
+        """
+        shape = int(part.height), int(part.width)
+        fresh = np.empty((len(bands), *shape), dtype=np.uint16)
+        whole, some = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         first = piece.layers[0]
         origin = self.offset_of(first)
-        if origin is None:
-            clear = self.clear(piece, self.grid, part)
-        else:
+        grid, own = self.grid, part
+        if origin is not None:
+            grid = first.grid
             own = Window(
                 part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
             )
-            clear = self.clear(piece, first.grid, own)
-        blank = np.ones(todo.shape, dtype=bool)
+        if self.supply is not None:
+            bring(self.select(bands), [(piece, grid, own)])
+        clear = self.clear(piece, grid, own)
+        blank = np.ones(shape, dtype=bool)
         for layer in piece.layers:
             slots = layer.slots(bands)
             if not slots:
@@ -212,15 +290,7 @@ class Scene:
             fresh[:, blank] = self.nodata
             whole &= ~blank
             some &= ~blank
-        target = values[:, rows, columns]
-        if todo.all() and whole.all():
-            target[:] = fresh
-        else:
-            # A pixel measured in some bands only is shown, though not valid, until a piece has all
-            # of it.
-            untouched = (target == self.nodata).all(axis=0)
-            np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
-        valid[rows, columns] |= whole
+        return fresh, whole, some
 
     def counts(
         self, raw: np.ndarray, piece: Piece, layer: Layer, present: np.ndarray
@@ -312,7 +382,7 @@ class Scene:
         box = (
             Window(*origin, first.width, first.height)
             if origin
-            else self.window(*_bounds_in(first, self.crs))
+            else self.window(*bounds_in(first, self.crs))
         )
         left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
         right = min(column + width, int(box.col_off + box.width), self.width)
@@ -370,19 +440,41 @@ class Scene:
         if not self.cloudy or piece.mask is None:
             return None
         mask = piece.mask
-        same = mask.grid == grid
-        source = self.handle(mask) if same else self.handle(mask, grid, "nearest")
+        factor = mask.times_larger(grid)
+        if not factor:
+            source, rows, columns = self.handle(mask, grid, "nearest"), slice(None), slice(None)
+            part = window
+        else:  # repeated where GDAL would warp, to the same pixels
+            source = self.handle(mask)
+            column, row, width, height = _whole(window)
+            left, top = column // factor, row // factor
+            right, bottom = -(-(column + width) // factor), -(-(row + height) // factor)
+            part = Window(left, top, right - left, bottom - top)
+            rows = slice(row - top * factor, row - top * factor + height)
+            columns = slice(column - left * factor, column - left * factor + width)
         with reading_pixels(mask.path):
-            classes = source.read(mask.indexes[0], window=window)
-        return ~np.isin(classes, self.cloudy)
+            classes = source.read(mask.indexes[0], window=part)
+        if classes.dtype == np.uint8:
+            clear = np.ones(256, dtype=bool)
+            clear[[number for number in self.cloudy if 0 <= number < 256]] = False
+            found = clear[classes]
+        else:
+            found = ~np.isin(classes, self.cloudy)
+        if factor > 1:
+            found = found.repeat(factor, axis=0).repeat(factor, axis=1)
+        cut: np.ndarray = found[rows, columns]
+        return cut
 
     def handle(self, layer: Layer, grid: Grid | None = None, resampling: str = "nearest") -> Any:
         """Return this thread's open file, or a view of it resampled onto a grid."""
         opened: dict[Any, Any] = self._handles.__dict__.setdefault("opened", {})
         key = (layer.path, grid, (resampling, repr(layer.nodata)) if grid else None)
+        generation = 0 if self.supply is None else self.supply.generation(layer.path)
+        if key in opened and opened[key][0] != generation:
+            opened.pop(key)[1].close()  # GDAL still holds what was no pixels then
         if key not in opened:
-            if len(opened) >= 64:
-                opened.pop(next(iter(opened))).close()
+            if len(opened) >= MOST_OPEN:
+                opened.pop(next(iter(opened)))[1].close()
             source = open_raster(layer.path)
             if grid is not None:
                 crs, transform, width, height = grid
@@ -398,8 +490,8 @@ class Scene:
                     src_nodata=layer.warp_nodata,
                     nodata=layer.warp_nodata,
                 )
-            opened[key] = source
-        return opened[key]
+            opened[key] = generation, source
+        return opened[key][1]
 
     def _check(self, bands: Sequence[str]) -> tuple[str, ...]:
         names = tuple(canonical_band(band) for band in bands)
@@ -462,7 +554,7 @@ def open_scene(
     pieces = tuple(sorted(different.values(), key=lambda piece: piece.order))
     bands = _common_bands(pieces)
     scale, offset = _common_scale(pieces, reading)
-    crs, transform, width, height = _grid(pieces)
+    crs, transform, width, height = mosaic_grid(pieces)
     return Scene(
         bands=bands,
         crs=crs,
@@ -546,7 +638,7 @@ def _check_scale(piece: Piece) -> None:
         )
 
 
-def _grid(pieces: Sequence[Piece]) -> Grid:
+def mosaic_grid(pieces: Sequence[Piece]) -> Grid:
     """
     Choose CRS and pixels of the mosaic (the most frequent CRS, the finest pixels in it) and cover
     all pieces.
@@ -559,9 +651,9 @@ def _grid(pieces: Sequence[Piece]) -> Grid:
     crs, transform = finest.crs, finest.transform
     if transform.b or transform.d or transform.a < 0 or transform.e > 0:  # rotated or upside down
         transform, _, _ = calculate_default_transform(
-            crs, crs, finest.width, finest.height, *_bounds_in(finest, crs)
+            crs, crs, finest.width, finest.height, *bounds_in(finest, crs)
         )
-    boxes = np.array([_bounds_in(layer, crs) for layer in layers])
+    boxes = np.array([bounds_in(layer, crs) for layer in layers])
     (left, bottom), (right, top) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     c0, r0 = ~transform * (float(left), float(top))
     c1, r1 = ~transform * (float(right), float(bottom))
@@ -570,7 +662,8 @@ def _grid(pieces: Sequence[Piece]) -> Grid:
     return crs, transform * Affine.translation(column, row), *shape
 
 
-def _bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
+def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
+    """Return left, bottom, right and top of a file in a CRS."""
     corners = [layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)]
     xs, ys = zip(*corners, strict=True)
     box = min(xs), min(ys), max(xs), max(ys)

@@ -20,9 +20,12 @@ def wanted_positions(
     crs: Any,
     polygons: Path | gpd.GeoDataFrame | None,
     masks: Mapping[Path, tuple[int, ...]],
-) -> np.ndarray:
+) -> tuple[Lattice, np.ndarray]:
     """
-    Return (height, width) whether the centre of each map pixel lies in the area.
+    Return the lattice around the area, and (height, width) whether the centre of each map pixel
+    lies in it.
+
+    A map of a small area of a large scene costs what its area costs, in time, memory and disk.
 
     Parameters
     ----------
@@ -47,9 +50,12 @@ def wanted_positions(
             raise MissingFileError(
                 f"There is no file {path} for the area of the map. Check area and masks."
             )
-    wanted = np.ones(lattice.shape, dtype=bool)
+    shapes = None
     if polygons is not None:
         shapes = _read(polygons).to_crs(crs)
+        lattice = lattice.around(_bounds(shapes))
+    wanted = np.ones(lattice.shape, dtype=bool)
+    if shapes is not None and wanted.size:
         wanted &= geometry_mask(shapes.geometry, lattice.shape, lattice.transform, invert=True)
     for path, values in masks.items():
         rows, cols = np.nonzero(wanted)
@@ -61,7 +67,19 @@ def wanted_positions(
             "No position of the scene lies in the area that was asked for. Check the area and its "
             "CRS."
         )
-    return wanted
+    if shapes is None:
+        return lattice, wanted
+    rows, cols = (np.flatnonzero(wanted.any(axis=axis)) for axis in (1, 0))
+    box = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
+    return lattice.part(*box), wanted[box]
+
+
+def _bounds(shapes: gpd.GeoDataFrame) -> tuple[float, float, float, float]:
+    found = shapes.total_bounds
+    if not np.isfinite(found).all():
+        return 0.0, 0.0, 0.0, 0.0  # no shape, or one that has no place in this CRS
+    left, bottom, right, top = map(float, found)
+    return left, bottom, right, top
 
 
 def _read(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:

@@ -21,6 +21,7 @@ from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.mapping.community import NewRecords, Pull
 from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map
@@ -398,17 +399,29 @@ def scene_key(scene: Scene) -> dict[str, Any]:
     """
     Return what identifies the pixels of a scene: its grid, and name, size and time of its files.
     """
-    files = {}
-    for path in scene.paths:
-        stat = Path(path).stat() if Path(path).exists() else None
-        files[str(path)] = None if stat is None else (stat.st_size, stat.st_mtime_ns)
+    files = {path: _stamp(scene, path) for path in scene.paths}
+    composed = {}
+    for piece in scene.pieces:
+        if isinstance(piece, Stack):
+            masks = [product.mask.path for product in piece.products if product.mask is not None]
+            stamps = {path: _stamp(scene, path) for path in masks}
+            composed[piece.name] = (piece.method, scene.cloudy, stamps)
     return {
         "grid": repr(
             (scene.bands, scene.crs.to_wkt(), tuple(scene.transform), scene.width, scene.height)
         ),
         "files": files,
         "counts": (scene.nodata, scene.scale, scene.offset),
-    }
+    } | ({"composed": composed} if composed else {})
+
+
+def _stamp(scene: Scene, path: str) -> Any:
+    """Return what changes when a file does; of a partial copy, what its original had then."""
+    held = scene.supply.stamp(path) if scene.supply is not None else None
+    if held is not None or not Path(path).exists():
+        return held
+    stat = Path(path).stat()
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _save(predictor: Predictor, folder: Path) -> str:

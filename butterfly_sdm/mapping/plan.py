@@ -99,13 +99,13 @@ def plan_map(
     if options.mode == "auto" and why and predictor.sees.bands:
         log.warning("Mapping window by window, which takes far longer: %s.", why)
     needed = {layer.needs for layer in chosen}
+    polygons = area if area is not None else options.area
+    lattice, wanted = wanted_positions(lattice, scene.crs, polygons, options.masks)
     positions = Positions(
         Handle(predictor),
         scene,
         lattice,
-        wanted_positions(
-            lattice, scene.crs, area if area is not None else options.area, options.masks
-        ),
+        wanted,
         options.min_valid_fraction,
         _position_crs(predictor, scene, covariates, options),
         covariates,

@@ -14,8 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
+from butterfly_sdm.imagery.products import Layer, Piece
 from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.stacks import Stack, compose
+from butterfly_sdm.imagery.supply import bring
 
 STRIP_ROWS = 256
 # about 0.2 s of decoding: small against the whole, large against the cost of handing it out
@@ -147,22 +150,22 @@ def copy_blocks(
     int
         Blocks decoded.
     """
-    plain = fresh and piece.offset == scene.offset and piece.scale == scene.scale
-    plain = plain and all(
-        layer.dtype == "uint16" and layer.nodata == scene.nodata and not layer.has_mask
-        for layer in piece.layers
-    )
-    plain = plain and not (scene.cloudy and piece.mask)
+    plain = fresh and is_plain(scene, piece) and not (scene.cloudy and piece.mask)
+    stack = piece if isinstance(piece, Stack) else None
+    bring_reads(scene, piece, reads)
     out = np.asarray(out)  # slices of a memory map are slow to make
     height, width = out.shape[2:]
-    buffer: np.ndarray | None = None
+    flat = np.empty(0, np.uint16)
     for read in reads:
         shape = (len(scene.bands), read.height, read.width)
-        if buffer is None or buffer.shape != shape:
+        if flat.size < np.prod(shape):
             # one for all blocks: fresh pages cost as much as decoding
-            buffer = np.empty(shape, np.uint16)
+            flat = np.empty(np.prod(shape), np.uint16)
+        buffer = flat[: np.prod(shape)].reshape(shape)
         window = Window(read.column, read.row, read.width, read.height)
-        if plain:
+        if stack is not None:
+            measured = compose(scene, stack, window, buffer)
+        elif plain:
             read_plain(scene, piece, window, buffer)
             measured = None
         else:
@@ -173,11 +176,37 @@ def copy_blocks(
             r0, r1 = max(r, 0), min(r + height, read.height)
             c0, c1 = max(c, 0), min(c + width, read.width)
             target = out[windows.targets[number], :, r0 - r : r1 - r, c0 - c : c1 - c]
-            if measured is None:
+            if measured is None or fresh:
                 target[:] = buffer[:, r0:r1, c0:c1]
             else:
                 merge(target, buffer[:, r0:r1, c0:c1], measured[r0:r1, c0:c1], scene.nodata)
     return len(reads)
+
+
+def shown_part(read: BlockRead, windows: Windows, shape: tuple[int, int]) -> BlockRead:
+    """
+    Cut a read to the box that windows of a shape show: what nobody sees need not be composed.
+    """
+    rows, columns = windows.rows[read.windows], windows.columns[read.windows]
+    top, left = max(read.row, int(rows.min())), max(read.column, int(columns.min()))
+    bottom = min(read.row + read.height, int(rows.max()) + shape[0])
+    right = min(read.column + read.width, int(columns.max()) + shape[1])
+    return replace(read, row=top, column=left, height=bottom - top, width=right - left)
+
+
+def bring_reads(scene: Scene, piece: Piece, reads: Sequence[BlockRead]) -> None:
+    """
+    Bring what reads of a piece need of remote files, all at once.
+
+    Raises
+    ------
+    SourceError
+        It could not be fetched.
+    """
+    if scene.supply is not None:
+        grid = piece.layers[0].grid
+        windows = [Window(read.column, read.row, read.width, read.height) for read in reads]
+        bring(scene, [(piece, grid, window) for window in windows])
 
 
 def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: int) -> None:
@@ -190,50 +219,6 @@ def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: 
     some = (values != nodata).any(axis=0)
     whole = (target != nodata).all(axis=0)
     np.copyto(target, values, where=measured | (some & ~whole))
-
-
-def read_plain(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> None:
-    """Read stored values of all bands of the scene into (bands, h, w)."""
-    for layer in piece.layers:
-        slots = layer.slots(scene.bands)
-        if not slots:
-            continue
-        source = scene.handle(layer)
-        with reading_pixels(layer.path):
-            if list(slots) == list(range(out.shape[0])):
-                source.read(list(slots.values()), window=window, out=out)
-            else:
-                for slot, index in slots.items():
-                    source.read(index, window=window, out=out[slot])
-
-
-def read_counts(scene: Scene, piece: Piece, window: Window, out: np.ndarray) -> np.ndarray:
-    """
-    Read counts of all bands into (bands, h, w), nodata as the scene's; return where every band is
-    measured.
-    """
-    measured = np.ones(out.shape[1:], dtype=bool)
-    blank = np.ones(out.shape[1:], dtype=bool)
-    first = piece.layers[0]
-    clear = scene.clear(piece, first.grid, window)
-    for layer in piece.layers:
-        for slot, index in layer.slots(scene.bands).items():
-            source = scene.handle(layer)
-            with reading_pixels(layer.path):
-                raw = source.read([index], window=window)
-                own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
-            present = layer.measured(raw)
-            blank &= (raw[0] == 0) if layer.border else False
-            for mask in (own, clear):
-                if mask is not None:
-                    present &= mask
-            counts = scene.counts(raw[0], piece, layer, present)
-            out[slot] = np.where(present, counts, np.uint16(scene.nodata))
-            measured &= present
-    if blank.any():
-        out[:, blank] = scene.nodata
-        measured &= ~blank
-    return measured
 
 
 def _join(

@@ -1,7 +1,8 @@
 """
-Cloud-free composites: many dates of a scene become one raster.
+Cloud-free composites: many dates of a scene become one picture, composed where it is read or
+written as one raster.
 
-Pieces of one date are put together first, so that the overlap of two products of one day counts
+Products of one date are put together first, so that the overlap of two products of one day counts
 once; then every pixel is the median over the dates on which it was clear, or that of the least
 cloudy date.
 """
@@ -13,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -24,38 +27,43 @@ from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.options import CompositeOptions
-from butterfly_sdm.imagery.products import Piece
-from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.products import Piece, reading_pixels
+from butterfly_sdm.imagery.scene import Scene, bounds_in, mosaic_grid
+from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.cutting import growing_array
 
 BLOCK_PX = 512
 MOST_PX = 1024
+ROWS = 512  # of a scene classification, read at a time
+SAME_GROUND = 0.2  # neighbouring products of Sentinel-2 share 9 % of their ground
 
 
 @dataclass(frozen=True)
 class Composite:
     """
-    A composite on disk.
+    What a composite is made of.
 
     Attributes
     ----------
     path
-        Tiled GeoTIFF with band names, nodata, scale and offset.
+        Tiled GeoTIFF with band names, nodata, scale and offset; None: it is composed where it is
+        read.
     method
         median or least_cloudy.
     dates
         Days of which pictures went in, sorted.
     cloudiness
-        Share of each date's pixels that is cloudy, in the order of ``dates``.
+        Share of each date's pixels that is cloudy, in the order of ``dates``; empty where nothing
+        asked for it, because every scene classification would be read as a whole.
     files
         What it was made of: files, each with the licence its product states, if any.
     """
 
-    path: Path
+    path: Path | None
     method: str
     dates: tuple[str, ...]
-    cloudiness: tuple[float, ...]
+    cloudiness: tuple[float, ...] = ()
     files: Mapping[str, str | None] = field(default_factory=dict)
 
 
@@ -100,6 +108,117 @@ def select_dates(scene: Scene, options: CompositeOptions) -> Scene:
             f"No scene is of the years and months asked for; they are of {dates[0]} to {dates[-1]}."
         )
     return replace(scene, pieces=tuple(kept))
+
+
+def compose_lazily(
+    scene: Scene,
+    options: CompositeOptions | None = None,
+    *,
+    executor: Executor | None = None,
+    progress: Progress = silent,
+) -> tuple[Scene, Composite]:
+    """
+    Put the dates of a scene together without reading a pixel: its pieces become stacks, composed
+    block by block where they are read.
+
+    Products of one ground become one stack, so that products of neighbouring grids are composed
+    each alone: where these overlap, the first with a value counts, as in any mosaic.
+
+    Parameters
+    ----------
+    scene
+        With several dates; pieces without a date count as one date each. Its classes ``cloudy`` are
+        left out.
+    options
+        The method: the median of the clear dates per pixel and band, or the clear date with the
+        smallest cloudy share, for which every scene classification is read.
+
+    Raises
+    ------
+    RasterError, SourceError
+        A file cannot be read or fetched.
+    """
+    method = (options or CompositeOptions()).method
+    shares: dict[str, float] = {}
+    days = _days(scene)
+    if method == "least_cloudy":
+        shares = _cloudiness(scene, days, executor, progress)
+    stacks = [
+        _stack(scene, [piece for group in ground for piece in group], len(ground), method, shares)
+        for ground in _grounds(scene.pieces)
+    ]
+    order = sorted(stacks, key=lambda stack: stack.order)
+    told = tuple(round(shares[day], 6) for day in sorted(days)) if shares else ()
+    return replace(scene, pieces=tuple(order)), Composite(None, method, tuple(sorted(days)), told)
+
+
+def _grounds(pieces: Sequence[Piece]) -> list[list[list[Piece]]]:
+    """
+    Group pieces by grid, and the groups by ground: those that mostly overlap and differ in days, or
+    in nothing but where their pixels begin, show the same ground.
+    """
+    by_grid: dict[Any, list[Piece]] = {}
+    for piece in pieces:
+        crs, transform, width, height = piece.layers[0].grid
+        by_grid.setdefault((crs.to_wkt(), tuple(transform), width, height), []).append(piece)
+    groups = list(by_grid.values())
+    if len(groups) < 2:
+        return [groups]
+    crs = pieces[0].layers[0].crs
+    boxes = np.array([bounds_in(group[0].layers[0], crs) for group in groups])
+    days = [{piece.date or piece.name for piece in group} for group in groups]
+    ground = list(range(len(groups)))
+    for i, j in combinations(range(len(groups)), 2):
+        same_crs = groups[i][0].layers[0].crs == groups[j][0].layers[0].crs
+        if _overlap(boxes[i], boxes[j]) > SAME_GROUND and (same_crs or not days[i] & days[j]):
+            ground = [ground[i] if one == ground[j] else one for one in ground]
+    return [
+        [group for group, one in zip(groups, ground, strict=True) if one == number]
+        for number in dict.fromkeys(ground)
+    ]
+
+
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the share of the smaller of two boxes that lies in the other."""
+    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
+    areas = [np.prod(box[2:] - box[:2]) for box in (one, other)]
+    return float(np.prod(np.maximum(high - low, 0)) / min(areas))
+
+
+def _stack(
+    scene: Scene, pieces: list[Piece], grids: int, method: str, shares: Mapping[str, float]
+) -> Stack:
+    first = min(pieces, key=lambda piece: piece.order)
+    crs, transform, width, height = first.layers[0].grid
+    turned = transform.b or transform.d or transform.a < 0 or transform.e > 0
+    if grids > 1 or turned:
+        crs, transform, width, height = mosaic_grid(pieces)
+    blocks = Counter(layer.block for piece in pieces for layer in piece.layers)
+    layer = replace(
+        first.layers[0],
+        path=f"the {method} of {first.name}",
+        bands=scene.bands,
+        indexes=tuple(range(1, len(scene.bands) + 1)),
+        crs=crs,
+        transform=transform,
+        width=width,
+        height=height,
+        nodata=float(scene.nodata),
+        dtype="uint16",
+        block=min(blocks, key=lambda block: (-blocks[block], block)),
+        has_mask=True,
+    )
+    days = _days(replace(scene, pieces=tuple(pieces)))
+    ordered = sorted(days, key=lambda day: (shares.get(day, 0.0), day))
+    return Stack(
+        name=first.name,
+        layers=(layer,),
+        nodata=float(scene.nodata),
+        scale=scene.scale,
+        offset=scene.offset,
+        days=tuple(days[day] for day in ordered),
+        method=method,
+    )
 
 
 def make_composite(
@@ -221,11 +340,18 @@ def _cloudiness(
 
 
 def _class_counts(scene: Scene, piece: Piece) -> np.ndarray:
-    assert piece.mask is not None
-    source = scene.handle(piece.mask)
-    shrink = max(1, int(np.sqrt(piece.mask.width * piece.mask.height / 4e6)))
-    shape = (piece.mask.height // shrink, piece.mask.width // shrink)
-    return np.bincount(source.read(piece.mask.indexes[0], out_shape=shape).ravel(), minlength=256)
+    mask = piece.mask
+    assert mask is not None
+    source, total = scene.handle(mask), np.zeros(256, np.int64)
+    for row in range(0, mask.height, ROWS):  # all of them: a smaller picture would need overviews
+        window = Window(0, row, mask.width, min(ROWS, mask.height - row))
+        if scene.supply is not None:
+            scene.supply.bring([(mask.path, window)])
+            source = scene.handle(mask)
+        with reading_pixels(mask.path):
+            classes = source.read(mask.indexes[0], window=window)
+        total += np.bincount(classes.ravel(), minlength=256)[:256]
+    return total
 
 
 def _compose(parts: Sequence[Scene], method: str, out: PackedArray, window: Window) -> None:

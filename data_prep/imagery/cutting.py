@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,14 +17,25 @@ from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.work import Journal
 from butterfly_sdm.imagery.products import Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.progress import Progress, silent
-from data_prep.imagery.blocks import BlockRead, Windows, copy_blocks, merge, plan_reads, units
+from data_prep.imagery.blocks import (
+    BlockRead,
+    Windows,
+    bring_reads,
+    copy_blocks,
+    merge,
+    plan_reads,
+    shown_part,
+    units,
+)
 from data_prep.imagery.tile_grids import TileGrid, on_scene_pixels
 from data_prep.imagery.warping import source_coordinates, warp_patch, warp_with_gdal
 
 SCRATCH_BYTES = 1_000_000_000
 UNIT_PIXELS = 20_000_000
 CACHE_BYTES = 64_000_000
+IN_FLIGHT = 8
 WARP_TILES = 100  # tiles of one unit of warping: about 0.3 s
 
 
@@ -83,12 +94,19 @@ def cut_tiles(
     """
     report = report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
-    with growing_array(Path(out), shape, scene.nodata) as (_, journal):
-        cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
-        for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
-            label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
-            _run(jobs, label, journal, executor, progress, report)
-        valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
+    try:
+        with growing_array(Path(out), shape, scene.nodata) as (_, journal):
+            cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
+            for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
+                label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
+                _run(jobs, label, journal, executor, progress, report)
+                if jobs.last is not None and scene.supply is not None:
+                    journal.save()  # before what it would be made from again goes
+                    scene.supply.forget(layer.path for layer in jobs.last.files)
+            valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
+    finally:
+        if scene.supply is not None:
+            scene.supply.close()
     journal.path.unlink()
     return valid
 
@@ -154,12 +172,18 @@ class Jobs:
     once
         They decode every block once, so GDAL need not keep decoded blocks (by default it fills 5 %
         of the memory with them).
+    last
+        A piece that is not read any more after them.
+    ahead
+        Brings what a unit needs of remote files; the units after one are begun while it runs.
     """
 
     label: str
     work: list[Job]
     lasting: bool = True
     once: bool = True
+    last: Piece | None = None
+    ahead: Callable[[Job], object] | None = None
 
 
 def _all_jobs(cut: _Cut, done: set[str]) -> Iterator[Jobs]:
@@ -193,13 +217,21 @@ def _run(
     report.units_found += finished
     progress(label, finished, len(jobs.work))
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if jobs.once else nullcontext():
-        for name, blocks in in_order(_do, todo, executor):
+        for name, blocks in in_order(_do, _ahead(todo, jobs), executor, in_flight=IN_FLIGHT):
             report.blocks += blocks
             report.units_done += 1
             if jobs.lasting:
                 journal.add(name)
             finished += 1
             progress(label, finished, len(jobs.work))
+
+
+def _ahead(todo: Sequence[Job], jobs: Jobs) -> Iterator[Job]:
+    """Yield units as they are handed out, and have those after them brought meanwhile."""
+    for unit in todo:
+        if jobs.ahead is not None:
+            jobs.ahead(unit)
+        yield unit
 
 
 def _do(unit: Job) -> tuple[str, int]:
@@ -244,7 +276,19 @@ def _copy_jobs(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray, fresh: b
     windows = Windows(row.astype(np.int64) - origin[1], column.astype(np.int64) - origin[0], tiles)
     shape = (grid.size_px, grid.size_px)
     work = _copies(scene, piece, str(number), windows, shape, cut.out, fresh)
-    return Jobs("cutting tiles", work)
+    return Jobs("cutting tiles", work, last=piece, ahead=_bringing(scene))
+
+
+def _bringing(scene: Scene) -> Callable[[Job], object] | None:
+    """Return what begins to bring the blocks that a unit of copying reads; None: all are here."""
+    supply = scene.supply
+    if supply is None:
+        return None
+
+    def begin(unit: Job) -> None:
+        supply.ahead(partial(bring_reads, *unit[1].args[:3]))
+
+    return begin
 
 
 def _copies(
@@ -257,6 +301,8 @@ def _copies(
     fresh: bool,
 ) -> list[Job]:
     reads = plan_reads(piece.layers[0], windows.rows, windows.columns, *shape)
+    if isinstance(piece, Stack):
+        reads = [shown_part(read, windows, shape) for read in reads]
     return [
         (
             f"{prefix}/{index}",
@@ -325,8 +371,9 @@ def _warp_jobs(
         scratch.close()
         windows = Windows(first_row[chosen], first_column[chosen], np.arange(len(chosen)))
         copies = _copies(scene, piece, "scratch", windows, (height, width), scratch, True)
-        yield Jobs("reading blocks", copies, lasting=False)
-        yield Jobs("warping tiles", warps)
+        yield Jobs("reading blocks", copies, lasting=False, ahead=_bringing(scene))
+        last = piece if start + batch >= len(order) else None
+        yield Jobs("warping tiles", warps, last=last)
     scratch.close()
     scratch.path.unlink(missing_ok=True)
 
@@ -366,7 +413,7 @@ def _gdal_jobs(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray) -> Jobs:
         (f"{number}/{at}", partial(_gdal_unit, replace(cut, grid=cut.grid.take(some)), piece, some))
         for at, some in parts
     ]
-    return Jobs("warping tiles", work, once=False)
+    return Jobs("warping tiles", work, once=False, last=piece)
 
 
 def _gdal_unit(cut: _Cut, piece: Piece, targets: np.ndarray) -> int:

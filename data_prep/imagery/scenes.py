@@ -12,9 +12,15 @@ from pathlib import Path
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
 from butterfly_sdm.imagery.options import SceneOptions, StacOptions
+from butterfly_sdm.imagery.reader import Supply
 from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
 from butterfly_sdm.progress import Progress, silent
-from data_prep.imagery.composites import Composite, make_composite, select_dates
+from data_prep.imagery.composites import (
+    Composite,
+    compose_lazily,
+    make_composite,
+    select_dates,
+)
 
 log = logging.getLogger("data_prep.imagery.scenes")
 
@@ -31,7 +37,10 @@ def scene_of(
     progress: Progress = silent,
 ) -> tuple[Scene, Composite | None]:
     """
-    Open the scene a config names; a composite is made in ``scratch``, unless it lies there already.
+    Open the scene a config names; its dates are composed where it is read, or into one raster in
+    ``scratch`` if that is asked for.
+
+    Of the products of a STAC search only what is read is fetched, into ``scratch``.
 
     Parameters
     ----------
@@ -40,7 +49,7 @@ def scene_of(
     bands
         Names of the bands wanted, in order; None for all.
     scratch
-        Folder for fetched products and the composite.
+        Folder for what is fetched, and for a composite that is written.
     opened
         What :func:`open_named` gave for the paths of the config, so that they are not opened twice.
     bbox
@@ -63,8 +72,9 @@ def scene_of(
         Nothing is named, or a product is missing, damaged or does not fit.
     """
     if config.stac is not None:
-        fetched = _fetch(config.stac, scratch / "stac", bands, bbox, progress)
+        fetched, supply = _fetch(config.stac, scratch / "stac", bands, bbox, progress)
         scene = open_named(config, [*config.paths, *fetched], bands=bands)
+        scene = replace(scene, supply=supply)
     else:
         scene = opened or open_named(config, config.paths, bands=bands)
     if check is not None:
@@ -82,15 +92,19 @@ def scene_of(
         log.warning(
             "No scene has a scene classification (SCL), so the composite cannot leave out clouds."
         )
-    out = scratch / "composite.tif"
     with ExitStack() as stack:
         pool = executor or stack.enter_context(open_executor(2, threads=True))[0]
-        composite = make_composite(scene, out, config.composite, executor=pool, progress=progress)
-    composed = open_scene(composite.path).select(scene.bands)
+        options = config.composite
+        if not options.mosaic:
+            lazy, composite = compose_lazily(scene, options, executor=pool, progress=progress)
+            return lazy, replace(composite, files=files_of(lazy))
+        out = scratch / "composite.tif"
+        composite = make_composite(scene, out, options, executor=pool, progress=progress)
+    composed = open_scene(out).select(scene.bands)
     if composed.offset != scene.offset:
         raise RasterError(
-            f"{composite.path} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it "
-            "and build again."
+            f"{out} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it and build "
+            "again."
         )
     return composed, replace(composite, files=files_of(scene))
 
@@ -101,17 +115,18 @@ def _fetch(
     bands: Sequence[str] | None,
     bbox: tuple[float, float, float, float] | None,
     progress: Progress,
-) -> list[Path]:
-    from data_prep.sources.stac import fetch_products
+) -> tuple[list[Path], Supply]:
+    from data_prep.sources.sparse import SparseCopies
+    from data_prep.sources.stac import begin_products
 
     stac = stac.model_copy(update={"bbox": stac.bbox or bbox})
     if stac.bbox is None:
         raise ConfigError(
             "scenes.stac.bbox is missing: state west, south, east and north of the area in degrees."
         )
-    return fetch_products(
-        stac, folder, bands=tuple(bands or ("red", "green", "blue", "nir")), progress=progress
-    )
+    supply = SparseCopies(sign=stac.sign)
+    wanted = tuple(bands or ("red", "green", "blue", "nir"))
+    return begin_products(stac, folder, supply, bands=wanted, progress=progress), supply
 
 
 def open_named(
@@ -137,10 +152,14 @@ def open_named(
 
 
 def files_of(scene: Scene) -> dict[str, str | None]:
-    """Return the files a scene reads, each with the licence its product states, if any."""
-    layers = [
-        (piece, layer)
-        for piece in scene.pieces
-        for layer in (*piece.layers, *filter(None, [piece.mask]))
-    ]
-    return {layer.path: piece.licence for piece, layer in layers}
+    """
+    Return the files a scene reads, of partial copies the addresses of the originals, each with the
+    licence its product states, if any.
+    """
+    found: dict[str, str | None] = {}
+    for piece in scene.pieces:
+        for product in piece.products:
+            for layer in product.files:
+                address = scene.supply.address(layer.path) if scene.supply is not None else None
+                found[address or layer.path] = product.licence
+    return found

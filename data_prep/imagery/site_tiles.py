@@ -112,11 +112,11 @@ def _scene(
     )
     bench.notes.imagery |= files_of(scene) if composite is None else composite.files
     if composite is not None:
-        clouds = ", ".join(
-            f"{day} ({share:.0%} cloudy)"
-            for day, share in zip(composite.dates, composite.cloudiness, strict=True)
-        )
-        bench.notes.notes.append(f"Tiles are cut from the {composite.method} of {clouds}.")
+        days = list(composite.dates)
+        if composite.cloudiness:
+            shares = zip(composite.dates, composite.cloudiness, strict=True)
+            days = [f"{day} ({share:.0%} cloudy)" for day, share in shares]
+        bench.notes.notes.append(f"Tiles are cut from the {composite.method} of {', '.join(days)}.")
     return scene
 
 

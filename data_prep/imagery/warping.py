@@ -11,9 +11,12 @@ from __future__ import annotations
 import numpy as np
 import rasterio
 from rasterio.warp import reproject
+from rasterio.windows import Window
 
-from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
-from butterfly_sdm.imagery.scene import RESAMPLING, Scene
+from butterfly_sdm.imagery.products import RESAMPLING, Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.stacks import Stack, warped
+from butterfly_sdm.imagery.supply import bring
 from data_prep.imagery.tile_grids import TileGrid, transformer
 
 
@@ -179,6 +182,10 @@ def warp_with_gdal(
     values = np.full((len(scene.bands), size, size), scene.nodata, dtype=np.uint16)
     measured = np.ones((size, size), dtype=bool)
     here = (grid.crs, grid.transform(tile), size, size)
+    if isinstance(piece, Stack):
+        return warped(scene, piece, here, resampling)
+    if scene.supply is not None:
+        bring(scene, [(piece, here, Window(0, 0, size, size))])
     clear = None
     if scene.cloudy and piece.mask is not None:
         classes = np.zeros((size, size), np.uint8)

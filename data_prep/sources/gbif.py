@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.dates import MONTHS
@@ -22,6 +24,7 @@ from data_prep.records.options import GbifOptions
 from data_prep.sources.provenance import write_provenance
 from data_prep.sources.transfer import Service
 
+GBIF_HOSTS = ("api.gbif.org", "api.gbif-uat.org")
 _FAILED = {"FAILED", "KILLED", "CANCELLED", "SUSPENDED", "FILE_ERASED"}
 _LICENCES = {"cc0": "CC0 1.0", "by-nc": "CC BY-NC 4.0", "by": "CC BY 4.0"}
 
@@ -71,7 +74,8 @@ def request_download(
     Raises
     ------
     SourceError
-        The credentials are missing or refused, or GBIF does not accept the query.
+        The credentials are missing or refused, or would go elsewhere than to GBIF, or GBIF does not
+        accept the query.
     """
     environment = os.environ if environment is None else environment
     missing = [
@@ -83,6 +87,7 @@ def request_download(
             "environment (an account is free), "
             "or download by hand and give the key."
         )
+    _check_host(api, environment.get("GBIF_HOST", ""))
     answer = (service or Service()).ask(
         "POST",
         f"{api}/occurrence/download/request",
@@ -136,7 +141,7 @@ def download(
     made = str(about.get("created", ""))[:10]
     write_provenance(
         path,
-        url=str(link),
+        url=shown(link),
         doi=doi,
         citation=citation(doi, made),
         licence=_licence(str(about.get("license", ""))),
@@ -160,6 +165,20 @@ def citation(doi: str | None, created: str) -> str:
     return f"GBIF.org ({when}) GBIF Occurrence Download" + (
         f" https://doi.org/{doi}" if doi else ""
     )
+
+
+def _check_host(api: str, confirmed: str) -> None:
+    """Refuse to send a password elsewhere than to GBIF, or unencrypted."""
+    parts = urlsplit(api)
+    host = parts.hostname or ""
+    if host in ("127.0.0.1", "::1", "localhost") or (confirmed and host == confirmed):
+        return
+    if parts.scheme != "https" or host not in GBIF_HOSTS:
+        raise SourceError(
+            f"records.gbif.api is {shown(api)}, and the password of GBIF is sent to "
+            f"https://{GBIF_HOSTS[0]} only. If that host may have it, set GBIF_HOST={host} in the "
+            "environment."
+        )
 
 
 def _checked(key: str) -> str:

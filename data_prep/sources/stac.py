@@ -6,20 +6,24 @@ items.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
 from butterfly_sdm.imagery.options import StacOptions
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
-from data_prep.sources.transfer import Service
+from data_prep.sources.sparse import SparseCopies
+from data_prep.sources.transfer import Service, open_session
 
 TIMEOUT_S = 60
+ITEMS_AT_ONCE = 4  # each asks for its files one after the other
 WORLD = (-180.0, -90.0, 180.0, 90.0)
 
 
@@ -46,13 +50,13 @@ def search_items(stac: StacOptions) -> list[dict[str, Any]]:
             items.append(item)
         if len(items) > stac.most_items:
             raise SourceError(
-                f"{stac.url} has more than {stac.most_items} products of {stac.collection} from "
-                f"{stac.start} to {stac.end}. Narrow the dates, scenes.stac.bbox or "
+                f"{shown(stac.url)} has more than {stac.most_items} products of {stac.collection} "
+                f"from {stac.start} to {stac.end}. Narrow the dates, scenes.stac.bbox or "
                 "scenes.stac.max_cloud, or raise scenes.stac.most_items."
             )
     if not items:
         raise SourceError(
-            f"{stac.url} has {seen} products of {stac.collection} in "
+            f"{shown(stac.url)} has {seen} products of {stac.collection} in "
             f"{list(stac.bbox or WORLD)} from {stac.start} to {stac.end}, none of them with at "
             f"most {stac.max_cloud:g} % clouds. Widen the dates, or raise scenes.stac.max_cloud."
         )
@@ -64,12 +68,13 @@ def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
         from pystac_client import Client
         from pystac_client.errors import ClientTypeError
         from pystac_client.exceptions import APIError
+        from pystac_client.stac_api_io import StacApiIO
     except ImportError as error:
         raise MissingPackageError(
             f"A STAC search needs pystac-client. Install it with: {how_to_install('sources')}"
         ) from error
     try:
-        search = Client.open(stac.url, timeout=TIMEOUT_S).search(
+        search = Client.open(stac.url, stac_io=_asking(StacApiIO(timeout=TIMEOUT_S))).search(
             collections=[stac.collection],
             bbox=list(stac.bbox or WORLD),
             datetime=f"{stac.start}/{stac.end}",
@@ -77,9 +82,18 @@ def _search(stac: StacOptions) -> Iterator[dict[str, Any]]:
         yield from (item.to_dict() for item in search.items())
     except (APIError, ClientTypeError, OSError, ValueError, KeyError, NotImplementedError) as error:
         raise SourceError(
-            f"The STAC API {stac.url} did not answer a search of {stac.collection}: {error}. Is "
-            "the address right?"
+            f"The STAC API {shown(stac.url)} did not answer a search of {stac.collection}: "
+            f"{error}. Is the address right?"
         ) from error
+
+
+def _asking(asker: Any) -> Any:
+    """Let pystac-client ask by the rules of transfers: next pages may lie on other hosts."""
+    session = open_session()
+    for start, adapter in asker.session.adapters.items():
+        session.mount(start, adapter)
+    asker.session = session
+    return asker
 
 
 def _walk(
@@ -87,7 +101,7 @@ def _walk(
 ) -> Iterator[dict[str, Any]]:
     """Yield the items of a static catalogue that a search would find."""
     if url in above:
-        raise SourceError(f"The STAC catalogue {url} links to itself.")
+        raise SourceError(f"The STAC catalogue {shown(url)} links to itself.")
     value = read_metadata(url)
     if value.get("type") != "Feature":
         for link in value.get("links", ()):
@@ -165,7 +179,63 @@ def fetch_products(
     return paths
 
 
+def begin_products(
+    stac: StacOptions,
+    folder: str | Path,
+    copies: SparseCopies,
+    *,
+    bands: Sequence[str] = ("red", "green", "blue", "nir"),
+    progress: Progress = silent,
+) -> list[Path]:
+    """
+    Make partial copies of the bands and the scene classification of all products of a search: of
+    tiled GeoTIFFs on servers that give parts of files only their directories are fetched, of others
+    all.
+
+    Returns
+    -------
+    list of Path
+        As :func:`fetch_products`; a scene of them needs ``copies`` as its supply.
+
+    Raises
+    ------
+    SourceError, MissingPackageError
+        As :func:`fetch_products`.
+    """
+    folder, wanted = Path(folder), {canonical_band(band) for band in bands}
+    items = search_items(stac)
+    done = 0
+
+    def begin(item: Mapping[str, Any]) -> Path:
+        nonlocal done
+        target = _keep_item(item, folder, wanted, copies.hold)
+        done += 1
+        progress("reading the products", done, len(items))
+        return target
+
+    progress("reading the products", 0, len(items))
+    with ThreadPoolExecutor(ITEMS_AT_ONCE) as pool:
+        futures = [pool.submit(begin, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
 def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service: Service) -> Path:
+    def fetch(url: str, file: Path, size: int | None) -> None:
+        service.fetch(url, file, size=size)
+
+    return _keep_item(item, folder, wanted, fetch)
+
+
+def _keep_item(
+    item: Mapping[str, Any],
+    folder: Path,
+    wanted: set[str],
+    fetch: Callable[[str, Path, int | None], object],
+) -> Path:
+    """Fetch the files of an item, and write it with links to them."""
     name = str(item["id"])
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise SourceError(
@@ -190,22 +260,14 @@ def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service
         href, size = str(asset["href"]), asset.get("file:size")
         if urlparse(href).scheme not in ("http", "https"):
             raise SourceError(
-                f"{href} is not fetched: only http and https are. Use a STAC API with such links."
+                f"{shown(href)} is not fetched: only http and https are. Use a STAC API with such "
+                "links."
             )
-        file = (
-            folder
-            / name
-            / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{Path(urlparse(href).path).suffix or '.tif'}"
-        )
+        ending = Path(urlparse(href).path).suffix or ".tif"
+        file = folder / name / f"{re.sub(r'[^A-Za-z0-9_-]', '_', key)}{ending}"
         if not file.is_file():
-            service.fetch(href, file, size=size if isinstance(size, int) else None)
+            fetch(href, file, size if isinstance(size, int) else None)
         assets[key] = {**asset, "href": file.name}
-    write_json(
-        target,
-        {
-            **item,
-            "assets": assets,
-            "links": [link for link in item.get("links", ()) if link.get("rel") == "license"],
-        },
-    )
+    links = [link for link in item.get("links", ()) if link.get("rel") == "license"]
+    write_json(target, {**item, "assets": assets, "links": links})
     return target

@@ -531,7 +531,7 @@ def test_a_composite_and_rasters_of_covariates_come_from_the_config(tmp_path):
     assert dataset.tiles.max() < 9000
     assert dataset.sites["valid_fraction"].eq(1).all()
     assert dataset.covariates["cover_3_1000m"].eq(1).all()
-    assert any("median of 2023-08-10 (13% cloudy)" in note for note in dataset.card.notes)
+    assert any("median of 2023-08-10, 2023-08-11" in note for note in dataset.card.notes)
     assert check_dataset(tmp_path / "out") == []
 
 

@@ -255,3 +255,25 @@ def test_counts_that_may_be_higher_by_a_thousand_are_told(tmp_path, days, said):
     found = assumed_offsets(open_scene(tmp_path).pieces)
     assert (found == []) if said is None else re.search(said, found[0])
     assert not assumed_offsets(open_scene(tmp_path, offset=0).pieces)
+
+
+@pytest.mark.parametrize(("sensor", "red", "nir"), [("S", "B04", "B08"), ("L", "B04", "B05")])
+def test_files_of_hls_have_the_bands_of_their_sensor_and_the_day_of_the_year(
+    tmp_path, sensor, red, nir
+):
+    values = {}
+    for day in ("2023158", "2023174"):
+        for name in (red, nir, "B02", "B10", "Fmask", "SZA"):
+            pixels = counts(bands=1, seed=len(values)).astype(np.int16)
+            values[day, name] = pixels[0]
+            path = tmp_path / f"HLS.{sensor}30.T30UXC.{day}T110621.v2.0.{name}.tif"
+            write_raster(path, pixels, names=None, nodata=-9999)
+            with rasterio.open(path, "r+") as file:
+                file.scales = (1e-4,)
+    scene = open_scene(tmp_path)
+    assert [piece.date for piece in scene.pieces] == ["2023-06-07", "2023-06-23"]
+    assert {"red", "nir"} <= set(scene.bands)
+    read, _ = scene.select(["red", "nir"]).read(ALL)
+    np.testing.assert_array_equal(read[0], values["2023158", red])
+    np.testing.assert_array_equal(read[1], values["2023158", nir])
+    assert not assumed_offsets(scene.pieces)

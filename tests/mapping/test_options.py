@@ -1,5 +1,7 @@
 import json
+import logging
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 import rasterio
 from pydantic import ValidationError
 from rasterio.warp import transform
-from shapely.geometry import box
+from shapely.geometry import Polygon, box
 
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError, RasterError
 from butterfly_sdm.imagery.scene import open_scene
@@ -42,13 +44,46 @@ def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):
     )
     result = map_of(Position(), scene, tmp_path / "map.tif", area=tmp_path / "area.gpkg", beside=())
     values, everywhere = read(result), read(plain)
-    with rasterio.open(result.path) as source:
+    with rasterio.open(plain.path) as source:
         rows, cols = np.indices(source.shape)
         x, y = source.transform.c + 320 * (cols + 0.5), source.transform.f - 320 * (rows + 0.5)
+        whole = source.transform
     inside = (x > 401_000) & (x < 403_000) & (y > 296_000) & (y < 299_000)
-    np.testing.assert_array_equal(np.isfinite(values[0]), inside)
-    np.testing.assert_array_equal(values[:, inside], everywhere[:, inside])
-    assert result.counts["outside_area"] == (~inside).sum()
+    with rasterio.open(result.path) as source:  # no larger than the area
+        assert source.shape == (len(np.unique(rows[inside])), len(np.unique(cols[inside])))
+        place = whole * (cols[inside].min(), rows[inside].min())
+        assert (source.transform.c, source.transform.f) == place
+    np.testing.assert_array_equal(
+        values, everywhere[:, inside].reshape(len(values), *values.shape[1:])
+    )
+    assert result.counts["outside_area"] == 0
+
+
+def test_the_map_of_an_area_of_any_shape_is_part_of_the_whole_map(scene, plain, tmp_path):
+    shape = Polygon([(400_900, 296_000), (404_000, 297_000), (402_000, 299_500)])
+    area = gpd.GeoDataFrame(geometry=[shape], crs="EPSG:27700")
+    result = map_of(Position(), scene, tmp_path / "map.tif", area=area, beside=())
+    with rasterio.open(result.path) as part, rasterio.open(plain.path) as whole:
+        window = rasterio.windows.from_bounds(*part.bounds, transform=whole.transform)
+        rows, cols = window.round_offsets().round_lengths().toslices()
+    values, expected = read(result), read(plain)[:, rows, cols]
+    seen = np.isfinite(values)
+    assert 0 < result.counts["outside_area"] == (~seen[0]).sum() < seen[0].size
+    np.testing.assert_array_equal(values[seen], expected[seen])
+    assert seen[0].any(axis=0).all() and seen[0].any(axis=1).all()
+
+
+def test_a_map_says_what_space_it_needs_and_is_refused_where_there_is_less(
+    scene, tmp_path, monkeypatch, caplog
+):
+    with caplog.at_level(logging.INFO):
+        map_of(Position(), scene, tmp_path / "map.tif", beside=())
+    assert "needs 0.00 GB of space" in caplog.text
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(RasterError, match=r"GB of space in .* smaller map\.area"):
+        map_of(Position(), scene, tmp_path / "other.tif", beside=())
+    assert not (tmp_path / "other.tif").exists()
 
 
 def test_masked_places_have_no_values(scene, tmp_path):

@@ -38,7 +38,6 @@ from butterfly_sdm.models.presence_net import PresenceNet
 # Valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid.
 Filled = tuple[np.ndarray, np.ndarray | None]
 
-READ_PX = 512  # rows of a block read at a time
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
 
@@ -184,18 +183,14 @@ class DenseUnit:
         """Name in the journal."""
         return self.block.key
 
+    @property
+    def pixels(self) -> Window:
+        """Pixels of the scene that are read."""
+        return self.block.pixels(self.surface.cell_px, self.surface.halo_px)
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        scene = self.surface.scene
-        window = self.block.pixels(self.surface.cell_px, self.surface.halo_px)
-        values = np.empty((len(scene.bands), window.height, window.width), dtype=np.uint16)
-        valid = np.empty((window.height, window.width), dtype=bool)
-        # reading makes copies: some rows at a time they are small
-        for top in range(0, window.height, READ_PX):
-            rows = slice(top, min(top + READ_PX, window.height))
-            part = Window(window.col_off, window.row_off + top, window.width, rows.stop - top)
-            values[:, rows], valid[rows] = scene.read(part)
-        return values, valid
+        return self.surface.scene.read_in_strips(self.pixels)
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """
@@ -267,14 +262,19 @@ class DenseSurface:
         """The placements of the cells."""
         return phases(self.positions.lattice, self.cell_px)
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of what is kept on the disk while the map is made."""
         length = self.network.projection.out_features
         arrays: dict[str, tuple[tuple[int, ...], str]] = {}
         for phase in self.phases:
             arrays[f"cells_{phase.name}"] = ((phase.height, phase.width, length), "float32")
             arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
-        return Store(folder, arrays)
+        return arrays
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        return Store(folder, self.arrays)
 
     def units(self, store: Store) -> list[DenseUnit]:
         """Return what is still to be done; blocks that no wanted window touches are left out."""

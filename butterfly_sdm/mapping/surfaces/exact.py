@@ -40,6 +40,19 @@ class WindowUnit:
         """Name in the journal."""
         return f"{self.rows.start}:{self.cols.start}"
 
+    @property
+    def pixels(self) -> Window:
+        """Pixels of the scene that are read."""
+        lattice = self.surface.positions.lattice
+        side = max(lattice.tile_px, lattice.stride_px)
+        tops, lefts = (starts - lattice.margin_px for starts in lattice.window_starts())
+        top, left = int(tops[self.rows.start]), int(lefts[self.cols.start])
+        tall, wide = (
+            (part.stop - 1 - part.start) * lattice.stride_px + side
+            for part in (self.rows, self.cols)
+        )
+        return Window(left, top, wide, tall)
+
     def read(self) -> tuple[np.ndarray, Places, Dataset | None]:
         """
         Return the valid fraction of each position, and those that get a value: their rows and
@@ -130,12 +143,17 @@ class WindowSurface:
             kept["embedding"] = self.positions.embedding
         return kept
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
+    @property
+    def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type of what is kept on the disk while the map is made."""
         shape = self.positions.lattice.shape
         arrays: dict[str, tuple[tuple[int, ...], str]] = {"fraction": (shape, "float32")}
         arrays |= {name: ((*shape, length), "float32") for name, length in self.numbers.items()}
-        return Store(folder, arrays)
+        return arrays
+
+    def open(self, folder: Path) -> Store:
+        """Make or continue the arrays of this surface in ``folder``."""
+        return Store(folder, self.arrays)
 
     def units(self, store: Store) -> Sequence[WindowUnit]:
         """Return what is still to be done."""

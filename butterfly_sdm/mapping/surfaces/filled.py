@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +15,16 @@ import numpy as np
 
 from butterfly_sdm.core.block_store import Store
 from butterfly_sdm.core.executor import open_executor, run_units
+from butterfly_sdm.errors import RasterError
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.dense import DenseSurface
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip, mean_strip
+from butterfly_sdm.mapping.surfaces.streaming import Stream, by_ground
 from butterfly_sdm.progress import Progress
+
+log = logging.getLogger("butterfly_sdm.mapping")
 
 Surface = DenseSurface | WindowSurface
 
@@ -51,6 +58,31 @@ class FilledSurface:
         return surface.fractions(store)
 
 
+def _check_space(surfaces: Sequence[Surface], folder: Path) -> None:
+    """Say what a map needs of the disk, and refuse what does not fit, before any work."""
+    needed = 0
+    for number, surface in enumerate(surfaces):
+        if not (folder / str(number)).is_dir():  # of an interrupted map it is taken already
+            sizes = [
+                math.prod(shape) * np.dtype(kind).itemsize
+                for shape, kind in surface.arrays.values()
+            ]
+            needed += sum(sizes)
+    free = shutil.disk_usage(folder.parent).free
+    log.info(
+        "While it is made, the map needs %.2f GB of space in %s; %.1f GB are free.",
+        needed / 1e9,
+        folder.parent,
+        free / 1e9,
+    )
+    if needed > free:
+        raise RasterError(
+            f"The map needs {needed / 1e9:.2f} GB of space in {folder.parent} while it is made, "
+            f"and {free / 1e9:.2f} GB are free. Make space, name another --out, or a smaller "
+            "map.area."
+        )
+
+
 def fill(
     surfaces: Sequence[Surface],
     folder: Path,
@@ -59,11 +91,23 @@ def fill(
     task: str,
     progress: Progress,
 ) -> FilledSurface:
-    """Fill surfaces with what is not yet in ``folder``; ``task`` is what ``progress`` is told."""
+    """
+    Fill surfaces with what is not yet in ``folder``; ``task`` is what ``progress`` is told.
+
+    Raises
+    ------
+    RasterError
+        The disk has too little space for what is kept while a map is made.
+    """
+    _check_space(surfaces, folder)
     stores = {
         surface: surface.open(folder / str(number)) for number, surface in enumerate(surfaces)
     }
     units: list[Any] = [unit for surface in surfaces for unit in surface.units(stores[surface])]
+    scene = surfaces[0].positions.scene
+    if scene.supply is not None:
+        units = by_ground(units, options.block_px)
+    stream = Stream(scene, units)
     done = sum(len(store.done) for store in stores.values())
     total = done + len(units)
     progress(task, done, total)
@@ -71,6 +115,7 @@ def fill(
     def keep(unit: Any, result: Any) -> None:
         nonlocal done
         unit.surface.keep(stores[unit.surface], unit, result)
+        stream.done(unit)
         done += 1
         progress(task, done, total)
 

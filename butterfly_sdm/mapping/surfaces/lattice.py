@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ class Lattice:
     margin_px
         Surroundings of the window that the trunk sees besides.
     row0, col0
-        Pixel of the scene at the upper left corner of the map; 0 or negative.
+        Pixel of the scene at the upper left corner of the map; may be negative.
     height, width
         Positions down and across.
     """
@@ -81,6 +81,26 @@ class Lattice:
         width = math.ceil((scene.width - col0) / stride_px)
         return cls(transform, stride_px, window_px, margin_px, row0, col0, height, width)
 
+    def part(self, rows: slice, cols: slice) -> Lattice:
+        """Return the lattice of some rows and columns of positions, at the same places."""
+        row0, col0 = (
+            first + part.start * self.stride_px
+            for first, part in ((self.row0, rows), (self.col0, cols))
+        )
+        height, width = rows.stop - rows.start, cols.stop - cols.start
+        return replace(self, row0=row0, col0=col0, height=height, width=width)
+
+    def around(self, bounds: tuple[float, float, float, float]) -> Lattice:
+        """
+        Return the lattice of the positions in a box of left, bottom, right and top; it may be
+        empty.
+        """
+        left, bottom, right, top = bounds
+        c0, r0 = ~self.transform * (left, top)
+        c1, r1 = ~self.transform * (right, bottom)
+        rows = _inside(r0, r1, self.height)
+        return self.part(rows, _inside(c0, c1, self.width))
+
     @property
     def shape(self) -> tuple[int, int]:
         """Positions down and across."""
@@ -116,3 +136,9 @@ class Lattice:
         return grid.c + grid.a * (np.asarray(cols) + 0.5), grid.f + grid.e * (
             np.asarray(rows) + 0.5
         )
+
+
+def _inside(first: float, last: float, length: int) -> slice:
+    """Return the whole positions from one place to another, of those there are."""
+    start = min(max(math.floor(first), 0), length)
+    return slice(start, max(min(math.ceil(last), length), start))

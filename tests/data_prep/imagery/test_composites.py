@@ -115,7 +115,7 @@ def test_a_scene_of_no_use_is_refused_before_its_dates_are_composed(dates, tmp_p
     def refuse(scene):
         raise RasterError(f"{scene.resolution_m:g} m")
 
-    config = SceneOptions(paths=(dates[0],), composite={})
+    config = SceneOptions(paths=(dates[0],), composite={"mosaic": True})
     with pytest.raises(RasterError, match="10 m"):
         scene_of(config, scratch=tmp_path / "scratch", check=refuse)
     assert not (tmp_path / "scratch").exists()

@@ -215,8 +215,8 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_was(server, tmp_path, servi
     assert path.read_bytes() == server.content
     assert [wanted for place, wanted, _ in server.asked if place == "/file"] == [
         None,
-        "bytes=65536-",
-        "bytes=196608-",
+        "bytes=100000-",
+        "bytes=250000-",
     ]
 
 
@@ -225,7 +225,7 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(server, tmp_path, service
     server.break_after = [70_000] * 3
     with pytest.raises(
         SourceError,
-        match=r"could not be fetched from 127.0.0.1 in 3 attempts .*it goes on after the 196,608 "
+        match=r"could not be fetched from 127.0.0.1 in 3 attempts .*it goes on after the 210,000 "
         r"bytes",
     ):
         fetch_gbif(server, tmp_path, service)
@@ -240,7 +240,7 @@ def test_a_later_call_goes_on_after_an_earlier_one_failed(server, tmp_path, serv
     with pytest.raises(SourceError):
         fetch_gbif(server, tmp_path, service)
     assert fetch_gbif(server, tmp_path, service).read_bytes() == server.content
-    assert server.asked[-1][1] == "bytes=196608-"
+    assert server.asked[-1][1] == "bytes=210000-"
 
 
 def test_a_leftover_that_is_longer_than_the_file_is_thrown_away(server, tmp_path, service):
@@ -428,7 +428,7 @@ def test_a_query_is_asked_once_and_an_interrupted_build_goes_on(
         config_of(server, tmp_path, gbif={"countries": ["GB"], "years": [2018, 2019]})
     ).build.records
     server.content, server.break_after, server.states = LARGE, [70_000] * 3, ("SUCCEEDED",)
-    with pytest.raises(SourceError, match="it goes on after the 196,608 bytes"):
+    with pytest.raises(SourceError, match="it goes on after the 210,000 bytes"):
         fetch_records(config, tmp_path / "held", service=service)
     monkeypatch.delenv("GBIF_PWD")  # the key is known now
     fetched = fetch_records(config, tmp_path / "held", service=service)
@@ -436,7 +436,7 @@ def test_a_query_is_asked_once_and_an_interrupted_build_goes_on(
         fetched.path == (tmp_path / "held" / f"{KEY}.zip",)
         and fetched.path[0].read_bytes() == LARGE
     )
-    assert server.asked[-1][1] == "bytes=196608-" and len(server.posted) == 1
+    assert server.asked[-1][1] == "bytes=210000-" and len(server.posted) == 1
     asked = len(server.asked)
     assert (
         fetch_records(config, tmp_path / "held", service=service) == fetched
