@@ -405,14 +405,16 @@ def map_(
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm view runs/my_region/map.tif",
+        "butterfly-sdm view my_region.yaml",
         "butterfly-sdm view runs/my_region/map.tif --export map.html",
     )
 )
 def view(
-    map_: Annotated[
+    what: Annotated[
         Path,
-        typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False),
+        typer.Argument(
+            metavar="MAP", help="A map, a run folder, or the YAML of both.", show_default=False
+        ),
     ],
     export: Annotated[
         Path | None, typer.Option(help="Write a self-contained page instead of serving one.")
@@ -427,19 +429,31 @@ def view(
             "says."
         ),
     ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="Vector file drawn above the map, such as a plan.", show_default=False),
+    ] = None,
+    sites: Annotated[
+        bool, typer.Option(help="Show the sites of the run beside the map and what was seen there.")
+    ] = True,
 ) -> None:
-    """Look at a map in the browser: a page on this machine alone, with a species picker."""
+    """Look at a map in the browser: species, how good each is, where not to trust it."""
     from butterfly_sdm.mapping.viewer import export_page, make_server
+    from butterfly_sdm.pipeline import map_to_view
 
-    overlay = "dissimilarity" if limit is not None else None
+    path, seen = map_to_view(what)
+    shown: dict[str, Any] = {
+        "overlay": "dissimilarity" if limit is not None else None,
+        "limit": limit,
+        "sites": seen if sites else None,
+        "shapes": overlay,
+    }
     if export is not None:
-        terminal.summary(
-            "Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)}
-        )
+        terminal.summary("Page written", {"page": export_page(path, export, **shown)})
         return
-    server = make_server(map_, port=port, overlay=overlay, limit=limit)
+    server = make_server(path, port=port, **shown)
     terminal.out.print(
-        f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
+        f"{path} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
         highlight=False,
     )
     try:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
+    from butterfly_sdm.mapping.viewer import SitesSeen
     from data_prep.look.look import Look
 
 
@@ -338,6 +339,43 @@ def predict_map(
     return write_map(
         predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
     )
+
+
+def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
+    """
+    Return the map that is meant, and the sites of its run if they can be found.
+
+    Parameters
+    ----------
+    what
+        A map, the folder of its run, or the config of both.
+
+    Raises
+    ------
+    MissingFileError, ConfigError
+        There is no such run, or it has no map yet.
+    """
+    from butterfly_sdm.mapping.map_file import read_tags
+    from butterfly_sdm.mapping.viewer import SitesSeen
+
+    path, run = Path(what), None
+    if path.is_dir() or path.suffix in (".yaml", ".yml"):
+        run, _ = open_run(path, ())
+        path = run.folder.parent / "map.tif"
+        if not path.is_file():
+            raise MissingFileError(
+                f"There is no map {path}. Make it with: butterfly-sdm map {what}. Or name another."
+            )
+    tags = read_tags(path)
+    with suppress(ButterflySDMError):
+        run = run or Run.open(path.parent / "run")
+        if run.card.get("key") != tags.get("run"):
+            return path, None  # of another run, or by hand
+        records = run.config.build.records.sensitive if run.config.build is not None else ()
+        hidden = {*records, *(tags.get("sensitive") or {}).get("coarsened_m", {})}
+        hidden |= {*run.config.map.withhold, *run.config.map.coarsen_m}
+        return path, SitesSeen(dataset_of(run), hidden)
+    return path, None
 
 
 def _position_crs(run: Run) -> str | None:

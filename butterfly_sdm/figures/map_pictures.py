@@ -1,10 +1,5 @@
-"""
-Pictures of maps: species side by side, and a map with a picker of species that needs no server.
-"""
+"""Pictures of maps: species side by side, and one species of several maps."""
 
-import base64
-import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar, without_ticks
+from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar
 
 NOTHING = "#d9dcdd"
 
@@ -199,79 +194,3 @@ def show_bands(
         bar.ax.tick_params(labelsize=6)
         bar.set_label(unit or "", fontsize=7)
     return picture
-
-
-class MapView:
-    """
-    A map with a picker of bands, as one piece of HTML that needs neither a server nor a widget.
-
-    Parameters
-    ----------
-    path
-        A map.
-    most_px
-        Longest side of the pictures, in pixels of the screen's side.
-
-    Examples
-    --------
-    >>> MapView("map.tif")  # in a notebook  # doctest: +SKIP
-    >>> MapView("map.tif").save("map.html")  # doctest: +SKIP
-    """
-
-    def __init__(self, path: str | Path, *, most_px: int = 384) -> None:
-        self.path = Path(path)
-        self.bands = read_bands(path, most_px=most_px)
-
-    def _repr_html_(self) -> str:
-        pictures = [_as_png(band) for band in self.bands]
-        options = "".join(
-            f"<option value='{n}'>{html.escape(band.name)}</option>"
-            for n, band in enumerate(self.bands)
-        )
-        images = "".join(
-            f"<img alt='{html.escape(band.name, quote=True)}' src='data:image/png;base64,{data}' "
-            f"style='max-width:100%;display:{'block' if n == 0 else 'none'}'>"
-            for n, (band, data) in enumerate(zip(self.bands, pictures, strict=True))
-        )
-        pick = (
-            "const all = this.closest('figure').querySelectorAll('img');"
-            "all.forEach((image, n) => image.style.display = n == this.value ? 'block' : 'none');"
-        )
-        return (
-            f'<figure style="margin:0"><label>{html.escape(self.path.name)}: '
-            f'<select onchange="{pick}">{options}</select></label>{images}</figure>'
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """
-        Write the view as one HTML file that any browser opens; return its path.
-
-        Returns
-        -------
-        Path
-            Where it lies.
-        """
-        from butterfly_sdm.core.files import write_text
-
-        write_text(
-            Path(path),
-            "<!doctype html><html lang='en'><meta "
-            f"charset='utf-8'><title>{html.escape(self.path.name)}</title>"
-            f"<body style='font-family:sans-serif;margin:2em'>{self._repr_html_()}</body></html>\n",
-        )
-        return Path(path)
-
-
-def _as_png(band: MapBand) -> str:
-    height, width = band.values.shape
-    picture = Picture(5.6, 5.6 * height / width * 0.88 + 0.4)
-    axes = picture.add_subplot()
-    axes.set_facecolor(NOTHING)
-    shown = axes.imshow(band.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
-    axes.set_title(band.name, fontsize=10)
-    picture.colorbar(shown, ax=axes, shrink=0.8, label=band.unit)
-    scale_bar(axes, band.pixel_m)
-    without_ticks(axes)
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", dpi=90)
-    return base64.b64encode(buffer.getvalue()).decode()

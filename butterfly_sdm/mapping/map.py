@@ -79,7 +79,7 @@ class MapResult:
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
-        from butterfly_sdm.figures import MapView
+        from butterfly_sdm.mapping.viewer import MapView
 
         facts: dict[str, object] = {
             "file": self.path,

@@ -20,10 +20,18 @@ from butterfly_sdm.mapping.map_file import read_tags
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
 RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
 
+#: Violet to orange through white, for differences; told apart without colour vision.
+DIVERGING = ("#5e3c99", "#b2abd2", "#f7f7f7", "#fdb863", "#b35806")
+
 EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
     for name in ("projection/v2.0.0", "raster/v2.0.0", "file/v2.1.0")
 )
+
+
+def ramp_of(unit: str) -> tuple[str, ...]:
+    """Return the colours of a band, from its lowest number to its highest."""
+    return DIVERGING if unit == "difference" else RAMP
 
 
 def write_stac(
