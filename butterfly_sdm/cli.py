@@ -162,7 +162,7 @@ def demo(
             progress=progress,
         )
         scores = sdm.evaluate(run, progress=progress)
-        result = sdm.predict_map(run, out=out / "map.tif", progress=progress)
+        result = sdm.predict_map(run, out=out / "map.tif", overwrite=True, progress=progress)
     terminal.summary(
         "The whole way, on a simulated region",
         {"region": region.folder, "data set": dataset.folder, "run": run.folder}
@@ -385,6 +385,9 @@ def map_(
             help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a finished map of other settings.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -393,7 +396,13 @@ def map_(
     names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
         result = sdm.predict_map(
-            run, scenes, out, bands=names, overrides=overrides or (), progress=progress
+            run,
+            scenes,
+            out,
+            bands=names,
+            overwrite=force,
+            overrides=overrides or (),
+            progress=progress,
         )
     terminal.summary(
         "Map written",

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from butterfly_sdm.evaluation import Scores
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
-    from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
     from butterfly_sdm.mapping.viewer import SitesSeen
     from data_prep.look.look import Look
@@ -273,6 +272,7 @@ def predict_map(
     out: str | Path | None = None,
     *,
     bands: Sequence[str] | None = None,
+    overwrite: bool = False,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> MapResult:
@@ -290,11 +290,14 @@ def predict_map(
         The GeoTIFF; by default ``map.tif`` beside the run.
     bands
         Names of the scenes' bands in file order, where the files do not name them.
+    overwrite
+        Whether a finished map of other settings is replaced.
 
     Returns
     -------
     MapResult
-        Where the map lies and what it holds.
+        Where the map lies and what it holds. It carries what the held-out sites of the run say of
+        each species, if the data set is where it was.
 
     Raises
     ------
@@ -302,6 +305,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
+    from butterfly_sdm.map_of_run import MapOfRun
     from butterfly_sdm.mapping.map import write_map
     from butterfly_sdm.mapping.plan import plan_map
     from data_prep.imagery.scenes import scene_of
@@ -322,12 +326,11 @@ def predict_map(
     options = settings.map.model_copy(
         update={"covariates": _covariate_rasters(settings, predictor)}
     )
-    layers: list[Layer] = []
-    if "applicability" in options.layers or options.only_applicable:
-        layers.append(_applicability(opened, only=options.only_applicable))
+    known = MapOfRun(opened, settings, options)
+    options, layers, about = known.planned()
 
     def check_scene(scene: Scene) -> None:
-        plan_map(predictor, scene, options, layers=layers)
+        plan_map(predictor, scene, options, layers=[*layers, *known.applicability(scene)])
 
     scene, _ = scene_of(
         wanted,
@@ -337,7 +340,15 @@ def predict_map(
         progress=progress,
     )
     return write_map(
-        predictor, scene, target, options, layers=layers, seed=settings.seed, progress=progress
+        predictor,
+        scene,
+        target,
+        options,
+        layers=[*layers, *known.applicability(scene)],
+        about=about,
+        overwrite=overwrite,
+        seed=settings.seed,
+        progress=progress,
     )
 
 
@@ -420,29 +431,6 @@ def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, Cova
                 update={"path": own}
             )
     return found
-
-
-def _applicability(run: Run, *, only: bool) -> Layer:
-    """
-    Return the layer that says how unlike the training sites a place is, in what the model sees of
-    it.
-    """
-    from butterfly_sdm.evaluation.applicability import Applicability
-    from butterfly_sdm.evaluation.evaluate import scorable_sites
-    from butterfly_sdm.mapping.layers import Derived, seen_numbers
-
-    data = run.dataset
-    sites = scorable_sites(data, run.split.train, [run.predictor])
-    of, numbers = seen_numbers(run.predictor, data, sites)
-    known = Applicability.fit(numbers, fold_of=data.sites.get("block"))
-    return Derived(
-        "dissimilarity",
-        known.dissimilarity_of,
-        of=of,
-        unit="mean distances between training sites",
-        limit=known.threshold,
-        masks=only,
-    )
 
 
 def check(artefact: str | Path) -> list[str]:

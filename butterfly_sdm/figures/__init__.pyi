@@ -4,6 +4,7 @@ from .look_pictures import show_preview as show_preview
 from .look_pictures import show_records as show_records
 from .map_pictures import show_bands as show_bands
 from .map_pictures import show_maps as show_maps
+from .map_pictures import show_trust as show_trust
 from .picture import Picture as Picture
 from .score_pictures import save_scores as save_scores
 from .score_pictures import show_agreement as show_agreement

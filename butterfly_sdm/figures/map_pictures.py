@@ -1,11 +1,14 @@
 """Pictures of maps: species side by side, and one species of several maps."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 
@@ -147,6 +150,63 @@ def show_maps(
     return picture
 
 
+def _hatch(axes: Axes) -> None:
+    """Hatch where nothing is drawn, so that it cannot be taken for a low number."""
+    axes.set_facecolor("white")
+    axes.patch.set(hatch="////", edgecolor="#8d9892", linewidth=0)
+
+
+def show_trust(path: str | Path, species: str, limits: Mapping[str, float]) -> Picture:
+    """
+    Show a species of a map, and beside it where the map should not be trusted.
+
+    Parameters
+    ----------
+    path
+        A map.
+    species
+        Name of its band.
+    limits
+        Bands of dissimilarity to the training sites, and the largest number of each that is like
+        them; empty: the map does not tell.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        The map is missing or has no such band.
+    """
+    band, *unlike = read_bands(path, [species, *limits])
+    picture = Picture(8.4 if unlike else 4.4, 4.0)
+    most = [part.values / limits[part.name] for part in unlike]
+    outside = np.any([part > 1 for part in most], axis=0) if unlike else None
+    panels: list[tuple[str, np.ndarray, str, str, float | None]] = [(band.name, band.values, band.unit, SEQUENTIAL, None)]
+    if unlike:
+        panels.append(
+            ("how unlike the training sites", np.fmax.reduce(most), "of the limit", "cividis_r", 2)
+        )
+    for place, (title, values, unit, colours, top) in enumerate(panels, start=1):
+        axes = picture.add_subplot(1, len(panels), place)
+        _hatch(axes)
+        shown = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        if outside is not None and outside.any():
+            cells = np.where(outside, 1.0, 0.0)
+            with rc_context({"hatch.color": "#5b0b4a", "hatch.linewidth": 0.8}):
+                axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
+        axes.set_title(title, fontsize=9)
+        bar = picture.colorbar(shown, ax=axes, shrink=0.8)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(unit, fontsize=7)
+        scale_bar(axes, band.pixel_m)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return picture
+
+
 def show_bands(
     values: np.ndarray,
     units: Mapping[str, str | None],
@@ -154,6 +214,7 @@ def show_bands(
     extent: tuple[float, float, float, float],
     axis_unit: str,
     colours: Sequence[str],
+    notes: Mapping[str, str] | None = None,
 ) -> Picture:
     """
     Show bands of one map side by side, each with its own scale, in coordinates.
@@ -170,6 +231,8 @@ def show_bands(
         Of the coordinates.
     colours
         From 0 to the largest number.
+    notes
+        Said below the name of a band, such as how good it is; None: nothing.
 
     Returns
     -------
@@ -184,9 +247,10 @@ def show_bands(
     picture = Picture(4.2 * columns, height * rows)
     for place, ((name, unit), band) in enumerate(zip(units.items(), values, strict=True), start=1):
         axes = picture.add_subplot(rows, columns, place)
-        axes.set_facecolor(NOTHING)
+        _hatch(axes)
         image = axes.imshow(band, cmap=ramp, vmin=0, extent=extent, interpolation="nearest")
-        axes.set_title(name, fontsize=9)
+        note = textwrap.fill((notes or {}).get(name) or "", 52)
+        axes.set_title(f"{name}\n{note}".strip(), fontsize=9 if not note else 8)
         axes.tick_params(labelsize=6)
         axes.ticklabel_format(useOffset=False, style="plain")
         axes.set_xlabel(axis_unit, fontsize=6)

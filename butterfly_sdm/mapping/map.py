@@ -19,10 +19,10 @@ from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import ArtefactError, RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import Derived, Layer
-from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.map_file import Band, open_map, read_tags
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.plan import MapPlan, plan_map
 from butterfly_sdm.mapping.sensitive import Coarse
@@ -36,9 +36,9 @@ from butterfly_sdm.progress import Progress, silent
 log = logging.getLogger("butterfly_sdm.mapping")
 
 CACHE_BYTES = 64 * 2**20  # of decoded imagery: rows read one after the other share its blocks
-#: Mean difference in probability between the dense way and window by window above which ``auto``
-#: gives the dense map up.
-FAR = 0.03
+#: Mean and 99th percentile of the difference in probability between the dense way and window by
+#: window above which ``auto`` gives the dense map up.
+FAR = (0.03, 0.1)
 #: Mean and 99th percentile of that difference above which a map says that its network was not
 #: trained for it.
 NEAR = (0.005, 0.03)
@@ -102,6 +102,8 @@ def write_map(
     *,
     area: gpd.GeoDataFrame | None = None,
     layers: Sequence[Layer] = (),
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> MapResult:
@@ -127,6 +129,11 @@ def write_map(
         (n,) polygons in any CRS, in place of the file that ``options.area`` names.
     layers
         Objects of :mod:`butterfly_sdm.mapping.layers`: bands after those that ``options`` names.
+    about
+        More metadata, by lower-case name: ``skill`` (of what is in its ``species``, only what the
+        map shows), ``interval``, ``run``. None: nothing is known.
+    overwrite
+        Whether a finished map of other settings, or another file, is replaced.
     seed
         Draws the positions that are predicted again window by window.
 
@@ -144,12 +151,16 @@ def write_map(
     DataError, MissingFileError
         A species is unknown, or covariates or files are missing.
     ArtefactError
-        Another process is writing the same map.
+        Another process is writing the same map, or one of other settings is there.
     """
     out, options = Path(out), options or MapOptions()
     plan = plan_map(predictor, scene, options, area=area, layers=layers)
     with tempfile.TemporaryDirectory() as scratch:
         model = _save(predictor, Path(scratch))
+    known = _known_of(plan, about or {})
+    settings = _settings(plan, _key(plan, model), known, seed)
+    if out.exists() and not overwrite and (done := _finished(out, settings)) is not None:
+        return _result(plan, out, done, _write_beside(out, options.beside))
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         work_folder(out, _key(plan, model)) as work,
@@ -162,12 +173,69 @@ def write_map(
                 plan, positions=replace(plan.positions, handle=Handle(predictor, work / "model"))
             )
         filled, audit = _filled(plan, work, seed, progress)
-        tags = _tags(plan, filled.parts[0][0], model, audit)
+        tags = _tags(plan, filled.parts[0][0], model, audit) | known | {"settings": settings}
         counts = _write(plan, filled, out, work, tags, progress)
         del filled
         files = _write_beside(out, options.beside)
+    return _result(plan, out, tags | {"counts": counts}, files)
+
+
+def _result(
+    plan: MapPlan, out: Path, tags: Mapping[str, Any], files: Mapping[str, Path]
+) -> MapResult:
     crs = plan.positions.scene.crs.to_string()
-    return MapResult(out, plan.species, crs, counts, audit, tags["mode"], files)
+    return MapResult(out, plan.species, crs, tags["counts"], tags["audit"], tags["mode"], files)
+
+
+def _known_of(plan: MapPlan, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that was handed over, of no other species than those of the map."""
+    known = dict(about)
+    if known.get("skill"):
+        told = known["skill"]["species"]
+        shown = {name: told[name] for name in plan.species if name in told}
+        known["skill"] = {**known["skill"], "species": shown}
+    return known
+
+
+def _settings(plan: MapPlan, key: str, known: Mapping[str, Any], seed: int) -> str:
+    """Return what identifies a finished map."""
+    options = plan.options
+    return fingerprint(
+        {
+            "work": key,
+            "species": plan.species,
+            "layers": [(layer.names(plan.species), layer.unit) for layer in plan.layers],
+            "limits": [
+                (layer.limit, layer.masks) for layer in plan.layers if isinstance(layer, Derived)
+            ],
+            "options": (options.dtype, options.mode, options.audit, options.presence_above),
+            "coarsened": dict(options.coarsen_m),
+            "known": dict(known),
+            "seed": seed,
+        }
+    )
+
+
+def _finished(out: Path, settings: str) -> dict[str, Any] | None:
+    """
+    Return the metadata of a map that is there already.
+
+    Raises
+    ------
+    ArtefactError
+        It is of other settings, or no map.
+    """
+    try:
+        tags = read_tags(out)
+    except RasterError:
+        tags = {}
+    if tags.get("settings") == settings:
+        return tags
+    what = "a finished map of other settings" if tags else "there already and no map"
+    raise ArtefactError(
+        f"{out} is {what}. Name another file with --out, or replace it with --force (in Python: "
+        "overwrite=True)."
+    )
 
 
 def _filled(
@@ -198,7 +266,8 @@ def _given_up(found: Mapping[str, float], mode: str) -> bool:
     """Return whether a dense map is so far from window by window that it is not kept."""
     if not found or (found["mean_abs"] <= NEAR[0] and found["p99_abs"] <= NEAR[1]):
         return False
-    give_up = mode == "auto" and found["mean_abs"] > FAR
+    far = found["mean_abs"] > FAR[0] or found["p99_abs"] > FAR[1]
+    give_up = mode == "auto" and far
     log.warning(
         "The dense map differs from window by window by %.4f on average (99th percentile %.3f, "
         "largest %.3f): this network relies on the edges of its tiles. Networks trained with "

@@ -102,7 +102,11 @@ def plan_map(
         scene,
         lattice,
         wanted_positions(
-            lattice, scene.crs, area if area is not None else options.area, options.masks
+            lattice,
+            scene.crs,
+            area if area is not None else options.area,
+            options.masks,
+            options.land,
         ),
         options.min_valid_fraction,
         _position_crs(predictor, scene, covariates, options),

@@ -413,4 +413,7 @@ train:
     batch_size: 32
     regulariser:
       bottom: 16              # of a batch of 32
+
+map:
+  layers: [richness, lower, upper, applicability]   # where not to trust it
 """

@@ -16,7 +16,7 @@ from butterfly_sdm.core.files import write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.mapping.map_file import TILE_PX
-from butterfly_sdm.mapping.sidecars import ramp_of
+from butterfly_sdm.mapping.sidecars import known_words, ramp_of
 from butterfly_sdm.mapping.viewer.blocks import MapBlocks
 from butterfly_sdm.mapping.viewer.overlay import overlay_of
 from butterfly_sdm.mapping.viewer.sites import SitesSeen
@@ -206,14 +206,9 @@ def _limits(blocks: MapBlocks, overlay: str | None, limit: float | None) -> dict
 
 def _notes(tags: Mapping[str, Any]) -> list[str]:
     """Return what is known of the whole map, one sentence each."""
-    notes = []
-    skill, interval, audit = (tags.get(key) or {} for key in ("skill", "interval", "audit"))
-    if skill:
-        notes.append(str(skill["sentence"]))
-    elif "mode" in tags:
-        notes.append("How good this map is was not measured.")
-    if interval:
-        notes.append(str(interval["sentence"]))
+    notes, audit = known_words(tags), tags.get("audit") or {}
+    if not tags.get("skill") and "mode" in tags:
+        notes.insert(0, "How good this map is was not measured.")
     if "mean_abs" in audit:
         notes.append(
             f"Dense against window by window: mean {audit['mean_abs']:.4f}, largest "

@@ -164,7 +164,7 @@ async function read(at, site) {
   get("interval-head").hidden = !anyInterval; get("values-box").hidden = false;
   get("values").replaceChildren(...rows.map(([band, i, v]) => {
     const name = make("td", band.name), [low, high] = (band.interval || [null, null]).map(n => n === null ? null : found[n]), known = low !== null && high !== null && !Number.isNaN(low);
-    if (poor(band)) name.append(make("small", "not better than its mean rate"));
+    if (poor(band)) name.append(make("small", judged(band)));
     const row = make("tr", "", name, make("td", v === null || Number.isNaN(v) ? NOTHING : say(v)));
     if (anyInterval) row.append(make("td", known ? `${say(low)} to ${say(high)}` : ""));
     row.className = `${i === chosen ? "chosen" : ""} ${band.species ? "" : "layer"}`;
@@ -173,7 +173,8 @@ async function read(at, site) {
 
 // Names, skill, legend.
 const poor = band => band.skill && band.skill.verdict !== "better";
-const short = band => !band.skill ? band.name : `${band.name} · ${band.skill.skill === null ? "skill not known" : `skill ${band.skill.skill.toFixed(2)}`}${poor(band) ? " · not better than its mean rate" : ""}`;
+const judged = band => ({ better: "better than its mean rate", unsure: "not shown to be better than its mean rate", worse: "no better than its mean rate" })[band.skill.verdict] || "cannot be judged";
+const short = band => !band.skill ? band.name : `${band.name} · ${band.skill.skill === null ? "skill not known" : `skill ${band.skill.skill.toFixed(2)}`}${poor(band) ? ` · ${judged(band)}` : ""}`;
 function list() {
   const part = get("find").value.toLowerCase(), group = (label, wanted) => {
     const options = data.bands.flatMap((band, i) => { if (band.species !== wanted || !band.name.toLowerCase().includes(part)) return [];
@@ -185,8 +186,7 @@ function list() {
 function skillWords(band) {
   const s = band.skill; if (!s) return "";
   const text = s.skill === null ? "Skill not known" : `Skill ${s.skill.toFixed(2)}${s.low === null ? "" : ` (95 % interval ${s.low.toFixed(2)} to ${s.high.toFixed(2)})`}`;
-  const verdict = { better: "better than its mean rate", unsure: "not shown to be better than its mean rate", worse: "worse than its mean rate: do not trust this band" }[s.verdict] || "cannot be judged";
-  return `${text}, ${verdict}. Seen at ${s.sites} of ${s.of} held-out sites.`;
+  return `${text}, ${judged(band)}. Seen at ${s.sites} of ${s.of} held-out sites.`;
 }
 function key(draw, text, id, on) {
   const item = make("li"), sample = make("canvas"); sample.width = 26; sample.height = 16; draw(sample.getContext("2d"));
