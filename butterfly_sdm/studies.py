@@ -6,6 +6,8 @@ As in :mod:`butterfly_sdm.pipeline`, each function takes a config or runs and wr
 page.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial

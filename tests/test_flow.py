@@ -75,7 +75,7 @@ def test_ten_lines_of_python_do_the_same(walked):
         (dataset, "blocks"),
         (run, "resnet18 on image"),
         (scores, "noise floor"),
-        (map_, "<select"),
+        (map_, "<iframe"),
     ):
         shown = thing._repr_html_()  # in a notebook
         assert word in shown

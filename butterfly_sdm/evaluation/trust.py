@@ -205,8 +205,9 @@ def _skill_interval(
     own, base = np.hsplit(replicates, 2)  # (repeats, species) each, of the same draws
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = 1 - own / base
-    ends = percentile_interval(np.where(np.isfinite(ratio), ratio, -np.inf), count)
-    low, high = np.where(np.isfinite(ends), ends, np.nan)
+    unknown = ~np.isfinite(ratio).all(axis=0)  # the reference is right at all sites of a draw
+    low, high = percentile_interval(np.where(unknown, 0.0, ratio), count)
+    low, high = (np.where(unknown, np.nan, end) for end in (low, high))
     return low, high
 
 

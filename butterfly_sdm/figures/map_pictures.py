@@ -184,7 +184,9 @@ def show_trust(path: str | Path, species: str, limits: Mapping[str, float]) -> P
     picture = Picture(8.4 if unlike else 4.4, 4.0)
     most = [part.values / limits[part.name] for part in unlike]
     outside = np.any([part > 1 for part in most], axis=0) if unlike else None
-    panels: list[tuple[str, np.ndarray, str, str, float | None]] = [(band.name, band.values, band.unit, SEQUENTIAL, None)]
+    panels: list[tuple[str, np.ndarray, str, str, float | None]] = [
+        (band.name, band.values, band.unit, SEQUENTIAL, None)
+    ]
     if unlike:
         panels.append(
             ("how unlike the training sites", np.fmax.reduce(most), "of the limit", "cividis_r", 2)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -23,6 +23,7 @@ from butterfly_sdm.errors import ArtefactError, RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map, read_tags
+from butterfly_sdm.mapping.map_reader import MapReader, map_arrays
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.plan import MapPlan, plan_map
 from butterfly_sdm.mapping.sensitive import Coarse
@@ -30,8 +31,12 @@ from butterfly_sdm.mapping.surfaces.audit import audit_positions
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface, Surface, fill
 from butterfly_sdm.mapping.surfaces.rows import Strip
+from butterfly_sdm.mapping.zonal import polygons_table, squares_table
 from butterfly_sdm.predictors import Handle
 from butterfly_sdm.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 log = logging.getLogger("butterfly_sdm.mapping")
 
@@ -77,6 +82,86 @@ class MapResult:
     audit: Mapping[str, float]
     mode: str
     files: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | Path) -> MapResult:
+        """
+        Return a finished map from its file.
+
+        Parameters
+        ----------
+        path
+            The GeoTIFF.
+
+        Raises
+        ------
+        MissingFileError, RasterError
+            There is no such file, or it is no map of this package.
+        """
+        made = MapReader(path)
+        told = {key: made.tags.get(key) or {} for key in ("counts", "audit")}
+        return cls(
+            made.path, made.species, made.crs.to_string(), **told, mode=made.tags.get("mode", "")
+        )
+
+    def to_xarray(self, species: Sequence[str] | None = None) -> xr.Dataset:
+        """
+        Return the map as an xarray data set.
+
+        Parameters
+        ----------
+        species
+            Names; None: all.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``probability`` (species, y, x), and where the map has them ``lower``, ``upper``,
+            ``width``, ``present`` in the same shape and layers (y, x) by their names; NaN where
+            nothing is predicted. ``crs`` and what the map knows of itself are attributes.
+
+        Raises
+        ------
+        MissingPackageError
+            xarray is not installed.
+        DataError
+            There is no species of that name.
+        """
+        return map_arrays(MapReader(self.path), species)
+
+    def to_geodataframe(
+        self,
+        side_m: float = 1000.0,
+        polygons: str | Path | gpd.GeoDataFrame | None = None,
+        *,
+        name: str | None = None,
+    ) -> gpd.GeoDataFrame:
+        """
+        Return the means of every band over squares or polygons.
+
+        Parameters
+        ----------
+        side_m
+            Side of the squares.
+        polygons
+            Vector file, or one row per polygon, in place of squares; None: squares.
+        name
+            Column that names the polygons; None: their number.
+
+        Returns
+        -------
+        GeoDataFrame
+            One row per square or polygon: ``zone``, ``positions``, one column per band.
+
+        Raises
+        ------
+        DataError, MissingFileError
+            As :mod:`butterfly_sdm.mapping.zonal`.
+        """
+        if polygons is None:
+            return squares_table(self.path, side_m)
+        given = polygons if isinstance(polygons, gpd.GeoDataFrame) else Path(polygons)
+        return polygons_table(self.path, given, name=name)
 
     def _repr_html_(self) -> str:
         from butterfly_sdm.mapping.viewer import MapView
@@ -159,25 +244,29 @@ def write_map(
         model = _save(predictor, Path(scratch))
     known = _known_of(plan, about or {})
     settings = _settings(plan, _key(plan, model), known, seed)
-    if out.exists() and not overwrite and (done := _finished(out, settings)) is not None:
-        return _result(plan, out, done, _write_beside(out, options.beside))
+    done = _finished(out, settings) if out.exists() and not overwrite else None
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         work_folder(out, _key(plan, model)) as work,
     ):
-        if options.workers > 1 or options.dask:
-            if not (work / "model").is_dir():
-                _save(predictor, work / "model.new")
-                (work / "model.new").rename(work / "model")
-            plan = replace(
-                plan, positions=replace(plan.positions, handle=Handle(predictor, work / "model"))
-            )
-        filled, audit = _filled(plan, work, seed, progress)
-        tags = _tags(plan, filled.parts[0][0], model, audit) | known | {"settings": settings}
-        counts = _write(plan, filled, out, work, tags, progress)
-        del filled
+        if done is None:
+            if options.workers > 1 or options.dask:
+                plan = _shared(plan, predictor, work)
+            filled, audit = _filled(plan, work, seed, progress)
+            tags = _tags(plan, filled.parts[0][0], model, audit) | known | {"settings": settings}
+            done = tags | {"counts": _write(plan, filled, out, work, tags, progress)}
+            del filled
         files = _write_beside(out, options.beside)
-    return _result(plan, out, tags | {"counts": counts}, files)
+    return _result(plan, out, done, files)
+
+
+def _shared(plan: MapPlan, predictor: Predictor, work: Path) -> MapPlan:
+    """Return the plan with the predictor in a folder that other processes see."""
+    if not (work / "model").is_dir():
+        _save(predictor, work / "model.new")
+        (work / "model.new").rename(work / "model")
+    handle = Handle(predictor, work / "model")
+    return replace(plan, positions=replace(plan.positions, handle=handle))
 
 
 def _result(

@@ -71,6 +71,12 @@ class OnMap:
     outside: float | None = None
 
 
+def _definitions(findings: Findings) -> dict[str, str]:
+    """Return what the scores are that are defined here."""
+    known = np.isfinite(findings.scores.overall)
+    return {name: meaning for name, meaning in DEFINITIONS.items() if known[name]}
+
+
 def _as_png(picture: figures.Picture) -> str:
     return base64.b64encode(picture._repr_png_()).decode()
 
@@ -170,7 +176,7 @@ def to_markdown(runs: Sequence[Findings]) -> str:
         "## ODMAP protocol",
         markdown_table(odmap(first).set_index("section")),
         "## What the scores are",
-        "\n".join(f"- **{name}**: {meaning}" for name, meaning in DEFINITIONS.items()),
+        "\n".join(f"- **{name}**: {meaning}" for name, meaning in _definitions(first).items()),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -227,7 +233,7 @@ def _content(runs: Sequence[Findings]) -> dict[str, Any]:
         ],
         "protocol": odmap(first),
         "to_fill": TO_FILL,
-        "definitions": DEFINITIONS,
+        "definitions": _definitions(first),
     }
 
 

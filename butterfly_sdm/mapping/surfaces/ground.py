@@ -69,7 +69,7 @@ def window_means(
 ) -> np.ndarray:
     """
     Return (bands, rows, cols) the mean reflectance of the measured pixels in the square of
-    ``side_px`` around each position; NaN without one, and in rows that are not ``wanted``.
+    ``side_px`` around each position; NaN without one.
 
     Rows of the scene are read once for as many rows of positions as fit into the memory; a sum over
     a square is four entries of a table of cumulative sums [1]_.
@@ -77,7 +77,7 @@ def window_means(
     Parameters
     ----------
     wanted
-        (rows,) rows of positions that are to be filled.
+        (rows,) rows of positions that are to be filled; others may stay NaN.
 
     References
     ----------
