@@ -11,7 +11,7 @@ import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.errors import DataError, MissingPackageError, did_you_mean
+from butterfly_sdm.errors import DataError, MissingPackageError, did_you_mean, how_to_install
 from butterfly_sdm.mapping.map_file import TILE_PX, read_tags
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def map_arrays(source: MapReader, species: Sequence[str] | None = None) -> xr.Da
         import xarray as xr
     except ImportError as error:
         raise MissingPackageError(
-            "A map as an xarray data set needs xarray: pip install 'butterfly-sdm[xarray]'."
+            f"A map as an xarray data set needs xarray: {how_to_install('xarray')}"
         ) from error
     chosen = list(source.species if species is None else species)
     if unknown := [name for name in chosen if name not in source.species]:

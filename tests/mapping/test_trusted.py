@@ -201,25 +201,31 @@ def test_means_over_windows_are_those_of_the_pixels(scene):
     assert np.isnan(none).all()  # nothing is read where nothing is wanted
 
 
-def test_the_ground_tells_water_from_land_for_a_model_that_sees_no_image(made, tmp_path):
+@pytest.mark.parametrize("seen", [(300, 400, 200, 100), (8000, 8000, 8000, 8000)])
+def test_water_and_snow_are_outside_for_a_model_that_sees_no_image(seen, made, tmp_path):
     folder, _, run, result = made
+    name = "dissimilarity of the ground"
     with rasterio.open(result.path) as source:
-        name = "dissimilarity of the ground"
-        ground = source.read(source.descriptions.index(name) + 1, masked=True)
+        ground = source.read(source.descriptions.index(name) + 1, masked=True).compressed()
     limit = read_tags(result.path)["limits"][name]
-    assert (ground.compressed() <= limit).mean() > 0.5
-    scenes = [folder / "scenes" / f"{side}.tif" for side in ("west", "east")]
-    for path in scenes:  # water: little is reflected, in the near infrared least of all
+    assert (ground <= limit).mean() > 0.5
+    scenes = []
+    for path in sorted((folder / "scenes").glob("*.tif")):
         with rasterio.open(path) as source:
             values, profile, names = source.read(), source.profile, source.descriptions
-        values[:] = np.array([300, 400, 200, 100])[: len(values), None, None]
-        with rasterio.open(tmp_path / path.name, "w", **profile) as target:
+        values[:] = np.array(seen)[: len(values), None, None]
+        scenes.append(tmp_path / path.name)
+        with rasterio.open(scenes[-1], "w", **profile) as target:
             target.write(values)
             target.descriptions = names
-    sea = bs.predict_map(run, [tmp_path / "west.tif", tmp_path / "east.tif"], tmp_path / "sea.tif")
-    with rasterio.open(sea.path) as source:
+    asked = ["map.layers=[applicability]", "map.stride_px=128", "map.beside=[]"]
+    there = bs.predict_map(run, scenes, tmp_path / "there.tif", overrides=asked)
+    with rasterio.open(there.path) as source:
         unlike = source.read(source.descriptions.index(name) + 1, masked=True).compressed()
     assert (unlike > limit).all()
+    asked.append("map.only_applicable=true")
+    only = bs.predict_map(run, scenes, tmp_path / "only.tif", overrides=asked)
+    assert np.isnan(read(only)[: len(only.species)]).all()
 
 
 def test_nothing_is_predicted_off_land(tmp_path):

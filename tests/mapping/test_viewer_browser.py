@@ -6,13 +6,17 @@ import threading
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+import geopandas as gpd
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
+from shapely.geometry import box
 
+from butterfly_sdm.data.dataset import Dataset, DatasetCard
 from butterfly_sdm.mapping.map_file import Band, open_map
-from butterfly_sdm.mapping.viewer import export_page, make_server
+from butterfly_sdm.mapping.viewer import SitesSeen, export_page, make_server
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -151,7 +155,7 @@ def test_skill_stands_beside_each_name_and_what_is_no_better_is_marked(browser, 
         options = page.locator("#band option").all_inner_texts()
         assert options[:2] == [
             "Common · skill 0.40",
-            "Rare · skill -0.10 · not better than its mean rate",
+            "Rare · skill -0.10 · not shown to be better than its mean rate",
         ]
         assert "Skill 0.40 (95 % interval 0.20 to 0.60), better" in page.inner_text("#skill")
         page.select_option("#band", "1")
@@ -259,6 +263,29 @@ def test_no_data_never_looks_like_a_low_value(browser, exported):
         names = page.locator("#keys").inner_text()
         assert "nothing predicted" in names
         assert "not like the training sites (dissimilarity above 1.500)" in names
+
+
+def test_sites_and_shapes_lie_where_they_are_and_tell_what_was_seen(browser, path, tmp_path):
+    ids = pd.Index(["wood", "field"], name="site_id")
+    table = pd.DataFrame(
+        {"easting": [310_000.0, 330_000.0], "northing": [250_000.0] * 2, "visits": [9, 4]},
+        index=ids,
+    )
+    card = DatasetCard(name="made", species=("Common", "Rare"), position_crs="EPSG:27700")
+    seen = pd.DataFrame({"Common": [3, 0], "Rare": [1, 0]}, index=ids)
+    shapes = gpd.GeoSeries([box(320_000, 230_000, 325_000, 240_000)], crs="EPSG:27700")
+    shapes.to_file(tmp_path / "plan.gpkg")
+    sites = SitesSeen(Dataset(card, gpd.GeoDataFrame(table), seen))
+    page_of = export_page(path, tmp_path / "m.html", sites=sites, shapes=tmp_path / "plan.gpkg")
+    with opened(browser, page_of.as_uri(), **DESKTOP) as page:
+        click_at(page, 310_000, 250_000)
+        page.wait_for_selector("#where >> text=Site wood")
+        where = page.inner_text("#where")
+        assert "Site wood: Common on 3 of 9 visits; 2 of these species seen." in where
+        click_at(page, 330_000, 250_000)
+        page.wait_for_selector("#where >> text=Site field: Common on 0 of 4 visits")
+        assert "site where it was not seen" in page.inner_text("#keys")
+        assert page.evaluate("shapes.getBounds().getWest()") == pytest.approx(320_000, abs=1)
 
 
 def test_a_served_map_shows_what_the_file_holds(browser, path):
