@@ -148,7 +148,8 @@ def write_styles(path: Path) -> Path:
     discard_unfinished(folder)
     for number, (name, unit) in enumerate(zip(names, units, strict=True), start=1):
         top = 1.0 if (unit or "").startswith("presence") else _largest(path, number)
-        notes = ". ".join(part for part in (skill_words(tags, name), *known_words(tags)) if part)
+        own = [f"{words}."] if (words := skill_words(tags, name)) else []
+        notes = " ".join([*own, *known_words(tags)])
         style = _style(number, name, top, notes)
         write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
         if number == 1:
