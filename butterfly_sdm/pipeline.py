@@ -385,7 +385,7 @@ def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
         records = run.config.build.records.sensitive if run.config.build is not None else ()
         hidden = {*records, *(tags.get("sensitive") or {}).get("coarsened_m", {})}
         hidden |= {*run.config.map.withhold, *run.config.map.coarsen_m}
-        return path, SitesSeen(dataset_of(run), hidden)
+        return path, SitesSeen(run.dataset, hidden)
     return path, None
 
 

@@ -129,6 +129,20 @@ def test_the_yaml_of_a_run_leads_to_its_map_and_sites(made):
     assert all("0" not in row[4] for row in shown)
 
 
+def test_view_writes_the_page_of_a_yaml(made):
+    from typer.testing import CliRunner
+
+    folder, dataset, *_ = made
+    asked = ["view", str(folder / "config.yaml"), "--export", str(folder / "page.html")]
+    assert CliRunner().invoke(app, asked).exit_code == 0
+    data = data_of((folder / "page.html").read_text())
+    assert len(data["sites"]) == (dataset.visits > 0).sum() and len(data["limits"]) == 1
+    assert CliRunner().invoke(app, [*asked, "--no-sites"]).exit_code == 0
+    assert data_of((folder / "page.html").read_text())["sites"] == []
+    refused = CliRunner().invoke(app, ["view", str(folder / "scenes" / "west.tif")])
+    assert refused.exit_code == 2
+
+
 def test_species_that_are_no_better_than_their_mean_rate_are_left_out_if_asked(made, tmp_path):
     _, dataset, run, result = made
     verdicts = {k: v["verdict"] for k, v in read_tags(result.path)["skill"]["species"].items()}
