@@ -159,18 +159,18 @@ def test_species_that_are_no_better_than_their_mean_rate_are_left_out_if_asked(m
 
 def test_a_finished_map_of_other_settings_is_not_replaced_unless_told(scene, tmp_path):
     out = tmp_path / "map.tif"
-    map_of(Position(), scene, out, beside=())
+    map_of(Position(), scene, out, beside=(), overwrite=False)
     written = out.stat().st_mtime_ns
-    again = map_of(Position(), scene, out, beside=())  # done is done
+    again = map_of(Position(), scene, out, beside=(), overwrite=False)  # done is done
     assert out.stat().st_mtime_ns == written
     assert again.counts == MapResult.open(out).counts
     for other in ({"dtype": "uint8"}, {"species": ("East",)}, {"layers": ["richness"]}):
         with pytest.raises(ArtefactError, match="a finished map of other settings"):
-            map_of(Position(), scene, out, beside=(), **other)
+            map_of(Position(), scene, out, beside=(), overwrite=False, **other)
         assert out.stat().st_mtime_ns == written
     (tmp_path / "text.tif").write_text("mine")
     with pytest.raises(ArtefactError, match="there already and no map"):
-        map_of(Position(), scene, tmp_path / "text.tif", beside=())
+        map_of(Position(), scene, tmp_path / "text.tif", beside=(), overwrite=False)
     assert (tmp_path / "text.tif").read_text() == "mine"
     assert not list(tmp_path.glob("*.partial"))
 
