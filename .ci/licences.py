@@ -16,6 +16,7 @@ EXTRAS = (
     "distributed",
     "search",
     "sdm",
+    "xarray",
     "medical",
     "video",
     "deepfake",
@@ -35,6 +36,13 @@ FAMILIES = {
     "HPND": r"\bHPND|Historical Permission",
     "public domain": r"Unlicense|Public Domain|CC0|0BSD",
 }
+#: What lies in the package itself, with its licence beside it.
+WITHIN = [
+    "| what | licence |",
+    "|---|---|",
+    "| Leaflet 1.9.4, which moves the page of a map | BSD-2-Clause |",
+    "| land of Natural Earth at 1:10 million, by way of world-atlas 2.0.2 | public domain; ISC |",
+]
 #: What packages that say nothing in their metadata say in their licence file.
 BY_HAND = {"cuda-toolkit": "NVIDIA"}
 
@@ -120,6 +128,7 @@ def page() -> str:
         "and are not open source;",
         "PyTorch for CPUs does without.",
     ]
+    lines += ["", "## Within the package", "", *WITHIN]
     for title, packages in (("Always", core), (f"With extras ({', '.join(EXTRAS)})", optional)):
         lines += ["", f"## {title}", "", "| package | licence |", "|---|---|"]
         lines += [f"| {name} | {licence_of(held)} |" for name, held in packages.items()]

@@ -215,7 +215,7 @@ def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namesp
         chosen = MapOptions(
             engine=engine, block_px=options.block, audit=0, beside=(), workers=options.workers
         )
-        results["map"] = write_map(predictor, scene, out, chosen, progress=progress)
+        results["map"] = write_map(predictor, scene, out, chosen, overwrite=True, progress=progress)
 
     wall, cpu = cost(run)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

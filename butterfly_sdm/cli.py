@@ -185,7 +185,7 @@ def demo(
             progress=progress,
         )
         scores = sdm.evaluate(run, progress=progress)
-        result = sdm.predict_map(run, out=out / "map.tif", progress=progress)
+        result = sdm.predict_map(run, out=out / "map.tif", overwrite=True, progress=progress)
     terminal.summary(
         "The whole way, on a simulated region",
         {"region": region.folder, "data set": dataset.folder, "run": run.folder}
@@ -407,6 +407,9 @@ def map_(
     given: Annotated[
         Path | None, typer.Option(help="What was seen since: a CSV; it moves the map around it.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a finished map of other settings.")
+    ] = False,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -415,7 +418,14 @@ def map_(
     names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
         result = sdm.predict_map(
-            run, scenes, out, bands=names, given=given, overrides=overrides or (), progress=progress
+            run,
+            scenes,
+            out,
+            bands=names,
+            given=given,
+            overwrite=force,
+            overrides=overrides or (),
+            progress=progress,
         )
     terminal.summary(
         "Map written",
@@ -516,14 +526,16 @@ def predict(
 
 @app.command(
     epilog=_example(
-        "butterfly-sdm view runs/my_region/map.tif",
+        "butterfly-sdm view my_region.yaml",
         "butterfly-sdm view runs/my_region/map.tif --export map.html",
     )
 )
 def view(
-    map_: Annotated[
+    what: Annotated[
         Path,
-        typer.Argument(metavar="MAP", help="A map, or a difference of maps.", show_default=False),
+        typer.Argument(
+            metavar="MAP", help="A map, a run folder, or the YAML of both.", show_default=False
+        ),
     ],
     export: Annotated[
         Path | None, typer.Option(help="Write a self-contained page instead of serving one.")
@@ -538,18 +550,30 @@ def view(
             "says."
         ),
     ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(help="Vector file drawn above the map, such as a plan.", show_default=False),
+    ] = None,
+    sites: Annotated[
+        bool, typer.Option(help="Show the sites of the run beside the map and what was seen there.")
+    ] = True,
 ) -> None:
-    """Look at a map in the browser: a page on this machine alone, with a species picker."""
+    """Look at a map in the browser: species, how good each is, where not to trust it."""
     from butterfly_sdm.mapping.viewer import export_page, make_server
+    from butterfly_sdm.pipeline import map_to_view
 
-    overlay = "dissimilarity" if limit is not None else None
+    path, seen = map_to_view(what)
+    shown: dict[str, Any] = {
+        "overlay": "dissimilarity" if limit is not None else None,
+        "limit": limit,
+        "sites": seen if sites else None,
+        "shapes": overlay,
+    }
     if export is not None:
-        terminal.summary(
-            "Page written", {"page": export_page(map_, export, overlay=overlay, limit=limit)}
-        )
+        terminal.summary("Page written", {"page": export_page(path, export, **shown)})
         return
     try:
-        server = make_server(map_, port=port, overlay=overlay, limit=limit)
+        server = make_server(path, port=port, **shown)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
@@ -558,7 +582,7 @@ def view(
             "then a free one is taken."
         ) from error
     terminal.out.print(
-        f"{map_} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
+        f"{path} is shown at http://127.0.0.1:{server.server_address[1]}/ - end with Ctrl-C",
         highlight=False,
     )
     try:

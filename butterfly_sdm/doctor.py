@@ -16,6 +16,7 @@ EXTRAS = {
     "distributed": "distributed",
     "search": "optuna",
     "sdm": "elapid",
+    "xarray": "xarray",
     "notebooks": "jupyterlab",
     "medical": "pydicom",
     "video": "vaderSentiment",

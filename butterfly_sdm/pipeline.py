@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from butterfly_sdm.imagery.scene import Scene
     from butterfly_sdm.mapping import MapResult
     from butterfly_sdm.mapping.community import NewRecords
-    from butterfly_sdm.mapping.layers import Layer
     from butterfly_sdm.mapping.options import CovariateRaster
+    from butterfly_sdm.mapping.viewer import SitesSeen
     from data_prep.look.look import Look
 
 log = logging.getLogger("butterfly_sdm")
@@ -303,6 +303,7 @@ def predict_map(
     *,
     bands: Sequence[str] | None = None,
     given: str | Path | pd.DataFrame | Given | None = None,
+    overwrite: bool = False,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
 ) -> MapResult:
@@ -323,11 +324,14 @@ def predict_map(
     given
         What was seen at places that are no training sites, a file or a table (records, columns) as
         :func:`~butterfly_sdm.places.predict` takes it: it moves the map around them.
+    overwrite
+        Whether a finished map of other settings is replaced.
 
     Returns
     -------
     MapResult
-        Where the map lies and what it holds.
+        Where the map lies and what it holds. It carries what the held-out sites of the run say of
+        each species, if the data set is where it was.
 
     Raises
     ------
@@ -335,6 +339,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
+    from butterfly_sdm.map_of_run import MapOfRun
     from butterfly_sdm.mapping.community import RichnessInterval
     from butterfly_sdm.mapping.map import write_map
     from butterfly_sdm.mapping.plan import plan_map
@@ -356,15 +361,14 @@ def predict_map(
     options = settings.map.model_copy(
         update={"covariates": _covariate_rasters(settings, predictor)}
     )
-    layers: list[Layer] = []
-    if "applicability" in options.layers or options.only_applicable:
-        layers.append(_applicability(opened, only=options.only_applicable))
+    known = MapOfRun(opened, settings, options)
+    options, layers, about = known.planned()
     if "richness_interval" in options.layers:
-        layers.append(RichnessInterval(needed_community(opened)))
+        layers = [*layers, RichnessInterval(needed_community(opened))]
     records = None if given is None else _records(opened, settings, given, progress)
 
     def check_scene(scene: Scene) -> None:
-        plan_map(predictor, scene, options, layers=layers)
+        plan_map(predictor, scene, options, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(
@@ -379,8 +383,10 @@ def predict_map(
         scene,
         target,
         options,
-        layers=layers,
+        layers=[*layers, *known.applicability(scene)],
         records=records,
+        about=about,
+        overwrite=overwrite,
         seed=settings.seed,
         progress=progress,
     )
@@ -398,6 +404,43 @@ def _records(
 
     told, at = new_records(run, settings, given, progress=progress)
     return NewRecords(needed_community(run), told, at)
+
+
+def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
+    """
+    Return the map that is meant, and the sites of its run if they can be found.
+
+    Parameters
+    ----------
+    what
+        A map, the folder of its run, or the config of both.
+
+    Raises
+    ------
+    MissingFileError, ConfigError
+        There is no such run, or it has no map yet.
+    """
+    from butterfly_sdm.mapping.map_file import read_tags
+    from butterfly_sdm.mapping.viewer import SitesSeen
+
+    path, run = Path(what), None
+    if path.is_dir() or path.suffix in (".yaml", ".yml"):
+        run, _ = open_run(path, ())
+        path = run.folder.parent / "map.tif"
+        if not path.is_file():
+            raise MissingFileError(
+                f"There is no map {path}. Make it with: butterfly-sdm map {what}. Or name another."
+            )
+    tags = read_tags(path)
+    with suppress(ButterflySDMError):
+        run = run or Run.open(path.parent / "run")
+        if run.card.get("key") != tags.get("run"):
+            return path, None  # of another run, or by hand
+        records = run.config.build.records.sensitive if run.config.build is not None else ()
+        hidden = {*records, *(tags.get("sensitive") or {}).get("coarsened_m", {})}
+        hidden |= {*run.config.map.withhold, *run.config.map.coarsen_m}
+        return path, SitesSeen(run.dataset, hidden)
+    return path, None
 
 
 def _position_crs(run: Run) -> str | None:
@@ -463,29 +506,6 @@ def square_of_reference(text: str) -> Polygon:
     from data_prep.records.places.grid_references import GridSquare
 
     return GridSquare.parse(text).footprint()
-
-
-def _applicability(run: Run, *, only: bool) -> Layer:
-    """
-    Return the layer that says how unlike the training sites a place is, in what the model sees of
-    it.
-    """
-    from butterfly_sdm.evaluation.applicability import Applicability
-    from butterfly_sdm.evaluation.evaluate import scorable_sites
-    from butterfly_sdm.mapping.layers import Derived, seen_numbers
-
-    data = run.dataset
-    sites = scorable_sites(data, run.split.train, [run.predictor])
-    of, numbers = seen_numbers(run.predictor, data, sites)
-    known = Applicability.fit(numbers, fold_of=data.sites.get("block"))
-    return Derived(
-        "dissimilarity",
-        known.dissimilarity_of,
-        of=of,
-        unit="mean distances between training sites",
-        limit=known.threshold,
-        masks=only,
-    )
 
 
 def check(artefact: str | Path) -> list[str]:

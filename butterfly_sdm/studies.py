@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import geopandas as gpd
+import numpy as np
 import pandas as pd
 import yaml
 
@@ -29,7 +30,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.predictor import Embedding, FitContext
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError
 from butterfly_sdm.evaluation.compare import Comparison, compare
 from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
@@ -43,6 +44,8 @@ from butterfly_sdm.run import Run, dataset_of, open_run, out_folder
 from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
+    from butterfly_sdm.evaluation.report.findings import Findings
+    from butterfly_sdm.evaluation.report.page import OnMap
     from butterfly_sdm.planning import Plan, Replay
 
 
@@ -514,7 +517,37 @@ def report(
     # too.
     settings = open_run(runs[0], ())[1]
     withheld = tuple(settings.build.records.sensitive) if settings.build is not None else ()
-    return write_report(findings, target, withheld=withheld)
+    on_map = _on_map(open_run(runs[0], ())[0], findings[0], withheld)
+    return write_report(findings, target, withheld=withheld, on_map=on_map)
+
+
+def _on_map(run: Run, findings: Findings, withheld: Sequence[str]) -> OnMap | None:
+    """Return the map beside a run, if it is of that run, with its best species."""
+    from butterfly_sdm.evaluation.report.page import OnMap
+    from butterfly_sdm.figures import show_trust
+    from butterfly_sdm.mapping.map_reader import MapReader
+    from butterfly_sdm.mapping.sidecars import known_words
+
+    path = run.folder.parent / "map.tif"
+    if not path.is_file():
+        return None
+    try:
+        made = MapReader(path)
+    except ButterflySDMError:
+        return None
+    names = [name for name in made.species if name not in withheld]
+    if made.tags.get("run") != run.card.get("key") or not names:
+        return None
+    factor = findings.scores.per_species["factor"].reindex(names).fillna(0)
+    limits = {n: v for n, v in (made.tags.get("limits") or {}).items() if n in made.names}
+    beyond = total = 0
+    for _, values in made.blocks([names[0], *limits]) if limits else ():
+        known = np.isfinite(values[1:]).any(axis=0)
+        over = values[1:] > np.array(list(limits.values()))[:, None, None]
+        total, beyond = total + int(known.sum()), beyond + int((over.any(axis=0) & known).sum())
+    picture = show_trust(path, str(factor.idxmax()), limits)
+    share = beyond / total if total else None
+    return OnMap(path.name, picture, known_words(made.tags), share)
 
 
 def plan(

@@ -71,7 +71,7 @@ def test_ten_lines_of_python_do_the_same(walked):
         (dataset, "blocks"),
         (run, "resnet18 on image"),
         (scores, "noise floor"),
-        (map_, "<select"),
+        (map_, "<iframe"),
     ):
         assert len(repr(thing)) < 400
         shown = thing._repr_html_()  # in a notebook

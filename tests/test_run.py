@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 import butterfly_sdm as bs
 from butterfly_sdm.cli import app
+from butterfly_sdm.errors import ArtefactError
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,10 @@ def test_from_python_the_yaml_as_it_is_now_decides(edited):
     assert _pixel_m(bs.predict_map(again).path) == 320
     assert "regional_rate" in bs.evaluate(again).beside.index
     assert bs.check(again.folder) == []
-    assert _pixel_m(bs.predict_map(first).path) == 640  # the settings it was made with
+    with pytest.raises(ArtefactError, match=r"a finished map of other settings.*--force"):
+        bs.predict_map(first)
+    once_more = bs.predict_map(first, overwrite=True)
+    assert _pixel_m(once_more.path) == 640  # the settings it was made with
 
 
 def test_from_the_command_line_the_yaml_as_it_is_now_decides(edited, tmp_path):
@@ -71,6 +75,7 @@ def test_a_change_of_this_call_alone_decides_for_it_alone(edited, tmp_path):
     run = bs.train(path, dataset=dataset)
     other = bs.train(path, dataset=dataset, overrides=["map.stride_px=128"])
     for given, pixel_m in ((other, 1280), (run, 320)):
-        assert _pixel_m(bs.predict_map(given, out=tmp_path / "map.tif").path) == pixel_m
+        made = bs.predict_map(given, out=tmp_path / "map.tif", overwrite=True)
+        assert _pixel_m(made.path) == pixel_m
     once = bs.predict_map(run.folder, out=tmp_path / "once.tif", overrides=["map.stride_px=64"])
     assert _pixel_m(once.path) == 640

@@ -36,6 +36,18 @@ def grid_blocks(sites: pd.DataFrame, *, side_m: float = 20_000.0) -> pd.Series:
     )
 
 
+def bootstrap_blocks(sites: pd.DataFrame) -> pd.Series:
+    """
+    Return the blocks of sites for a bootstrap: squares of 20 km, smaller in a region so small that
+    they would be fewer than 20.
+    """
+    blocks = grid_blocks(sites)
+    if blocks.nunique() >= 20:
+        return blocks
+    extent = max(np.ptp(sites["easting"]), np.ptp(sites["northing"]), 1.0)
+    return grid_blocks(sites, side_m=extent / 7)
+
+
 def block_means(
     values: np.ndarray, blocks: np.ndarray | pd.Series, *, repeats: int = 2000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, int]:

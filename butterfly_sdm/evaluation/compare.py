@@ -85,7 +85,8 @@ class Comparison:
     first_surely, second_surely
         Those of them whose own interval excludes 0.
     per_species
-        Both scores, their difference, ``low`` and ``high``.
+        Both scores, their difference, ``low`` and ``high``, which are NaN for a species that was
+        seen on the same share of visits at all sites, so that nothing is sure of it.
     sites, blocks
         How many the comparison rests on.
     """
@@ -321,6 +322,10 @@ def compare(
     mean, replicates, count = block_means(difference, block_of, repeats=repeats, seed=seed)
     low, high = percentile_interval(replicates, count, level=level)
     overall_low, overall_high = percentile_interval(replicates.mean(axis=1), count, level=level)
+    # Seen on the same share of visits everywhere, on all or on none: nothing tells two predictors
+    # apart, and the smallest error of one would count as sure.
+    alike = np.ptp(dataset.rates.loc[used].to_numpy(), axis=0) == 0
+    low, high = (np.where(alike, np.nan, end) for end in (low, high))
     table = pd.DataFrame(
         {
             names[0]: one.mean(axis=0),

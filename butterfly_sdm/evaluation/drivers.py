@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.predictor import Predictor, Sees
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.scores import cell_scores, checked_predictions
 from butterfly_sdm.progress import Progress, silent
@@ -34,6 +34,21 @@ def input_groups(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     if dataset.card.tiles is not None:
         groups |= {f"band {band}": () for band in dataset.card.tiles.bands}
     return groups
+
+
+def used_groups(groups: Mapping[str, Sequence[str]], sees: Sees) -> dict[str, tuple[str, ...]]:
+    """Return those of the groups of :func:`input_groups` of which a predictor takes something."""
+    return {
+        group: tuple(names)
+        for group, names in groups.items()
+        if (
+            bool(set(names) & set(sees.covariates))
+            if names
+            else sees.position_crs is not None
+            if group == "position"
+            else group.removeprefix("band ") in sees.bands
+        )
+    }
 
 
 def permutation_importance(

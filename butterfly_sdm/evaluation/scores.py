@@ -24,6 +24,10 @@ from butterfly_sdm.evaluation.ranking import (
 )
 from butterfly_sdm.evaluation.topk import adaptive_top_k, top_k_overlap
 
+NOT_STATED = (
+    "not stated: visits are too few to tell what a model could know from chance; compare the errors"
+)
+CLEAR = 2.0  # standard errors that the noise floor has to lie below the error of the reference
 EPSILON = 1e-6  # probabilities are kept this far from 0 and 1 where a logarithm is taken
 
 DEFINITIONS: dict[str, str] = {
@@ -36,11 +40,11 @@ DEFINITIONS: dict[str, str] = {
     "noise_floor": "mean of rate (1 - rate) / (visits - 1): the expected MSE of the true "
     "probabilities",
     "skill": "(MSE of the reference - MSE) / (MSE of the reference - noise floor): 0 as the "
-    "reference, 1 perfect",
+    "reference, 1 perfect; not stated where the noise floor is not clearly below the reference",
     "top5": "share of the 5 most frequent species among the 5 predicted highest; ties by expected "
-    "value",
+    "value; not defined for 5 species or fewer",
     "top10": "share of the 10 most frequent species among the 10 predicted highest; ties by "
-    "expected value",
+    "expected value; not defined for 10 species or fewer",
     "adaptive_top": "as top-k with k = species recorded at the site",
     "auc": "mean over species of the area under the ROC of recorded at all against not",
     "average_precision": "mean over species of the average precision of recorded at all",
@@ -92,14 +96,12 @@ class Scores:
         if self.beside is not None:
             for name, mse in self.beside["mse"].iloc[1:].items():
                 rows[f"  of {name}"] = f"{mse:.5f}"
-        rows["noise floor"] = f"{self['noise_floor']:.5f} (no model can do better)"
+        if np.isfinite(self["noise_floor"]):
+            rows["noise floor"] = f"{self['noise_floor']:.5f} (no model can do better)"
         if np.isfinite(self["skill"]):
-            meaning = (
-                "0: as good as the mean rate; 1: perfect"
-                if self["skill"] > 0
-                else "worse than the mean rate: do not trust the map"
-            )
-            rows["skill"] = f"{self['skill']:.2f} ({meaning})"
+            rows["skill"] = f"{self['skill']:.2f} ({_meaning(self['skill'])})"
+        elif self.beside is not None:
+            rows["skill"] = NOT_STATED
         factor = self.per_species["factor"].dropna()
         if len(factor):
             rows["species predicted better than by the mean rate"] = (
@@ -132,7 +134,7 @@ class Scores:
         columns = [
             "mse",
             "mae",
-            "skill",
+            *(["skill"] if self.beside["skill"].notna().any() else []),
             *([f"top{self.top_k}"] if self.top_k else []),
             "auc",
             "boyce",
@@ -229,12 +231,11 @@ def score_predictions(
             table["factor"] = base_mse / table["mse"]
     overall = {key: float(value.mean()) for key, value in cells.items()}
     overall["noise_floor"] = float(np.nanmean(floor)) if (n > 1).any() else float("nan")
-    gap = float("nan") if base_error is None else float(base_error.mean()) - overall["noise_floor"]
-    overall["skill"] = (
-        1 - (overall["mse"] - overall["noise_floor"]) / gap
-        if gap and np.isfinite(gap)
-        else float("nan")
-    )
+    overall["skill"] = float("nan")
+    if base_error is not None and _floor_is_clear(base_error, floor):
+        gap = float(base_error.mean()) - overall["noise_floor"]
+        if gap > 0:
+            overall["skill"] = 1 - (overall["mse"] - overall["noise_floor"]) / gap
     for key in ("top5", "top10", "adaptive_top", "similarity"):
         overall[key] = float(per_site[key].mean())
     for key in ("auc", "average_precision", "tss", "boyce"):
@@ -330,6 +331,27 @@ def noise_floor(rate: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.asarray(rate * (1 - rate) / np.where(n > 1, n - 1, np.nan)[:, None])
 
 
+def _meaning(skill: float) -> str:
+    if skill > 0:
+        return "0: as good as the mean rate; 1: perfect"
+    return "as good as the mean rate" if skill == 0 else "worse than the mean rate: do not trust it"
+
+
+def _floor_is_clear(base_error: np.ndarray, floor: np.ndarray) -> bool:
+    """
+    Return whether the noise floor (sites, species) lies clearly below the error of the reference,
+    judged on sites with more than one visit, which must be more than half of all.
+
+    Skill divides by the difference: where that may be 0 or less, its size and its sign mean
+    nothing.
+    """
+    known = np.isfinite(floor).all(axis=1)
+    if known.sum() < 3 or 2 * known.sum() <= len(known):
+        return False
+    gap = (base_error - floor)[known].mean(axis=1)  # (sites,)
+    return bool(gap.mean() > CLEAR * gap.std(ddof=1) / np.sqrt(len(gap)))
+
+
 def _per_species(
     dataset: Dataset,
     rate: np.ndarray,
@@ -378,8 +400,9 @@ def _per_site(
     table.index.name = "site_id"
     for key, value in cells.items():
         table[key] = value.mean(axis=1)
-    for k in (5, 10):
-        table[f"top{k}"] = top_k_overlap(rate, probability, min(k, rate.shape[1]))
+    for k in (5, 10):  # all species agree with all species
+        enough = k < rate.shape[1]
+        table[f"top{k}"] = top_k_overlap(rate, probability, k) if enough else np.nan
     table["adaptive_top"] = adaptive_top_k(rate, probability)
     table["species_recorded"] = (rate > 0).sum(axis=1)
     table["richness"] = rate.sum(axis=1)

@@ -58,16 +58,38 @@ class Conformal:
             if isinstance(visits, int | float)
             else visits[predictions.index].to_numpy(float)
         )
-        if (n < 1).any():
-            raise DataError("An interval for a rate needs at least one visit per site.")
-        columns = list(predictions.columns)
-        half = self.quantile[columns].to_numpy() * _scale(p, n, self.spread[columns].to_numpy())
-        frames = (np.clip(p - half, 0, 1), np.clip(p + half, 0, 1))
         low, high = (
             pd.DataFrame(frame, index=predictions.index, columns=predictions.columns)
-            for frame in frames
+            for frame in self.ends(p, tuple(predictions.columns), n)
         )
         return low, high
+
+    def ends(
+        self, p: np.ndarray, species: tuple[str, ...], visits: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Return the lower and upper ends, each (places, species).
+
+        Parameters
+        ----------
+        p
+            (places, species) predictions.
+        species
+            Names of the columns.
+        visits
+            (places,) on which the rates would be seen.
+
+        Raises
+        ------
+        DataError
+            Visits are below 1.
+        """
+        if (visits < 1).any():
+            raise DataError("An interval for a rate needs at least one visit per site.")
+        columns = list(species)
+        scale = _scale(p, visits, self.spread[columns].to_numpy())
+        half = self.quantile[columns].to_numpy() * scale
+        return np.clip(p - half, 0, 1), np.clip(p + half, 0, 1)
 
     def to_json(self, path: Path) -> None:
         """Write level, quantiles and spreads."""

@@ -3,9 +3,9 @@ from .embedding import show_embedding as show_embedding
 from .history import show_history as show_history
 from .look_pictures import show_preview as show_preview
 from .look_pictures import show_records as show_records
-from .map_pictures import MapView as MapView
 from .map_pictures import show_bands as show_bands
 from .map_pictures import show_maps as show_maps
+from .map_pictures import show_trust as show_trust
 from .picture import Picture as Picture
 from .plan_pictures import show_plan as show_plan
 from .plan_pictures import show_replay as show_replay

@@ -1,21 +1,19 @@
-"""
-Pictures of maps: species side by side, and a map with a picker of species that needs no server.
-"""
+"""Pictures of maps: species side by side, and one species of several maps."""
 
-import base64
-import html
-import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar, without_ticks
+from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar
 
 NOTHING = "#d9dcdd"
 
@@ -152,6 +150,65 @@ def show_maps(
     return picture
 
 
+def _hatch(axes: Axes) -> None:
+    """Hatch where nothing is drawn, so that it cannot be taken for a low number."""
+    axes.set_facecolor("white")
+    axes.patch.set(hatch="////", edgecolor="#8d9892", linewidth=0)
+
+
+def show_trust(path: str | Path, species: str, limits: Mapping[str, float]) -> Picture:
+    """
+    Show a species of a map, and beside it where the map should not be trusted.
+
+    Parameters
+    ----------
+    path
+        A map.
+    species
+        Name of its band.
+    limits
+        Bands of dissimilarity to the training sites, and the largest number of each that is like
+        them; empty: the map does not tell.
+
+    Returns
+    -------
+    Picture
+        Shows itself at the end of a cell; ``save`` writes it.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        The map is missing or has no such band.
+    """
+    band, *unlike = read_bands(path, [species, *limits])
+    picture = Picture(8.4 if unlike else 4.4, 4.0)
+    most = [part.values / limits[part.name] for part in unlike]
+    outside = np.any([part > 1 for part in most], axis=0) if unlike else None
+    panels: list[tuple[str, np.ndarray, str, str, float | None]] = [
+        (band.name, band.values, band.unit, SEQUENTIAL, None)
+    ]
+    if unlike:
+        panels.append(
+            ("how unlike the training sites", np.fmax.reduce(most), "of the limit", "cividis_r", 2)
+        )
+    for place, (title, values, unit, colours, top) in enumerate(panels, start=1):
+        axes = picture.add_subplot(1, len(panels), place)
+        _hatch(axes)
+        shown = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        if outside is not None and outside.any():
+            cells = np.where(outside, 1.0, 0.0)
+            with rc_context({"hatch.color": "#5b0b4a", "hatch.linewidth": 0.8}):
+                axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
+        axes.set_title(title, fontsize=9)
+        bar = picture.colorbar(shown, ax=axes, shrink=0.8)
+        bar.ax.tick_params(labelsize=6)
+        bar.set_label(unit, fontsize=7)
+        scale_bar(axes, band.pixel_m)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    return picture
+
+
 def show_bands(
     values: np.ndarray,
     units: Mapping[str, str | None],
@@ -159,6 +216,7 @@ def show_bands(
     extent: tuple[float, float, float, float],
     axis_unit: str,
     colours: Sequence[str],
+    notes: Mapping[str, str] | None = None,
 ) -> Picture:
     """
     Show bands of one map side by side, each with its own scale, in coordinates.
@@ -175,6 +233,8 @@ def show_bands(
         Of the coordinates.
     colours
         From 0 to the largest number.
+    notes
+        Said below the name of a band, such as how good it is; None: nothing.
 
     Returns
     -------
@@ -189,9 +249,10 @@ def show_bands(
     picture = Picture(4.2 * columns, height * rows)
     for place, ((name, unit), band) in enumerate(zip(units.items(), values, strict=True), start=1):
         axes = picture.add_subplot(rows, columns, place)
-        axes.set_facecolor(NOTHING)
+        _hatch(axes)
         image = axes.imshow(band, cmap=ramp, vmin=0, extent=extent, interpolation="nearest")
-        axes.set_title(name, fontsize=9)
+        note = textwrap.fill((notes or {}).get(name) or "", 52)
+        axes.set_title(f"{name}\n{note}".strip(), fontsize=9 if not note else 8)
         axes.tick_params(labelsize=6)
         axes.ticklabel_format(useOffset=False, style="plain")
         axes.set_xlabel(axis_unit, fontsize=6)
@@ -199,79 +260,3 @@ def show_bands(
         bar.ax.tick_params(labelsize=6)
         bar.set_label(unit or "", fontsize=7)
     return picture
-
-
-class MapView:
-    """
-    A map with a picker of bands, as one piece of HTML that needs neither a server nor a widget.
-
-    Parameters
-    ----------
-    path
-        A map.
-    most_px
-        Longest side of the pictures, in pixels of the screen's side.
-
-    Examples
-    --------
-    >>> MapView("map.tif")  # in a notebook  # doctest: +SKIP
-    >>> MapView("map.tif").save("map.html")  # doctest: +SKIP
-    """
-
-    def __init__(self, path: str | Path, *, most_px: int = 384) -> None:
-        self.path = Path(path)
-        self.bands = read_bands(path, most_px=most_px)
-
-    def _repr_html_(self) -> str:
-        pictures = [_as_png(band) for band in self.bands]
-        options = "".join(
-            f"<option value='{n}'>{html.escape(band.name)}</option>"
-            for n, band in enumerate(self.bands)
-        )
-        images = "".join(
-            f"<img alt='{html.escape(band.name, quote=True)}' src='data:image/png;base64,{data}' "
-            f"style='max-width:100%;display:{'block' if n == 0 else 'none'}'>"
-            for n, (band, data) in enumerate(zip(self.bands, pictures, strict=True))
-        )
-        pick = (
-            "const all = this.closest('figure').querySelectorAll('img');"
-            "all.forEach((image, n) => image.style.display = n == this.value ? 'block' : 'none');"
-        )
-        return (
-            f'<figure style="margin:0"><label>{html.escape(self.path.name)}: '
-            f'<select onchange="{pick}">{options}</select></label>{images}</figure>'
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """
-        Write the view as one HTML file that any browser opens; return its path.
-
-        Returns
-        -------
-        Path
-            Where it lies.
-        """
-        from butterfly_sdm.core.files import write_text
-
-        write_text(
-            Path(path),
-            "<!doctype html><html lang='en'><meta "
-            f"charset='utf-8'><title>{html.escape(self.path.name)}</title>"
-            f"<body style='font-family:sans-serif;margin:2em'>{self._repr_html_()}</body></html>\n",
-        )
-        return Path(path)
-
-
-def _as_png(band: MapBand) -> str:
-    height, width = band.values.shape
-    picture = Picture(5.6, 5.6 * height / width * 0.88 + 0.4)
-    axes = picture.add_subplot()
-    axes.set_facecolor(NOTHING)
-    shown = axes.imshow(band.values, cmap=SEQUENTIAL, vmin=0, interpolation="nearest")
-    axes.set_title(band.name, fontsize=10)
-    picture.colorbar(shown, ax=axes, shrink=0.8, label=band.unit)
-    scale_bar(axes, band.pixel_m)
-    without_ticks(axes)
-    buffer = io.BytesIO()
-    picture.savefig(buffer, format="png", dpi=90)
-    return base64.b64encode(buffer.getvalue()).decode()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import geopandas as gpd
 import numpy as np
 from rasterio.features import geometry_mask
+from rasterio.transform import array_bounds
+from rasterio.warp import transform_bounds
+from shapely.geometry import box
 
 from butterfly_sdm.errors import DataError, MissingFileError
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
@@ -20,6 +24,7 @@ def wanted_positions(
     crs: Any,
     polygons: Path | gpd.GeoDataFrame | None,
     masks: Mapping[Path, tuple[int, ...]],
+    land: Path | Literal["natural_earth"] | None = None,
 ) -> tuple[Lattice, np.ndarray]:
     """
     Return the lattice around the area, and (height, width) whether the centre of each map pixel
@@ -36,6 +41,9 @@ def wanted_positions(
         wanted. None: everywhere.
     masks
         Raster file: the values that are not wanted, such as those of sea in a land cover map.
+    land
+        Vector file of land, or ``natural_earth`` for the land that comes with the package:
+        positions off it are not wanted. None: any are.
 
     Raises
     ------
@@ -44,8 +52,8 @@ def wanted_positions(
     DataError
         The polygons have no CRS, or nothing of the area lies in the scene.
     """
-    files = [*masks, *([polygons] if isinstance(polygons, Path) else [])]
-    for path in files:
+    named = [*masks, *(path for path in (polygons, land) if isinstance(path, Path))]
+    for path in named:
         if not path.is_file():
             raise MissingFileError(
                 f"There is no file {path} for the area of the map. Check area and masks."
@@ -56,7 +64,10 @@ def wanted_positions(
         lattice = lattice.around(_bounds(shapes))
     wanted = np.ones(lattice.shape, dtype=bool)
     if shapes is not None and wanted.size:
-        wanted &= geometry_mask(shapes.geometry, lattice.shape, lattice.transform, invert=True)
+        wanted &= _inside(lattice, shapes)
+    if land is not None and wanted.size:
+        ground = _natural_earth(lattice, crs) if land == "natural_earth" else _read(land)
+        wanted &= _inside(lattice, ground.to_crs(crs))
     for path, values in masks.items():
         rows, cols = np.nonzero(wanted)
         if len(rows):
@@ -80,6 +91,29 @@ def _bounds(shapes: gpd.GeoDataFrame) -> tuple[float, float, float, float]:
         return 0.0, 0.0, 0.0, 0.0  # no shape, or one that has no place in this CRS
     left, bottom, right, top = map(float, found)
     return left, bottom, right, top
+
+
+def _inside(lattice: Lattice, shapes: gpd.GeoDataFrame) -> np.ndarray:
+    if shapes.empty:
+        return np.zeros(lattice.shape, dtype=bool)
+    inside: np.ndarray = geometry_mask(
+        shapes.geometry, lattice.shape, lattice.transform, invert=True
+    )
+    return inside
+
+
+def _natural_earth(lattice: Lattice, crs: Any) -> gpd.GeoDataFrame:
+    """Return the land of Natural Earth at 1:10 million around the positions of a map."""
+    bounds = array_bounds(*lattice.shape, lattice.transform)
+    west, south, east, north = transform_bounds(crs, "EPSG:4326", *bounds, densify_pts=51)
+    packed = files("butterfly_sdm.mapping").joinpath("land/land_10m.topojson.gz")
+    with as_file(packed) as path:
+        land = gpd.read_file(f"/vsigzip/{path}")
+    parts = land.geometry.explode(index_parts=False)
+    # across the 180th meridian both ends of the world are near
+    around = box(-180, south, 180, north) if west > east else box(west, south, east, north)
+    near = parts[parts.intersects(around)].make_valid().intersection(around.buffer(0.1))
+    return gpd.GeoDataFrame(geometry=near[~near.is_empty], crs="EPSG:4326")
 
 
 def _read(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:

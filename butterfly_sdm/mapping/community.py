@@ -15,6 +15,7 @@ from butterfly_sdm.community.community import Community
 from butterfly_sdm.community.given import Given
 from butterfly_sdm.community.neighbours import Records
 from butterfly_sdm.community.unvisited import Unvisited
+from butterfly_sdm.core.cards import fingerprint
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface
 from butterfly_sdm.mapping.surfaces.positions import Positions
@@ -84,6 +85,16 @@ class NewRecords:
     community: Community
     given: Given
     places: gpd.GeoSeries
+
+    @property
+    def key(self) -> str:
+        """What changes with the records, and with what is known of how species come together."""
+        given = self.given
+        tables = [given.detections, given.visits, given.effort, given.lists]
+        hashes = [pd.util.hash_pandas_object(table).to_numpy().tolist() for table in tables]
+        names = [list(map(str, given.detections.columns)), list(map(str, self.places.index))]
+        spread = np.asarray(self.community.linear).tolist()
+        return fingerprint([hashes, names, self.places.to_wkt().tolist(), spread])
 
     def on(self, filled: FilledSurface, options: MapOptions) -> Pull:
         """

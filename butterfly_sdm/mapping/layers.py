@@ -19,10 +19,12 @@ from butterfly_sdm.data.predictor import Members, Predictor
 from butterfly_sdm.errors import DataError, ModelError
 from butterfly_sdm.mapping.community import RichnessInterval
 from butterfly_sdm.mapping.options import MapOptions
+from butterfly_sdm.mapping.surfaces.ground import Ground
 from butterfly_sdm.mapping.surfaces.networks import embed, embedders
 from butterfly_sdm.mapping.surfaces.rows import Strip
 
-Needs = Literal["probability", "spread", "embedding", "covariates", "sites"]
+Needs = Literal["probability", "spread", "embedding", "covariates", "sites", "ground"]
+Ends = Callable[[np.ndarray, tuple[str, ...]], tuple[np.ndarray, np.ndarray]]
 
 
 class Layer(Protocol):
@@ -171,6 +173,55 @@ class Presence:
         return np.array([given[name] for name in species])
 
 
+BOUNDS = {"lower": "lower bound", "upper": "upper bound", "width": "width of the interval"}
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """
+    One end, or the width, of an interval around the probability of each species.
+
+    Attributes
+    ----------
+    which
+        ``lower``, ``upper`` or ``width``.
+    ends
+        From (n, species) probabilities and the names of the species to the lower and the upper
+        ends, each (n, species).
+    species
+        That get a band; None: all of the map.
+    """
+
+    which: Literal["lower", "upper", "width"]
+    ends: Ends
+    species: tuple[str, ...] | None = None
+    needs: ClassVar[Needs] = "probability"
+
+    @property
+    def unit(self) -> str:
+        """What the numbers are."""
+        return BOUNDS[self.which]
+
+    def names(self, species: Sequence[str]) -> tuple[str, ...]:
+        """Return the names of the bands."""
+        return tuple(f"{name} {self.which}" for name in self._chosen(species))
+
+    def largest(self, species: Sequence[str]) -> float:
+        """Return 1."""
+        return 1.0
+
+    def values(self, strip: Strip) -> np.ndarray:
+        """Return the ends, or their difference."""
+        chosen = self._chosen(strip.species)
+        p = strip.probability[[strip.species.index(name) for name in chosen]]
+        low, high = self.ends(p.reshape(len(p), -1).T, chosen)
+        found = {"lower": low, "upper": high}.get(self.which)
+        return np.asarray(high - low if found is None else found, np.float32).T.reshape(p.shape)
+
+    def _chosen(self, species: Sequence[str]) -> tuple[str, ...]:
+        return tuple(name for name in species if self.species is None or name in self.species)
+
+
 @dataclass(frozen=True)
 class Derived:
     """
@@ -186,8 +237,10 @@ class Derived:
     of
         What the function is given: ``probability`` (n, species), ``embedding`` (n, length) of a
         network (of an ensemble those of its members side by side), ``covariates`` (n, covariates)
-        that the predictor sees, or ``sites``: a data set with the positions and covariates of n
-        places.
+        that the predictor sees, ``sites``: a data set with the positions and covariates of n
+        places, or ``ground``: what lies there, whatever the predictor sees of it.
+    ground
+        What of the ground the function is given; None: nothing.
     limit
         A larger number is a warning: it is in the metadata, and a page of the map hatches such
         places. None: no number is.
@@ -203,11 +256,12 @@ class Derived:
 
     name: str
     function: Callable[[np.ndarray], np.ndarray] | Callable[[Dataset], np.ndarray]
-    of: Literal["probability", "embedding", "covariates", "sites"] = "embedding"
+    of: Literal["probability", "embedding", "covariates", "sites", "ground"] = "embedding"
     unit: str = ""
     limit: float | None = None
     masks: bool = True
     maximum: float = 10.0
+    ground: Ground | None = None
 
     @property
     def needs(self) -> Needs:
@@ -234,11 +288,16 @@ class Derived:
         elif self.of == "embedding":
             assert strip.embedding is not None
             given = strip.embedding[:, known].T
+        elif self.of == "ground":
+            assert self.ground is not None
+            given = self.ground.numbers(strip, known)
         else:
             given = places = strip.sites(known)
             if self.of == "covariates":
                 given = _covariates(strip.positions.predictor, places)
-        out[0, known] = np.asarray(self.function(given), dtype=np.float32)  # type: ignore[arg-type]
+        found = np.asarray(self.function(given), dtype=np.float32)  # type: ignore[arg-type]
+        # what is not known of the ground is unlike any that is
+        out[0, known] = np.nan_to_num(found, nan=self.maximum) if self.of == "ground" else found
         return out
 
 
@@ -308,6 +367,13 @@ def layers_of(
         raise DataError(
             "The layer richness_interval needs a community, which a run may have: use "
             "butterfly_sdm.predict_map(run), or give a layer RichnessInterval."
+        )
+    bounds = [name for name in options.layers if name in BOUNDS]
+    made = {layer.which for layer in more if isinstance(layer, Bounds)}
+    if lacking := [name for name in bounds if name not in made]:
+        raise DataError(
+            f"The layer {lacking[0]!r} needs held-out sites, which a run knows: use "
+            "butterfly_sdm.predict_map(run), or give a layer Bounds."
         )
     layers = [NAMED[name] for name in options.layers if name in NAMED]
     layers += more

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import geopandas as gpd
 import numpy as np
@@ -19,12 +19,13 @@ from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import ArtefactError, RasterError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.mapping.community import NewRecords, Pull
 from butterfly_sdm.mapping.layers import Derived, Layer
-from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.map_file import Band, open_map, read_tags
+from butterfly_sdm.mapping.map_reader import MapReader, map_arrays
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.plan import MapPlan, plan_map
 from butterfly_sdm.mapping.quantity import asked, unit_of
@@ -33,15 +34,19 @@ from butterfly_sdm.mapping.surfaces.audit import audit_positions
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface, Surface, fill
 from butterfly_sdm.mapping.surfaces.rows import Strip
+from butterfly_sdm.mapping.zonal import polygons_table, squares_table
 from butterfly_sdm.predictors import Handle
 from butterfly_sdm.progress import Progress, silent
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 log = logging.getLogger("butterfly_sdm.mapping")
 
 CACHE_BYTES = 64 * 2**20  # of decoded imagery: rows read one after the other share its blocks
-#: Mean difference in probability between the dense way and window by window above which ``auto``
-#: gives the dense map up.
-FAR = 0.03
+#: Mean and 99th percentile of the difference in probability between the dense way and window by
+#: window above which ``auto`` gives the dense map up.
+FAR = (0.03, 0.1)
 #: Mean and 99th percentile of that difference above which a map says that its network was not
 #: trained for it.
 NEAR = (0.005, 0.03)
@@ -84,8 +89,88 @@ class MapResult:
     def __repr__(self) -> str:
         return f"<Map {self.path}: {len(self.species)} species, {self.crs}>"
 
+    @classmethod
+    def open(cls, path: str | Path) -> MapResult:
+        """
+        Return a finished map from its file.
+
+        Parameters
+        ----------
+        path
+            The GeoTIFF.
+
+        Raises
+        ------
+        MissingFileError, RasterError
+            There is no such file, or it is no map of this package.
+        """
+        made = MapReader(path)
+        told = {key: made.tags.get(key) or {} for key in ("counts", "audit")}
+        return cls(
+            made.path, made.species, made.crs.to_string(), **told, mode=made.tags.get("mode", "")
+        )
+
+    def to_xarray(self, species: Sequence[str] | None = None) -> xr.Dataset:
+        """
+        Return the map as an xarray data set.
+
+        Parameters
+        ----------
+        species
+            Names; None: all.
+
+        Returns
+        -------
+        xarray.Dataset
+            ``probability`` (species, y, x), and where the map has them ``lower``, ``upper``,
+            ``width``, ``present`` in the same shape and layers (y, x) by their names; NaN where
+            nothing is predicted. ``crs`` and what the map knows of itself are attributes.
+
+        Raises
+        ------
+        MissingPackageError
+            xarray is not installed.
+        DataError
+            There is no species of that name.
+        """
+        return map_arrays(MapReader(self.path), species)
+
+    def to_geodataframe(
+        self,
+        side_m: float = 1000.0,
+        polygons: str | Path | gpd.GeoDataFrame | None = None,
+        *,
+        name: str | None = None,
+    ) -> gpd.GeoDataFrame:
+        """
+        Return the means of every band over squares or polygons.
+
+        Parameters
+        ----------
+        side_m
+            Side of the squares.
+        polygons
+            Vector file, or one row per polygon, in place of squares; None: squares.
+        name
+            Column that names the polygons; None: their number.
+
+        Returns
+        -------
+        GeoDataFrame
+            One row per square or polygon: ``zone``, ``positions``, one column per band.
+
+        Raises
+        ------
+        DataError, MissingFileError
+            As :mod:`butterfly_sdm.mapping.zonal`.
+        """
+        if polygons is None:
+            return squares_table(self.path, side_m)
+        given = polygons if isinstance(polygons, gpd.GeoDataFrame) else Path(polygons)
+        return polygons_table(self.path, given, name=name)
+
     def _repr_html_(self) -> str:
-        from butterfly_sdm.figures import MapView
+        from butterfly_sdm.mapping.viewer import MapView
 
         facts: dict[str, object] = {
             "file": self.path,
@@ -109,6 +194,8 @@ def write_map(
     area: gpd.GeoDataFrame | None = None,
     layers: Sequence[Layer] = (),
     records: NewRecords | None = None,
+    about: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
     seed: int = 0,
     progress: Progress = silent,
 ) -> MapResult:
@@ -136,6 +223,11 @@ def write_map(
         Objects of :mod:`butterfly_sdm.mapping.layers`: bands after those that ``options`` names.
     records
         What was seen at places the predictor was not trained on: it moves the map around them.
+    about
+        More metadata, by lower-case name: ``skill`` (of what is in its ``species``, only what the
+        map shows), ``interval``, ``run``. None: nothing is known.
+    overwrite
+        Whether a finished map of other settings, or another file, is replaced.
     seed
         Draws the positions that are predicted again window by window.
 
@@ -153,34 +245,104 @@ def write_map(
     DataError, MissingFileError
         A species is unknown, or covariates or files are missing.
     ArtefactError
-        Another process is writing the same map.
+        Another process is writing the same map, or one of other settings is there.
     """
     out, options = Path(out), options or MapOptions()
     predictor = asked(predictor, options)
     plan = plan_map(predictor, scene, options, area=area, layers=layers)
     with tempfile.TemporaryDirectory() as scratch:
         model = _save(predictor, Path(scratch))
+    known = _known_of(plan, about or {})
+    settings = _settings(plan, _key(plan, model), known, seed, records)
+    done = _finished(out, settings) if out.exists() and not overwrite else None
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
         work_folder(out, _key(plan, model)) as work,
     ):
-        if options.workers > 1 or options.dask:
-            if not (work / "model").is_dir():
-                _save(predictor, work / "model.new")
-                (work / "model.new").rename(work / "model")
-            plan = replace(
-                plan, positions=replace(plan.positions, handle=Handle(predictor, work / "model"))
-            )
-        filled, audit = _filled(plan, work, seed, progress)
-        tags = _tags(plan, filled.parts[0][0], model, audit)
-        pull = None if records is None else records.on(filled, options)
-        if pull is not None:
-            tags["records"] = {"places": pull.used}
-        counts = _write(plan, _Strips(filled, pull), out, work, tags, progress)
-        del filled
+        if done is None:
+            if options.workers > 1 or options.dask:
+                plan = _shared(plan, predictor, work)
+            filled, audit = _filled(plan, work, seed, progress)
+            tags = _tags(plan, filled.parts[0][0], model, audit) | known | {"settings": settings}
+            pull = None if records is None else records.on(filled, options)
+            if pull is not None:
+                tags["records"] = {"places": pull.used}
+            strips = _Strips(filled, pull)
+            done = tags | {"counts": _write(plan, strips, out, work, tags, progress)}
+            del filled, strips
         files = _write_beside(out, options.beside)
+    return _result(plan, out, done, files)
+
+
+def _shared(plan: MapPlan, predictor: Predictor, work: Path) -> MapPlan:
+    """Return the plan with the predictor in a folder that other processes see."""
+    if not (work / "model").is_dir():
+        _save(predictor, work / "model.new")
+        (work / "model.new").rename(work / "model")
+    handle = Handle(predictor, work / "model")
+    return replace(plan, positions=replace(plan.positions, handle=handle))
+
+
+def _result(
+    plan: MapPlan, out: Path, tags: Mapping[str, Any], files: Mapping[str, Path]
+) -> MapResult:
     crs = plan.positions.scene.crs.to_string()
-    return MapResult(out, plan.species, crs, counts, audit, tags["mode"], files)
+    return MapResult(out, plan.species, crs, tags["counts"], tags["audit"], tags["mode"], files)
+
+
+def _known_of(plan: MapPlan, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata that was handed over, of no other species than those of the map."""
+    known = dict(about)
+    if known.get("skill"):
+        told = known["skill"]["species"]
+        shown = {name: told[name] for name in plan.species if name in told}
+        known["skill"] = {**known["skill"], "species": shown}
+    return known
+
+
+def _settings(
+    plan: MapPlan, key: str, known: Mapping[str, Any], seed: int, records: NewRecords | None
+) -> str:
+    """Return what identifies a finished map."""
+    options = plan.options
+    return fingerprint(
+        {
+            "work": key,
+            "species": plan.species,
+            "layers": [(layer.names(plan.species), layer.unit) for layer in plan.layers],
+            "limits": [
+                (layer.limit, layer.masks) for layer in plan.layers if isinstance(layer, Derived)
+            ],
+            "options": (options.dtype, options.mode, options.audit, options.presence_above),
+            "coarsened": dict(options.coarsen_m),
+            "known": dict(known),
+            "quantity": (options.quantity, options.week, options.dates, options.bound),
+            "records": None if records is None else records.key,
+            "seed": seed,
+        }
+    )
+
+
+def _finished(out: Path, settings: str) -> dict[str, Any] | None:
+    """
+    Return the metadata of a map that is there already.
+
+    Raises
+    ------
+    ArtefactError
+        It is of other settings, or no map.
+    """
+    try:
+        tags = read_tags(out)
+    except RasterError:
+        tags = {}
+    if tags.get("settings") == settings:
+        return tags
+    what = "a finished map of other settings" if tags else "there already and no map"
+    raise ArtefactError(
+        f"{out} is {what}. Name another file with --out, or replace it with --force (in Python: "
+        "overwrite=True)."
+    )
 
 
 def _filled(
@@ -211,7 +373,8 @@ def _given_up(found: Mapping[str, float], mode: str) -> bool:
     """Return whether a dense map is so far from window by window that it is not kept."""
     if not found or (found["mean_abs"] <= NEAR[0] and found["p99_abs"] <= NEAR[1]):
         return False
-    give_up = mode == "auto" and found["mean_abs"] > FAR
+    far = found["mean_abs"] > FAR[0] or found["p99_abs"] > FAR[1]
+    give_up = mode == "auto" and far
     log.warning(
         "The dense map differs from window by window by %.4f on average (99th percentile %.3f, "
         "largest %.3f): this network relies on the edges of its tiles. Networks trained with "

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rasterio
 from rasterio.windows import Window
 
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, MissingPackageError, did_you_mean, how_to_install
 from butterfly_sdm.mapping.map_file import TILE_PX, read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 
 class MapReader:
@@ -100,3 +104,60 @@ class MapReader:
         x = grid.c + grid.a * (window.col_off + np.arange(window.width) + 0.5)
         y = grid.f + grid.e * (window.row_off + np.arange(window.height) + 0.5)
         return x, y
+
+
+BESIDE = ("lower", "upper", "width", "present")  # bands "SPECIES lower" ...
+
+
+def map_arrays(source: MapReader, species: Sequence[str] | None = None) -> xr.Dataset:
+    """
+    Return a map as an xarray data set; see :meth:`butterfly_sdm.mapping.MapResult.to_xarray`.
+
+    Raises
+    ------
+    MissingPackageError
+        xarray is not installed.
+    DataError
+        There is no species of that name.
+    """
+    try:
+        import xarray as xr
+    except ImportError as error:
+        raise MissingPackageError(
+            f"A map as an xarray data set needs xarray: {how_to_install('xarray')}"
+        ) from error
+    chosen = list(source.species if species is None else species)
+    if unknown := [name for name in chosen if name not in source.species]:
+        raise DataError(
+            f"{source.path} has no species {unknown[0]!r}."
+            + did_you_mean(unknown[0], source.species)
+        )
+    of_species = {
+        "probability": {name: name for name in chosen},
+        **{what: {name: f"{name} {what}" for name in chosen} for what in BESIDE},
+    }
+    taken = {*source.species, *(f"{name} {what}" for name in source.species for what in BESIDE)}
+    layers = [name for name in source.names if name not in taken]
+    wanted = [name for names in of_species.values() for name in names.values()]
+    read = [name for name in (*wanted, *layers) if name in source.names]
+    values = np.full((len(read), *source.shape), np.nan, dtype=np.float32)
+    for window, block in source.blocks(read):
+        values[:, *window.toslices()] = block
+    found = dict(zip(read, values, strict=True))
+    x, y = source.centres(Window(0, 0, source.shape[1], source.shape[0]))
+    data: dict[str, Any] = {}
+    for what, names in of_species.items():
+        if known := {name: found[band] for name, band in names.items() if band in found}:
+            part = xr.DataArray(
+                np.stack(list(known.values())),
+                coords={"species": list(known), "y": y, "x": x},
+                dims=("species", "y", "x"),
+            )
+            data[what] = part.reindex(species=chosen)
+    data |= {name: (("y", "x"), found[name]) for name in layers}
+    about = {key: json.dumps(value) for key, value in source.tags.items()}
+    return xr.Dataset(
+        data,
+        coords={"species": chosen, "y": y, "x": x},
+        attrs={"crs": source.crs.to_wkt(), "transform": list(source.transform)[:6], **about},
+    )

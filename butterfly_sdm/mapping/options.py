@@ -15,6 +15,16 @@ from butterfly_sdm.imagery.options import SceneOptions
 log = logging.getLogger("butterfly_sdm.mapping")
 
 EngineName = Literal["torch", "torch-fp16"]
+LayerName = Literal[
+    "richness",
+    "richness_interval",
+    "richness_variance",
+    "spread",
+    "applicability",
+    "lower",
+    "upper",
+    "width",
+]
 Encoded = Literal["float32", "uint16", "uint8"]
 
 
@@ -37,6 +47,18 @@ class CovariateRaster(Section):
                 "the share of a class needs side_m, the side of the square it is a share of"
             )
         return self
+
+
+class IntervalOptions(Section):
+    """The layers lower, upper and width of a map."""
+
+    level: float = Field(
+        0.9, gt=0, lt=1, description="share of places whose rate lies in the interval"
+    )
+    visits: int | None = Field(
+        None, ge=1, description="on which the rate would be seen; null: as at the median site"
+    )
+    species: tuple[str, ...] | None = Field(None, description="that get the layers; null: all")
 
 
 class MapOptions(Section):
@@ -77,13 +99,24 @@ class MapOptions(Section):
         description="raster of each covariate, read as build reads it; left out: the rasters of "
         "build",
     )
-    layers: tuple[
-        Literal["richness", "richness_interval", "richness_variance", "spread", "applicability"],
-        ...,
-    ] = Field(
+    land: Literal["natural_earth"] | InputPath | None = Field(
+        None,
+        description="nothing is predicted off land: polygons of a file, or natural_earth, which "
+        "comes with the package (1:10 million); null: as the scene has it",
+    )
+    layers: tuple[LayerName, ...] = Field(
         (),
         description="bands after the species; applicability: how unlike the training sites a place "
-        "is; richness_interval: needs a community",
+        "is; lower, upper, width: of an interval for each species; richness_interval: needs a "
+        "community",
+    )
+    interval: IntervalOptions = Field(
+        default_factory=IntervalOptions, description="what lower, upper and width mean"
+    )
+    leave_out: Literal["worse", "unsure"] | None = Field(
+        None,
+        description="species without a band; worse: no better than their mean rate on held-out "
+        "sites; unsure: nor shown to be better",
     )
     position_crs: str | None = Field(
         None,

@@ -100,7 +100,7 @@ def plan_map(
         log.warning("Mapping window by window, which takes far longer: %s.", why)
     needed = {layer.needs for layer in chosen}
     polygons = area if area is not None else options.area
-    lattice, wanted = wanted_positions(lattice, scene.crs, polygons, options.masks)
+    lattice, wanted = wanted_positions(lattice, scene.crs, polygons, options.masks, options.land)
     positions = Positions(
         Handle(predictor),
         scene,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,40 @@ from butterfly_sdm.mapping.quantity import is_of_species
 #: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
 RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
 
+#: Violet to orange through white, for differences; told apart without colour vision.
+DIVERGING = ("#5e3c99", "#b2abd2", "#f7f7f7", "#fdb863", "#b35806")
+
 EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
     for name in ("projection/v2.0.0", "raster/v2.0.0", "file/v2.1.0")
 )
+
+
+def ramp_of(unit: str) -> tuple[str, ...]:
+    """Return the colours of a band, from its lowest number to its highest."""
+    return DIVERGING if unit == "difference" else RAMP
+
+
+def known_words(tags: Mapping[str, Any]) -> list[str]:
+    """Return what the metadata of a map says of how good it is, one sentence each."""
+    return [str(tags[key]["sentence"]) for key in ("skill", "interval") if tags.get(key)]
+
+
+def skill_words(tags: Mapping[str, Any], name: str) -> str:
+    """Return what the metadata of a map says of one species, or nothing."""
+    found = ((tags.get("skill") or {}).get("species") or {}).get(name)
+    if not found:
+        return ""
+    skill, low, high = (found[key] for key in ("skill", "low", "high"))
+    text = "skill not known" if skill is None else f"skill {skill:.2f}"
+    if skill is not None and low is not None and high is not None:
+        text += f" ({low:.2f} to {high:.2f})"
+    verdict = {
+        "better": "",
+        "unsure": "; not shown to be better than its mean rate",
+        "worse": "; no better than its mean rate",
+    }.get(found["verdict"], "; cannot be judged")
+    return f"{text}, seen at {found['sites']} of {found['of']} sites{verdict}"
 
 
 def write_stac(
@@ -42,6 +73,7 @@ def write_stac(
     import pystac
 
     tags = read_tags(path)
+    skill = (tags.get("skill") or {}).get("species") or {}
     with rasterio.open(path) as source:
         epsg = source.crs.to_epsg()
         box = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
@@ -53,6 +85,7 @@ def write_stac(
         bands = [
             {"name": name, "unit": unit, "nodata": source.nodata, "data_type": source.dtypes[0]}
             | ({"raster:scale": scale} if scale != 1 else {})
+            | ({"butterfly_sdm:skill": skill[name]} if name in skill else {})
             for name, unit, scale in zip(
                 source.descriptions, source.units, source.scales, strict=True
             )
@@ -71,6 +104,11 @@ def write_stac(
         "butterfly_sdm:mode": tags.get("mode"),
         "butterfly_sdm:model": tags.get("model"),
     }
+    if sentences := known_words(tags):
+        properties["description"] = " ".join(sentences)
+    for name in ("interval", "limits"):
+        if tags.get(name):
+            properties[f"butterfly_sdm:{name}"] = tags[name]
     first, last = observed or (None, None)
     item = pystac.Item(
         path.stem,
@@ -105,6 +143,7 @@ def write_styles(path: Path) -> Path:
     """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
+    tags = read_tags(path)
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)
@@ -114,7 +153,9 @@ def write_styles(path: Path) -> Path:
             if is_of_species(unit) or (unit or "").startswith("presence")
             else _largest(path, number)
         )
-        style = _style(number, name, top)
+        own = [f"{words}."] if (words := skill_words(tags, name)) else []
+        notes = " ".join([*own, *known_words(tags)])
+        style = _style(number, name, top, notes)
         write_text(folder / f"{number:03d} {_file_name(name)}.qml", style)
         if number == 1:
             write_text(path.with_suffix(".qml"), style)
@@ -125,7 +166,7 @@ def _file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in " -." else "_" for letter in name)[:80]
 
 
-def _style(band: int, name: str, top: float) -> str:
+def _style(band: int, name: str, top: float, notes: str) -> str:
     # No scale: QGIS applies that of a band before the renderer sees the values.
     steps = len(RAMP) - 1
     items = "\n".join(
@@ -134,7 +175,8 @@ def _style(band: int, name: str, top: float) -> str:
         for i, color in enumerate(RAMP)
     )
     return f"""<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>
-<qgis version="3.34" styleCategories="Symbology">
+<qgis version="3.34" styleCategories="Symbology|Notes">
+  <userNotes value={quoteattr(notes)}/>
   <pipe>
     <rasterrenderer type="singlebandpseudocolor" band="{band}" opacity="1" alphaBand="-1" classificationMin="0" classificationMax="{top:.6g}">
       <minMaxOrigin><limits>None</limits><extent>WholeRaster</extent><statAccuracy>Estimated</statAccuracy></minMaxOrigin>
@@ -183,13 +225,17 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
         left, bottom, right, top = source.bounds
         unit = "km" if source.crs.is_projected else "degrees"
     step = 1000 if unit == "km" else 1
+    tags = read_tags(path)
     picture = figures.show_bands(
         read_reduced(path, tuple(range(1, len(names) + 1)), 600),
         dict(zip(names, units, strict=True)),
         extent=(left / step, right / step, bottom / step, top / step),
         axis_unit=unit,
         colours=RAMP,
+        notes={name: skill_words(tags, name) for name in names},
     )
-    if bands > len(names):
-        picture.suptitle(f"The first {len(names)} of {bands} bands", fontsize=9)
+    shown = "" if bands == len(names) else f"The first {len(names)} of {bands} bands. "
+    picture.suptitle(
+        "\n".join([f"{shown}Hatched: nothing predicted.", *known_words(tags)]), fontsize=9
+    )
     return picture.save(path.with_suffix(".png"), dpi=110)

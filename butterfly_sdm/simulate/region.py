@@ -487,4 +487,16 @@ train:
     regulariser:
       weight: 0.1
       bottom: 8               # of a batch of 16
+{_map_section(recipe)}"""
+
+
+def _map_section(recipe: Recipe) -> str:
+    """Return what the map is to hold; in a small landscape too few sites are held out to say it."""
+    if recipe.size_px < 2048:
+        return ""
+    few = recipe.n_sites < 300
+    level = "\n  interval: {level: 0.8}    # for more, too few sites are held out" if few else ""
+    return f"""
+map:
+  layers: [richness, lower, upper, applicability]   # where not to trust it{level}
 """

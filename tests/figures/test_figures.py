@@ -18,7 +18,6 @@ from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.figures import (
-    MapView,
     Picture,
     save_scores,
     show_agreement,
@@ -193,17 +192,7 @@ def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(
         show_maps(tmp_path / "none.tif")
     (tmp_path / "text.tif").write_text("not a raster")
     with pytest.raises(RasterError, match="cannot be read as a raster"):
-        MapView(tmp_path / "text.tif")
-
-
-def test_the_picker_lists_every_species_and_needs_nothing_from_outside(
-    species_map: Path, tmp_path: Path
-):
-    page = MapView(species_map).save(tmp_path / "map.html").read_text(encoding="utf-8")
-    assert re.findall(r"<option value='\d'>([^<]+)", page) == list(SPECIES)
-    assert page.count("data:image/png;base64,") == 3
-    assert "http" not in page
-    assert "<script" not in page
+        show_maps(tmp_path / "text.tif")
 
 
 def test_history_draws_training_and_validation_of_one_measure_in_one_panel():

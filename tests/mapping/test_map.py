@@ -314,7 +314,7 @@ def test_maps_of_neighbouring_scenes_fit_together_without_a_seam(network, tmp_pa
 def test_a_network_that_relies_on_the_edges_of_its_tiles_is_mapped_window_by_window(
     network, scene, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", 1e-9)
+    monkeypatch.setattr("butterfly_sdm.mapping.map.FAR", (1e-9, 1.0))
     monkeypatch.setattr("butterfly_sdm.mapping.map.NEAR", (1e-9, 1.0))
     result = map_of(network, scene, tmp_path / "map.tif", stride_px=64, audit=50, beside=())
     assert result.mode == "exact"

@@ -25,10 +25,12 @@ from butterfly_sdm.data.predictor import UNKNOWN_CRS, Members, Predictor, Sees
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError, RasterError
 from butterfly_sdm.imagery.scene import Scene, open_scene
+from butterfly_sdm.map_of_run import MapOfRun
+from butterfly_sdm.mapping import MapOptions
+from butterfly_sdm.mapping.layers import Layer
 from butterfly_sdm.mapping.surfaces.networks import embedders
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
-from butterfly_sdm.pipeline import _applicability
 from tests.mapping.world import BANDS, map_of, read, write_scene
 
 ROWS, COLS, SIDE = 4, 6, 320  # positions down and across, metres
@@ -222,6 +224,15 @@ def mapped(predictor: Predictor, crs: str, out: Path, **options):
     return map_of(predictor, scene_in(crs), out, **given)
 
 
+def unlike(predictor: Predictor, dataset: Dataset, crs: str) -> list[Layer]:
+    """Return the layers of applicability, as a run would ask for them."""
+    run = SimpleNamespace(
+        predictor=predictor, dataset=dataset, split=dataset.split, card={"dataset": "."}, folder="."
+    )
+    options = MapOptions(layers=("applicability",), covariates=covariate_rasters(crs))
+    return MapOfRun(run, None, options).applicability(scene_in(crs))
+
+
 def as_in_a_map(table: pd.DataFrame) -> np.ndarray:
     return table.to_numpy().T.reshape(-1, ROWS, COLS)
 
@@ -242,14 +253,15 @@ def test_every_map_tells_what_its_predictor_predicts_there(kind, crs, held, tmp_
         "richness": True,
         "richness_variance": True,
         "spread": isinstance(predictor, Members),
-        "applicability": bool(embedders(predictor) or predictor.sees.covariates),
+        "applicability": bool(embedders(predictor) or predictor.sees.covariates or held),
     }
-    run = SimpleNamespace(predictor=predictor, dataset=dataset, split=dataset.split)
     (tmp_path / "layers").mkdir()
     out = tmp_path / "layers" / "map.tif"
 
     def write(names: list[str]):
-        layers = [_applicability(run, only=False) if n == "applicability" else n for n in names]
+        layers = [name for name in names if name != "applicability"]
+        if "applicability" in names:
+            layers += unlike(predictor, dataset, crs)
         return mapped(predictor, crs, out, mode="exact", layers=layers, presence_above=0.5)
 
     for layer in (layer for layer, possible in wanted.items() if not possible):
@@ -258,7 +270,8 @@ def test_every_map_tells_what_its_predictor_predicts_there(kind, crs, held, tmp_
         assert not list(out.parent.iterdir())
     possible = [layer for layer, possible in wanted.items() if possible]
     values = read(write(possible))
-    assert len(values) == 2 + len(possible) + 2
+    seen = bool(embedders(predictor) or predictor.sees.covariates)
+    assert len(values) == 2 + len(possible) + 2 + (seen and bool(held))
     assert np.isfinite(values).all()
     np.testing.assert_array_equal(values[:2], read(made))
 
@@ -274,9 +287,8 @@ def test_every_map_tells_what_its_predictor_predicts_there(kind, crs, held, tmp_
 @pytest.mark.parametrize("crs", ["EPSG:32755"])
 def test_networks_are_mapped_densely_with_spread_and_applicability_at_once(kind, crs, tmp_path):
     predictor, dataset = fitted(kind, crs, HOLDS[-1]), sites_in(crs, HOLDS[-1])
-    run = SimpleNamespace(predictor=predictor, dataset=dataset, split=dataset.split)
     spread = ["spread"] if isinstance(predictor, Members) else []
-    layers = [*spread, _applicability(run, only=False)]
+    layers = [*spread, *unlike(predictor, dataset, crs)]
     made, exact = (
         mapped(
             predictor, crs, tmp_path / f"{mode}.tif", mode=mode, layers=layers, audit=ROWS * COLS

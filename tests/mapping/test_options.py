@@ -191,7 +191,7 @@ def test_a_limit_that_masks_nothing_is_told_to_whoever_looks_at_the_map(scene, t
     assert np.isfinite(read(result)).all()
     assert read_tags(result.path)["limits"] == {"dissimilarity": 3000.0}
     page = viewer_page(result.path)
-    assert '"overlay": "dissimilarity", "limit": 3000.0' in page
+    assert '"limits":{"2":3000.0}' in page
 
 
 def test_embeddings_of_a_network_feed_layers(scene, tmp_path):

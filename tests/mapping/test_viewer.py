@@ -1,21 +1,23 @@
 import base64
-import html
 import json
-import re
 import shutil
-import subprocess
 import threading
 import urllib.error
 import urllib.request
 import zlib
 
+import geopandas as gpd
 import numpy as np
 import pytest
 import rasterio
+from affine import Affine
+from shapely.geometry import Point
 
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, MissingFileError, RasterError
 from butterfly_sdm.imagery.scene import open_scene
-from butterfly_sdm.mapping.viewer import LEVELS, export_page, make_server, viewer_page
+from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.viewer import LEVELS, MapView, export_page, make_server, viewer_page
+from butterfly_sdm.mapping.viewer.blocks import MapBlocks
 from tests.mapping.world import Position, map_of, write_scene
 
 
@@ -45,10 +47,37 @@ def plain(scene, tmp_path_factory):
     )
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """A map of two bands with three overviews, random and with a hole."""
+    folder = tmp_path_factory.mktemp("large")
+    values = np.random.default_rng(0).uniform(size=(2, 1500, 700))
+    values[:, 300:900, 200:500] = np.nan
+    bands, grid = [Band("One"), Band("Two")], Affine(320.0, 0.0, 0.0, 0.0, -320.0, 480_000.0)
+    with open_map(
+        folder / "large.tif",
+        (1500, 700),
+        grid,
+        "EPSG:27700",
+        bands,
+        dtype="float32",
+        scratch=folder,
+    ) as writer:
+        writer.write(slice(0, 1500), values)
+        writer.tag(mode="exact")
+    return folder / "large.tif"
+
+
 def data_of(page):
     return json.loads(
         page.split('<script id="data" type="application/json">')[1].split("</script>")[0]
     )
+
+
+def values_of(packed):
+    stored = np.frombuffer(zlib.decompress(base64.b64decode(packed["data"])), dtype=np.uint8)
+    values = np.where(stored == 255, np.nan, packed["low"] + packed["step"] * stored)
+    return values.reshape(packed["rows"], packed["cols"])
 
 
 def test_the_page_holds_the_values_of_every_band(plain, tmp_path):
@@ -56,104 +85,137 @@ def test_the_page_holds_the_values_of_every_band(plain, tmp_path):
     with rasterio.open(plain.path) as source:
         expected = source.read(masked=True).filled(np.nan)
     assert [band["name"] for band in data["bands"]] == ["East", "North", "expected richness"]
-    for band, values in zip(data["bands"], expected, strict=True):
-        stored = np.frombuffer(
-            zlib.decompress(base64.b64decode(band["data"])), dtype=np.uint8
-        ).reshape(values.shape)
-        found = np.where(
-            stored == 255, np.nan, band["low"] + (band["high"] - band["low"]) * stored / LEVELS
-        )
-        np.testing.assert_allclose(found, values, atol=0.51 * (band["high"] - band["low"]) / LEVELS)
+    assert [band["species"] for band in data["bands"]] == [True, True, False]
+    assert data["factor"] == 1
+    for packed, values in zip(data["packed"], expected, strict=True):
+        assert packed["step"] == pytest.approx((np.nanmax(values) - np.nanmin(values)) / LEVELS)
+        np.testing.assert_allclose(values_of(packed), values, atol=0.51 * packed["step"])
 
 
-def test_the_page_loads_nothing_from_outside(plain):
+def test_a_page_that_would_be_too_large_is_averaged_and_says_so(large, tmp_path):
+    whole = viewer_page(large)
+    small = viewer_page(large, most_bytes=len(whole) // 2)
+    assert data_of(whole)["factor"] == 1
+    data = data_of(small)
+    assert data["factor"] == 2
+    assert len(small.encode()) <= len(whole) // 2
+    with rasterio.open(large) as source:
+        values = source.read(1, masked=True).filled(np.nan)
+    means = values.reshape(750, 2, 350, 2).mean(axis=(1, 3))
+    np.testing.assert_allclose(values_of(data["packed"][0]), means, atol=0.003)
+    with pytest.raises(DataError, match="cannot be as small"):
+        viewer_page(large, most_bytes=1000)
+
+
+def test_the_scale_that_is_stretched_spans_the_data_and_the_fixed_one_all_probabilities(plain):
+    east, _, richness = data_of(viewer_page(plain.path))["bands"]
+    assert east["fixed"] == [0, 1]
+    assert 0 < east["stretched"][0] < east["stretched"][1] < 0.65
+    assert richness["fixed"][0] == 0 and 1 < richness["fixed"][1] < 2
+
+
+def test_nothing_is_fetched_from_outside(plain):
     page = viewer_page(plain.path)
-    for outside in ("http://", "https://", " src=", "@import", "url("):
+    assert "connect-src 'none'" in page
+    for outside in (" src=", "@import", "<link", "sourceMappingURL"):
         assert outside not in page
+    assert "BSD 2-Clause License" in page and "Volodymyr Agafonkin" in page
 
 
 def test_a_species_name_cannot_become_code(scene, tmp_path):
     result = map_of(Hostile(), scene, tmp_path / "map.tif", beside=())
     page = viewer_page(result.path)
-    assert page.count("<script") == 2
+    assert page.count("<script") == 3
     assert "alert(1)</script>" not in page
     assert data_of(page)["bands"][0]["name"] == Hostile.species[0]
 
 
-def test_the_server_answers_this_machine_alone(plain):
-    server = make_server(plain.path)
+def test_blocks_are_those_of_the_file_at_every_zoom(large):
+    blocks = MapBlocks(large)
+    assert blocks.factors == (8, 4, 2, 1)
+    with rasterio.open(large) as source:
+        values = source.read(2, masked=True).filled(np.nan)
+    np.testing.assert_array_equal(blocks.block(1, 3, 2, 5), values[1280:1500, 512:700])
+    with rasterio.open(large, overview_level=1) as source:
+        smaller = source.read(2, masked=True).filled(np.nan)
+    np.testing.assert_array_equal(blocks.block(1, 1, 0, 1), smaller[256:375, :175])
+    np.testing.assert_array_equal(blocks.place(10, 20)[1], values[10, 20])
+    for at in ((2, 0, 0, 0), (0, 4, 0, 0), (0, 3, 3, 0), (0, 0, 0, 1)):
+        with pytest.raises(DataError, match=r"none of them|outside the map"):
+            blocks.block(*at)
+
+
+@pytest.fixture
+def address(large):
+    server = make_server(large)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        host, port = server.server_address
-        assert host == "127.0.0.1"
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
-            assert b"expected richness" in answer.read()
-        with pytest.raises(urllib.error.HTTPError, match="404"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/etc/passwd")
-        disguised = urllib.request.Request(
-            f"http://127.0.0.1:{port}/", headers={"Host": "elsewhere.example"}
-        )
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(disguised)
-    finally:
-        server.shutdown()
-        server.server_close()
+    host, port = server.server_address
+    assert host == "127.0.0.1"
+    yield f"http://127.0.0.1:{port}/"
+    server.shutdown()
+    server.server_close()
 
 
-USE = """<script>
-const wait = setInterval(() => {
-  if (document.body.dataset.ready !== "yes") return;
-  clearInterval(wait);
-  const box = canvas.getBoundingClientRect(), at = { clientX: box.left + view.x + COL * view.scale,
-    clientY: box.top + view.y + ROW * view.scale, bubbles: true, pointerId: 1 };
-  canvas.setPointerCapture = () => {};
-  for (const name of ["pointerdown", "pointerup"]) canvas.dispatchEvent(new PointerEvent(name, at));
-  get("find").value = "nor"; get("find").dispatchEvent(new Event("input"));
-}, 20);
-</script></body>"""
-
-
-@pytest.mark.skipif(
-    shutil.which("chromium") is None, reason="needs the browser chromium on the PATH"
-)
-def test_in_a_browser_a_click_tells_the_values_of_a_place_and_a_word_finds_its_bands(
-    plain, tmp_path
-):
-    row, col = 11, 14
-    page = viewer_page(plain.path, overlay="expected richness", limit=0.5)
-    use = USE.replace("ROW", str(row + 0.5)).replace("COL", str(col + 0.5))
-    (tmp_path / "page.html").write_text(page.replace("</body>", use), encoding="utf-8")
-    browser = [
-        "chromium",
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ]
-    command = [
-        *browser,
-        "--virtual-time-budget=8000",
-        "--dump-dom",
-        (tmp_path / "page.html").as_uri(),
-    ]
-    dom = html.unescape(
-        subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+def test_the_server_answers_this_machine_alone_and_gives_blocks_and_places(large, address):
+    with urllib.request.urlopen(address) as answer:
+        data = data_of(answer.read().decode())
+    assert "packed" not in data and data["zooms"] == 3
+    with urllib.request.urlopen(f"{address}block/1/3/2/5") as answer:
+        body = answer.read()
+    rows, cols = np.frombuffer(body[:8], "<u4")
+    block = np.frombuffer(body[8:], "<f4").reshape(rows, cols)
+    np.testing.assert_array_equal(block, MapBlocks(large).block(1, 3, 2, 5))
+    with urllib.request.urlopen(f"{address}place/400/300") as answer:
+        assert json.load(answer) == [None, None]
+    absent = (
+        "etc/passwd",
+        "block/9/3/0/0",
+        "block/0/0/0",
+        "place/1500/0",
+        "place/-1/0",
+        "block/..",
     )
-    said = dict(re.findall(r"<td>([^<]+)</td><td>([^<]+)</td>", dom))
-    with rasterio.open(plain.path) as source:
-        expected = dict(zip(source.descriptions, source.read()[:, row, col], strict=True))
-        x, y = source.xy(row, col)
-    assert said.keys() == expected.keys()
-    for name, value in expected.items():
-        assert float(said[name]) == pytest.approx(value, abs=0.005)
-    assert f"{x:.0f}, {y:.0f} (EPSG:27700)" in dom
-    assert re.findall(r"<option[^>]*>([^<]+)</option>", dom) == ["North"]
-    assert "expected richness above 0.500: not like the training sites" in dom
+    for path in absent:
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(address + path)
+    disguised = urllib.request.Request(address, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(disguised)
 
 
 def test_an_overlay_needs_its_limit_and_its_band(plain):
-    assert data_of(viewer_page(plain.path, overlay="expected richness", limit=0.5))["limit"] == 0.5
+    page = viewer_page(plain.path, overlay="expected richness", limit=0.5)
+    assert data_of(page)["limits"] == {"2": 0.5}
     with pytest.raises(DataError, match="needs a limit"):
         viewer_page(plain.path, overlay="expected richness")
     with pytest.raises(DataError, match="no band 'nothing'"):
         viewer_page(plain.path, overlay="nothing", limit=1)
+
+
+def test_shapes_are_drawn_in_the_crs_of_the_map(plain, tmp_path):
+    plan = gpd.GeoDataFrame(
+        {"visits": [3]}, geometry=[Point(402_000.0, 298_000.0)], crs="EPSG:27700"
+    )
+    plan.to_crs("EPSG:4326").to_file(tmp_path / "plan.geojson")
+    shapes = data_of(viewer_page(plain.path, shapes=tmp_path / "plan.geojson"))["shapes"]
+    (feature,) = shapes["features"]
+    assert feature["properties"] == {"visits": 3}
+    assert feature["geometry"]["coordinates"] == pytest.approx([402_000, 298_000], abs=0.1)
+    with pytest.raises(MissingFileError, match="no file"):
+        viewer_page(plain.path, shapes=tmp_path / "none.geojson")
+    (tmp_path / "text.geojson").write_text("not shapes")
+    with pytest.raises(DataError, match="cannot be read as shapes"):
+        viewer_page(plain.path, shapes=tmp_path / "text.geojson")
+
+
+def test_a_notebook_shows_the_same_page_within_a_cell(plain, tmp_path):
+    view = MapView(plain.path)
+    assert view._repr_html_().startswith('<iframe title="map.tif" srcdoc="&lt;!DOCTYPE html&gt;')
+    assert view.save(tmp_path / "view.html").read_text() == viewer_page(plain.path)
+    assert "srcdoc" in plain._repr_html_()
+
+
+def test_a_file_that_is_no_map_is_refused(tmp_path, scene):
+    shutil.copy(scene.paths[0], tmp_path / "scene.tif")
+    with pytest.raises(RasterError, match="not a map"):
+        viewer_page(tmp_path / "scene.tif")

@@ -146,11 +146,12 @@ def map_of(
     *,
     area: Path | gpd.GeoDataFrame | None = None,
     layers: Sequence[str | Layer] = (),
+    overwrite: bool = True,
     seed: int = 0,
     progress: Progress = silent,
     **options: Any,
 ) -> MapResult:
-    """Write a map, options given one by one."""
+    """Write a map, options given one by one; in place of another that a test wrote there."""
     named = tuple(layer for layer in layers if isinstance(layer, str))
     if isinstance(area, Path):
         options["area"] = area
@@ -161,6 +162,7 @@ def map_of(
         MapOptions(layers=named, **options),
         area=area if isinstance(area, gpd.GeoDataFrame) else None,
         layers=[layer for layer in layers if not isinstance(layer, str)],
+        overwrite=overwrite,
         seed=seed,
         progress=progress,
     )

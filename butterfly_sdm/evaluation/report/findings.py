@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from butterfly_sdm.baselines.inputs.numbers import site_numbers
@@ -17,10 +16,14 @@ from butterfly_sdm.data.predictor import Predictor, Sees
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.applicability import Applicability
-from butterfly_sdm.evaluation.bootstrap import Interval, grid_blocks
+from butterfly_sdm.evaluation.bootstrap import Interval, bootstrap_blocks
 from butterfly_sdm.evaluation.calibration import Reliability, reliability
 from butterfly_sdm.evaluation.compare import Comparison, compare, score_interval
-from butterfly_sdm.evaluation.drivers import permutation_importance
+from butterfly_sdm.evaluation.drivers import (
+    input_groups,
+    permutation_importance,
+    used_groups,
+)
 from butterfly_sdm.evaluation.evaluate import (
     predictions_beside,
     scorable_sites,
@@ -62,7 +65,9 @@ class Findings:
     threshold
         Of the area of applicability.
     importance
-        Of groups of inputs; None if not asked for.
+        Of groups of inputs that the model takes; None if not asked for.
+    not_used
+        Groups of inputs of the data set that the model does not take.
     distance_m
         From each scored site to the nearest training site.
     model, config
@@ -87,6 +92,7 @@ class Findings:
     threshold: float | None
     importance: pd.DataFrame | None
     distance_m: pd.Series
+    not_used: tuple[str, ...] = ()
     model: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
     ladder: pd.DataFrame | None = None
@@ -150,13 +156,21 @@ def collect_findings(
         progress=progress,
     )
     predictions = tables[name]
-    blocks = _blocks(dataset, sites)
+    blocks = bootstrap_blocks(dataset.sites.loc[list(sites)])
     train = list(split.part("train"))
     dissimilarity, threshold = _applicability(dataset, train, sites, predictor.sees.needs_tile)
+    groups = input_groups(dataset)
+    used = used_groups(groups, predictor.sees)
     importance = None
-    if importance_repeats:
+    if importance_repeats and used:
         importance = permutation_importance(
-            predictor, dataset, sites, repeats=importance_repeats, seed=seed, progress=progress
+            predictor,
+            dataset,
+            sites,
+            groups=used,
+            repeats=importance_repeats,
+            seed=seed,
+            progress=progress,
         )
     return Findings(
         name=name,
@@ -178,23 +192,12 @@ def collect_findings(
         dissimilarity=dissimilarity,
         threshold=threshold,
         importance=importance,
+        not_used=tuple(name for name in groups if name not in used),
         distance_m=_distance(dataset, train, sites),
         model=_read(folder, "model.json"),
         config=config or {},
         ladder=_read_ladder(folder),
     )
-
-
-def _blocks(dataset: Dataset, sites: Sequence[str]) -> pd.Series | None:
-    """
-    Return blocks for the bootstrap: None (squares of 20 km) unless the region is so small that they
-    would be few.
-    """
-    part = dataset.sites.loc[list(sites)]
-    if grid_blocks(part).nunique() >= 20:
-        return None
-    extent = max(np.ptp(part["easting"]), np.ptp(part["northing"]), 1.0)
-    return grid_blocks(part, side_m=extent / 7)
 
 
 def _coverage(

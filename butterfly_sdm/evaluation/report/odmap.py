@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from butterfly_sdm.data.dataset import DatasetCard
@@ -33,11 +34,14 @@ def odmap(findings: Findings) -> pd.DataFrame:
     .. [1] D. Zurell et al. (2020), A standard protocol for reporting species distribution models.
            Ecography 43, 1261-1277.
     """
+    floor = findings.scores["noise_floor"]
     known = {
         "to_fill": TO_FILL,
         **_of_data(findings),
         **_of_model(findings),
-        **{key: findings.scores[key] for key in ("mse", "noise_floor", "auc", "tss", "boyce")},
+        "absences": _absences(findings),
+        "floor": f" (noise floor {floor:.5f})" if np.isfinite(floor) else "",
+        **{key: findings.scores[key] for key in ("mse", "auc", "tss", "boyce")},
     }
     with files(__package__).joinpath("odmap.tsv").open(encoding="utf-8") as texts:
         table = pd.read_csv(texts, sep="\t")
@@ -81,6 +85,27 @@ def _of_data(findings: Findings) -> dict[str, Any]:
         "covariates": f"{len(columns)}: {_first(columns, 12)}" if columns else "none",
         "warnings": "; ".join(card.warnings) or "none noted",
     }
+
+
+def _absences(findings: Findings) -> str:
+    """Return what a visit without a species means, by the rules its records were counted by."""
+    rules = (findings.config.get("build") or {}).get("records") or {}
+    scheme = rules.get("scheme")
+    if scheme == "complete" or rules.get("complete_only"):
+        return (
+            "non-detections on complete checklists, which name every species seen; no "
+            "pseudo-absences"
+        )
+    if scheme == "event" or rules.get("visit") == "event":
+        return (
+            "non-detections on survey events; whether events with nothing seen are among them only "
+            f"their source can tell ({TO_FILL}); no pseudo-absences"
+        )
+    return (
+        "inferred: on a visit with a record, species that were not recorded count as not detected; "
+        "records do not tell of visits on which nothing was seen, so rates are upper bounds; no "
+        "pseudo-absences"
+    )
 
 
 def _of_model(findings: Findings) -> dict[str, str]:

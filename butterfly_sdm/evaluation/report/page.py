@@ -2,8 +2,10 @@
 A report on runs as one HTML page that needs no network, with the same content as Markdown and CSV.
 """
 
+import base64
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +50,45 @@ PICTURES = {
 }
 
 
+@dataclass(frozen=True)
+class OnMap:
+    """
+    The map of a run, for its report.
+
+    Attributes
+    ----------
+    name
+        Of its file.
+    picture
+        One species, and where not to trust it.
+    sentences
+        What the map says of itself.
+    outside
+        Share of the predicted positions that are unlike the training sites; None: not told.
+    """
+
+    name: str
+    picture: figures.Picture
+    sentences: Sequence[str] = ()
+    outside: float | None = None
+
+
+def _definitions(findings: Findings) -> dict[str, str]:
+    """Return what the scores are that are defined here."""
+    known = np.isfinite(findings.scores.overall)
+    return {name: meaning for name, meaning in DEFINITIONS.items() if known[name]}
+
+
+def _as_png(picture: figures.Picture) -> str:
+    return base64.b64encode(picture._repr_png_()).decode()
+
+
 def write_report(
-    findings: Findings | Sequence[Findings], path: Path, *, withheld: Sequence[str] = ()
+    findings: Findings | Sequence[Findings],
+    path: Path,
+    *,
+    withheld: Sequence[str] = (),
+    on_map: OnMap | None = None,
 ) -> Path:
     """
     Write ``path`` (HTML), and beside it ``NAME.md``, ``NAME_species.csv`` and ``NAME_odmap.csv``.
@@ -63,6 +102,8 @@ def write_report(
         Ends with ``.html``.
     withheld
         Species whose places must not be shown: they have no map and no row of sites.
+    on_map
+        The map of the first run; None: there is none.
 
     Returns
     -------
@@ -96,6 +137,8 @@ def write_report(
         pictures=_pictures(first),
         map_data=_data_of_maps(first, withheld),
         withheld=len(withheld),
+        on_map=on_map,
+        map_picture=None if on_map is None else _as_png(on_map.picture),
     )
     write_text(path, page)
     write_text(path.with_suffix(".md"), to_markdown(runs))
@@ -136,14 +179,14 @@ def to_markdown(runs: Sequence[Findings]) -> str:
         "## ODMAP protocol",
         markdown_table(odmap(first).set_index("section")),
         "## What the scores are",
-        "\n".join(f"- **{name}**: {meaning}" for name, meaning in DEFINITIONS.items()),
+        "\n".join(f"- **{name}**: {meaning}" for name, meaning in _definitions(first).items()),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _content(runs: Sequence[Findings]) -> dict[str, Any]:
     """Return what the page says, apart from pictures."""
-    first, scores = runs[0], runs[0].scores
+    first, scores, beside = runs[0], runs[0].scores, _beside(runs)
     species = species_table(first).sort_values("factor", ascending=False)
     percent = species.columns.intersection(PERCENT)
     top = [(f"top{scores.top_k}", f"top {scores.top_k}", ".3f")] if scores.top_k else []
@@ -164,17 +207,22 @@ def _content(runs: Sequence[Findings]) -> dict[str, Any]:
         "sentences": sentences(first),
         "warnings": warnings_of(first),
         "names": {run.name for run in runs},
-        "beside": _beside(runs),
+        "beside": beside,
         "scores": [
-            ("mse", "MSE", ".5f"),
-            ("skill", "skill", ".3f"),
-            ("mae", "MAE", ".5f"),
-            ("deviance", "deviance", ".3f"),
-            *top,
-            ("auc", "AUC", ".3f"),
-            ("tss", "TSS", ".3f"),
-            ("boyce", "Boyce", ".3f"),
+            column
+            for column in (
+                ("mse", "MSE", ".5f"),
+                ("skill", "skill", ".3f"),
+                ("mae", "MAE", ".5f"),
+                ("deviance", "deviance", ".3f"),
+                *top,
+                ("auc", "AUC", ".3f"),
+                ("tss", "TSS", ".3f"),
+                ("boyce", "Boyce", ".3f"),
+            )
+            if column[0] in beside
         ],
+        "not_used": first.not_used,
         "comparisons": first.comparisons,
         "species_table": species.assign(**{key: species[key] * 100 for key in percent}),
         "columns": [column for column in SPECIES_COLUMNS if column[0] in species],
@@ -188,7 +236,7 @@ def _content(runs: Sequence[Findings]) -> dict[str, Any]:
         ],
         "protocol": odmap(first),
         "to_fill": TO_FILL,
-        "definitions": DEFINITIONS,
+        "definitions": _definitions(first),
     }
 
 
@@ -244,7 +292,7 @@ def _beside(runs: Sequence[Findings]) -> pd.DataFrame:
         for i, run in enumerate(runs)
         if run.scores.beside is not None
     ]
-    table = pd.concat(tables)[columns]
+    table = pd.concat(tables)[columns].dropna(axis=1, how="all")
     return table[~table.index.duplicated()].sort_values("mse")
 
 

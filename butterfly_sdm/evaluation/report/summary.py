@@ -1,5 +1,7 @@
 """What a report says first: findings in plain words."""
 
+import numpy as np
+
 from butterfly_sdm.evaluation.report.findings import Findings
 
 
@@ -14,9 +16,11 @@ def headline(findings: Findings) -> list[tuple[str, str]]:
             f"mean squared error, 95 % interval {findings.interval.low:.4f} to "
             f"{findings.interval.high:.4f}",
         ),
-        (f"{scores['skill']:.0%}", "of the way from the mean rate to a perfect model"),
         (f"{better} of {len(factor)}", "species predicted better than by their mean rate"),
     ]
+    if np.isfinite(scores["skill"]):
+        skill = f"{scores['skill']:.0%}"
+        rows.insert(2, (skill, "of the way from the mean rate to a perfect model"))
     if scores.top_k:
         rows.append(
             (
@@ -41,18 +45,18 @@ def sentences(findings: Findings) -> list[str]:
     assert beside is not None  # collect_findings always scores the mean rate beside
     mean = float(beside["mse"].iloc[1])
     comparison = next(iter(findings.comparisons.values()))
-    explained = scores["skill"]
-    direction = (
-        f"of what the mean rate leaves open and a model could know, this one knows {explained:.0%}"
-        if explained > 0
-        else "it predicts worse than that simplest guess"
+    floor = (
+        f" No model can be expected to come below {scores['noise_floor']:.4f}, because each rate "
+        "rests on a limited number of visits."
+        if np.isfinite(scores["skill"])
+        else " How near a perfect model would come cannot be told: the visits to each site are too "
+        "few."
     )
     result = [
         f"On {scores['sites']:,.0f} sites it had not seen, {name} predicts how often each of "
         f"{len(findings.dataset.species)} species is detected with a mean squared error of "
-        f"{scores['mse']:.4f}. Giving every site the mean rate of each species has {mean:.4f}; no "
-        f"model can be expected to come below {scores['noise_floor']:.4f}, because each rate rests "
-        f"on a limited number of visits. In short: {direction}."
+        f"{scores['mse']:.4f}. Giving every site the mean rate of each species has {mean:.4f}."
+        f"{floor} In short: {_in_short(scores['skill'], scores['mse'], mean)}."
     ]
     if comparison.difference.high < 0:
         sure = "That is no accident of these sites"
@@ -79,6 +83,21 @@ def sentences(findings: Findings) -> list[str]:
         "visits with a detection - not whether the species lives there."
     )
     return result
+
+
+def _in_short(skill: float, error: float, mean: float) -> str:
+    """Return the verdict, by the errors where no skill is stated."""
+    if error >= mean:
+        return (
+            "it predicts worse than that simplest guess"
+            if error > mean
+            else "it predicts as that simplest guess does"
+        )
+    if np.isfinite(skill):
+        return (
+            f"of what the mean rate leaves open and a model could know, this one knows {skill:.0%}"
+        )
+    return f"its error is {1 - error / mean:.0%} smaller than that of the simplest guess"
 
 
 def warnings_of(findings: Findings) -> list[str]:

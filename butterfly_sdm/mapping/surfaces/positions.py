@@ -89,7 +89,7 @@ class Positions:
     def described(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Return which of the positions ``(rows, cols)`` have a value of every covariate."""
         x, y = self.lattice.coordinates(rows, cols)
-        easting, northing = _moved(x, y, self.scene.crs, self.position_crs)
+        easting, northing = moved(x, y, self.scene.crs, self.position_crs)
         table = covariates_at(self.covariates, easting, northing, self.position_crs)
         known: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
         return known
@@ -98,7 +98,7 @@ class Positions:
         """Return coordinates of the scene in another CRS."""
         if self.scene.crs.to_string() == crs:
             return x, y
-        return _moved(x, y, self.scene.crs, crs)
+        return moved(x, y, self.scene.crs, crs)
 
     def sites(self, rows: np.ndarray, cols: np.ndarray, *, tiles: bool) -> Dataset:
         """
@@ -112,8 +112,8 @@ class Positions:
         """
         lattice, scene, species = self.lattice, self.scene, self.predictor.species
         x, y = lattice.coordinates(rows, cols)
-        easting, northing = _moved(x, y, scene.crs, self.position_crs)
-        lon, lat = _moved(x, y, scene.crs, "EPSG:4326")
+        easting, northing = moved(x, y, scene.crs, self.position_crs)
+        lon, lat = moved(x, y, scene.crs, "EPSG:4326")
         index = pd.Index(np.arange(len(rows)).astype(str), name="site_id")
         columns = {
             "easting": easting,
@@ -153,9 +153,10 @@ class Positions:
         )
 
 
-def _moved(
+def moved(
     x: np.ndarray, y: np.ndarray, source: object, target: object
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates (n,) of one CRS in another."""
     east, north = Transformer.from_crs(source, target, always_xy=True).transform(x, y)
     return np.asarray(east), np.asarray(north)
 

@@ -1,0 +1,237 @@
+"""What a run tells its map: how good each species is, bounds, and where it does not apply."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from butterfly_sdm.baselines.inputs.numbers import seen_tiles
+from butterfly_sdm.config import Config
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
+from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError
+from butterfly_sdm.evaluation.applicability import Applicability
+from butterfly_sdm.evaluation.evaluate import scorable_sites
+from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
+from butterfly_sdm.evaluation.uncertainty import fit_conformal
+from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.mapping.layers import BOUNDS, Bounds, Derived, Layer, seen_numbers
+from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
+from butterfly_sdm.mapping.surfaces.ground import Ground
+from butterfly_sdm.run import Run, dataset_of
+
+log = logging.getLogger("butterfly_sdm.mapping")
+UNIT = "mean distances between training sites"
+
+
+@dataclass(eq=False)
+class MapOfRun:
+    """
+    A run that is to be mapped, beside its data set.
+
+    Attributes
+    ----------
+    run
+        The run.
+    settings
+        Its config: which part it is judged on, and what the map is to hold.
+    options
+        Of the map; ``covariates`` with the rasters of all covariates that have one.
+    """
+
+    run: Run
+    settings: Config
+    options: MapOptions
+
+    @cached_property
+    def _dataset(self) -> Dataset:
+        return dataset_of(self.run)
+
+    @cached_property
+    def _predictions(self) -> pd.DataFrame:
+        """Of the sites the run is judged on, from its folder if it was evaluated there."""
+        known = None
+        with suppress(OSError, ValueError):
+            known = pd.read_parquet(self.run.folder / "predictions.parquet")
+        data, split = self._dataset, self.run.split
+        return held_out(self.run.predictor, data, split, self.settings.evaluate, known=known)
+
+    @cached_property
+    def _trust(self) -> Trust:
+        part, seed = self.settings.evaluate.part, self.settings.seed
+        return judge(self._dataset, self.run.split, self._predictions, part=part, seed=seed)
+
+    def planned(self) -> tuple[MapOptions, list[Layer], dict[str, Any]]:
+        """
+        Return the options with the species that are left, the layers of bounds, and metadata.
+
+        Raises
+        ------
+        DataError
+            Skill or bounds are asked for and the held-out sites cannot tell them, or no species is
+            left.
+        """
+        options, about = self.options, {"run": self.run.card.get("key")}
+        wanted = [name for name in options.layers if name in BOUNDS]
+        try:
+            about["skill"] = self._trust.to_dict()
+        except ButterflySDMError as error:
+            if options.leave_out:
+                raise DataError(
+                    f"map.leave_out needs the skill of each species: {error}"
+                ) from error
+            log.warning("The map says nothing of how good it is: %s", error)
+        if options.leave_out:
+            options, about["left_out"] = self._without(options.leave_out)
+        layers: list[Layer] = []
+        if wanted:
+            made, about["interval"] = self._bounds()
+            layers += [Bounds(name, made.ends, made.species) for name in map(_bound, wanted)]
+        return options, layers, about
+
+    def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
+        """Return the options without the species that are not better than their mean rate."""
+        options = self.options
+        poor = set(self._trust.not_better(how))
+        asked = options.species or self.run.predictor.species
+        kept = tuple(name for name in asked if name not in poor)
+        if not kept:
+            raise DataError(
+                f"map.leave_out: {how} leaves no species: none of {len(asked)} is better than its "
+                "mean rate. Map them all and say so, or use another model."
+            )
+        return options.model_copy(update={"species": kept}), len(asked) - len(kept)
+
+    def _bounds(self) -> tuple[_Ends, dict[str, Any]]:
+        options, data, p = self.options.interval, self._dataset, self._predictions
+        unknown = [name for name in options.species or () if name not in p.columns]
+        if unknown:
+            raise DataError(f"map.interval.species: the run does not know {unknown[0]!r}.")
+        conformal = fit_conformal(data, p, level=options.level)
+        visits = options.visits or max(1, int(np.median(data.visits.loc[p.index])))
+        words = interval_words(conformal, self.settings.evaluate.part, len(p), visits)
+
+        def ends(values: np.ndarray, species: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+            return conformal.ends(values, species, np.full(len(values), visits, dtype=float))
+
+        return _Ends(ends, options.species), words
+
+    def applicability(self, scene: Scene) -> list[Layer]:
+        """
+        Return the layers that say how unlike the training sites a place is: in what the model sees
+        of it, and in the means of the bands and the covariates there, which tell sea, cloud and
+        snow from land whatever the model makes of them. None if not asked for.
+
+        Raises
+        ------
+        ModelError
+            The data set has neither tiles nor covariates in which to be unlike.
+        """
+        if "applicability" not in self.options.layers and not self.options.only_applicable:
+            return []
+        layers = [layer for layer in (self._seen(), self._ground(scene)) if layer is not None]
+        if not layers:
+            raise ModelError(
+                "The area of applicability needs a network, or tiles or covariates at the training "
+                "sites whose bands or rasters the map has; there are none. Leave the layer out."
+            )
+        return layers
+
+    def _seen(self) -> Layer | None:
+        data = self._dataset
+        sites = scorable_sites(data, self.run.split.train, [self.run.predictor])
+        try:
+            of, numbers = seen_numbers(self.run.predictor, data, sites)
+        except ModelError:
+            return None
+        return self._layer("dissimilarity", numbers, of)
+
+    def _ground(self, scene: Scene) -> Layer | None:
+        data, sees = self._dataset, self.run.predictor.sees
+        bands = self._bands(scene)
+        rasters = {
+            str(name): raster
+            if isinstance(raster, CovariateRaster)
+            else CovariateRaster(path=raster)
+            for name in ([] if data.covariates is None else data.covariates.columns)
+            if (raster := self.options.covariates.get(str(name))) is not None
+        }
+        if not bands and not rasters:
+            return None
+        sites = scorable_sites(data, self.run.split.train, [self.run.predictor])
+        side_m, table = 0.0, pd.DataFrame(index=pd.Index(sites))
+        if bands:
+            card = data.card.tiles
+            assert card is not None
+            window_px = sees.window_px or card.size_px
+            side_m = window_px * card.resolution_m
+            have = set(data.sites_with_tiles)
+            sites = [site for site in sites if site in have]
+            table = band_means(data, sites, Sees(bands=bands, window_px=window_px))
+        if rasters:
+            assert data.covariates is not None
+            table = table.join(data.covariates.loc[sites, list(rasters)].astype(float))
+        ground = Ground(bands, side_m, rasters, data.card.position_crs)
+        return self._layer("dissimilarity of the ground", table, "ground", ground)
+
+    def _bands(self, scene: Scene) -> tuple[str, ...]:
+        """Return the bands that the training sites and the map share."""
+        data, sees = self._dataset, self.run.predictor.sees
+        card = data.card.tiles
+        in_degrees = scene.crs.is_geographic and self.options.grid is None
+        if card is None or data.tiles is None or in_degrees:
+            return ()
+        known = sees.bands or scene.bands
+        return tuple(band for band in card.bands if band in known and band in scene.bands)
+
+    def _layer(
+        self,
+        name: str,
+        numbers: pd.DataFrame,
+        of: Literal["embedding", "covariates", "ground"],
+        ground: Ground | None = None,
+    ) -> Layer:
+        blocks = self._dataset.sites.get("block")
+        known = Applicability.fit(numbers, fold_of=blocks)
+        return Derived(
+            name,
+            known.dissimilarity_of,
+            of=of,
+            unit=UNIT,
+            limit=known.threshold,
+            masks=self.options.only_applicable,
+            ground=ground,
+        )
+
+
+@dataclass(frozen=True)
+class _Ends:
+    ends: Any
+    species: tuple[str, ...] | None
+
+
+def _bound(name: str) -> Literal["lower", "upper", "width"]:
+    assert name in BOUNDS
+    return name  # type: ignore[return-value]
+
+
+def band_means(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.DataFrame:
+    """
+    Return (sites, bands) the mean reflectance over the measured pixels of each window; NaN without
+    one.
+    """
+    card = dataset.card.tiles
+    assert card is not None
+    means = np.full((len(sites), len(sees.bands)), np.nan)
+    for place, tile in enumerate(seen_tiles(dataset, sites, sees)):
+        valid = (tile != card.nodata).all(axis=0)
+        if valid.any():
+            means[place] = (tile[:, valid].mean(axis=1, dtype=float) - card.offset) * card.scale
+    return pd.DataFrame(means, index=pd.Index(list(sites)), columns=list(sees.bands))
