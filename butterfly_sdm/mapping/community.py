@@ -94,7 +94,8 @@ class NewRecords:
         hashes = [pd.util.hash_pandas_object(table).to_numpy().tolist() for table in tables]
         names = [list(map(str, given.detections.columns)), list(map(str, self.places.index))]
         spread = np.asarray(self.community.linear).tolist()
-        return fingerprint([hashes, names, self.places.to_wkt().tolist(), spread])
+        places = self.places.to_wkt().tolist()
+        return fingerprint({"seen": hashes, "names": names, "places": places, "spread": spread})
 
     def on(self, filled: FilledSurface, options: MapOptions) -> Pull:
         """
