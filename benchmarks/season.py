@@ -395,7 +395,10 @@ def presence(seeds: int = 6, first: int = 0, only: str = "") -> None:
         print(f"== {name}: {len(rows)} species-runs")
         print(table.round(4).to_string())
         print(f"mse / constant {table['mse'] / table['mse_constant']:.3f}", end=", ")
-        print(f"Brier / ever seen {table['brier'] / table['brier_ever_seen']:.3f}", flush=True)
+        print(
+            f"Brier / ever seen {table['brier'] / max(table['brier_ever_seen'], 1e-9):.3f}",
+            flush=True,
+        )
 
 
 def rbms() -> None:

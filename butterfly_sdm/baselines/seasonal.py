@@ -111,6 +111,11 @@ class Seasonal:
         """
         Learn from the visits of ``sites`` and of no others.
 
+        Parameters
+        ----------
+        context
+            Handed on to the other predictor.
+
         Raises
         ------
         DataError
