@@ -17,7 +17,7 @@ from butterfly_sdm.season.cells import Calendar, CellCounts
 from butterfly_sdm.season.curve import Curve, fit_curve
 from butterfly_sdm.season.links import chance
 from butterfly_sdm.season.options import LinkName, SeasonOptions
-from butterfly_sdm.season.site_effects import grid_of, log_likelihood, posterior, prior
+from butterfly_sdm.season.site_effects import NODES, grid_of, log_likelihood, posterior, prior
 
 log = logging.getLogger("butterfly_sdm.season")
 
@@ -139,9 +139,12 @@ class Seasons:
         """
         Return the cells of the visits to ``sites``, without any curve yet, over a narrower grid;
         the link is logit unless the options name another.
-        """
-        from butterfly_sdm.season.occupancy import NODES
 
+        Parameters
+        ----------
+        options
+            How dates are used.
+        """
         table, along = visits_of(dataset), gradient(dataset, options.shift_by)
         own = _of_sites(table, np.unique(dataset.rows(sites)))
         calendar = Calendar.of(own, options, gradient=along)
