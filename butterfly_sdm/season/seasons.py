@@ -190,7 +190,7 @@ class Seasons:
         return np.asarray(self.calendar.design[0] @ self.coefficients[place])
 
     def counts(self, dataset: Dataset, sites: Sequence[str]) -> CellCounts:
-        """Count the visits of sites of a data set in the cells of this calendar."""
+        """Return the visits of sites of a data set, counted in the cells of this calendar."""
         rows = dataset.rows(sites)
         bands = self.bands(dataset, sites)
         return CellCounts.of(visits_of(dataset), self.calendar, rows, bands=bands)
@@ -294,6 +294,11 @@ class Seasons:
     def from_saved(cls, card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Seasons:
         """
         Read what :meth:`to_card` and :meth:`to_arrays` gave.
+
+        Parameters
+        ----------
+        card, arrays
+            The two; coefficients are (species, coefficients).
 
         Raises
         ------
