@@ -19,10 +19,10 @@ from butterfly_sdm.data.quantities import Quantity
 from butterfly_sdm.data.saved_models import card_in_doubt, read_model, write_model
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.season.claims import TAIL, SiteRates, mixed_quantile
-from butterfly_sdm.season.occupancy import NODES, Problem, fit_species
+from butterfly_sdm.season.occupancy import Problem, fit_species
 from butterfly_sdm.season.options import season_options
 from butterfly_sdm.season.seasons import Seasons
-from butterfly_sdm.season.site_effects import prior
+from butterfly_sdm.season.site_effects import NODES, prior
 
 
 @dataclass

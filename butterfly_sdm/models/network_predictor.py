@@ -355,6 +355,8 @@ class NetworkPredictor:
             (sites, species).
         dataset
             Holds the sites; only a loss of dated visits looks at it.
+        sites
+            Ids, in the order of the logits.
         """
         if self.detection is None or dataset is None:
             return np.asarray(expit(logits))

@@ -16,13 +16,12 @@ from butterfly_sdm.season.cells import Calendar
 from butterfly_sdm.season.curve import fit_curve
 from butterfly_sdm.season.links import scoring
 from butterfly_sdm.season.options import LinkName
-from butterfly_sdm.season.site_effects import log_likelihood, posterior, prior
+from butterfly_sdm.season.site_effects import NODES, log_likelihood, posterior, prior
 
 if TYPE_CHECKING:
     from butterfly_sdm.season.cells import CellCounts
     from butterfly_sdm.season.seasons import Seasons
 
-NODES = np.linspace(-6, 6, 31)
 # Standard deviations of the priors: log-odds of presence at the average site, effects of numbers,
 # of log tau around log 0.7, of rho.
 LEVEL_SD, SLOPE_SD, LOG_TAU, LOG_TAU_SD, RHO_SD = 2.0, 1.5, float(np.log(0.7)), 0.5, 0.4

@@ -17,7 +17,7 @@ from butterfly_sdm.season.cells import Calendar, CellCounts
 from butterfly_sdm.season.curve import Curve, fit_curve
 from butterfly_sdm.season.links import chance
 from butterfly_sdm.season.options import LinkName, SeasonOptions
-from butterfly_sdm.season.site_effects import grid_of, log_likelihood, posterior, prior
+from butterfly_sdm.season.site_effects import NODES, grid_of, log_likelihood, posterior, prior
 
 log = logging.getLogger("butterfly_sdm.season")
 
@@ -139,9 +139,12 @@ class Seasons:
         """
         Return the cells of the visits to ``sites``, without any curve yet, over a narrower grid;
         the link is logit unless the options name another.
-        """
-        from butterfly_sdm.season.occupancy import NODES
 
+        Parameters
+        ----------
+        options
+            How dates are used.
+        """
         table, along = visits_of(dataset), gradient(dataset, options.shift_by)
         own = _of_sites(table, np.unique(dataset.rows(sites)))
         calendar = Calendar.of(own, options, gradient=along)
@@ -187,7 +190,7 @@ class Seasons:
         return np.asarray(self.calendar.design[0] @ self.coefficients[place])
 
     def counts(self, dataset: Dataset, sites: Sequence[str]) -> CellCounts:
-        """Count the visits of sites of a data set in the cells of this calendar."""
+        """Return the visits of sites of a data set, counted in the cells of this calendar."""
         rows = dataset.rows(sites)
         bands = self.bands(dataset, sites)
         return CellCounts.of(visits_of(dataset), self.calendar, rows, bands=bands)
@@ -291,6 +294,11 @@ class Seasons:
     def from_saved(cls, card: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Seasons:
         """
         Read what :meth:`to_card` and :meth:`to_arrays` gave.
+
+        Parameters
+        ----------
+        card, arrays
+            The two; coefficients are (species, coefficients).
 
         Raises
         ------

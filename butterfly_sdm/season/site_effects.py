@@ -9,6 +9,7 @@ from scipy.special import logsumexp
 from butterfly_sdm.season.links import log_chances
 from butterfly_sdm.season.options import LinkName
 
+NODES = np.linspace(-6, 6, 31)  # where a species may also be absent
 REACH = 8.0  # of the grid, on the scale of the link
 # Normal prior of log tau: sites of a species differ by a factor of 3 or so
 LOG_TAU, LOG_TAU_SPREAD = float(np.log(1.2)), 0.7
