@@ -50,7 +50,8 @@ html_theme = "furo"
 html_title = f"butterfly_sdm {release}"
 html_static_path = ["_static"]
 html_theme_options = {"source_repository": "", "navigation_with_keys": True}
-suppress_warnings = ["myst.header"]  # a notebook may begin with a heading of any level
+# A notebook may begin with a heading of any level, and type a command after an exclamation mark.
+suppress_warnings = ["myst.header", "misc.highlighting_failure"]
 
 
 def list_rooms(app, docname, source):

@@ -139,7 +139,7 @@ def test_the_starter_is_short_and_reads_also_with_its_examples_uncommented(tmp_p
     assert told.build.records.grid_m == 1000
     assert told.build.scenes.bands == ("red", "green", "blue", "nir")
     assert told.build.covariates.rasters[0].name == "elevation"
-    assert told.map.layers == ("richness", "applicability")
+    assert told.map.layers == ("richness", "lower", "upper", "applicability")
 
 
 def test_every_setting_says_what_it_means():

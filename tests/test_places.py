@@ -194,7 +194,7 @@ def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path):
     sdm.predict_map(run, out=paths[0], overrides=[*FLAT, layers])
     sdm.predict_map(run, out=paths[1], given=given, overrides=[*FLAT, layers])
     policy = f"map.withhold=[{seen}]"
-    sdm.predict_map(run, out=paths[2], given=given, overrides=[*FLAT, policy])
+    sdm.predict_map(run, out=paths[2], given=given, overrides=[*FLAT, policy, "map.layers=[]"])
     maps = [rasterio.open(path) for path in paths]
     plain, moved, secret = (source.read(masked=True).filled(np.nan) for source in maps)
     assert maps[0].descriptions[-3:] == (

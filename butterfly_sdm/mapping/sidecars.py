@@ -15,6 +15,7 @@ from rasterio.warp import transform_bounds, transform_geom
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
@@ -143,7 +144,10 @@ def write_styles(path: Path) -> Path:
     """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
-    tags = read_tags(path)
+    try:
+        tags = read_tags(path)
+    except RasterError:  # another raster of this package, such as the gains of a plan
+        tags = {}
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)

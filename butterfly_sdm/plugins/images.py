@@ -40,6 +40,8 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     ------
     MissingFileError, DataError
         The file is absent, or no readable image.
+    MissingPackageError
+        What reads it is not installed: pydicom, or a decoder of its pixels.
     """
     from PIL import Image
 
