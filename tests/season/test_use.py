@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 import butterfly_sdm as bs
-from butterfly_sdm.config import load_config
+from butterfly_sdm.config import dump_config, load_config
 from butterfly_sdm.data.saved_models import load_predictor
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.evaluation.dated import in_week
@@ -41,6 +41,18 @@ def test_the_yaml_takes_a_word_or_settings(tmp_path):
     path.write_text("train: {season: {first_week: 20}}\n")
     with pytest.raises(ConfigError, match="both first_week and last_week"):
         load_config(path)
+
+
+def test_a_config_with_a_season_is_written_and_read_again(tmp_path):
+    config = load_config({"train": {"season": {"use": "on", "effort": ["duration"]}}})
+    assert config.train.season.effort == ("duration",)
+    path = tmp_path / "config.yaml"
+    for season in ("auto", {"use": "on", "effort": []}):
+        written = load_config({"train": {"season": season}})
+        path.write_text(dump_config(written))
+        assert load_config(path).train.season == written.train.season
+    with pytest.raises(ConfigError, match=r"train\.season\.effort"):
+        load_config({"train": {"season": {"effort": "duration"}}})
 
 
 def test_auto_is_on_where_dates_mislead_and_says_so(uneven, even, caplog):
