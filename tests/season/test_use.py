@@ -117,3 +117,20 @@ def test_a_run_with_a_season_is_loaded_anywhere(uneven, tmp_path):
     again = load_predictor(moved)
     assert again.seasons.calendar.shift_by == "latitude"
     assert again.predict(uneven, uneven.split.test).notna().all().all()
+
+
+def test_the_folds_of_a_community_use_dates_as_the_run_does(uneven, tmp_path, monkeypatch):
+    made = []
+
+    def make(model, fit, seed, season=None):
+        made.append(season)
+        return make_predictor(model, fit, seed, season)
+
+    monkeypatch.setattr("butterfly_sdm.places.make_predictor", make)
+    season = {"use": "auto", "link": "logit", "shift_by": None}
+    for use, told in (("auto", True), ("off", False)):
+        config = {"train": QUICK | {"season": season | {"use": use}}, "community": {"folds": 2}}
+        run = bs.train(config, tmp_path / use, dataset=uneven)
+        assert run.community is not None
+        assert [one is not None for one in made] == [told, told]
+        made.clear()
