@@ -136,14 +136,19 @@ def write_stac(
     return target
 
 
-def write_styles(path: Path) -> Path:
+def write_styles(path: Path, *, tags: Mapping[str, Any] | None = None) -> Path:
     """
     Write one QGIS style per band into the folder ``MAP_styles``, and ``MAP.qml``, which QGIS takes
     for the first band.
+
+    Parameters
+    ----------
+    tags
+        What is known of the raster; None: the metadata of a map, which it has to be.
     """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
-    tags = read_tags(path)
+    tags = read_tags(path) if tags is None else tags
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)
