@@ -10,12 +10,15 @@ from butterfly_sdm.config import dump_config, load_config
 from butterfly_sdm.data.saved_models import load_predictor
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.evaluation.dated import in_week
+from butterfly_sdm.map_of_run import MapOfRun
+from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.models.options import FitOptions, ModelOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.use import share_of_dates, used_season
 from tests.season.worlds import FIRST, season_world
 
+WEEK = ["evaluate.week=22"]
 QUICK = {"model": {"kind": "nearest_sites"}}
 
 
@@ -134,3 +137,30 @@ def test_the_folds_of_a_community_use_dates_as_the_run_does(uneven, tmp_path, mo
         assert run.community is not None
         assert [one is not None for one in made] == [told, told]
         made.clear()
+
+
+def test_a_map_is_judged_alike_before_and_after_any_evaluation(uneven, tmp_path):
+    season = {"use": "on", "link": "logit", "shift_by": None}
+    run = bs.train({"train": QUICK | {"season": season}}, tmp_path / "run", dataset=uneven)
+
+    def skill(**options):
+        known = MapOfRun(run, run.config, MapOptions(**options))
+        vars(known)["_dataset"] = uneven
+        return known.planned()[2]["skill"]
+
+    before = skill()
+    scored = bs.evaluate(run, dataset=uneven)
+    assert before["mse"] == pytest.approx(scored["mse"], abs=1e-6)
+    bs.evaluate(run, dataset=uneven, overrides=["evaluate.quantity=rate_in_week", *WEEK])
+    assert skill() == before
+    for options in (
+        {"quantity": "presence"},
+        {"quantity": "rate_in_week", "week": 22},
+        {"week": 22},
+        {"bound": "upper"},
+    ):
+        assert skill(layers=("richness",), **options) == before
+        for layer in ("lower", "richness_interval"):
+            with pytest.raises(DataError, match=f"The layers {layer} tell the rate"):
+                skill(layers=(layer, "richness"), **options)
+    assert skill(layers=("lower",), quantity="standardised_rate") == before
