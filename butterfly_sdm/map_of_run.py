@@ -18,6 +18,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError
 from butterfly_sdm.evaluation.applicability import Applicability
+from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
@@ -56,12 +57,16 @@ class MapOfRun:
 
     @cached_property
     def _predictions(self) -> pd.DataFrame:
-        """Of the sites the run is judged on, from its folder if it was evaluated there."""
-        known = None
-        with suppress(OSError, ValueError):
-            known = pd.read_parquet(self.run.folder / "predictions.parquet")
-        data, split = self._dataset, self.run.split
-        return held_out(self.run.predictor, data, split, self.settings.evaluate, known=known)
+        """
+        Of the sites the run is judged on, from its folder if it was evaluated there; of a model of
+        dated visits on their dates, whatever quantity it was evaluated on.
+        """
+        data, split, known = self._dataset, self.run.split, None
+        predictor = as_looked_at(self.run.predictor, data)
+        if predictor is self.run.predictor:
+            with suppress(OSError, ValueError):
+                known = pd.read_parquet(self.run.folder / "predictions.parquet")
+        return held_out(predictor, data, split, self.settings.evaluate, known=known)
 
     @cached_property
     def _trust(self) -> Trust:
@@ -75,10 +80,11 @@ class MapOfRun:
         Raises
         ------
         DataError
-            Skill or bounds are asked for and the held-out sites cannot tell them, or no species is
-            left.
+            Skill or bounds are asked for and the held-out sites cannot tell them, or not of this
+            quantity, or no species is left.
         """
         options, about = self.options, {"run": self.run.card.get("key")}
+        self._check_quantity()
         wanted = [name for name in options.layers if name in BOUNDS]
         try:
             about["skill"] = self._trust.to_dict()
@@ -95,6 +101,21 @@ class MapOfRun:
             made, about["interval"] = self._bounds()
             layers += [Bounds(name, made.ends, made.species) for name in map(_bound, wanted)]
         return options, layers, about
+
+    def _check_quantity(self) -> None:
+        """Refuse layers learned from rates over all visits in a map of something else."""
+        options = self.options
+        of_rates = [name for name in options.layers if name in (*BOUNDS, "richness_interval")]
+        other = options.quantity == "presence" or options.week is not None
+        if not of_rates or not (other or options.bound != "mean"):
+            return
+        shown = "presence" if options.quantity == "presence" else f"week {options.week}"
+        shown = shown if other else f"the {options.bound} ends of intervals"
+        raise DataError(
+            f"The layers {', '.join(of_rates)} tell the rate that visits of a site see, and this "
+            f"map shows {shown}. Leave them out of map.layers; map.bound: lower or upper maps the "
+            "ends of the model's own interval."
+        )
 
     def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
         """Return the options without the species that are not better than their mean rate."""

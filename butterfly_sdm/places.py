@@ -76,8 +76,10 @@ def fit_community(
     opened, settings = open_run(run, overrides)
     options = settings.community or CommunityOptions()
     folder = opened.folder / COMMUNITY
+    season = settings.train.season if opened.card.get("season") == "on" else None
     key = fingerprint(
         {"run": opened.card.get("key"), "options": options.model_dump(exclude={"workers"})}
+        | ({} if season is None else {"season": season.model_dump()})
     )
     card = folder / "community.json"
     if card.is_file() and read_json(card).get("key") == key:
@@ -91,7 +93,7 @@ def fit_community(
         seed=settings.seed,
     )
     train = settings.train
-    make = partial(make_predictor, train.model, train.fit, settings.seed)
+    make = partial(make_predictor, train.model, train.fit, settings.seed, season)
     with resumable_folder(folder, key) as unfinished:
         paths = [unfinished / "folds" / f"{number}.parquet" for number in range(len(folds))]
         todo = [number for number, path in enumerate(paths) if not path.is_file()]

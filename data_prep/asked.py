@@ -215,7 +215,11 @@ def describe_places(
             tiles = np.load(Path(folder) / "tiles.npy", allow_pickle=False)
         wanted = build.covariates if sees.covariates else None
         covariates, units, _ = site_covariates(
-            wanted or CovariateOptions(), sites, position_crs=crs, executor=bench.executor
+            wanted or CovariateOptions(),
+            sites,
+            position_crs=crs,
+            executor=bench.executor,
+            known=sees.covariates,
         )
     card = DatasetCard(
         name="places", species=tuple(species), position_crs=crs, tiles=tile_card, covariates=units

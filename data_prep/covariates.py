@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -29,6 +31,7 @@ def site_covariates(
     *,
     position_crs: str,
     executor: Executor | None = None,
+    known: Sequence[str] = (),
 ) -> tuple[pd.DataFrame | None, dict[str, str], list[str]]:
     """
     Return all covariates a config names, side by side.
@@ -37,6 +40,9 @@ def site_covariates(
     ----------
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+    known
+        Names of covariates that are there whatever these sites show: of a class of a raster that
+        none of them has, the share is 0.
 
     Returns
     -------
@@ -67,7 +73,9 @@ def site_covariates(
     if unknown:
         raise DataError(f"covariates.units names {unknown[0]!r}, which no table of covariates has.")
     for raster in config.rasters:
-        values = raster_covariates(raster, sites, position_crs=position_crs, executor=executor)
+        values = raster_covariates(
+            raster, sites, position_crs=position_crs, executor=executor, known=known
+        )
         units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
         parts.append(values)
     if not parts:
@@ -199,6 +207,7 @@ def raster_covariates(
     *,
     position_crs: str,
     executor: Executor | None = None,
+    known: Sequence[str] = (),
 ) -> pd.DataFrame:
     """
     Summarise a raster in squares around sites.
@@ -214,6 +223,8 @@ def raster_covariates(
         ``NAME_CLASS_SIDEm``.
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+    known
+        Names of columns: classes among them have one even if no site shows them.
 
     Returns
     -------
@@ -244,7 +255,8 @@ def raster_covariates(
             columns[f"{raster.name}_{side:g}m"] = np.concatenate(found)
             continue
         shares = pd.concat(found, ignore_index=True).sort_index(axis=1)
-        named = raster.classes or {value: str(value) for value in shares.columns}
+        here = {*shares.columns, *_classes(raster.name, side, known)}
+        named = raster.classes or {value: str(value) for value in sorted(here)}
         for value, label in named.items():
             columns[f"{raster.name}_{label}_{side:g}m"] = share_of(shares, value)
     table = pd.DataFrame(columns, index=sites.index)
@@ -253,6 +265,12 @@ def raster_covariates(
             f"{raster.path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?"
         )
     return table
+
+
+def _classes(name: str, side_m: float, known: Sequence[str]) -> set[int]:
+    """Return the classes without a name of their own that columns of a raster speak of."""
+    pattern = re.compile(rf"{re.escape(name)}_(-?\d+)_{re.escape(f'{side_m:g}')}m")
+    return {int(found[1]) for one in known if (found := pattern.fullmatch(one))}
 
 
 def _summary(

@@ -15,7 +15,7 @@ from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, Model
 from butterfly_sdm.places import new_records
 
 KIND = "train.model={kind: nearest_sites}"
-FLAT = ["map.stride_px=16", "map.audit=0", "map.beside=[]"]
+FLAT = ["map.layers=[]", "map.stride_px=16", "map.audit=0", "map.beside=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +70,25 @@ def test_points_grid_references_and_polygons_are_places(home, tmp_path):
     vectors = dataset.sites.loc[held_out(dataset)[:2], ["geometry"]].rename_axis("place")
     vectors.reset_index().to_file(tmp_path / "places.gpkg")
     assert len(sdm.predict(run, tmp_path / "places.gpkg").places) == 2
+
+
+def test_places_without_a_class_of_a_raster_are_known_to_lack_it(home, tmp_path):
+    folder, _, _ = home
+    rasters = "{path: habitats.tif, name: habitat, kind: fractions, side_m: [1000]}"
+    options = [
+        "build.split.buffer_m=0",
+        f"build.covariates={{rasters: [{rasters}]}}",
+        "train.model={kind: trees, options: {trees: 5}}",
+    ]
+    config = folder / "region" / "config.yaml"
+    dataset = sdm.build(config, tmp_path / "dataset", overrides=options)
+    run = sdm.train(config, tmp_path / "run", dataset=dataset, overrides=options)
+    site = held_out(dataset)[0]
+    assert (dataset.covariates.loc[site] == 0).any()
+    new = dataset.sites.loc[[site], ["geometry"]].set_axis(["Meadow"])
+    plain = run.predictor.predict(dataset, [site]).iloc[0]
+    wide = sdm.predict(run, new).species.set_index("species")["prediction"]
+    assert wide[plain.index].to_numpy() == pytest.approx(plain.to_numpy(), abs=0.05)
 
 
 def test_what_was_seen_moves_its_place_and_those_unseen_are_ranked(home, tmp_path):

@@ -15,7 +15,6 @@ from rasterio.warp import transform_bounds, transform_geom
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
-from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
@@ -137,17 +136,19 @@ def write_stac(
     return target
 
 
-def write_styles(path: Path) -> Path:
+def write_styles(path: Path, *, tags: Mapping[str, Any] | None = None) -> Path:
     """
     Write one QGIS style per band into the folder ``MAP_styles``, and ``MAP.qml``, which QGIS takes
     for the first band.
+
+    Parameters
+    ----------
+    tags
+        What is known of the raster; None: the metadata of a map, which it has to be.
     """
     with rasterio.open(path) as source:
         names, units = source.descriptions, source.units
-    try:
-        tags = read_tags(path)
-    except RasterError:  # another raster of this package, such as the gains of a plan
-        tags = {}
+    tags = read_tags(path) if tags is None else tags
     folder = path.with_name(f"{path.stem}_styles")
     folder.mkdir(exist_ok=True)
     discard_unfinished(folder)

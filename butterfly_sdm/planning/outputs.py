@@ -54,7 +54,7 @@ def write_plan(plan: Plan, folder: Path) -> Plan:
         _vector(partial / "plan.gpx", _waypoints(plan), driver="GPX", layer="waypoints")
         if plan.side_m is not None:
             _write_raster(partial / "gain.tif", plan)
-            write_styles(partial / "gain.tif")
+            write_styles(partial / "gain.tif", tags={})
         figures.show_plan(
             plan.layer,
             plan.sites,

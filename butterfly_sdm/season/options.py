@@ -39,6 +39,7 @@ class SeasonOptions(Section):
     years: bool = Field(True, description="whether each year's season may deviate")
     effort: tuple[EffortName, ...] = Field(
         ("duration", "complete"),
+        strict=False,  # a list of YAML, which _use_alone has handed on as Python's
         description="what of a visit, where it is told, makes detection easier; list_length: "
         "without the species itself, and rarely of use",
     )

@@ -86,6 +86,17 @@ def test_fractions_of_classes_sum_to_one_and_skip_missing_pixels(tmp_path, sites
     ]
 
 
+def test_a_class_that_none_of_some_sites_has_is_known_to_be_absent(tmp_path, sites):
+    ones = np.ones((1, 40, 40), np.uint8)
+    path = write_raster(tmp_path / "cover.tif", ones, pixel=50, names=None, nodata=255)
+    raster = CovariateRasterOptions(path=path, name="c", kind="fractions", side_m=(1000,))
+    known = ("c_3_1000m", "c_1_1000m", "c_3_2000m", "other_4_1000m")
+    table = raster_covariates(raster, sites, position_crs="EPSG:27700", known=known)
+    assert table.columns.tolist() == ["c_1_1000m", "c_3_1000m"]
+    assert table.loc[["a", "b"]].to_numpy().tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    assert table.loc["c"].isna().all()
+
+
 def test_pixels_larger_than_the_square_and_degrees_are_understood(tmp_path, sites):
     values = np.arange(800, dtype=np.float32).reshape(1, 20, 40)
     path = write_raster(

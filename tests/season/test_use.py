@@ -6,16 +6,19 @@ import pandas as pd
 import pytest
 
 import butterfly_sdm as bs
-from butterfly_sdm.config import load_config
+from butterfly_sdm.config import dump_config, load_config
 from butterfly_sdm.data.saved_models import load_predictor
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.evaluation.dated import in_week
+from butterfly_sdm.map_of_run import MapOfRun
+from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.models.options import FitOptions, ModelOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.use import share_of_dates, used_season
 from tests.season.worlds import FIRST, season_world
 
+WEEK = ["evaluate.week=22"]
 QUICK = {"model": {"kind": "nearest_sites"}}
 
 
@@ -41,6 +44,18 @@ def test_the_yaml_takes_a_word_or_settings(tmp_path):
     path.write_text("train: {season: {first_week: 20}}\n")
     with pytest.raises(ConfigError, match="both first_week and last_week"):
         load_config(path)
+
+
+def test_a_config_with_a_season_is_written_and_read_again(tmp_path):
+    config = load_config({"train": {"season": {"use": "on", "effort": ["duration"]}}})
+    assert config.train.season.effort == ("duration",)
+    path = tmp_path / "config.yaml"
+    for season in ("auto", {"use": "on", "effort": []}):
+        written = load_config({"train": {"season": season}})
+        path.write_text(dump_config(written))
+        assert load_config(path).train.season == written.train.season
+    with pytest.raises(ConfigError, match=r"train\.season\.effort"):
+        load_config({"train": {"season": {"effort": "duration"}}})
 
 
 def test_auto_is_on_where_dates_mislead_and_says_so(uneven, even, caplog):
@@ -105,3 +120,47 @@ def test_a_run_with_a_season_is_loaded_anywhere(uneven, tmp_path):
     again = load_predictor(moved)
     assert again.seasons.calendar.shift_by == "latitude"
     assert again.predict(uneven, uneven.split.test).notna().all().all()
+
+
+def test_the_folds_of_a_community_use_dates_as_the_run_does(uneven, tmp_path, monkeypatch):
+    made = []
+
+    def make(model, fit, seed, season=None):
+        made.append(season)
+        return make_predictor(model, fit, seed, season)
+
+    monkeypatch.setattr("butterfly_sdm.places.make_predictor", make)
+    season = {"use": "auto", "link": "logit", "shift_by": None}
+    for use, told in (("auto", True), ("off", False)):
+        config = {"train": QUICK | {"season": season | {"use": use}}, "community": {"folds": 2}}
+        run = bs.train(config, tmp_path / use, dataset=uneven)
+        assert run.community is not None
+        assert [one is not None for one in made] == [told, told]
+        made.clear()
+
+
+def test_a_map_is_judged_alike_before_and_after_any_evaluation(uneven, tmp_path):
+    season = {"use": "on", "link": "logit", "shift_by": None}
+    run = bs.train({"train": QUICK | {"season": season}}, tmp_path / "run", dataset=uneven)
+
+    def skill(**options):
+        known = MapOfRun(run, run.config, MapOptions(**options))
+        vars(known)["_dataset"] = uneven
+        return known.planned()[2]["skill"]
+
+    before = skill()
+    scored = bs.evaluate(run, dataset=uneven)
+    assert before["mse"] == pytest.approx(scored["mse"], abs=1e-6)
+    bs.evaluate(run, dataset=uneven, overrides=["evaluate.quantity=rate_in_week", *WEEK])
+    assert skill() == before
+    for options in (
+        {"quantity": "presence"},
+        {"quantity": "rate_in_week", "week": 22},
+        {"week": 22},
+        {"bound": "upper"},
+    ):
+        assert skill(layers=("richness",), **options) == before
+        for layer in ("lower", "richness_interval"):
+            with pytest.raises(DataError, match=f"The layers {layer} tell the rate"):
+                skill(layers=(layer, "richness"), **options)
+    assert skill(layers=("lower",), quantity="standardised_rate") == before
