@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -547,7 +547,11 @@ def _bands(strip: Strip, layers: Sequence[Layer]) -> np.ndarray:
 def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
     from butterfly_sdm.mapping.sidecars import write_quicklook, write_stac, write_styles
 
-    writers = {"stac": write_stac, "styles": write_styles, "picture": write_quicklook}
+    writers: dict[str, Callable[[Path], Path]] = {
+        "stac": write_stac,
+        "styles": write_styles,
+        "picture": write_quicklook,
+    }
     return {name: writers[name](out) for name in beside}
 
 
