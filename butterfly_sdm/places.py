@@ -252,9 +252,9 @@ def predict(
         told = ground.given(given, asked).without(hidden)
     plain, positions = ground.predicted(asked)
     belief = None
-    if community is not None:
-        belief = _believed(community, ground, plain, positions, told, visits)
     shown = [name for name in opened.predictor.species if name not in hidden]
+    if community is not None and shown:
+        belief = _believed(community, ground, plain, positions, told, visits, hidden)
     if len(shown) < len(opened.predictor.species):
         ground.notes.append(
             f"{len(opened.predictor.species) - len(shown)} sensitive species are not told at "
@@ -263,7 +263,7 @@ def predict(
     species = _species_table(plain, belief, told, shown)
     alike = pd.DataFrame(columns=["place", "site_id", "similarity"])
     if community is not None and belief is not None:
-        alike = community.alike(belief.probability)
+        alike = community.alike(belief.probability[shown])
     at = centres(asked.geometry.loc[plain.index])
     table = pd.DataFrame({"lon": at.x, "lat": at.y}, index=plain.index.rename("place"))
     seen = species[species["seen"] > 0].groupby("place").size()
@@ -344,8 +344,12 @@ def _believed(
     positions: np.ndarray,
     told: Given,
     visits: float | None,
+    hidden: Sequence[str],
 ) -> Belief:
-    """Return what is believed of places, given what was seen there and at others around."""
+    """
+    Return what is believed of places, given what was seen there and at others around; species that
+    are hidden tell nothing of others, and do not count.
+    """
     learned = [site for site in plain.index if site in community.out_of_fold.index]
     again = [site for site in learned if site in set(told.places)]
     q = plain
@@ -355,7 +359,8 @@ def _believed(
         q.loc[again] = community.out_of_fold.loc[again, plain.columns].to_numpy()
         data = ground.data
         assert data is not None
-        told = told + Given.of_counts(data.detections.loc[again], data.visits.loc[again])
+        own = Given.of_counts(data.detections.loc[again], data.visits.loc[again])
+        told = told + own.without(hidden)
         ground.notes.append(
             f"{len(again)} places are training sites: there the model starts from what it said "
             "without them, and all visits of the data set count as given."
@@ -368,7 +373,13 @@ def _believed(
         records = community.records(near, told, spots)
         record_of = pd.Index(near.index).get_indexer(plain.index)
     return community.condition(
-        q, told, positions=positions, records=records, record_of=record_of, visits=visits
+        q,
+        told,
+        positions=positions,
+        records=records,
+        record_of=record_of,
+        visits=visits,
+        counted=[name for name in community.species if name not in hidden],
     )
 
 

@@ -516,7 +516,8 @@ def report(
     # The page places sites exactly, so a species that may only be told coarsely is left out of it
     # too.
     settings = open_run(runs[0], ())[1]
-    withheld = tuple(settings.build.records.sensitive) if settings.build is not None else ()
+    records = () if settings.build is None else settings.build.records.sensitive
+    withheld = tuple(dict.fromkeys([*records, *settings.map.withhold, *settings.map.coarsen_m]))
     on_map = _on_map(open_run(runs[0], ())[0], findings[0], withheld)
     return write_report(findings, target, withheld=withheld, on_map=on_map)
 

@@ -199,6 +199,32 @@ def test_mistakes_are_said(home, tmp_path):
         sdm.predict(other, write(tmp_path / "e.csv", "place,lon,lat", "x,-2.2,51.2"))
 
 
+def test_nothing_that_is_told_depends_on_a_sensitive_species(home, monkeypatch):
+    _, dataset, run = home
+    secret, *shown = dataset.species
+    sites = [held_out(dataset)[0], dataset.split.train[0]]
+    given = pd.DataFrame(
+        {"place": sites, "species": dataset.species[1], "visits": 3, "detections": 2}
+    )
+    policy = [f"map.withhold=[{secret}]"]
+    seen = sdm.predict(run, sites, given=given, overrides=policy)
+    assert (seen.places["high"] <= len(shown)).all()
+    found = seen.species.groupby("place")["found"].sum()
+    assert seen.places["richness"].to_numpy() == pytest.approx(found[sites].to_numpy(), abs=0.75)
+    community = run.community
+    counts = dataset.detections.copy()
+    counts[secret] = dataset.visits  # it was seen on every visit
+    other = replace(dataset, detections=counts, visit_table=None)
+    known = community.known.assign(**{secret: 1.0})
+    monkeypatch.setattr(sdm.Run, "community", replace(community, known=known))
+    told = sdm.predict(run, sites, given=given, overrides=policy, dataset=other)
+    pd.testing.assert_frame_equal(told.species, seen.species)
+    pd.testing.assert_frame_equal(told.places, seen.places)
+    pd.testing.assert_frame_equal(told.alike, seen.alike)
+    nothing = sdm.predict(run, sites, overrides=[f"map.withhold={list(dataset.species)}"])
+    assert len(nothing.species) == 0
+
+
 def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path):
     _, dataset, run = home
     site = held_out(dataset)[0]

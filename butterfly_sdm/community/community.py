@@ -197,6 +197,7 @@ class Community:
         records: Records | None = None,
         record_of: np.ndarray | None = None,
         visits: float | np.ndarray | None = None,
+        counted: Sequence[str] | None = None,
     ) -> Belief:
         """
         Return what is believed of places.
@@ -219,6 +220,8 @@ class Community:
             others alone.
         visits
             One number or (places,) to come; None: as many as a training site usually had.
+        counted
+            Species whose number is told as richness; None: all.
 
         Raises
         ------
@@ -232,7 +235,10 @@ class Community:
         q = predictions.to_numpy(float)
         evidence = given.evidence(predictions)
         moved = _moved(q, positions, records, record_of)
-        rate, sd, count, spread_ = self._believe(q, evidence, moved, to_come)
+        of = [
+            self.species.index(name) for name in self.species if counted is None or name in counted
+        ]
+        rate, sd, count, spread_ = self._believe(q, evidence, moved, to_come, of)
         known = evidence.n.mean(axis=1) + sum(part.told for part in evidence.thinned)
         centre, least, most = self.calibration.interval(count, spread_, known)
         low, high = richness.rate_interval(rate, sd)
@@ -244,7 +250,7 @@ class Community:
             return pd.DataFrame(values, index=predictions.index, columns=predictions.columns)
 
         number = pd.DataFrame(
-            {"expected": centre, "low": least, "high": np.minimum(most, q.shape[1])},
+            {"expected": centre, "low": least, "high": np.minimum(most, len(of))},
             index=predictions.index,
         )
         return Belief(
@@ -293,7 +299,7 @@ class Community:
         Parameters
         ----------
         probability
-            (place, species) of :class:`Belief`.
+            (place, species) of :class:`Belief`, or some of the species.
 
         Returns
         -------
@@ -302,11 +308,12 @@ class Community:
         """
         from scipy.spatial.distance import cdist
 
-        rates = self.known.to_numpy(float)
+        names = [name for name in self.species if name in probability]
+        rates = self.known[names].to_numpy(float)
         parts = []
         for at in range(0, len(probability), 1000):
             part = probability.iloc[at : at + 1000]
-            similar = 1 - cdist(part[list(self.species)].to_numpy(float), rates, "braycurtis")
+            similar = 1 - cdist(part[names].to_numpy(float), rates, "braycurtis")
             best = np.argsort(-similar, axis=1, kind="stable")[:, :count]
             parts.append(
                 pd.DataFrame(
@@ -425,11 +432,16 @@ class Community:
             )
 
     def _believe(
-        self, q: np.ndarray, evidence: Evidence, moved: Moved | None, visits: np.ndarray
+        self,
+        q: np.ndarray,
+        evidence: Evidence,
+        moved: Moved | None,
+        visits: np.ndarray,
+        counted: list[int],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """
         Return rate and deviation of the logit, (places, species), and mean and deviation of the
-        number of species that visits find, (places,).
+        number of the species ``counted`` that visits find, (places,).
         """
         corrected = logit_normal.calibrated(q, self.small)
         sd = logit_normal.spread(corrected) * np.sqrt(np.diag(self.logit))
@@ -438,8 +450,9 @@ class Community:
         if visits.ndim:  # only one number for all places is tabulated
             touched = np.ones(len(q), dtype=bool)
         if not touched.all():
-            unvisited = self.prior_richness(self.species, float(visits))
-            count[~touched], deviation[~touched] = unvisited.moments(q[~touched])
+            names = [self.species[place] for place in counted]
+            unvisited = self.prior_richness(names, float(visits))
+            count[~touched], deviation[~touched] = unvisited.moments(q[~touched][:, counted])
         moves = np.zeros(len(q), dtype=bool) if moved is None else moved.near
         for part in (*_parts(touched & ~moves), *_parts(touched & moves)):
             there = moved.take(part) if moved is not None and moves[part[0]] else None
@@ -447,7 +460,9 @@ class Community:
             assert joint.correlated is not None
             sd[part] = joint.sd
             count[part], deviation[part] = richness.posterior_moments(
-                joint.mean, joint.correlated, np.broadcast_to(visits, len(q))[part]
+                joint.mean[:, counted],
+                joint.correlated[:, counted][:, :, counted],
+                np.broadcast_to(visits, len(q))[part],
             )
         return rate, sd, count, deviation
 

@@ -547,8 +547,11 @@ def _bands(strip: Strip, layers: Sequence[Layer]) -> np.ndarray:
 def _write_beside(out: Path, beside: Sequence[str]) -> dict[str, Path]:
     from butterfly_sdm.mapping.sidecars import write_quicklook, write_stac, write_styles
 
-    writers: dict[str, Callable[[Path], Path]]
-    writers = {"stac": write_stac, "styles": write_styles, "picture": write_quicklook}
+    writers: dict[str, Callable[[Path], Path]] = {
+        "stac": write_stac,
+        "styles": write_styles,
+        "picture": write_quicklook,
+    }
     return {name: writers[name](out) for name in beside}
 
 

@@ -295,3 +295,19 @@ def test_a_report_shows_the_map_and_where_not_to_trust_it(made):
     assert "On the map map.tif" in page
     assert "of its predicted positions are unlike the training sites" in page
     assert page.count("data:image/png;base64,") == 1
+
+
+def test_a_report_shows_no_site_of_a_species_that_maps_withhold(made, tmp_path, monkeypatch):
+    _, dataset, run, _ = made
+    told = []
+
+    def write_report(findings, target, *, withheld=(), on_map=None):
+        told.append(withheld)
+
+    monkeypatch.setattr("butterfly_sdm.evaluation.report.page.write_report", write_report)
+    first, second, *_ = dataset.species
+    policy = {"withhold": (first,), "coarsen_m": {second: 2000.0}}
+    config = run.config
+    hidden = config.model_copy(update={"map": config.map.model_copy(update=policy)})
+    bs.report([run.with_settings(hidden)], tmp_path / "report.html")
+    assert told == [(first, second)]
