@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field
 
 from butterfly_sdm.community.options import CommunityOptions
-from butterfly_sdm.core.settings import InputPath, Section, commented, load_settings
+from butterfly_sdm.core.settings import InputPath, Section, commented, load_settings, unset
 from butterfly_sdm.data.options import SplitOptions
 from butterfly_sdm.errors import MissingPackageError
 from butterfly_sdm.evaluation.options import EvaluateOptions
@@ -49,10 +49,6 @@ except ImportError as error:
     ) from error
 
 
-def _unset(value: object) -> bool:
-    return value is None
-
-
 class Config(Section):
     """One experiment."""
 
@@ -78,9 +74,23 @@ class Config(Section):
         None,
         description="fitted after the model, by that many more fits; null: butterfly-sdm community "
         "RUN does it",
-        exclude_if=_unset,
+        exclude_if=unset,
     )
     plan: PlanOptions = PlanOptions()
+
+    @property
+    def sensitive(self) -> dict[str, float | None]:
+        """
+        The species that the data set or the map tells coarsely or not at all: the side of their
+        squares in metres, None where nothing may be told.
+        """
+        policy: dict[str, float | None] = dict.fromkeys(self.map.withhold)
+        policy |= self.map.coarsen_m
+        if self.build is not None:
+            for name, action in self.build.records.sensitive.items():
+                side = re.fullmatch(r"(\d+)km", action)
+                policy[name] = float(side[1]) * 1000 if side else None
+        return policy
 
 
 ConfigLike = str | Path | Mapping[str, Any] | Config

@@ -131,6 +131,19 @@ _Loader.add_implicit_resolver(
 )
 
 
+def unset(value: object) -> bool:
+    """
+    Tell whether a setting is null: as ``exclude_if`` of a field it keeps what is newer than the key
+    of finished work out of what is stored, while nobody asks for it.
+    """
+    return value is None
+
+
+def empty(value: object) -> bool:
+    """Tell whether a setting is null, false, zero or holds nothing; see :func:`unset`."""
+    return not value
+
+
 class Section(BaseModel):
     """Base of all sections: no unknown keys, no silent conversion, no change after loading."""
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from butterfly_sdm.core.cards import check_version, fingerprint
 from butterfly_sdm.core.files import read_json
 from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.core.settings import empty, unset
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
@@ -78,13 +79,13 @@ class DatasetCard(BaseModel):
     names: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="texts of the records that were counted as each species",
-        exclude_if=lambda names: not names,
+        exclude_if=empty,
     )
     dates_share: float | None = Field(
         None,
         description="variance between sites that dates alone give raw rates, over that of the "
         "rates of sites; above 0.25 raw rates mislead",
-        exclude_if=lambda share: share is None,
+        exclude_if=unset,
     )
     software: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str] = Field(

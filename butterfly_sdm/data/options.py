@@ -1,10 +1,15 @@
 """What can be said about the split."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from butterfly_sdm.core.settings import Fraction, InputPath, Section
+from butterfly_sdm.core.settings import Fraction, InputPath, Section, unset
+
+WeekOption = Annotated[
+    int | None,
+    Field(ge=1, le=52, description="of rate_in_week, counted from 1 January", exclude_if=unset),
+]
 
 
 class SplitOptions(Section):

@@ -4,7 +4,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from butterfly_sdm.core.settings import Options, Section
+from butterfly_sdm.core.settings import Options, Section, unset
+from butterfly_sdm.data.options import WeekOption
 
 
 class LadderStep(Section):
@@ -33,15 +34,9 @@ class EvaluateOptions(Section):
         None,
         description="what is scored; null: k of n as they are, against rates on the very dates "
         "where the model tells them",
-        exclude_if=lambda quantity: quantity is None,
+        exclude_if=unset,
     )
-    week: int | None = Field(
-        None,
-        ge=1,
-        le=52,
-        description="of rate_in_week, counted from 1 January",
-        exclude_if=lambda week: week is None,
-    )
+    week: WeekOption = None
     ladder: tuple[LadderStep, ...] = Field(
         (), description="predictors that evaluate --ladder compares"
     )

@@ -6,14 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import InputSource, Section
+from butterfly_sdm.core.settings import InputSource, Section, empty
 
 Month = Annotated[int, Field(ge=1, le=12)]
-
-
-def _unset(value: object) -> bool:
-    """Tell whether an option is as if it were not there: it is no part of a fingerprint then."""
-    return not value
 
 
 class CompositeOptions(Section):
@@ -30,7 +25,7 @@ class CompositeOptions(Section):
         False,
         description="write the whole composite as one raster first, instead of composing what is "
         "read",
-        exclude_if=_unset,
+        exclude_if=empty,
     )
 
 
@@ -52,7 +47,7 @@ class StacOptions(Section):
         None,
         description="who signs the addresses of files, anew for every request: planetary_computer, "
         "or a signer of another package",
-        exclude_if=_unset,
+        exclude_if=empty,
     )
 
 

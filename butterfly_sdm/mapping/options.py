@@ -8,7 +8,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from butterfly_sdm.core.settings import Fraction, InputPath, Section
+from butterfly_sdm.core.settings import Fraction, InputPath, Section, empty, unset
+from butterfly_sdm.data.options import WeekOption
 from butterfly_sdm.data.quantities import Bound, QuantityName
 from butterfly_sdm.imagery.options import SceneOptions
 
@@ -132,19 +133,13 @@ class MapOptions(Section):
         None,
         description="what the map shows, of a model that tells several; null: what the model "
         "predicts",
-        exclude_if=lambda quantity: quantity is None,
+        exclude_if=unset,
     )
-    week: int | None = Field(
-        None,
-        ge=1,
-        le=52,
-        description="of rate_in_week, counted from 1 January",
-        exclude_if=lambda week: week is None,
-    )
+    week: WeekOption = None
     dates: tuple[str, ...] = Field(
         (),
         description="of raw_rate, such as 2020-07-01",
-        exclude_if=lambda dates: not dates,
+        exclude_if=empty,
     )
     bound: Bound = Field(
         "mean",

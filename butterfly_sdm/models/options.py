@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section
+from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section, empty, unset
 from butterfly_sdm.losses.options import DetectionName, PresenceName, RegulariserOptions
 from butterfly_sdm.season.options import SeasonOptions
 
@@ -13,11 +13,6 @@ FusionRule = Literal["concatenate", "gate"]
 StemRule = Literal["inflate", "published", "random"]
 Freeze = Literal["nothing", "trunk", "all_but_stem"]
 MOST = 1 << 20  # of any size: a damaged file must not ask for all memory
-
-
-def _unset(value: object) -> bool:
-    """Leave a setting out of what is stored, so that runs keep the key of older settings."""
-    return not value
 
 
 class KindOptions(Section):
@@ -38,7 +33,7 @@ class ShapeOptions(Section):
         le=4096,
         description="channels of the first stage of a ResNet, each stage has twice those before "
         "it; null: 64, as published",
-        exclude_if=_unset,
+        exclude_if=empty,
     )
     embedding: int = Field(256, ge=2, le=MOST, description="length of the projection")
     head_layers: int = Field(2, ge=1, le=4, description="layers from the embedding to the species")
@@ -57,7 +52,7 @@ class ShapeOptions(Section):
         0.0,
         description="share of a claim that is the mean of the training sites nearest in the "
         "embedding",
-        exclude_if=_unset,
+        exclude_if=empty,
     )
     padding: Padding = Field(
         "replicate", description="what the trunk sees beyond the edge of a tile"
@@ -159,7 +154,7 @@ class TrainOptions(Section):
         None,
         description="auto, on or off, or settings: learn when species are seen, and rates over a "
         "schedule of visits; null: off",
-        exclude_if=lambda season: season is None,
+        exclude_if=unset,
     )
 
 

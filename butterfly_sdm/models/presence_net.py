@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, ValidationError
 from torch import Tensor, nn
 
+from butterfly_sdm.core.settings import empty
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.models.fusion import Branch, Fusion, PositionEncoding
 from butterfly_sdm.models.options import MOST, Freeze, ShapeOptions
@@ -42,7 +43,7 @@ class Architecture(ShapeOptions):
     bands: tuple[str, ...] = ()
     covariates: int = Field(0, ge=0)
     position: bool = False
-    remembered: int = Field(0, ge=0, le=MOST, exclude_if=lambda count: not count)
+    remembered: int = Field(0, ge=0, le=MOST, exclude_if=empty)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> Self:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import pyproj
 from pydantic import Field, field_validator, model_validator
 
-from butterfly_sdm.core.settings import InputPath, Section
+from butterfly_sdm.core.settings import InputPath, Section, unset
 from butterfly_sdm.errors import did_you_mean
 
 Protection = Literal["withhold", "1km", "2km", "10km"]
@@ -94,11 +94,6 @@ class LimitOptions(Section):
     description_mib: int = Field(16, ge=1, description="largest meta.xml, MiB")
 
 
-def _unset(value: object) -> bool:
-    """Leave a setting out of what is stored: data sets keep the fingerprint of older settings."""
-    return value is None
-
-
 class RecordsOptions(Section):
     """
     Which records count, and what a visit is.
@@ -180,12 +175,12 @@ class RecordsOptions(Section):
     higher_ranks: Literal["effort", "drop"] | None = Field(
         None,
         description="records of a genus or family; null: as the scheme says",
-        exclude_if=_unset,
+        exclude_if=unset,
     )
     complete_only: bool | None = Field(
         None,
         description="only lists that name every species seen; null: as the scheme says",
-        exclude_if=_unset,
+        exclude_if=unset,
     )
     months: tuple[Month, Month] | None = Field(
         None, description="first and last month of the season; null: all the year"
@@ -202,13 +197,13 @@ class RecordsOptions(Section):
         None,
         description="projected CRS of the squares of grid_m, anywhere, such as EPSG:3035; null: "
         "the British or Irish grid",
-        exclude_if=_unset,
+        exclude_if=unset,
     )
     crs: str | None = Field(
         None,
         description="projected CRS of easting and northing where the records name none, such as "
         "EPSG:25832; null: the British grid",
-        exclude_if=_unset,
+        exclude_if=unset,
     )
     max_uncertainty_m: float | None = Field(
         None, gt=0, description="less certain records are left out"

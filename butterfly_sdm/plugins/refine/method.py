@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from butterfly_sdm.core.files import read_json
-from butterfly_sdm.core.settings import FileOrName, InputPath, Section, load_settings
+from butterfly_sdm.core.settings import FileOrName, InputPath, Section, empty, load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -67,7 +67,7 @@ class RefineConfig(PluginConfig):
     trust: bool = Field(
         False,
         description="model is a file, and may run: a file of a network is a program",
-        exclude_if=lambda trust: not trust,  # keeps the key of settings that do not need it
+        exclude_if=empty,  # keeps the key of settings that do not need it
     )
     classes: tuple[str, ...] = Field(
         min_length=2, description="names, in the order of the classifier's output"
