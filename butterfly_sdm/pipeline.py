@@ -436,9 +436,8 @@ def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
         run = run or Run.open(path.parent / "run")
         if run.card.get("key") != tags.get("run"):
             return path, None  # of another run, or by hand
-        records = run.config.build.records.sensitive if run.config.build is not None else ()
-        hidden = {*records, *(tags.get("sensitive") or {}).get("coarsened_m", {})}
-        hidden |= {*run.config.map.withhold, *run.config.map.coarsen_m}
+        coarsened = (tags.get("sensitive") or {}).get("coarsened_m", {})
+        hidden = {*run.config.sensitive, *coarsened}
         return path, SitesSeen(run.dataset, hidden)
     return path, None
 

@@ -278,9 +278,7 @@ def predict(
 
 def hidden_species(settings: Config, species: Sequence[str]) -> list[str]:
     """Return the species whose places the settings do not let be told exactly."""
-    told = {*settings.map.withhold, *settings.map.coarsen_m}
-    if settings.build is not None:
-        told |= set(settings.build.records.sensitive)
+    told = settings.sensitive
     return [name for name in species if name in told]
 
 

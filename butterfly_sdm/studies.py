@@ -9,7 +9,6 @@ page.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -491,8 +490,8 @@ def report(
     if not runs:
         raise DataError("There is no run to report on. Name at least one.")
     findings = []
-    for given in runs:
-        opened, settings = open_run(given, ())
+    opened_runs = [open_run(given, ()) for given in runs]
+    for opened, settings in opened_runs:
         data = dataset_of(opened, dataset)
         kinds = tuple(
             dict.fromkeys([*settings.evaluate.baselines, "regional_rate", "nearest_sites"])
@@ -512,13 +511,12 @@ def report(
             progress=progress,
         )
         findings.append(replace(found, community=opened.community))
-    target = Path(out) if out is not None else open_run(runs[0], ())[0].folder / "report.html"
+    first, settings = opened_runs[0]
+    target = Path(out) if out is not None else first.folder / "report.html"
     # The page places sites exactly, so a species that may only be told coarsely is left out of it
     # too.
-    settings = open_run(runs[0], ())[1]
-    records = () if settings.build is None else settings.build.records.sensitive
-    withheld = tuple(dict.fromkeys([*records, *settings.map.withhold, *settings.map.coarsen_m]))
-    on_map = _on_map(open_run(runs[0], ())[0], findings[0], withheld)
+    withheld = tuple(settings.sensitive)
+    on_map = _on_map(first, findings[0], withheld)
     return write_report(findings, target, withheld=withheld, on_map=on_map)
 
 
@@ -604,7 +602,7 @@ def plan(
     sources = Sources(
         settings=given.process,
         rasters=covariate_rasters(config, given.covariates) if config is not None else {},
-        policy=_sensitive(config) if config is not None else {},
+        policy=config.sensitive if config is not None else {},
         square_of=square_of_reference,
         promises=read_promises(options.held) if options.held is not None else None,
     )
@@ -736,17 +734,3 @@ def _as_yaml(value: Any) -> str:
     if isinstance(value, tuple | list):
         value = [str(one) if isinstance(one, Path) else one for one in value]
     return json.dumps(str(value) if isinstance(value, Path) else value)
-
-
-def _sensitive(config: Config) -> dict[str, float | None]:
-    """
-    Return the species that the data set or the map tells coarsely or not at all: the side of their
-    squares in metres, None where nothing may be told.
-    """
-    policy: dict[str, float | None] = dict.fromkeys(config.map.withhold)
-    policy |= config.map.coarsen_m
-    if config.build is not None:
-        for name, action in config.build.records.sensitive.items():
-            side = re.fullmatch(r"(\d+)km", action)
-            policy[name] = float(side[1]) * 1000 if side else None
-    return policy
