@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -207,14 +208,17 @@ class Ground:
 
     def _name_of(self, text: str) -> str:
         """Return the name of a species as the model has it, in any case or known spelling."""
-        if not hasattr(self, "_names"):
-            species = self.run.predictor.species
-            self._names = {name.casefold(): name for name in species}
-            if self.data is not None:
-                for name, spellings in self.data.card.names.items():
-                    if name in species:
-                        self._names |= {one.casefold(): name for one in spellings}
         return self._names.get(text.casefold(), text)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        species = self.run.predictor.species
+        names = {name.casefold(): name for name in species}
+        if self.data is not None:
+            for name, spellings in self.data.card.names.items():
+                if name in species:
+                    names |= {one.casefold(): name for one in spellings}
+        return names
 
     def _metres(self, points: gpd.GeoSeries) -> np.ndarray:
         at = points.to_crs(self.crs or points.estimate_utm_crs())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor
+from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor, with_seed
 from butterfly_sdm.errors import ConfigError, ModelError
 from butterfly_sdm.losses.options import DetectionName
 from butterfly_sdm.models.options import FitOptions, ModelOptions
@@ -58,9 +58,7 @@ def make_predictor(
                 cls = PREDICTORS.load("ensemble").of_networks
                 return cls(model.members, model, fit, **options)  # type: ignore[no-any-return]
             return cls(model, fit, **options)  # type: ignore[no-any-return]
-        if hasattr(cls, "seed"):
-            options = {"seed": seed} | options
-        return cls(**options)  # type: ignore[no-any-return]
+        return cls(**with_seed(cls, options, seed))  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(
             f"train.model.options = {model.options}: {model.kind} does not take them ({error})."

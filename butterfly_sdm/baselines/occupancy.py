@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,6 @@ from butterfly_sdm.baselines.inputs.table import TablePredictor
 from butterfly_sdm.baselines.linear import mean_and_deviation
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.quantities import Quantity
-from butterfly_sdm.data.saved_models import card_in_doubt, read_model, write_model
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.season.claims import TAIL, SiteRates, mixed_quantile
 from butterfly_sdm.season.occupancy import Problem, fit_species
@@ -170,36 +168,10 @@ class OccupancyModel(TablePredictor):
         """Return the hyper-parameters by name."""
         return super().settings() | {"season": dict(self.season)}
 
-    def save(self, folder: Path) -> None:
-        """
-        Write ``model.json`` and ``model.safetensors`` into ``folder``.
+    def _more_of_card(self) -> dict[str, Any]:
+        season = self.seasons.to_card() if self.seasons is not None else None
+        return {"quantity": self.quantity.to_dict(), "season": season}
 
-        Raises
-        ------
-        ModelError
-            The model was not fitted.
-        """
-        content = {
-            "settings": self.settings(),
-            "dataset": self.dataset_fingerprint,
-            "quantity": self.quantity.to_dict(),
-            "season": self.seasons.to_card() if self.seasons is not None else None,
-        }
-        write_model(folder, self.kind, self, content, self.state if self.species else {})
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """
-        Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        MissingFileError, ArtefactError
-            A file is absent, damaged or of another kind of model.
-        """
-        model = super().load(folder)
-        card = read_model(folder, cls.kind)
-        with card_in_doubt(folder):
-            model.seasons = Seasons.from_saved(card["season"], model.state)
-            model.quantity = Quantity.from_dict(card["quantity"])
-        return model
+    def _take_card(self, card: Mapping[str, Any]) -> None:
+        self.seasons = Seasons.from_saved(card["season"], self.state)
+        self.quantity = Quantity.from_dict(card["quantity"])

@@ -123,7 +123,15 @@ class ArrayPredictor:
             The model was not fitted.
         """
         content = {"settings": self.settings(), "dataset": self.dataset_fingerprint}
+        content |= self._more_of_card()
         write_model(folder, self.kind, self, content, self.state if self.species else {})
+
+    def _more_of_card(self) -> dict[str, Any]:
+        """Return what the card of this kind holds besides."""
+        return {}
+
+    def _take_card(self, card: Mapping[str, Any]) -> None:
+        """Take back what :meth:`_more_of_card` gave; the arrays are there already."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -151,6 +159,8 @@ class ArrayPredictor:
         model.species = tuple(card["species"])
         model.dataset_fingerprint = str(card.get("dataset", ""))
         model.state = state
+        with card_in_doubt(folder):
+            model._take_card(card)
         return model
 
 

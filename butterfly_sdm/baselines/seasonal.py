@@ -22,6 +22,7 @@ from butterfly_sdm.data.saved_models import (
     load_predictor,
     read_arrays,
     read_model,
+    with_seed,
     write_model,
 )
 from butterfly_sdm.errors import ModelError
@@ -77,10 +78,7 @@ class Seasonal:
         self.settings_of_season = season_options(self.season)
         if isinstance(self.predictor, str):
             cls = PREDICTORS.load(self.predictor)
-            own = dict(self.options)
-            if hasattr(cls, "seed"):
-                own = {"seed": self.seed} | own
-            self.inner: Predictor = cls(**own)
+            self.inner: Predictor = cls(**with_seed(cls, self.options, self.seed))
         else:
             self.inner = self.predictor
         if self.folds < 0 or self.folds == 1:

@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.spatial.distance import cdist
 
 from butterfly_sdm.community import scaled_linear
 from butterfly_sdm.community.evidence import Evidence
@@ -127,7 +128,7 @@ class Records:
         """Solve for what was measured; arguments as of :meth:`of`."""
         axes, variances = measured.axes, measured.variances
         value, noise = measured.value, measured.noise
-        alike = share * shared(_distances(positions, positions), reach_m)
+        alike = share * shared(cdist(positions, positions), reach_m)
         alike[np.diag_indices(len(positions))] = 1
         weights, others, left = (np.empty_like(value) for _ in range(3))
         for axis, variance in enumerate(variances):
@@ -147,7 +148,7 @@ class Records:
         out = np.zeros((len(positions), len(self.variances)))
         near = self.near(positions)
         if near.any():
-            alike = self.share * shared(_distances(positions[near], self.positions), self.reach_m)
+            alike = self.share * shared(cdist(positions[near], self.positions), self.reach_m)
             out[near] = (alike @ (self.variances * self.weights.T)) @ self.axes.T
         return out
 
@@ -156,8 +157,8 @@ class Records:
         out = np.ones((len(positions), len(self.variances)))
         near = self.near(positions)
         if near.any():
-            alike = self.share * shared(_distances(positions[near], self.positions), self.reach_m)
-            between = self.share * shared(_distances(self.positions, self.positions), self.reach_m)
+            alike = self.share * shared(cdist(positions[near], self.positions), self.reach_m)
+            between = self.share * shared(cdist(self.positions, self.positions), self.reach_m)
             between[np.diag_indices(len(between))] = 1
             for axis, variance in enumerate(self.variances):
                 system = between + np.diag(self.noise[axis] / variance)
@@ -250,10 +251,6 @@ def measure(q: np.ndarray, evidence: Evidence, covariance: np.ndarray) -> Measur
     left = np.clip(left, 1e-6 * variances, (1 - 1e-6) * variances)
     noise = 1 / (1 / left - 1 / variances)
     return Measured(axes, variances, (mean * (variances + noise) / variances).T, noise.T)
-
-
-def _distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.asarray(np.hypot(*(first[:, None, axis] - second[None, :, axis] for axis in (0, 1))))
 
 
 def choose_nearness(

@@ -68,6 +68,14 @@ def load_predictor(folder: str | Path) -> Predictor:
     return cast(Predictor, PREDICTORS.load(value["kind"]).load(Path(folder)))
 
 
+def with_seed(cls: type, options: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """
+    Return the options of a predictor, with ``seed`` if its class draws at random and the options do
+    not say another.
+    """
+    return ({"seed": seed} if hasattr(cls, "seed") else {}) | dict(options)
+
+
 def write_model(
     folder: Path,
     kind: str,

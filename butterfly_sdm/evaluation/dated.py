@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -116,9 +116,7 @@ def told_with_intervals(
     known = known_quantities(predictor)
     if "standardised_rate" not in known or dataset.visit_table is None:
         return None
-    own = dataset
-    if isinstance(dataset, SeasonLabels):
-        own = Dataset(**{entry.name: getattr(dataset, entry.name) for entry in fields(Dataset)})
+    own = dataset.plain() if isinstance(dataset, SeasonLabels) else dataset
     tables = {
         bound: ask(predictor, Quantity(bound=bound)).predict(own, sites)
         for bound in get_args(Bound)

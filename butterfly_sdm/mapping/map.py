@@ -253,11 +253,12 @@ def write_map(
     with tempfile.TemporaryDirectory() as scratch:
         model = _save(predictor, Path(scratch))
     known = _known_of(plan, about or {})
-    settings = _settings(plan, _key(plan, model), known, seed, records)
+    key = _key(plan, model)
+    settings = _settings(plan, key, known, seed, records)
     done = _finished(out, settings) if out.exists() and not overwrite else None
     with (
         rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
-        work_folder(out, _key(plan, model)) as work,
+        work_folder(out, key) as work,
     ):
         if done is None:
             if options.workers > 1 or options.dask:

@@ -381,13 +381,17 @@ class NetworkPredictor:
         ModelError
             Its loss is not one of dated visits, or it was not fitted.
         """
+        detection = self._dated()
+        other = copy.copy(self)
+        other.detection = detection.asked_for(quantity)
+        return other
+
+    def _dated(self) -> Detection:
         if self.detection is None:
             raise ModelError(
                 "This network was not fitted to dated visits. Train with train.fit.loss: season."
             )
-        other = copy.copy(self)
-        other.detection = self.detection.asked_for(quantity)
-        return other
+        return self.detection
 
     def surveyed(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, pd.DataFrame]:
         """
@@ -399,13 +403,10 @@ class NetworkPredictor:
         ModelError
             Its loss is not one of dated visits, or it was not fitted.
         """
-        if self.detection is None:
-            raise ModelError(
-                "This network was not fitted to dated visits. Train with train.fit.loss: season."
-            )
+        detection = self._dated()
         logits, _ = self._run(dataset, sites)
         index = pd.Index(list(sites), name="site_id")
-        found = self.detection.surveyed(dataset, sites, logits)
+        found = detection.surveyed(dataset, sites, logits)
         return {
             name: pd.DataFrame(values, index=index, columns=list(self.species))
             for name, values in zip(("mean", "lower", "upper"), found, strict=True)

@@ -201,8 +201,7 @@ def _needed(config: type[Section]) -> list[str]:
         lines.append(f"{key}:{note}")
         inside = _needed(sections[0]) + commented(sections[0], 0)
         lead = "  - " if many else "  "
-        first = next((n for n, line in enumerate(inside) if not line.startswith("#")), None)
-        if first is None:  # one that is only a comment would be no item of a list
+        if all(line.startswith("#") for line in inside):  # of comments alone no item is made
             inside[0] = inside[0].removeprefix("# ")
         lines += [f"{lead if n == 0 else ' ' * len(lead)}{line}" for n, line in enumerate(inside)]
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 
@@ -82,6 +83,10 @@ def season_labels(seasons: Seasons, counts: CellCounts) -> tuple[np.ndarray, np.
     return np.array(columns).T, sizes / len(seasons.species) + PSEUDO_VISITS
 
 
+def _parts(dataset: Dataset) -> dict[str, Any]:
+    return {entry.name: getattr(dataset, entry.name) for entry in fields(Dataset)}
+
+
 @dataclass(frozen=True)
 class SeasonLabels(Dataset):
     """
@@ -104,8 +109,11 @@ class SeasonLabels(Dataset):
         rates = np.full(dataset.detections.shape, np.nan)
         visits = np.full(len(dataset.sites), np.nan)
         rates[rows], visits[rows] = season_labels(seasons, seasons.counts(dataset, sites))
-        own = {entry.name: getattr(dataset, entry.name) for entry in fields(Dataset)}
-        return cls(**own, label_rates=rates, label_visits=visits)
+        return cls(**_parts(dataset), label_rates=rates, label_visits=visits)
+
+    def plain(self) -> Dataset:
+        """Return the data set as it is without labels: k of n, and every visit."""
+        return Dataset(**_parts(self))
 
     def counts(self, sites: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return effective k (sites, species) and n (sites,)."""

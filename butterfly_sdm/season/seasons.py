@@ -325,13 +325,12 @@ def visits_of(dataset: Dataset) -> VisitTable:
     DataError
         It keeps none.
     """
-    table: VisitTable | None = getattr(dataset, "visit_table", None)
-    if table is None:
+    if dataset.visit_table is None:
         raise DataError(
             f"The data set {dataset.card.name!r} keeps no visits with dates, so there is no season "
             "to learn. Build it again with this release, or switch season off."
         )
-    return table
+    return dataset.visit_table
 
 
 def gradient(dataset: Dataset, shift_by: str | None) -> np.ndarray | None:

@@ -22,9 +22,8 @@ def share_of_dates(dataset: Dataset, sites: Sequence[str]) -> float:
     :func:`butterfly_sdm.season.seasons.dates_share`: as the card of the data set tells it, else
     from curves fitted to ``sites``. NaN where the data set keeps no visits with dates.
     """
-    told = getattr(dataset.card, "dates_share", None)
-    if told is not None:
-        return float(told)
+    if dataset.card.dates_share is not None:
+        return float(dataset.card.dates_share)
     table = dataset.visit_table
     if table is None or not table.visits["date"].notna().any():
         return float("nan")
