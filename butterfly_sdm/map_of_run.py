@@ -252,7 +252,7 @@ def band_means(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.DataFra
     assert card is not None
     means = np.full((len(sites), len(sees.bands)), np.nan)
     for place, tile in enumerate(seen_tiles(dataset, sites, sees)):
-        valid = (tile != card.nodata).all(axis=0)
+        valid = card.measured(tile)
         if valid.any():
             means[place] = (tile[:, valid].mean(axis=1, dtype=float) - card.offset) * card.scale
     return pd.DataFrame(means, index=pd.Index(list(sites)), columns=list(sees.bands))

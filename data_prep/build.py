@@ -21,7 +21,14 @@ from pydantic import ValidationError
 from butterfly_sdm.core.cards import fingerprint, is_whole, sealed, software_versions
 from butterfly_sdm.core.files import sha256, write_json
 from butterfly_sdm.core.work import is_finished, resumable_folder
-from butterfly_sdm.data.dataset import Dataset, DatasetCard, Source, TileCard
+from butterfly_sdm.data.dataset import (
+    FORMAT_VERSION,
+    TYPED_VERSION,
+    Dataset,
+    DatasetCard,
+    Source,
+    TileCard,
+)
 from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
@@ -164,7 +171,9 @@ def _fill(
     share = dates_apart(table.visit_table, len(detections.columns))
     for message in misleading_dates(share):
         notes.warn(message)
+    typed = tiles is not None and tiles.dtype != "uint16"
     card = DatasetCard(
+        format_version=TYPED_VERSION if typed else FORMAT_VERSION,
         name=name,
         species=tuple(detections.columns),
         years=tuple(int(year) for year in table.years),

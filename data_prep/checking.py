@@ -62,11 +62,7 @@ def check_dataset(folder: str | Path) -> list[str]:
             for site, row, share in zip(
                 dataset.site_ids, rows, dataset.sites["valid_fraction"], strict=True
             ):
-                if (
-                    row >= 0
-                    and abs(float((dataset.tiles[row] != card.nodata).all(axis=0).mean()) - share)
-                    > 1e-9
-                ):
+                if row >= 0 and abs(float(card.measured(dataset.tiles[row]).mean()) - share) > 1e-9:
                     problems.append(
                         f"The share of valid pixels of site {site} is not the one that is stated, "
                         f"{share:.4f}."

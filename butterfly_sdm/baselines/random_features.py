@@ -16,6 +16,7 @@ from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.imagery.pixels import measured
 
 
 @dataclass
@@ -115,6 +116,12 @@ class RandomFeatures(ArrayPredictor):
         )
         for i, row in enumerate(which):
             patches[i] = dataset.tiles[row, :, top[i] : top[i] + side, left[i] : left[i] + side]
+        card = dataset.card.tiles
+        if card is not None and card.dtype != "uint16":  # 0, of uint16, is as good as any number
+            known = measured(patches, card.missing)
+            total = np.where(known, patches, 0.0).sum(axis=(0, 2, 3))
+            centre = total / np.maximum(known.sum(axis=(0, 2, 3)), 1)
+            patches = np.where(known, patches, centre[:, None, None])
         return patches
 
     def _describe(
@@ -134,7 +141,9 @@ class RandomFeatures(ArrayPredictor):
                 # A pixel without a measurement is taken as average, so that no filter sees an edge
                 # there.
                 scaled = (tile - state["centre"][:, None, None]) / state["spread"][:, None, None]
-                scaled[:, (tile == dataset.card.tiles.nodata).all(axis=0)] = 0.0
+                there = measured(tile, dataset.card.tiles.missing)
+                scaled[:, ~there.any(axis=0)] = 0.0
+                scaled = np.nan_to_num(scaled) if scaled.dtype.kind == "f" else scaled
                 image = torch.from_numpy(scaled.astype(np.float32))[None]
                 # (filters, positions)
                 response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(1)

@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from butterfly_sdm.core.cards import check_version, fingerprint
 from butterfly_sdm.core.files import read_json
@@ -24,9 +24,12 @@ from butterfly_sdm.core.settings import empty, unset
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
+from butterfly_sdm.imagery.pixels import PixelType, fits, measured
+from butterfly_sdm.imagery.scene import Scene
 
 FORMAT_VERSION = 2  # 2: visits.parquet and sightings.parquet, where visits are known
-READABLE = (1, 2)
+TYPED_VERSION = 3  # tiles of another type than uint16
+READABLE = (1, 2, 3)
 
 
 class Source(BaseModel):
@@ -45,8 +48,8 @@ class TileCard(BaseModel):
     """
     What every tile of the data set has in common.
 
-    ``reflectance = (value - offset) * scale`` for the stored whole numbers; ``nodata`` marks pixels
-    without a measurement.
+    ``reflectance = (value - offset) * scale`` for the stored numbers, of the type ``dtype``;
+    ``nodata`` marks pixels without a measurement, None stands for NaN.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -55,7 +58,41 @@ class TileCard(BaseModel):
     resolution_m: float = Field(gt=0)
     scale: float = 1e-4
     offset: float = 0.0
-    nodata: int = 0
+    nodata: int | None = 0
+    dtype: PixelType = Field("uint16", exclude_if=lambda dtype: dtype == "uint16")
+
+    @classmethod
+    def of_scene(cls, scene: Scene, *, size_px: int, resolution_m: float | None = None) -> Self:
+        """Return the card of tiles of a scene, by default of its own resolution."""
+        return cls(
+            bands=scene.bands,
+            size_px=size_px,
+            resolution_m=resolution_m or scene.resolution_m,
+            scale=scene.scale,
+            offset=scene.offset,
+            nodata=None if scene.dtype == "float32" else int(scene.nodata),
+            dtype=scene.dtype,
+        )
+
+    @property
+    def missing(self) -> float:
+        """The stored number of pixels without a measurement: ``nodata``, or NaN."""
+        return float("nan") if self.nodata is None else self.nodata
+
+    def measured(self, stored: np.ndarray) -> np.ndarray:
+        """Return where pixels (..., bands, height, width) are measured in every band."""
+        there: np.ndarray = measured(stored, self.missing).all(axis=-3)
+        return there
+
+    def values(self, stored: np.ndarray) -> np.ndarray:
+        """Return what stored numbers mean, in their order and shape, as float64: reflectance."""
+        return (stored.astype(np.float64) - self.offset) * self.scale
+
+    @model_validator(mode="after")
+    def _types(self) -> Self:
+        if not fits(self.missing, self.dtype):
+            raise ValueError(f"nodata {self.nodata} is no number of the type {self.dtype}")
+        return self
 
 
 class DatasetCard(BaseModel):
@@ -114,7 +151,7 @@ class Dataset:
         (site, species) visits on which the species was recorded: whole numbers k, 0 <= k <= n. Same
         index as ``sites``.
     tiles
-        (rows, bands, height, width) unsigned 16-bit, possibly memory-mapped; bands as
+        (rows, bands, height, width) of the type in the card, possibly memory-mapped; bands as
         ``card.tiles.bands``.
     covariates
         (site, covariate) numbers, NaN where missing. Same index as ``sites``.
@@ -357,6 +394,10 @@ class Dataset:
             tiles = None
             if (folder / "tiles.npy").is_file():
                 tiles = np.load(folder / "tiles.npy", mmap_mode="r", allow_pickle=False)
+                if card.tiles is not None and tiles.dtype != card.tiles.dtype:
+                    raise ValueError(
+                        f"its tiles are {tiles.dtype}, its card says {card.tiles.dtype}"
+                    )
         except FileNotFoundError as error:
             raise MissingFileError(
                 f"The data set {folder} is incomplete: {error}. Build it again."
@@ -378,7 +419,7 @@ class Dataset:
             return ""
         return (
             f"at {len(self.sites_with_tiles):,} of {len(self.sites):,} sites, {tiles.size_px} x "
-            f"{tiles.size_px} pixels of {tiles.resolution_m:g} m: {', '.join(tiles.bands)}"
+            f"{tiles.size_px} pixels of {tiles.resolution_m:g} m: {_few(tiles.bands)}"
         )
 
     def __repr__(self) -> str:
@@ -412,6 +453,12 @@ class Dataset:
         if self.split is not None:
             facts["split"] = self.split.in_words
         return facts_html(f"Data set {card.name}", facts, warnings=card.warnings)
+
+
+def _few(bands: Sequence[str], most: int = 16) -> str:
+    if len(bands) <= most:
+        return ", ".join(bands)
+    return f"{', '.join(bands[:3])} ... {bands[-1]} ({len(bands)})"
 
 
 def _check_coarse(coarse: pd.DataFrame, species: Sequence[str]) -> None:

@@ -1,10 +1,10 @@
 """
-Read packed tiles in batches: whole numbers, bands by name, cropped, ahead of the computing.
+Read packed tiles in batches: as stored, bands by name, cropped, ahead of the computing.
 
-Tiles lie in one memory map; a batch is a copy of crops, 16 bits per value, so that half as much
-crosses to the device as with floats. Turning, lighting and normalising a batch is the device's
-work. One thread reads ahead: worker processes would spend more on handing batches over than reading
-costs.
+Tiles lie in one memory map; a batch is a copy of crops in the type they are stored in, 16 bits per
+value of reflectance, so that half as much crosses to the device as with floats. Turning, lighting
+and normalising a batch is the device's work. One thread reads ahead: worker processes would spend
+more on handing batches over than reading costs.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +21,7 @@ from torch import Tensor
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.imagery.pixels import measured
 
 T = TypeVar("T")
 
@@ -83,13 +84,13 @@ class TileReader:
             Whether it is page-locked: a GPU fetches from there while it computes.
         """
         shape = (count, len(self.places), self.tile_px, self.tile_px)
-        return torch.empty(shape, dtype=torch.uint16, pin_memory=pin)
+        return torch.empty(shape, dtype=getattr(torch, self.card.dtype), pin_memory=pin)
 
     def read(
         self, rows: Tensor, corners: Tensor | None = None, *, into: Tensor | None = None
     ) -> Tensor:
         """
-        Return counts (n, bands, tile_px, tile_px) as uint16.
+        Return stored numbers (n, bands, tile_px, tile_px), of the type of the tiles.
 
         Parameters
         ----------
@@ -137,7 +138,7 @@ class TileReader:
         measured.
         """
         values = counts.to(torch.float32)
-        valid = (values != self.card.nodata).all(dim=1, keepdim=True)
+        valid = measured(values, self.card.missing).all(dim=1, keepdim=True)
         return (values - self.card.offset) * self.card.scale, valid
 
     def __getstate__(self) -> dict[str, Any]:

@@ -248,7 +248,7 @@ def occlusion(
             f"side_px = {side_px} and step_px = {step} must be at least 1 and fit into a tile of "
             f"{height} x {width} px."
         )
-    valid = (tile != dataset.card.tiles.nodata).all(axis=0)
+    valid = dataset.card.tiles.measured(tile)
     mean = (
         (tile[:, valid] if valid.any() else tile.reshape(len(tile), -1))
         .mean(axis=1)

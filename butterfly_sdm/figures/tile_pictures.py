@@ -64,7 +64,7 @@ def show_tiles(
     order = [card.bands.index(band) for band in wanted]
     # (n, 3, px, px)
     values = np.stack([np.asarray(dataset.tiles[row])[order] for row in dataset.tile_rows(sites)])
-    valid = (values != card.nodata).all(axis=1)
+    valid = card.measured(values)
     colours = values.astype(np.float32)
     low, high = np.percentile(colours.transpose(0, 2, 3, 1)[valid], [2, 98], axis=0)
     if not false_colour:  # one stretch for the three bands keeps grass green and soil brown

@@ -211,7 +211,10 @@ def _raster_piece(path: str, stated: Reading) -> Piece:
     found = describe_layers(path, bands=stated.bands, nodata=stated.nodata)
     scale, offset = _one_scale(found, stated, path)
     layers = [layer for layer, _, _ in found]
-    return _piece(name, layers, stated, scale=scale, offset=offset, date=_date(name))
+    told = stated.scale is not None or any(own is not None for _, own, _ in found)
+    return _piece(
+        name, layers, stated, scale=scale, offset=offset, date=_date(name), unscaled=not told
+    )
 
 
 def _one_scale(
@@ -256,6 +259,7 @@ def _band_files_piece(
         offset=offset,
         date=_date(name) or _date(first.name),
         mask=_classification(by_band.get("scl")),
+        unscaled=not told and not landsat and stated.scale is None,
         assumed=not told
         and not landsat
         and stated.offset is None

@@ -6,27 +6,29 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from butterfly_sdm.imagery.pixels import rounded
+
 CHUNK_BYTES = 1 << 20  # what is sorted at once stays in the cache of a core
 MISSING = np.uint16(65535)
 
 
 def median_of(
-    planes: Sequence[np.ndarray], valid: Sequence[np.ndarray], out: np.ndarray, nodata: int
+    planes: Sequence[np.ndarray], valid: Sequence[np.ndarray], out: np.ndarray, nodata: float
 ) -> np.ndarray:
     """
     Write the median over the valid pictures of every pixel and band; halves are rounded to even.
 
     Planes are sorted by a network of minima and maxima, which handles sixteen pixels at an
-    instruction, where sorting an axis handles one.
+    instruction, where sorting an axis handles one; of other types than uint16 NumPy finds it.
 
     Parameters
     ----------
     planes
-        (bands, h, w) uint16 each; overwritten.
+        (bands, h, w) of one type each; overwritten.
     valid
         (h, w) bool each: where the picture is clear and measured in every band.
     out
-        (bands, h, w) uint16; ``nodata`` where no picture is valid, never where one is.
+        (bands, h, w) of that type; ``nodata`` where no picture is valid, never where one is.
 
     Returns
     -------
@@ -37,6 +39,8 @@ def median_of(
     if not planes:
         out[:] = nodata
         return measured
+    if out.dtype != np.uint16:
+        return _median_of_any(planes, valid, out, nodata)
     rows = max(1, CHUNK_BYTES // (len(planes) * 2 * out.shape[2]))
     for top in range(0, out.shape[1], rows):
         part = slice(top, top + rows)
@@ -60,6 +64,22 @@ def median_of(
             if missing is not None:
                 half[missing] = nodata
             out[band, part] = half
+    return measured
+
+
+def _median_of_any(
+    planes: Sequence[np.ndarray], valid: Sequence[np.ndarray], out: np.ndarray, nodata: float
+) -> np.ndarray:
+    seen = np.stack(list(valid))  # (pictures, h, w)
+    measured: np.ndarray = np.asarray(seen.any(axis=0))
+    count = seen.sum(axis=0)[None]
+    for band in range(out.shape[0]):
+        stack = np.stack([plane[band].astype(np.float64) for plane in planes])
+        stack = np.sort(np.where(seen, stack, np.inf), axis=0)  # what is missing comes last
+        low = np.take_along_axis(stack, np.maximum(count - 1, 0) // 2, axis=0)[0]
+        high = np.take_along_axis(stack, np.minimum(count // 2, len(stack) - 1), axis=0)[0]
+        middle = np.where(measured, (low + high) / 2, 0.0)
+        out[band] = np.where(measured, rounded(middle, out.dtype, nodata), nodata)
     return measured
 
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import InputSource, Section, empty
+from butterfly_sdm.core.settings import InputSource, Section, empty, unset
+from butterfly_sdm.imagery.pixels import PixelType
 
 Month = Annotated[int, Field(ge=1, le=12)]
 
@@ -65,6 +66,12 @@ class Reading(Section):
         None,
         description="count of zero reflectance; null: from the metadata (1000 from processing "
         "baseline 04.00 on), else 0",
+    )
+    dtype: PixelType | None = Field(
+        None,
+        description="numbers that are kept of each pixel; null: whole numbers of reflectance "
+        "(uint16), of signed and fractional bands that are no reflectance their own type",
+        exclude_if=unset,
     )
     harmonise: bool = Field(
         False, description="bring products of different processing baselines to one offset"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.pixels import same
 from butterfly_sdm.imagery.products import Piece, reading_pixels
 from butterfly_sdm.imagery.reader import Reader
 
 
 def is_plain(scene: Reader, piece: Piece) -> bool:
-    """Return whether the files of a piece hold the whole numbers of the scene as they are."""
+    """Return whether the files of a piece hold the numbers of the scene as they are."""
     return (piece.offset, piece.scale) == (scene.offset, scene.scale) and all(
-        layer.dtype == "uint16" and layer.nodata == scene.nodata and not layer.has_mask
+        layer.dtype == scene.dtype and same(layer.nodata, scene.nodata) and not layer.has_mask
         for layer in piece.layers
     )
 
@@ -30,6 +31,8 @@ def read_plain(scene: Reader, piece: Piece, window: Window, out: np.ndarray) -> 
             else:
                 for slot, index in slots.items():
                     source.read(index, window=window, out=out[slot])
+    if out.dtype.kind == "f":
+        out[np.isinf(out)] = np.nan
 
 
 def read_counts(
@@ -53,18 +56,22 @@ def read_counts(
     if clear is None:
         clear = scene.clear(piece, piece.layers[0].grid, window)
     for layer in piece.layers:
-        for slot, index in layer.slots(scene.bands).items():
-            source = scene.handle(layer)
-            with reading_pixels(layer.path):
-                raw = source.read([index], window=window)
-                own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
-            present = layer.measured(raw)
-            blank &= (raw[0] == 0) if layer.border else False
+        slots = layer.slots(scene.bands)
+        if not slots:
+            continue
+        source = scene.handle(layer)
+        with reading_pixels(layer.path):
+            # together: bands that are stored pixel by pixel would be decoded for each of them
+            every = source.read(list(slots.values()), window=window)
+            own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
+        for slot, raw in zip(slots, every, strict=True):
+            present = layer.measured(raw[None])
+            blank &= (raw == 0) if layer.border else False
             for mask in (own, clear):
                 if mask is not None:
                     present &= mask
-            counts = scene.counts(raw[0], piece, layer, present)
-            out[slot] = np.where(present, counts, np.uint16(scene.nodata))
+            counts = scene.counts(raw, piece, layer, present)
+            out[slot] = np.where(present, counts, out.dtype.type(scene.nodata))
             measured &= present
     if blank.any():
         out[:, blank] = scene.nodata

@@ -78,6 +78,8 @@ class Layer:
         Value without a measurement; None if the file has none.
     block
         Height and width of the blocks in which the file is stored.
+    supposed
+        Whether its nodata, 0, is not stated but what whole numbers commonly have.
     """
 
     path: str
@@ -91,6 +93,7 @@ class Layer:
     dtype: str
     block: tuple[int, int]
     has_mask: bool = False
+    supposed: bool = False
 
     @property
     def border(self) -> bool:
@@ -180,6 +183,8 @@ class Piece:
         Where the metadata state one.
     assumed
         Whether it is of Sentinel-2 and its offset was taken as 0 because nothing states it.
+    unscaled
+        Whether nothing states its scale, which was taken as that of Sentinel-2.
     """
 
     name: str
@@ -192,6 +197,7 @@ class Piece:
     mask: Layer | None = None
     licence: str | None = None
     assumed: bool = False
+    unscaled: bool = False
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -367,10 +373,12 @@ def _describe(
         has_mask=_has_mask(source, alpha),
     )
     alike: dict[tuple[str, float, float], list[int]] = {}
+    supposed: set[int] = set()
     for index in indexes:
         own = source.nodatavals[index - 1] if nodata is None else nodata
         if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui":
             own = 0
+            supposed.add(index)
         # as text, in which NaN equals itself
         key = (
             "" if own is None else repr(float(own)),
@@ -387,6 +395,7 @@ def _describe(
             indexes=tuple(numbers),
             nodata=float(missing) if missing else None,
             dtype=source.dtypes[numbers[0] - 1],
+            supposed=supposed >= set(numbers),
         )
         found.append((part, scale if stated else None, -offset / scale if stated else None))
     return found

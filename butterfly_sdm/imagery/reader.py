@@ -13,6 +13,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.pixels import PixelType
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
 
 KEPT_BYTES = 64_000_000  # composed blocks kept for windows that overlap
@@ -95,7 +96,9 @@ class Reader(Protocol):
     @property
     def height(self) -> int: ...  # noqa: D102
     @property
-    def nodata(self) -> int: ...  # noqa: D102
+    def nodata(self) -> float: ...  # noqa: D102
+    @property
+    def dtype(self) -> PixelType: ...  # noqa: D102
     @property
     def scale(self) -> float: ...  # noqa: D102
     @property

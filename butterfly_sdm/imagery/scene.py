@@ -26,8 +26,19 @@ from rasterio.windows import Window
 from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
+from butterfly_sdm.imagery.pixels import (
+    UNSIGNED,
+    PixelType,
+    fits,
+    measured,
+    rounded,
+    same,
+    smallest_type,
+    without_value,
+)
 from butterfly_sdm.imagery.products import (
     RESAMPLING,
+    SENTINEL2,
     Grid,
     Layer,
     Piece,
@@ -61,9 +72,11 @@ class Scene:
     One raster or a mosaic of several, on one north-up grid, with bands by name.
 
     ``reflectance = (value - offset) * scale``, in whole numbers: files of reflectance as fractions
-    are read in steps of 0.0001. Where pieces overlap, the first with a measurement counts; pieces
-    are ordered by name, so the order in which files were given makes no difference. Files on
-    another grid, in another CRS or at another resolution are resampled while they are read.
+    are read in steps of 0.0001. Signed and fractional bands that are no reflectance are read in
+    their own type, and any bands in the type that is stated. Where pieces overlap, the first with a
+    measurement counts; pieces are ordered by name, so the order in which files were given makes no
+    difference. Files on another grid, in another CRS or at another resolution are resampled while
+    they are read.
 
     Attributes
     ----------
@@ -72,7 +85,7 @@ class Scene:
     crs, transform, width, height
         The grid of the mosaic.
     nodata
-        The value (0 to 65535) of pixels without a measurement.
+        The value of pixels without a measurement; NaN where they are fractions.
     scale, offset
         Reflectance per count, and the count of zero reflectance.
     resolution_m
@@ -84,6 +97,8 @@ class Scene:
     cloudy
         Classes of the scene classification (SCL) whose pixels count as not measured, where a piece
         has one; see :data:`CLOUDY`.
+    dtype
+        Type of the values: uint8, int8, uint16, int16 or float32.
     supply
         Brings the pixels of remote files of which only a part is here; None: all are.
     """
@@ -93,13 +108,14 @@ class Scene:
     transform: Affine
     width: int
     height: int
-    nodata: int
+    nodata: float
     scale: float
     offset: float
     resolution_m: float
     pieces: tuple[Piece, ...]
     resampling: str = "bilinear"
     cloudy: tuple[int, ...] = ()
+    dtype: PixelType = "uint16"
     supply: Supply | None = field(default=None, repr=False, compare=False)
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
     _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)
@@ -155,7 +171,7 @@ class Scene:
 
         Returns
         -------
-        values : ndarray of uint16, shape (bands, height, width)
+        values : ndarray of ``dtype``, shape (bands, height, width)
             Counts; ``nodata`` where there is no measurement.
         valid : ndarray of bool, shape (height, width)
             True where every band asked for has a measurement.
@@ -167,7 +183,7 @@ class Scene:
         """
         wanted = self.bands if bands is None else self._check(bands)
         column, row, width, height = _whole(window)
-        values = np.full((len(wanted), height, width), self.nodata, dtype=np.uint16)
+        values = np.full((len(wanted), height, width), self.nodata, dtype=self.dtype)
         valid = np.zeros((height, width), dtype=bool)
         for piece in self.pieces:
             self.read_piece(piece, Window(column, row, width, height), wanted, values, valid)
@@ -181,7 +197,7 @@ class Scene:
         the way are small; of remote files the next rows are fetched meanwhile.
         """
         column, row, width, height = _whole(window)
-        values = np.empty((len(self.bands), height, width), dtype=np.uint16)
+        values = np.empty((len(self.bands), height, width), dtype=self.dtype)
         valid = np.empty((height, width), dtype=bool)
         strips = [
             Window(column, row + top, width, min(STRIP_PX, height - top))
@@ -244,7 +260,7 @@ class Scene:
         else:
             # A pixel measured in some bands only is shown, though not valid, until a piece has all
             # of it.
-            untouched = (target == self.nodata).all(axis=0)
+            untouched = ~measured(target, self.nodata).any(axis=0)
             np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
         valid[rows, columns] |= whole
 
@@ -256,7 +272,7 @@ class Scene:
         and any, are measured (h, w).
         """
         shape = int(part.height), int(part.width)
-        fresh = np.empty((len(bands), *shape), dtype=np.uint16)
+        fresh = np.empty((len(bands), *shape), dtype=self.dtype)
         whole, some = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         first = piece.layers[0]
         origin = self.offset_of(first)
@@ -296,15 +312,18 @@ class Scene:
         self, raw: np.ndarray, piece: Piece, layer: Layer, present: np.ndarray
     ) -> np.ndarray:
         """
-        Turn stored values of a layer of a piece into the whole numbers of the scene (its offset, no
-        measured value equal to nodata).
+        Turn stored values of a layer of a piece into the numbers of the scene (its type and offset,
+        no measured value equal to nodata).
 
         Raises
         ------
         RasterError
-            A value that is ``present`` is too far below zero or too high for the whole numbers.
+            A value that is ``present`` does not fit into the type, or, of whole numbers of
+            reflectance, is too far below zero.
         """
         shift = piece.offset - self.offset
+        if self.dtype != "uint16":
+            return self._kept(raw, shift, layer, present)
         if piece.scale != self.scale:
             raw, shift = (
                 (raw.astype(np.float64) - piece.offset) * (piece.scale / self.scale),
@@ -343,8 +362,35 @@ class Scene:
             f"{layer.path} holds a value that is no reflectance: {reflectance:g}, with the scale "
             f"{self.scale:g} and the offset {self.offset:g}. Tiles hold whole numbers from 0 to "
             "65535. If it stands for missing pixels, state it under scenes.nodata; otherwise state "
-            "scenes.scale or scenes.offset, or convert the file."
+            "scenes.scale or scenes.offset, or scenes.dtype (such as int16 or float32) to keep the "
+            "numbers as they are."
         )
+
+    def _kept(self, raw: np.ndarray, shift: float, layer: Layer, present: np.ndarray) -> np.ndarray:
+        """Return stored values in the type of the scene, none of those ``present`` changed."""
+        kind = np.dtype(self.dtype)
+        if raw.dtype == kind and shift == 0 and same(layer.nodata, self.nodata):
+            return raw
+        if kind.kind == "f":
+            return (raw - shift).astype(kind) if shift else raw.astype(kind, copy=False)
+        if raw.dtype.kind == "f":  # resampled on the way
+            return rounded(np.nan_to_num(raw - shift), kind, self.nodata)
+        whole = raw.astype(np.int64) - int(shift)
+        limits, found = np.iinfo(kind), whole[present]
+        for value in (found.min(), found.max()) if found.size else ():
+            if not limits.min <= value <= limits.max:
+                raise RasterError(
+                    f"{layer.path} holds {value}; {self.dtype} holds whole numbers from "
+                    f"{limits.min} to {limits.max}. State a larger type in scenes.dtype, or "
+                    "scenes.nodata if it stands for missing pixels."
+                )
+        if (found == self.nodata).any():
+            raise RasterError(
+                f"{layer.path} holds {self.nodata:g} as a measured value, which stands for missing "
+                "pixels in the other files or in tiles. State a larger type in scenes.dtype, or "
+                "scenes.nodata."
+            )
+        return whole.astype(kind)
 
     def window(self, left: float, bottom: float, right: float, top: float) -> Window:
         """Return the smallest window of whole pixels that covers bounds given in ``crs``."""
@@ -553,7 +599,10 @@ def open_scene(
     different = {(piece.name, piece.layers): piece for piece in found}
     pieces = tuple(sorted(different.values(), key=lambda piece: piece.order))
     bands = _common_bands(pieces)
-    scale, offset = _common_scale(pieces, reading)
+    dtype = _pixel_type(pieces, bands, reading)
+    if dtype != "uint16":
+        pieces = tuple(_as_they_are(piece, bands) for piece in pieces)
+    scale, offset = _common_scale(pieces, reading, dtype)
     crs, transform, width, height = mosaic_grid(pieces)
     return Scene(
         bands=bands,
@@ -561,13 +610,14 @@ def open_scene(
         transform=transform,
         width=width,
         height=height,
-        nodata=_common_nodata(pieces),
+        nodata=_common_nodata(pieces, dtype),
         scale=scale,
         offset=offset,
         resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
         pieces=pieces,
         resampling=resampling,
         cloudy=reading.cloudy or (),
+        dtype=dtype,
     )
 
 
@@ -582,8 +632,55 @@ def _common_bands(pieces: Sequence[Piece]) -> tuple[str, ...]:
     return common
 
 
-def _common_scale(pieces: Sequence[Piece], reading: Reading) -> tuple[float, float]:
-    """Return the scale and offset of the whole numbers in which the pieces are read."""
+def _is_reflectance(bands: Sequence[str]) -> bool:
+    """Return whether any band is one of an optical sensor, by its name."""
+    return any(band in SENTINEL2.values() for band in bands)
+
+
+def _pixel_type(pieces: Sequence[Piece], bands: Sequence[str], reading: Reading) -> PixelType:
+    """
+    Return the type in which a scene is read: the one that is stated; else whole numbers of
+    reflectance, or, of signed and fractional bands that are none, the smallest that holds them.
+
+    Raises
+    ------
+    RasterError
+        No type holds them, or the one that is stated does not hold fractions.
+    """
+    layers = [layer for p in pieces for layer in p.layers if layer.slots(bands)]
+    dtypes = {layer.dtype for layer in layers}
+    if reading.dtype is None:
+        if dtypes <= set(UNSIGNED) or _is_reflectance(bands):
+            return "uint16"
+        return smallest_type(dtypes, layers[0].path if len(dtypes) == 1 else "The mosaic")
+    broken = next((layer for layer in layers if np.dtype(layer.dtype).kind == "f"), None)
+    if broken is not None and reading.dtype not in ("uint16", "float32"):
+        raise RasterError(
+            f"{broken.path} holds fractions ({broken.dtype}), which scenes.dtype: {reading.dtype} "
+            "cannot hold. Leave scenes.dtype out, or set it to float32."
+        )
+    return reading.dtype
+
+
+def _as_they_are(piece: Piece, bands: Sequence[str]) -> Piece:
+    """
+    Return a piece whose numbers are read as they are: where its files state nothing, 0 is a value
+    of signed numbers and of fractions, and numbers that are no reflectance are their own values.
+    """
+    layers = tuple(
+        replace(layer, nodata=float(without_value(layer.dtype)))
+        if layer.nodata is None or (layer.supposed and layer.dtype not in UNSIGNED)
+        else layer
+        for layer in piece.layers
+    )
+    plain = piece.unscaled and not _is_reflectance(bands)
+    return replace(piece, layers=layers, scale=1.0 if plain else piece.scale)
+
+
+def _common_scale(
+    pieces: Sequence[Piece], reading: Reading, dtype: PixelType
+) -> tuple[float, float]:
+    """Return the scale and offset of the numbers in which the pieces are read."""
     scales, offsets = {piece.scale for piece in pieces}, {piece.offset for piece in pieces}
     if len(scales) > 1:
         raise RasterError(
@@ -602,6 +699,8 @@ def _common_scale(pieces: Sequence[Piece], reading: Reading) -> tuple[float, flo
             "baseline."
         )
     scale = scales.pop()
+    if dtype != "uint16":
+        return scale, min(offsets)
     fractions = all(np.dtype(layer.dtype).kind == "f" for piece in pieces for layer in piece.layers)
     for piece in pieces:
         # fractions beside counts are not read with the scale of these
@@ -610,13 +709,20 @@ def _common_scale(pieces: Sequence[Piece], reading: Reading) -> tuple[float, flo
     return (REFLECTANCE, 0.0) if fractions and scale > COARSEST else (scale, min(offsets))
 
 
-def _common_nodata(pieces: Sequence[Piece]) -> int:
+def _common_nodata(pieces: Sequence[Piece], dtype: PixelType) -> float:
+    if dtype == "float32":
+        return float("nan")
     layers = [layer for piece in pieces for layer in piece.layers]
     values = Counter(
-        layer.nodata for layer in layers if layer.nodata is not None and 0 <= layer.nodata <= 65535
+        layer.nodata
+        for layer in layers
+        if layer.nodata is not None
+        and (0 <= layer.nodata <= 65535 if dtype == "uint16" else fits(layer.nodata, dtype))
     )
-    value = min(values, key=lambda number: (-values[number], number)) if values else 0
-    return int(value) if float(value).is_integer() else 0
+    value = min(values, key=lambda number: (-values[number], number)) if values else None
+    if value is None or not float(value).is_integer():
+        return int(without_value(dtype))
+    return int(value)
 
 
 def _check_scale(piece: Piece) -> None:

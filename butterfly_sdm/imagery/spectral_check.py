@@ -16,6 +16,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from butterfly_sdm.imagery.pixels import measured
+from butterfly_sdm.imagery.products import SENTINEL2
+
 SAMPLE_PIXELS = 400_000
 GROUPS = 50
 VISIBLE = ("red", "green", "blue")
@@ -57,7 +60,7 @@ def sample_pixels(
     tiles: np.ndarray,
     *,
     bands: Sequence[str],
-    nodata: int = 0,
+    nodata: float = 0,
     scale: float = 1e-4,
     offset: float = 0.0,
 ) -> SpectralSample:
@@ -74,11 +77,11 @@ def sample_pixels(
     for number, tile in enumerate(tiles[::every]):
         start = number % step  # not the same columns of every tile
         part = np.asarray(tile[:, start::step, start::step]).reshape(len(bands), -1)
-        parts.append(part[:, (part != nodata).all(axis=0)])
+        parts.append(part[:, measured(part, nodata).all(axis=0)])
         group.append(np.full(parts[-1].shape[1], number // together))
     if not parts:
         return SpectralSample(
-            tuple(bands), np.zeros((len(bands), 0), np.uint16), scale, offset, np.zeros(0, int)
+            tuple(bands), np.zeros((len(bands), 0), tiles.dtype), scale, offset, np.zeros(0, int)
         )
     return SpectralSample(
         tuple(bands), np.concatenate(parts, axis=1), scale, offset, np.concatenate(group)
@@ -96,7 +99,10 @@ def implausible(sample: SpectralSample) -> list[str]:
     """
     if sample.counts.shape[1] < 100:
         return []
-    found = [*_constant(sample), *_saturated(sample), *_range(sample)]
+    found = _constant(sample)
+    if sample.counts.dtype != np.uint16 and not set(sample.bands) & set(SENTINEL2.values()):
+        return found  # no reflectance: what follows says nothing of it
+    found += [*_saturated(sample), *_range(sample)]
     if set(sample.bands) >= {"red", "nir"}:
         found += _order(sample)
     return found

@@ -19,6 +19,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.imagery.median import median_of
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
+from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece
 from butterfly_sdm.imagery.reader import Pixels, Reader
 from butterfly_sdm.imagery.supply import AROUND_PX, bring, window_in
@@ -60,8 +61,8 @@ def compose(scene: Reader, stack: Stack, window: Window, out: np.ndarray) -> np.
     Parameters
     ----------
     out
-        (bands, h, w) uint16, filled with counts in the bands of the scene; nodata where no date has
-        a clear measurement of every band.
+        (bands, h, w) of the type of the scene, filled with numbers in its bands; nodata where no
+        date has a clear measurement of every band.
 
     Returns
     -------
@@ -69,7 +70,7 @@ def compose(scene: Reader, stack: Stack, window: Window, out: np.ndarray) -> np.
         Where there is a value.
     """
     own = scene.alone(stack)
-    planes = Workspace(out.shape)
+    planes = Workspace(out.shape, out.dtype)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
     rest = np.ones(out.shape[1:], dtype=bool)
     for day in stack.days:
@@ -127,7 +128,7 @@ def _read(own: Reader, product: Piece, window: Window, out: np.ndarray) -> np.nd
         return read_counts(own, product, window, out, clear)
     read_plain(own, product, window, out)
     for band in out:
-        clear &= band != own.nodata
+        clear &= measured_in(band, own.nodata)
     return clear
 
 
@@ -136,19 +137,20 @@ class Workspace:
 
     _local = threading.local()
 
-    def __init__(self, shape: tuple[int, ...]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self._shape, self._size, self._taken = shape, int(np.prod(shape)), 0
+        self._dtype = dtype
         self._free: list[np.ndarray] = []
 
     def take(self) -> np.ndarray:
         """Return a plane whose content means nothing."""
         if self._free:
             return self._free.pop()
-        planes: list[np.ndarray] = self._local.__dict__.setdefault("planes", [])
+        planes: list[np.ndarray] = self._local.__dict__.setdefault(self._dtype.str, [])
         if self._taken == len(planes):
-            planes.append(np.empty(self._size, np.uint16))
+            planes.append(np.empty(self._size, self._dtype))
         elif planes[self._taken].size < self._size:
-            planes[self._taken] = np.empty(self._size, np.uint16)
+            planes[self._taken] = np.empty(self._size, self._dtype)
         plane = planes[self._taken][: self._size].reshape(self._shape)
         self._taken += 1
         return plane
@@ -258,7 +260,7 @@ def _block(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> Pix
             transform = scene.transform * Affine.translation(block.col_off, block.row_off)
             grid = (scene.crs, transform, int(block.width), int(block.height))
             return warped(scene, stack, grid, scene.resampling)
-        values = np.empty((len(scene.bands), int(block.height), int(block.width)), np.uint16)
+        values = np.empty((len(scene.bands), int(block.height), int(block.width)), scene.dtype)
         return values, compose(scene, stack, block, values)
 
     return scene.kept.get(_key(scene, stack, block, on_scene=on_scene), make)
@@ -267,7 +269,7 @@ def _block(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> Pix
 def _key(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> tuple[Any, ...]:
     return (
         (stack.name, stack.layers[0].grid, scene.grid if on_scene else None),
-        (scene.bands, scene.nodata, scene.offset, scene.scale),
+        (scene.bands, repr(scene.nodata), scene.offset, scene.scale, scene.dtype),
         (block.row_off, block.col_off),
     )
 
@@ -284,7 +286,7 @@ def warped(scene: Reader, stack: Stack, grid: Grid, resampling: str) -> Pixels:
         nearest, bilinear or cubic.
     """
     crs, transform, width, height = grid
-    values = np.full((len(scene.bands), height, width), scene.nodata, np.uint16)
+    values = np.full((len(scene.bands), height, width), scene.nodata, scene.dtype)
     own = scene.alone(stack)
     box = transform_bounds(crs, own.crs, *_bounds(grid), densify_pts=21)
     inside = own.window(*box)
@@ -308,7 +310,7 @@ def warped(scene: Reader, stack: Stack, grid: Grid, resampling: str) -> Pixels:
         dst_nodata=scene.nodata,
         resampling=RESAMPLING[resampling],
     )
-    return values, (values != scene.nodata).all(axis=0)
+    return values, measured_in(values, scene.nodata).all(axis=0)
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:

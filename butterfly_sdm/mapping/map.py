@@ -579,7 +579,9 @@ def scene_key(scene: Scene) -> dict[str, Any]:
             (scene.bands, scene.crs.to_wkt(), tuple(scene.transform), scene.width, scene.height)
         ),
         "files": files,
-        "counts": (scene.nodata, scene.scale, scene.offset),
+        "counts": (scene.nodata, scene.scale, scene.offset)
+        if scene.dtype == "uint16"
+        else (scene.dtype, repr(scene.nodata), scene.scale, scene.offset),
     } | ({"composed": composed} if composed else {})
 
 

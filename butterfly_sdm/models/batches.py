@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
 from butterfly_sdm.data.tiles import TileReader
+from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, turned
 from butterfly_sdm.models.inputs import SiteInputs
 from butterfly_sdm.models.presence_net import PresenceNet, Seen
@@ -284,7 +285,7 @@ def image_of(
     Parameters
     ----------
     counts
-        (n, bands, side, side) whole numbers.
+        (n, bands, side, side) stored numbers.
     light
         (n, bands) factors on the reflectance; None: 1.
     turns
@@ -298,8 +299,8 @@ def image_of(
     """
     if turns is not None:
         counts = turned(counts, turns)
-    image = counts.to(torch.float32, memory_format=torch.channels_last)
-    valid = (image != reader.card.nodata).all(dim=1, keepdim=True)
+    image = counts.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    valid = measured(image, reader.card.missing).all(dim=1, keepdim=True)
     # (bands,) or (n, bands)
     factor = reader.card.scale / net.std if light is None else reader.card.scale / net.std * light
     shift = -reader.card.offset * factor - net.mean / net.std
@@ -327,8 +328,9 @@ def trunk_features(
     assert net.trunk is not None and inputs.tile_rows is not None
     net.to(device).eval()
     out = torch.zeros(views, len(inputs), net.trunk.channels)
+    most = max(1, min(32, 512 // len(reader.places)))
     with torch.inference_mode():
-        for places in torch.split((inputs.tile_rows >= 0).nonzero().flatten(), 32):
+        for places in torch.split((inputs.tile_rows >= 0).nonzero().flatten(), most):
             image = image_of(net, reader.read(inputs.tile_rows[places]).to(device), reader)
             for way in range(views):
                 turned = dihedral(image, way).contiguous(memory_format=torch.channels_last)

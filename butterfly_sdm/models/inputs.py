@@ -122,7 +122,7 @@ def site_tensors(
 
 def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tuple[Tensor, Tensor]:
     """
-    Return mean and standard deviation of the reflectance of each band over the measured pixels of
+    Return mean and standard deviation of the values of each band over the measured pixels of
     tiles.
 
     Parameters
@@ -141,7 +141,8 @@ def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tup
         rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]
     count = torch.zeros((), dtype=torch.float64)
     total, squares = torch.zeros(2, len(reader.places), dtype=torch.float64)
-    for part in torch.split(rows, 32):
+    # of many bands fewer at once: 64 bands of 256 px are 17 MB a tile
+    for part in torch.split(rows, max(1, min(32, 512 // len(reader.places)))):
         values, valid = reader.reflectance(reader.read(part))
         values = values.masked_fill(~valid, 0.0)
         count += valid.sum()

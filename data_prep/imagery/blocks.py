@@ -15,6 +15,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
+from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import Layer, Piece
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack, compose
@@ -141,7 +142,7 @@ def copy_blocks(
     windows
         Of the files of the piece, with their rows in ``out``.
     out
-        (m, bands, height, width) uint16, filled in place; bands as ``scene.bands``.
+        (m, bands, height, width) of the type of the scene, filled in place; its bands.
     fresh
         Nothing but nodata has been written to ``out`` before, so nothing need be compared.
 
@@ -155,12 +156,12 @@ def copy_blocks(
     bring_reads(scene, piece, reads)
     out = np.asarray(out)  # slices of a memory map are slow to make
     height, width = out.shape[2:]
-    flat = np.empty(0, np.uint16)
+    flat = np.empty(0, scene.dtype)
     for read in reads:
         shape = (len(scene.bands), read.height, read.width)
         if flat.size < np.prod(shape):
             # one for all blocks: fresh pages cost as much as decoding
-            flat = np.empty(np.prod(shape), np.uint16)
+            flat = np.empty(np.prod(shape), scene.dtype)
         buffer = flat[: np.prod(shape)].reshape(shape)
         window = Window(read.column, read.row, read.width, read.height)
         if stack is not None:
@@ -209,16 +210,16 @@ def bring_reads(scene: Scene, piece: Piece, reads: Sequence[BlockRead]) -> None:
         bring(scene, [(piece, grid, window) for window in windows])
 
 
-def merge(target: np.ndarray, values: np.ndarray, measured: np.ndarray, nodata: int) -> None:
+def merge(target: np.ndarray, values: np.ndarray, whole: np.ndarray, nodata: float) -> None:
     """
     Write the pixels of a piece over those of pieces of lower priority.
 
-    A pixel measured in every band wins; one measured in some bands only takes the place of pixels
-    that are not whole either.
+    A pixel measured in every band (``whole``) wins; one measured in some bands only takes the place
+    of pixels that are not whole either.
     """
-    some = (values != nodata).any(axis=0)
-    whole = (target != nodata).all(axis=0)
-    np.copyto(target, values, where=measured | (some & ~whole))
+    some = measured_in(values, nodata).any(axis=0)
+    before = measured_in(target, nodata).all(axis=0)
+    np.copyto(target, values, where=whole | (some & ~before))
 
 
 def _join(

@@ -26,6 +26,7 @@ from butterfly_sdm.core.arrays import PackedArray
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.median import median_of
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import Piece, reading_pixels
 from butterfly_sdm.imagery.scene import Scene, bounds_in, mosaic_grid
@@ -204,7 +205,7 @@ def _stack(
         width=width,
         height=height,
         nodata=float(scene.nodata),
-        dtype="uint16",
+        dtype=scene.dtype,
         block=min(blocks, key=lambda block: (-blocks[block], block)),
         has_mask=True,
     )
@@ -256,7 +257,7 @@ def make_composite(
     dates = sorted(days)
     shape = (len(scene.bands), scene.height, scene.width)
     work = out.with_name(f".{out.stem}.work.npy")
-    with growing_array(work, shape, scene.nodata) as (array, journal):
+    with growing_array(work, shape, scene.dtype, scene.nodata) as (array, journal):
         shares = _cloudiness(scene, days, executor, progress)
         if method == "least_cloudy":
             days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
@@ -358,7 +359,7 @@ def _compose(parts: Sequence[Scene], method: str, out: PackedArray, window: Wind
     target = out.open()[(slice(None), *window.toslices())]
     nodata = parts[0].nodata
     if method == "least_cloudy":
-        best = np.full(target.shape, nodata, np.uint16)
+        best = np.full(target.shape, nodata, target.dtype)
         missing = np.ones(target.shape[1:], dtype=bool)
         for part in parts:
             values, valid = part.read(window)
@@ -367,6 +368,11 @@ def _compose(parts: Sequence[Scene], method: str, out: PackedArray, window: Wind
             if not missing.any():
                 break
         target[:] = best
+        out.written()
+        return
+    if target.dtype != np.uint16:
+        shown = [part.read(window) for part in parts]
+        median_of([values for values, _ in shown], [valid for _, valid in shown], target, nodata)
         out.written()
         return
     stack = np.full((len(parts), *target.shape), np.iinfo(np.uint16).max, dtype=np.uint16)
@@ -391,7 +397,7 @@ def _write(scene: Scene, array: np.ndarray, out: Path, method: str, dates: Seque
         "count": len(scene.bands),
         "height": scene.height,
         "width": scene.width,
-        "dtype": "uint16",
+        "dtype": scene.dtype,
         "crs": scene.crs,
         "transform": scene.transform,
         "nodata": scene.nodata,
@@ -399,7 +405,7 @@ def _write(scene: Scene, array: np.ndarray, out: Path, method: str, dates: Seque
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,
         "compress": "deflate",
-        "predictor": 2,
+        "predictor": 3 if scene.dtype == "float32" else 2,
         "BIGTIFF": "IF_SAFER",
     }
     with atomic_path(out) as temporary, rasterio.open(temporary, "w", **profile) as target:

@@ -15,6 +15,7 @@ import rasterio
 from butterfly_sdm.core.arrays import PackedArray, new_array, open_array
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.work import Journal
+from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack
@@ -61,6 +62,8 @@ def cut_tiles(
     """
     Cut a tile for every place of a grid into one packed array on disk.
 
+    Its numbers are those of the scene, in the type of the scene.
+
     Where pieces of a mosaic overlap, the first (by name) with a measurement counts. Tiles made of
     whole pixels of the scene are copied bit by bit. An interrupted cut goes on where it was when it
     is called again with the same arguments.
@@ -72,8 +75,8 @@ def cut_tiles(
     grid
         Where the tiles lie, see :func:`data_prep.imagery.tile_grids.tile_grid`.
     out
-        ``.npy`` file of shape (tiles, bands, size, size), uint16; written in place, beside it
-        ``NAME.done`` while it grows.
+        ``.npy`` file of shape (tiles, bands, size, size), of the type of the scene; written in
+        place, beside it ``NAME.done`` while it grows.
     resampling
         nearest, bilinear or cubic; for tiles that are not made of whole pixels of the scene.
     executor
@@ -95,7 +98,7 @@ def cut_tiles(
     report = report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
     try:
-        with growing_array(Path(out), shape, scene.nodata) as (_, journal):
+        with growing_array(Path(out), shape, scene.dtype, scene.nodata) as (_, journal):
             cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
             for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
                 label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
@@ -113,7 +116,7 @@ def cut_tiles(
 
 @contextmanager
 def growing_array(
-    path: Path, shape: tuple[int, ...], nodata: int
+    path: Path, shape: tuple[int, ...], dtype: str, nodata: float
 ) -> Iterator[tuple[np.ndarray, Journal]]:
     """
     Yield a packed array on disk and the journal of what is done in it, ``NAME.done`` beside it.
@@ -121,11 +124,11 @@ def growing_array(
     Those of an interrupted run are continued; otherwise the array is new, with nodata everywhere.
     """
     done = path.with_name(path.name + ".done")
-    array = _reopen(path, shape) if done.is_file() else None
+    array = _reopen(path, shape, dtype) if done.is_file() else None
     if array is None:
         done.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        array = new_array(path, shape, np.uint16)
+        array = new_array(path, shape, dtype)
         if nodata:
             array[:] = nodata
     # a unit counts as done only when its pixels are safe
@@ -137,13 +140,13 @@ def growing_array(
         journal.save()
 
 
-def _reopen(path: Path, shape: tuple[int, ...]) -> np.memmap | None:
+def _reopen(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap | None:
     """Open the array of an interrupted cut, or None if it is not the one meant."""
     try:
         array = open_array(path)
     except (OSError, ValueError):
         return None
-    return array if array.shape == shape and array.dtype == np.uint16 else None
+    return array if array.shape == shape and array.dtype == dtype else None
 
 
 @dataclass(frozen=True)
@@ -308,8 +311,12 @@ def _copies(
             f"{prefix}/{index}",
             partial(_copy_unit, scene, piece, *windows.of(unit), out, fresh),
         )
-        for index, unit in enumerate(units(reads, 2 * len(scene.bands)))
+        for index, unit in enumerate(units(reads, _pixel_bytes(scene)))
     ]
+
+
+def _pixel_bytes(scene: Scene) -> int:
+    return int(np.dtype(scene.dtype).itemsize) * len(scene.bands)
 
 
 def _copy_unit(
@@ -340,7 +347,7 @@ def _warp_jobs(
     width = int((np.ceil(node_columns.max(axis=(1, 2))) - first_column).max()) + margin
     height = int((np.ceil(node_rows.max(axis=(1, 2))) - first_row).max()) + margin
     order = np.lexsort((first_column, first_row // layer.block[0]))
-    batch = max(1, SCRATCH_BYTES // (2 * len(scene.bands) * width * height))
+    batch = max(1, SCRATCH_BYTES // (_pixel_bytes(scene) * width * height))
     scratch = PackedArray(cut.out.path.with_name(f".{cut.out.path.stem}.patches.npy"))
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
@@ -364,7 +371,7 @@ def _warp_jobs(
         if all(name in done for name, _ in warps):
             continue
         shape = (len(chosen), len(scene.bands), height, width)
-        array = new_array(scratch.path, shape, np.uint16)
+        array = new_array(scratch.path, shape, scene.dtype)
         if scene.nodata:
             array[:] = scene.nodata
         del array
@@ -385,7 +392,7 @@ def _warp_unit(
     targets: np.ndarray,
     nodes: tuple[np.ndarray, np.ndarray],
     *,
-    nodata: int,
+    nodata: float,
     resampling: str,
     fresh: bool,
 ) -> int:
@@ -428,7 +435,7 @@ def _gdal_unit(cut: _Cut, piece: Piece, targets: np.ndarray) -> int:
 
 
 def _valid_fractions(
-    out: PackedArray, shape: tuple[int, ...], nodata: int, executor: Executor | None
+    out: PackedArray, shape: tuple[int, ...], nodata: float, executor: Executor | None
 ) -> np.ndarray:
     step = max(1, UNIT_PIXELS // (shape[2] * shape[3]))
     parts = [slice(at, at + step) for at in range(0, shape[0], step)]
@@ -436,5 +443,6 @@ def _valid_fractions(
     return np.concatenate([np.zeros(0), *counts]) / (shape[2] * shape[3])
 
 
-def _count_valid(out: PackedArray, nodata: int, part: slice) -> np.ndarray:
-    return np.array([np.count_nonzero((tile != nodata).all(axis=0)) for tile in out.open()[part]])
+def _count_valid(out: PackedArray, nodata: float, part: slice) -> np.ndarray:
+    tiles = out.open()[part]
+    return np.array([np.count_nonzero(measured(tile, nodata).all(axis=0)) for tile in tiles])

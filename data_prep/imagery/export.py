@@ -75,12 +75,12 @@ def _write(card: TileCard, tile: tuple[Path, np.ndarray, tuple[str, float, float
         "count": len(card.bands),
         "height": card.size_px,
         "width": card.size_px,
-        "dtype": "uint16",
+        "dtype": card.dtype,
         "crs": crs,
         "transform": Affine(side, 0, left, 0, -side, top),
-        "nodata": card.nodata,
+        "nodata": card.missing,
         "compress": "deflate",
-        "predictor": 2,
+        "predictor": 3 if card.dtype == "float32" else 2,
     }
     with atomic_path(path) as temporary, rasterio.open(temporary, "w", **profile) as target:
         target.write(values)

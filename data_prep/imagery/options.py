@@ -44,7 +44,11 @@ class ReadyTileOptions(Section):
     folder: InputPath | tuple[InputPath, ...] = Field(description="folder of the files, or several")
     bands: tuple[str, ...] = Field(min_length=1, description="names of the bands in file order")
     pattern: str = Field("*{site_id}*.tif", description="file name of the tile of a site")
-    nodata: int = Field(0, description="count that means no measurement")
+    nodata: int | float = Field(
+        0,
+        description="number that means no measurement; left out, of signed and fractional tiles "
+        "that of the files",
+    )
     scale: float = Field(1e-4, gt=0, description="reflectance per count")
     offset: float = Field(0.0, description="count of zero reflectance")
 

@@ -16,6 +16,14 @@ import rasterio
 from butterfly_sdm.core.arrays import PackedArray, new_array
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from butterfly_sdm.imagery.pixels import (
+    UNSIGNED,
+    PixelType,
+    fits,
+    measured,
+    smallest_type,
+    without_value,
+)
 from butterfly_sdm.imagery.products import (
     Layer,
     canonical_band,
@@ -53,7 +61,8 @@ class ReadyTiles:
     bands: tuple[str, ...]
     size_px: int
     resolution_m: float
-    nodata: int
+    nodata: float
+    dtype: PixelType
 
 
 def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) -> dict[str, Path]:
@@ -145,11 +154,43 @@ def find_ready_tiles(
             f"(such as {site_ids[0] if len(site_ids) else '-'}). Check ready_tiles.pattern and the "
             "site ids."
         )
+    stated = options.nodata if "nodata" in options.model_fields_set else None
     layers = tuple(
-        describe_layer(str(found[site]), bands=names, nodata=options.nodata)[0] for site in sites
+        describe_layer(str(found[site]), bands=names, nodata=stated)[0] for site in sites
     )
     size = _common_size(sites, layers, tiles)
-    return ReadyTiles(sites, layers, chosen, size, _common_resolution(layers), options.nodata)
+    dtypes = {layer.dtype for layer in layers}
+    nodata: float
+    dtype: PixelType
+    if dtypes <= set(UNSIGNED):
+        nodata, dtype = float(options.nodata), "uint16"
+    else:
+        dtype = smallest_type(dtypes, layers[0].path if len(dtypes) == 1 else "The folder")
+        nodata = _common_nodata(layers, stated, dtype)
+    return ReadyTiles(sites, layers, chosen, size, _common_resolution(layers), nodata, dtype)
+
+
+def _common_nodata(layers: Sequence[Layer], stated: float | None, dtype: PixelType) -> float:
+    """
+    Return what stands for no measurement in tiles of a type that is not unsigned.
+
+    Raises
+    ------
+    RasterError
+        The files differ in it.
+    """
+    if dtype == "float32":
+        return float("nan")
+    if stated is not None:
+        return stated
+    found = {None if layer.supposed else layer.nodata for layer in layers}
+    if len(found) > 1:
+        raise RasterError(
+            "The ready tiles differ in the number that means no measurement "
+            f"({', '.join(sorted(map(str, found)))}). State ready_tiles.nodata."
+        )
+    own = found.pop()
+    return own if own is not None and fits(own, dtype) else without_value(dtype)
 
 
 def check_folders(options: ReadyTileOptions) -> None:
@@ -184,11 +225,6 @@ def _common_size(sites: Sequence[str], layers: Sequence[Layer], tiles: TileOptio
                 f"{layer.path} of site {site} has {layer.height} x {layer.width} pixels, and "
                 f"tiles.size_px is {size}. Lower it."
             )
-        if layer.dtype not in ("uint8", "uint16"):
-            raise RasterError(
-                f"{layer.path} holds {layer.dtype} values; ready tiles hold whole numbers "
-                "(uint16). Convert them."
-            )
     return size
 
 
@@ -213,7 +249,7 @@ def pack_tiles(
     ready: ReadyTiles, out: str | Path, *, executor: Executor | None, progress: Progress = silent
 ) -> np.ndarray:
     """
-    Copy ready tiles into one ``.npy`` file of shape (tiles, bands, size, size), uint16.
+    Copy ready tiles into one ``.npy`` file of shape (tiles, bands, size, size), of their type.
 
     Returns
     -------
@@ -227,7 +263,7 @@ def pack_tiles(
     """
     out = Path(out)
     shape = (len(ready.sites), len(ready.bands), ready.size_px, ready.size_px)
-    new_array(out, shape, np.uint16).flush()
+    new_array(out, shape, ready.dtype).flush()
     packed = PackedArray(out)
     parts = range(0, len(ready.sites), FILES_PER_UNIT)
     work = [(at, ready.layers[at : at + FILES_PER_UNIT]) for at in parts]
@@ -242,7 +278,7 @@ def pack_tiles(
 
 
 def _pack_unit(
-    out: PackedArray, bands: Sequence[str], nodata: int, work: tuple[int, Sequence[Layer]]
+    out: PackedArray, bands: Sequence[str], nodata: float, work: tuple[int, Sequence[Layer]]
 ) -> list[float]:
     array = out.open()
     start, layers = work
@@ -253,8 +289,11 @@ def _pack_unit(
         with reading_pixels(layer.path), rasterio.open(layer.path) as source:
             tile = source.read(list(layer.slots(bands).values()))
         tile = tile[:, top : top + size, left : left + size]
+        if array.dtype.kind == "f":  # every band alone, as in scenes
+            own = np.nan if layer.nodata is None or layer.supposed else layer.nodata
+            tile = np.where(np.isfinite(tile) & measured(tile, own), tile, np.nan)
         array[row] = tile
-        shares.append(float((tile != nodata).all(axis=0).mean()))
+        shares.append(float(measured(array[row], nodata).all(axis=0).mean()))
     out.written()
     return shares
 

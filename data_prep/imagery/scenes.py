@@ -100,7 +100,7 @@ def scene_of(
             return lazy, replace(composite, files=files_of(lazy))
         out = scratch / "composite.tif"
         composite = make_composite(scene, out, options, executor=pool, progress=progress)
-    composed = open_scene(out).select(scene.bands)
+    composed = open_scene(out, dtype=scene.dtype).select(scene.bands)
     if composed.offset != scene.offset:
         raise RasterError(
             f"{out} has the offset {composed.offset:g}, not {scene.offset:g}. Remove it and build "

@@ -72,7 +72,8 @@ def fill_tiles(
             resolution_m=ready.resolution_m,
             scale=config.ready_tiles.scale,
             offset=config.ready_tiles.offset,
-            nodata=ready.nodata,
+            nodata=None if ready.dtype == "float32" else int(ready.nodata),
+            dtype=ready.dtype,
         )
     else:
         return sites, None
@@ -83,7 +84,7 @@ def fill_tiles(
     columns.iloc[kept, columns.columns.get_loc("tile_row")] = np.arange(len(kept))
     tiles = np.load(path, mmap_mode="r", allow_pickle=False)
     sample = sample_pixels(
-        tiles, bands=card.bands, nodata=card.nodata, scale=card.scale, offset=card.offset
+        tiles, bands=card.bands, nodata=card.missing, scale=card.scale, offset=card.offset
     )
     for message in implausible(sample):
         bench.notes.warn(f"Tiles: {message}")
@@ -176,14 +177,7 @@ def _cut(
         },
         index=sites.index[touched],
     )
-    card = TileCard(
-        bands=scene.bands,
-        size_px=grid.size_px,
-        resolution_m=grid.resolution_m,
-        scale=scene.scale,
-        offset=scene.offset,
-        nodata=scene.nodata,
-    )
+    card = TileCard.of_scene(scene, size_px=grid.size_px, resolution_m=grid.resolution_m)
     return _for_all(cut, sites).assign(tile_crs=grid.crs.to_string()), card
 
 
@@ -248,7 +242,7 @@ def _keep_rows(source: Path, target: Path, rows: np.ndarray) -> None:
         del array
         target.hardlink_to(source)
         return
-    out = new_array(target, (len(rows), *array.shape[1:]), np.uint16)
+    out = new_array(target, (len(rows), *array.shape[1:]), array.dtype)
     for number, row in enumerate(rows):
         out[number] = array[row]
     out.flush()

@@ -8,11 +8,15 @@ than the tile, or its bands lie on different grids, GDAL's warp is used instead.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import rasterio
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.pixels import apart
+from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import RESAMPLING, Layer, Piece, reading_pixels
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack, warped
@@ -48,7 +52,7 @@ def warp_patch(
     rows: np.ndarray,
     size_px: int,
     *,
-    nodata: int,
+    nodata: float,
     resampling: str,
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """
@@ -60,7 +64,7 @@ def warp_patch(
     Parameters
     ----------
     patch
-        (bands, H, W) uint16; reaches two pixels beyond all positions.
+        (bands, H, W) of any type; reaches two pixels beyond all positions.
     columns, rows
         (nodes, nodes) positions in the patch of points spread evenly from the first to the last
         pixel centre of the tile; 0 is the edge of the first pixel, 0.5 its centre.
@@ -71,11 +75,13 @@ def warp_patch(
 
     Returns
     -------
-    values : ndarray of uint16, shape (bands, size_px, size_px)
+    values : ndarray of the type of the patch, shape (bands, size_px, size_px)
     measured : ndarray of bool, shape (size_px, size_px), or None where all are
     """
-    present = (patch != nodata).all(axis=0)
+    present = measured_in(patch, nodata).all(axis=0)
     whole = bool(present.all())
+    if patch.dtype.kind == "f" and not whole:
+        patch = np.where(present, patch, np.float32(0))  # nothing times NaN is NaN
     if resampling == "bilinear":
         values, measured = _bilinear(patch, columns, rows, size_px, None if whole else present)
     else:
@@ -87,12 +93,11 @@ def warp_patch(
         else:
             values = _cubic(patch, across, down, None if whole else present)
     if nodata or resampling == "cubic":
-        # a measured value is never nodata
-        values[values == nodata] = nodata + 1 if nodata < 65535 else nodata - 1
+        values = apart(values, nodata)  # a measured value is never nodata
     return (
         (values, None)
         if measured is None
-        else (np.where(measured, values, np.uint16(nodata)), measured)
+        else (np.where(measured, values, patch.dtype.type(nodata)), measured)
     )
 
 
@@ -115,12 +120,22 @@ def _bilinear(
     counts = torch.from_numpy(patch.astype(np.float32))[None]
     if present is None:
         values = grid_sample(counts, places, align_corners=False)[0].numpy()
-        return (values + np.float32(0.5)).astype(np.uint16), None
+        return _nearest_number(values, patch.dtype), None
     there = torch.from_numpy(present.astype(np.float32))[None, None]
     weight = grid_sample(there, places, align_corners=False)[0].clamp(min=1e-3).numpy()
     values = grid_sample(counts * there, places, align_corners=False)[0].numpy() / weight
     measured = grid_sample(there, places, mode="nearest", align_corners=False)[0, 0].numpy() > 0.5
-    return (values + np.float32(0.5)).clip(0, 65535).astype(np.uint16), measured
+    return _nearest_number(values, patch.dtype), measured
+
+
+def _nearest_number(values: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
+    if kind.kind == "f":
+        return values.astype(kind, copy=False)
+    limits = np.iinfo(kind)
+    halves = values + np.float32(0.5)
+    if limits.min < 0:  # the others are cut off towards zero, which is faster
+        halves = np.floor(halves)
+    return halves.clip(limits.min, limits.max).astype(kind)
 
 
 def _between_nodes(nodes: np.ndarray, size_px: int) -> np.ndarray:
@@ -164,7 +179,10 @@ def _cubic(
                 total[band] += counts[band].take(index) * weight
     if present is not None:
         total /= np.where(np.abs(weight_sum) > 1e-5, weight_sum, 1)
-    return np.clip(np.rint(total), 0, 65535).astype(np.uint16)
+    if patch.dtype.kind == "f":
+        return total
+    limits = np.iinfo(patch.dtype)
+    return np.clip(np.rint(total), limits.min, limits.max).astype(patch.dtype)
 
 
 def warp_with_gdal(
@@ -175,11 +193,11 @@ def warp_with_gdal(
 
     Returns
     -------
-    values : ndarray of uint16, shape (bands, h, w)
+    values : ndarray of the type of the scene, shape (bands, h, w)
     measured : ndarray of bool, shape (h, w)
     """
     size = grid.size_px
-    values = np.full((len(scene.bands), size, size), scene.nodata, dtype=np.uint16)
+    values = np.full((len(scene.bands), size, size), scene.nodata, dtype=scene.dtype)
     measured = np.ones((size, size), dtype=bool)
     here = (grid.crs, grid.transform(tile), size, size)
     if isinstance(piece, Stack):
@@ -217,7 +235,7 @@ def warp_with_gdal(
                 )
             present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
             counts = scene.counts(raw, piece, layer, present)
-            values[slot] = np.where(present, counts, np.uint16(scene.nodata))
+            values[slot] = np.where(present, counts, values.dtype.type(scene.nodata))
             measured &= present
     return values, measured
 

@@ -11,6 +11,7 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError
+from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
@@ -117,7 +118,7 @@ def _of_scene(scene: Scene, paths: tuple[Path, ...]) -> SceneSeen:
     sample = sample_pixels(
         pixels, bands=scene.bands, nodata=scene.nodata, scale=scene.scale, offset=scene.offset
     )
-    measured = (pixels != scene.nodata).all(axis=1).mean()
+    share = measured(pixels, scene.nodata).all(axis=1).mean()
     facts = {
         "files": ", ".join(Path(path).name for path in scene.paths[:4])
         + (f" and {len(scene.paths) - 4} more" if len(scene.paths) > 4 else ""),
@@ -127,7 +128,7 @@ def _of_scene(scene: Scene, paths: tuple[Path, ...]) -> SceneSeen:
         f"{scene.width * scene.resolution_m / 1000:,.1f} x "
         f"{scene.height * scene.resolution_m / 1000:,.1f} km",
         "extent": _degrees(bounds),
-        "nodata": f"{scene.nodata}; {measured:.0%} of the pixels looked at are measured",
+        "nodata": f"{scene.nodata}; {share:.0%} of the pixels looked at are measured",
         "reflectance": f"(value - {scene.offset:g}) * {scene.scale:g}",
     }
     reflectance = sample.reflectance
@@ -158,7 +159,7 @@ def _preview(scene: Scene, pixels: np.ndarray) -> np.ndarray | None:
         return None
     middle = pixels[len(pixels) // 2][[scene.bands.index(band) for band in chosen]]
     values = middle.astype(np.float32)
-    values[:, (middle == scene.nodata).any(axis=0)] = np.nan
+    values[:, ~measured(middle, scene.nodata).all(axis=0)] = np.nan
     if not np.isfinite(values).any():
         return None
     low, high = np.nanpercentile(values, (2, 98))

@@ -113,10 +113,10 @@ def tile_statistics(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.Da
     for place, tile in enumerate(seen_tiles(dataset, sites, sees)):
         card = dataset.card.tiles
         assert card is not None
-        valid = (tile != card.nodata).all(axis=0)  # (h, w)
+        valid = card.measured(tile)  # (h, w)
         if not valid.any():
             continue
-        pixels = (tile[:, valid].astype(np.float64) - card.offset) * card.scale  # (bands, pixels)
+        pixels = card.values(tile[:, valid])  # (bands, pixels)
         if has_index:
             red, nir = pixels[names.index("red")], pixels[names.index("nir")]
             total = nir + red

@@ -152,7 +152,7 @@ def normalised(
 
     Parameters
     ----------
-    values : (bands, height, width) uint16
+    values : (bands, height, width) of the type of the scene
     valid : (height, width) bool
 
     Returns
@@ -164,7 +164,7 @@ def normalised(
     shift = ((-scene.offset * scene.scale - mean) / std).float().to(device)
     image = torch.from_numpy(values)[None].to(device)
     # as the trunk wants it: numbers are not copied once more
-    image = image.to(torch.float32, memory_format=torch.channels_last)
+    image = image.to(torch.float32, memory_format=torch.channels_last, copy=True)
     image.mul_(gain[:, None, None]).add_(shift[:, None, None])
     if not valid.all():
         image.masked_fill_(~torch.from_numpy(valid).to(device), 0.0)

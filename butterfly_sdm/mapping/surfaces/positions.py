@@ -128,16 +128,7 @@ class Positions:
             name="positions of a map",
             species=tuple(species),
             position_crs=self.position_crs,
-            tiles=TileCard(
-                bands=scene.bands,
-                size_px=lattice.tile_px,
-                resolution_m=scene.resolution_m,
-                scale=scene.scale,
-                offset=scene.offset,
-                nodata=scene.nodata,
-            )
-            if tiles
-            else None,
+            tiles=TileCard.of_scene(scene, size_px=lattice.tile_px) if tiles else None,
         )
         table = None
         if self.covariates:
@@ -242,7 +233,7 @@ def _cut(lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene) -> 
     row_starts, col_starts = (starts - lattice.margin_px for starts in lattice.window_starts())
     tops, lefts = row_starts[rows], col_starts[cols]
     height, width = int(tops.max() - tops.min()) + size_px, int(lefts.max() - lefts.min()) + size_px
-    tiles = np.empty((len(rows), len(scene.bands), size_px, size_px), dtype=np.uint16)
+    tiles = np.empty((len(rows), len(scene.bands), size_px, size_px), dtype=scene.dtype)
     near = height * width <= 4 * len(rows) * size_px * size_px
     if near:  # neighbours share pixels: read them once
         values, valid = scene.read(Window(int(lefts.min()), int(tops.min()), width, height))
