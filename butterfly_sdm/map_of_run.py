@@ -254,5 +254,9 @@ def band_means(dataset: Dataset, sites: Sequence[str], sees: Sees) -> pd.DataFra
     for place, tile in enumerate(seen_tiles(dataset, sites, sees)):
         valid = card.measured(tile)
         if valid.any():
-            means[place] = (tile[:, valid].mean(axis=1, dtype=float) - card.offset) * card.scale
+            seen = tile[:, valid]
+            if card.signed_square is not None:
+                means[place] = card.values(seen).mean(axis=1)
+            else:
+                means[place] = (seen.mean(axis=1, dtype=float) - card.offset) * card.scale
     return pd.DataFrame(means, index=pd.Index(list(sites)), columns=list(sees.bands))

@@ -24,6 +24,7 @@ from butterfly_sdm.core.settings import empty, unset
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
+from butterfly_sdm.imagery.embeddings.meaning import values_of
 from butterfly_sdm.imagery.pixels import PixelType, fits, measured
 from butterfly_sdm.imagery.scene import Scene
 
@@ -49,7 +50,8 @@ class TileCard(BaseModel):
     What every tile of the data set has in common.
 
     ``reflectance = (value - offset) * scale`` for the stored numbers, of the type ``dtype``;
-    ``nodata`` marks pixels without a measurement, None stands for NaN.
+    ``nodata`` marks pixels without a measurement, None stands for NaN. Where ``signed_square`` is
+    given the value is ``(stored / signed_square)**2`` with the sign of ``stored`` instead.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +62,7 @@ class TileCard(BaseModel):
     offset: float = 0.0
     nodata: int | None = 0
     dtype: PixelType = Field("uint16", exclude_if=lambda dtype: dtype == "uint16")
+    signed_square: float | None = Field(None, gt=0, exclude_if=unset)
 
     @classmethod
     def of_scene(cls, scene: Scene, *, size_px: int, resolution_m: float | None = None) -> Self:
@@ -72,6 +75,7 @@ class TileCard(BaseModel):
             offset=scene.offset,
             nodata=None if scene.dtype == "float32" else int(scene.nodata),
             dtype=scene.dtype,
+            signed_square=scene.signed_square,
         )
 
     @property
@@ -86,7 +90,7 @@ class TileCard(BaseModel):
 
     def values(self, stored: np.ndarray) -> np.ndarray:
         """Return what stored numbers mean, in their order and shape, as float64: reflectance."""
-        return (stored.astype(np.float64) - self.offset) * self.scale
+        return values_of(stored, self)
 
     @model_validator(mode="after")
     def _types(self) -> Self:

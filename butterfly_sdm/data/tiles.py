@@ -139,6 +139,8 @@ class TileReader:
         """
         values = counts.to(torch.float32)
         valid = measured(values, self.card.missing).all(dim=1, keepdim=True)
+        if self.card.signed_square is not None:
+            return squared(values, self.card.signed_square), valid
         return (values - self.card.offset) * self.card.scale, valid
 
     def __getstate__(self) -> dict[str, Any]:
@@ -153,6 +155,14 @@ class TileReader:
         self.__dict__.update(state)
         if isinstance(self.tiles, Path):
             self.tiles = np.load(self.tiles, mmap_mode="r", allow_pickle=False)
+
+
+def squared(stored: Tensor, root: float) -> Tensor:
+    """
+    Return the values of floats (of any shape) kept as signed square roots, see
+    :class:`butterfly_sdm.imagery.embeddings.decoding.Decoding`; made where they are, in place.
+    """
+    return stored.mul_(stored.abs()).mul_(root**-2)
 
 
 class ReadAhead(Generic[T]):

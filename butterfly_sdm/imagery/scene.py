@@ -99,6 +99,9 @@ class Scene:
         has one; see :data:`CLOUDY`.
     dtype
         Type of the values: uint8, int8, uint16, int16 or float32.
+    signed_square
+        Of embeddings kept as signed square roots: ``(value / signed_square)**2`` with the sign of
+        the value is what it means, whatever scale and offset.
     supply
         Brings the pixels of remote files of which only a part is here; None: all are.
     """
@@ -116,6 +119,7 @@ class Scene:
     resampling: str = "bilinear"
     cloudy: tuple[int, ...] = ()
     dtype: PixelType = "uint16"
+    signed_square: float | None = None
     supply: Supply | None = field(default=None, repr=False, compare=False)
     kept: Kept = field(default_factory=Kept, repr=False, compare=False)
     _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)

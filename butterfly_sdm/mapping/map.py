@@ -581,7 +581,7 @@ def scene_key(scene: Scene) -> dict[str, Any]:
         "files": files,
         "counts": (scene.nodata, scene.scale, scene.offset)
         if scene.dtype == "uint16"
-        else (scene.dtype, repr(scene.nodata), scene.scale, scene.offset),
+        else (scene.dtype, repr(scene.nodata), scene.scale, scene.offset, scene.signed_square),
     } | ({"composed": composed} if composed else {})
 
 

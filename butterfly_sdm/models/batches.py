@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import Sampler
 
-from butterfly_sdm.data.tiles import TileReader
+from butterfly_sdm.data.tiles import TileReader, squared
 from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.models.augment import Augmentation, Blur, dihedral, turned
 from butterfly_sdm.models.inputs import SiteInputs
@@ -301,9 +301,12 @@ def image_of(
         counts = turned(counts, turns)
     image = counts.to(torch.float32, memory_format=torch.channels_last, copy=True)
     valid = measured(image, reader.card.missing).all(dim=1, keepdim=True)
+    scale, offset = reader.card.scale, reader.card.offset
+    if reader.card.signed_square is not None:
+        image, scale, offset = squared(image, reader.card.signed_square), 1.0, 0.0
     # (bands,) or (n, bands)
-    factor = reader.card.scale / net.std if light is None else reader.card.scale / net.std * light
-    shift = -reader.card.offset * factor - net.mean / net.std
+    factor = scale / net.std if light is None else scale / net.std * light
+    shift = -offset * factor - net.mean / net.std
     return (
         image.mul_(factor[..., None, None]).add_(shift[..., None, None]).masked_fill_(~valid, 0.0)
     )

@@ -25,14 +25,16 @@ class ShapeOptions(Section):
     """What a network is built from."""
 
     backbone: str = Field(
-        "resnet18", description="trunk of torchvision or timm, such as resnet18 or resnet50"
+        "resnet18",
+        description="trunk of torchvision or timm, such as resnet18 or resnet50; embedding: for "
+        "tiles of embeddings",
     )
     width: int | None = Field(
         None,
         ge=1,
         le=4096,
         description="channels of the first stage of a ResNet, each stage has twice those before "
-        "it; null: 64, as published",
+        "it; null: 64, as published (of embedding: 32)",
         exclude_if=empty,
     )
     embedding: int = Field(256, ge=2, le=MOST, description="length of the projection")

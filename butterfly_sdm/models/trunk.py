@@ -17,6 +17,8 @@ from butterfly_sdm.errors import (
     how_to_install,
 )
 from butterfly_sdm.imagery.products import canonical_band
+from butterfly_sdm.models import embedding_trunk
+from butterfly_sdm.models.embedding_trunk import EmbeddingBody
 from butterfly_sdm.models.options import Padding, StemRule
 from butterfly_sdm.models.stem import RGB, find_stem, fit_stem, names_of_bands
 
@@ -46,8 +48,9 @@ class Trunk(nn.Module):
 
     Notes
     -----
-    ``width`` is the number of channels of the first stage of a ResNet (64 where it is None). A
-    ResNet-18 of width 16 has 0.7 of 11 million weights, and a step of it takes a tenth of the time.
+    ``width`` is the number of channels of the first stage of a ResNet (64 where it is None), or of
+    the trunk for embeddings (32). A ResNet-18 of width 16 has 0.7 of 11 million weights, and a step
+    of it takes a tenth of the time.
 
     ``padding`` is what its convolutions see beyond the edge of an image: the nearest cell again
     (``replicate``), or ``zeros``. Zeros are like no ground there is, and a trunk learns to know the
@@ -64,14 +67,18 @@ class Trunk(nn.Module):
         super().__init__()
         self.name, self.width = name, width
         self.bands = tuple(bands)
-        if width is not None and name not in RESNETS:
+        if width is not None and name not in (*RESNETS, embedding_trunk.NAME):
             raise ModelError(
-                f"width = {width} needs a ResNet ({', '.join(RESNETS)}); the backbone {name!r} has "
-                "a width of its own. Leave width out, or choose a ResNet."
+                f"width = {width} needs a ResNet ({', '.join(RESNETS)}) or the trunk for "
+                f"embeddings ({embedding_trunk.NAME}); the backbone {name!r} has a width of its "
+                "own. Leave width out, or choose one of these."
             )
         if name in RESNETS:
             body = _narrow_resnet(name, len(bands), width) if width else None
             self.body = body or _torchvision_resnet(name, len(bands))
+            self.channels, self.dense = 0, True
+        elif name == embedding_trunk.NAME:
+            self.body = EmbeddingBody(len(bands), width or embedding_trunk.WIDTH)
             self.channels, self.dense = 0, True
         else:
             self.body, self.channels, self.dense = _timm_body(name, len(bands)), 0, False
@@ -96,6 +103,8 @@ class Trunk(nn.Module):
 
         One after the other they are the trunk.
         """
+        if isinstance(self.body, EmbeddingBody):
+            return self.body.stages(), nn.Identity()
         if not isinstance(self.body, _ResNetBody):
             return [], self
         body: Any = self.body
@@ -344,10 +353,10 @@ def _timm_body(name: str, bands: int) -> nn.Module:
 
     name = name.removeprefix("timm:")
     if not timm.is_model(name):
-        hint = did_you_mean(name, [*RESNETS, *timm.list_models()])
+        hint = did_you_mean(name, [*RESNETS, embedding_trunk.NAME, *timm.list_models()])
         raise ModelError(
-            f"There is no backbone {name!r}; known are {', '.join(RESNETS)} and every model of "
-            f"timm.{hint}"
+            f"There is no backbone {name!r}; known are {', '.join(RESNETS)}, "
+            f"{embedding_trunk.NAME} and every model of timm.{hint}"
         )
     return timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from butterfly_sdm.core.block_store import Store
 from butterfly_sdm.data.predictor import Predictor
+from butterfly_sdm.data.tiles import squared
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.options import EngineName
@@ -160,11 +161,14 @@ def normalised(
     Tensor of shape (1, bands, height, width), float32
     """
     mean, std = (buffer.detach().cpu().double() for buffer in (network.mean, network.std))
-    gain = (scene.scale / std).float().to(device)
-    shift = ((-scene.offset * scene.scale - mean) / std).float().to(device)
+    root = scene.signed_square
+    scale, offset = (scene.scale, scene.offset) if root is None else (1.0, 0.0)
+    gain = (scale / std).float().to(device)
+    shift = ((-offset * scale - mean) / std).float().to(device)
     image = torch.from_numpy(values)[None].to(device)
     # as the trunk wants it: numbers are not copied once more
     image = image.to(torch.float32, memory_format=torch.channels_last, copy=True)
+    image = image if root is None else squared(image, root)
     image.mul_(gain[:, None, None]).add_(shift[:, None, None])
     if not valid.all():
         image.masked_fill_(~torch.from_numpy(valid).to(device), 0.0)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.embeddings.meaning import values_of
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.options import CovariateRaster
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
@@ -87,7 +88,8 @@ def window_means(
     shift = (stride - side_px) // 2
     left, width = lattice.col0 + shift, (lattice.width - 1) * stride + side_px
     means = np.full((len(scene.bands), rows.stop - rows.start, lattice.width), np.nan)
-    at_once = max(1, (MOST_PIXELS // width - side_px) // stride + 1)
+    pixels = MOST_PIXELS // max(1, len(scene.bands) // 4)
+    at_once = max(1, (pixels // width - side_px) // stride + 1)
     starts = np.arange(lattice.width) * stride
     for first in range(0, len(wanted), at_once):
         part = slice(first, min(first + at_once, len(wanted)))
@@ -99,10 +101,12 @@ def window_means(
         tops = np.arange(part.stop - part.start) * stride
         number = _square_sums(valid.astype(np.float64), tops, starts, side_px)
         for band in range(len(scene.bands)):
-            values = np.where(valid, counts[band].astype(np.float64), 0.0)
+            stored = np.where(valid, counts[band], 0)
+            rooted = scene.signed_square is not None
+            values = values_of(stored, scene) if rooted else stored.astype(np.float64)
             total = _square_sums(values, tops, starts, side_px)
             mean = np.divide(total, number, out=np.full_like(total, np.nan), where=number > 0)
-            means[band, part] = (mean - scene.offset) * scene.scale
+            means[band, part] = mean if rooted else (mean - scene.offset) * scene.scale
     return means
 
 
