@@ -40,6 +40,8 @@ from butterfly_sdm.plugins.networks import device_of
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 
+_RANGE_FLOOR = 1e-8  # as in the authors' code
+
 
 @dataclass(frozen=True)
 class VideoData:
@@ -246,11 +248,12 @@ def _contrast(
 ) -> Tensor:
     exclude = None
     if released:
-        with torch.no_grad():
-            similarity = z @ (z if references is None else references).T
-            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another
-            # temperature.
-            temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
+        # Rescaling similarities to [0, 1] over the batch shifts both logarithms alike. What stays
+        # is a division by their range, which has a gradient of its own.
+        similarity = z @ (z if references is None else references).T
+        root = (similarity.max() - similarity.min() + _RANGE_FLOOR).sqrt()
+        references = None if references is None else references / root
+        z = z / root
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
