@@ -109,6 +109,9 @@ def test_a_member_has_epochs_and_a_rate_of_its_own(tmp_path):
         (3, 0.001),
     ]
     assert [stages["b"][0].rate(epoch) for epoch in range(3)] == [0.5, 1.0, 1.0]
+    falling = config.model_copy(update={"decay": "cosine"})
+    stage = Dfcon().stages(falling, data, Dfcon().build(config, data.facts, "b"), "b")[0]
+    assert [stage.rate(epoch) for epoch in range(3)] == pytest.approx([0.5, 0.75, 0.25])
 
 
 def test_training_continues_with_the_backbone_that_was_interrupted(tmp_path):

@@ -5,6 +5,7 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 .. [1] DFCon. arXiv 2501.16704 (2025).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -98,6 +99,9 @@ class DfconConfig(PluginConfig):
     learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
     warmup_epochs: int = Field(
         0, ge=0, description="in which the rate rises; for transformers from random weights"
+    )
+    decay: Literal["none", "cosine"] = new_setting(
+        "none", "cosine: the rate falls to nothing over the epochs, after the warm-up"
     )
     weight_decay: float = Field(0.01, ge=0)
     head: HeadFit = new_setting(
@@ -207,9 +211,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
             scores = _scores(model, data.images, held_out)
             return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
 
-        def rate(epoch: int) -> float:
-            return min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
-
+        rate = partial(_rate, config, epochs)
         choose: dict[str, Any] = {}
         if len(set(data.label[held_out])) == 2:
             choose = {"measure": measure, "select": "validation_auc"}
@@ -291,6 +293,13 @@ def face_scores(
         "auc": float(roc_auc_score(label, score)),
         "equal_error_rate": equal_error_rate(label, score),
     }
+
+
+def _rate(config: DfconConfig, epochs: int, epoch: int) -> float:
+    """Return the factor of the rate in an epoch, counted from 0, of all ``epochs``."""
+    rise = min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
+    fall = 0.5 * (1 + math.cos(math.pi * epoch / epochs)) if config.decay == "cosine" else 1.0
+    return rise * fall
 
 
 def _view(config: DfconConfig, images: Tensor) -> Tensor:

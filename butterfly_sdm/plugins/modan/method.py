@@ -94,6 +94,11 @@ class ModanConfig(PluginConfig):
     tune_batch_size: int = Field(32, ge=2)
     folds: int = Field(5, ge=0, description="0: the split of the task")
     repeats: int = Field(10, ge=1)
+    test: Literal["folds", "means"] = new_setting(
+        "folds",
+        "what is paired and has an interval. means: as in the paper, the same folds in every "
+        "repeat, and the mean of the folds of each repeat",
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=0.5, description="of the rows of a fold, to choose the epoch; 0: the last"
     )
@@ -239,6 +244,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         if data.task is not None:
             folds, tables["predictions"] = self._folds(config, data.task, run.facts, encoder)
             tables["folds"] = folds
+            if config.test == "means":
+                folds = folds.groupby("repeat").mean()
             for kind in ("fine_tuned", "probe", "scratch"):
                 if kind in folds:
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
@@ -470,7 +477,8 @@ def _divisions(
             yield repeat, 0, np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
         return
     for repeat in range(config.repeats):
-        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
+        drawn = config.seed + (0 if config.test == "means" else repeat)
+        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=drawn)
         for fold, (train, test) in enumerate(folds.split(task.label, task.label, task.group)):
             yield repeat, fold, train, test
 
