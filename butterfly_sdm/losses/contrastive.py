@@ -169,8 +169,8 @@ class ContrastiveLoss(nn.Module):
         >>> round(float(ContrastiveLoss(0.1).collapsed(weights).exp()), 4)
         2.0
         """
-        alike = weights.new_ones(weights.shape[1], 1)
-        anchors = alike[:1].expand(len(weights), 1)
+        alike = weights.new_zeros(weights.shape[1], 1)
+        anchors = weights.new_zeros(len(weights), 1)
         references = alike if rectangular else None
         return cast(Tensor, self(anchors, weights, references, exclude=exclude))
 

@@ -129,6 +129,24 @@ def test_the_released_loss_and_its_gradient_are_those_of_the_formula(across):
     assert float(ours(False).detach()) != pytest.approx(float(expected.detach()), rel=0.01)
 
 
+@pytest.mark.parametrize("released", [False, True])
+def test_what_the_losses_are_of_equal_embeddings_is_counted(made_up, released):
+    model, batch = made_up
+    label = batch["label"].numpy()
+    own = np.array([(label == value).sum() - (not released) for value in label])
+    others = np.array([(label != value).sum() for value in label])
+    joint = (1 + len(model.side)) * np.mean(np.log(others / own))
+    alike = method._Collapsed(model)
+    with torch.no_grad():
+        found = joint_loss(alike, batch, temperature=0.05, released=released)
+    assert float(found) == pytest.approx(joint, rel=1e-5)
+    present = batch | {f"{key}_present": torch.ones(len(label)) for key in model.modalities}
+    cross = len(model.pairs) * np.mean(np.log(others / (own + (not released))))
+    with torch.no_grad():
+        found = cross_loss(alike, present, temperature=0.05, released=released)
+    assert float(found) == pytest.approx(cross, rel=1e-5)
+
+
 def test_what_a_missing_modality_holds_has_no_influence(made_up):
     model, batch = made_up
     with torch.no_grad():
