@@ -3,7 +3,7 @@
 .. [1] ImpliHateVid. ACL 2025, arXiv 2508.06570.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -39,6 +39,8 @@ from butterfly_sdm.plugins.implihate.options import ImplihateConfig
 from butterfly_sdm.plugins.networks import device_of
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
+
+_RANGE_FLOOR = 1e-8  # as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,23 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         if config.contrastive != "none":
             loss = partial(joint_loss, temperature=temperature, released=released)
             trains = ("encoders", "joint", "side")
-            joint = Stage("joint", batches, loss, slow, config.epochs, trains, start=standardise)
+            joint = Stage(
+                "joint",
+                batches,
+                loss,
+                slow,
+                config.epochs,
+                trains,
+                start=standardise,
+                collapsed=partial(loss, _Collapsed(model)),
+            )
             chosen.append(joint)
         if config.contrastive == "two_stages" and model.pairs:
             loss = partial(cross_loss, temperature=temperature, released=released)
-            chosen.append(Stage("cross", batches, loss, slow, config.epochs, ("cross",)))
+            alike = partial(loss, _Collapsed(model))
+            chosen.append(
+                Stage("cross", batches, loss, slow, config.epochs, ("cross",), collapsed=alike)
+            )
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
@@ -200,8 +214,31 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         return prediction_table(features.videos, probability, run.facts["classes"], "video_id")
 
 
+class _Collapsed:
+    """A network whose embeddings are all the same: what a loss is before anything is learned."""
+
+    def __init__(self, model: VideoNet) -> None:
+        self.side, self.modalities, self.cross = model.side, model.modalities, model.cross
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return nothing but how many there are, and where."""
+        return {"": torch.zeros_like(batch["label"], dtype=torch.float32)[:, None]}
+
+    def joint_embedding(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def side_embedding(self, encoded: Mapping[str, Tensor], key: str) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def cross_embedding(self, encoded: Mapping[str, Tensor], pair: tuple[str, str]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+
 def joint_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption
@@ -217,7 +254,7 @@ def joint_loss(
 
 
 def cross_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 2: rows of one modality against columns of another, both ways, over all
@@ -246,11 +283,12 @@ def _contrast(
 ) -> Tensor:
     exclude = None
     if released:
-        with torch.no_grad():
-            similarity = z @ (z if references is None else references).T
-            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another
-            # temperature.
-            temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
+        # Rescaling similarities to [0, 1] over the batch shifts both logarithms alike. What stays
+        # is a division by their range, which has a gradient of its own.
+        similarity = z @ (z if references is None else references).T
+        root = (similarity.max() - similarity.min() + _RANGE_FLOOR).sqrt()
+        references = None if references is None else references / root
+        z = z / root
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
