@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.plugins.networks import checksum
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.progress import Progress, silent
@@ -350,12 +351,7 @@ class _Training:
 
 
 def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:
-    value = zlib.crc32(position.encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        flat = tensors[name].reshape(-1).view(torch.uint8)
-        value = zlib.crc32(flat.numpy().data, value)
-    return f"{value:08x}"
+    return checksum(tensors, zlib.crc32(position.encode()))
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:
