@@ -18,7 +18,7 @@ from experiment import Experiment, Measures, Target, main, shared
 
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.contract import PluginRun, Report
-from butterfly_sdm.plugins.implihate.extractors import make_extractors
+from butterfly_sdm.plugins.implihate.extractors import LogMel
 from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
 from butterfly_sdm.plugins.runner import evaluate, train
 
@@ -114,7 +114,7 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     (folder / "media").mkdir(parents=True, exist_ok=True)
     for name, start, end in zip(names, ends - length, ends, strict=True):
         wavfile.write(folder / "media" / f"{name}.wav", 8000, samples[start:end])
-    listen = make_extractors(["log_mel"])[0]
+    listen = LogMel()
     rng = np.random.default_rng(seed)
     speakers = sorted({name.split("_")[1] for name in names})
     held_out = set(rng.permutation(speakers)[:2])

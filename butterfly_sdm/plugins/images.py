@@ -55,7 +55,10 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     try:
         if inside:
             name, _, row = member.partition(INSIDE)
-            image = Image.fromarray(_eight_bit(_array(place, name)[int(row)].squeeze()))
+            pixels = _array(place, name)[int(row)].squeeze()
+            if pixels.ndim == 3 and pixels.shape[-1] != 3:  # channels first
+                pixels = pixels.transpose(1, 2, 0)
+            image = Image.fromarray(_eight_bit(pixels))
         elif suffix == ".npy":
             image = Image.fromarray(_eight_bit(_plane(np.load(path, allow_pickle=False))))
         elif suffix in (".dcm", ".dicom") or (not suffix and is_dicom(path)):
@@ -77,6 +80,13 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
             f"{path} is no readable image ({type(error).__name__}: {error}). Remove its row, or "
             "repair the file."
         ) from error
+    return fit_image(image, size_px, channels)
+
+
+def fit_image(image: Any, size_px: int, channels: int) -> np.ndarray:
+    """Return an image of Pillow as (channels, size_px, size_px), uint8."""
+    from PIL import Image
+
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)

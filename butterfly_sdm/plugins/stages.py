@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.plugins.networks import checksum
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -364,12 +365,7 @@ def _warn_of_collapse(row: Mapping[str, Any], epochs: int) -> None:
 
 
 def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:
-    value = zlib.crc32(position.encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        flat = tensors[name].reshape(-1).view(torch.uint8)
-        value = zlib.crc32(flat.numpy().data, value)
-    return f"{value:08x}"
+    return checksum(tensors, zlib.crc32(position.encode()))
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.plugins.dfcon.blending import self_blend
 from butterfly_sdm.plugins.dfcon.method import Dfcon, face_scores
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
@@ -153,12 +153,15 @@ def test_folders_of_the_challenge_are_read(layout, tmp_path):
                 )
     data = Dfcon().load(_config(tmp_path))
     assert data.table["split"].tolist() == ["train"] * 4 + ["test"] * 4
-    assert data.label.tolist() == [1, 1, 0, 0] * 2
+    assert data.label.tolist() == [0, 0, 1, 1] * 2
 
 
 def test_bad_inputs_are_explained(tmp_path):
-    with pytest.raises(MissingFileError, match="holds neither"):
+    with pytest.raises(DataError, match="holds no image"):
         Dfcon().load(_config(tmp_path))
+    made.save(tmp_path / "plain" / "0.png", np.zeros((8, 8)))
+    with pytest.raises(DataError, match=r"'label' is needed too\. Put them into folders named by"):
+        Dfcon().load(_config(tmp_path / "plain"))
     table = made.faces(tmp_path / "data")
     rows = pd.read_csv(table)
     rows.assign(label="swapped").to_csv(tmp_path / "data" / "wrong.csv", index=False)

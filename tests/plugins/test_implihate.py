@@ -14,6 +14,7 @@ from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.implihate import extractors, method
 from butterfly_sdm.plugins.implihate.features import Features, read_features, read_labels
+from butterfly_sdm.plugins.implihate.media import find_videos
 from butterfly_sdm.plugins.implihate.method import Implihate, cross_loss, joint_loss
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import evaluate, predict, train
@@ -252,12 +253,14 @@ def test_hatemm_is_read_by_its_annotation_or_its_folders(tmp_path):
 def test_text_and_sound_are_extracted_offline(tmp_path):
     from scipy.io import wavfile
 
-    (tmp_path / "v1.txt").write_text("I love this wonderful day", encoding="utf-8")
-    (tmp_path / "v2.txt").write_text("I hate this terrible murder", encoding="utf-8")
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "v1.txt").write_text("I love this wonderful day", encoding="utf-8")
+    (media / "v2.txt").write_text("I hate this terrible murder", encoding="utf-8")
     time = np.arange(8000) / 8000
     for name, hertz in (("v1", 200), ("v2", 2000)):
         wavfile.write(
-            tmp_path / f"{name}.wav",
+            media / f"{name}.wav",
             8000,
             (10000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16),
         )
@@ -265,12 +268,11 @@ def test_text_and_sound_are_extracted_offline(tmp_path):
     for package, name in (("vaderSentiment", "sentiment"), ("nrclex", "emotion")):
         pytest.importorskip(package)
         names.append(name)
-    made_now = extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
-    assert (
-        made_now == 2
-        and extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
-        == 0
-    )
+    made_now = extractors.make_extractors(names, _config(tmp_path / "data"))
+    videos = find_videos(media)
+    for count in (2, 0):
+        found = extractors.extract_all(videos, tmp_path / "out", made_now)
+        assert found == {"found": 2, "extracted": count, "unreadable": 0}
     found = read_features(tmp_path / "out")
     assert found.lengths == {"text": 1024, "audio": 32 * 9, "emotion": 10, "sentiment": 3}
     sentiment = found.values["sentiment"]
@@ -329,7 +331,7 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(DataError, match=r"is no readable \.npz of plain arrays\. Write it again"):
         load(features=tmp_path / "damaged.npz")
     with pytest.raises(ConfigError, match="extract names 'smell'; known are sentiment"):
-        extractors.make_extractors(["smell"])
+        extractors.make_extractors(["smell"], config)
     other = Features(("v",), {"text": np.zeros((1, 7), np.float32)}, {"text": np.array([True])})
     with pytest.raises(
         DataError, match="text features have 7 numbers; the network was trained with 5"

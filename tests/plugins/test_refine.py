@@ -264,10 +264,10 @@ def test_bad_inputs_are_explained(tmp_path):
         load(classes=["a", "a"])
     with pytest.raises(ConfigError, match="mean has 2 numbers"):
         load(mean=[0.1, 0.2])
-    with pytest.raises(DataError, match="lacks the array 'label'"):
+    with pytest.raises(DataError, match="gives of its images the pixels alone; 'label' is needed"):
         load(test=good["clean"])
-    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 8, 8), np.uint8))
-    with pytest.raises(DataError, match=r"uint8 of \(1, 16, 16\) are needed"):
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 8, 8)))
+    with pytest.raises(DataError, match=r"image of .* is float64 \(2, 8, 8\); images are whole"):
         load(clean=str(tmp_path / "wrong.npz"))
     np.savez(tmp_path / "named.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.array(["dog"]))
     with pytest.raises(
@@ -276,10 +276,10 @@ def test_bad_inputs_are_explained(tmp_path):
         load(test=str(tmp_path / "named.npz"))
     image = np.zeros((2, 16, 16), np.uint8)
     np.savez(tmp_path / "numbered.npz", image=image, label=np.array([0, 3]))
-    with pytest.raises(DataError, match="labels from 0 to 3; classes are numbered from 0 to 2"):
+    with pytest.raises(DataError, match=r"has the label .3.; the classes .* or in an npz"):
         load(test=str(tmp_path / "numbered.npz"))
     np.savez(tmp_path / "short.npz", image=image, label=np.array([0]))
-    with pytest.raises(DataError, match=r"holds 2 images, but labels of shape \(1,\)"):
+    with pytest.raises(DataError, match=r"holds 2 images, but label of shape \(1,\)"):
         load(test=str(tmp_path / "short.npz"))
     np.savez(tmp_path / "target.npz", image=image, label=np.array([0, 0]))
     with pytest.raises(DataError, match="All triggered images are of the target class 'level'"):

@@ -14,7 +14,7 @@ from butterfly_sdm.plugins.collection import (
     check_groups,
     class_numbers,
     find_images,
-    read_table,
+    read_collection,
     split_by_group,
     with_split,
 )
@@ -97,7 +97,7 @@ def test_images_are_read_once_and_in_the_order_asked(tmp_path):
 def test_a_wrong_table_is_explained(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        read_table(tmp_path / "t.csv", ("label",))
+        read_collection(tmp_path / "t.csv", ("label",))
 
 
 def test_files_to_predict_are_found_in_folders_and_tables(tmp_path):
@@ -251,11 +251,11 @@ def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
 
 
 def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(MissingFileError, match=r"There is no t\.csv in .*folder you mean"):
-        read_table(tmp_path / "t.csv", ())
+    with pytest.raises(MissingFileError, match=r"There is no table, file or folder .*t\.csv"):
+        read_collection(tmp_path / "t.csv", ())
     (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
     with pytest.raises(DataError, match=r"t\.csv is no readable table"):
-        read_table(tmp_path / "t.csv", ())
+        read_collection(tmp_path / "t.csv", ())
     np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
     with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
         read_arrays(tmp_path / "a.npz")
@@ -269,3 +269,36 @@ def test_predictions_are_one_row_each_with_the_likeliest_class():
 def test_an_interval_has_its_mean_between_its_ends():
     found = classifier_scores.interval_metrics("auc", [1.0, 2.0, 3.0])
     assert found["auc_low"] < found["auc"] == 2.0 < found["auc_high"]
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "label"),
+    [
+        (["a/1.png", "b/2.png"], None, ["a", "b"]),
+        (["Train/a/1.png", "val/b/2.png"], ["train", "validation"], ["a", "b"]),
+        (["test/1.png", "train/2.png"], ["test", "train"], None),
+        (["train_a/1.png", "valid_b/2.png"], ["train", "validation"], ["a", "b"]),
+        # CIFAR-100 has a class called train
+        (["cup/1.png", "train/2.png"], None, ["cup", "train"]),
+        (["test/train/1.png", "train/train/2.png"], ["test", "train"], ["train", "train"]),
+        (["a/train/1.png", "b/test/2.png"], ["train", "test"], ["a", "b"]),
+        (["1.png", "2.png"], None, None),
+    ],
+)
+def test_folders_say_label_and_part(names, split, label, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    table = read_collection(tmp_path)
+    assert table["path"].tolist() == [str(tmp_path / name) for name in names]
+    for column, expected in (("split", split), ("label", label)):
+        found = table[column].tolist() if column in table.columns else None
+        assert found == expected
+
+
+def test_arrays_of_images_may_have_their_channels_first(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=[4, 2])
+    table = read_collection(tmp_path / "a.npz", ("label",))
+    assert table["label"].tolist() == ["4", "2"]
+    assert np.array_equal(read_image(table["path"][1], 8, 3), pixels[1])

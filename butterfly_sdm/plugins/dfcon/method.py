@@ -19,14 +19,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import FileOrName, InputPath, Section
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import equal_error_rate
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
-    images_below,
-    read_table,
+    read_collection,
     unseen_images,
     with_split,
     without_unreadable,
@@ -143,10 +142,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
 
     def load(self, config: DfconConfig) -> LabelledImages:
         """Read the folders or the table; faces are labelled 1 real, 0 fake."""
-        if config.data.is_dir():
-            table = _folders(config.data)
-        else:
-            table = read_table(config.data, ("label",), config.images)
+        table = read_collection(config.data, ("label",), root=config.images)
         table["label"] = table["label"].astype(str).str.lower().replace({"1": "real", "0": "fake"})
         unknown = sorted(set(table["label"]) - {"real", "fake"})
         if unknown:
@@ -333,32 +329,3 @@ def _votes(names: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
     vote = np.where(hard_vote(stacked), "real", "fake")
     table = pd.DataFrame({"path": names, "score": soft_vote(stacked), "vote": vote})
     return table.assign(**{f"score_{name}": value for name, value in scores.items()})
-
-
-def _folders(root: Path) -> pd.DataFrame:
-    rows = [
-        {"path": str(path), "label": label, "split": part}
-        for part in ("train", "valid", "validation", "val", "test")
-        for label in ("real", "fake")
-        for folder in (*_named(root, f"{part}_{label}"), *_named(root, part, label))
-        for path in images_below(folder)
-    ]
-    if not rows:
-        raise MissingFileError(
-            f"{root} holds neither {{train,valid}}_{{real,fake}} nor "
-            f"{{train,valid,test}}/{{real,fake}}."
-        )
-    return pd.DataFrame(rows)
-
-
-def _named(root: Path, *names: str) -> list[Path]:
-    """Return the folders of these names below one another, in capitals or not."""
-    found = [root]
-    for name in names:
-        found = [
-            path
-            for folder in found
-            for path in sorted(folder.iterdir())
-            if path.is_dir() and path.name.lower() == name
-        ]
-    return found

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_table
+from butterfly_sdm.plugins import collection
+from butterfly_sdm.plugins.collection import existing_folder, npz_table
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
 from butterfly_sdm.plugins.options import new_setting
 from butterfly_sdm.plugins.stages import seed_of
@@ -86,7 +87,7 @@ def read_collection(
         return mrnet(options.path, options.plane, options.finding), {}
     if options.layout == "medmnist":
         return medmnist(options.path), {}
-    return read_table(options.path, attributes, options.images), {}
+    return collection.read_collection(options.path, attributes, root=options.images), {}
 
 
 # Modality and body region of the two-dimensional sets, as their publication names them.

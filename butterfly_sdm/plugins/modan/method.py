@@ -242,7 +242,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
         metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
         tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
         if data.task is not None:
-            folds, tables["predictions"] = self._folds(config, data.task, run.facts, encoder)
+            folds, tables["predictions"] = self._folds(config, data.task, run, encoder)
             tables["folds"] = folds
             if config.test == "means":
                 folds = folds.groupby("repeat").mean()
@@ -256,29 +256,37 @@ class Modan(Plugin[ModanConfig, ModanData]):
         return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
 
     def _folds(
-        self, config: ModanConfig, task: Task, facts: dict[str, Any], encoder: TrunkAndHead
+        self, config: ModanConfig, task: Task, run: PluginRun, encoder: TrunkAndHead
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        found, predicted = [], []
-        for repeat, fold, train, test in _divisions(config, task):
-            network = self.network(config, facts, f"fold {repeat} {fold}")
+        divisions = list(_divisions(config, task))
+
+        def make(number: int) -> dict[str, Any]:
+            repeat, fold, train, test = divisions[number]
+            network = self.network(config, run.facts, f"fold {repeat} {fold}")
             fresh = cast(ModanNet, network).task
             if fresh is None:
                 raise DataError(
                     "The run was trained without labels; give the task and train again."
                 )
-            start = {"fine_tuned": encoder, "scratch": None}
-            part = f"{repeat} {fold}"
+            part, start = f"{repeat} {fold}", {"fine_tuned": encoder, "scratch": None}
             guesses = {
                 kind: fine_tune(config, task, train, test, fresh, start[kind], part=part)
                 for kind in ("fine_tuned", *(["scratch"] if config.scratch else []))
             }
-            if repeat == 0:
-                table = prediction_table(task.names(test), guesses["fine_tuned"], facts["classes"])
-                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
-            found.append({"repeat": repeat + 1, "fold": fold + 1} | areas)
+            shown = guesses["fine_tuned"].tolist() if repeat == 0 else []
+            return {"areas": areas, "probability": shown}
+
+        found, predicted = [], []
+        made = run.each("folds", len(divisions), make)
+        for (repeat, fold, _, test), piece in zip(divisions, made, strict=True):
+            found.append({"repeat": repeat + 1, "fold": fold + 1} | piece["areas"])
+            if repeat == 0:
+                probability = np.array(piece["probability"], dtype=np.float32)
+                table = prediction_table(task.names(test), probability, run.facts["classes"])
+                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
         return pd.DataFrame(found), pd.concat(predicted, ignore_index=True)
 
     def predict(self, config: ModanConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:

@@ -19,18 +19,17 @@ from torch import Tensor, nn
 
 from butterfly_sdm.core.files import read_json
 from butterfly_sdm.core.settings import FileOrName, InputPath, Section, empty, load_settings
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
 from butterfly_sdm.plugins.collection import (
-    images_below,
-    read_table,
+    read_collection,
     unseen_images,
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
-from butterfly_sdm.plugins.images import SUFFIXES, Images, read_arrays, read_image
+from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
 from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.refine.network import (
@@ -333,66 +332,29 @@ def _agreeing(model: DefendedClassifier, images: Images, rows: np.ndarray) -> Te
 
 
 def _pictures(path: Path, config: RefineConfig, *, labelled: bool) -> Pictures:
-    """Read images into memory, with their labels if asked for."""
-    if not path.exists():
-        raise MissingFileError(f"There are no images at {path}.")
-    if path.suffix == ".npz":
-        return _stacked(path, config, labelled)
-    if path.is_dir():
-        paths = images_below(path)
-        labels = [file.relative_to(path).parts[0] for file in paths]
-    else:
-        table = read_table(path, ("label",) if labelled else ())
-        paths = [Path(name) for name in table["path"]]
-        labels = table["label"].astype(str).tolist() if labelled else []
-    if not paths:
-        raise DataError(f"{path} holds no image; known endings are {', '.join(SUFFIXES)}.")
-    pixels = np.stack([read_image(file, config.size_px, config.channels) for file in paths])
-    label = _class_places(labels, config, path) if labelled else np.zeros(len(paths), int)
-    return Pictures(pixels, label, paths)
+    """Read images into memory, with their labels if asked for: those of its test part if it has."""
+    table = read_collection(path, ("label",) if labelled else ())
+    if labelled and "split" in table.columns and (table["split"] == "test").any():
+        table = table[table["split"] == "test"]
+    pixels = np.stack(
+        [read_image(Path(file), config.size_px, config.channels) for file in table["path"]]
+    )
+    label = _class_places(table["label"], config, path) if labelled else np.zeros(len(table), int)
+    return Pictures(pixels, label, list(table["path"]))
 
 
-def _stacked(path: Path, config: RefineConfig, labelled: bool) -> Pictures:
-    held = read_arrays(path)
-    missing = [name for name in ("image", *(["label"] if labelled else [])) if name not in held]
-    if missing:
-        raise DataError(f"{path} lacks the array {missing[0]!r}; it has {', '.join(held)}.")
-    image = held["image"]
-    if image.ndim == 3:
-        image = image[:, None]
-    elif image.shape[-1] == 3:
-        image = image.transpose(0, 3, 1, 2)
-    shape = (config.channels, config.size_px, config.size_px)
-    if image.dtype != np.uint8 or image.shape[1:] != shape:
-        raise DataError(
-            f"The images of {path} are {image.dtype} {image.shape[1:]}; uint8 of {shape} are "
-            "needed."
-        )
-    given = held["label"] if labelled else np.zeros(len(image), int)
-    if given.shape != (len(image),):
-        raise DataError(
-            f"{path} holds {len(image)} images, but labels of shape {given.shape}; one per image "
-            "is needed."
-        )
-    if given.dtype.kind not in "iu":
-        given = _class_places(given.astype(str).tolist(), config, path)
-    last = len(config.classes) - 1
-    if ((given < 0) | (given > last)).any():
-        raise DataError(
-            f"{path} has labels from {given.min()} to {given.max()}; classes are numbered from 0 "
-            f"to {last}."
-        )
-    return Pictures(image, given.astype(int), [f"{path.name}:{row}" for row in range(len(image))])
-
-
-def _class_places(labels: list[str], config: RefineConfig, path: Path) -> np.ndarray:
+def _class_places(labels: pd.Series, config: RefineConfig, path: Path) -> np.ndarray:
+    """Return class numbers of labels that are names, or, of an ``.npz``, numbers."""
     place = {name: number for number, name in enumerate(config.classes)}
-    unknown = [label for label in labels if label not in place]
+    if path.suffix == ".npz" and not set(labels) & set(place):
+        place = {str(number): number for number in range(len(config.classes))}
+    unknown = sorted(set(labels.astype(str)) - set(place))
     if unknown:
         raise DataError(
-            f"{path} has the label {unknown[0]!r}; the classes are {', '.join(config.classes)}."
+            f"{path} has the label {unknown[0]!r}; the classes are {', '.join(config.classes)}, "
+            "or in an npz their numbers from 0."
         )
-    return np.array([place[label] for label in labels])
+    return np.array([place[label] for label in labels.astype(str)], dtype=int)
 
 
 def _triggered(config: RefineConfig, trigger: TriggerConfig, test: Pictures | None) -> Pictures:
