@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import damage, fingerprint, is_whole
 from butterfly_sdm.core.files import write_text
+from butterfly_sdm.core.threads import fixed_threads
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
@@ -210,14 +211,16 @@ def train(
         }
         | {"split": [split.train, split.validation, split.test]}
         | ({} if settings.train.season is None else {"season": settings.train.season.model_dump()})
+        | ({} if settings.train.threads is None else {"threads": settings.train.threads})
     )
-    if _is_trained(folder, key):
-        tidy(folder)
-    else:
-        _fit_into(folder, key, settings, data, progress)
-    run = Run.open(folder).with_settings(settings)
-    if settings.community is not None:
-        fit_community(run, dataset=data, progress=progress)
+    with fixed_threads(settings.train.threads):
+        if _is_trained(folder, key):
+            tidy(folder)
+        else:
+            _fit_into(folder, key, settings, data, progress)
+        run = Run.open(folder).with_settings(settings)
+        if settings.community is not None:
+            fit_community(run, dataset=data, progress=progress)
     return run
 
 
@@ -284,7 +287,7 @@ def evaluate(
     opened, settings = open_run(run, overrides)
     data = dataset_of(opened, dataset)
     folder = Path(out) if out is not None else opened.folder
-    with exclusive(folder):
+    with exclusive(folder), fixed_threads(settings.train.threads):
         return evaluate_run(
             opened.predictor,
             data,
@@ -378,18 +381,19 @@ def predict_map(
         check=check_scene if wanted.composite and wanted.composite.mosaic else None,
         progress=progress,
     )
-    made = write_map(
-        predictor,
-        scene,
-        target,
-        options,
-        layers=[*layers, *known.applicability(scene)],
-        records=records,
-        about=about,
-        overwrite=overwrite,
-        seed=settings.seed,
-        progress=progress,
-    )
+    with fixed_threads(settings.train.threads):
+        made = write_map(
+            predictor,
+            scene,
+            target,
+            options,
+            layers=[*layers, *known.applicability(scene)],
+            records=records,
+            about=about,
+            overwrite=overwrite,
+            seed=settings.seed,
+            progress=progress,
+        )
     if scene.supply is not None:
         scene.supply.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -514,7 +518,7 @@ def check(artefact: str | Path) -> list[str]:
     Parameters
     ----------
     artefact
-        Folder of a data set or a run, or a map.
+        Folder of a data set, a run or the run of a plugin, or a map.
 
     Returns
     -------
@@ -547,13 +551,17 @@ def check(artefact: str | Path) -> list[str]:
         except ButterflySDMError as error:
             return [str(error)]
         return []
+    if (path / "model.json").is_file():
+        from butterfly_sdm.plugins.plugin import check_run
+
+        return check_run(path)
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
         return check_map(path)
     raise ArtefactError(
-        f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or "
-        "not finished."
+        f"{path} holds neither dataset.json nor run.json nor model.json: it is no artefact of this "
+        "package, or not finished."
     )
 
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -293,25 +294,29 @@ def describe_layer(
     return first
 
 
-def open_raster(path: str) -> Any:
+def open_raster(path: str | Path, **options: Any) -> Any:
     """
-    Open a raster file.
+    Open a raster file for reading: the one door through which all of them come in.
+
+    Parameters
+    ----------
+    options
+        Of :func:`rasterio.open`, such as ``overview_level``.
 
     Raises
     ------
     RasterError
         It is no raster, damaged, of another format, or a virtual one that leads elsewhere.
     """
+    path = str(path)
     named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-    if not named:
-        check_file(path)
+    driver = None if named else check_file(path)
     try:
         with _QUIETLY, warnings.catch_warnings():
             # where it lies may stand in its metadata
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            source = rasterio.open(path)
-        if named:
-            check_opened(source, path)
+            source = rasterio.open(path, driver=driver, **options)
+        check_opened(source, path, folder=None if named else Path(path).parent)
         return source
     except (RasterioIOError, OSError) as error:
         raise RasterError(

@@ -17,11 +17,19 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from butterfly_sdm.core.files import write_text
+from butterfly_sdm.core.cards import damage
+from butterfly_sdm.core.files import read_json, write_text
 from butterfly_sdm.core.registry import Offer, Registry
 from butterfly_sdm.core.settings import Section, commented, load_settings
-from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
-from butterfly_sdm.plugins.contract import Plugin, PluginCard, PluginRun, Report
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ButterflySDMError,
+    ConfigError,
+    MissingFileError,
+    MissingPackageError,
+    PluginError,
+)
+from butterfly_sdm.plugins.contract import RUN_FORMAT, Plugin, PluginCard, PluginRun, Report
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -194,6 +202,39 @@ def extract_features(
     if told is None:
         raise ConfigError(f"{config_path} names nothing to extract from: give media and extract.")
     return told
+
+
+def check_run(folder: Path) -> list[str]:
+    """
+    Verify the run of a plugin: every byte against its card, and, where the plugin is installed,
+    that its networks can be read.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if all is well.
+    """
+    try:
+        card = read_json(folder / "model.json")
+    except ArtefactError as error:
+        return [str(error)]
+    if isinstance(card, dict) and card.get("format") not in (None, RUN_FORMAT):
+        return [
+            f"{folder} holds the model of a run without the card of the run, run.json: nobody can "
+            "tell whether it is whole. Train it again."
+        ]
+    if problems := damage(folder / "model.json"):
+        return problems
+    try:
+        plugin = get_plugin(str(card.get("plugin")))
+        run = PluginRun.open(plugin, str(card.get("plugin")), folder)
+        for part in plugin.parts(run.config):
+            run.model(part)
+    except PluginError as error:
+        return [f"Its bytes are as they were written, but its networks cannot be read: {error}"]
+    except ButterflySDMError as error:
+        return [str(error)]
+    return []
 
 
 def write_starter(name: str, path: Path) -> None:

@@ -4,7 +4,8 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +15,7 @@ import pandas as pd
 import yaml
 from safetensors.torch import save_file
 
-from butterfly_sdm.core.cards import fingerprint, software_versions
+from butterfly_sdm.core.cards import damage, fingerprint, is_whole, sealed, software_versions
 from butterfly_sdm.core.files import (
     atomic_path,
     read_json,
@@ -24,7 +25,7 @@ from butterfly_sdm.core.files import (
     write_text,
 )
 from butterfly_sdm.core.work import is_finished, resumable_folder, work_folder
-from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.contract import (
     FORMAT_VERSION,
     RUN_FORMAT,
@@ -34,7 +35,7 @@ from butterfly_sdm.plugins.contract import (
     setting_of,
 )
 from butterfly_sdm.plugins.options import PluginConfig
-from butterfly_sdm.plugins.stages import Limits, train_stages
+from butterfly_sdm.plugins.stages import Limits, previous, train_stages
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
@@ -78,23 +79,27 @@ def train(
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    if is_finished(folder, key) or (limits is None and _is_same(plugin, name, run)):
+    finished = is_finished(folder, key) or (limits is None and _is_same(plugin, name, run))
+    if finished and (
+        _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}")
+    ):
         logger.info("%s is there already, trained with the same settings.", folder)
         return PluginRun.open(plugin, name, folder, config)
     if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
         for part in parts:
             plugin.network(config, facts, part)
     with resumable_folder(folder, key, worth=_some_trained) as partial:
-        # The card is written last: where it is, nothing is left but to tidy up.
-        if not (partial / "model.json").is_file():
+        # The card is written last: where it is whole, nothing is left but to tidy up.
+        card = partial / "model.json"
+        if not (card.is_file() and is_whole(card, f"The unfinished run {folder}")):
             for part in parts:
                 _train_part(replace(run, folder=partial), data, part, progress, limits)
-            rows = [row for part in parts for row in read_json(partial / f"{part}.history.json")]
+            rows = [row for part in parts for row in _finished_rows(partial, part) or ()]
             write_table(partial / "history.csv", pd.DataFrame(rows), index=False)
             _keep_files(plugin, config, partial)
             written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_text(partial / "config.yaml", written)
-            card = {
+            content = {
                 "format": RUN_FORMAT,
                 "format_version": FORMAT_VERSION,
                 "kind": "plugin",
@@ -102,16 +107,35 @@ def train(
                 "settings": settings,
                 "facts": facts,
                 "software": software_versions(("butterfly-sdm", "torch", "timm")),
+                "files": _files(partial, parts),
             }
-            write_json(partial / "model.json", card)
+            write_json(card, sealed(content))
         for part in parts:
             (partial / f"{part}.history.json").unlink(missing_ok=True)
     return run
 
 
+def _files(partial: Path, parts: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files of a run that is about to be finished."""
+    left_out = {"model.json", *(f"{part}.history.json" for part in parts)}
+    return {
+        path.relative_to(partial).as_posix(): sha256(path)
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.name not in left_out
+    }
+
+
 def _some_trained(partial: Path) -> bool:
     """Whether the network of one part is finished: an error in a later one does not undo it."""
     return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
+
+
+def _of_earlier_release(folder: Path) -> bool:
+    """Whether the card of a run can be read and lists no files, as those of 0.1.0 did not."""
+    with suppress(ArtefactError, MissingFileError):
+        card = read_json(folder / "model.json")
+        return isinstance(card, dict) and not {"files", "seal"} & card.keys()
+    return False
 
 
 def _is_same(plugin: Plugin[Any, Any], name: str, run: PluginRun) -> bool:
@@ -161,9 +185,9 @@ def _train_part(
     run: PluginRun, data: Any, part: str, progress: Progress, limits: Limits | None
 ) -> None:
     """Train one network into the folder of the run, unless it lies there already."""
-    weights = run.folder / f"{part}.safetensors"
-    if weights.is_file():
+    if _finished_rows(run.folder, part) is not None:
         return
+    weights = run.folder / f"{part}.safetensors"
     checkpoint = run.folder / f"{part}.checkpoint.safetensors"
     module = run.plugin.network(run.config, run.facts, part)
     stages = run.plugin.stages(run.config, data, module, part)
@@ -176,11 +200,24 @@ def _train_part(
         progress=progress,
         limits=limits,
     )
-    write_json(run.folder / f"{part}.history.json", rows)
     state = {key: value.contiguous() for key, value in module.state_dict().items()}
     with atomic_path(weights) as temporary:
         save_file(state, temporary)
+    done = {"rows": rows, "files": {weights.name: sha256(weights)}}
+    write_json(run.folder / f"{part}.history.json", sealed(done))
     checkpoint.unlink(missing_ok=True)
+    previous(checkpoint).unlink(missing_ok=True)
+
+
+def _finished_rows(folder: Path, part: str) -> list[dict[str, Any]] | None:
+    """Return the history of a network that is finished, and whole; None: it has to be trained."""
+    note = folder / f"{part}.history.json"
+    if not note.is_file():
+        return None
+    if problems := damage(note):
+        logger.warning("%s The network %s is trained again.", problems[0], part)
+        return None
+    return cast(list[dict[str, Any]], read_json(note)["rows"])
 
 
 def results_folder(run: PluginRun) -> Path:

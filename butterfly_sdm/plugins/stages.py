@@ -150,7 +150,9 @@ def train_stages(
         Name of the network, part of the seed.
     checkpoint
         File to continue from, and to write after the first and last epoch of a stage and in between
-        as often as writing takes at most a tenth of the time; None: none.
+        as often as writing takes at most a tenth of the time; None: none. Instead of a damaged one
+        the one before it, ``.NAME.previous``, is continued from, else training starts anew, with a
+        warning.
     progress
         Told the epochs done of each stage.
     limits
@@ -165,15 +167,13 @@ def train_stages(
     ------
     ModelError
         The loss is not finite, or a stage gives no batch.
-    ArtefactError
-        The checkpoint is damaged.
     """
     training = _Training(module, config, part, checkpoint, progress, limits or Limits())
     module.to(training.device)
     devices = range(torch.cuda.device_count()) if training.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        if checkpoint is not None and checkpoint.is_file():
-            training.read(checkpoint)
+        if checkpoint is not None:
+            training.read_newest(checkpoint)
         for position, stage in enumerate(stages):
             if position >= training.stage:
                 training.run(position, stage)
@@ -325,25 +325,44 @@ class _Training:
             text = json.dumps(position)
             metadata = {"position": text, "checksum": _checksum(whole, text)}
             save_file(whole, temporary, metadata=metadata)
+            if self.checkpoint.is_file():
+                self.checkpoint.replace(previous(self.checkpoint))
         ended = time.monotonic()
         self.due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
 
+    def read_newest(self, checkpoint: Path) -> None:
+        """Continue from the newest checkpoint that is whole; warn of one that is not."""
+        for path in (checkpoint, previous(checkpoint)):
+            if path.is_file():
+                try:
+                    self.read(path)
+                    return
+                except ArtefactError as error:
+                    logger.warning("%s Training goes on from what is whole.", error)
+
     def read(self, path: Path) -> None:
-        """Continue from a checkpoint."""
+        """
+        Continue from a checkpoint.
+
+        Raises
+        ------
+        ArtefactError
+            It is damaged.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 position = json.loads(metadata["position"])
-                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = _checksum(self.tensors, metadata["position"])
-            if metadata.get("checksum", found) != found:  # older ones have none
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata["checksum"] != _checksum(tensors, metadata["position"]):
                 raise ValueError("its checksum is another")
-            self.stage, self.epoch = position["stage"], position["epoch"]
-            self.rows, self.steps = position["rows"], position["steps"]
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            held = [position[name] for name in ("stage", "epoch", "rows", "steps")]
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise ArtefactError(
-                f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
+                f"The checkpoint {path} was damaged since it was written ({error})."
             ) from error
+        self.tensors = tensors
+        self.stage, self.epoch, self.rows, self.steps = held
         logger.info("continuing from %s: stage %d, epoch %d", path.name, self.stage + 1, self.epoch)
 
 
@@ -362,6 +381,11 @@ def _warn_of_collapse(row: Mapping[str, Any], epochs: int) -> None:
             row["stage"],
             over,
         )
+
+
+def previous(checkpoint: Path) -> Path:
+    """Return where the checkpoint before the last one lies."""
+    return checkpoint.with_name(f".{checkpoint.name}.previous")
 
 
 def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:

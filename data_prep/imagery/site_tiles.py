@@ -11,7 +11,6 @@ import rasterio
 import rasterio.warp
 
 from butterfly_sdm.core.arrays import new_array
-from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.discovery import assumed_offsets
@@ -154,19 +153,15 @@ def _cut(
     if not len(touched):
         raise RasterError(_nowhere(scene, grid, sites))
     part = grid.take(touched)
-    done, out = bench.scratch / "cut.json", bench.scratch / "cut.npy"
-    if done.is_file() and out.is_file():
-        valid = np.array(read_json(done))
-    else:
-        valid = cut_tiles(
-            scene,
-            part,
-            out,
-            resampling=options.resampling,
-            executor=bench.executor,
-            progress=bench.progress,
-        )
-        write_json(done, valid.tolist())
+    valid = cut_tiles(
+        scene,
+        part,
+        bench.scratch / "cut.npy",
+        resampling=options.resampling,
+        executor=bench.executor,
+        progress=bench.progress,
+        keep_journal=True,  # a build that goes on from here finds what was damaged meanwhile
+    )
     cut = pd.DataFrame(
         {
             "tile_row": np.arange(len(touched)),

@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -18,22 +19,33 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
+import geopandas
 import numpy as np
 import polars as pl
 import pytest
 import rasterio
+import torch
 import yaml
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from butterfly_sdm.baselines.mean_rate import MeanRate
 from butterfly_sdm.config import load_config
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.data.dataset import Dataset, read_card
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError
 from butterfly_sdm.imagery.scene import open_scene
+from butterfly_sdm.mapping.map_reader import MapReader
+from butterfly_sdm.models.fit import _read_checkpoint
+from butterfly_sdm.plugins import runner
+from butterfly_sdm.plugins.contract import PluginRun
+from butterfly_sdm.plugins.plugin import check_run, get_plugin
+from butterfly_sdm.plugins.stages import Limits, _Training, train_stages
 from butterfly_sdm.predictors import load_predictor
+from butterfly_sdm.progress import silent
 from butterfly_sdm.run import Run
+from data_prep.imagery.ledger import Ledger
 from data_prep.records.dates import read_days
 from data_prep.records.files.markup import parse_xml
 from data_prep.records.names import read_name, read_synonyms
@@ -43,14 +55,15 @@ from data_prep.records.places.grid_references import GridSquare
 from data_prep.records.places.sites import read_sites, resolve_places
 from data_prep.records.readers.archive import ArchiveReader
 from data_prep.records.readers.registry import open_records
+from tests.plugins.conftest import settings_of
 from tests.trust import mutation
 
 INPUTS = int(os.environ.get("BUTTERFLY_SDM_FUZZ", "1000000"))
 #: Of all inputs: those that take microseconds get most, those that take milliseconds thousands
 #: each.
 SHARES = {
-    "grid reference": 0.351,
-    "name": 0.3,
+    "grid reference": 0.32,
+    "name": 0.2848,
     "XML": 0.1,
     "split.json": 0.06,
     "dataset.json": 0.05,
@@ -69,6 +82,17 @@ SHARES = {
     "synonyms": 0.002,
     "GeoTIFF": 0.001,
     "model.json (network)": 0.0005,
+    "STAC item": 0.01,
+    "VRT": 0.01,
+    "GeoPackage": 0.002,
+    "workbook (xlsx)": 0.002,
+    "model folder": 0.002,
+    "map": 0.0015,
+    "plugin run": 0.01,
+    "plugin weights": 0.002,
+    "plugin checkpoint": 0.002,
+    "checkpoint": 0.0007,
+    "journal of tiles": 0.004,
 }
 SECONDS = 20  # of processor time that one input may take
 MEGABYTES = 512  # of memory by which one input may raise the highest use so far
@@ -223,6 +247,159 @@ def _scene(path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _raster_targets(finished, folder: Path) -> list[Target]:
+    """Return the readers of scenes and maps."""
+    place = folder / "scenes"
+    place.mkdir()
+    _scene(place / "a.tif")
+    simple = (
+        '<VRTRasterBand dataType="UInt16" band="{band}"><Description>{name}</Description>'
+        '<SimpleSource><SourceFilename relativeToVRT="1">a.tif</SourceFilename>'
+        '<SourceBand>{band}</SourceBand><SrcRect xOff="0" yOff="0" xSize="20" ySize="16"/>'
+        '<DstRect xOff="0" yOff="0" xSize="20" ySize="16"/></SimpleSource></VRTRasterBand>'
+    )
+    bands = "".join(simple.format(band=n, name=b) for n, b in ((1, "red"), (2, "nir")))
+    vrt = (
+        '<VRTDataset rasterXSize="20" rasterYSize="16"><SRS>EPSG:32630</SRS>'
+        f"<GeoTransform>500000,10,0,5700000,0,-10</GeoTransform>{bands}</VRTDataset>"
+    )
+    item = {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": "a",
+        "bbox": [-3, 51.4, -2.9, 51.5],
+        "geometry": None,
+        "properties": {"datetime": "2020-06-01T10:00:00Z", "proj:epsg": 32630},
+        "assets": {
+            "data": {
+                "href": "./a.tif",
+                "type": "image/tiff; application=geotiff",
+                "roles": ["data"],
+                "eo:bands": [{"common_name": "red"}, {"common_name": "nir"}],
+                "raster:bands": [{"scale": 0.0001, "offset": 0, "nodata": 0}] * 2,
+            }
+        },
+        "links": [],
+    }
+    finished_map = (finished.work / "map.tif").read_bytes()
+    return [
+        Target(
+            "VRT", vrt.encode(), mutation.xml_document, _from_file(place / "a.vrt", _read_pixels)
+        ),
+        Target(
+            "STAC item",
+            json.dumps(item).encode(),
+            mutation.json_document,
+            _from_file(place / "item.json", _read_pixels),
+        ),
+        Target("map", finished_map, mutation.tiff, _from_file(folder / "map.tif", _read_map)),
+    ]
+
+
+def _read_map(path: Path) -> None:
+    source = MapReader(path)
+    if source.shape[0] * source.shape[1] <= 2**24:  # what follows takes time by the size
+        next(source.blocks(), None)
+
+
+def _table_targets(folder: Path, rows: pl.DataFrame) -> list[Target]:
+    """Return the readers of files that hold tables of records in other ways than as text."""
+    book = folder / "records.xlsx"
+    rows.to_pandas().to_excel(book, index=False)
+    places = geopandas.GeoDataFrame(
+        rows.to_pandas(),
+        geometry=geopandas.points_from_xy([-1.0] * len(rows), [51.0] * len(rows)),
+        crs=4326,
+    )
+    places.to_file(folder / "records.gpkg", driver="GPKG")
+    of = dict.fromkeys(("xl/workbook.xml", "xl/worksheets/sheet1.xml"), mutation.xml_document)
+    return [
+        Target(
+            "workbook (xlsx)",
+            book.read_bytes(),
+            mutation.archive(of),
+            _from_file(folder / "mutated.xlsx", _read_rows),
+        ),
+        Target(
+            "GeoPackage",
+            (folder / "records.gpkg").read_bytes(),
+            mutation.flip,
+            _from_file(folder / "mutated.gpkg", _read_rows),
+        ),
+    ]
+
+
+def _model_targets(finished, folder: Path) -> list[Target]:
+    """Return the readers of model folders, runs of plugins and what unfinished work left."""
+    run = shutil.copytree(finished.work / "run", folder / "model")
+    whole = {p.name: p.read_bytes() for p in run.iterdir() if p.suffix in (".json", ".yaml")}
+
+    def read_folder(data: bytes) -> None:
+        name, _, content = data.partition(b"\n")
+        for known, kept in whole.items():
+            (run / known).write_bytes(content if known == name.decode() else kept)
+        _ = (opened := Run.open(run)).config, opened.split, opened.predictor
+
+    def change_folder(data: bytes, rng: Random) -> bytes:
+        name = rng.choice(sorted(whole))
+        change = mutation.json_document if name.endswith("json") else mutation.flip
+        return name.encode() + b"\n" + change(whole[name], rng)
+
+    plugin = get_plugin("dfcon")
+    config, _ = load_settings(plugin.config, settings_of("dfcon", folder / "faces"))
+    trained = folder / "plugin"
+    runner.train(plugin, "dfcon", config, trained)
+    checkpoint = folder / "c.safetensors"
+    module = plugin.network(config, PluginRun.open(plugin, "dfcon", trained).facts, "a")
+    data = plugin.load(config)
+    limits = Limits(epochs=1, steps=1)
+    stages = plugin.stages(config, data, module, "a")
+    train_stages(module, stages, config, part="a", checkpoint=checkpoint, limits=limits)
+    training = _Training(module, config, "a", None, silent, limits)
+    array = np.lib.format.open_memmap(folder / "tiles.npy", "w+", np.uint16, (6, 2, 4, 4))
+    ledger = Ledger(folder / "done", array)
+    for unit in range(6):
+        ledger.add(f"0/{unit}", [str(unit)])
+    ledger.doubt(["3"])
+    ledger.save()
+    last = folder / "last.ckpt"
+    torch.save({"callbacks": {"Journal": {"rows": []}}, "w": torch.rand(20)}, last)
+    open_run = _from_file(trained / "model.json", lambda p: _read_plugin_run(plugin, p.parent))
+    return [
+        Target("model folder", b"\n", change_folder, read_folder),
+        Target(
+            "plugin run", (trained / "model.json").read_bytes(), mutation.json_document, open_run
+        ),
+        Target(
+            "plugin weights",
+            (trained / "a.safetensors").read_bytes(),
+            mutation.safetensors,
+            _from_file(
+                trained / "a.safetensors",
+                lambda p: PluginRun.open(plugin, "dfcon", p.parent).model("a"),
+            ),
+        ),
+        Target(
+            "plugin checkpoint",
+            checkpoint.read_bytes(),
+            mutation.safetensors,
+            _from_file(checkpoint, training.read),
+        ),
+        Target("checkpoint", last.read_bytes(), mutation.flip, _from_file(last, _read_checkpoint)),
+        Target(
+            "journal of tiles",
+            (folder / "done").read_bytes(),
+            mutation.flip,
+            _from_file(folder / "done", lambda p: Ledger(p, array).unlike()),
+        ),
+    ]
+
+
+def _read_plugin_run(plugin, folder: Path) -> None:
+    check_run(folder)
+    PluginRun.open(plugin, "dfcon", folder)
+
+
 def targets(finished, folder: Path) -> list[Target]:
     """Return every reader of outside data with a small valid input."""
     with zipfile.ZipFile(finished.config.parent / "records.zip") as archive:
@@ -318,6 +495,9 @@ def targets(finished, folder: Path) -> list[Target]:
         return Target(name, path.read_bytes(), mutation.json_document, _from_file(path, read))
 
     return [
+        *_raster_targets(finished, folder),
+        *_table_targets(folder, frame),
+        *_model_targets(finished, folder),
         Target("grid reference", b"SU8741", mutation.text_of(letters), _square),
         Target("XML", meta, mutation.xml_document, lambda d: parse_xml(d, "meta.xml")),
         Target("meta.xml", meta, mutation.xml_document, lambda d: _read_meta(d, rows, unpacked)),
@@ -417,8 +597,18 @@ def _fuzz(finished, folder: Path, inputs: int, figures, only: str | None = None)
                     raise AssertionError(
                         f"{target.name}: {type(error).__name__}: {error}\n{data[:3000]!r}"
                     ) from error
-        if target.name.startswith(("model.json", "split.json", "dataset.json", "run.json")):
+        if target.name.startswith(("model", "plugin", "split.json", "dataset.json", "run.json")):
             target.read(target.valid)  # later readers need it whole
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Let no input reach for another machine."""
+
+    def connect(self, address):
+        raise AssertionError(f"an input asked for {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
 
 
 def test_mutated_inputs_are_read_or_refused(finished, tmp_path, figures):

@@ -9,7 +9,6 @@ from pathlib import Path
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-import rasterio
 from pyproj import Transformer
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
@@ -17,6 +16,7 @@ from rasterio.windows import Window
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
 from butterfly_sdm.mapping.options import CovariateRaster
@@ -193,7 +193,7 @@ def sample_raster(
         The file is not a raster with a CRS.
     """
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             if not 1 <= band <= source.count:
                 raise RasterError(
                     f"{path} has {source.count} bands; band {band} is asked for. They are counted "
