@@ -34,6 +34,7 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -388,13 +389,21 @@ def area(scene: Any, args: argparse.Namespace) -> None:
     import rasterio
 
     from butterfly_sdm.core.executor import in_order
+    from butterfly_sdm.mapping.surfaces.streaming import Stream
 
     found = hashlib.sha256()
+    units = [SimpleNamespace(scene=scene, pixels=window) for window in area_windows(args.area)]
+    stream = Stream(scene, units, args.out)
+
+    def read(unit: Any) -> Any:
+        return unit, *scene.read_in_strips(unit.pixels)
+
     with rasterio.Env(GDAL_CACHEMAX=64 << 20), ThreadPoolExecutor(1) as reader:
-        windows = area_windows(args.area)
-        for values, valid in in_order(scene.read_in_strips, windows, reader, in_flight=1):
+        for unit, values, valid in in_order(read, units, reader, in_flight=1):
             found.update(values.tobytes())
             found.update(valid.tobytes())
+            stream.done(unit)
+    stream.close()
     (args.out / "area.sha").write_text(found.hexdigest())
 
 

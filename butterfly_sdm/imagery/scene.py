@@ -25,6 +25,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
+from butterfly_sdm.imagery.kept import Kept
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.pixels import (
     UNSIGNED,
@@ -47,8 +48,8 @@ from butterfly_sdm.imagery.products import (
     open_raster,
     reading_pixels,
 )
-from butterfly_sdm.imagery.reader import Kept, Supply
-from butterfly_sdm.imagery.stacks import Stack, bring_stack, read_stack
+from butterfly_sdm.imagery.reader import Supply
+from butterfly_sdm.imagery.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.supply import bring
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -200,20 +201,40 @@ class Scene:
         Read a large window as :meth:`read` does, some rows at a time, so that the copies made on
         the way are small; of remote files the next rows are fetched meanwhile.
         """
-        column, row, width, height = _whole(window)
+        _, row, width, height = _whole(window)
         values = np.empty((len(self.bands), height, width), dtype=self.dtype)
         valid = np.empty((height, width), dtype=bool)
-        strips = [
-            Window(column, row + top, width, min(STRIP_PX, height - top))
-            for top in range(0, height, STRIP_PX)
-        ]
+        strips = _strips(window)
         for number, strip in enumerate(strips):
             if self.supply is not None and number + 1 < len(strips):
                 self.supply.ahead(partial(self.bring, strips[number + 1]))
             top = int(strip.row_off) - row
             rows = slice(top, top + int(strip.height))
             values[:, rows], valid[rows] = self.read(strip)
+            self.kept.passed(self._blocks(strip))
         return values, valid
+
+    def expected(self, windows: Iterable[Window]) -> list[dict[Any, int]]:
+        """
+        Return, of every strip of windows as :meth:`read_in_strips` reads them, the composed blocks
+        it needs and their bytes.
+        """
+        if not any(isinstance(piece, Stack) for piece in self.pieces):
+            return []
+        return [self._blocks(strip) for window in windows for strip in _strips(window)]
+
+    def passed(self, window: Window) -> None:
+        """Note that a window was read otherwise than in strips, though expected."""
+        for strip in self.expected([window]):
+            self.kept.passed(strip)
+
+    def _blocks(self, window: Window) -> dict[Any, int]:
+        found: dict[Any, int] = {}
+        for piece in self.pieces:
+            place = self._overlap(piece, window) if isinstance(piece, Stack) else None
+            if place is not None and isinstance(piece, Stack):
+                found |= blocks_of(self, piece, place[2])
+        return found
 
     def bring(self, window: Window) -> None:
         """
@@ -778,6 +799,14 @@ def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
     xs, ys = zip(*corners, strict=True)
     box = min(xs), min(ys), max(xs), max(ys)
     return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)
+
+
+def _strips(window: Window) -> list[Window]:
+    column, row, width, height = _whole(window)
+    return [
+        Window(column, row + top, width, min(STRIP_PX, height - top))
+        for top in range(0, height, STRIP_PX)
+    ]
 
 
 def _whole(window: Window) -> tuple[int, int, int, int]:

@@ -192,9 +192,14 @@ class DenseUnit:
         """Pixels of the scene that are read."""
         return self.block.pixels(self.surface.cell_px, self.surface.halo_px)
 
+    @property
+    def scene(self) -> Scene:
+        """What is read, in the bands of the network."""
+        return self.surface.scene
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        return self.surface.scene.read_in_strips(self.pixels)
+        return self.scene.read_in_strips(self.pixels)
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """

@@ -53,6 +53,11 @@ class WindowUnit:
         )
         return Window(left, top, wide, tall)
 
+    @property
+    def scene(self) -> Scene:
+        """What is read, in the bands of the predictor."""
+        return self.surface.positions.scene
+
     def read(self) -> tuple[np.ndarray, Places, Dataset | None]:
         """
         Return the valid fraction of each position, and those that get a value: their rows and
@@ -61,11 +66,12 @@ class WindowUnit:
         positions = self.surface.positions
         fraction = valid_fractions(positions.scene, positions.lattice, self.rows, self.cols)
         rows, cols = np.nonzero(positions.predictable(fraction, self.rows, self.cols))
-        if not len(rows):
-            return fraction, (rows, cols), None
-        sites = positions.sites(
-            rows + self.rows.start, cols + self.cols.start, tiles=self.surface.tiles
-        )
+        sites = None
+        if len(rows):
+            sites = positions.sites(
+                rows + self.rows.start, cols + self.cols.start, tiles=self.surface.tiles
+            )
+        self.scene.passed(self.pixels)
         return fraction, (rows, cols), sites
 
     def compute(self, data: tuple[np.ndarray, Places, Dataset | None]) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 from butterfly_sdm.core.block_store import Store
 from butterfly_sdm.core.executor import open_executor, run_units
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.dense import DenseSurface
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
@@ -105,9 +106,9 @@ def fill(
     }
     units: list[Any] = [unit for surface in surfaces for unit in surface.units(stores[surface])]
     scene = surfaces[0].positions.scene
-    if scene.supply is not None:
+    if scene.supply is not None or any(isinstance(piece, Stack) for piece in scene.pieces):
         units = by_ground(units, options.block_px)
-    stream = Stream(scene, units)
+    stream = Stream(scene, units, folder)
     done = sum(len(store.done) for store in stores.values())
     total = done + len(units)
     progress(task, done, total)
@@ -124,5 +125,8 @@ def fill(
             on_gpu = any(isinstance(s, DenseSurface) and s.engine.device != "cpu" for s in surfaces)
             # a GPU is faster than one thread reads
             readers = max(1, min(4, (os.cpu_count() or 1) // 2)) if on_gpu else 1
-            run_units(units, keep, executor=executor, in_flight=2 * slots, readers=readers)
+            try:
+                run_units(units, keep, executor=executor, in_flight=2 * slots, readers=readers)
+            finally:
+                stream.close()
     return FilledSurface(list(stores.items()))
