@@ -565,7 +565,6 @@ def view(
 
     path, seen = map_to_view(what)
     shown: dict[str, Any] = {
-        "overlay": "dissimilarity" if limit is not None else None,
         "limit": limit,
         "sites": seen if sites else None,
         "shapes": overlay,

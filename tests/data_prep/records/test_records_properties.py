@@ -47,7 +47,7 @@ records = st.lists(
     max_size=25,
 )
 RULES = counting(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tables(files: list[list[dict[str, str]]]):
