@@ -57,7 +57,7 @@ def test_an_unreadable_or_missing_image_is_named(tmp_path):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for name in ("a.png", "b.npy", "c.npy"):
         with pytest.raises(
-            DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"
+            DataError, match=rf"{name} is no readable image .* Remove it, or repair the file"
         ):
             read_image(tmp_path / name, 8, 1)
     with pytest.raises(MissingFileError, match="There is no image"):

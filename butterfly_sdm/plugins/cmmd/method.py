@@ -138,7 +138,7 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         facts = {"classes": classes, "domains": domains, "target": target}
         data = CmmdData(images, table, label, facts, domain)
         for part in ("train", "validation", "test"):
-            rows = data.labelled(part)
+            rows = np.intersect1d(data.listed(part), np.flatnonzero(label >= 0))
             for number, name in enumerate(("source", "target")):
                 present = set(label[rows[domain[rows] == number]])
                 lacking = [title for place, title in enumerate(classes) if place not in present]
@@ -146,7 +146,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
                 if lacking and not (part == "train" and number == 1):
                     raise DataError(
                         f"The {part} part of the {name} domain has no image of class "
-                        f"{lacking[0]!r}. Add some, or leave that class out of the table."
+                        f"{lacking[0]!r}. Add some, give that part more by fractions, or leave "
+                        "the class out."
                     )
         return data
 

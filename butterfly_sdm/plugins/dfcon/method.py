@@ -147,7 +147,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         images = Images(table["path"].tolist(), config.size_px, config.channels)
         data = LabelledImages(images, table, label, {"classes": ["fake", "real"]})
         for part in ("train", "test"):
-            present = set(label[data.rows(part)])
+            present = set(label[data.listed(part)])
             if len(present) < 2:
                 only = "only real faces" if REAL in present else "only fake faces"
                 has = only if present else "no face"

@@ -205,7 +205,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         stages = [Stage("pretraining", batches, loss, sgd, config.epochs, ("encoder.trunk",))]
         if data.task is not None:
             split = "split" in data.task.table.columns
-            train = data.task.rows("train") if split else np.arange(len(data.task.label))
+            every = data.task.images
+            train = data.task.rows("train") if split else every.readable(every.rows)
             stages.append(_tuning(config, data.task, train, "task", start=_copy_encoder))
         return stages
 
@@ -215,7 +216,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         worth.
         """
         encoder = run.model().encoder
-        held_out = np.flatnonzero((data.table["split"] != "train").to_numpy())
+        held_out = np.setdiff1d(data.images.rows, data.listed("train"))
+        held_out = data.images.readable(held_out)
         z = unit(over_images(encoder.features, data.images, held_out, run.device))
         metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
         tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
@@ -437,14 +439,16 @@ def _divisions(
             raise ConfigError(
                 "folds = 0 evaluates on the split of the task, but its table has no column split."
             )
-        part = task.table["split"].to_numpy(dtype=str)
+        train, test = task.rows("train"), task.rows("test")
         for repeat in range(config.repeats):
-            yield repeat, 0, np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+            yield repeat, 0, train, test
         return
+    rows = task.images.readable(task.images.rows)
+    label, group = task.label[rows], task.group[rows]
     for repeat in range(config.repeats):
         folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
-        for fold, (train, test) in enumerate(folds.split(task.label, task.label, task.group)):
-            yield repeat, fold, train, test
+        for fold, (train, test) in enumerate(folds.split(label, label, group)):
+            yield repeat, fold, rows[train], rows[test]
 
 
 def _copy_encoder(model: ModanNet) -> None:
