@@ -66,7 +66,7 @@ def settings(table: Path, seed: int) -> dict[str, Any]:
         "views": 1,
         "projection": 0,
         "temperature": 0.2,
-        "epochs": 32,
+        "epochs": 24,
         "batch_size": 64,
         "learning_rate": 3e-3,
         "warmup_epochs": 2,
