@@ -23,13 +23,12 @@ from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.runner import evaluate, train
 from butterfly_sdm.plugins.stages import Limits
 
-# Three small networks of different kinds, from random weights, at a size that a CPU can pay for.
+# Two small networks of different kinds, from random weights, at a size that a CPU can pay for.
 # Kinds, rate, temperature and that the loss acts on the features were chosen on the split of seed
 # 100, which is not reported.
 BACKBONES: dict[str, dict[str, Any]] = {
     "efficient": {"model": "test_efficientnet", "weights": None},
     "plain": {"model": "test_byobnet", "weights": None},
-    "residual": {"model": "test_resnet", "weights": None},
 }
 
 
