@@ -19,6 +19,8 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from butterfly_sdm.plugins.classifier_scores import student_interval
+
 Measures = dict[str, float]
 
 
@@ -46,7 +48,10 @@ class Target:
     every: bool = False
 
     def row(self, table: pd.DataFrame) -> str:
-        """Return the line of a Markdown table: target, mean, spread over seeds, met or not."""
+        """
+        Return the line of a Markdown table: target, mean, 95 % Student interval over seeds (paired,
+        where the expression is a difference of one seed's measures), met or not.
+        """
         try:
             values = table.eval(self.expression).dropna()
         except (pd.errors.UndefinedVariableError, KeyError):
@@ -60,10 +65,11 @@ class Target:
         met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[
             self.relation
         ].all()
-        spread = f"{values.std():.3f}" if len(values) > 1 else "-"
+        _, low, high = student_interval(values.tolist())
+        interval = f"{low:.3f} to {high:.3f}" if len(values) > 1 else "-"
         seeds = "" if len(values) == len(table) else f", {len(values)} seeds"
         return (
-            f"| {wanted} | {values.mean():.3f} | {spread} | {'yes' if met else '**no**'}{seeds} |"
+            f"| {wanted} | {values.mean():.3f} | {interval} | {'yes' if met else '**no**'}{seeds} |"
         )
 
 
@@ -82,7 +88,8 @@ class Experiment:
     targets
         What it shall show.
     seconds
-        One seed takes about so long on the machine it is meant for; the longest are started first.
+        One seed takes about so many CPU seconds; the longest are started first. Results hold CPU
+        seconds, too: they do not depend on what else the machine does.
     gpu
         Wants a GPU where there is one; without it runs on the CPU.
     beside
@@ -128,7 +135,7 @@ def main(experiments: Mapping[str, Experiment], description: str | None) -> None
 def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> None:
     """Run one seed; its result file is rewritten whenever measures are found."""
     folder = work.resolve() / name / f"seed_{seed}"
-    began = time.monotonic()
+    began = time.process_time()
     torch.set_float32_matmul_precision("high")  # on a GPU; convolutions do so anyway
     result: dict[str, object] = {
         "experiment": name,
@@ -145,12 +152,12 @@ def run(name: str, experiment: Experiment, seed: int, out: Path, work: Path) -> 
             out,
             name,
             seed,
-            result | {"measures": measures, "seconds": round(time.monotonic() - began, 1)},
+            result | {"measures": measures, "seconds": round(time.process_time() - began, 1)},
         )
     result |= {
         "measures": measures,
         "finished": True,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": round(time.process_time() - began, 1),
     }
     _write(out, name, seed, result)
     shutil.rmtree(folder, ignore_errors=True)
@@ -187,7 +194,7 @@ def report(out: Path, name: str, experiment: Experiment) -> str:
         return f"\n### {experiment.title}\n\nNot run.\n"
     lines = [
         f"\n### {experiment.title} ({len(table)} seeds)\n",
-        "| target | mean | sd | met |",
+        "| target | mean | 95 % interval | met |",
         "|---|---|---|---|",
     ]
     lines += [target.row(beside) for target in experiment.targets]

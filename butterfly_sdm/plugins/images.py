@@ -249,7 +249,7 @@ class Images:
     def array(self, rows: np.ndarray) -> np.ndarray:
         """Return (rows, channels, size_px, size_px), uint8."""
         if isinstance(self.sources, np.ndarray):
-            return self.sources[rows]
+            return np.asarray(self.sources[rows])
         wanted = [int(row) for row in rows]
         missing = [row for row in dict.fromkeys(wanted) if row not in self._cache]
         with ThreadPoolExecutor(4) as pool:

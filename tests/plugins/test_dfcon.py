@@ -80,10 +80,10 @@ def test_backbone_and_projection_are_bit_identical_after_the_head_was_trained(tm
         train(
             Dfcon(),
             "dfcon",
-            _config(table, epochs=2, head_epochs=epochs, backbones=one),
-            tmp_path / str(epochs),
+            _config(table, epochs=2, head=head, backbones=one),
+            tmp_path / head,
         ).model("a")
-        for epochs in (1, 4)
+        for head in ("adam", "converged")
     ]
     first, second = (model.state_dict() for model in models)
     moved = {name.partition(".")[0] for name in first if not torch.equal(first[name], second[name])}
@@ -109,6 +109,9 @@ def test_a_member_has_epochs_and_a_rate_of_its_own(tmp_path):
         (3, 0.001),
     ]
     assert [stages["b"][0].rate(epoch) for epoch in range(3)] == [0.5, 1.0, 1.0]
+    falling = config.model_copy(update={"decay": "cosine"})
+    stage = Dfcon().stages(falling, data, Dfcon().build(config, data.facts, "b"), "b")[0]
+    assert [stage.rate(epoch) for epoch in range(3)] == pytest.approx([0.5, 0.75, 0.25])
 
 
 def test_training_continues_with_the_backbone_that_was_interrupted(tmp_path):

@@ -20,7 +20,7 @@ from butterfly_sdm.plugins.collection import (
 )
 from butterfly_sdm.plugins.images import Images, read_arrays, read_image
 from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
-from butterfly_sdm.plugins.row_batches import balanced, shuffled
+from butterfly_sdm.plugins.row_batches import balanced, paired, shuffled
 from butterfly_sdm.plugins.views import random_view
 
 
@@ -149,6 +149,22 @@ def test_batches_hold_every_row_once_or_every_class_alike():
         assert np.bincount(classes[batch]).tolist() == [6, 6]
 
 
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.integers(2, 9), st.integers(0, 9))
+def test_batches_of_pairs_give_every_row_a_partner(classes, batch_size, seed):
+    classes = np.array(classes)
+    rows = np.arange(len(classes)) + 100
+    drawn = list(paired(rows, classes, batch_size, np.random.default_rng(seed)))
+    seen = np.concatenate(drawn)
+    assert set(seen) == set(rows) and max(map(len, drawn)) <= batch_size
+    counts = np.bincount(classes)
+    assert len(seen) == len(rows) + sum(n % 2 for n in counts if n > 1)
+    for batch in drawn:
+        for row in batch:
+            alone = counts[classes[row - 100]] == 1
+            partners = [b for b in batch if classes[b - 100] == classes[row - 100] and b != row]
+            assert alone or partners
+
+
 def test_scores_of_hand_cases():
     label = np.array([0, 0, 1, 1])
     found = classifier_scores.classification_scores(
@@ -183,6 +199,18 @@ def test_random_views_stay_in_range_and_can_be_the_image_itself():
         assert torch.allclose(found, image, atol=1e-5) or torch.allclose(
             found, image.flip(-1), atol=1e-5
         )
+
+
+def test_a_share_of_the_views_loses_its_colour():
+    images = torch.rand(200, 3, 4, 4)
+    torch.manual_seed(0)
+    views = random_view(images, scale=(1.0, 1.0), flip=False, jitter=0.0, grey=0.2)
+    lost = (views[:, 0] == views[:, 1]).flatten(1).all(dim=1)
+    assert 0.1 < lost.float().mean() < 0.3
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    light = (images * weights[:, None, None]).sum(dim=1)
+    torch.testing.assert_close(views[lost][:, 0], light[lost], rtol=0, atol=1e-4)
+    torch.testing.assert_close(views[~lost], images[~lost], rtol=0, atol=1e-4)
 
 
 def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):

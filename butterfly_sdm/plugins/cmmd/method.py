@@ -36,11 +36,12 @@ from butterfly_sdm.plugins.collection import (
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.heads import HeadFit, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import balanced, shuffled
-from butterfly_sdm.plugins.stages import Batch, Stage, frozen_head
+from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import random_view
 
 _SCALE = 10.0  # unit vectors would hold the logits of a classifier near 0
@@ -83,8 +84,15 @@ class CmmdConfig(PluginConfig):
         0.2, ge=0, lt=1, description="of the views: change of brightness and contrast"
     )
     flip: bool = Field(True, description="of the views: mirror half of them")
-    head_epochs: int = Field(5, ge=1)
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head: HeadFit = new_setting(
+        "adam",
+        "adam: steps as in the paper; converged: logistic regression on standardised features",
+    )
+    head_inverse_penalty: float = new_setting(
+        1.0, "converged: C of the logistic regression; less on few rows", gt=0
+    )
+    head_epochs: int = Field(5, ge=1, description="adam: passes over the rows")
+    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
 
 
 @dataclass(frozen=True)
@@ -192,11 +200,21 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
             weight_decay=config.weight_decay,
         )
         trains = ("trunk",) if contrastive else ()
-        first = Stage("representation", batches, loss, sgd, config.epochs, trains, measure=measure)
+        alike = partial(_collapsed, config, views) if contrastive else None
+        first = Stage(
+            "representation",
+            batches,
+            loss,
+            sgd,
+            config.epochs,
+            trains,
+            measure=measure,
+            collapsed=alike,
+        )
         if not contrastive:
             return [first]
         known, embed = data.label[labelled], partial(_embeddings, images=data.images, rows=labelled)
-        head = frozen_head("classifier", embed, known, _head_loss, config)
+        head = frozen_head("classifier", embed, known, config, scale=_SCALE)
         return [first, head]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:
@@ -284,14 +302,21 @@ def _classify(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch)
 
 def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch) -> Tensor:
     seen = torch.cat([_view(config, views, batch["image"]) for _ in range(views)])
+    z = unit(model.features(seen))
+    return cast(Tensor, _criterion(config)(z, _attracted(views, batch)))
+
+
+def _collapsed(config: CmmdConfig, views: int, batch: Batch) -> Tensor:
+    return _criterion(config).collapsed(_attracted(views, batch))
+
+
+def _criterion(config: CmmdConfig) -> ContrastiveLoss:
+    return ContrastiveLoss(config.temperature, without_positives="zero")
+
+
+def _attracted(views: int, batch: Batch) -> Tensor:
     label, row = batch["label"].repeat(views), batch["row"].repeat(views)
-    attracted = torch.maximum(same_class(label), same_class(row))
-    criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-    return cast(Tensor, criterion(unit(model.features(seen)), attracted))
-
-
-def _head_loss(model: TrunkAndHead, batch: Batch) -> Tensor:
-    return nn.functional.cross_entropy(model.head(batch["features"] * _SCALE), batch["label"])
+    return torch.maximum(same_class(label), same_class(row))
 
 
 def _embeddings(model: TrunkAndHead, images: Images, rows: np.ndarray) -> Tensor:

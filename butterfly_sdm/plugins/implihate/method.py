@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -46,6 +46,8 @@ from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
+
+_RANGE_FLOOR = 1e-8  # as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -138,9 +140,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             raise TypeError("the network is not a VideoNet")
         batches = partial(_batches, config, data, rows)
         adamw = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
-        slow = partial(adamw, lr=config.learning_rate)
         fast = partial(adamw, lr=config.classifier_learning_rate)
-        temperature, released = config.temperature, config.loss == "released"
 
         def standardise(model: VideoNet) -> None:
             train = data.features.batch(rows)
@@ -154,15 +154,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         def classify(model: VideoNet, batch: Batch) -> Tensor:
             return nn.functional.cross_entropy(model(batch), batch["label"])
 
-        chosen: list[Stage] = []
-        if config.contrastive != "none":
-            loss = partial(joint_loss, temperature=temperature, released=released)
-            trains = ("encoders", "joint", "side")
-            joint = Stage("joint", batches, loss, slow, config.epochs, trains, start=standardise)
-            chosen.append(joint)
-        if config.contrastive == "two_stages" and model.pairs:
-            loss = partial(cross_loss, temperature=temperature, released=released)
-            chosen.append(Stage("cross", batches, loss, slow, config.epochs, ("cross",)))
+        chosen = _contrastive_stages(config, model, batches, standardise)
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
@@ -263,8 +255,54 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         return stack_features(rows, inputs, recorded), unreadable
 
 
+def _contrastive_stages(
+    config: ImplihateConfig,
+    model: VideoNet,
+    batches: Callable[[Any, np.random.Generator], Iterable[Batch]],
+    standardise: Callable[[Any], None],
+) -> list[Stage]:
+    """Return the stages before the classifier; the first sets the statistics of the inputs."""
+    adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
+    settings = {"temperature": config.temperature, "released": config.loss == "released"}
+    chosen: list[Stage] = []
+
+    def add(name: str, loss: Callable[..., Tensor], *trains: str, **others: Any) -> None:
+        with_settings = partial(loss, **settings)
+        others["collapsed"] = partial(with_settings, _Collapsed(model))
+        chosen.append(Stage(name, batches, with_settings, adamw, config.epochs, trains, **others))
+
+    if config.contrastive != "none":
+        add("joint", joint_loss, "encoders", "joint", "side", start=standardise)
+    if config.contrastive == "two_stages" and model.pairs:
+        add("cross", cross_loss, "cross")
+    return chosen
+
+
+class _Collapsed:
+    """A network whose embeddings are all the same: what a loss is before anything is learned."""
+
+    def __init__(self, model: VideoNet) -> None:
+        self.side, self.modalities, self.cross = model.side, model.modalities, model.cross
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return nothing but how many there are, and where."""
+        return {"": torch.zeros_like(batch["label"], dtype=torch.float32)[:, None]}
+
+    def joint_embedding(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def side_embedding(self, encoded: Mapping[str, Tensor], key: str) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def cross_embedding(self, encoded: Mapping[str, Tensor], pair: tuple[str, str]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+
 def joint_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption
@@ -280,7 +318,7 @@ def joint_loss(
 
 
 def cross_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 2: rows of one modality against columns of another, both ways, over all
@@ -309,11 +347,12 @@ def _contrast(
 ) -> Tensor:
     exclude = None
     if released:
-        with torch.no_grad():
-            similarity = z @ (z if references is None else references).T
-            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another
-            # temperature.
-            temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
+        # Rescaling similarities to [0, 1] over the batch shifts both logarithms alike. What stays
+        # is a division by their range, which has a gradient of its own.
+        similarity = z @ (z if references is None else references).T
+        root = (similarity.max() - similarity.min() + _RANGE_FLOOR).sqrt()
+        references = None if references is None else references / root
+        z = z / root
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"

@@ -16,10 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import FileOrName
@@ -40,6 +37,7 @@ from butterfly_sdm.plugins.collection import (
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_collection
 from butterfly_sdm.plugins.networks import (
@@ -50,10 +48,13 @@ from butterfly_sdm.plugins.networks import (
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 from butterfly_sdm.plugins.views import random_view
+
+_FIRST_RATE, _RISE_EPOCHS = 0.01, 3
+_FALLS = (0.7, 0.8, 0.9)
 
 
 class ModanConfig(PluginConfig):
@@ -79,6 +80,11 @@ class ModanConfig(PluginConfig):
     learning_rate: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["steps", "constant"] = new_setting(
+        "constant",
+        "of the rate. steps: as in the authors' code, a rise over three epochs, then a tenth after "
+        "70, 80 and 90 % of the epochs",
+    )
     crop: float = Field(0.2, gt=0, le=1, description="least share of the area of a view")
     flip: bool = True
     jitter: float = Field(0.4, ge=0, lt=1)
@@ -88,6 +94,11 @@ class ModanConfig(PluginConfig):
     tune_batch_size: int = Field(32, ge=2)
     folds: int = Field(5, ge=0, description="0: the split of the task")
     repeats: int = Field(10, ge=1)
+    test: Literal["folds", "means"] = new_setting(
+        "folds",
+        "what is paired and has an interval. means: as in the paper, the same folds in every "
+        "repeat, and the mean of the folds of each repeat",
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=0.5, description="of the rows of a fold, to choose the epoch; 0: the last"
     )
@@ -202,7 +213,18 @@ class Modan(Plugin[ModanConfig, ModanData]):
             weight_decay=config.weight_decay,
         )
         loss = partial(_pretraining_loss, config)
-        stages = [Stage("pretraining", batches, loss, sgd, config.epochs, ("encoder.trunk",))]
+        stages = [
+            Stage(
+                "pretraining",
+                batches,
+                loss,
+                sgd,
+                config.epochs,
+                ("encoder.trunk",),
+                rate=partial(pretraining_rate, config),
+                collapsed=partial(_collapsed, config),
+            )
+        ]
         if data.task is not None:
             split = "split" in data.task.table.columns
             every = data.task.images
@@ -224,6 +246,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         if data.task is not None:
             folds, tables["predictions"] = self._folds(config, data.task, run, encoder)
             tables["folds"] = folds
+            if config.test == "means":
+                folds = folds.groupby("repeat").mean()
             for kind in ("fine_tuned", "probe", "scratch"):
                 if kind in folds:
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
@@ -279,6 +303,20 @@ class Modan(Plugin[ModanConfig, ModanData]):
         return without_unreadable(table.assign(path=list(map(str, paths))), images)
 
 
+def pretraining_rate(config: ModanConfig, epoch: int) -> float:
+    """
+    Return the factor of the rate in an epoch, counted from 0.
+
+    The authors' code starts at 0.01, reaches the rate after three epochs, and takes a tenth of it
+    after 700, 800 and 900 of 1,000 epochs; other numbers of epochs keep these shares.
+    """
+    if config.schedule == "constant":
+        return 1.0
+    first = min(1.0, _FIRST_RATE / config.learning_rate)
+    rise = first + (1 - first) * min(1.0, epoch / _RISE_EPOCHS)
+    return rise * 0.1 ** sum(epoch >= share * config.epochs for share in _FALLS)
+
+
 def fine_tune(
     config: ModanConfig,
     task: Task,
@@ -324,11 +362,10 @@ def linear_probe(
     features = over_images(
         encoder.features, task.images, np.concatenate([train, test]), device_of(encoder)
     ).numpy()
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    probe.fit(features[: len(train)], task.label[train])
-    probability = np.zeros((len(test), int(task.label.max()) + 1))
-    probability[:, probe.classes_] = probe.predict_proba(features[len(train) :])
-    return probability
+    classes = int(task.label.max()) + 1
+    weight, bias, _ = fit_linear(features[: len(train)], task.label[train], classes)
+    logits = torch.from_numpy(features[len(train) :] @ weight.T + bias)
+    return logits.softmax(dim=1).numpy()
 
 
 def shared_cosines(z: Tensor, labels: Tensor) -> dict[str, float]:
@@ -375,11 +412,17 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
 def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Tensor:
     view = partial(random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter)
     z = unit(model.encoder.features(torch.cat([view(batch["image"]), view(batch["image"])])))
+    return cast(Tensor, ContrastiveLoss(config.temperature)(z, _attracted(config, batch)))
+
+
+def _collapsed(config: ModanConfig, batch: Batch) -> Tensor:
+    return ContrastiveLoss(config.temperature).collapsed(_attracted(config, batch))
+
+
+def _attracted(config: ModanConfig, batch: Batch) -> Tensor:
     if config.objective == "simclr":
-        weights = same_class(batch["row"].repeat(2))
-    else:
-        weights = jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
-    return cast(Tensor, ContrastiveLoss(config.temperature)(z, weights))
+        return same_class(batch["row"].repeat(2))
+    return jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
 
 
 def _tuning(
@@ -446,7 +489,8 @@ def _divisions(
     rows = task.images.readable(task.images.rows)
     label, group = task.label[rows], task.group[rows]
     for repeat in range(config.repeats):
-        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
+        drawn = config.seed + (0 if config.test == "means" else repeat)
+        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=drawn)
         for fold, (train, test) in enumerate(folds.split(label, label, group)):
             yield repeat, fold, rows[train], rows[test]
 

@@ -48,7 +48,7 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
     try:
         if path.suffix == ".pt2":
             return _of_any_batch(torch.export.load(plain_program(path)), path)
-        script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        script: nn.Module = torch.jit.load(path, map_location="cpu")
         return script.eval()
     except _RefusedError as error:
         raise ModelError(
@@ -74,7 +74,8 @@ class _InBatches(nn.Module):
         """Return the output of every image; the last batch is filled up with its first image."""
         lacking = -len(images) % self.size
         filled = torch.cat([images, images[:1].expand(lacking, *images.shape[1:])])
-        return torch.cat([self.program(part) for part in filled.split(self.size)])[: len(images)]
+        parts = torch.split(filled, self.size)
+        return torch.cat([self.program(part) for part in parts])[: len(images)]
 
 
 def _of_any_batch(exported: Any, path: Path) -> nn.Module:
