@@ -21,6 +21,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     class_scores,
     classification_scores,
     prediction_table,
@@ -229,6 +230,11 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         for name, inside in (("source", ~target), ("target", target)):
             scores = classification_scores(label[inside], probability[inside])
             metrics |= {f"{name}_{key}": value for key, value in scores.items()}
+            patients = data.table.get("patient", data.table["path"]).iloc[rows][inside]
+            whole = by_group(label[inside], probability[inside], patients)
+            if whole is not None:
+                scores = classification_scores(*whole)
+                metrics |= {f"{name}_patient_{key}": value for key, value in scores.items()}
         classes = data.facts["classes"]
         predictions = prediction_table(data.names(rows), probability, classes)
         predictions.insert(1, "label", [classes[number] for number in label])

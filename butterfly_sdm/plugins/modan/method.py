@@ -24,6 +24,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     classification_scores,
     interval_metrics,
     paired_p_value,
@@ -248,8 +249,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
             tables["folds"] = folds
             if config.test == "means":
                 folds = folds.groupby("repeat").mean()
-            for kind in ("fine_tuned", "probe", "scratch"):
-                if kind in folds:
+            for kind in ("fine_tuned", "fine_tuned_patient", "probe", "scratch"):
+                if kind in folds and folds[kind].notna().all():
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
             if config.scratch:
                 metrics["p_fine_tuned_against_scratch"] = paired_p_value(
@@ -278,6 +279,9 @@ class Modan(Plugin[ModanConfig, ModanData]):
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
+            whole = by_group(label, guesses["fine_tuned"], task.group[test])
+            if whole is not None:
+                areas["fine_tuned_patient"] = classification_scores(*whole)["auc"]
             shown = guesses["fine_tuned"].tolist() if repeat == 0 else []
             return {"areas": areas, "probability": shown}
 
