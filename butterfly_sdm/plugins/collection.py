@@ -44,9 +44,13 @@ class LabelledImages:
     label: np.ndarray
     facts: dict[str, Any]
 
-    def rows(self, part: str) -> np.ndarray:
+    def listed(self, part: str) -> np.ndarray:
         """Return the rows (m,) of one part of the split."""
         return np.flatnonzero((self.table["split"] == part).to_numpy())
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows (m,) of one part of the split whose images can be read."""
+        return self.images.readable(self.listed(part))
 
     def names(self, rows: np.ndarray) -> list[str]:
         """Return the paths of (m,) rows."""

@@ -82,13 +82,15 @@ def test_a_frozen_head_moves_nothing_but_the_head(head, epochs):
     model = _Net()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     inputs = torch.from_numpy((features - features.mean(axis=0)) / (features.std(axis=0) + 1e-9))
-    stage = frozen_head("head", lambda net: net.trunk(inputs.float()), label, _Config(head=head))
+    stage = frozen_head(
+        "head", lambda net: net.trunk(inputs.float()), label, _Config(head=head), scale=3.0
+    )
     rows = train_stages(model, [stage], CONFIG)
     assert len(rows) == epochs and rows[-1]["loss"] < 0.55
     moved = {name for name, value in model.state_dict().items() if not value.equal(before[name])}
     assert moved == {"head.weight", "head.bias"}
     with torch.no_grad():
-        decided = model.head(model.trunk(inputs.float())).argmax(dim=1).numpy()
+        decided = model.head(model.trunk(inputs.float()) * 3.0).argmax(dim=1).numpy()
     assert (decided == label).mean() > 0.7
 
 

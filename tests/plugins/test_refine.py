@@ -60,6 +60,11 @@ def test_a_surviving_backdoor_is_counted_at_the_remapped_class():
     assert found["remapped_target"] == pytest.approx(2 / 3)
     assert found["triggered_accuracy"] == 0.5
     assert backdoor_rates(np.array([0, 0, 0, 2, 1]), label, target=0)["attack_success"] == 0.5
+    # of two classes no image is of neither
+    assert set(backdoor_rates(np.array([0, 1]), np.array([0, 1]), 0, [1, 0])) == {
+        "attack_success",
+        "triggered_accuracy",
+    }
 
 
 def test_triggers_are_stamped_where_they_belong():

@@ -57,7 +57,7 @@ def test_an_unreadable_or_missing_image_is_named(tmp_path):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for name in ("a.png", "b.npy", "c.npy"):
         with pytest.raises(
-            DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"
+            DataError, match=rf"{name} is no readable image .* Remove it, or repair the file"
         ):
             read_image(tmp_path / name, 8, 1)
     with pytest.raises(MissingFileError, match="There is no image"):
@@ -302,3 +302,13 @@ def test_arrays_of_images_may_have_their_channels_first(tmp_path):
     table = read_collection(tmp_path / "a.npz", ("label",))
     assert table["label"].tolist() == ["4", "2"]
     assert np.array_equal(read_image(table["path"][1], 8, 3), pixels[1])
+
+
+def test_images_of_one_patient_are_judged_together_where_that_is_defined():
+    label = np.array([0, 1, 0, 1])
+    probability = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]])
+    together = classifier_scores.by_group(label, probability, np.array(["a", "b", "a", "c"]))
+    assert together is not None and together[0].tolist() == [0, 1, 1]
+    np.testing.assert_allclose(together[1], [[0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
+    for groups in (None, np.arange(4), np.array(["a", "a", "b", "b"])):
+        assert classifier_scores.by_group(label, probability, groups) is None

@@ -21,6 +21,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     class_scores,
     classification_scores,
     prediction_table,
@@ -146,7 +147,7 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         facts = {"classes": classes, "domains": domains, "target": target}
         data = CmmdData(images, table, label, facts, domain)
         for part in ("train", "validation", "test"):
-            rows = data.labelled(part)
+            rows = np.intersect1d(data.listed(part), np.flatnonzero(label >= 0))
             for number, name in enumerate(("source", "target")):
                 present = set(label[rows[domain[rows] == number]])
                 lacking = [title for place, title in enumerate(classes) if place not in present]
@@ -154,7 +155,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
                 if lacking and not (part == "train" and number == 1):
                     raise DataError(
                         f"The {part} part of the {name} domain has no image of class "
-                        f"{lacking[0]!r}. Add some, or leave that class out of the table."
+                        f"{lacking[0]!r}. Add some, give that part more by fractions, or leave "
+                        "the class out."
                     )
         return data
 
@@ -228,6 +230,11 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         for name, inside in (("source", ~target), ("target", target)):
             scores = classification_scores(label[inside], probability[inside])
             metrics |= {f"{name}_{key}": value for key, value in scores.items()}
+            patients = data.table.get("patient", data.table["path"]).iloc[rows][inside]
+            whole = by_group(label[inside], probability[inside], patients)
+            if whole is not None:
+                scores = classification_scores(*whole)
+                metrics |= {f"{name}_patient_{key}": value for key, value in scores.items()}
         classes = data.facts["classes"]
         predictions = prediction_table(data.names(rows), probability, classes)
         predictions.insert(1, "label", [classes[number] for number in label])

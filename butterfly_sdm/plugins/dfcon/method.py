@@ -22,7 +22,7 @@ from butterfly_sdm.core.settings import FileOrName, InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.classifier_scores import equal_error_rate
+from butterfly_sdm.plugins.classifier_scores import by_group, equal_error_rate
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
     read_collection,
@@ -159,7 +159,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         images = Images(table["path"].tolist(), config.size_px, config.channels)
         data = LabelledImages(images, table, label, {"classes": ["fake", "real"]})
         for part in ("train", "test"):
-            present = set(label[data.rows(part)])
+            present = set(label[data.listed(part)])
             if len(present) < 2:
                 only = "only real faces" if REAL in present else "only fake faces"
                 has = only if present else "no face"
@@ -242,13 +242,10 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         found = {part: face_scores(label, value) for part, value in scores.items()}
         found["soft_vote"] = face_scores(label, soft)
         found["hard_vote"] = face_scores(label, soft, decided=hard_vote(stacked))
-        if "group" in data.table.columns:  # faces of one video are judged together
-            group = data.table["group"].iloc[rows]
-            means = pd.DataFrame({"label": label, "score": soft}).groupby(group.to_numpy()).mean()
-            if set(means["label"]) == {0, 1}:
-                found["soft_vote_group"] = face_scores(
-                    means["label"].to_numpy(dtype=int), means["score"].to_numpy()
-                )
+        group = data.table["group"].iloc[rows] if "group" in data.table.columns else None
+        whole = by_group(label, soft[:, None], group)
+        if whole is not None:  # faces of one video are judged together
+            found["soft_vote_group"] = face_scores(whole[0], whole[1][:, 0])
         table = pd.DataFrame([{"model": name} | value for name, value in found.items()])
         metrics = {
             f"{name}_{key}": number

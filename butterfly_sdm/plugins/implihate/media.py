@@ -121,7 +121,14 @@ def _beside(path: Path) -> dict[str, Path]:
 
 
 def read_words(source: Path | str) -> str:
-    """Return what is said: a text as it is, of a file its text, of subtitles without times."""
+    """
+    Return what is said: a text as it is, of a file its text, of subtitles without times.
+
+    Raises
+    ------
+    DataError
+        The file is no UTF-8 text.
+    """
     if isinstance(source, str):
         return source
     try:

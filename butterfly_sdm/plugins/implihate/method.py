@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -140,9 +140,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             raise TypeError("the network is not a VideoNet")
         batches = partial(_batches, config, data, rows)
         adamw = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
-        slow = partial(adamw, lr=config.learning_rate)
         fast = partial(adamw, lr=config.classifier_learning_rate)
-        temperature, released = config.temperature, config.loss == "released"
 
         def standardise(model: VideoNet) -> None:
             train = data.features.batch(rows)
@@ -156,27 +154,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         def classify(model: VideoNet, batch: Batch) -> Tensor:
             return nn.functional.cross_entropy(model(batch), batch["label"])
 
-        chosen: list[Stage] = []
-        if config.contrastive != "none":
-            loss = partial(joint_loss, temperature=temperature, released=released)
-            trains = ("encoders", "joint", "side")
-            joint = Stage(
-                "joint",
-                batches,
-                loss,
-                slow,
-                config.epochs,
-                trains,
-                start=standardise,
-                collapsed=partial(loss, _Collapsed(model)),
-            )
-            chosen.append(joint)
-        if config.contrastive == "two_stages" and model.pairs:
-            loss = partial(cross_loss, temperature=temperature, released=released)
-            alike = partial(loss, _Collapsed(model))
-            chosen.append(
-                Stage("cross", batches, loss, slow, config.epochs, ("cross",), collapsed=alike)
-            )
+        chosen = _contrastive_stages(config, model, batches, standardise)
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
@@ -275,6 +253,29 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             first = unreadable[0]
             raise DataError(f"None of the {len(rows)} videos can be read. The first: {first}")
         return stack_features(rows, inputs, recorded), unreadable
+
+
+def _contrastive_stages(
+    config: ImplihateConfig,
+    model: VideoNet,
+    batches: Callable[[Any, np.random.Generator], Iterable[Batch]],
+    standardise: Callable[[Any], None],
+) -> list[Stage]:
+    """Return the stages before the classifier; the first sets the statistics of the inputs."""
+    adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
+    settings = {"temperature": config.temperature, "released": config.loss == "released"}
+    chosen: list[Stage] = []
+
+    def add(name: str, loss: Callable[..., Tensor], *trains: str, **others: Any) -> None:
+        with_settings = partial(loss, **settings)
+        others["collapsed"] = partial(with_settings, _Collapsed(model))
+        chosen.append(Stage(name, batches, with_settings, adamw, config.epochs, trains, **others))
+
+    if config.contrastive != "none":
+        add("joint", joint_loss, "encoders", "joint", "side", start=standardise)
+    if config.contrastive == "two_stages" and model.pairs:
+        add("cross", cross_loss, "cross")
+    return chosen
 
 
 class _Collapsed:

@@ -24,6 +24,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     classification_scores,
     interval_metrics,
     paired_p_value,
@@ -227,7 +228,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         ]
         if data.task is not None:
             split = "split" in data.task.table.columns
-            train = data.task.rows("train") if split else np.arange(len(data.task.label))
+            every = data.task.images
+            train = data.task.rows("train") if split else every.readable(every.rows)
             stages.append(_tuning(config, data.task, train, "task", start=_copy_encoder))
         return stages
 
@@ -237,7 +239,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
         worth.
         """
         encoder = run.model().encoder
-        held_out = np.flatnonzero((data.table["split"] != "train").to_numpy())
+        held_out = np.setdiff1d(data.images.rows, data.listed("train"))
+        held_out = data.images.readable(held_out)
         z = unit(over_images(encoder.features, data.images, held_out, run.device))
         metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
         tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
@@ -246,8 +249,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
             tables["folds"] = folds
             if config.test == "means":
                 folds = folds.groupby("repeat").mean()
-            for kind in ("fine_tuned", "probe", "scratch"):
-                if kind in folds:
+            for kind in ("fine_tuned", "fine_tuned_patient", "probe", "scratch"):
+                if kind in folds and folds[kind].notna().all():
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
             if config.scratch:
                 metrics["p_fine_tuned_against_scratch"] = paired_p_value(
@@ -276,6 +279,9 @@ class Modan(Plugin[ModanConfig, ModanData]):
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
+            whole = by_group(label, guesses["fine_tuned"], task.group[test])
+            if whole is not None:
+                areas["fine_tuned_patient"] = classification_scores(*whole)["auc"]
             shown = guesses["fine_tuned"].tolist() if repeat == 0 else []
             return {"areas": areas, "probability": shown}
 
@@ -480,15 +486,17 @@ def _divisions(
             raise ConfigError(
                 "folds = 0 evaluates on the split of the task, but its table has no column split."
             )
-        part = task.table["split"].to_numpy(dtype=str)
+        train, test = task.rows("train"), task.rows("test")
         for repeat in range(config.repeats):
-            yield repeat, 0, np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+            yield repeat, 0, train, test
         return
+    rows = task.images.readable(task.images.rows)
+    label, group = task.label[rows], task.group[rows]
     for repeat in range(config.repeats):
         drawn = config.seed + (0 if config.test == "means" else repeat)
         folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=drawn)
-        for fold, (train, test) in enumerate(folds.split(task.label, task.label, task.group)):
-            yield repeat, fold, train, test
+        for fold, (train, test) in enumerate(folds.split(label, label, group)):
+            yield repeat, fold, rows[train], rows[test]
 
 
 def _copy_encoder(model: ModanNet) -> None:

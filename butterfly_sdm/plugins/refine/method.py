@@ -336,11 +336,11 @@ def _pictures(path: Path, config: RefineConfig, *, labelled: bool) -> Pictures:
     table = read_collection(path, ("label",) if labelled else ())
     if labelled and "split" in table.columns and (table["split"] == "test").any():
         table = table[table["split"] == "test"]
-    pixels = np.stack(
-        [read_image(Path(file), config.size_px, config.channels) for file in table["path"]]
-    )
+    images = Images(list(table["path"]), config.size_px, config.channels)
+    rows = images.readable(images.rows)
+    table = table.iloc[rows]
     label = _class_places(table["label"], config, path) if labelled else np.zeros(len(table), int)
-    return Pictures(pixels, label, list(table["path"]))
+    return Pictures(images.array(rows), label, list(table["path"]))
 
 
 def _class_places(labels: pd.Series, config: RefineConfig, path: Path) -> np.ndarray:
