@@ -585,7 +585,7 @@ def dataset_for(
         if not folder.exists():
             return build(settings, folder, progress=progress)
         mark = _settings_mark(folder)
-        if mark.is_file() and mark.read_text(encoding="utf-8") != _settings_key(settings):
+        if mark.is_file() and mark.read_bytes() != _settings_key(settings).encode():
             raise ConfigError(
                 f"The data set {folder} was built before the section build of the config was "
                 "changed. Build it again: "

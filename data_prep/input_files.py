@@ -8,7 +8,7 @@ from pathlib import Path
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
-from butterfly_sdm.errors import MissingFileError
+from butterfly_sdm.errors import MissingFileError, without_secrets
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from data_prep.imagery.ready_tiles import check_folders
@@ -100,7 +100,7 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     roots = [*(path for path in _imagery(config) if isinstance(path, Path)), fetched]
     local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
     found = [
-        Source(role="scene", name=path, licence=licence)
+        Source(role="scene", name=without_secrets(path), licence=licence)
         for path, licence in imagery.items()
         if path not in local
     ]

@@ -245,8 +245,8 @@ def describe_layers(
     path: str, *, bands: Sequence[str] | None, nodata: float | None, place: Place | None = None
 ) -> list[tuple[Layer, float | None, float | None]]:
     """
-    Describe a raster file whose bands may differ: a layer for those of one nodata value, scale and
-    offset each. Arguments as of :func:`describe_layer`.
+    Describe a raster file whose bands may differ: a layer for those of one type, nodata value,
+    scale and offset each. Arguments as of :func:`describe_layer`.
 
     Raises
     ------
@@ -288,8 +288,8 @@ def describe_layer(
     first, *others = describe_layers(path, bands=bands, nodata=nodata, place=place)
     if others:
         raise RasterError(
-            f"{path} has bands of different nodata values, scales or offsets. Convert them to one "
-            "first."
+            f"{path} has bands of different types, nodata values, scales or offsets. Convert them "
+            "to one first."
         )
     return first
 
@@ -377,7 +377,7 @@ def _describe(
         block=source.block_shapes[0],
         has_mask=_has_mask(source, alpha),
     )
-    alike: dict[tuple[str, float, float], list[int]] = {}
+    alike: dict[tuple[str, float, float, str], list[int]] = {}
     supposed: set[int] = set()
     for index in indexes:
         own = source.nodatavals[index - 1] if nodata is None else nodata
@@ -389,17 +389,18 @@ def _describe(
             "" if own is None else repr(float(own)),
             source.scales[index - 1],
             source.offsets[index - 1],
+            source.dtypes[index - 1],
         )
         alike.setdefault(key, []).append(index)
     found = []
-    for (missing, scale, offset), numbers in alike.items():
+    for (missing, scale, offset, dtype), numbers in alike.items():
         stated = (scale, offset) != (1.0, 0.0)
         part = replace(
             layer,
             bands=tuple(names[indexes.index(number)] for number in numbers),
             indexes=tuple(numbers),
             nodata=float(missing) if missing else None,
-            dtype=source.dtypes[numbers[0] - 1],
+            dtype=dtype,
             supposed=supposed >= set(numbers),
         )
         found.append((part, scale if stated else None, -offset / scale if stated else None))

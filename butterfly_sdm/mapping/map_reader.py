@@ -12,7 +12,7 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError, MissingPackageError, did_you_mean, how_to_install
-from butterfly_sdm.imagery.products import open_raster
+from butterfly_sdm.imagery.products import open_raster, reading_pixels
 from butterfly_sdm.mapping.map_file import TILE_PX, read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
 
@@ -95,7 +95,8 @@ class MapReader:
                         min(TILE_PX, self.shape[1] - col),
                         min(TILE_PX, self.shape[0] - row),
                     )
-                    stored = source.read(indexes, window=window)
+                    with reading_pixels(str(self.path)):
+                        stored = source.read(indexes, window=window)
                     values = stored.astype(np.float64) * scales[:, None, None]
                     yield window, np.where(stored == self.nodata, np.nan, values)
 

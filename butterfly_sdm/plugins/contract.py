@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
+from butterfly_sdm.core.cards import sealed
 from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ArtefactError, ConfigError, MissingFileError
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, MissingFileError
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from butterfly_sdm.plugins.stages import Stage
 
+# How plugins fail on facts and settings that are not theirs.
+_UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 RUN_FORMAT = "butterfly_sdm plugin run"
 FORMAT_VERSION = 1
 
@@ -243,17 +247,32 @@ class PluginRun:
         path = self.folder / f"{part}.safetensors"
         if not path.is_file():
             raise MissingFileError(f"The run {self.folder} lacks {path.name}. Train it again.")
-        from butterfly_sdm.plugins.networks import untrained
-
-        with untrained():
-            module = self.plugin.network(self.config, self.facts, part)
         try:
-            module.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError, OSError) as error:
+            state = load_file(path)
+            module = self._network(part, {name: value.shape for name, value in state.items()})
+            module.load_state_dict(state)
+        except ButterflySDMError:
+            raise
+        except (SafetensorError, RuntimeError, OSError, *_UNFIT) as error:
             raise ArtefactError(
                 f"{path} is damaged or of another architecture ({error}). Train it again."
             ) from error
         return module.eval().to(self.device)
+
+    def _network(self, part: str, shapes: dict[str, Any]) -> nn.Module:
+        """Build a network without trained weights, once it is known to have the shapes of them."""
+        import torch
+
+        from butterfly_sdm.plugins.networks import untrained
+
+        with untrained():
+            # first without memory: what a card from a stranger asks for may be any amount
+            with suppress(NotImplementedError), torch.device("meta"):
+                planned = self.plugin.network(self.config, self.facts, part).state_dict()
+                wrong = [n for n in {*planned, *shapes} if _shape(planned, n) != shapes.get(n)]
+                if wrong:
+                    raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")
+            return self.plugin.network(self.config, self.facts, part)
 
     @classmethod
     def open(
@@ -294,6 +313,12 @@ class PluginRun:
                 f"{card.get('format_version')}), not by {name!r} (format {FORMAT_VERSION}). "
                 "Choose another --out."
             )
+        held = [card.get("settings"), card.get("facts")]
+        changed_since = "seal" in card and sealed(card)["seal"] != card["seal"]
+        if changed_since or not all(isinstance(part, dict) for part in held):
+            raise ArtefactError(
+                f"{folder / 'model.json'} was changed after it was written. Train it again."
+            )
         settings = config or load_settings(plugin.config, card["settings"])[0]
         for setting in plugin.keeps:
             settings = _with_kept(settings, setting.split("."), kept_file(folder, setting))
@@ -303,6 +328,10 @@ class PluginRun:
 def setting_of(settings: Any, name: str) -> Any:
     """Return the value of a dotted setting."""
     return reduce(getattr, name.split("."), settings)
+
+
+def _shape(state: dict[str, Any], name: str) -> Any:
+    return state[name].shape if name in state else None
 
 
 def kept_file(folder: Path, setting: str) -> Path | None:

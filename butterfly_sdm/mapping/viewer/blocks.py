@@ -11,7 +11,7 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.imagery.products import open_raster
+from butterfly_sdm.imagery.products import open_raster, reading_pixels
 from butterfly_sdm.mapping.map_file import TILE_PX
 from butterfly_sdm.mapping.map_reader import MapReader
 
@@ -91,7 +91,8 @@ class MapBlocks:
             height, width = min(height, source.height - row), min(width, source.width - col)
             if min(row, col) < 0 or min(height, width) < 1:
                 raise DataError(f"Row {row} and column {col} lie outside the map at zoom {zoom}.")
-            stored = source.read(band + 1, window=Window(col, row, width, height))
+            with reading_pixels(str(self.map.path)):
+                stored = source.read(band + 1, window=Window(col, row, width, height))
         values = stored.astype(np.float32) * np.float32(self.map.scales[band])
         return np.where(stored == self.map.nodata, np.float32(np.nan), values)
 

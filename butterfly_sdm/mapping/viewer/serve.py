@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, RasterError
 from butterfly_sdm.mapping.viewer.blocks import MapBlocks
 from butterfly_sdm.mapping.viewer.page import page_content, page_html
 
@@ -94,7 +94,7 @@ def _asked(blocks: MapBlocks, path: str) -> tuple[str, bytes] | None:
         if match[1] == "place" and len(numbers) == 2:
             found = [float(v) if np.isfinite(v) else None for v in blocks.place(*numbers)]
             return "application/json", json.dumps(found).encode()
-    except DataError:
+    except (DataError, RasterError):  # no such place, or a damaged block
         pass
     return None
 
