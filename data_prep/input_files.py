@@ -78,7 +78,7 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     options = config.scenes
     if options is None or options.stac is not None:
         return None
-    scene = open_named(options, options.paths, bands=config.tiles.bands)
+    scene = open_named(options, options.paths, bands=config.tile_bands)
     tile_crs(scene, config.tiles.crs)
     return scene
 

@@ -80,3 +80,9 @@ class BuildOptions(Section):
     dask: str | None = Field(
         None, description="address of a Dask scheduler that runs the work instead of local threads"
     )
+
+    @property
+    def tile_bands(self) -> tuple[str, ...] | None:
+        """The bands of tiles; None: all of the scenes, as of embeddings unless some are named."""
+        embedded = self.scenes is not None and self.scenes.embeddings is not None
+        return None if embedded and "bands" not in self.tiles.model_fields_set else self.tiles.bands

@@ -42,6 +42,7 @@ from butterfly_sdm.imagery.products import (
     Grid,
     Layer,
     Piece,
+    TurnedOver,
     canonical_band,
     metres_per_unit,
     open_raster,
@@ -531,7 +532,7 @@ class Scene:
                 source = WarpedVRT(
                     source,
                     src_crs=layer.crs,
-                    src_transform=layer.transform,
+                    src_transform=layer.stored_transform,
                     crs=crs,
                     transform=transform,
                     width=width,
@@ -540,6 +541,8 @@ class Scene:
                     src_nodata=layer.warp_nodata,
                     nodata=layer.warp_nodata,
                 )
+            elif layer.upside_down:
+                source = TurnedOver(source)
             opened[key] = generation, source
         return opened[key][1]
 

@@ -26,6 +26,7 @@ from butterfly_sdm.losses.options import DetectionName, PresenceName, Regularise
 from butterfly_sdm.losses.pairs import smoothed_rates
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.detection import Detection
+from butterfly_sdm.models.foundation.inputs import trained_inputs
 from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
 from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
@@ -231,6 +232,9 @@ class NetworkPredictor:
         """Give an untrained network what it starts from: statistics, mean rates, weights."""
         model = self.model
         _set_statistics(net, train, reader)
+        trained = trained_inputs(model.inputs, model.weights, model.backbone)
+        if trained is not None and net.trunk is not None:
+            trained.apply(net.bands, net.mean, net.std)
         rates = train.detections.sum(dim=0) / train.visits.sum()
         if self.detection is not None:
             rates = torch.from_numpy(expit(self.detection.start)).float()

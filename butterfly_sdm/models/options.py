@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section, empty, unset
 from butterfly_sdm.losses.options import DetectionName, PresenceName, RegulariserOptions
+from butterfly_sdm.models.foundation.options import InputOptions
 from butterfly_sdm.season.options import SeasonOptions
 
 Padding = Literal["replicate", "zeros"]
@@ -76,6 +77,11 @@ class NetworkOptions(ShapeOptions):
 
     weights: str | None = Field(
         None, description="null: from scratch; a name (see docs), or a local file"
+    )
+    inputs: InputOptions | None = Field(
+        None,
+        description="null: of torchgeo's weights as they were trained, else by the training tiles",
+        exclude_if=unset,
     )
     stem: StemRule = Field("inflate", description="filters of bands the weights lack")
     freeze: Freeze = Field("nothing", description="what keeps its weights")
