@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,13 @@ from rasterio.windows import Window
 from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
+from butterfly_sdm.imagery.piece_pixels import is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
     UNSIGNED,
     PixelType,
     fits,
     measured,
+    measured_in_all,
     rounded,
     same,
     smallest_type,
@@ -204,10 +207,8 @@ class Scene:
         column, row, width, height = _whole(window)
         values = np.empty((len(self.bands), height, width), dtype=self.dtype)
         valid = np.empty((height, width), dtype=bool)
-        strips = [
-            Window(column, row + top, width, min(STRIP_PX, height - top))
-            for top in range(0, height, STRIP_PX)
-        ]
+        edges = [row, *self._block_rows(row, row + height), row + height]
+        strips = [Window(column, top, width, bottom - top) for top, bottom in pairwise(edges)]
         for number, strip in enumerate(strips):
             if self.supply is not None and number + 1 < len(strips):
                 self.supply.ahead(partial(self.bring, strips[number + 1]))
@@ -215,6 +216,19 @@ class Scene:
             rows = slice(top, top + int(strip.height))
             values[:, rows], valid[rows] = self.read(strip)
         return values, valid
+
+    def _block_rows(self, top: int, bottom: int) -> range:
+        """
+        Return the rows between ``top`` and ``bottom`` at which strips begin: where blocks of the
+        first file do, if there are such, so that no strip needs half of them.
+        """
+        first = self.pieces[0].layers[0]
+        origin = self.offset_of(first)
+        tall = first.block[0]
+        if origin is None or not 1 <= tall <= STRIP_PX or first.upside_down:
+            return range(top + STRIP_PX, bottom, STRIP_PX)
+        step = STRIP_PX // tall * tall
+        return range(top + 1 + (origin[1] - top - 1) % step, bottom, step)
 
     def bring(self, window: Window) -> None:
         """
@@ -258,8 +272,15 @@ class Scene:
             filled = values[:, rows, columns], valid[rows, columns]
             read_stack(self.select(bands), piece, part, *filled)
             return
-        fresh, whole, some = self._measured(piece, part, bands)
         target = values[:, rows, columns]
+        if todo.all() and (own := self._as_stored(piece, part)) is not None:
+            out = target if target.flags.c_contiguous else np.empty_like(target)
+            read_plain(self if bands == self.bands else self.select(bands), piece, own, out)
+            if out is not target:
+                target[:] = out
+            valid[rows, columns] = measured_in_all(out, self.nodata)
+            return
+        fresh, whole, some = self._measured(piece, part, bands)
         if todo.all() and whole.all():
             target[:] = fresh
         else:
@@ -268,6 +289,23 @@ class Scene:
             untouched = ~measured(target, self.nodata).any(axis=0)
             np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
         valid[rows, columns] |= whole
+
+    def _as_stored(self, piece: Piece, part: Window) -> Window | None:
+        """
+        Return a window of the grid in the pixels of a piece whose numbers are those of the scene as
+        they are stored; None if they have to be made.
+        """
+        first = piece.layers[0]
+        masked = bool(self.cloudy) and piece.mask is not None
+        if masked or self.supply is not None or not is_plain(self, piece):
+            return None
+        origin = self.offset_of(first)
+        if origin is None or any(layer.grid != first.grid for layer in piece.layers):
+            return None
+        left, top = int(part.col_off) - origin[0], int(part.row_off) - origin[1]
+        inside = left >= 0 and top >= 0
+        inside = inside and left + part.width <= first.width and top + part.height <= first.height
+        return Window(left, top, part.width, part.height) if inside else None
 
     def _measured(
         self, piece: Piece, part: Window, bands: Sequence[str]

@@ -108,6 +108,11 @@ class Trunk(nn.Module):
             return as_map(features, image, *self.tokens)
         return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
 
+    @property
+    def by_pixel(self) -> bool:
+        """Whether its first stage sees single pixels, whose mean the others see."""
+        return isinstance(self.body, EmbeddingBody)
+
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """
         Return the early stages, whose feature maps are the largest, and the other layers; none and

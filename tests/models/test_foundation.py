@@ -145,7 +145,7 @@ def test_frozen_features_are_those_that_the_weights_give_of_their_own_transform(
 
 def test_stated_means_come_before_the_tiles_and_other_bands_are_theirs():
     known = trained_inputs(
-        InputOptions(mean={"B04": 500, "nir": 3000}, std={"red": 100, "B8": 900}, counts=10_000),
+        InputOptions(mean={"B04": 500.0, "nir": 3000.0}, std={"red": 100.0, "B8": 900.0}, counts=10_000.0),
         "w.pth",
         "resnet18",
     )

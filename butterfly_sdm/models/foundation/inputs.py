@@ -132,7 +132,10 @@ def bands_of(entry: Any) -> tuple[str, ...] | None:
 
 
 def _stated(options: InputOptions) -> TrainedInputs:
-    mean, std = options.mean or {}, options.std or {}
+    mean, std = (
+        {canonical_band(band): value for band, value in (given or {}).items()}
+        for given in (options.mean, options.std)
+    )
     if set(mean) != set(std) or not mean or min(std.values()) <= 0 or options.like is not None:
         raise ModelError(
             "train.model.inputs needs mean and std of the same bands, std above 0, and then no "
@@ -140,8 +143,8 @@ def _stated(options: InputOptions) -> TrainedInputs:
         )
     counts = options.counts or 1.0
     return TrainedInputs(
-        {canonical_band(band): value / counts for band, value in mean.items()},
-        {canonical_band(band): value / counts for band, value in std.items()},
+        {band: value / counts for band, value in mean.items()},
+        {band: value / counts for band, value in std.items()},
         "stated in train.model.inputs",
     )
 
