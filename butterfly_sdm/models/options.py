@@ -90,6 +90,12 @@ class NetworkOptions(ShapeOptions):
     )
     image: bool = Field(True, description="whether the network sees the tile")
     covariates: bool = Field(False, description="whether it sees the covariates")
+    only: str = Field(
+        "",
+        description="which covariates: names, groups such as alphaearth, or beginnings with *, "
+        "separated by commas; empty: all",
+        exclude_if=empty,
+    )
     position: bool = Field(False, description="whether it sees easting and northing")
     modality_dropout: Fraction = Field(
         0.0, description="share of sites from which each modality is hidden while training"

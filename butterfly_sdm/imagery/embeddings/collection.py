@@ -31,6 +31,11 @@ class Embeddings:
     bands: tuple[str, ...]
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files that values depend on."""
+        return tuple(path for file in self.files for path in file.paths)
+
+    @property
     def years(self) -> tuple[int, ...]:
         """Of the files, as far as their names say."""
         return tuple(sorted({file.year for file in self.files if file.year is not None}))

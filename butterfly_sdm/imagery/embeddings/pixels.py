@@ -61,6 +61,12 @@ class EmbeddingFile:
     year: int | None = None
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, and the one with its scales."""
+        own = Path(self.path)
+        return (own, _scales_of(own)) if own.suffix == ".npy" else (own,)
+
+    @property
     def resolution_m(self) -> float:
         """Side of a pixel in metres (in a CRS of degrees: northwards, approximately)."""
         return abs(self.transform.e) * metres_per_unit(self.crs, self.path)

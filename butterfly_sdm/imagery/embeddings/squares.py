@@ -262,6 +262,8 @@ class Centred:
         out = np.empty((2, *few.shape), np.float32)
         cut = scales if scales is None else scales[..., rows, columns]
         middle = decoding.unscaled(few, cut, *out).mean(axis=1)
+        if stored.dtype.kind in "iu" and scales is None:
+            middle = np.rint(middle)  # sums of whole numbers are exact, whatever other squares are
         return cls(decoding, stored, scales, None if whole else valid, middle)
 
     def rows(self, top: int, bottom: int, left: int, right: int) -> np.ndarray:
@@ -330,7 +332,9 @@ class Cells:
                     (part.sum(axis=1), np.einsum("bhw,bhw->bw", part, part)),
                     strict=True,
                 ):
-                    table[number, :, 1:] += np.add.reduceat(strip, columns, axis=1)
+                    table[number, :, 1:] += np.add.reduceat(
+                        strip, columns, axis=1, dtype=np.float64
+                    )
             tables[:, number] += tables[:, number - 1]
         np.cumsum(tables, axis=3, out=tables)
         sums, squares = (self._corners(table) for table in tables)
