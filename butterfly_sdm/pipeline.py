@@ -486,7 +486,8 @@ def covariate_rasters(settings: Config, names: Sequence[str]) -> dict[str, Covar
                 labels = {middle: int(middle) for middle in middles if middle.lstrip("-").isdigit()}
             for label, value in labels.items():
                 built[f"{begin}{label}{end}"] = read.model_copy(update={"value": value})
-    found = {name: raster for name, raster in built.items() if raster.path.is_file()}
+    given, embedded = _embedded_columns(settings, given, names)
+    found = {name: raster for name, raster in built.items() if raster.path.is_file()} | embedded
     for name, own in given.items():
         if isinstance(own, CovariateRaster):
             found[name] = own
@@ -495,6 +496,37 @@ def covariate_rasters(settings: Config, names: Sequence[str]) -> dict[str, Covar
                 update={"path": own}
             )
     return found
+
+
+def _embedded_columns(
+    settings: Config, given: Mapping[str, Path | CovariateRaster], names: Sequence[str]
+) -> tuple[dict[str, Path | CovariateRaster], dict[str, CovariateRaster]]:
+    """
+    Return what else is given for a map, and those of ``names`` that are columns of embeddings; a
+    group of these is read from another place if that is given for it.
+    """
+    from butterfly_sdm.imagery.embeddings.columns import side_of
+    from butterfly_sdm.mapping.options import CovariateRaster
+
+    others, found = dict(given), {}
+    build = settings.build
+    embedded = build.covariates.embedded if build and build.covariates else ()
+    for options in embedded:
+        other = others.pop(options.group, None)
+        if isinstance(other, CovariateRaster):
+            raise ConfigError(
+                f"map.covariates.{options.group} is a group of embeddings, read as build reads "
+                "them. Give their file or folder alone."
+            )
+        if other is not None:
+            options = options.model_copy(update={"path": other})
+        if not options.paths[0].exists():
+            continue
+        for name in names:
+            side = side_of(options, name)
+            if side is not None:
+                found[name] = CovariateRaster(path=options.paths[0], side_m=side, embedding=options)
+    return others, found
 
 
 def square_of_reference(text: str) -> Polygon:

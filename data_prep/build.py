@@ -33,6 +33,7 @@ from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.imagery.embeddings.columns import open_stated
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
@@ -161,6 +162,8 @@ def _fill(
         executor=bench.executor,
     )
     notes.notes += lacking
+    embedded = config.covariates.embedded if config.covariates is not None else ()
+    groups = {options.group: open_stated(options).told() for options in embedded}
     notes.sources += file_sources(config, bench)
     split, block = _split(config, sites, seed, tiles, notes, position_crs)
     if block is not None:
@@ -180,6 +183,7 @@ def _fill(
         position_crs=position_crs,
         tiles=tiles,
         covariates=units,
+        embeddings=groups,
         rows={key: int(value) for key, value in table.rows.items()},
         sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),

@@ -16,6 +16,8 @@ import pandas as pd
 
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from butterfly_sdm.imagery.embeddings.columns import embedding_table
+from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
 from data_prep.options import CovariateOptions, CovariateRasterOptions
@@ -77,6 +79,15 @@ def site_covariates(
             raster, sites, position_crs=position_crs, executor=executor, known=known
         )
         units |= dict.fromkeys(values.columns, raster.unit if raster.kind == "mean" else "share")
+        parts.append(values)
+    for embeddings in config.embedded:
+        values = embedding_covariates(
+            embeddings, sites, position_crs=position_crs, executor=executor
+        )
+        empty = int(values.isna().all(axis=1).sum())
+        if empty:
+            notes.append(f"{empty} sites lie outside the embeddings {embeddings.group}.")
+        units |= dict.fromkeys(values.columns, "")
         parts.append(values)
     if not parts:
         return None, {}, []
@@ -263,6 +274,46 @@ def raster_covariates(
     if table.isna().all(axis=None):
         raise RasterError(
             f"{raster.path} has no value at any of the {len(sites)} sites. Does it lie elsewhere?"
+        )
+    return table
+
+
+def embedding_covariates(
+    options: EmbeddingOptions,
+    sites: pd.DataFrame,
+    *,
+    position_crs: str,
+    executor: Executor | None = None,
+) -> pd.DataFrame:
+    """
+    Summarise embeddings in squares around sites: mean and spread of every band.
+
+    Parameters
+    ----------
+    sites
+        Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+
+    Returns
+    -------
+    DataFrame of float, shape (sites, columns)
+        ``GROUP_BAND_SIDEm`` and ``GROUP_BAND_sd_SIDEm``.
+
+    Raises
+    ------
+    MissingFileError, RasterError
+        A file is absent, damaged or of another kind than stated, or none covers a site.
+    """
+    table = embedding_table(
+        options,
+        sites["easting"].to_numpy(float),
+        sites["northing"].to_numpy(float),
+        position_crs,
+        executor=executor,
+    ).set_index(sites.index)
+    if table.isna().all(axis=None):
+        raise RasterError(
+            f"The embeddings {options.group} ({options.paths[0]}) have no value at any of the "
+            f"{len(sites)} sites. Do they lie elsewhere?"
         )
     return table
 

@@ -9,6 +9,7 @@ from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import MissingFileError, without_secrets
+from butterfly_sdm.imagery.embeddings.columns import open_stated
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from data_prep.imagery.ready_tiles import check_folders
@@ -73,12 +74,14 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     for role, path in _others(config):
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
+    for embeddings in config.covariates.embedded if config.covariates is not None else ():
+        open_stated(embeddings)
     if config.ready_tiles is not None:
         check_folders(config.ready_tiles)
     options = config.scenes
     if options is None or options.stac is not None:
         return None
-    scene = open_named(options, options.paths, bands=config.tiles.bands)
+    scene = open_named(options, options.paths, bands=config.tile_bands)
     tile_crs(scene, config.tiles.crs)
     return scene
 
@@ -106,6 +109,12 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     ]
     wanted = [("scene", _name(file, roots), file, imagery[path]) for path, file in local.items()]
     wanted += [(role, path.name, path, None) for role, path in _others(config) if path.is_file()]
+    wanted += [
+        ("covariates.embeddings", _name(file.resolve(), embeddings.paths), file, None)
+        for embeddings in (config.covariates.embedded if config.covariates is not None else ())
+        for file in open_stated(embeddings).paths
+        if file not in embeddings.paths
+    ]
     for path in [*local.values(), *(path for _, path in _others(config))]:
         if not path.exists():
             raise MissingFileError(
@@ -115,6 +124,7 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     digests = in_order(sha256, [file for _, _, file, _ in wanted], bench.executor)
     for (role, name, file, licence), digest in zip(wanted, digests, strict=True):
         size = file.stat().st_size
+        role = role.partition(".")[0]
         found.append(Source(role=role, name=name, sha256=digest, bytes=size, licence=licence))
         bench.progress("checksums of the sources", len(found) - remote, len(wanted))
     return found
@@ -141,6 +151,11 @@ def _others(config: BuildOptions) -> list[tuple[str, Path]]:
     if config.covariates is not None:
         named += [("covariates", path) for path in config.covariates.tables]
         named += [("covariates", raster.path) for raster in config.covariates.rasters]
+        named += [
+            ("covariates.embeddings", path)
+            for embeddings in config.covariates.embedded
+            for path in embeddings.paths
+        ]
     used = {"file": config.split.path, "regions": config.split.regions}.get(config.split.method)
     return named if used is None else [*named, ("split", used)]
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import InputPath, Section
+from butterfly_sdm.core.settings import InputPath, Section, unset
 from butterfly_sdm.data.options import SplitOptions
+from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.options import SceneOptions
 from data_prep.imagery.options import ReadyTileOptions, TileOptions
 from data_prep.records.options import RecordsOptions
@@ -48,6 +49,19 @@ class CovariateOptions(Section):
         default_factory=dict, description="unit of each column of a table, such as {rain: mm}"
     )
 
+    embeddings: EmbeddingOptions | tuple[EmbeddingOptions, ...] | None = Field(
+        None,
+        description="rasters of many unnamed bands, such as {path: alphaearth, preset: alphaearth, "
+        "year: 2023}, or several",
+        exclude_if=unset,
+    )
+
+    @property
+    def embedded(self) -> tuple[EmbeddingOptions, ...]:
+        """All embeddings."""
+        found = self.embeddings
+        return () if found is None else found if isinstance(found, tuple) else (found,)
+
     @property
     def tables(self) -> tuple[Path, ...]:
         """All tables."""
@@ -80,3 +94,9 @@ class BuildOptions(Section):
     dask: str | None = Field(
         None, description="address of a Dask scheduler that runs the work instead of local threads"
     )
+
+    @property
+    def tile_bands(self) -> tuple[str, ...] | None:
+        """The bands of tiles; None: all of the scenes, as of embeddings unless some are named."""
+        embedded = self.scenes is not None and self.scenes.embeddings is not None
+        return None if embedded and "bands" not in self.tiles.model_fields_set else self.tiles.bands

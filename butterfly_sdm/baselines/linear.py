@@ -50,6 +50,7 @@ class Linear(TablePredictor):
     needed: ClassVar[str] = "mean deviation square_mean square_deviation slopes intercept"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.penalty <= 0:
             raise DataError(
                 f"penalty = {self.penalty} must be above 0, else species with few detections have "

@@ -81,7 +81,8 @@ class ArrayPredictor:
         if self._takes_tiles:
             dataset.tile_rows(used)  # says what is missing
         self._sees = self._look(dataset)
-        self.state = self._fit(dataset, used)
+        self.state = self._before(dataset, used)
+        self.state = self.state | self._fit(dataset, used)
         return self
 
     def predict(self, dataset: Dataset, sites: Sequence[str]) -> pd.DataFrame:
@@ -106,6 +107,10 @@ class ArrayPredictor:
         return pd.DataFrame(
             probability, index=pd.Index(sites, name="site_id"), columns=list(self.species)
         )
+
+    def _before(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return what has to be learned of the inputs before the model is."""
+        return {}
 
     def _fit(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         raise NotImplementedError

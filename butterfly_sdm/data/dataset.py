@@ -111,6 +111,12 @@ class DatasetCard(BaseModel):
     position_crs: str
     tiles: TileCard | None = None
     covariates: dict[str, str] = Field(default_factory=dict, description="unit of each covariate")
+    embeddings: dict[str, str] = Field(
+        default_factory=dict,
+        description="groups of covariates that are embeddings, named as these begin, and how their "
+        "files were understood",
+        exclude_if=empty,
+    )
     rows: dict[str, int] = Field(
         default_factory=dict, description="record rows read, dropped per reason, kept"
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from butterfly_sdm.core.settings import InputSource, Section, empty, unset
+from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
 from butterfly_sdm.imagery.pixels import PixelType
 
 Month = Annotated[int, Field(ge=1, le=12)]
@@ -88,6 +89,11 @@ class SceneOptions(Reading):
 
     paths: tuple[InputSource, ...] = Field(
         (), description="rasters or products, or their addresses; together one mosaic"
+    )
+    embeddings: EmbeddingReading | None = Field(
+        None,
+        description="the paths are embeddings, kept and decoded by this rule; null: they are not",
+        exclude_if=unset,
     )
     stac: StacOptions | None = Field(None, description="fetch products from a STAC API as well")
     composite: CompositeOptions | None = Field(

@@ -12,6 +12,7 @@ from butterfly_sdm.errors import RasterError
 PixelType = Literal["uint8", "int8", "uint16", "int16", "float32"]
 TYPES: tuple[PixelType, ...] = ("uint8", "int8", "uint16", "int16", "float32")  # small ones first
 UNSIGNED = ("uint8", "uint16")
+ROWS = 64
 T = TypeVar("T")
 
 
@@ -76,6 +77,16 @@ def measured(values: Any, nodata: float) -> Any:
         The number that is not; NaN: every NaN.
     """
     return values == values if nodata != nodata else values != nodata
+
+
+def measured_in_all(values: np.ndarray, nodata: float) -> np.ndarray:
+    """Return where every band of (bands, height, width) numbers is measured: (height, width)."""
+    found = np.ones(values.shape[1:], dtype=bool)
+    for top in range(0, values.shape[1], ROWS):  # which stay in the cache of a core
+        rows = slice(top, top + ROWS)
+        for band in values[:, rows]:
+            found[rows] &= measured(band, nodata)
+    return found
 
 
 def same(one: float | None, other: float | None) -> bool:

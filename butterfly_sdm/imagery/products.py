@@ -29,6 +29,7 @@ from rasterio.errors import (
     RasterioError,
     RasterioIOError,
 )
+from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.raster_formats import check_file, check_opened
@@ -81,6 +82,8 @@ class Layer:
         Height and width of the blocks in which the file is stored.
     supposed
         Whether its nodata, 0, is not stated but what whole numbers commonly have.
+    upside_down
+        Whether its first row lies in the south; rows are counted from the north all the same.
     """
 
     path: str
@@ -95,6 +98,7 @@ class Layer:
     block: tuple[int, int]
     has_mask: bool = False
     supposed: bool = False
+    upside_down: bool = False
 
     @property
     def border(self) -> bool:
@@ -113,6 +117,13 @@ class Layer:
     def grid(self) -> Grid:
         """CRS, transform, width and height."""
         return self.crs, self.transform, self.width, self.height
+
+    @property
+    def stored_transform(self) -> Affine:
+        """The transform of the rows as they are stored."""
+        if not self.upside_down:
+            return self.transform
+        return self.transform * Affine.translation(0, self.height) * Affine.scale(1, -1)
 
     def times_larger(self, grid: Grid) -> int:
         """
@@ -144,6 +155,41 @@ class Layer:
         if raw.dtype.kind == "f":
             present &= np.isfinite(raw).all(axis=0)
         return present
+
+
+class TurnedOver:
+    """
+    An open raster whose first row lies in the south, read with rows counted from the north.
+
+    Attributes
+    ----------
+    source
+        The raster as it is stored.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def _stored(self, window: Window) -> Window:
+        top = self.source.height - window.row_off - window.height
+        return Window(window.col_off, top, window.width, window.height)
+
+    def read(self, indexes: Any, *, window: Window, out: np.ndarray | None = None) -> np.ndarray:
+        """Read bands of a window, as rasterio does."""
+        found: np.ndarray = self.source.read(indexes, window=self._stored(window))
+        found = found[..., ::-1, :]
+        if out is not None:
+            out[:] = found
+        return found
+
+    def dataset_mask(self, *, window: Window) -> np.ndarray:
+        """Return the mask of a window, as rasterio does."""
+        mask: np.ndarray = self.source.dataset_mask(window=self._stored(window))[::-1]
+        return mask
+
+    def close(self) -> None:
+        """Close the raster."""
+        self.source.close()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.kept import Kept
 from butterfly_sdm.imagery.options import Reading
+from butterfly_sdm.imagery.piece_pixels import is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
     UNSIGNED,
     PixelType,
     fits,
     measured,
+    measured_in_all,
     rounded,
     same,
     smallest_type,
@@ -43,6 +46,7 @@ from butterfly_sdm.imagery.products import (
     Grid,
     Layer,
     Piece,
+    TurnedOver,
     canonical_band,
     metres_per_unit,
     open_raster,
@@ -204,7 +208,7 @@ class Scene:
         _, row, width, height = _whole(window)
         values = np.empty((len(self.bands), height, width), dtype=self.dtype)
         valid = np.empty((height, width), dtype=bool)
-        strips = _strips(window)
+        strips = self._strips(window)
         for number, strip in enumerate(strips):
             if self.supply is not None and number + 1 < len(strips):
                 self.supply.ahead(partial(self.bring, strips[number + 1]))
@@ -221,7 +225,7 @@ class Scene:
         """
         if not any(isinstance(piece, Stack) for piece in self.pieces):
             return []
-        return [self._blocks(strip) for window in windows for strip in _strips(window)]
+        return [self._blocks(strip) for window in windows for strip in self._strips(window)]
 
     def passed(self, window: Window) -> None:
         """Note that a window was read otherwise than in strips, though expected."""
@@ -235,6 +239,24 @@ class Scene:
             if place is not None and isinstance(piece, Stack):
                 found |= blocks_of(self, piece, place[2])
         return found
+
+    def _strips(self, window: Window) -> list[Window]:
+        column, row, width, height = _whole(window)
+        edges = [row, *self._block_rows(row, row + height), row + height]
+        return [Window(column, top, width, bottom - top) for top, bottom in pairwise(edges)]
+
+    def _block_rows(self, top: int, bottom: int) -> range:
+        """
+        Return the rows between ``top`` and ``bottom`` at which strips begin: where blocks of the
+        first file do, if there are such, so that no strip needs half of them.
+        """
+        first = self.pieces[0].layers[0]
+        origin = self.offset_of(first)
+        tall = first.block[0]
+        if origin is None or not 1 <= tall <= STRIP_PX or first.upside_down:
+            return range(top + STRIP_PX, bottom, STRIP_PX)
+        step = STRIP_PX // tall * tall
+        return range(top + 1 + (origin[1] - top - 1) % step, bottom, step)
 
     def bring(self, window: Window) -> None:
         """
@@ -278,8 +300,15 @@ class Scene:
             filled = values[:, rows, columns], valid[rows, columns]
             read_stack(self.select(bands), piece, part, *filled)
             return
-        fresh, whole, some = self._measured(piece, part, bands)
         target = values[:, rows, columns]
+        if todo.all() and (own := self._as_stored(piece, part)) is not None:
+            out = target if target.flags.c_contiguous else np.empty_like(target)
+            read_plain(self if bands == self.bands else self.select(bands), piece, own, out)
+            if out is not target:
+                target[:] = out
+            valid[rows, columns] = measured_in_all(out, self.nodata)
+            return
+        fresh, whole, some = self._measured(piece, part, bands)
         if todo.all() and whole.all():
             target[:] = fresh
         else:
@@ -288,6 +317,23 @@ class Scene:
             untouched = ~measured(target, self.nodata).any(axis=0)
             np.copyto(target, fresh, where=todo & (whole | (some & untouched)))
         valid[rows, columns] |= whole
+
+    def _as_stored(self, piece: Piece, part: Window) -> Window | None:
+        """
+        Return a window of the grid in the pixels of a piece whose numbers are those of the scene as
+        they are stored; None if they have to be made.
+        """
+        first = piece.layers[0]
+        masked = bool(self.cloudy) and piece.mask is not None
+        if masked or self.supply is not None or not is_plain(self, piece):
+            return None
+        origin = self.offset_of(first)
+        if origin is None or any(layer.grid != first.grid for layer in piece.layers):
+            return None
+        left, top = int(part.col_off) - origin[0], int(part.row_off) - origin[1]
+        inside = left >= 0 and top >= 0
+        inside = inside and left + part.width <= first.width and top + part.height <= first.height
+        return Window(left, top, part.width, part.height) if inside else None
 
     def _measured(
         self, piece: Piece, part: Window, bands: Sequence[str]
@@ -552,7 +598,7 @@ class Scene:
                 source = WarpedVRT(
                     source,
                     src_crs=layer.crs,
-                    src_transform=layer.transform,
+                    src_transform=layer.stored_transform,
                     crs=crs,
                     transform=transform,
                     width=width,
@@ -561,6 +607,8 @@ class Scene:
                     src_nodata=layer.warp_nodata,
                     nodata=layer.warp_nodata,
                 )
+            elif layer.upside_down:
+                source = TurnedOver(source)
             opened[key] = generation, source
         return opened[key][1]
 
@@ -799,14 +847,6 @@ def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
     xs, ys = zip(*corners, strict=True)
     box = min(xs), min(ys), max(xs), max(ys)
     return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)
-
-
-def _strips(window: Window) -> list[Window]:
-    column, row, width, height = _whole(window)
-    return [
-        Window(column, row + top, width, min(STRIP_PX, height - top))
-        for top in range(0, height, STRIP_PX)
-    ]
 
 
 def _whole(window: Window) -> tuple[int, int, int, int]:

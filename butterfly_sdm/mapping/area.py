@@ -15,8 +15,8 @@ from rasterio.warp import transform_bounds
 from shapely.geometry import box
 
 from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.mapping.surfaces.covariates import sample_raster
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
-from butterfly_sdm.mapping.surfaces.positions import sample_raster
 
 
 def wanted_positions(

@@ -31,6 +31,7 @@ from butterfly_sdm.mapping.plan import MapPlan, plan_map
 from butterfly_sdm.mapping.quantity import asked, unit_of
 from butterfly_sdm.mapping.sensitive import Coarse
 from butterfly_sdm.mapping.surfaces.audit import audit_positions
+from butterfly_sdm.mapping.surfaces.dense import cache_bytes
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface, Surface, fill
 from butterfly_sdm.mapping.surfaces.rows import Strip
@@ -257,7 +258,7 @@ def write_map(
     settings = _settings(plan, key, known, seed, records)
     done = _finished(out, settings) if out.exists() and not overwrite else None
     with (
-        rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES),
+        rasterio.Env(GDAL_CACHEMAX=cache_bytes(plan.surfaces, CACHE_BYTES)),
         work_folder(out, key) as work,
     ):
         if done is None:

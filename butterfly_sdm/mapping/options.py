@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from butterfly_sdm.core.settings import Fraction, InputPath, Section, empty, unset
 from butterfly_sdm.data.options import WeekOption
 from butterfly_sdm.data.quantities import Bound, QuantityName
+from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.options import SceneOptions
 
 log = logging.getLogger("butterfly_sdm.mapping")
@@ -40,6 +41,11 @@ class CovariateRaster(Section):
         None, description="class whose share of the square counts, instead of the mean"
     )
     band: int = Field(1, ge=1, description="band of the file, counted from 1")
+    embedding: EmbeddingOptions | None = Field(
+        None,
+        description="the covariate is a column of these embeddings, by its name",
+        exclude_if=unset,
+    )
 
     @model_validator(mode="after")
     def _shares_have_a_square(self) -> Self:

@@ -206,7 +206,7 @@ def _covariates(predictor: Predictor, options: MapOptions) -> dict[str, Covariat
     for name in needed:
         given = options.covariates[name]
         raster = given if isinstance(given, CovariateRaster) else CovariateRaster(path=given)
-        if not raster.path.is_file():
+        if not (raster.path.is_file() or (raster.embedding and raster.path.is_dir())):
             raise MissingFileError(
                 f"There is no raster {raster.path} of the covariate {name!r}. Check covariates."
             )

@@ -17,6 +17,7 @@ from scipy.special import expit
 
 from butterfly_sdm.core.settings import Section
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_seen
 from butterfly_sdm.data.quantities import Quantity
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
@@ -26,6 +27,7 @@ from butterfly_sdm.losses.options import DetectionName, PresenceName, Regularise
 from butterfly_sdm.losses.pairs import smoothed_rates
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.detection import Detection
+from butterfly_sdm.models.foundation.inputs import trained_inputs
 from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
 from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
@@ -213,6 +215,7 @@ class NetworkPredictor:
         )
         return replace(
             sees,
+            covariates=chosen_covariates(sees.covariates, self.model.only),
             window_px=self.model.window_px * image,
             margin_px=self.model.margin_px * image,
             needs_tile=self.sees.needs_tile,
@@ -231,6 +234,9 @@ class NetworkPredictor:
         """Give an untrained network what it starts from: statistics, mean rates, weights."""
         model = self.model
         _set_statistics(net, train, reader)
+        trained = trained_inputs(model.inputs, model.weights, model.backbone)
+        if trained is not None and net.trunk is not None:
+            trained.apply(net.bands, net.mean, net.std)
         rates = train.detections.sum(dim=0) / train.visits.sum()
         if self.detection is not None:
             rates = torch.from_numpy(expit(self.detection.start)).float()

@@ -6,6 +6,7 @@ from pydantic import Discriminator, Field, Tag
 
 from butterfly_sdm.core.settings import Fraction, InputPath, Options, Section, empty, unset
 from butterfly_sdm.losses.options import DetectionName, PresenceName, RegulariserOptions
+from butterfly_sdm.models.foundation.options import InputOptions
 from butterfly_sdm.season.options import SeasonOptions
 
 Padding = Literal["replicate", "zeros"]
@@ -77,6 +78,11 @@ class NetworkOptions(ShapeOptions):
     weights: str | None = Field(
         None, description="null: from scratch; a name (see docs), or a local file"
     )
+    inputs: InputOptions | None = Field(
+        None,
+        description="null: of torchgeo's weights as they were trained, else by the training tiles",
+        exclude_if=unset,
+    )
     stem: StemRule = Field("inflate", description="filters of bands the weights lack")
     freeze: Freeze = Field("nothing", description="what keeps its weights")
     unfreeze_after: int | None = Field(
@@ -84,6 +90,12 @@ class NetworkOptions(ShapeOptions):
     )
     image: bool = Field(True, description="whether the network sees the tile")
     covariates: bool = Field(False, description="whether it sees the covariates")
+    only: str = Field(
+        "",
+        description="which covariates: names, groups such as alphaearth, or beginnings with *, "
+        "separated by commas; empty: all",
+        exclude_if=empty,
+    )
     position: bool = Field(False, description="whether it sees easting and northing")
     modality_dropout: Fraction = Field(
         0.0, description="share of sites from which each modality is hidden while training"

@@ -11,14 +11,20 @@ from torch import Tensor, nn
 
 from butterfly_sdm.errors import (
     MissingFileError,
-    MissingPackageError,
     ModelError,
     did_you_mean,
-    how_to_install,
 )
-from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.models import embedding_trunk
 from butterfly_sdm.models.embedding_trunk import EmbeddingBody
+from butterfly_sdm.models.foundation.bodies import (
+    MAY_LACK,
+    SWINS,
+    SwinBody,
+    as_map,
+    check_here,
+    token_net,
+)
+from butterfly_sdm.models.foundation.inputs import bands_of, torchgeo_weights
 from butterfly_sdm.models.options import Padding, StemRule
 from butterfly_sdm.models.stem import RGB, find_stem, fit_stem, names_of_bands
 
@@ -67,6 +73,7 @@ class Trunk(nn.Module):
         super().__init__()
         self.name, self.width = name, width
         self.bands = tuple(bands)
+        self.tokens: tuple[int, int] | None = None  # pixels per token, tokens before the image's
         if width is not None and name not in (*RESNETS, embedding_trunk.NAME):
             raise ModelError(
                 f"width = {width} needs a ResNet ({', '.join(RESNETS)}) or the trunk for "
@@ -80,8 +87,11 @@ class Trunk(nn.Module):
         elif name == embedding_trunk.NAME:
             self.body = EmbeddingBody(len(bands), width or embedding_trunk.WIDTH)
             self.channels, self.dense = 0, True
+        elif name in SWINS:
+            self.body, self.channels, self.dense = SwinBody(name, len(bands)), 0, False
         else:
-            self.body, self.channels, self.dense = _timm_body(name, len(bands)), 0, False
+            self.body, self.tokens = _timm_body(name, len(bands))
+            self.channels, self.dense = 0, False
         for module in self.body.modules():
             if isinstance(module, nn.Conv2d):
                 module.padding_mode = padding
@@ -94,7 +104,14 @@ class Trunk(nn.Module):
         height, width).
         """
         features = self.body(image)
+        if self.tokens is not None:
+            return as_map(features, image, *self.tokens)
         return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
+
+    @property
+    def by_pixel(self) -> bool:
+        """Whether its first stage sees single pixels, whose mean the others see."""
+        return isinstance(self.body, EmbeddingBody)
 
     def stages(self) -> tuple[list[nn.Module], nn.Module]:
         """
@@ -115,13 +132,14 @@ class Trunk(nn.Module):
     def _measure(self) -> tuple[int, int]:
         training = self.training
         self.eval()
-        side = 128
+        side = 128 if self.tokens is None else 8 * self.tokens[0]
         try:
             features = self.forward(torch.zeros(1, len(self.bands), side, side))
         except (AssertionError, RuntimeError) as error:  # a fixed size of image
             raise ModelError(
                 f"The backbone {self.name!r} gives no feature map for images of any size "
-                f"({error}). Choose a convolutional one."
+                f"({error}). Choose a convolutional one, a "
+                f"transformer such as vit_small_patch16_224, or one of {', '.join(SWINS)}."
             ) from error
         self.train(training)
         if features.ndim != 4:
@@ -175,6 +193,8 @@ class Trunk(nn.Module):
         lost = [
             name for name in own if name not in state and not name.endswith("num_batches_tracked")
         ]
+        if self.tokens is not None:
+            lost = [name for name in lost if name not in MAY_LACK]
         if lost:
             raise ModelError(
                 f"The weights {weights!r} lack {len(lost)} parts of {self.name}, such as {lost[0]}."
@@ -267,26 +287,8 @@ def _imagenet(backbone: str) -> dict[str, Tensor]:
 
 
 def _torchgeo(weights: str, backbone: str) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
-    try:
-        from torchgeo import models
-    except ImportError as error:
-        raise MissingPackageError(
-            f"The weights {weights!r} come with torchgeo: {how_to_install('torchgeo')}."
-        ) from error
-    family = next(
-        (getattr(models, name) for name in dir(models) if name.lower() == f"{backbone}_weights"),
-        None,
-    )
-    if family is None or weights not in family.__members__:
-        known = ", ".join(family.__members__) if family is not None else "none"
-        raise ModelError(
-            f"There are no weights {weights!r} for {backbone}. Known: imagenet, a local file, and "
-            f"from torchgeo: {known}."
-        )
-    chosen = family[weights]
-    # None: known by the number of bands
-    names = tuple(canonical_band(str(band)) for band in chosen.meta.get("bands") or ()) or None
-    return _fetch(weights, lambda: dict(chosen.get_state_dict(progress=False))), names
+    chosen = torchgeo_weights(weights, backbone)
+    return _fetch(weights, lambda: dict(chosen.get_state_dict(progress=False))), bands_of(chosen)
 
 
 def _fetch(weights: str, action: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -348,17 +350,22 @@ class _ResNetBody(nn.Module):
         return image
 
 
-def _timm_body(name: str, bands: int) -> nn.Module:
+def _timm_body(name: str, bands: int) -> tuple[nn.Module, tuple[int, int] | None]:
     import timm
 
     name = name.removeprefix("timm:")
     if not timm.is_model(name):
-        hint = did_you_mean(name, [*RESNETS, embedding_trunk.NAME, *timm.list_models()])
+        check_here(name)
+        hint = did_you_mean(name, [*RESNETS, *SWINS, embedding_trunk.NAME, *timm.list_models()])
         raise ModelError(
             f"There is no backbone {name!r}; known are {', '.join(RESNETS)}, "
-            f"{embedding_trunk.NAME} and every model of timm.{hint}"
+            f"{', '.join(SWINS)}, {embedding_trunk.NAME} and every model of timm.{hint}"
         )
-    return timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
+    transformer = token_net(name, bands)
+    if transformer is not None:
+        return transformer[0], transformer[1:]
+    net = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
+    return net, None
 
 
 def _is_local(body: nn.Module) -> bool:

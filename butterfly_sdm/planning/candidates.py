@@ -14,7 +14,7 @@ import shapely
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, MissingFileError, did_you_mean
 from butterfly_sdm.mapping.options import CovariateRaster
-from butterfly_sdm.mapping.surfaces.positions import covariates_at
+from butterfly_sdm.mapping.surfaces.covariates import covariates_at
 from butterfly_sdm.planning.ground import Ground
 from butterfly_sdm.planning.options import PlanOptions
 from butterfly_sdm.planning.places import SquareOf, overlapping, read_shapes

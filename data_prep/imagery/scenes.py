@@ -11,6 +11,7 @@ from pathlib import Path
 
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
+from butterfly_sdm.imagery.embeddings.scene import check_bands, open_embedding_scene
 from butterfly_sdm.imagery.options import SceneOptions, StacOptions
 from butterfly_sdm.imagery.reader import Supply
 from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
@@ -71,6 +72,11 @@ def scene_of(
     ConfigError, MissingFileError, RasterError, SourceError
         Nothing is named, or a product is missing, damaged or does not fit.
     """
+    if config.embeddings is not None and (config.stac or config.composite):
+        raise ConfigError(
+            "scenes.embeddings needs files here: neither scenes.stac nor scenes.composite works "
+            "with it. Fetch the files and name them in scenes.paths."
+        )
     if config.stac is not None:
         fetched, supply = _fetch(config.stac, scratch / "stac", bands, bbox, progress)
         scene = open_named(config, [*config.paths, *fetched], bands=bands)
@@ -143,6 +149,18 @@ def open_named(
     """
     if not paths:
         raise ConfigError("The section scenes names no imagery. Give scenes.paths, or scenes.stac.")
+    if config.embeddings is not None:
+        for name in ("bands", "nodata", "scale", "offset", "dtype", "cloudy"):
+            if getattr(config, name) is not None:
+                raise ConfigError(
+                    f"scenes.{name} is not read beside scenes.embeddings, which says what the "
+                    "numbers mean. State it there, or leave it out."
+                )
+        scene = open_embedding_scene(paths, config.embeddings)
+        if bands is None:
+            return scene
+        check_bands(scene, bands)
+        return scene.select(bands)
     if config.composite is not None and config.cloudy is None:
         config = config.model_copy(update={"cloudy": CLOUDY})
     scene = open_scene(paths, config)

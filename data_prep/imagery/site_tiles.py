@@ -102,7 +102,7 @@ def _scene(
 
     scene, composite = scene_of(
         config.scenes,
-        bands=config.tiles.bands,
+        bands=config.tile_bands,
         scratch=bench.scratch,
         opened=opened,
         check=tell,

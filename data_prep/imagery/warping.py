@@ -219,6 +219,7 @@ def warp_with_gdal(
         clear = ~np.isin(classes, scene.cloudy)
     for layer in piece.layers:
         source = scene.handle(layer)
+        source = source.source if layer.upside_down else source
         for slot, index in layer.slots(scene.bands).items():
             raw = np.full((size, size), np.nan, dtype=np.float64)
             with reading_pixels(layer.path):
@@ -226,7 +227,7 @@ def warp_with_gdal(
                     rasterio.band(source, index),
                     raw,
                     src_crs=layer.crs,
-                    src_transform=layer.transform,
+                    src_transform=layer.stored_transform,
                     src_nodata=layer.warp_nodata,
                     dst_crs=here[0],
                     dst_transform=here[1],

@@ -14,7 +14,7 @@ import butterfly_sdm as bs
 from butterfly_sdm.config import load_config
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.mapping.surfaces.positions import covariates_at
+from butterfly_sdm.mapping.surfaces.covariates import covariates_at
 from butterfly_sdm.pipeline import _covariate_rasters
 
 BLEND = {"members": "gaussian_process,perceptron", "weights": "0.7,0.3"}

@@ -16,7 +16,7 @@ from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.sidecars import write_stac
-from butterfly_sdm.mapping.surfaces.positions import sample_raster
+from butterfly_sdm.mapping.surfaces.covariates import sample_raster
 from tests.mapping.world import Position, Windows, map_of, read, write_scene
 
 

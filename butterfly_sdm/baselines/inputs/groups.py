@@ -4,6 +4,7 @@ Predictors that see covariates in groups, and a location embedding by its princi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from butterfly_sdm.baselines.inputs.transforms import (
 )
 from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError, ModelError
 
@@ -45,15 +47,24 @@ class GroupedInputs(ArrayPredictor):
         Distances, separated by commas, within which the other sites of the data set are counted,
         with visits or without: where people survey says something of the place. The counts join the
         last group. Empty: none.
+    only
+        Which covariates, as in :func:`~butterfly_sdm.data.groups.chosen_covariates`; empty: all.
     """
 
     groups: str = ""
     embedding: str = ""
     components: int = 40
     density_km: str = ""
+    only: str = ""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the hyper-parameters by name."""
+        value = super().settings()
+        return value if self.only else {key: v for key, v in value.items() if key != "only"}
 
     def _look(self, dataset: Dataset) -> Sees:
-        return Sees.of(dataset, covariates=True, position=True)
+        sees = Sees.of(dataset, covariates=True, position=True)
+        return replace(sees, covariates=chosen_covariates(sees.covariates, self.only))
 
     @property
     def radii_km(self) -> list[float]:

@@ -80,7 +80,11 @@ class Decoding:
         """
         valid = np.ones(stored.shape[1:], dtype=bool)
         if self.nodata is not None and not np.isnan(self.nodata):
-            valid &= (stored != self.nodata).all(axis=0)
+            other = np.empty_like(valid)  # one band after the other: no copy of all
+            kind = stored.dtype
+            missing = kind.type(self.nodata) if _fits(self.nodata, kind) else np.nan
+            for band in stored:
+                valid &= np.not_equal(band, missing, out=other)
         if stored.dtype.kind == "f":
             valid &= np.isfinite(stored).all(axis=0)
         if scales is not None:
@@ -123,6 +127,27 @@ class Decoding:
         if self.rule == "none" and stored.dtype == np.float32:
             return stored
         return self._formula(stored.astype(np.float64)).astype(np.float32)
+
+    def unscaled(
+        self, stored: np.ndarray, scales: np.ndarray | None, out: np.ndarray, spare: np.ndarray
+    ) -> np.ndarray:
+        """
+        Fill and return ``out`` with numbers that need :attr:`factor` to be values, so that sums
+        over many pixels are multiplied once; ``spare`` is an array like it to work in.
+        """
+        np.copyto(out, stored, casting="unsafe")
+        if scales is not None:
+            out *= scales
+        elif self.rule == "signed_square":
+            np.multiply(out, np.abs(out, out=spare), out=out)
+        return out
+
+    @property
+    def factor(self) -> tuple[float, float]:
+        """The factor and offset that make values of unscaled numbers."""
+        if self.rule == "signed_square":
+            return self.scale**-2, 0.0
+        return (self.scale, self.offset) if self.rule == "linear" else (1.0, 0.0)
 
     @cached_property
     def table(self) -> np.ndarray:
@@ -198,3 +223,11 @@ def decoding_of(
     if rule == "linear":
         return Decoding(rule, known.get("scale", scale), known.get("offset", offset), given, dtype)
     return Decoding(rule, 1.0, 0.0, given, dtype)
+
+
+def _fits(number: float, kind: np.dtype) -> bool:
+    """Return whether whole numbers of a type can be this one; a fraction always can."""
+    if kind.kind == "f":
+        return True
+    low, high = np.iinfo(kind).min, np.iinfo(kind).max
+    return float(number).is_integer() and low <= number <= high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -85,6 +86,11 @@ class EmbeddingOptions(EmbeddingReading):
         if min(self.side_m) <= 0 or len(set(self.side_m)) < len(self.side_m):
             raise ValueError(f"side_m = {list(self.side_m)}; give each side once, above 0")
         return self
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All files and folders."""
+        return self.path if isinstance(self.path, tuple) else (self.path,)
 
     @property
     def group(self) -> str:

@@ -11,7 +11,7 @@ between the cells are reached by running the trunk again, shifted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,6 +39,8 @@ from butterfly_sdm.models.presence_net import PresenceNet
 # Valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid.
 Filled = tuple[np.ndarray, np.ndarray | None]
 
+# Of a trunk that looks little beyond its pixels: rows read at once, and decoded blocks kept.
+FLAT_PX, MOST_CACHE_BYTES, ROWS_KEPT = 256, 420 * 2**20, 2.1
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
 
@@ -130,6 +132,40 @@ def blocks(phase: Phase, cells: int) -> Iterator[Block]:
             yield Block(phase, slice(top, bottom), slice(left, right))
 
 
+def flat_blocks(phase: Phase, tall: int, wide: int) -> Iterator[Block]:
+    """
+    Cut a phase into flat blocks of at most ``tall`` x ``wide`` cells, one below the other: what the
+    lower ones need of the blocks of a file is then still decoded.
+    """
+    for left, right in _spans(phase.width, wide):
+        for top, bottom in _spans(phase.height, tall):
+            yield Block(phase, slice(top, bottom), slice(left, right))
+
+
+def _row_bytes(scene: Scene) -> float:
+    """Return what a row of blocks of the first file takes when decoded, per column of pixels."""
+    layer = scene.pieces[0].layers[0]
+    return float(layer.block[0] * len(layer.bands) * np.dtype(layer.dtype).itemsize)
+
+
+def most_columns(scene: Scene) -> int:
+    """Return how many columns of a scene may be read at once so that its blocks stay decoded."""
+    return max(512, int(MOST_CACHE_BYTES / (ROWS_KEPT * _row_bytes(scene))))
+
+
+def cache_bytes(surfaces: Sequence[object], least: int) -> int:
+    """
+    Return how many bytes of decoded blocks are kept: those of two rows of blocks of a scene whose
+    trunk looks little beyond its pixels, so that each is decoded once.
+    """
+    scenes = [s.scene for s in surfaces if isinstance(s, DenseSurface) and s.by_pixel]
+    wanted = [
+        ROWS_KEPT * _row_bytes(s) * min(s.pieces[0].layers[0].width + 512, most_columns(s))
+        for s in scenes
+    ]
+    return max(least, min(MOST_CACHE_BYTES, int(max(wanted, default=0.0))))
+
+
 def _spans(length: int, most: int) -> list[tuple[int, int]]:
     parts = math.ceil(length / most)
     edges = [round(k * length / parts) for k in range(parts + 1)]
@@ -214,13 +250,17 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network, engine = surface.network, surface.engine
+        skip = halo // cell_px
+        assert network.trunk is not None
+        if network.trunk.by_pixel:
+            cells = engine.run_stored(network, surface.scene, values, valid)
+            return counts, cells[skip : skip + rows, skip : skip + cols]
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
             return normalised(part, valid[rows], network, surface.scene, device=engine.device)
 
         cells = engine.run_rows(network, image, values.shape[1])
-        skip = halo // cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
 
@@ -287,16 +327,27 @@ class DenseSurface:
 
     def units(self, store: Store) -> list[DenseUnit]:
         """Return what is still to be done; blocks that no wanted window touches are left out."""
-        most = max(1, self.block_px // self.cell_px)
         units = []
         for phase in self.phases:
             needed = self._needed_cells(phase)
             units += [
                 DenseUnit(self, block)
-                for block in blocks(phase, most)
+                for block in self._blocks(phase)
                 if block.key not in store.done and needed[block.rows, block.cols].any()
             ]
         return units
+
+    def _blocks(self, phase: Phase) -> Iterator[Block]:
+        most = max(1, self.block_px // self.cell_px)
+        if not self.by_pixel:
+            return blocks(phase, most)
+        wide = most_columns(self.scene) // self.cell_px
+        return flat_blocks(phase, min(most, max(1, FLAT_PX // self.cell_px)), max(1, wide))
+
+    @property
+    def by_pixel(self) -> bool:
+        """Whether the trunk begins with single pixels and looks little beyond them."""
+        return self.network.trunk is not None and self.network.trunk.by_pixel
 
     def _needed_cells(self, phase: Phase) -> np.ndarray:
         wanted = self.positions.wanted

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.options import EngineName
+from butterfly_sdm.mapping.surfaces.pixel_stage import PixelStage
 from butterfly_sdm.models.presence_net import PresenceNet
 
 log = logging.getLogger("butterfly_sdm.mapping.surfaces.engine")
@@ -24,7 +26,8 @@ log = logging.getLogger("butterfly_sdm.mapping.surfaces.engine")
 STRIP_PX = 256
 
 Rows = Callable[[slice], Tensor]
-Run = Callable[[Rows, int], np.ndarray]
+# Rows of an image, its height, and how many of the early stages the rows have gone through.
+Run = Callable[[Rows, int, int], np.ndarray]
 
 
 class Cells(nn.Module):
@@ -92,14 +95,42 @@ class Engine:
         Return the same of an image of ``height`` rows that is made some rows at a time:
         ``rows(slice)`` gives them.
         """
+        ready = self._ready(network)
+        with torch.inference_mode():
+            return ready.run(rows, height, 0)
+
+    def run_stored(
+        self, network: PresenceNet, scene: Scene, values: np.ndarray, valid: np.ndarray
+    ) -> np.ndarray:
+        """
+        Return the same of stored numbers (bands, h, w) of a scene, for a trunk whose first stage
+        sees single pixels: they become fractions a few at a time.
+        """
+        ready = self._ready(network)
+        with torch.inference_mode():
+            pixels = PixelStage.of(ready.cells.early[0], network.mean, network.std, scene)
+
+            def rows(part: slice) -> Tensor:
+                return pixels.run(values[:, part], valid[part])
+
+            return ready.run(rows, values.shape[1], 1)
+
+    def _ready(self, network: PresenceNet) -> Ready:
         made = _ready.setdefault(network, {})
         if self not in made:
             made[self] = _runner(network, self)
-        with torch.inference_mode():
-            return made[self](rows, height)
+        return made[self]
 
 
-_ready: WeakKeyDictionary[PresenceNet, dict[Engine, Run]] = WeakKeyDictionary()
+@dataclass(frozen=True, eq=False)
+class Ready:
+    """A network that is ready to run: its layers, and how rows go through them."""
+
+    cells: Cells
+    run: Run
+
+
+_ready: WeakKeyDictionary[PresenceNet, dict[Engine, Ready]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -137,9 +168,9 @@ class Stage:
             first, done = max(0, until - self.reach), until
 
 
-def _runner(network: PresenceNet, engine: Engine) -> Run:
+def _runner(network: PresenceNet, engine: Engine) -> Ready:
     """
-    Return a function that runs ``network``: its early stages on strips of rows, the other layers on
+    Return what runs ``network``: its early stages on strips of rows, the other layers on
     all of their output.
 
     Each strip sees as far around itself as its cells do, so that the result is that of the whole
@@ -161,7 +192,7 @@ def _runner(network: PresenceNet, engine: Engine) -> Run:
         found: np.ndarray = cells.late(features).float().cpu().numpy()
         return found
 
-    def run(rows: Rows, height: int) -> np.ndarray:
+    def run(rows: Rows, height: int, begun: int) -> np.ndarray:
         if not stages:
             return late(given(rows(slice(0, height))))
         parts: Iterable[Tensor] = (
@@ -169,7 +200,9 @@ def _runner(network: PresenceNet, engine: Engine) -> Run:
             for top in range(0, height, STRIP_PX)
         )
         left = height
-        for stage in stages:
+        for stage in stages[:begun]:
+            left //= stage.step
+        for stage in stages[begun:]:
             parts = stage.stream(parts, left)
             left //= stage.step
         features, done = None, 0
@@ -186,7 +219,7 @@ def _runner(network: PresenceNet, engine: Engine) -> Run:
         assert features is not None
         return late(features)
 
-    return run
+    return Ready(cells, run)
 
 
 def _step_and_reach(layers: nn.Module) -> tuple[int, int]:

@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from butterfly_sdm.imagery.embeddings.meaning import values_of
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.options import CovariateRaster
+from butterfly_sdm.mapping.surfaces.covariates import CovariateField, Kept
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
-from butterfly_sdm.mapping.surfaces.positions import covariates_at, moved
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping.surfaces.rows import Strip
@@ -42,6 +42,7 @@ class Ground:
     side_m: float
     covariates: Mapping[str, CovariateRaster] = field(default_factory=dict)
     position_crs: str = ""
+    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
 
     def numbers(self, strip: Strip, where: np.ndarray) -> np.ndarray:
         """
@@ -58,9 +59,10 @@ class Ground:
             parts.append(means[:, where].T)
         if self.covariates:
             rows, cols = np.nonzero(where)
-            x, y = lattice.coordinates(rows + strip.rows.start, cols)
-            easting, northing = moved(x, y, scene.crs, self.position_crs)
-            table = covariates_at(self.covariates, easting, northing, self.position_crs)
+            sampled = CovariateField(
+                self.covariates, lattice, scene.crs, self.position_crs, self.kept
+            )
+            table = sampled.at(rows + strip.rows.start, cols)
             parts.append(table.to_numpy(float))
         return np.concatenate(parts, axis=1)
 

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
-from pyproj import Transformer
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
 from butterfly_sdm.mapping.options import CovariateRaster
+from butterfly_sdm.mapping.surfaces.covariates import CovariateField, Kept, moved
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
 from butterfly_sdm.predictors import Handle
 
@@ -49,6 +44,8 @@ class Positions:
         Whether the spread between the members of an ensemble is kept for a layer.
     embedding
         Length of the embeddings that are kept for a layer; 0: none are.
+    kept
+        Covariates of blocks of positions.
     """
 
     handle: Handle
@@ -60,12 +57,20 @@ class Positions:
     covariates: Mapping[str, CovariateRaster] = field(default_factory=dict)
     spread: bool = False
     embedding: int = 0
+    kept: Kept = field(default_factory=Kept, repr=False)
 
     @property
     def predictor(self) -> Predictor:
         """The predictor."""
         predictor: Predictor = self.handle.predictor
         return predictor
+
+    @property
+    def covariate_field(self) -> CovariateField:
+        """The covariates at the positions."""
+        return CovariateField(
+            self.covariates, self.lattice, self.scene.crs, self.position_crs, self.kept
+        )
 
     def measured(self, fraction: np.ndarray, rows: Where, cols: Where) -> np.ndarray:
         """Return which positions have imagery, given the share of measured pixels of each."""
@@ -88,9 +93,7 @@ class Positions:
 
     def described(self, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
         """Return which of the positions ``(rows, cols)`` have a value of every covariate."""
-        x, y = self.lattice.coordinates(rows, cols)
-        easting, northing = moved(x, y, self.scene.crs, self.position_crs)
-        table = covariates_at(self.covariates, easting, northing, self.position_crs)
+        table = self.covariate_field.at(rows, cols)
         known: np.ndarray = np.isfinite(table.to_numpy(float)).all(axis=1)
         return known
 
@@ -132,8 +135,7 @@ class Positions:
         )
         table = None
         if self.covariates:
-            table = covariates_at(self.covariates, easting, northing, self.position_crs)
-            table = table.set_index(index)
+            table = self.covariate_field.at(rows, cols).set_index(index)
         shapes = gpd.points_from_xy(lon, lat)
         return Dataset(
             card=card,
@@ -142,89 +144,6 @@ class Positions:
             tiles=_cut(lattice, rows, cols, scene) if tiles else None,
             covariates=table,
         )
-
-
-def moved(
-    x: np.ndarray, y: np.ndarray, source: object, target: object
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates (n,) of one CRS in another."""
-    east, north = Transformer.from_crs(source, target, always_xy=True).transform(x, y)
-    return np.asarray(east), np.asarray(north)
-
-
-def covariates_at(
-    rasters: Mapping[str, CovariateRaster], easting: np.ndarray, northing: np.ndarray, crs: str
-) -> pd.DataFrame:
-    """
-    Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and where
-    it has no data.
-
-    Raises
-    ------
-    RasterError
-        A file is not a raster with a CRS, or lacks the band.
-    """
-    shares: dict[tuple[Path, float, int], pd.DataFrame] = {}  # of all classes at once
-    found: dict[str, np.ndarray] = {}
-    for name, raster in rasters.items():
-        path, side, band = raster.path, raster.side_m, raster.band
-        if side is None:
-            found[name] = sample_raster(path, easting, northing, crs, band=band)
-        elif raster.value is None:
-            found[name] = square_means(path, easting, northing, crs, side_m=side, band=band)
-        else:
-            key = path, side, band
-            if key not in shares:
-                shares[key] = square_shares(path, easting, northing, crs, side_m=side, band=band)
-            found[name] = share_of(shares[key], raster.value)
-    return pd.DataFrame(found)
-
-
-def sample_raster(
-    path: Path, x: np.ndarray, y: np.ndarray, crs: object, *, band: int = 1
-) -> np.ndarray:
-    """
-    Return (n,) values of a band at coordinates given in ``crs``; NaN outside the raster and where
-    it has no data.
-
-    Raises
-    ------
-    RasterError
-        The file is not a raster with a CRS.
-    """
-    try:
-        with open_raster(path) as source:
-            if not 1 <= band <= source.count:
-                raise RasterError(
-                    f"{path} has {source.count} bands; band {band} is asked for. They are counted "
-                    "from 1."
-                )
-            if source.crs is None:
-                raise RasterError(
-                    f"{path} has no CRS, so positions cannot be found in it. Write one with "
-                    "gdal_edit -a_srs."
-                )
-            xs, ys = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
-            back = ~source.transform
-            columns = back.a * np.asarray(xs) + back.b * np.asarray(ys) + back.c
-            rows = back.d * np.asarray(xs) + back.e * np.asarray(ys) + back.f
-            found = np.isfinite(columns) & np.isfinite(rows)
-            columns = np.floor(np.where(found, columns, -1))
-            rows = np.floor(np.where(found, rows, -1))
-            found = (columns >= 0) & (rows >= 0) & (columns < source.width) & (rows < source.height)
-            values = np.full(len(x), np.nan)
-            if found.any():
-                columns, rows = columns[found].astype(int), rows[found].astype(int)
-                left, top = int(columns.min()), int(rows.min())
-                window = Window(left, top, int(columns.max()) - left + 1, int(rows.max()) - top + 1)
-                part = source.read(band, window=window, masked=True).astype(float).filled(np.nan)
-                scale, offset = source.scales[band - 1], source.offsets[band - 1]
-                values[found] = part[rows - top, columns - left] * scale + offset
-            return values
-    except RasterioError as error:
-        raise RasterError(
-            f"{path} cannot be read as the raster of a covariate: {error}."
-        ) from error
 
 
 def _cut(lattice: Lattice, rows: np.ndarray, cols: np.ndarray, scene: Scene) -> np.ndarray:

@@ -99,3 +99,22 @@ def test_a_rule_that_does_not_fit_is_refused():
 def test_bands_are_numbered_with_as_many_digits_as_they_need():
     assert band_names(64)[:2] == ("e00", "e01") and band_names(64)[-1] == "e63"
     assert band_names(128)[5] == "e005"
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [
+        decoding_of(ALPHAEARTH, "int8"),
+        decoding_of(EmbeddingReading(rule="linear", scale=0.25, offset=2.0), "int8"),
+        decoding_of(EmbeddingReading(), "int8"),
+    ],
+    ids=lambda decoding: decoding.rule,
+)
+def test_unscaled_numbers_become_values_by_one_factor(decoding):
+    factor, offset = decoding.factor
+    stored, out = EVERY.reshape(1, 16, 16), np.empty((1, 16, 16), np.float32)
+    found = decoding.unscaled(stored, None, out, np.empty_like(out))
+    assert found is out
+    np.testing.assert_allclose(
+        found * factor + offset, decoding.decode(stored), rtol=1e-6, atol=1e-7
+    )

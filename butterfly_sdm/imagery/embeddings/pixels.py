@@ -1,0 +1,277 @@
+"""Windows of one file of embeddings, rows from north to south, and the values in them."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.windows import Window
+
+from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.embeddings.decoding import Decoding, band_names, decoding_of
+from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
+from butterfly_sdm.imagery.products import metres_per_unit, open_raster, reading_pixels
+
+MOST_OPEN = 8  # files a thread keeps open
+MASKS = ("global_0.1_degree_tiff_all", "landmasks")  # where TESSERA says where its tiles lie
+
+_open = threading.local()
+
+Stored = tuple[np.ndarray, np.ndarray | None]  # (bands, h, w), and scales (h, w) or (bands, h, w)
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """
+    One file of embeddings on its own grid, the first row in the north.
+
+    Attributes
+    ----------
+    path
+        A raster, or the ``.npy`` of numbers with its scales beside it.
+    crs, transform, width, height
+        Its grid; a raster stored from south to north is turned over while it is read.
+    bands
+        Their names, in order: ``e00``, ``e01`` ...
+    decoding
+        What its numbers mean.
+    block
+        Height and width of the blocks in which it is stored.
+    upside_down
+        Whether its first row lies in the south.
+    year
+        Of the embeddings, by the names of folders and file; None if they do not say.
+    """
+
+    path: str
+    crs: CRS
+    transform: Affine
+    width: int
+    height: int
+    bands: tuple[str, ...]
+    decoding: Decoding
+    block: tuple[int, int]
+    upside_down: bool = False
+    year: int | None = None
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The file, and the one with its scales."""
+        own = Path(self.path)
+        return (own, _scales_of(own)) if own.suffix == ".npy" else (own,)
+
+    @property
+    def resolution_m(self) -> float:
+        """Side of a pixel in metres (in a CRS of degrees: northwards, approximately)."""
+        return abs(self.transform.e) * metres_per_unit(self.crs, self.path)
+
+    def stored(self, window: Window) -> Stored:
+        """
+        Read numbers as they are stored.
+
+        Parameters
+        ----------
+        window
+            Whole pixels within the file, counted from its north-western corner.
+
+        Returns
+        -------
+        stored : ndarray, shape (bands, height, width)
+        scales : ndarray of float32 or None
+            Of the pixels, (height, width) or (bands, height, width).
+
+        Raises
+        ------
+        RasterError
+            The file is damaged.
+        """
+        column, row, width, height = (
+            round(part) for part in (window.col_off, window.row_off, window.width, window.height)
+        )
+        if self.path.endswith(".npy"):
+            rows, columns = slice(row, row + height), slice(column, column + width)
+            numbers, scales = _arrays(self.path)
+            cut = np.moveaxis(np.asarray(numbers[rows, columns]), -1, 0)
+            per_pixel = np.asarray(scales[rows, columns])
+            if per_pixel.ndim == 3:
+                per_pixel = np.moveaxis(per_pixel, -1, 0)
+                per_pixel = per_pixel[0] if len(per_pixel) == 1 else per_pixel
+            return cut, per_pixel
+        if self.upside_down:
+            row = self.height - row - height
+        with reading_pixels(self.path):
+            found = _raster(self.path).read(window=Window(column, row, width, height))
+        return (found[:, ::-1] if self.upside_down else found), None
+
+    def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Read the values of a window within the file.
+
+        Returns
+        -------
+        values : ndarray of float32, shape (bands, height, width)
+            NaN in every band of a pixel without a value.
+        valid : ndarray of bool, shape (height, width)
+
+        Raises
+        ------
+        RasterError
+            The file is damaged.
+        """
+        stored, scales = self.stored(window)
+        valid = self.decoding.measured(stored, scales)
+        values = self.decoding.decode(stored, scales)
+        if not valid.all():
+            values = np.where(valid, values, np.float32(np.nan))
+        return values, valid
+
+
+def describe_file(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
+    """
+    Describe a file of embeddings without reading its pixels.
+
+    Raises
+    ------
+    RasterError
+        It is damaged, rotated, has no CRS, or does not fit what is stated.
+    """
+    found = _describe_pair(path, reading) if path.suffix == ".npy" else _describe(path, reading)
+    wanted = reading.known.get("bands", len(found.bands))
+    if len(found.bands) != wanted:
+        of = f"{reading.preset} has" if reading.bands is None else "embeddings.bands says"
+        raise RasterError(
+            f"{path} has {len(found.bands)} bands, and {of} {wanted}. If only some were exported, "
+            "state how many in bands; if it is another raster, leave it out of the folder."
+        )
+    if found.transform.e > 0:
+        # the same pixels, counted from the north
+        turned = found.transform * Affine.translation(0, found.height) * Affine.scale(1, -1)
+        found = replace(found, transform=turned, upside_down=True)
+    if found.transform.b or found.transform.d or found.transform.a <= 0:
+        raise RasterError(
+            f"{path} is rotated or mirrored. Bring it to a grid that runs north and east first: "
+            "gdalwarp."
+        )
+    return found
+
+
+def _describe(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
+    with open_raster(str(path)) as source:
+        if not source.count:
+            raise RasterError(f"{path} has no bands of its own. Name one of its sub-datasets.")
+        meanings = {
+            (source.scales[at], source.offsets[at], repr(source.nodatavals[at]), source.dtypes[at])
+            for at in range(source.count)
+        }
+        if len(meanings) > 1:
+            raise RasterError(
+                f"{path} has bands of different types, nodata values, scales or offsets. Convert "
+                "them to one first."
+            )
+        metres_per_unit(source.crs, str(path))
+        return EmbeddingFile(
+            path=str(path),
+            crs=source.crs,
+            transform=source.transform,
+            width=source.width,
+            height=source.height,
+            bands=band_names(source.count),
+            decoding=decoding_of(
+                reading,
+                source.dtypes[0],
+                scale=source.scales[0],
+                offset=source.offsets[0],
+                nodata=source.nodatavals[0],
+            ),
+            block=source.block_shapes[0],
+        )
+
+
+def _describe_pair(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
+    numbers, scales = _arrays(str(path))
+    mask = next(filter(Path.is_file, _masks(path)), None)
+    if mask is None:
+        raise RasterError(
+            f"Nothing says where {path} lies. Put the landmask of its tile, {path.stem}.tiff, "
+            f"beside it or into a folder {MASKS[0]} above it, as geotessera does."
+        )
+    with open_raster(str(mask)) as source:
+        crs, transform, shape = source.crs, source.transform, (source.height, source.width)
+    if shape != numbers.shape[:2]:
+        raise RasterError(
+            f"{path} has {numbers.shape[0]} x {numbers.shape[1]} pixels, and {mask}, which says "
+            f"where it lies, {shape[0]} x {shape[1]}: they are of different tiles or versions."
+        )
+    metres_per_unit(crs, str(mask))
+    height, width, count = numbers.shape
+    if scales.shape not in ((height, width), (height, width, 1), numbers.shape):
+        raise RasterError(
+            f"{_scales_of(path)} has the shape {scales.shape}; it needs one scale per pixel, "
+            f"({height}, {width})."
+        )
+    decoding = decoding_of(reading, str(numbers.dtype), scaled_pixels=True)
+    return EmbeddingFile(
+        str(path), crs, transform, width, height, band_names(count), decoding, (64, width)
+    )
+
+
+def _masks(path: Path) -> list[Path]:
+    folders = [path.parent, *(above / name for above in path.parents for name in MASKS)]
+    return [folder / f"{path.stem}{suffix}" for folder in folders for suffix in (".tiff", ".tif")]
+
+
+def _scales_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}_scales.npy")
+
+
+def _arrays(path: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return this thread's view of the numbers (h, w, bands) and their scales, on the disk."""
+
+    def view() -> tuple[np.ndarray, np.ndarray]:
+        arrays = []
+        for file in (Path(path), _scales_of(Path(path))):
+            try:
+                arrays.append(np.load(file, mmap_mode="r", allow_pickle=False))
+            except FileNotFoundError as error:
+                raise RasterError(
+                    f"There is no file {file}: embeddings of TESSERA are pairs, NAME.npy and "
+                    "NAME_scales.npy. Fetch both."
+                ) from error
+            except (ValueError, OSError, EOFError) as error:
+                raise RasterError(
+                    f"{file} cannot be read as an array: {error}. Fetch it again."
+                ) from error
+        if arrays[0].ndim != 3:
+            raise RasterError(
+                f"{path} has the shape {arrays[0].shape}; it needs (height, width, bands)."
+            )
+        return arrays[0], arrays[1]
+
+    found: tuple[np.ndarray, np.ndarray] = _kept(path, view)
+    return found
+
+
+def _raster(path: str) -> Any:
+    return _kept(path, lambda: open_raster(path))
+
+
+def _kept(path: str, make: Any) -> Any:
+    """Return what a thread has open, those used last."""
+    held: OrderedDict[Any, Any] = _open.__dict__.setdefault("held", OrderedDict())
+    file = Path(path)
+    stamp = file.stat().st_mtime_ns if file.exists() else 0
+    key = path, stamp
+    if key not in held:
+        held[key] = make()
+        while len(held) > MOST_OPEN:
+            _, old = held.popitem(last=False)
+            if hasattr(old, "close"):
+                old.close()
+    held.move_to_end(key)
+    return held[key]
