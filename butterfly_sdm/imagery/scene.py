@@ -167,14 +167,20 @@ class Scene:
             A band is unknown, or a file cannot be read.
         """
         wanted = self.bands if bands is None else self._check(bands)
-        column, row, width, height = _whole(window)
+        _, _, width, height = _whole(window)
         values = np.full((len(wanted), height, width), self.nodata, dtype=np.uint16)
         valid = np.zeros((height, width), dtype=bool)
+        self._fill(window, wanted, values, valid)
+        return values, valid
+
+    def _fill(
+        self, window: Window, bands: Sequence[str], values: np.ndarray, valid: np.ndarray
+    ) -> None:
+        """Read a window into nodata and false."""
         for piece in self.pieces:
-            self.read_piece(piece, Window(column, row, width, height), wanted, values, valid)
+            self.read_piece(piece, Window(*_whole(window)), bands, values, valid)
             if valid.all():
                 break
-        return values, valid
 
     def read_in_strips(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -182,15 +188,15 @@ class Scene:
         the way are small; of remote files the next rows are fetched meanwhile.
         """
         _, row, width, height = _whole(window)
-        values = np.empty((len(self.bands), height, width), dtype=np.uint16)
-        valid = np.empty((height, width), dtype=bool)
+        values = np.full((len(self.bands), height, width), self.nodata, dtype=np.uint16)
+        valid = np.zeros((height, width), dtype=bool)
         strips = _strips(window)
         for number, strip in enumerate(strips):
             if self.supply is not None and number + 1 < len(strips):
                 self.supply.ahead(partial(self.bring, strips[number + 1]))
             top = int(strip.row_off) - row
             rows = slice(top, top + int(strip.height))
-            values[:, rows], valid[rows] = self.read(strip)
+            self._fill(strip, self.bands, values[:, rows], valid[rows])
             self.kept.passed(self._blocks(strip))
         return values, valid
 
@@ -386,9 +392,8 @@ class Scene:
         if layer.crs != self.crs:
             return None
         own, grid = layer.transform, self.transform
-        if not np.allclose(
-            (own.a, own.b, own.d, own.e), (grid.a, grid.b, grid.d, grid.e), rtol=1e-9, atol=0
-        ):
+        sides = ((own.a, grid.a), (own.b, grid.b), (own.d, grid.d), (own.e, grid.e))
+        if any(abs(a - b) > 1e-9 * abs(b) for a, b in sides):
             return None
         column, row = ~grid * (own.c, own.f)
         return int(np.floor(column + 0.5 + 1e-6)), int(np.floor(row + 0.5 + 1e-6))
@@ -478,11 +483,11 @@ class Scene:
         if classes.dtype == np.uint8:
             clear = np.ones(256, dtype=bool)
             clear[[number for number in self.cloudy if 0 <= number < 256]] = False
-            found = clear[classes]
+            found = clear.take(classes)
         else:
             found = ~np.isin(classes, self.cloudy)
         if factor > 1:
-            found = found.repeat(factor, axis=0).repeat(factor, axis=1)
+            found = found.repeat(factor, axis=1).repeat(factor, axis=0)
         cut: np.ndarray = found[rows, columns]
         return cut
 
