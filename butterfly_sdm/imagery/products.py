@@ -95,8 +95,8 @@ class Layer:
     @property
     def border(self) -> bool:
         """
-        Whether zero in every band is no measurement: outside the swath, files of fractions that
-        state no nodata hold it, where zero in one band may be measured.
+        Whether zero in every band is no measurement: outside the swath, files of fractions or of
+        several bands that state no nodata hold it, where zero in one band may be measured.
         """
         return self.nodata is None
 
@@ -269,7 +269,7 @@ def describe_layer(
         Names of the bands in file order; None to take them from the file.
     nodata
         Value without a measurement; None to take it from the file, else 0 for whole
-        numbers; of fractions, zero in every band.
+        numbers of one band; of fractions, and of several bands, zero in every band.
     place
         Where the raster lies if it does not say so itself.
 
@@ -370,8 +370,8 @@ def _describe(
     alike: dict[tuple[str, float, float], list[int]] = {}
     for index in indexes:
         own = source.nodatavals[index - 1] if nodata is None else nodata
-        if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui":
-            own = 0
+        if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui" and len(indexes) == 1:
+            own = 0  # files of one band: Sentinel-2 and Landsat fill with it
         # as text, in which NaN equals itself
         key = (
             "" if own is None else repr(float(own)),

@@ -242,6 +242,20 @@ class Scene:
         """Return whether a piece shows some of a window."""
         return self._overlap(piece, window) is not None
 
+    def shown(self, windows: Sequence[Window]) -> np.ndarray:
+        """Return (n,) whether any piece shows some of each window."""
+        if not windows:
+            return np.zeros(0, dtype=bool)
+        left, top, width, height = np.array([_whole(window) for window in windows]).T
+        found = np.zeros(len(windows), dtype=bool)
+        for piece in self.pieces:
+            box = self._box(piece)
+            right, bottom = box.col_off + box.width, box.row_off + box.height
+            across = (left < min(right, self.width)) & (left + width > max(box.col_off, 0))
+            down = (top < min(bottom, self.height)) & (top + height > max(box.row_off, 0))
+            found |= across & down
+        return found
+
     def read_piece(
         self,
         piece: Piece,
@@ -339,6 +353,9 @@ class Scene:
             )
         if raw.dtype == np.uint16 and shift == 0 and layer.nodata == self.nodata:
             return raw
+        if raw.dtype == np.uint16 and shift == 0 and layer.border:
+            measured = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
+            return np.where(raw == self.nodata, np.uint16(measured), raw)
         if raw.dtype.kind in "if" or raw.dtype.itemsize > 2:
             self._check_range(raw, shift, layer, present)
         if raw.dtype.kind == "f":
@@ -398,18 +415,20 @@ class Scene:
         column, row = ~grid * (own.c, own.f)
         return int(np.floor(column + 0.5 + 1e-6)), int(np.floor(row + 0.5 + 1e-6))
 
+    def _box(self, piece: Piece) -> Window:
+        """Return where a piece lies on the grid."""
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        if origin is not None:
+            return Window(*origin, first.width, first.height)
+        return self.window(*bounds_in(first, self.crs))
+
     def _overlap(self, piece: Piece, window: Window) -> tuple[slice, slice, Window] | None:
         """
         Return where a piece lies in the arrays of a window, and the same as a window of the grid.
         """
         column, row, width, height = _whole(window)
-        first = piece.layers[0]
-        origin = self.offset_of(first)
-        box = (
-            Window(*origin, first.width, first.height)
-            if origin
-            else self.window(*bounds_in(first, self.crs))
-        )
+        box = self._box(piece)
         left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
         right = min(column + width, int(box.col_off + box.width), self.width)
         bottom = min(row + height, int(box.row_off + box.height), self.height)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import geopandas as gpd
 import numpy as np
+from rasterio.windows import Window
 
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, Members, Predictor
 from butterfly_sdm.errors import (
@@ -33,7 +34,8 @@ from butterfly_sdm.predictors import Handle
 
 log = logging.getLogger("butterfly_sdm.mapping")
 
-MOST_MEASURED = 2000  # positions whose ground is measured before a map is made
+# Positions that are looked at, and of those with imagery measured, before a map is made.
+MOST_LOOKED_AT, MOST_MEASURED = 20_000, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,7 +200,17 @@ def _tell_ground(positions: Positions) -> None:
     rows, cols = np.nonzero(positions.wanted)
     if not sees.bands or not len(rows):
         return
-    some = np.unique(np.linspace(0, len(rows) - 1, MOST_MEASURED).astype(int))
+    some = np.unique(np.linspace(0, len(rows) - 1, MOST_LOOKED_AT).astype(int))
+    tops, lefts = positions.lattice.window_starts()
+    side = sees.window_px
+    windows = [
+        Window(*corner, side, side)
+        for corner in zip(lefts[cols[some]], tops[rows[some]], strict=True)
+    ]
+    some = some[scene.shown(windows)]
+    some = some[:: 1 + len(some) // MOST_MEASURED]
+    if not len(some):
+        return
     x, y = positions.lattice.coordinates(rows[some], cols[some])
     ground = on_ground(scene.crs, x, y, sees.window_px * scene.resolution_m)
     if ground.doubtful.any():
