@@ -22,6 +22,7 @@ from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
+from butterfly_sdm.imagery.grids import grid_on_ground
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import BOUNDS, Bounds, Derived, Layer, seen_numbers
 from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
@@ -101,6 +102,36 @@ class MapOfRun:
             made, about["interval"] = self._bounds()
             layers += [Bounds(name, made.ends, made.species) for name in map(_bound, wanted)]
         return options, layers, about
+
+    def gridded(self, options: MapOptions, scene: Scene) -> MapOptions:
+        """
+        Return options with the grid of the map where they name none and the pixels of the scene
+        are not what they are called (degrees, Web Mercator): the CRS of the tiles.
+        """
+        grid = None
+        if options.grid is None and self.run.predictor.sees.bands:
+            grid = grid_on_ground(scene, self._tile_crs)
+        if grid is None:
+            return options
+        if self.options.grid is None:
+            log.warning(
+                "Pixels in %s are not squares of the metres they are called, so the map is made in "
+                "%s. map.grid names another CRS.",
+                scene.crs.to_string(),
+                grid,
+            )
+        self.options = self.options.model_copy(update={"grid": grid})
+        return options.model_copy(update={"grid": grid})
+
+    @cached_property
+    def _tile_crs(self) -> str | None:
+        """Of the tiles of the data set, if it lies where it was and they share one."""
+        with suppress(ButterflySDMError):
+            sites = self._dataset.sites
+            if "tile_crs" in sites.columns:
+                found = sites.loc[sites["tile_row"] >= 0, "tile_crs"].dropna().unique()
+                return str(found[0]) if len(found) == 1 else None
+        return None
 
     def _check_quantity(self) -> None:
         """Refuse layers learned from rates over all visits in a map of something else."""

@@ -342,6 +342,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
+    from butterfly_sdm.imagery.discovery import assumed_offsets
     from butterfly_sdm.map_of_run import MapOfRun
     from butterfly_sdm.mapping.community import RichnessInterval
     from butterfly_sdm.mapping.map import write_map
@@ -371,14 +372,18 @@ def predict_map(
     records = None if given is None else _records(opened, settings, given, progress)
 
     def check_scene(scene: Scene) -> None:
-        plan_map(predictor, scene, options, layers=[*layers, *known.applicability(scene)])
+        for message in assumed_offsets(scene.pieces):
+            log.warning("%s", message)
+        if wanted.composite and wanted.composite.mosaic:
+            # what is composed where it is read is planned at once
+            chosen = known.gridded(options, scene)
+            plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(
         wanted,
         scratch=scratch,
-        # what is composed where it is read is planned at once
-        check=check_scene if wanted.composite and wanted.composite.mosaic else None,
+        check=check_scene,
         progress=progress,
     )
     with fixed_threads(settings.train.threads):
@@ -386,7 +391,7 @@ def predict_map(
             predictor,
             scene,
             target,
-            options,
+            known.gridded(options, scene),
             layers=[*layers, *known.applicability(scene)],
             records=records,
             about=about,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-KEPT_BYTES = 64_000_000  # held in memory
+KEPT_BYTES = 40_000_000  # held in memory
 
 Pixels = tuple[np.ndarray, np.ndarray]  # (bands, h, w) counts, and (h, w) where they are measured
 

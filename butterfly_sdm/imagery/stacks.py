@@ -200,16 +200,20 @@ def read_stack(
         r1 = min(block.row_off + block.height, bottom)
         c1 = min(block.col_off + block.width, right)
         there = (slice(r0 - top, r1 - top), slice(c0 - left, c1 - left))
-        if valid[there].all():
+        todo = ~valid[there]
+        if not todo.any():
             continue
         pixels, measured = _block(scene, stack, block, on_scene=on_scene)
         here = (
             slice(r0 - block.row_off, r1 - block.row_off),
             slice(c0 - block.col_off, c1 - block.col_off),
         )
-        fresh = measured[here] & ~valid[there]
-        np.copyto(values[:, *there], pixels[:, *here], where=fresh)
-        valid[there] |= fresh
+        todo &= measured[here]
+        if todo.all():
+            values[:, *there] = pixels[:, *here]
+        else:
+            np.copyto(values[:, *there], pixels[:, *here], where=todo)
+        valid[there] |= todo
 
 
 def _wanted(scene: Reader, stack: Stack, window: Window) -> tuple[Window, list[Window], bool]:
