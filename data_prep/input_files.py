@@ -75,7 +75,8 @@ def check_inputs(config: BuildOptions) -> Scene | None:
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
     for embeddings in config.covariates.embedded if config.covariates is not None else ():
-        open_stated(embeddings)
+        if embeddings.url is None:
+            open_stated(embeddings)
     if config.ready_tiles is not None:
         check_folders(config.ready_tiles)
     options = config.scenes
@@ -155,6 +156,7 @@ def _others(config: BuildOptions) -> list[tuple[str, Path]]:
             ("covariates.embeddings", path)
             for embeddings in config.covariates.embedded
             for path in embeddings.paths
+            if embeddings.url is None
         ]
     used = {"file": config.split.path, "regions": config.split.regions}.get(config.split.method)
     return named if used is None else [*named, ("split", used)]
