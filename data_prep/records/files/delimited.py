@@ -429,9 +429,8 @@ def _block(table: pa.Table, used: dict[str, str], malformed: list[tuple[int, str
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
     numbers = np.arange(1, table.num_rows + len(bad) + 1, dtype=np.uint32)
     row = pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1))
-    texts = {index: _same(table[index]) for index in used}
-    same = {used[index]: text for index, text in texts.items() if text is not None}
-    varied = [index for index, text in texts.items() if text is None]
+    same = {used[index]: text for index in used if (text := _same(table[index])) is not None}
+    varied = [index for index, term in used.items() if term not in same]
     held = (
         cast(pl.DataFrame, pl.from_arrow(table.select(varied), rechunk=False))
         if varied
@@ -439,7 +438,7 @@ def _block(table: pa.Table, used: dict[str, str], malformed: list[tuple[int, str
     )
     once = {text: pl.Series([text]).new_from_index(0, len(row)) for text in set(same.values())}
     columns = [
-        (held[index] if texts[index] is None else once[texts[index]]).alias(term)
+        (once[same[term]] if term in same else held[index]).alias(term)
         for index, term in used.items()
     ]
     return Block(pl.DataFrame(columns), row, bad, same)
