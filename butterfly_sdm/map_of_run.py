@@ -136,17 +136,48 @@ class MapOfRun:
     def _check_quantity(self) -> None:
         """Refuse layers learned from rates over all visits in a map of something else."""
         options = self.options
-        of_rates = [name for name in options.layers if name in (*BOUNDS, "richness_interval")]
-        other = options.quantity == "presence" or options.week is not None
+        known = ("richness_interval",) if self._other_days else (*BOUNDS, "richness_interval")
+        of_rates = [name for name in options.layers if name in known]
+        other = options.quantity == "presence" or options.week is not None or self._other_days
         if not of_rates or not (other or options.bound != "mean"):
             return
-        shown = "presence" if options.quantity == "presence" else f"week {options.week}"
+        shown = self._shown
         shown = shown if other else f"the {options.bound} ends of intervals"
         raise DataError(
             f"The layers {', '.join(of_rates)} tell the rate that visits of a site see, and this "
             f"map shows {shown}. Leave them out of map.layers; map.bound: lower or upper maps the "
             "ends of the model's own interval."
         )
+
+    @property
+    def _other_days(self) -> bool:
+        """Whether a run that knows seasons is mapped on the days of visits."""
+        dated = self.run.card.get("season") == "on"
+        return dated and self.options.quantity == "raw_rate"
+
+    @property
+    def _shown(self) -> str:
+        if self.options.quantity == "presence":
+            return "presence"
+        if self.options.week is not None:
+            return f"week {self.options.week}"
+        return "the rate on the days of some visits"
+
+    def check_records(self) -> None:
+        """
+        Refuse new records in a map of something else than the rate they are compared with.
+
+        Raises
+        ------
+        DataError
+            The map shows presence, a week, or the days of some visits.
+        """
+        options = self.options
+        if options.quantity == "presence" or options.week is not None or self._other_days:
+            raise DataError(
+                "What was seen moves the rate over the season, and this map shows "
+                f"{self._shown}. Leave out --given, or map.quantity and map.week."
+            )
 
     def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
         """Return the options without the species that are not better than their mean rate."""

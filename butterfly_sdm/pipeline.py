@@ -369,6 +369,8 @@ def predict_map(
     options, layers, about = known.planned()
     if "richness_interval" in options.layers:
         layers = [*layers, RichnessInterval(needed_community(opened))]
+    if given is not None:
+        known.check_records()
     records = None if given is None else _records(opened, settings, given, progress)
 
     def check_scene(scene: Scene) -> None:
