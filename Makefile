@@ -55,7 +55,7 @@ audit: $(VENV)/.dev  ## look up known vulnerabilities of what is installed; asks
 licences: $(VENV)/.dev  ## write docs/licences.md from what is installed
 	$(BIN)/python .ci/licences.py > docs/licences.md
 
-docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html; the first time all notebooks run (some 15 minutes)
+docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html; the first time all notebooks run (some 8 minutes)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove what was made here

@@ -27,7 +27,7 @@ extensions = [
     "settings_table",
 ]
 html_math_renderer = "mathml"
-exclude_patterns = ["_build", "_ext", "_made", "**.ipynb_checkpoints"]
+exclude_patterns = ["_build", "_ext", "_made", "notebooks/*/**", "**.ipynb_checkpoints"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

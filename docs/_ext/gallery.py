@@ -8,6 +8,7 @@ The region, its data set and its network are those of the notebooks, which find 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -98,8 +99,9 @@ def make(app: Any) -> None:
     source = Path(app.srcdir)
     made = source / "_made" / "gallery"
     made.mkdir(parents=True, exist_ok=True)
-    code = [Path(__file__), *sorted((source.parent / "butterfly_sdm" / "figures").glob("*.py"))]
-    state = hashlib.sha256(b"".join(path.read_bytes() for path in code)).hexdigest()
+    code = [inspect.getsource(draw).encode()]
+    code += [path.read_bytes() for path in sorted(source.parent.glob("butterfly_sdm/figures/*.py"))]
+    state = hashlib.sha256(b"".join(code)).hexdigest()
     stamp = made / "drawn.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == state:
         return
@@ -125,11 +127,12 @@ def show(app: Any, docname: str, source: list[str]) -> None:
     for name in shown:
         text, page = PICTURES[name]
         blocks.append(
-            f":::{{div}} picture picture-{name}\n![{text}](_made/gallery/{name}.png)\n\n"
+            f":::{{container}} picture picture-{name}\n![{text}](_made/gallery/{name}.png)\n\n"
             f"[{text}]({page})\n:::"
         )
-    gallery = "::::{div} gallery\n" + "\n".join(blocks) + "\n::::" if blocks else ""
-    source[0] = source[0].replace("<!-- gallery -->", gallery)
+    told = "*Drawn by the package when this site was built, on a region whose truth is known.*"
+    gallery = "::::{container} gallery\n" + "\n".join(blocks) + f"\n::::\n\n{told}"
+    source[0] = source[0].replace("<!-- gallery -->", gallery if blocks else "")
 
 
 def setup(app: Any) -> dict[str, bool]:
