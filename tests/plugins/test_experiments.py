@@ -35,6 +35,8 @@ def test_a_target_is_judged_by_the_mean_or_by_every_seed(experiment):
         experiment.Target("gain", "ours - nothing", ">", 0).row(table)
         == "| gain > 0 | not run | | |"
     )
+    share = experiment.Target("share", "ours", ">=", 0.5)  # an interval of shares stays in [0, 1]
+    assert share.row(table) == "| share >= 0.5 | 0.850 | 0.215 to 1.000 | yes |"
     table.loc[1, "ours"] = float("nan")
     assert gain.row(table) == "| gain >= 0.05 | 0.100 | - | yes, 1 seeds |"
 
