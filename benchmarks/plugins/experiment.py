@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
+from scipy import stats
 
 from butterfly_sdm.plugins.classifier_scores import student_interval
 
@@ -39,6 +40,9 @@ class Target:
         ``>=``, ``<=`` or ``>``, and the number.
     every
         Each seed must meet it; else their mean.
+    surely
+        The lower end of the interval must meet it. Where it does not, the row tells what difference
+        such a trial would find four times in five.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Target:
     relation: str
     bound: float
     every: bool = False
+    surely: bool = False
 
     def row(self, table: pd.DataFrame) -> str:
         """
@@ -56,21 +61,33 @@ class Target:
             values = table.eval(self.expression).dropna()
         except (pd.errors.UndefinedVariableError, KeyError):
             values = pd.Series(dtype=float)
-        wanted = f"{self.name} {self.relation} {self.bound:g}" + (
-            " (every seed)" if self.every else ""
-        )
+        how = " (every seed)" if self.every else " (interval)" if self.surely else ""
+        wanted = f"{self.name} {self.relation} {self.bound:g}{how}"
         if values.empty:
             return f"| {wanted} | not run | | |"
-        judged = values if self.every else pd.Series([values.mean()])
+        _, low, high = student_interval(values.tolist())
+        if self.expression.isidentifier() and values.between(0, 1).all():  # a share, no difference
+            low, high = max(low, 0.0), min(high, 1.0)
+        judged = values if self.every else pd.Series([low if self.surely else values.mean()])
         met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[
             self.relation
         ].all()
-        _, low, high = student_interval(values.tolist())
         interval = f"{low:.3f} to {high:.3f}" if len(values) > 1 else "-"
+        verdict = "yes" if met else "**no**"
+        if self.surely and not met and len(values) > 1:
+            verdict += f"; {detectable(values):.3f} would be found four times in five"
         seeds = "" if len(values) == len(table) else f", {len(values)} seeds"
-        return (
-            f"| {wanted} | {values.mean():.3f} | {interval} | {'yes' if met else '**no**'}{seeds} |"
-        )
+        return f"| {wanted} | {values.mean():.3f} | {interval} | {verdict}{seeds} |"
+
+
+def detectable(values: pd.Series) -> float:
+    """
+    Return the mean that a two-sided t-test at 5 % finds with a power of 80 %, given the spread of
+    (n,) values.
+    """
+    freedom = len(values) - 1
+    ends = stats.t.ppf(0.975, freedom) + stats.t.ppf(0.8, freedom)
+    return float(ends * values.std() / len(values) ** 0.5)
 
 
 @dataclass(frozen=True)

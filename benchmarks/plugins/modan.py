@@ -1,10 +1,11 @@
 """
 Pretrain by shared attributes: digits of three scanners, six labels per task; mammograms.
 
-python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_medical]
+python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_dense|modan_finding]
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,12 @@ def pretrained(
     objective: str,
     seed: int,
     settings: dict,
-    root: Path | None = None,
 ) -> tuple[ModanConfig, PluginRun]:
     """Pretrain by one objective."""
     path = folder / f"table_{seed}.csv"
     table.drop(columns="which").to_csv(path, index=False)
     value = settings | {
-        "collection": {"path": str(path.resolve()), "images": str((root or folder).resolve())},
+        "collection": {"path": str(path.resolve())},
         "objective": objective,
         "seed": seed,
     }
@@ -183,49 +183,53 @@ def mammograms(folder: Path) -> pd.DataFrame:
     )
 
 
-# The target of each, the rows it is asked of, and the attributes that pretraining is told.
+# Of each target what is asked, and the attributes that pretraining is told. They vary within the
+# target set; side was tried on seed 100 and led away from tissue (AUC 0.57 beside 0.71 from
+# scratch), for it is told by where the breast lies.
 TARGETS = {
-    "dense": (lambda table: table["tissue"] == "D", ("woman", "side")),
-    "finding": (lambda table: table["finding"] == 1, ("tissue", "side")),
+    "dense": (lambda table: table["tissue"] == "D", ("woman",)),
+    "finding": (lambda table: table["finding"] == 1, ("woman", "tissue")),
 }
 MEDICAL = SETTINGS | {
     "size_px": 32,
     "batch_size": 64,
-    "epochs": 80,
+    "epochs": 40,
     "crop": 0.6,
     "jitter": 0.2,
+    "flip": True,  # or the two breasts of a woman would never look alike
+    "temperature": 0.2,
     "learning_rate": 0.05,
 }
-DRAWS = 6  # of labels, per seed: fine-tuning costs little beside pretraining
+DRAWS = 4  # of labels, per seed: fine-tuning costs little beside pretraining
 
 
-def medical(folder: Path, seed: int) -> Iterator[Measures]:
+def medical(folder: Path, seed: int, *, name: str) -> Iterator[Measures]:
     """
     Pretrain on mammograms by attributes that vary within the target set; fine-tune from ten labels
     per class, on women whom neither step has seen.
     """
+    positive, attributes = TARGETS[name]
     table = mammograms(folder)
+    table["which"] = positive(table).astype(int)
     rng = np.random.default_rng(seed)
     women = table["woman"].unique()
     train = set(rng.permutation(women)[: round(0.6 * len(women))])
     table["split"] = np.where(table["woman"].isin(train), "train", "test")
-    images = Images([folder / name for name in table["path"]], MEDICAL["size_px"], 1)
-    for name, (positive, attributes) in TARGETS.items():
-        target = table.assign(which=positive(table).astype(int))
-        encoders = {}
-        for objective in ("jaccard", "simclr"):
-            settings = MEDICAL | {"attributes": attributes}
-            place = folder / name
-            place.mkdir(exist_ok=True)
-            config, run = pretrained(target, place, objective, seed, settings, root=folder)
-            encoders[objective] = run.model().encoder
-        rows = np.arange(len(target))
-        found = [
-            compare(target, rows, 10, images, encoders, config, f"{name} {draw}", rng)
-            for draw in range(DRAWS)
-        ]
-        mean = pd.DataFrame(found).mean()
-        yield {f"{name}_{key}": value for key, value in mean.items()}
+    settings = MEDICAL | {"attributes": attributes}
+    config, run = pretrained(table, folder, "jaccard", seed, settings)
+    encoders = {"jaccard": run.model().encoder}
+    images = Images([folder / path for path in table["path"]], MEDICAL["size_px"], 1)
+    rows = np.arange(len(table))
+    found = [
+        compare(table, rows, 10, images, encoders, config, f"{name} {draw}", rng)
+        for draw in range(DRAWS)
+    ]
+    yield pd.DataFrame(found).mean().to_dict()
+
+
+def gain(told: str, how: str) -> Target:
+    expression = f"jaccard_{how} - scratch_{how}"
+    return Target(f"{told}: Jaccard - scratch", expression, ">", 0, surely=True)
 
 
 EXPERIMENTS = {
@@ -245,34 +249,15 @@ EXPERIMENTS = {
         seconds=80,
         gpu=True,
     ),
-    "modan_medical": Experiment(
-        "Mammograms of unseen women, ten labels per class (AUC)",
-        medical,
-        (
-            Target(
-                "dense tissue: Jaccard - scratch",
-                "dense_jaccard_tuned - dense_scratch_tuned",
-                ">",
-                0,
-            ),
-            Target(
-                "a finding: Jaccard - scratch",
-                "finding_jaccard_tuned - finding_scratch_tuned",
-                ">",
-                0,
-            ),
-            Target(
-                "dense tissue: Jaccard - SimCLR", "dense_jaccard_tuned - dense_simclr_tuned", ">", 0
-            ),
-            Target(
-                "dense tissue, probe: Jaccard - scratch",
-                "dense_jaccard_probe - dense_scratch_probe",
-                ">",
-                0,
-            ),
-        ),
-        seconds=150,
-    ),
+    **{
+        f"modan_{name}": Experiment(
+            f"Mammograms of unseen women, {asked}, ten labels per class (AUC)",
+            partial(medical, name=name),
+            (gain("fine-tuned", "tuned"), gain("probe", "probe")),
+            seconds=25,
+        )
+        for name, asked in (("dense", "dense tissue or not"), ("finding", "a finding or none"))
+    },
 }
 
 if __name__ == "__main__":
