@@ -66,6 +66,7 @@ def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):
     assert "| second | 2.000 | - | 2.000 | 2.000 |" in experiment.report(tmp_path, "made", made)
 
 
+@pytest.mark.slow
 def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path, monkeypatch, capsys):
     """In an environment without the real data the units stop at once, each with a sentence."""
     if not FOLDER.is_dir():
