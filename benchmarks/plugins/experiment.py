@@ -66,6 +66,8 @@ class Target:
         if values.empty:
             return f"| {wanted} | not run | | |"
         _, low, high = student_interval(values.tolist())
+        if self.expression.isidentifier() and values.between(0, 1).all():  # a share, no difference
+            low, high = max(low, 0.0), min(high, 1.0)
         judged = values if self.every else pd.Series([low if self.surely else values.mean()])
         met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[
             self.relation

@@ -60,7 +60,10 @@ def _config(data, **changes):
 
 def test_the_ensemble_tells_fakes_and_scores_every_member(tmp_path):
     run = train(
-        Dfcon(), "dfcon", _config(made.faces(tmp_path / "data", people=15)), tmp_path / "run"
+        Dfcon(),
+        "dfcon",
+        _config(made.faces(tmp_path / "data", people=12), epochs=4),
+        tmp_path / "run",
     )
     report = evaluate(run)
     assert report.tables["scores"]["model"].tolist() == ["a", "b", "c", "soft_vote", "hard_vote"]

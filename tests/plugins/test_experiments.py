@@ -4,8 +4,7 @@ units that fail.
 """
 
 import json
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -35,6 +34,8 @@ def test_a_target_is_judged_by_the_mean_or_by_every_seed(experiment):
         experiment.Target("gain", "ours - nothing", ">", 0).row(table)
         == "| gain > 0 | not run | | |"
     )
+    share = experiment.Target("share", "ours", ">=", 0.5)  # an interval of shares stays in [0, 1]
+    assert share.row(table) == "| share >= 0.5 | 0.850 | 0.215 to 1.000 | yes |"
     table.loc[1, "ours"] = float("nan")
     assert gain.row(table) == "| gain >= 0.05 | 0.100 | - | yes, 1 seeds |"
 
@@ -65,7 +66,8 @@ def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):
     assert "| second | 2.000 | - | 2.000 | 2.000 |" in experiment.report(tmp_path, "made", made)
 
 
-def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path):
+@pytest.mark.slow
+def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path, monkeypatch, capsys):
     """In an environment without the real data the units stop at once, each with a sentence."""
     if not FOLDER.is_dir():
         pytest.skip("the benchmarks are not installed")
@@ -77,29 +79,19 @@ def test_every_unit_is_run_and_those_that_fail_are_named(tmp_path):
         "measures": {"both": 0.75, "only_image": 0.5},
     }
     (tmp_path / "results" / "implihate_spoken_seed_0.json").write_text(json.dumps(value))
-    command = [
-        sys.executable,
-        str(FOLDER / "all.py"),
-        "--out",
-        str(tmp_path),
-        "--seeds",
-        "1",
-        "--jobs",
-        "1",
-    ]
+    command = ["all.py", "--out", str(tmp_path), "--seeds", "1", "--jobs", "1"]
     command += ["--only", "implihate_text", "implihate_spoken"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True, env=_without_data())
-    assert "1 units" in found.stdout  # what has run is not run again
-    assert "failed: implihate_text 0" in found.stdout
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
+    monkeypatch.delenv("BUTTERFLY_SDM_SHARED", raising=False)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", command)
+    known = set(sys.modules)
+    runpy.run_path(str(FOLDER / "all.py"), run_name="__main__")
+    for name in set(sys.modules) - known:
+        if Path(getattr(sys.modules[name], "__file__", None) or "/").parent == FOLDER:
+            del sys.modules[name]
+    printed = capsys.readouterr().out
+    assert "1 units" in printed  # what has run is not run again
+    assert "failed: implihate_text 0" in printed
     assert "Set BUTTERFLY_SDM_SHARED" in (tmp_path / "logs" / "implihate_text_0.txt").read_text()
-    assert (
-        "| both - image alone > 0 | 0.250 | - | yes |" in found.stdout
-        and "Not run." in found.stdout
-    )
-
-
-def _without_data() -> dict[str, str]:
-    root = str(FOLDER.parents[1])
-    return {key: value for key, value in os.environ.items() if key != "BUTTERFLY_SDM_SHARED"} | {
-        "PYTHONPATH": root
-    }
+    assert "| both - image alone > 0 | 0.250 | - | yes |" in printed and "Not run." in printed

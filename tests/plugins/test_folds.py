@@ -26,9 +26,16 @@ def _trained(name, folder):
     return train(plugin, name, load_settings(plugin.config, settings)[0], folder / "run")
 
 
+@pytest.fixture(scope="module")
+def video_run(tmp_path_factory):
+    return _trained("implihate", tmp_path_factory.mktemp("videos"))
+
+
 @pytest.mark.parametrize("name", ["implihate", "modan"])
-def test_an_evaluation_killed_in_a_fold_goes_on_with_that_fold(name, tmp_path, monkeypatch):
-    run = _trained(name, tmp_path)
+def test_an_evaluation_killed_in_a_fold_goes_on_with_that_fold(
+    name, video_run, tmp_path, monkeypatch
+):
+    run = video_run if name == "implihate" else _trained(name, tmp_path)
     _, module, count = CASES[name]
     whole = evaluate(run)
     trained, told = [], []
@@ -58,12 +65,12 @@ def test_an_evaluation_killed_in_a_fold_goes_on_with_that_fold(name, tmp_path, m
     assert not (run.folder / "evaluation.partial").exists()
 
 
-def test_folds_of_other_settings_are_not_taken_over(tmp_path, monkeypatch):
-    run = _trained("implihate", tmp_path)
+def test_folds_of_other_settings_are_not_taken_over(video_run, monkeypatch):
+    run = video_run
     monkeypatch.setattr(video_method, "classification_scores", _fail)
     with pytest.raises(DataError):
         evaluate(run)
-    pieces = tmp_path / "run" / "evaluation.partial"
+    pieces = run.folder / "evaluation.partial"
     pieces.mkdir(exist_ok=True)
     (pieces / "folds_00000.json").write_text('{"macro_f1": 9, "auc": 9}')
     (pieces / ".key").write_text("of other settings")

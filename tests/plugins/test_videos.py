@@ -39,7 +39,7 @@ from butterfly_sdm.plugins.networks import make_trunk
 
 from . import made
 
-pytest.importorskip("av", reason="videos are read by PyAV: the extra video")
+av = pytest.importorskip("av", reason="videos are read by PyAV: the extra video")
 runner = CliRunner()
 
 
@@ -113,6 +113,8 @@ def trained(hatemm):
     ],
 )
 def test_frames_are_spread_evenly_and_sound_is_that_of_the_film(ending, codecs, tmp_path):
+    if not set(codecs) <= av.codecs_available:
+        pytest.skip(f"this FFmpeg writes no {' with '.join(codecs)}")
     film = made.film(tmp_path / f"v{ending}", codecs=codecs, hertz=440)
     levels = [np.asarray(frame)[..., 0].mean() for frame in read_frames(film, 4)]
     shown = [(level - 50) / 15 for level in levels]

@@ -442,18 +442,18 @@ def extract_all(
                 np.savez(temporary, **held)  # type: ignore[arg-type]
             extracted += 1
         progress("extracting", number + 1, len(videos))
-    if unreadable:
-        video_id, reason = next(iter(unreadable.items()))
-        if len(unreadable) == len(videos):
-            raise DataError(f"None of the {len(videos)} videos can be read. The first: {reason}")
-        logger.warning(
-            "of %d of %d videos something cannot be read, such as %s: %s",
-            len(unreadable),
-            len(videos),
-            video_id,
-            reason,
-        )
+    _tell_unreadable(unreadable, len(videos))
     return {"found": len(videos), "extracted": extracted, "unreadable": len(unreadable)}
+
+
+def _tell_unreadable(unreadable: Mapping[str, str], count: int) -> None:
+    if not unreadable:
+        return
+    video, reason = next(iter(unreadable.items()))
+    if len(unreadable) == count:
+        raise DataError(f"None of the {count} videos can be read. The first: {reason}")
+    message = "of %d of %d videos something cannot be read, such as %s: %s"
+    logger.warning(message, len(unreadable), count, video, reason)
 
 
 def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
