@@ -5,17 +5,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from affine import Affine
+from rasterio.windows import Window
 
+from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, ModelError
+from butterfly_sdm.imagery.embeddings.scene import open_embedding_scene
+from butterfly_sdm.imagery.scene import open_scene
+from butterfly_sdm.models.foundation.embedder import embed_scene
 from butterfly_sdm.models.foundation.inputs import pixel_line, torchgeo_weights, trained_inputs
-from butterfly_sdm.models.foundation.options import InputOptions
+from butterfly_sdm.models.foundation.options import EmbedOptions, InputOptions
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.stem import SENTINEL2_L1C
 from butterfly_sdm.models.trunk import Trunk
+from tests.data_prep.surveys import make_config
+from tests.data_prep.test_build import build, real_tiles
+from tests.mapping.world import map_of, read, write_scene
 
 VIT = "vit_tiny_patch16_224"
-QUICK = {"window_px": 32, "margin_px": 16, "embedding": 8, "head_width": 8, "epochs": 1,
-         "batch_size": 16, "accelerator": "cpu", "augment": False}  # fmt: skip
+QUICK = {
+    "window_px": 32,
+    "margin_px": 16,
+    "embedding": 8,
+    "head_width": 8,
+    "epochs": 1,
+    "batch_size": 16,
+    "accelerator": "cpu",
+    "augment": False,
+}
 
 
 def test_a_transformer_gives_the_tokens_of_its_patches_in_their_places():
@@ -145,7 +162,9 @@ def test_frozen_features_are_those_that_the_weights_give_of_their_own_transform(
 
 def test_stated_means_come_before_the_tiles_and_other_bands_are_theirs():
     known = trained_inputs(
-        InputOptions(mean={"B04": 500.0, "nir": 3000.0}, std={"red": 100.0, "B8": 900.0}, counts=10_000.0),
+        InputOptions(
+            mean={"B04": 500.0, "nir": 3000.0}, std={"red": 100.0, "B8": 900.0}, counts=10_000.0
+        ),
         "w.pth",
         "resnet18",
     )
@@ -171,9 +190,9 @@ def test_what_cannot_be_known_is_refused_with_the_way_out(monkeypatch):
         pixel_line(lambda image: image.flip(1), 2, "w")
     assert trained_inputs(None, "imagenet", "resnet18") is None
     assert trained_inputs(None, "weights/FILE.pth", "resnet18") is None
-    with pytest.raises(MissingPackageError, match="TerraTorch, which .* scenes with embeddings"):
+    with pytest.raises(MissingPackageError, match=r"TerraTorch, which .*scenes with embeddings"):
         Trunk("terratorch:prithvi_eo_v2", ("red",))
-    with pytest.raises(ModelError, match="galileo_nano.*takes more than an image"):
+    with pytest.raises(ModelError, match=r"galileo_nano.*takes more than an image"):
         Trunk("galileo_nano", ("red",))
 
 
@@ -184,19 +203,86 @@ def test_without_a_network_named_weights_ask_for_a_file(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(ModelError, match="could not be fetched .*no route to host.*local file"):
+    with pytest.raises(ModelError, match=r"could not be fetched .*no route to host.*local file"):
         Trunk("vit_small_patch16_224", SENTINEL2_L1C).load_pretrained("SENTINEL2_ALL_DINO")
 
 
-@pytest.mark.slow
-def test_a_frozen_foundation_model_runs_on_the_real_tiles(shared, tmp_path):
-    """Build, train and predict on the 26 published tiles, weights from a file made here."""
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    """A small transformer for the 13 bands of Sentinel-2, with random weights."""
     import timm
 
-    from butterfly_sdm.data.dataset import Dataset
-    from butterfly_sdm.pipeline import build, evaluate, train
-
+    path = tmp_path_factory.mktemp("weights") / "vit.pth"
     torch.manual_seed(4)
-    other = timm.create_model(VIT, pretrained=False, in_chans=13, num_classes=0)
-    torch.save(other.state_dict(), tmp_path / "vit.pth")
-    del Dataset, build, evaluate, train, Path
+    net = timm.create_model(VIT, pretrained=False, in_chans=13, num_classes=0)
+    torch.save(net.state_dict(), path)
+    return path
+
+
+DINO = "ViTSmall16_Weights.SENTINEL2_ALL_DINO"  # of another size, standardised alike
+
+
+def test_a_scene_is_embedded_patch_by_patch_and_read_again(tmp_path, weights):
+    pytest.importorskip("torchgeo.models", reason="the extra torchgeo is not there")
+    scene = open_scene(
+        write_scene(tmp_path / "s.tif", width=200, height=150, hole=(slice(0, 64), slice(0, 64)))
+    )
+    options = EmbedOptions(
+        backbone=VIT,
+        weights=str(weights),
+        inputs=InputOptions(like=DINO),
+        image_px=64,
+        batch_size=3,
+    )
+    made = embed_scene(scene, tmp_path / "e.tif", options)
+    embedded = open_embedding_scene(made)
+    assert (embedded.width, embedded.height, embedded.dtype) == (12, 9, "float32")
+    assert embedded.resolution_m == 160 and len(embedded.bands) == 192
+    assert embedded.transform == scene.transform * Affine.scale(16)
+    found, valid = embedded.read(Window(0, 0, 12, 9))
+    assert not valid[:4, :4].any() and valid[4:].all() and valid[:, 4:].all()
+    trunk = Trunk(VIT, scene.bands).eval()
+    trunk.load_pretrained(str(weights))
+    counts, _ = scene.read(Window(64, 64, 64, 64))
+    with torch.inference_mode():  # the transform divides counts by 10,000
+        wanted = trunk(torch.from_numpy(counts.astype(np.float32))[None] / 10_000)[0]
+    np.testing.assert_allclose(found[:, 4:8, 4:8], wanted, rtol=1e-3, atol=1e-4)
+    with pytest.raises(ModelError, match=r"Nobody says how .* State inputs.like"):
+        embed_scene(scene, tmp_path / "x.tif", options.model_copy(update={"inputs": None}))
+    assert not (tmp_path / "x.tif").exists()
+
+
+@pytest.mark.slow
+def test_a_frozen_foundation_model_runs_on_the_real_tiles(shared, tmp_path, weights):
+    """Built, trained, predicted and mapped from the 26 tiles; and as a scene of embeddings."""
+    pytest.importorskip("torchgeo.models", reason="the extra torchgeo is not there")
+    folders, survey = real_tiles(shared)
+    bands = ["red", "green", "blue", "nir"]
+    ready = {"folder": [str(folder) for folder in folders], "bands": bands}
+    build(make_config(ready_tiles=ready, tiles={"size_px": 128}), tmp_path / "data", survey)
+    data = Dataset.open(tmp_path / "data")
+    sites = data.sites_with_tiles
+    assert len(sites) == 26
+    network = NetworkPredictor(
+        backbone=VIT,
+        weights=str(weights),
+        freeze="trunk",
+        inputs={"like": DINO},
+        **QUICK | {"window_px": 96, "epochs": 3},
+    ).fit(data, sites[:20])
+    net = network.network
+    torch.testing.assert_close(net.mean, torch.zeros(4))
+    torch.testing.assert_close(net.std, torch.ones(4))
+    assert not any(weight.requires_grad for weight in net.trunk.parameters())
+    found = network.predict(data, sites)
+    assert np.isfinite(found.to_numpy()).all() and found.to_numpy().std(axis=0).max() > 0
+    tile = sorted(folders[0].glob("*.tif"))[0]
+    scene = open_scene(tile, bands=bands)
+    made = map_of(network, scene, tmp_path / "map.tif", stride_px=32)
+    assert np.isfinite(read(made)).any()
+    options = EmbedOptions(
+        backbone=VIT, weights=str(weights), inputs=InputOptions(like=DINO), image_px=128
+    )
+    embedded = open_embedding_scene(embed_scene(scene, tmp_path / "e.tif", options))
+    values, valid = embedded.read(Window(0, 0, embedded.width, embedded.height))
+    assert valid.any() and np.isfinite(values[:, valid]).all()
