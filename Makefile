@@ -9,7 +9,7 @@ MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/core 
 	tests/data_prep/records/test_records_files.py tests/data_prep/records/test_grid_references.py tests/evaluation/test_scores.py \
 	tests/mapping/test_options.py tests/models/test_presence_net.py
 
-.PHONY: help demo test check slow minimum audit licences docs benchmarks clean
+.PHONY: help demo test check slow coverage minimum audit licences docs benchmarks clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,9 @@ slow: export OMP_NUM_THREADS := 1
 slow: $(VENV)/.dev  ## the tests that take minutes: faults, fuzzing, repetitions
 	$(BIN)/python -m pytest -n 2 -m slow --timeout 7200
 
+coverage: $(VENV)/.dev  ## the daily suite, and which lines it never runs: the weakest modules last
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+
 minimum: $(VENV)/.core  ## the tests of what every user touches, with the oldest dependencies that pyproject.toml allows
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-minimum
 	$(BIN)/uv pip install --quiet --python .venv-minimum/bin/python --resolution lowest-direct --editable '.[dev]'
@@ -52,8 +55,8 @@ audit: $(VENV)/.dev  ## look up known vulnerabilities of what is installed; asks
 licences: $(VENV)/.dev  ## write docs/licences.md from what is installed
 	$(BIN)/python .ci/licences.py > docs/licences.md
 
-docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html
+docs: $(VENV)/.dev  ## build the documentation site into docs/_build/html; the first time all notebooks run (some 8 minutes)
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 clean:  ## remove what was made here
-	rm -rf $(VENV) .venv-minimum butterfly_demo docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-minimum butterfly_demo docs/_build docs/_made docs/notebooks .coverage .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,8 +1,8 @@
 """
 What else lives here: how far predictions get better once something was seen at a place or near it.
 
-Prints the table of docs/given.md on the British butterflies, whether the intervals hold, and what
-it costs; with --given it writes conditional predictions of the test sites.
+Prints the table of docs/measured/given.md on the British butterflies, whether the intervals hold,
+and what it costs; with --given it writes conditional predictions of the test sites.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Does a plan beat going at random? Replays on real and simulated surveys, and the cost of a big plan.
 
 The real sites are the published British ones (BUTTERFLY_SDM_SHARED); the regions are simulated. All
-figures of docs/planning.md come from here.
+figures of docs/measured/planning.md come from here.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import shlex
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -612,7 +613,6 @@ def view(
 
     path, seen = map_to_view(what)
     shown: dict[str, Any] = {
-        "overlay": "dissimilarity" if limit is not None else None,
         "limit": limit,
         "sites": seen if sites else None,
         "shapes": overlay,
@@ -895,7 +895,10 @@ def plugin(
         typer.Argument(help="Name of the plugin, see: butterfly-sdm plugins", show_default=False),
     ],
     verb: Annotated[
-        str, typer.Argument(help="init, train, evaluate, predict or check.", show_default=False)
+        str,
+        typer.Argument(
+            help="init, extract, train, evaluate, predict or check.", show_default=False
+        ),
     ],
     config: Annotated[
         Path | None,
@@ -908,16 +911,16 @@ def plugin(
     """
     Use a method of another domain.
 
-    init writes a YAML of all its settings; check lets it show, on few steps, that it keeps what
-    plugins promise.
+    init writes a YAML of all its settings; extract makes features of raw files, such as videos;
+    check lets it show, on few steps, that it keeps what plugins promise.
     """
     from butterfly_sdm.core.files import read_json
     from butterfly_sdm.plugins import plugin as door
 
-    if verb not in ("init", "train", "evaluate", "predict", "check"):
+    if verb not in ("init", "extract", "train", "evaluate", "predict", "check"):
         raise ConfigError(
-            f"{verb!r} is no verb of a plugin; the verbs are init, train, evaluate, predict and "
-            "check."
+            f"{verb!r} is no verb of a plugin; the verbs are init, extract, train, evaluate, "
+            "predict and check."
         )
     place = config if config is not None else Path(f"{name}.yaml")
     if verb == "init":
@@ -938,9 +941,16 @@ def plugin(
         door.check_installed(name, config, overrides or ())
         terminal.summary(f"{name} check", {"contract": "kept"}, as_json=as_json)
         return
+    began = time.time()
     with terminal.progress_bars() as progress:
+        if verb == "extract":
+            told = door.extract_features(name, config, overrides or (), progress)
+            terminal.summary(f"{name} extract", told, as_json=as_json)
+            return
         result = door.run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
     rows: dict[str, object] = {"written": result}
+    if verb == "train" and (result / "model.json").stat().st_mtime < began:
+        rows = {"trained before": result}
     if verb == "evaluate":
         rows |= {key: f"{value:.4g}" for key, value in read_json(result / "metrics.json").items()}
     terminal.summary(f"{name} {verb}", rows, as_json=as_json)

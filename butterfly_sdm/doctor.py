@@ -19,7 +19,8 @@ EXTRAS = {
     "xarray": "xarray",
     "notebooks": "jupyterlab",
     "medical": "pydicom",
-    "video": "vaderSentiment",
+    "video": "av",
+    "encoders": "transformers",
 }
 
 

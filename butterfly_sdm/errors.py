@@ -7,6 +7,7 @@ prints the message alone and ends with code 2.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -52,8 +53,25 @@ def how_to_install(extra: str) -> str:
     return f'pip install "butterfly-sdm[{extra}]"'
 
 
+def without_secrets(text: str) -> str:
+    """
+    Return a text whose addresses tell neither user, password nor query.
+
+    >>> without_secrets("Is https://kim:secret@host/a.tif?sig=token, here, right?")
+    'Is https://host/a.tif, here, right?'
+    """
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", text))
+
+
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/@?#]+@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?#'\"<>]+)\?[^\s,;'\"<>)]+")
+
+
 class ButterflySDMError(Exception):
-    """Base of all errors a user can act on."""
+    """Base of all errors a user can act on; no message tells what is secret in an address."""
+
+    def __str__(self) -> str:
+        return without_secrets(super().__str__())
 
 
 class ConfigError(ButterflySDMError, ValueError):

@@ -55,6 +55,7 @@ class Ground:
             with suppress(ButterflySDMError):
                 self.data = dataset_of(run)
         self.sites: dict[str, gpd.GeoSeries] = {}
+        self._bands: dict[str, int] = {}
 
     @property
     def side_m(self) -> float:
@@ -277,6 +278,7 @@ class Ground:
                     )
             if names:
                 tables.append(predictor.predict(data, names))
+                self._place_in_bands(data, names)
                 spots.append(data.sites.loc[names, ["easting", "northing"]])
         if not tables:
             raise DataError(
@@ -287,6 +289,23 @@ class Ground:
         order = [name for name in places.index if name in table.index]
         table = table.loc[order].rename_axis("place")
         return table, at.loc[order].to_numpy(float)
+
+    def _place_in_bands(self, data: Dataset, names: list[str]) -> None:
+        """Keep in which band of climate or latitude of the seasons places lie."""
+        community = self.run.community
+        if community is None or community.seasons is None:
+            return
+        with suppress(ButterflySDMError):  # without that covariate: the middle one
+            bands = community.seasons.bands(data, names)
+            self._bands |= dict(zip(names, bands.tolist(), strict=True))
+
+    def bands_of(self, places: pd.Index) -> np.ndarray | None:
+        """Return the bands (places,) of places that were predicted; None without seasons."""
+        community = self.run.community
+        if community is None or community.seasons is None:
+            return None
+        middle = int(community.seasons.calendar.band_of(None, 1)[0])
+        return np.array([self._bands.get(name, middle) for name in places], dtype=np.int64)
 
     def _described(self, places: gpd.GeoSeries) -> Dataset:
         from data_prep.asked import describe_places

@@ -22,6 +22,7 @@ from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
+from butterfly_sdm.imagery.grids import grid_on_ground
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import BOUNDS, Bounds, Derived, Layer, seen_numbers
 from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
@@ -102,20 +103,81 @@ class MapOfRun:
             layers += [Bounds(name, made.ends, made.species) for name in map(_bound, wanted)]
         return options, layers, about
 
+    def gridded(self, options: MapOptions, scene: Scene) -> MapOptions:
+        """
+        Return options with the grid of the map where they name none and the pixels of the scene
+        are not what they are called (degrees, Web Mercator): the CRS of the tiles.
+        """
+        grid = None
+        if options.grid is None and self.run.predictor.sees.bands:
+            grid = grid_on_ground(scene, self._tile_crs)
+        if grid is None:
+            return options
+        if self.options.grid is None:
+            log.warning(
+                "Pixels in %s are not squares of the metres they are called, so the map is made in "
+                "%s. map.grid names another CRS.",
+                scene.crs.to_string(),
+                grid,
+            )
+        self.options = self.options.model_copy(update={"grid": grid})
+        return options.model_copy(update={"grid": grid})
+
+    @cached_property
+    def _tile_crs(self) -> str | None:
+        """Of the tiles of the data set, if it lies where it was and they share one."""
+        with suppress(ButterflySDMError):
+            sites = self._dataset.sites
+            if "tile_crs" in sites.columns:
+                found = sites.loc[sites["tile_row"] >= 0, "tile_crs"].dropna().unique()
+                return str(found[0]) if len(found) == 1 else None
+        return None
+
     def _check_quantity(self) -> None:
         """Refuse layers learned from rates over all visits in a map of something else."""
         options = self.options
-        of_rates = [name for name in options.layers if name in (*BOUNDS, "richness_interval")]
-        other = options.quantity == "presence" or options.week is not None
+        known = ("richness_interval",) if self._other_days else (*BOUNDS, "richness_interval")
+        of_rates = [name for name in options.layers if name in known]
+        other = options.quantity == "presence" or options.week is not None or self._other_days
         if not of_rates or not (other or options.bound != "mean"):
             return
-        shown = "presence" if options.quantity == "presence" else f"week {options.week}"
+        shown = self._shown
         shown = shown if other else f"the {options.bound} ends of intervals"
         raise DataError(
             f"The layers {', '.join(of_rates)} tell the rate that visits of a site see, and this "
             f"map shows {shown}. Leave them out of map.layers; map.bound: lower or upper maps the "
             "ends of the model's own interval."
         )
+
+    @property
+    def _other_days(self) -> bool:
+        """Whether a run that knows seasons is mapped on the days of visits."""
+        dated = self.run.card.get("season") == "on"
+        return dated and self.options.quantity == "raw_rate"
+
+    @property
+    def _shown(self) -> str:
+        if self.options.quantity == "presence":
+            return "presence"
+        if self.options.week is not None:
+            return f"week {self.options.week}"
+        return "the rate on the days of some visits"
+
+    def check_records(self) -> None:
+        """
+        Refuse new records in a map of something else than the rate they are compared with.
+
+        Raises
+        ------
+        DataError
+            The map shows presence, a week, or the days of some visits.
+        """
+        options = self.options
+        if options.quantity == "presence" or options.week is not None or self._other_days:
+            raise DataError(
+                "What was seen moves the rate over the season, and this map shows "
+                f"{self._shown}. Leave out --given, or map.quantity and map.week."
+            )
 
     def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
         """Return the options without the species that are not better than their mean rate."""

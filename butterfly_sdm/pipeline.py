@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import damage, fingerprint, is_whole
 from butterfly_sdm.core.files import write_text
+from butterfly_sdm.core.threads import fixed_threads
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
@@ -210,14 +211,16 @@ def train(
         }
         | {"split": [split.train, split.validation, split.test]}
         | ({} if settings.train.season is None else {"season": settings.train.season.model_dump()})
+        | ({} if settings.train.threads is None else {"threads": settings.train.threads})
     )
-    if _is_trained(folder, key):
-        tidy(folder)
-    else:
-        _fit_into(folder, key, settings, data, progress)
-    run = Run.open(folder).with_settings(settings)
-    if settings.community is not None:
-        fit_community(run, dataset=data, progress=progress)
+    with fixed_threads(settings.train.threads):
+        if _is_trained(folder, key):
+            tidy(folder)
+        else:
+            _fit_into(folder, key, settings, data, progress)
+        run = Run.open(folder).with_settings(settings)
+        if settings.community is not None:
+            fit_community(run, dataset=data, progress=progress)
     return run
 
 
@@ -284,7 +287,7 @@ def evaluate(
     opened, settings = open_run(run, overrides)
     data = dataset_of(opened, dataset)
     folder = Path(out) if out is not None else opened.folder
-    with exclusive(folder):
+    with exclusive(folder), fixed_threads(settings.train.threads):
         return evaluate_run(
             opened.predictor,
             data,
@@ -380,6 +383,7 @@ def predict_map(
         No scene is named, a scene or a raster of a covariate is missing or does not fit, or the run
         cannot be mapped so.
     """
+    from butterfly_sdm.imagery.discovery import assumed_offsets
     from butterfly_sdm.map_of_run import MapOfRun
     from butterfly_sdm.mapping.community import RichnessInterval
     from butterfly_sdm.mapping.map import write_map
@@ -406,31 +410,38 @@ def predict_map(
     options, layers, about = known.planned()
     if "richness_interval" in options.layers:
         layers = [*layers, RichnessInterval(needed_community(opened))]
+    if given is not None:
+        known.check_records()
     records = None if given is None else _records(opened, settings, given, progress)
 
     def check_scene(scene: Scene) -> None:
-        plan_map(predictor, scene, options, layers=[*layers, *known.applicability(scene)])
+        for message in assumed_offsets(scene.pieces):
+            log.warning("%s", message)
+        if wanted.composite and wanted.composite.mosaic:
+            # what is composed where it is read is planned at once
+            chosen = known.gridded(options, scene)
+            plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
     scene, _ = scene_of(
         wanted,
         scratch=scratch,
-        # what is composed where it is read is planned at once
-        check=check_scene if wanted.composite and wanted.composite.mosaic else None,
+        check=check_scene,
         progress=progress,
     )
-    made = write_map(
-        predictor,
-        scene,
-        target,
-        options,
-        layers=[*layers, *known.applicability(scene)],
-        records=records,
-        about=about,
-        overwrite=overwrite,
-        seed=settings.seed,
-        progress=progress,
-    )
+    with fixed_threads(settings.train.threads):
+        made = write_map(
+            predictor,
+            scene,
+            target,
+            known.gridded(options, scene),
+            layers=[*layers, *known.applicability(scene)],
+            records=records,
+            about=about,
+            overwrite=overwrite,
+            seed=settings.seed,
+            progress=progress,
+        )
     if scene.supply is not None:
         scene.supply.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -587,7 +598,7 @@ def check(artefact: str | Path) -> list[str]:
     Parameters
     ----------
     artefact
-        Folder of a data set or a run, or a map.
+        Folder of a data set, a run or the run of a plugin, or a map.
 
     Returns
     -------
@@ -620,13 +631,17 @@ def check(artefact: str | Path) -> list[str]:
         except ButterflySDMError as error:
             return [str(error)]
         return []
+    if (path / "model.json").is_file():
+        from butterfly_sdm.plugins.plugin import check_run
+
+        return check_run(path)
     if path.is_file():
         from butterfly_sdm.mapping.map_file import check_map
 
         return check_map(path)
     raise ArtefactError(
-        f"{path} holds neither dataset.json nor run.json: it is no artefact of this package, or "
-        "not finished."
+        f"{path} holds neither dataset.json nor run.json nor model.json: it is no artefact of this "
+        "package, or not finished."
     )
 
 
@@ -650,7 +665,7 @@ def dataset_for(
         if not folder.exists():
             return build(settings, folder, progress=progress)
         mark = _settings_mark(folder)
-        if mark.is_file() and mark.read_text(encoding="utf-8") != _settings_key(settings):
+        if mark.is_file() and mark.read_bytes() != _settings_key(settings).encode():
             raise ConfigError(
                 f"The data set {folder} was built before the section build of the config was "
                 "changed. Build it again: "

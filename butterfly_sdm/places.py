@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.community.community import Belief, Community
-from butterfly_sdm.community.given import Given
+from butterfly_sdm.community.given import Given, undated_visits
 from butterfly_sdm.community.options import CommunityOptions
 from butterfly_sdm.config import Config, ConfigLike
 from butterfly_sdm.core.cards import fingerprint
@@ -33,6 +33,7 @@ from butterfly_sdm.ground import Ground, centres
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 from butterfly_sdm.run import COMMUNITY, Run, dataset_of, open_run
+from butterfly_sdm.season.seasons import Seasons
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -79,7 +80,7 @@ def fit_community(
     season = settings.train.season if opened.card.get("season") == "on" else None
     key = fingerprint(
         {"run": opened.card.get("key"), "options": options.model_dump(exclude={"workers"})}
-        | ({} if season is None else {"season": season.model_dump()})
+        | ({} if season is None else {"season": season.model_dump(), "dated": 1})
     )
     card = folder / "community.json"
     if card.is_file() and read_json(card).get("key") == key:
@@ -114,6 +115,7 @@ def fit_community(
             folds_of(folds),
             most_sites=options.most_sites,
             seed=settings.seed,
+            seasons=None if season is None else Seasons.of(data, sites, season, seed=settings.seed),
         )
         community.save(unfinished, more={"key": key, "folds": folds[0].method})
         shutil.rmtree(unfinished / "folds")
@@ -358,6 +360,8 @@ def _believed(
         data = ground.data
         assert data is not None
         own = Given.of_counts(data.detections.loc[again], data.visits.loc[again])
+        if community.seasons is not None:
+            own = Given.of_visits(data, again)
         told = told + own.without(hidden)
         ground.notes.append(
             f"{len(again)} places are training sites: there the model starts from what it said "
@@ -366,9 +370,15 @@ def _believed(
     at = ground.where(told.places)
     new = ground.unlearned(centres(at))
     records, record_of = None, None
+    if community.seasons is not None and (lost := undated_visits(told)):
+        ground.notes.append(
+            f"{lost:g} visits have no day that can be read, such as 2024-06-30: they count as "
+            "visits on an average day of the season."
+        )
+    bands = ground.bands_of(plain.index)
     if len(new):
         near, spots = ground.predicted(at.loc[new.index])
-        records = community.records(near, told, spots)
+        records = community.records(near, told, spots, bands=ground.bands_of(near.index))
         record_of = pd.Index(near.index).get_indexer(plain.index)
     return community.condition(
         q,
@@ -378,6 +388,7 @@ def _believed(
         record_of=record_of,
         visits=visits,
         counted=[name for name in community.species if name not in hidden],
+        bands=bands,
     )
 
 

@@ -18,6 +18,7 @@ from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
 from butterfly_sdm.core.cards import check_version, sealed, software_versions
 from butterfly_sdm.core.files import read_json, sha256, write_json, write_text
 from butterfly_sdm.core.html import facts_html
+from butterfly_sdm.core.threads import computed_with
 from butterfly_sdm.core.work import exclusive
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
@@ -179,6 +180,7 @@ def finish_run(
         else None,
         "dataset_fingerprint": data.fingerprint,
         "software": software_versions(("butterfly-sdm", "torch", "numpy", "scikit-learn")),
+        "computed_with": computed_with(),
         **({} if config.train.season is None else {"season": "off" if season is None else "on"}),
         "files": {
             path.relative_to(partial).as_posix(): sha256(path)

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
+from pyproj import Transformer
 
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
@@ -21,6 +22,7 @@ from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
 from data_prep.options import CovariateOptions, CovariateRasterOptions
+from data_prep.sources.tessera import fetch_tiles
 
 log = logging.getLogger("data_prep.covariates")
 
@@ -302,7 +304,17 @@ def embedding_covariates(
     ------
     MissingFileError, RasterError
         A file is absent, damaged or of another kind than stated, or none covers a site.
+    SourceError
+        Tiles of ``options.url`` could not be fetched.
     """
+    if options.url is not None:
+        assert options.year is not None  # the options have checked
+        there = Transformer.from_crs(position_crs, "EPSG:4326", always_xy=True)
+        lon, lat = there.transform(
+            sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
+        )
+        reach = max(options.side_m) / 2
+        fetch_tiles(options.url, options.paths[0], lon, lat, year=options.year, reach_m=reach)
     table = embedding_table(
         options,
         sites["easting"].to_numpy(float),

@@ -8,7 +8,7 @@ from pathlib import Path
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
-from butterfly_sdm.errors import MissingFileError
+from butterfly_sdm.errors import MissingFileError, without_secrets
 from butterfly_sdm.imagery.embeddings.columns import open_stated
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
@@ -75,7 +75,8 @@ def check_inputs(config: BuildOptions) -> Scene | None:
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
     for embeddings in config.covariates.embedded if config.covariates is not None else ():
-        open_stated(embeddings)
+        if embeddings.url is None:
+            open_stated(embeddings)
     if config.ready_tiles is not None:
         check_folders(config.ready_tiles)
     options = config.scenes
@@ -103,7 +104,7 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     roots = [*(path for path in _imagery(config) if isinstance(path, Path)), fetched]
     local = {path: Path(path).resolve() for path in imagery if not is_remote(path)}
     found = [
-        Source(role="scene", name=path, licence=licence)
+        Source(role="scene", name=without_secrets(path), licence=licence)
         for path, licence in imagery.items()
         if path not in local
     ]
@@ -155,6 +156,7 @@ def _others(config: BuildOptions) -> list[tuple[str, Path]]:
             ("covariates.embeddings", path)
             for embeddings in config.covariates.embedded
             for path in embeddings.paths
+            if embeddings.url is None
         ]
     used = {"file": config.split.path, "regions": config.split.regions}.get(config.split.method)
     return named if used is None else [*named, ("split", used)]

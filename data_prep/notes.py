@@ -12,6 +12,7 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
+from butterfly_sdm.errors import without_secrets
 from butterfly_sdm.season.cells import CellCounts
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.seasons import Seasons, dates_share
@@ -40,6 +41,7 @@ class BuildNotes:
 
     def warn(self, message: str) -> None:
         """Say a warning now, and keep it for the card."""
+        message = without_secrets(message)
         log.warning(message)
         self.warnings.append(message)
 

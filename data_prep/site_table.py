@@ -8,13 +8,12 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
-from pyproj import CRS, Proj
+from pyproj import Proj
 from pyproj.exceptions import ProjError
 
 from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.imagery.grids import usual_crs
 from data_prep.records.count import SurveyTable
-
-BRITISH_GRID = "EPSG:27700"
 
 
 def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTable:
@@ -58,38 +57,6 @@ def with_unrecorded(survey: SurveyTable, listed: gpd.GeoDataFrame) -> SurveyTabl
         ),
         notes=(*survey.notes, *notes),
     )
-
-
-def usual_crs(lon: pd.Series, lat: pd.Series) -> str:
-    """
-    Return the projected CRS people would choose for places: the British National Grid in its area,
-    else their UTM zone.
-
-    Parameters
-    ----------
-    lon, lat
-        Degrees (WGS 84).
-
-    Returns
-    -------
-    str
-        Such as ``"EPSG:32633"``: the zone of the middle of the places.
-
-    Examples
-    --------
-    >>> usual_crs(pd.Series([14.1, 16.2]), pd.Series([46.0, 46.9]))
-    'EPSG:32633'
-    """
-    area = CRS.from_user_input(BRITISH_GRID).area_of_use
-    if (
-        area is not None
-        and lon.between(area.west, area.east).all()
-        and lat.between(area.south, area.north).all()
-    ):
-        return BRITISH_GRID
-    east, north = (lon.min() + lon.max()) / 2, (lat.min() + lat.max()) / 2
-    zone = min(int((east + 180) // 6) + 1, 60)
-    return f"EPSG:{(32600 if north >= 0 else 32700) + zone}"
 
 
 def stretched(sites: pd.DataFrame, position_crs: str) -> float:
@@ -169,12 +136,12 @@ def _positions(sites: pd.DataFrame, position_crs: str) -> tuple[np.ndarray, np.n
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"build.position_crs = {position_crs!r}: {error}. Give a projected CRS such as "
-            "EPSG:27700, or leave it out."
+            f"{usual_crs(sites['lon'], sites['lat'])}, or leave it out."
         ) from error
     if not position.crs.is_projected:
         raise ConfigError(
             f"build.position_crs = {position_crs!r} is in degrees. Give a projected CRS such as "
-            "EPSG:27700, or leave it out."
+            f"{usual_crs(sites['lon'], sites['lat'])}, or leave it out."
         )
     factor = position.crs.axis_info[0].unit_conversion_factor
     easting, northing = position.x.to_numpy() * factor, position.y.to_numpy() * factor

@@ -161,3 +161,64 @@ def test_a_group_that_is_not_there_is_told(dataset):
         make_baseline("trees", only="tessera").fit(dataset, train)
     with pytest.raises(ModelError, match="or neither"):
         make_baseline("linear", components=3)
+
+
+def test_a_ladder_blends_its_steps_and_compares_every_two(dataset, tmp_path):
+    from butterfly_sdm.evaluation.bootstrap import grid_blocks
+    from butterfly_sdm.evaluation.compare import compare
+    from butterfly_sdm.evaluation.ladder import run_ladder
+    from butterfly_sdm.evaluation.options import EvaluateOptions
+
+    options = EvaluateOptions.model_validate(
+        {
+            "ladder": [
+                {"kind": "linear", "name": "near", "options": {"only": "*_100m"}},
+                {"kind": "linear", "name": "wide", "options": {"only": "*_1000m"}},
+                {"kind": "blend", "name": "both", "of": ["near", "wide"]},
+            ],
+            "bootstrap": 50,
+            "folds": 2,
+            "fold_distance_m": 500.0,
+        },
+        strict=False,
+    )
+    ladder = run_ladder(dataset, options, folder=tmp_path)
+    assert set(ladder.table.index) == {"mean_rate", "near", "wide", "both"}
+    tables = {
+        name: pd.read_parquet(tmp_path / f"predictions_{name}.parquet")
+        for name in ("near", "wide", "both")
+    }
+    pd.testing.assert_frame_equal(tables["both"], (tables["near"] + tables["wide"]) / 2)
+    folds = {name: ladder.cross_validations[name].predictions for name in tables}
+    pd.testing.assert_frame_equal(folds["both"], (folds["near"] + folds["wide"]) / 2)
+    pairs = pd.read_csv(tmp_path / "ladder_pairs.csv")
+    assert list(zip(pairs["first"], pairs["second"], strict=True)) == [
+        ("near", "wide"),
+        ("near", "both"),
+        ("wide", "both"),
+    ]
+    again = compare(
+        dataset,
+        list(folds["near"].index),
+        folds["near"],
+        folds["both"],
+        blocks=grid_blocks(dataset.sites, side_m=options.block_m),
+        repeats=50,
+        seed=0,
+    ).difference
+    row = pairs.iloc[1]
+    np.testing.assert_allclose(
+        [row["difference"], row["low"], row["high"]], [again.estimate, again.low, again.high]
+    )
+
+
+def test_a_blend_of_a_step_that_is_not_there_is_refused(dataset):
+    from butterfly_sdm.evaluation.ladder import ladder_factories
+    from butterfly_sdm.evaluation.options import LadderStep
+
+    with pytest.raises(DataError, match="no step before it"):
+        ladder_factories([LadderStep(kind="blend", name="both", of=("near", "wide"))])
+    with pytest.raises(ValueError, match="names the steps"):
+        LadderStep(kind="blend")
+    with pytest.raises(ValueError, match="of the kind network"):
+        LadderStep.model_validate({"kind": "trees", "network": {"backbone": "resnet18"}})

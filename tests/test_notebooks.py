@@ -1,6 +1,6 @@
 """
-Every notebook runs from a fresh kernel, on a small region they share, in the order a reader takes
-them.
+Every notebook runs in a fresh process, on a small region they share, in the order a reader takes
+them; the first in a kernel of Jupyter.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.lessons import run_cells
+
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 SMALL = "size_px, n_sites, epochs = 1024, 48, 2"
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +23,37 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("notebooks")
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+def small(path: Path) -> nbformat.NotebookNode:
+    """Return a notebook with the parameters of a small region."""
     notebook = nbformat.read(path, as_version=4)
     (parameters,) = (
         cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())
     )
     parameters.source = SMALL
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    notebook = small(path)
+    if path == NOTEBOOKS[0]:
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        place = {"metadata": {"path": str(folder)}}
+        NotebookClient(notebook, timeout=600, resources=place).execute()
+        return
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    failed = run_cells(cells, folder, ENVIRONMENT)
+    assert not failed, failed
+
+
+@pytest.mark.timeout(900)
+def test_a_cell_that_fails_is_told_with_its_error(folder: Path):
+    assert run_cells(["a = 1", "assert a == 1"], folder, {}) == ""
+    told = run_cells(["a = 1", "a.nothing"], folder, {})
+    assert "cell 2" in told and "AttributeError" in told
+    assert "NameError" in run_cells(["print(a)"], folder, {})  # nothing is left of other processes
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -2,11 +2,12 @@
 Tell real faces from self-blended fakes: three small backbones, their votes, and cross-entropy
 beside.
 
-python benchmarks/plugins/dfcon.py [--seeds 5] [--only
-dfcon_faces|dfcon_cross_entropy|dfcon_unbalanced]
+python benchmarks/plugins/dfcon.py [--seeds 5] [--only dfcon_faces|dfcon_unbalanced]
 """
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,19 @@ import pandas as pd
 from experiment import Experiment, Measures, Target, main, shared, write_images
 
 from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.plugins.contract import PluginRun
 from butterfly_sdm.plugins.dfcon.blending import self_blend
-from butterfly_sdm.plugins.dfcon.method import Dfcon
+from butterfly_sdm.plugins.dfcon.method import Dfcon, face_scores
+from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.runner import evaluate, train
+from butterfly_sdm.plugins.stages import Limits
 
-# The transformer learns more slowly: its rate was chosen among 1e-3, 3e-4 and 1e-4, its patches
-# among 4 and 8 px, by the AUC on people taken out of the training part (two draws).
+# Two small networks of different kinds, from random weights, at a size that a CPU can pay for.
+# Kinds, rate, temperature and that the loss acts on the features were chosen on the split of seed
+# 100, which is not reported.
 BACKBONES: dict[str, dict[str, Any]] = {
-    "maxvit": {"model": "maxvit_rmlp_pico_rw_256", "weights": None},
-    "coatnet": {"model": "coatnet_pico_rw_224", "weights": None},
-    "eva02": {
-        "model": "eva02_tiny_patch14_224",
-        "weights": None,
-        "patch_px": 8,
-        "epochs": 80,
-        "learning_rate": 1e-4,
-    },
+    "efficient": {"model": "test_efficientnet", "weights": None},
+    "plain": {"model": "test_byobnet", "weights": None},
 }
 
 
@@ -61,53 +59,97 @@ def faces(folder: Path, seed: int, ratio: int = 1) -> Path:
 def settings(table: Path, seed: int) -> dict[str, Any]:
     return {
         "data": str(table),
-        "size_px": 64,
+        "size_px": 48,
         "channels": 1,
         "backbones": BACKBONES,
         "views": 1,
-        "epochs": 12,
-        "batch_size": 16,  # on few images many small steps, which a CPU can pay for
-        "learning_rate": 3e-4,
+        "projection": 0,
+        "temperature": 0.2,
+        "epochs": 24,
+        "batch_size": 64,
+        "learning_rate": 3e-3,
+        "warmup_epochs": 2,
+        "decay": "cosine",
         "seed": seed,
+        "accelerator": "cpu",
     }
 
 
-def score(value: dict[str, Any], folder: Path) -> Measures:
-    """Train and measure."""
+@dataclass
+class Timed:
+    """CPU seconds of one epoch of the first stage, and of all stages together."""
+
+    epoch: float
+    whole: float
+
+
+def fit(value: dict[str, Any], folder: Path, epochs: int | None = None) -> tuple[PluginRun, Timed]:
+    """Train one member and time it, in seconds of this process: others may use the machine too."""
     config, _ = load_settings(Dfcon.config, value)
-    return evaluate(train(Dfcon(), "dfcon", config, folder)).metrics
+    ends: list[float] = []
+
+    def note(*position: object) -> None:
+        ends.append(time.process_time())
+
+    limits = None if epochs is None else Limits(epochs=epochs)
+    run = train(Dfcon(), "dfcon", config, folder, limits=limits, progress=note)
+    steps = epochs or value["epochs"]
+    each = (ends[steps - 1] - ends[0]) / (steps - 1)
+    return run, Timed(each, ends[-1] - ends[0] + each)
 
 
 def members(folder: Path, seed: int) -> Iterator[Measures]:
-    """Train the members by the contrastive loss; compare them with their votes."""
-    metrics = score(settings(faces(folder / "faces", seed), seed), folder / "run")
-    accuracy = [metrics[f"{member}_accuracy"] for member in BACKBONES]
-    found = {
-        key: number for key, number in metrics.items() if key.endswith(("accuracy", "auc", "rate"))
-    }
-    least = min(metrics[f"{member}_auc"] for member in BACKBONES)
-    yield found | {
-        "best_accuracy": max(accuracy),
-        "median_accuracy": float(np.median(accuracy)),
-        "least_auc": least,
-    }
-
-
-def cross_entropy(folder: Path, seed: int) -> Iterator[Measures]:
-    """Train the same members for as many epochs by cross-entropy."""
-    value = settings(faces(folder / "faces", seed), seed) | {"objective": "cross_entropy"}
-    metrics = score(value, folder / "run")
-    yield {
-        f"ce_{key}": number for key, number in metrics.items() if key.endswith(("_accuracy", "auc"))
-    }
-
-
-def mean_accuracy(prefix: str) -> str:
-    return (
-        "("
-        + " + ".join(f"{prefix}{member}_accuracy" for member in BACKBONES)
-        + f") / {len(BACKBONES)}"
-    )
+    """
+    Train each member by the contrastive loss with a frozen head, and by cross-entropy for as many
+    epochs as fit into the same time; then the votes of both.
+    """
+    base = settings(faces(folder / "faces", seed), seed)
+    scores: dict[str, dict[str, np.ndarray]] = {"": {}, "ce_": {}}
+    label = np.zeros(0)
+    for name, member in BACKBONES.items():
+        value = base | {"backbones": {name: member}}
+        run, contrastive = fit(value, folder / name)
+        value |= {"objective": "cross_entropy"}
+        _, trial = fit(value, folder / f"{name}_trial", epochs=3)
+        value |= {"epochs": max(2, round(contrastive.whole / trial.epoch))}
+        beside, entropy = fit(value, folder / f"{name}_ce")
+        history = pd.read_csv(run.folder / "history.csv")
+        over = history["loss_over_collapsed"].dropna()
+        found = {
+            f"{name}_seconds": contrastive.whole,
+            f"ce_{name}_seconds": entropy.whole,
+            f"ce_{name}_epochs": value["epochs"],
+            f"{name}_over_collapsed": over.iloc[-1],
+        }
+        for prefix, made in (("", run), ("ce_", beside)):
+            report = evaluate(made)
+            found |= {
+                f"{prefix}{name}_{key}": report.metrics[f"{name}_{key}"]
+                for key in ("accuracy", "auc", "equal_error_rate")
+            }
+            table = report.tables["predictions"]
+            scores[prefix][name] = table[f"score_{name}"].to_numpy()
+            label = (table["label"] == "real").to_numpy(dtype=int)
+        yield found
+        yield {f"gain_{name}": found[f"{name}_accuracy"] - found[f"ce_{name}_accuracy"]}
+    for prefix, given in scores.items():
+        stacked = np.stack(list(given.values()))
+        single = [face_scores(label, value) for value in given.values()]
+        votes = {
+            "soft_vote": face_scores(label, soft_vote(stacked)),
+            "hard_vote": face_scores(label, soft_vote(stacked), decided=hard_vote(stacked)),
+        }
+        yield {
+            f"{prefix}{vote}_{key}": found[key]
+            for vote, found in votes.items()
+            for key in ("accuracy", "auc")
+        } | {
+            f"{prefix}mean_accuracy": float(np.mean([value["accuracy"] for value in single])),
+            f"{prefix}mean_auc": float(np.mean([value["auc"] for value in single])),
+            f"{prefix}least_auc": min(value["auc"] for value in single),
+            f"{prefix}best_accuracy": max(value["accuracy"] for value in single),
+            f"{prefix}median_accuracy": float(np.median([value["accuracy"] for value in single])),
+        }
 
 
 def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
@@ -123,8 +165,9 @@ def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
         value = settings(faces(folder / name, seed, ratio), seed)
         # Three times the rows: a third of the epochs are as many steps.
         value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
-        value["backbones"] = {"coatnet": BACKBONES["coatnet"]}
-        yield {name: score(value, folder / f"run_{name}")["coatnet_balanced_accuracy"]}
+        value["backbones"] = {"plain": BACKBONES["plain"]}
+        run, _ = fit(value, folder / f"run_{name}")
+        yield {name: evaluate(run).metrics["plain_balanced_accuracy"]}
 
 
 EXPERIMENTS = {
@@ -132,7 +175,15 @@ EXPERIMENTS = {
         "Self-blended faces of unseen people",
         members,
         (
-            Target("AUC of the weakest backbone", "least_auc", ">=", 0.8, every=True),
+            Target("AUC of the weakest member", "least_auc", ">=", 0.75, every=True),
+            Target(
+                "accuracy, mean of the members: contrastive and frozen head - cross-entropy in "
+                "the same time",
+                "mean_accuracy - ce_mean_accuracy",
+                ">=",
+                0,
+            ),
+            Target("the same of AUC", "mean_auc - ce_mean_auc", ">=", 0),
             Target(
                 "accuracy: mean probability - best single",
                 "soft_vote_accuracy - best_accuracy",
@@ -145,26 +196,14 @@ EXPERIMENTS = {
                 ">=",
                 0,
             ),
-            Target(
-                "accuracy, mean of the members: contrastive and frozen head - cross-entropy",
-                f"{mean_accuracy('')} - {mean_accuracy('ce_')}",
-                ">=",
-                -0.01,
-            ),
         ),
-        seconds=300,
-        gpu=True,
-        beside="dfcon_cross_entropy",
-    ),
-    "dfcon_cross_entropy": Experiment(
-        "The same faces and members by cross-entropy", cross_entropy, seconds=150, gpu=True
+        seconds=600,
     ),
     "dfcon_unbalanced": Experiment(
         "Five fakes per real face, balanced accuracy",
         unbalanced,
         (Target("balanced batches: five to one - equal", "five_to_one - equal", ">=", -0.03),),
-        seconds=120,
-        gpu=True,
+        seconds=150,
     ),
 }
 

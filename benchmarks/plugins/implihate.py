@@ -18,7 +18,7 @@ from experiment import Experiment, Measures, Target, main, shared
 
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.contract import PluginRun, Report
-from butterfly_sdm.plugins.implihate.extractors import make_extractors
+from butterfly_sdm.plugins.implihate.extractors import LogMel
 from butterfly_sdm.plugins.implihate.method import Implihate, retrieval
 from butterfly_sdm.plugins.runner import evaluate, train
 
@@ -26,7 +26,8 @@ from butterfly_sdm.plugins.runner import evaluate, train
 # DEVELOPMENT; no reported run sees those.
 SETTINGS: dict[str, Any] = {"epochs": 50}
 # The classifier alone: with the same last stage, and with the rate and epochs that suited it best
-# there.
+# there. All stop early: the epoch is kept that is best on validation digits, as many as there are
+# to train on.
 ALONE = {"contrastive": "none"}
 ALONE_CHOSEN = ALONE | {"classifier_epochs": 150, "classifier_learning_rate": 1e-4}
 VIEWS = {"image": "fou", "text": "zer", "audio": "mor"}
@@ -44,7 +45,8 @@ def view_settings(
     folder: Path, per_class: int, seed: int, *, development: bool = False
 ) -> dict[str, Any]:
     """
-    Write features and labels of three views: ``per_class`` digits to train, the others to test.
+    Write features and labels of three views: ``per_class`` digits to train on, as many to choose
+    the epoch on, the others to test.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = np.load(shared() / "uci_digits_six_views.npz", allow_pickle=False)
@@ -54,7 +56,8 @@ def view_settings(
     )
     rows = np.random.default_rng(seed).permutation(np.flatnonzero(development == DEVELOPMENT))
     table = pd.DataFrame({"video_id": videos[rows], "label": data["label"][rows]})
-    table["split"] = np.where(table.groupby("label").cumcount() < per_class, "train", "test")
+    place = table.groupby("label").cumcount() // per_class
+    table["split"] = place.map({0: "train", 1: "validation"}).fillna("test")
     table.to_csv(folder / "labels.csv", index=False)
     return SETTINGS | {
         "features": str(folder / "views.npz"),
@@ -111,7 +114,7 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     (folder / "media").mkdir(parents=True, exist_ok=True)
     for name, start, end in zip(names, ends - length, ends, strict=True):
         wavfile.write(folder / "media" / f"{name}.wav", 8000, samples[start:end])
-    listen = make_extractors(["log_mel"])[0]
+    listen = LogMel()
     rng = np.random.default_rng(seed)
     speakers = sorted({name.split("_")[1] for name in names})
     held_out = set(rng.permutation(speakers)[:2])
@@ -174,15 +177,12 @@ def text(folder: Path, seed: int) -> Iterator[Measures]:
 
 def views_targets() -> tuple[Target, ...]:
     lost = "(one_stage_without_image + one_stage_without_text + one_stage_without_audio) / 3"
+    own = "a classifier with its own rate and early stop"
     return (
-        Target("macro-F1: stage 1 - classifier only", "one_stage - classifier", ">=", 0.01),
-        Target(
-            "the same, classifier with its own rate and epochs",
-            "one_stage - classifier_chosen",
-            ">=",
-            0.01,
-        ),
-        Target("two stages - classifier only", "two_stages - classifier", ">=", 0),
+        Target(f"macro-F1: two stages - {own}", "two_stages - classifier_chosen", ">=", 0),
+        Target(f"stage 1 - {own}", "one_stage - classifier_chosen", ">=", 0),
+        Target("two stages - the same classifier alone", "two_stages - classifier", ">=", 0),
+        Target("stage 1 - the same classifier alone", "one_stage - classifier", ">=", 0.01),
         Target("three modalities - best single", "one_stage - best_single", ">=", 0.05),
         Target("what losing one modality costs, mean", f"one_stage - {lost}", "<=", 0.3),
         Target(

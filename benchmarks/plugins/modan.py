@@ -1,11 +1,11 @@
 """
-Pretrain by shared attributes: digits of three scanners, six labels per task; X-rays, ultrasound and
-mammograms.
+Pretrain by shared attributes: digits of three scanners, six labels per task; mammograms.
 
-python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_medical]
+python benchmarks/plugins/modan.py [--seeds 5] [--only modan_digits|modan_dense|modan_finding]
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,11 @@ def scanners(folder: Path) -> tuple[list[str], pd.DataFrame]:
 
 
 def pretrained(
-    table: pd.DataFrame, folder: Path, objective: str, seed: int, settings: dict
+    table: pd.DataFrame,
+    folder: Path,
+    objective: str,
+    seed: int,
+    settings: dict,
 ) -> tuple[ModanConfig, PluginRun]:
     """Pretrain by one objective."""
     path = folder / f"table_{seed}.csv"
@@ -156,47 +160,76 @@ def digits(folder: Path, seed: int) -> Iterator[Measures]:
     yield pd.DataFrame(tasks).mean().to_dict()
 
 
-def medical(folder: Path, seed: int) -> Iterator[Measures]:
+def mammograms(folder: Path) -> pd.DataFrame:
     """
-    Pretrain on X-rays, ultrasound and mammograms together; fine-tune the first two from 20 labels
-    per class.
+    Write the mini-MIAS mammograms: side, tissue and woman are known without any diagnosis, and
+    vary within every target set.
     """
-    xray = np.load(shared() / "pneumonia_xray_28px.npz", allow_pickle=False)
-    sound = np.load(shared() / "breast_ultrasound_128px.npz", allow_pickle=False)
-    mammograms = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)["image"]
-    keep = sound["label"] != "normal"
-    first = np.random.default_rng(0).permutation(len(xray["train_images"]))[:1200]
-    sets = {
-        "XR": (xray["train_images"][first], xray["train_labels"][first, 0] > 0, "chest"),
-        "US": (sound["image"][keep], sound["label"][keep] == "malignant", "breast"),
-        # Without labels here; they share the anatomy of the ultrasound.
-        "MG": (mammograms, np.zeros(len(mammograms)), "breast"),
-    }
-    tables = []
-    for modality, (images, positive, anatomy) in sets.items():
-        names = [f"{modality}/{row:04d}.png" for row in range(len(images))]
-        write_images(folder, images, names)
-        columns = {
+    images = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)
+    names = [f"{name}.png" for name in images["name"]]
+    write_images(folder, images["image"], names)
+    lines = (shared() / "mias_labels.txt").read_text().splitlines()
+    said = {line[:6]: line.split() for line in reversed(lines) if line.startswith("mdb")}
+    number = np.array([int(str(name)[3:]) for name in images["name"]])
+    return pd.DataFrame(
+        {
             "path": names,
-            "modality": modality,
-            "anatomy": anatomy,
-            "which": np.asarray(positive).astype(int),
+            # the two breasts of a woman follow one another
+            "woman": [f"woman {place}" for place in (number - 1) // 2],
+            "side": np.where(number % 2, "odd", "even"),
+            "tissue": [said[str(name)][1] for name in images["name"]],
+            "finding": [int(said[str(name)][2] != "NORM") for name in images["name"]],
         }
-        tables.append(pd.DataFrame(columns))
-    table = pd.concat(tables, ignore_index=True)
+    )
+
+
+# Of each target what is asked, and the attributes that pretraining is told. They vary within the
+# target set; side was tried on seed 100 and led away from tissue (AUC 0.57 beside 0.71 from
+# scratch), for it is told by where the breast lies.
+TARGETS = {
+    "dense": (lambda table: table["tissue"] == "D", ("woman",)),
+    "finding": (lambda table: table["finding"] == 1, ("woman", "tissue")),
+}
+MEDICAL = SETTINGS | {
+    "size_px": 32,
+    "batch_size": 64,
+    "epochs": 40,
+    "crop": 0.6,
+    "jitter": 0.2,
+    "flip": True,  # or the two breasts of a woman would never look alike
+    "temperature": 0.2,
+    "learning_rate": 0.05,
+}
+DRAWS = 4  # of labels, per seed: fine-tuning costs little beside pretraining
+
+
+def medical(folder: Path, seed: int, *, name: str) -> Iterator[Measures]:
+    """
+    Pretrain on mammograms by attributes that vary within the target set; fine-tune from ten labels
+    per class, on women whom neither step has seen.
+    """
+    positive, attributes = TARGETS[name]
+    table = mammograms(folder)
+    table["which"] = positive(table).astype(int)
     rng = np.random.default_rng(seed)
-    table["split"] = np.where(rng.random(len(table)) < 0.6, "train", "test")
-    settings = SETTINGS | {"size_px": 32, "flip": True, "epochs": 15}
-    runs = {
-        objective: pretrained(table, folder, objective, seed, settings)
-        for objective in ("jaccard", "simclr")
-    }
-    encoders = {name: run.model().encoder for name, (_, run) in runs.items()}
-    images = Images([folder / name for name in table["path"]], 32, 1)
-    for modality in ("XR", "US"):
-        rows = np.flatnonzero(table["modality"] == modality)
-        found = compare(table, rows, 20, images, encoders, runs["jaccard"][0], modality, rng)
-        yield {f"{modality}_{key}": value for key, value in found.items()}
+    women = table["woman"].unique()
+    train = set(rng.permutation(women)[: round(0.6 * len(women))])
+    table["split"] = np.where(table["woman"].isin(train), "train", "test")
+    settings = MEDICAL | {"attributes": attributes}
+    config, run = pretrained(table, folder, "jaccard", seed, settings)
+    encoders = {"jaccard": run.model().encoder}
+    images = Images([folder / path for path in table["path"]], MEDICAL["size_px"], 1)
+    rows = np.arange(len(table))
+    found = [
+        compare(table, rows, 10, images, encoders, config, f"{name} {draw}", rng)
+        for draw in range(DRAWS)
+    ]
+    yield pd.DataFrame(found).mean().to_dict()
+
+
+def gain(told: str, how: str) -> Target:
+    expression = f"jaccard_{how} - scratch_{how}"
+    return Target(f"{told}: Jaccard - scratch", expression, ">", 0, surely=True)
 
 
 EXPERIMENTS = {
@@ -216,12 +249,15 @@ EXPERIMENTS = {
         seconds=80,
         gpu=True,
     ),
-    "modan_medical": Experiment(
-        "Chest X-rays (pneumonia) and breast ultrasound (malignant), 20 labels per class (AUC)",
-        medical,
-        seconds=80,
-        gpu=True,
-    ),
+    **{
+        f"modan_{name}": Experiment(
+            f"Mammograms of unseen women, {asked}, ten labels per class (AUC)",
+            partial(medical, name=name),
+            (gain("fine-tuned", "tuned"), gain("probe", "probe")),
+            seconds=25,
+        )
+        for name, asked in (("dense", "dense tissue or not"), ("finding", "a finding or none"))
+    },
 }
 
 if __name__ == "__main__":

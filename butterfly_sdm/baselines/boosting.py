@@ -35,7 +35,7 @@ class Boosting(TablePredictor):
         On squared leaf values.
     visits_power
         A site counts ``n ** visits_power`` visits.
-    covariates, position, bands
+    covariates, position, bands, only, embedding, components
         What the trees see, as in :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`;
         missing numbers are kept.
     seed

@@ -47,6 +47,8 @@ class GaussianProcess(GroupedInputs):
         Distances, separated by commas, within which the other sites of the data set are counted,
         with visits or without: where people survey says something of the place. The counts join the
         last group. Empty: none.
+    only
+        Which covariates, as in :func:`~butterfly_sdm.data.groups.chosen_covariates`; empty: all.
     steps
         Steps of the optimiser of the kernel.
     inflation

@@ -33,7 +33,7 @@ class Linear(TablePredictor):
         Add the square of every input, so that a species can prefer the middle of a gradient.
     visits_power
         0: all sites weigh alike; 1: all visits.
-    covariates, position, bands
+    covariates, position, bands, only, embedding, components
         What the model sees, as in
         :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
         become the mean.

@@ -30,7 +30,7 @@ class MaxEnt(TablePredictor):
         The ``beta_multiplier`` of elapid; larger gives smoother responses.
     scaled
         Apply the factor.
-    covariates, position, bands
+    covariates, position, bands, only, embedding, components
         What the model sees, as in
         :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
         become the median.

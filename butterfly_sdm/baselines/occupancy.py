@@ -36,7 +36,7 @@ class OccupancyModel(TablePredictor):
     ----------
     season
         How dates are used; a mapping of :class:`~butterfly_sdm.season.options.SeasonOptions`.
-    covariates, position, bands
+    covariates, position, bands, only, embedding, components
         What presence follows from, as in
         :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers become the
         mean.

@@ -27,7 +27,7 @@ class Perceptron(GroupedInputs):
 
     Parameters
     ----------
-    groups, embedding, components, density_km
+    groups, embedding, components, density_km, only
         As in :class:`~butterfly_sdm.baselines.gaussian_process.GaussianProcess`.
     networks
         How many are averaged; they are trained side by side.

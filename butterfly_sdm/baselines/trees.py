@@ -33,7 +33,7 @@ class Trees(TablePredictor):
         Share of the inputs tried at each cut.
     visits_power
         0: all sites weigh alike; 1: all visits.
-    covariates, position, bands
+    covariates, position, bands, only, embedding, components
         What the trees see, as in
         :class:`~butterfly_sdm.baselines.inputs.table.TablePredictor`. Missing numbers
         become the median of the training sites.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 
 from butterfly_sdm.community import logit_normal
+from butterfly_sdm.community.dated import effective_counts, lists_of_sites
 from butterfly_sdm.community.evidence import Evidence
 from butterfly_sdm.community.richness import posterior_moments
+from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.season.seasons import Seasons
 
 LEVEL = 0.9
 LEAST_SITES = 30  # from which covariances and intervals are learned
@@ -110,6 +113,48 @@ def calibrate(
                 mean, sd = posterior_moments(part.mean, part.correlated, left)
                 number = ((k[use][rows] - seen[rows]) > 0).sum(axis=1)
                 off.append((number - mean) / sd)
+        found[float(known)] = np.concatenate(off)
+    return Calibration.fit(found)
+
+
+def calibrate_dated(
+    q: np.ndarray,
+    dataset: Dataset,
+    sites: Sequence[str],
+    seasons: Seasons,
+    logit: np.ndarray,
+    rng: np.random.Generator,
+) -> Calibration:
+    """
+    Learn the same from the visits of sites as they were, each with its day: some of them are known,
+    and species are counted on the others.
+    """
+    lists, bands = lists_of_sites(dataset, sites), seasons.bands(dataset, sites)
+    spread = logit_normal.spread(q) * np.sqrt(np.diag(logit))
+    n = np.bincount(lists.row, minlength=len(q))
+    found: dict[float, np.ndarray] = {}
+    for known in LEVELS:
+        use = np.flatnonzero(n > (known + MORE_VISITS if known else 0))
+        if known and len(use) < LEAST_SITES:
+            break
+        off = []
+        for _ in range(DRAWS if known else 1):
+            order = np.lexsort((rng.random(len(lists.row)), lists.row))
+            turn = np.empty(len(order), dtype=np.int64)
+            turn[order] = np.arange(len(order)) - np.repeat(np.cumsum(n) - n, n)
+            seen = effective_counts(seasons, lists.taken(turn < known), q, bands, spread)
+            left = lists.taken(turn >= known)
+            later = np.zeros(q.shape, dtype=bool)
+            np.logical_or.at(later, left.row, left.listed)
+            evidence = Evidence(*seen).take(use)
+            for at in range(0, len(use), PLACES_AT_ONCE):
+                rows = slice(at, at + PLACES_AT_ONCE)
+                part = logit_normal.condition(
+                    q[use][rows], logit, evidence.take(rows), correlated=True
+                )
+                assert part.correlated is not None
+                mean, sd = posterior_moments(part.mean, part.correlated, n[use][rows] - known)
+                off.append((later[use][rows].sum(axis=1) - mean) / sd)
         found[float(known)] = np.concatenate(off)
     return Calibration.fit(found)
 

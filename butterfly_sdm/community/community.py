@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.community import logit_normal, neighbours, richness, scaled_linear
-from butterfly_sdm.community.calibration import LEAST_SITES, Calibration, calibrate
+from butterfly_sdm.community.calibration import (
+    LEAST_SITES,
+    Calibration,
+    calibrate,
+    calibrate_dated,
+)
+from butterfly_sdm.community.dated import effective_counts, season_counts
 from butterfly_sdm.community.evidence import Evidence
 from butterfly_sdm.community.given import Given
 from butterfly_sdm.community.neighbours import Moved, Records
@@ -20,6 +26,7 @@ from butterfly_sdm.core.cards import check_version, sealed
 from butterfly_sdm.core.files import atomic_path, read_json, sha256, write_json, write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError, ModelError
+from butterfly_sdm.season.seasons import Seasons
 
 FORMAT = "butterfly_sdm community"
 FORMAT_VERSION = 1
@@ -84,6 +91,9 @@ class Community:
         (site, species) rates of the training sites as they are believed given all visits there.
     out_of_fold
         (site, species) their predictions by models that have not seen them.
+    seasons
+        Through which the day of a visit enters, where the predictions are rates over a season; None
+        where every day is taken alike.
     """
 
     species: tuple[str, ...]
@@ -97,6 +107,7 @@ class Community:
     sites: int
     known: pd.DataFrame = field(repr=False)
     out_of_fold: pd.DataFrame = field(repr=False)
+    seasons: Seasons | None = field(default=None, repr=False)
 
     @classmethod
     def fit(
@@ -107,6 +118,7 @@ class Community:
         *,
         most_sites: int = 3000,
         seed: int = 0,
+        seasons: Seasons | None = None,
     ) -> Self:
         """
         Learn from predictions of sites by models that have not seen them.
@@ -123,6 +135,9 @@ class Community:
             Sites the covariances are learned from, drawn at random if there are more.
         seed
             Draws them, and the visits that calibrate richness.
+        seasons
+            Of a run whose predictions are rates over a season: what is learned from is then what
+            dated visits say of those, and not how often a species was seen on whichever days.
 
         Raises
         ------
@@ -142,11 +157,17 @@ class Community:
             sites = [sites[i] for i in chosen]
         k, n = dataset.counts(sites)
         q = out_of_fold.loc[sites].to_numpy(float).clip(0, 1)
+        raw = k, n
+        if seasons is not None:
+            k, n = season_counts(seasons, dataset, sites, q)
         linear = scaled_linear.fit_covariance(q, k, n)
         small = logit_normal.calibrate_small(q, k, n)
         corrected = logit_normal.calibrated(q, small)
         logit = logit_normal.shrunk(logit_normal.fit_covariance(corrected, k, n))
-        calibration = calibrate(corrected, k, n, logit, rng)
+        if seasons is None:
+            calibration = calibrate(corrected, k, n, logit, rng)
+        else:
+            calibration = calibrate_dated(corrected, dataset, sites, seasons, logit, rng)
         positions = dataset.sites.loc[sites, ["easting", "northing"]].to_numpy(float)
         share, reach_m = neighbours.choose_nearness(
             positions, q, k, n, fold_of.loc[sites].to_numpy(), linear, seed=seed
@@ -159,20 +180,22 @@ class Community:
             calibration,
             share,
             reach_m,
-            float(np.median(n)),
+            float(np.median(raw[1])),
             len(sites),
             out_of_fold,
             out_of_fold.loc[everywhere].astype(np.float32),
+            seasons,
         )
         return unfinished._with_known(dataset, everywhere)
 
     def _with_known(self, dataset: Dataset, sites: Sequence[str]) -> Self:
         """Return it with what is believed of the training sites."""
-        from dataclasses import replace
-
-        k, n = dataset.counts(sites)
         q = self.out_of_fold.loc[list(sites)].to_numpy(float).clip(0, 1)
-        evidence = Evidence(k, np.repeat(n[:, None], q.shape[1], axis=1))
+        if self.seasons is None:
+            k, n = dataset.counts(sites)
+            evidence = Evidence(k, np.repeat(n[:, None], q.shape[1], axis=1))
+        else:
+            evidence = Evidence(*season_counts(self.seasons, dataset, sites, q, self._spread(q)))
         rate, _ = self._rates(q, evidence)
         known = pd.DataFrame(
             rate.astype(np.float32), index=pd.Index(sites, name="site_id"), columns=self.species
@@ -198,6 +221,7 @@ class Community:
         record_of: np.ndarray | None = None,
         visits: float | np.ndarray | None = None,
         counted: Sequence[str] | None = None,
+        bands: np.ndarray | None = None,
     ) -> Belief:
         """
         Return what is believed of places.
@@ -222,6 +246,9 @@ class Community:
             One number or (places,) to come; None: as many as a training site usually had.
         counted
             Species whose number is told as richness; None: all.
+        bands
+            (places,) band of climate or latitude, for dated visits to a community that knows
+            seasons; None: the middle one.
 
         Raises
         ------
@@ -233,13 +260,14 @@ class Community:
         to_come = np.asarray(self.visits if visits is None else visits, dtype=float)
         given = Given.nothing(self.species) if given is None else given
         q = predictions.to_numpy(float)
-        evidence = given.evidence(predictions)
+        evidence = self.evidence(given, predictions, bands)
         moved = _moved(q, positions, records, record_of)
         of = [
             self.species.index(name) for name in self.species if counted is None or name in counted
         ]
         rate, sd, count, spread_ = self._believe(q, evidence, moved, to_come, of)
-        known = evidence.n.mean(axis=1) + sum(part.told for part in evidence.thinned)
+        plain = given.evidence(predictions)  # of richness: calibrated by visits, as people count
+        known = plain.n.mean(axis=1) + sum(part.told for part in plain.thinned)
         centre, least, most = self.calibration.interval(count, spread_, known)
         low, high = richness.rate_interval(rate, sd)
         chance = richness.found_at_all(
@@ -257,8 +285,45 @@ class Community:
             predictions, table(rate), table(low), table(high), table(chance), number, to_come
         )
 
+    def evidence(
+        self, given: Given, predictions: pd.DataFrame, bands: np.ndarray | None = None
+    ) -> Evidence:
+        """
+        Return what is known of places as k of n of the predicted rate; dated lists through the
+        season, where it is known.
+
+        Parameters
+        ----------
+        bands
+            (places,) band of climate or latitude of the seasons; None: the middle one.
+        """
+        if self.seasons is None or not len(given.dated):
+            return given.evidence(predictions)
+        q = predictions.to_numpy(float)
+        plain = given.undated().evidence(predictions)
+        lists = given.dated_lists(predictions)
+        if bands is None:
+            bands = self.seasons.calendar.band_of(None, len(q))
+        k, n = effective_counts(self.seasons, lists, q, bands, self._spread(q))
+        asked = given.evidence(predictions).n > 0  # not of species that were taken out
+        whole = np.zeros(len(q), dtype=bool)
+        whole[lists.row[lists.complete]] = True
+        hidden = whole[:, None] & ~asked
+        k[hidden], n[hidden] = 0.0, 0.0
+        return replace(plain, k=plain.k + k, n=plain.n + n)
+
+    def _spread(self, q: np.ndarray) -> np.ndarray:
+        """Return (places, species) how widely logits vary around predictions."""
+        spread = logit_normal.spread(logit_normal.calibrated(q, self.small))
+        return np.asarray(spread * np.sqrt(np.diag(self.logit)))
+
     def records(
-        self, predictions: pd.DataFrame, given: Given, positions: np.ndarray
+        self,
+        predictions: pd.DataFrame,
+        given: Given,
+        positions: np.ndarray,
+        *,
+        bands: np.ndarray | None = None,
     ) -> Records | None:
         """
         Solve for new records, of places the model was not trained on.
@@ -286,7 +351,7 @@ class Community:
         return Records.of(
             positions,
             predictions.to_numpy(float),
-            given.evidence(predictions),
+            self.evidence(given, predictions, bands),
             self.linear,
             share=self.share,
             reach_m=self.reach_m,
@@ -355,6 +420,8 @@ class Community:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {"linear": self.linear, "logit": self.logit, "small": self.small}
+        if self.seasons is not None:
+            arrays |= self.seasons.to_arrays()
         plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         with atomic_path(folder / ARRAYS) as temporary:
             save_file(plain, temporary, metadata={"format": FORMAT})
@@ -362,7 +429,9 @@ class Community:
             table = getattr(self, name).astype(np.float32).rename_axis("site_id")
             write_table(folder / f"{name}.parquet", table)
         files = (ARRAYS, "known.parquet", "out_of_fold.parquet")
-        card = dict(more or {}) | {
+        dated = {} if self.seasons is None else {"season": self.seasons.to_card()}
+        card = dict(more or {}) | dated
+        card |= {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "species": list(self.species),
@@ -413,7 +482,9 @@ class Community:
                 float(card["neighbours"]["reach_m"]),
                 float(card["visits"]),
                 int(card["sites"]),
-                *(_indexed(table, species) for table in tables),
+                known=_indexed(tables[0], species),
+                out_of_fold=_indexed(tables[1], species),
+                seasons=Seasons.from_saved(card["season"], arrays) if "season" in card else None,
             )
         except FileNotFoundError as error:
             raise MissingFileError(f"The community {folder} is incomplete: {error}.") from error

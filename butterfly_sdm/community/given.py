@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 import pandas as pd
 
+from butterfly_sdm.community.dated import DatedLists, lists_of_sites
 from butterfly_sdm.community.evidence import Evidence, Thinned, share_told
+from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, did_you_mean
 
 #: Columns of a table of records, beside the place.
@@ -32,8 +35,10 @@ class Given:
     lists
         Index ``place`` (one row per partial list), a column per species: 1 where it was told.
     days
-        Columns ``place``, ``date``, ``complete``: the visits that had a date, for models that know
-        seasons; those of a community take every day alike.
+        Columns ``place``, ``date``, ``complete``: the visits that had a date, as it was written.
+    dated
+        Of the lists above those whose day can be read, for runs that know seasons. Index ``place``;
+        ``date`` (datetime64), ``complete`` and a column per species: 1 where it was told.
     unknown
         Names that are no species of the model: how many rows.
     """
@@ -46,6 +51,7 @@ class Given:
         default_factory=lambda: pd.DataFrame(columns=["place", "date", "complete"])
     )
     unknown: Mapping[str, int] = field(default_factory=dict)
+    dated: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["date", "complete"]))
 
     def __post_init__(self) -> None:
         k, n = self.detections.to_numpy(float), self.visits.to_numpy(float)
@@ -93,6 +99,16 @@ class Given:
         empty = pd.DataFrame(columns=list(species), index=pd.Index([], name="place"), dtype=float)
         return cls.of_counts(empty, 0)
 
+    @classmethod
+    def of_visits(cls, dataset: Dataset, sites: Sequence[str]) -> Self:
+        """Return all visits of sites of a data set, those with a date as lists of their day."""
+        k, n = dataset.detections.loc[list(sites)], dataset.visits.loc[list(sites)]
+        lists = lists_of_sites(dataset, sites)
+        index = pd.Index(np.asarray(sites, dtype=object)[lists.row], name="place")
+        dated = pd.DataFrame(lists.listed.astype(float), index=index, columns=dataset.species)
+        more = {"date": lists.date.astype("datetime64[s]"), "complete": lists.complete}
+        return replace(cls.of_counts(k, n), dated=dated.assign(**more))
+
     @property
     def places(self) -> list[str]:
         """Places of which something is known, sorted."""
@@ -116,6 +132,9 @@ class Given:
             pd.concat([self.lists, other.lists]),
             pd.concat([self.days, other.days], ignore_index=True),
             unknown,
+            pd.concat([part.dated for part in (self, other) if len(part.dated)])
+            if len(self.dated) + len(other.dated)
+            else self.dated,
         )
 
     def without(self, species: Sequence[str]) -> Given:
@@ -131,6 +150,9 @@ class Given:
             self.lists.assign(**blank),
             self.days,
             self.unknown,
+            self.dated.drop(columns=names, errors="ignore").assign(**blank)
+            if len(self.dated)
+            else self.dated,
         )
 
     def only(self, places: Sequence[str]) -> Given:
@@ -141,7 +163,36 @@ class Given:
             for table in (self.detections, self.visits, self.effort, self.lists)
         ]
         days = self.days[self.days["place"].isin(wanted)]
-        return Given(cut[0], cut[1], cut[2], cut[3], days, self.unknown)
+        dated = self.dated[self.dated.index.isin(wanted)]
+        return Given(cut[0], cut[1], cut[2], cut[3], days, self.unknown, dated)
+
+    def undated(self) -> Given:
+        """Return what is known beside the lists whose day can be read."""
+        if not len(self.dated):
+            return self
+        species = list(self.visits.columns)
+        whole = self.dated["complete"].to_numpy(dtype=bool)
+        told = self.dated[species].astype(float)
+
+        def less(table: pd.DataFrame, dated: pd.DataFrame) -> pd.DataFrame:
+            by_place = dated.groupby(level=0).sum()
+            return table.sub(by_place.reindex(table.index, fill_value=0.0)).clip(lower=0.0)
+
+        # a species that nobody looked for, being withheld, was on no visit
+        asked = (told[whole] * 0 + 1).where(self.visits.reindex(told.index[whole]) > 0, 0.0)
+        left = Counter(map(tuple, told[~whole].reset_index().to_numpy().tolist()))
+        kept = []
+        for entry in map(tuple, self.lists.reset_index().to_numpy().tolist()):
+            kept.append(left[entry] <= 0)
+            left[entry] -= 1
+        return Given(
+            less(self.detections, told[whole]),
+            less(self.visits, asked),
+            self.effort,
+            self.lists[np.array(kept, dtype=bool)],
+            self.days,
+            self.unknown,
+        )
 
     def evidence(self, predictions: pd.DataFrame) -> Evidence:
         """
@@ -168,6 +219,22 @@ class Given:
             effort if effort.any() else None,
         )
 
+    def dated_lists(self, predictions: pd.DataFrame) -> DatedLists:
+        """Return the lists whose day can be read, in an order that depends on them alone."""
+        rows = predictions.index.get_indexer(self.dated.index)
+        if not len(rows):
+            none = np.zeros((0, predictions.shape[1]), dtype=bool)
+            return DatedLists(rows, np.zeros(0, "datetime64[s]"), none[:, 0], none)
+        listed = self.dated[list(predictions.columns)].to_numpy(float) > 0
+        lists = DatedLists(
+            rows,
+            self.dated["date"].to_numpy().astype("datetime64[s]"),
+            self.dated["complete"].to_numpy(dtype=bool),
+            listed,
+        )
+        order = np.lexsort((*listed.T[::-1], lists.complete, lists.date, rows))
+        return lists.taken(order[rows[order] >= 0])
+
     def _thinned(self, predictions: pd.DataFrame) -> list[Thinned]:
         """Return the partial lists in an order that depends on what they tell alone."""
         rows = predictions.index.get_indexer(self.lists.index)
@@ -184,6 +251,13 @@ class Given:
             parts[number].listed[row] = listed[i]
         q = predictions.to_numpy(float)
         return [Thinned(part.listed, share_told(part.listed, q)) for part in parts]
+
+
+def undated_visits(given: Given) -> float:
+    """Return how many visits and lists have no day that can be read."""
+    left = given.undated()
+    whole = left.visits.max(axis=1).sum() if left.visits.size else 0.0
+    return float(whole + len(left.lists))
 
 
 def read_given(
@@ -257,7 +331,7 @@ def read_given(
     for part in parts:
         total = total + part
     unknown = strange["species"].value_counts().to_dict()
-    return Given(total.detections, total.visits, total.effort, total.lists, total.days, unknown)
+    return replace(total, unknown=unknown)
 
 
 def _numbers(rows: pd.DataFrame, column: str, blank: float | None = None) -> pd.Series:
@@ -346,5 +420,8 @@ def _lists(rows: pd.DataFrame, strange: pd.DataFrame, species: Sequence[str]) ->
     days = pd.DataFrame(
         {"place": place, "date": whole.index.get_level_values("date"), "complete": complete}
     )
+    day = pd.to_datetime(days["date"], errors="coerce", format="ISO8601").to_numpy()
+    dated = table.assign(date=day.astype("datetime64[s]"), complete=complete)
+    dated = dated[~np.isnat(day) & (complete | table.any(axis=1).to_numpy())]
     days = days[days["date"] != ""]
-    return Given(k, n, k * 0, partial[partial.any(axis=1)], days)
+    return Given(k, n, k * 0, partial[partial.any(axis=1)], days, dated=dated)

@@ -114,14 +114,14 @@ def fit_covariance(
     q
         (sites, species) predictions by models that have not seen the sites.
     k, n
-        (sites, species) and (sites,) detections and visits.
+        (sites, species) and (sites,) or (sites, species) detections and visits.
 
     Returns
     -------
     ndarray of shape (species, species)
         S, in which 5 sites of variance 1.5 and no covariance are counted beside those given.
     """
-    evidence = Evidence(k, np.repeat(n[:, None], q.shape[1], axis=1)).limited()
+    evidence = Evidence(k, np.broadcast_to(n if n.ndim == 2 else n[:, None], q.shape)).limited()
     sites, species = q.shape
     prior = PRIOR_SITES * PRIOR_VARIANCE * np.eye(species)
     covariance = np.eye(species) * PRIOR_VARIANCE
@@ -344,12 +344,16 @@ def calibrate_small(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
     ndarray of shape (knots,)
         Ratios, at most 1.2, at :data:`KNOTS`; 1 where nothing was predicted near a knot.
     """
-    rate, at = (k / n[:, None]).ravel(), np.log(np.clip(q, SMALLEST, 1)).ravel()
+    if n.ndim == 2:  # effective visits: as many of them as each cell has
+        rate, weight = k.ravel(), n.ravel()
+    else:
+        rate, weight = (k / n[:, None]).ravel(), np.ones(q.size)
+    at = np.log(np.clip(q, SMALLEST, 1)).ravel()
     small = q.ravel() < SMALL
     ratios = []
     for knot in KNOTS:
         near = small & (np.abs(at - np.log(knot)) < 0.4)
-        total = q.ravel()[near].sum()
+        total = (q.ravel() * weight)[near].sum()
         ratios.append(min(rate[near].sum() / total, 1.2) if total > 0 else 1.0)
     return np.array(ratios)
 

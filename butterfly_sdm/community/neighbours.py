@@ -273,6 +273,10 @@ def choose_nearness(
         Those of least squared error; a share of 0 where neighbours do not help.
     """
     rng = np.random.default_rng(seed)
+    # effective visits may be next to none, and tell as much of how good a claim is
+    weight = n / (n + 1) if n.ndim == 2 else np.ones(q.shape)
+    n = np.broadcast_to(n if n.ndim == 2 else n[:, None], q.shape)
+    rate = np.where(n > 0, k / np.maximum(n, 1e-9), q)
     tried = [(share, reach) for share in SHARES for reach in REACHES_M]
     error: dict[tuple[float, float], list[np.ndarray]] = {pair: [] for pair in tried}
     for fold in np.unique(fold_of):
@@ -281,13 +285,14 @@ def choose_nearness(
             told, asked = sites[: len(sites) // 2], sites[len(sites) // 2 :]
             if not len(told) or not len(asked):
                 continue
-            seen = Evidence(k[told], np.repeat(n[told, None], q.shape[1], axis=1))
+            seen = Evidence(k[told], n[told])
             measured = measure(q[told], seen, covariance)
             for share, reach in error:
                 records = Records.solved(positions[told], measured, share, reach)
                 moved = scaled_linear.scale(q[asked]) * records.residual(positions[asked])
                 claim = np.clip(q[asked] + moved, 0, 1)
-                error[share, reach].append(((claim - k[asked] / n[asked, None]) ** 2).sum(axis=1))
+                square = weight[asked] * (claim - rate[asked]) ** 2
+                error[share, reach].append(square.sum(axis=1))
     none = (0.0, FARTHEST_M)
     if not error[none]:
         return none

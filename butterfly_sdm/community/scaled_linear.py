@@ -36,19 +36,43 @@ def fit_covariance(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
     q
         (sites, species) predictions by models that have not seen the sites.
     k, n
-        (sites, species) and (sites,) detections and visits.
+        (sites, species) and (sites,) detections and visits; or n (sites, species), not whole, of
+        effective visits.
 
     Returns
     -------
     ndarray of shape (species, species)
         Positive definite.
     """
+    if n.ndim == 2:
+        return _of_effective(q, k, n)
     rate, d = k / n[:, None], scale(q)
     weight = (n / (n + HALF_WEIGHT))[:, None]
     residual = (rate - q) / d
     noise = rate * (1 - rate) / np.maximum(n[:, None] - 1, 1) / d**2
     covariance = (residual * weight).T @ residual / weight.sum()
     covariance -= np.diag((noise * weight).sum(axis=0) / weight.sum())
+    return _sound(covariance)
+
+
+def _of_effective(q: np.ndarray, k: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """
+    Estimate it from effective visits, each cell with as many of its own. Their noise is that of the
+    rates behind them, ``q (1 - q)`` less what these vary: found in a few turns.
+    """
+    d, root = scale(q), np.sqrt(n / (n + HALF_WEIGHT))
+    residual = np.where(n > 0, k / np.maximum(n, 1e-9) - q, 0) / d * root
+    weight = np.maximum(root.T @ root, 1e-9)
+    raw, variance = residual.T @ residual / weight, np.zeros(q.shape[1])
+    for _ in range(5):
+        noise = np.maximum(q * (1 - q) - variance * d**2, 0) / np.maximum(n, 1e-9)
+        extra = np.where(n > 0, noise, 0) / d**2 * root**2
+        variance = np.clip(np.diag(raw) - extra.sum(axis=0) / np.diag(weight), 0, None)
+    return _sound(raw - np.diag(np.diag(raw) - variance))
+
+
+def _sound(covariance: np.ndarray) -> np.ndarray:
+    """Return a covariance that is positive definite, shrunk, and nowhere next to nothing."""
     values, vectors = np.linalg.eigh(covariance)
     covariance = (vectors * np.clip(values, 1e-4, None)) @ vectors.T
     covariance = (1 - SHRUNK) * covariance + SHRUNK * np.diag(np.diag(covariance))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,22 @@ from typing import Any
 import numpy as np
 
 
-def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+def new_array(
+    path: Path,
+    shape: tuple[int, ...],
+    dtype: Any,
+    parts: Sequence[tuple[slice, ...]] | None = None,
+) -> np.memmap:
     """
     Make a ``.npy`` file of zeros, memory-mapped for writing, with its space on the disk reserved.
 
     Without the reservation a full disk ends the process (SIGBUS) when a page is written, with no
     error to catch.
+
+    Parameters
+    ----------
+    parts
+        Rows and columns of what will be written; the rest of the file takes no space. None: all.
 
     Raises
     ------
@@ -30,12 +42,39 @@ def new_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     if hasattr(os, "posix_fallocate"):
         try:
             with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+                for start, length in _ranges(array, parts):
+                    os.posix_fallocate(file.fileno(), start, length)
         except OSError as error:
             del array
             path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
-    return _in_large_pages(array)
+    # a large page would take the space around a part as well
+    return array if parts is not None else _in_large_pages(array)
+
+
+def _ranges(
+    array: np.memmap, parts: Sequence[tuple[slice, ...]] | None
+) -> Iterator[tuple[int, int]]:
+    """Yield start and length of the bytes of a file that hold parts of its array."""
+    whole = array.offset + array.nbytes
+    if parts is None or sum(part_bytes(array.shape, array.dtype, part) for part in parts) >= (
+        0.9 * array.nbytes
+    ):
+        yield 0, whole
+        return
+    yield 0, array.offset
+    each = array.strides[1]
+    for rows, cols in parts:
+        first, last, _ = rows.indices(array.shape[0])
+        left, right, _ = cols.indices(array.shape[1])
+        for row in range(first, last):
+            yield array.offset + row * array.strides[0] + left * each, (right - left) * each
+
+
+def part_bytes(shape: tuple[int, ...], dtype: Any, part: tuple[slice, ...]) -> int:
+    """Return the bytes of some rows and columns of an array."""
+    rows, cols = (len(range(*at.indices(size))) for at, size in zip(part, shape, strict=False))
+    return int(rows * cols * math.prod(shape[2:]) * np.dtype(dtype).itemsize)
 
 
 def open_array(path: Path) -> np.memmap:

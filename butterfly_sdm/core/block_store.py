@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,10 +36,18 @@ class Store:
         Where the arrays lie.
     arrays
         Shape and type of each array, by name.
+    parts
+        Rows and columns of each array that will be written, for which alone there has to be space
+        on the disk; None: all.
     """
 
-    def __init__(self, folder: Path, arrays: Mapping[str, tuple[Shape, str]]) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: Path,
+        arrays: Mapping[str, tuple[Shape, str]],
+        parts: Mapping[str, Sequence[tuple[slice, ...]]] | None = None,
+    ) -> None:
+        self.folder, self._parts = Path(folder), parts or {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._arrays = {
             name: self._open(name, shape, dtype) for name, (shape, dtype) in arrays.items()
@@ -82,7 +90,7 @@ class Store:
             log.warning("%s is damaged; it is made again.", path)  # and all blocks with it
         # Under another name first: a file of that name is always whole.
         fresh = path.with_suffix(".new")
-        new_array(fresh, shape, dtype).flush()
+        new_array(fresh, shape, dtype, self._parts.get(name)).flush()
         fresh.replace(path)
         return np.lib.format.open_memmap(path, mode="r+")
 

@@ -21,6 +21,7 @@ from itertools import islice
 from multiprocessing import current_process, get_context
 from typing import Any, Protocol, TypeVar
 
+from butterfly_sdm.core.threads import threads_of_worker
 from butterfly_sdm.errors import ConfigError, MissingPackageError, WorkerError, how_to_install
 
 Item = TypeVar("Item")
@@ -202,7 +203,10 @@ def open_executor(
         share = max(1, (os.cpu_count() or 1) // workers)
         # spawn: forking a process in which torch has started threads can hang
         pool = ProcessPoolExecutor(
-            workers, get_context("spawn"), initializer=_share_machine, initargs=(share,)
+            workers,
+            get_context("spawn"),
+            initializer=_share_machine,
+            initargs=(threads_of_worker(share),),
         )
     else:
         yield None, 1

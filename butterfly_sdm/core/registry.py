@@ -85,11 +85,12 @@ class Registry:
         """
         found = {name: Offer(name, value) for name, value in self.built_in.items()}
         for point in entry_points(group=self.group):
+            if self.built_in.get(point.name) == point.value:
+                continue  # declared by the same door
             owner = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
             offer = Offer(point.name, point.value, *owner)
             first = found.setdefault(point.name, offer)
-            # Built-in kinds may be declared by the same door, and one package be seen twice on
-            # the path (an editable install beside its metadata).
+            # One package may be seen twice on the path (an editable install beside its metadata).
             if first.value != offer.value:
                 raise PluginError(
                     f"Two packages offer a {self.what} {point.name!r}: {first.distribution} "

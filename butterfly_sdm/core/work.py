@@ -57,10 +57,15 @@ def _finished_mark(folder: Path) -> Path:
 def is_finished(folder: Path, key: str) -> bool:
     """Return whether :func:`resumable_folder` has filled ``folder`` with this ``key`` here."""
     mark = _finished_mark(Path(folder))
-    finished = Path(folder).is_dir() and mark.is_file() and mark.read_text(encoding="utf-8") == key
+    finished = Path(folder).is_dir() and _says(mark, key)
     if finished:
         tidy(folder)
     return finished
+
+
+def _says(mark: Path, key: str) -> bool:
+    # bytes: a damaged mark need not be text
+    return mark.is_file() and mark.read_bytes() == key.encode()
 
 
 def tidy(folder: Path) -> None:
@@ -100,7 +105,7 @@ def work_folder(out: Path, key: str) -> Iterator[Path]:
     partial = out.with_name(out.name + ".partial")
     mark = partial / ".key"
     with exclusive(out):
-        if partial.exists() and (not mark.is_file() or mark.read_text(encoding="utf-8") != key):
+        if partial.exists() and not _says(mark, key):
             shutil.rmtree(partial)
         partial.mkdir(parents=True, exist_ok=True)
         discard_unfinished(partial)

@@ -20,7 +20,7 @@ from butterfly_sdm.evaluation.compare import Factory
 from butterfly_sdm.evaluation.dated import as_looked_at, to_score, told_with_intervals
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.scores import Scores, score_predictions
-from butterfly_sdm.models.options import FitOptions, ModelOptions
+from butterfly_sdm.models.options import FitOptions, ModelOptions, NetworkOptions
 from butterfly_sdm.predictors import make_predictor
 from butterfly_sdm.progress import Progress, silent
 
@@ -181,7 +181,14 @@ def scorable_sites(
     return shown
 
 
-def predictor_factory(kind: str, options: Mapping[str, Any], seed: int) -> Factory:
+def predictor_factory(
+    kind: str,
+    options: Mapping[str, Any],
+    seed: int,
+    *,
+    network: NetworkOptions | None = None,
+    fit: FitOptions | None = None,
+) -> Factory:
     """
     Return what makes unfitted predictors of a kind, here and in other processes.
 
@@ -190,8 +197,8 @@ def predictor_factory(kind: str, options: Mapping[str, Any], seed: int) -> Facto
     ConfigError
         There is no such kind, or it does not take the options.
     """
-    make = partial(
-        make_predictor, ModelOptions(kind=kind, options=dict(options)), DEFAULT_FIT, seed
-    )
+    stated = {} if network is None else dict(network)
+    model = ModelOptions(kind=kind, options=dict(options), **stated)
+    make = partial(make_predictor, model, fit or DEFAULT_FIT, seed)
     make()
     return make

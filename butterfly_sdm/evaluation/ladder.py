@@ -8,9 +8,11 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from butterfly_sdm import figures
@@ -20,7 +22,7 @@ from butterfly_sdm.core.html import table_html
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.division import spatial_folds
 from butterfly_sdm.data.splits import PARTS, Split
-from butterfly_sdm.errors import ButterflySDMError, DataError
+from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError
 from butterfly_sdm.evaluation.bootstrap import grid_blocks
 from butterfly_sdm.evaluation.compare import (
     Comparison,
@@ -41,6 +43,7 @@ from butterfly_sdm.progress import Progress, silent
 
 log = logging.getLogger("butterfly_sdm.evaluation")
 
+PAIRED = ["first", "second", "difference", "low", "high", "verdict"]
 SHOWN = ("mse", "mae", "bce", "deviance", "skill", "top5", "top10", "auc", "tss", "boyce")
 
 
@@ -66,6 +69,9 @@ class Ladder:
         part.
     part
         Name of the part of the split.
+    pairs
+        Every two predictors beside each other on the same sites: ``first``, ``second``,
+        ``difference`` of their MSE with ``low`` and ``high``, ``verdict``.
     folder
         Where all of it was written; None: nowhere.
     """
@@ -75,6 +81,7 @@ class Ladder:
     cross_validations: Mapping[str, CrossValidation]
     comparisons: Mapping[str, Comparison]
     part: str
+    pairs: pd.DataFrame
     folder: Path | None = None
 
     def summary(self) -> dict[str, str]:
@@ -103,6 +110,24 @@ class Ladder:
         return table_html(self.table, digits=".5g")
 
 
+@dataclass(frozen=True)
+class BlendOf:
+    """A step of a ladder that averages the predictions of others: nothing is fitted for it."""
+
+    members: tuple[str, ...]
+
+    def __call__(self) -> Any:
+        """
+        Refuse to be fitted alone.
+
+        Raises
+        ------
+        ModelError
+            Always.
+        """
+        raise ModelError("A blend of steps has no predictor of its own. Use the kind stacking.")
+
+
 def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str, Factory]:
     """
     Return a factory per step of a ladder.
@@ -128,7 +153,18 @@ def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str,
                 f"Two steps of the ladder are called {name!r}. Give one of them another name."
             )
         # A wrong kind or option is an error now, not after an hour.
-        factories[name] = predictor_factory(step.kind, step.options, seed)
+        if step.kind == "blend":
+            lacking = [other for other in step.of if other not in factories]
+            if lacking:
+                raise DataError(
+                    f"The blend {name!r} is made of {lacking[0]!r}, which is no step before it. "
+                    f"There are {', '.join(factories) or 'none'}."
+                )
+            factories[name] = BlendOf(step.of)
+            continue
+        factories[name] = predictor_factory(
+            step.kind, step.options, seed, network=step.network, fit=step.fit
+        )
     return factories
 
 
@@ -162,8 +198,9 @@ def run_ladder(
     folds
         Instead of those of the options.
     folder
-        Where ``ladder.csv``, ``ladder.md``, ``ladder.png``, ``ladder_species.csv`` and, per
-        predictor, ``predictions_NAME.parquet`` and ``out_of_fold_NAME.parquet`` go.
+        Where ``ladder.csv``, ``ladder_pairs.csv``, ``ladder.md``, ``ladder.png``,
+        ``ladder_species.csv`` and, per predictor, ``predictions_NAME.parquet`` and
+        ``out_of_fold_NAME.parquet`` go.
 
     Returns
     -------
@@ -217,16 +254,25 @@ def _climb(
     """Fit and score every step; return those that could be, and why others could not."""
     parts = [official, *((fold.train, fold.validation) for fold in folds)]
     fold_of = folds_of(folds) if folds else None
-    work = {name: fit_each(make, dataset, parts, executor) for name, make in factories.items()}
+    work = {
+        name: iter(()) if isinstance(make, BlendOf) else fit_each(make, dataset, parts, executor)
+        for name, make in factories.items()
+    }
     steps: dict[str, _Step] = {}
     notes: dict[str, str] = {}
     progress("ladder", 0, len(work))
     for done, (name, fitted) in enumerate(work.items(), start=1):
         try:
-            predictions, seconds = next(fitted)
+            make = factories[name]
+            held = None
+            if isinstance(make, BlendOf):
+                predictions, seconds, held = _blended(make, steps, fold_of is not None)
+            else:
+                predictions, seconds = next(fitted)
             validation = None
             if fold_of is not None:
-                held = gather_folds(fitted, len(folds), f"cross-validate {name}", progress)
+                if held is None:
+                    held = gather_folds(fitted, len(folds), f"cross-validate {name}", progress)
                 first = steps[REFERENCE].validation if steps else None
                 reference = held[0] if first is None else first.predictions
                 validation = score_folds(name, dataset, held, fold_of, reference)
@@ -243,6 +289,29 @@ def _climb(
             steps[name] = _Step(predictions, scores, validation, seconds)
         progress("ladder", done, len(work))
     return steps, notes
+
+
+def _blended(
+    blend: BlendOf, steps: Mapping[str, _Step], folded: bool
+) -> tuple[pd.DataFrame, float, tuple[pd.DataFrame, float] | None]:
+    """Return the mean of the predictions of steps, and of those of all folds."""
+    lost = [name for name in blend.members if name not in steps]
+    if lost:
+        raise ModelError(f"{lost[0]} was left out of the ladder, and the blend with it.")
+    members = [steps[name] for name in blend.members]
+    mean = _mean([step.predictions for step in members])
+    seconds = sum(step.seconds for step in members)
+    if not folded:
+        return mean, seconds, None
+    validations = [step.validation for step in members if step.validation is not None]
+    held = _mean([one.predictions for one in validations])
+    return mean, seconds, (held, sum(one.seconds for one in validations))
+
+
+def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    first = tables[0]
+    values = np.mean([table.loc[first.index, first.columns].to_numpy() for table in tables], axis=0)
+    return pd.DataFrame(values, index=first.index, columns=first.columns)
 
 
 def _compared(
@@ -272,10 +341,30 @@ def _compared(
             rows[name] |= _comparison_columns(comparisons[name])
         rows[name] |= {"seconds": step.seconds, "note": ""}
     rows |= {name: {"note": note} for name, note in notes.items()}
+    pairs = _pairs(dataset, {name: tables[name] for name in steps if name != REFERENCE}, drawn)
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("predictor")
     table = table.sort_values("cv_mse" if validations else "mse", na_position="last")
     scores = {name: step.scores for name, step in steps.items()}
-    return Ladder(table, scores, validations, comparisons, options.part)
+    return Ladder(table, scores, validations, comparisons, options.part, pairs)
+
+
+def _pairs(
+    dataset: Dataset, tables: Mapping[str, pd.DataFrame], drawn: Mapping[str, Any]
+) -> pd.DataFrame:
+    """Return the paired difference of every two steps."""
+    rows = []
+    for first, second in combinations(tables, 2):
+        found = compare(
+            dataset,
+            list(tables[first].index),
+            tables[first],
+            tables[second],
+            names=(first, second),
+            **drawn,
+        )
+        gap = found.difference
+        rows.append((first, second, gap.estimate, gap.low, gap.high, found.verdict))
+    return pd.DataFrame(rows, columns=PAIRED)
 
 
 def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]) -> Split:
@@ -283,7 +372,8 @@ def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]
     Return the split without sites that have no tile, if a predictor needs tiles and there are some.
     """
     have = set(dataset.sites_with_tiles)
-    if not have or not any(make().sees.needs_tile for make in factories.values()):
+    fitted = [make for make in factories.values() if not isinstance(make, BlendOf)]
+    if not have or not any(make().sees.needs_tile for make in fitted):
         return split
     parts = {part: tuple(site for site in getattr(split, part) if site in have) for part in PARTS}
     lost = sum(len(getattr(split, part)) - len(sites) for part, sites in parts.items())
@@ -320,6 +410,7 @@ def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path
     folder.mkdir(parents=True, exist_ok=True)
     write_table(folder / "ladder.csv", ladder.table, float_format="%.8g")
     write_text(folder / "ladder.md", ladder.to_markdown())
+    write_table(folder / "ladder_pairs.csv", ladder.pairs, float_format="%.8g", index=False)
     scored = {name: one.scores for name, one in ladder.cross_validations.items()} or ladder.scores
     species = pd.DataFrame({name: scores.per_species["mse"] for name, scores in scored.items()})
     write_table(folder / "ladder_species.csv", species, float_format="%.8g")

@@ -4,21 +4,39 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from butterfly_sdm.core.settings import Options, Section, unset
+from butterfly_sdm.core.settings import Options, Section, empty, unset
 from butterfly_sdm.data.options import WeekOption
+from butterfly_sdm.models.options import FitOptions, NetworkOptions
 
 
 class LadderStep(Section):
     """One predictor of a ladder."""
 
-    kind: str = Field(description="name of a baseline, such as nearest_sites")
+    kind: str = Field(description="name of a baseline, such as nearest_sites; network; or blend")
     name: str | None = Field(None, description="what tables call it; null: its kind")
     options: Options = Field(default_factory=dict, description="of that baseline")
+    network: NetworkOptions | None = Field(
+        None, description="of a network, as train.model", exclude_if=unset
+    )
+    fit: FitOptions | None = Field(None, description="of a network, as train.fit", exclude_if=unset)
+    of: tuple[str, ...] = Field(
+        (),
+        description="of a blend: names of the steps before it whose predictions are averaged",
+        exclude_if=empty,
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _a_kind_alone(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _a_blend_is_of_steps(self) -> "LadderStep":
+        if (self.kind == "blend") != bool(self.of):
+            raise ValueError("a blend, and nothing else, names the steps it is made of: of")
+        if self.kind != "network" and (self.network or self.fit):
+            raise ValueError(f"network and fit are of the kind network; this is {self.kind}")
+        return self
 
 
 class EvaluateOptions(Section):

@@ -51,7 +51,8 @@ def show_correlations(correlations: pd.DataFrame) -> Picture:
     down, across, r = down[told], across[told], r[told]
     cell = float(np.clip(460 / count, 6.5, 30))  # points
     side = cell * count / 72
-    picture = Picture(side + 2.4, side + 0.9)
+    longest = max(map(len, names)) if count <= MOST_NAMED else 0
+    picture = Picture(side + 1.5 + 0.08 * longest, side + 0.9)  # names at 9 points, and the key
     axes = picture.subplots()
     picture.dots(
         axes,

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
+from rasterio.errors import RasterioIOError
 
 from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar
+from butterfly_sdm.imagery.products import open_raster
 
 NOTHING = "#d9dcdd"
 
@@ -51,7 +52,7 @@ def read_bands(
             "MAP.tif"
         )
     try:
-        with rasterio.open(path) as raster:
+        with open_raster(path) as raster:
             known = [
                 name or f"band {number}" for number, name in enumerate(raster.descriptions, start=1)
             ]
@@ -79,7 +80,7 @@ def read_bands(
                     )
                 )
             return bands
-    except rasterio.errors.RasterioIOError as error:
+    except RasterioIOError as error:
         raise RasterError(f"{path} cannot be read as a raster: {error}.") from error
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import urllib.request
 import xml.etree.ElementTree as ET
@@ -20,7 +21,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from butterfly_sdm.core.addresses import shown
-from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
+from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError, SourceError
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
     SENTINEL2,
@@ -363,9 +364,7 @@ def _safe_piece(folder: Path, stated: Reading) -> Piece:
     )
 
 
-def stac_pieces(
-    value: Mapping[str, Any], place: str, stated: Reading, above: frozenset[str] = frozenset()
-) -> Iterator[Piece]:
+def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterator[Piece]:
     """
     Yield the products of a STAC item, item collection, or collection (its item links are followed).
 
@@ -375,14 +374,27 @@ def stac_pieces(
         The parsed JSON.
     place
         Its path or URL, from which relative links start.
-    above
-        Collections that led here.
 
     Raises
     ------
     RasterError
         It is not STAC, links in a circle, or an item lacks bands, a place on earth or a file.
     """
+    try:
+        yield from _stac_pieces(value, place, stated, frozenset())
+    except ButterflySDMError:
+        raise
+    except (TypeError, AttributeError, KeyError, IndexError, ValueError, ArithmeticError) as error:
+        raise RasterError(
+            f"{place} is not STAC as it is specified ({type(error).__name__}: {str(error)[:200]}). "
+            "Fetch it again, or name the rasters themselves."
+        ) from error
+
+
+def _stac_pieces(
+    value: Mapping[str, Any], place: str, stated: Reading, above: frozenset[str]
+) -> Iterator[Piece]:
+    """Yield products; ``above`` are the collections that led here."""
     kind = value.get("type")
     if kind == "Feature":
         yield _item_piece(value, place, stated)
@@ -404,7 +416,7 @@ def stac_pieces(
                     f"The STAC collection {target} links to itself. Correct its links, or name its "
                     "items."
                 )
-            yield from stac_pieces(read_metadata(target), target, stated, above | {place})
+            yield from _stac_pieces(read_metadata(target), target, stated, above | {place})
     else:
         raise RasterError(
             f"{place} is no STAC item or collection: its type is {kind!r}. Name a STAC JSON, a "
@@ -491,8 +503,14 @@ def _asset_layer(
         place=_place(asset, properties),
     )
     scale = float(described.get("scale", own_scale or 1e-4))
-    offset = described.get("offset")
-    return layer, scale, own_offset if offset is None else -float(offset) / scale
+    stated_offset = described.get("offset")
+    offset = own_offset if stated_offset is None else -float(stated_offset) / scale
+    if not (math.isfinite(scale) and scale and (offset is None or math.isfinite(offset))):
+        raise RasterError(
+            f"The STAC asset {target} states scale {scale!r} and offset {stated_offset!r}, which "
+            "are no finite numbers, or 0. State scenes.scale and scenes.offset."
+        )
+    return layer, scale, offset
 
 
 def _described(asset: Mapping[str, Any]) -> dict[str, Any]:

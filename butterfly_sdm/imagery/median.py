@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -19,7 +20,9 @@ def median_of(
     Write the median over the valid pictures of every pixel and band; halves are rounded to even.
 
     Planes are sorted by a network of minima and maxima, which handles sixteen pixels at an
-    instruction, where sorting an axis handles one; of other types than uint16 NumPy finds it.
+    instruction, where sorting an axis handles one; of other types than uint16 NumPy finds it. What
+    is missing at a pixel becomes the highest and the lowest number in turn, so that the middle
+    stays where it is, but for one place where an odd number is missing.
 
     Parameters
     ----------
@@ -45,22 +48,24 @@ def median_of(
     for top in range(0, out.shape[1], rows):
         part = slice(top, top + rows)
         seen = [one[part] for one in valid]
-        count = np.zeros(seen[0].shape, np.uint16)
-        for one in seen:
-            count += one
-        measured[part] = count > 0
-        empty = count == 0
-        low, high = _picks((np.maximum(count, 1) - 1) // 2), _picks(count // 2)
-        missing = empty if empty.any() else None
-        gaps = [None if one.all() else one.astype(np.uint16) - 1 for one in seen]  # missing: 65535
+        fills, odd = _fills(seen)
+        some = seen[0].copy()
+        for one in seen[1:]:
+            some |= one
+        measured[part] = some
+        missing = None if some.all() else ~some
         for band in range(out.shape[0]):
             stack = [plane[band, part] for plane in planes]
-            for plane, gap in zip(stack, gaps, strict=True):
-                if gap is not None:
-                    np.maximum(plane, gap, out=plane)
-            _sort(stack)
-            half = _between(_taken(stack, low), _taken(stack, high))
-            half[half == nodata] = nodata + 1 if nodata < MISSING else nodata - 1
+            for plane, (high, low) in zip(stack, fills, strict=True):
+                if high is not None:
+                    plane |= high
+                if low is not None:
+                    plane &= low
+            half = _middle(stack, odd)
+            if nodata == 0:
+                np.maximum(half, 1, out=half)
+            elif (half == nodata).any():
+                half[half == nodata] = nodata + 1 if nodata < MISSING else nodata - 1
             if missing is not None:
                 half[missing] = nodata
             out[band, part] = half
@@ -83,43 +88,99 @@ def _median_of_any(
     return measured
 
 
-def _sort(stack: list[np.ndarray]) -> None:
-    """Sort planes pixel by pixel, in place; what is missing comes last."""
+# Bits that are set where a plane is to be the highest number, and that stay where it is not to be
+# the lowest; None: nowhere.
+Fill = tuple[np.ndarray | None, np.ndarray | None]
+
+
+def _fills(valid: Sequence[np.ndarray]) -> tuple[list[Fill], np.ndarray | None]:
+    """
+    Return what makes each plane the highest or the lowest number in turn where it is missing, and
+    bits that are set where an odd number of planes is missing; None: nowhere.
+    """
+    fills: list[Fill] = []
+    odd: np.ndarray | None = None
+    for one in valid:
+        if one.all():
+            fills.append((None, None))
+            continue
+        missing = ~one
+        if odd is None:
+            fills.append((_bits(missing), None))
+            odd = missing
+            continue
+        low = missing & odd
+        fills.append((_bits(missing & ~odd), None if not low.any() else ~_bits(low)))
+        odd = odd ^ missing
+    return fills, None if odd is None or not odd.any() else _bits(odd)
+
+
+def _bits(where: np.ndarray) -> np.ndarray:
+    """Return 65535 where true, else 0."""
+    return np.asarray(np.negative(where.view(np.uint8), dtype=np.int8).astype(np.int16)).view(
+        np.uint16
+    )
+
+
+def _middle(stack: list[np.ndarray], odd: np.ndarray | None) -> np.ndarray:
+    """
+    Return the middle of planes, pixel by pixel; they are overwritten.
+
+    Parameters
+    ----------
+    odd
+        Bits that are set where an odd number of planes is missing, one more of them the highest
+        number than the lowest: there the middle lies half a place lower.
+    """
+    count = len(stack)
+    low, high = (count - 1) // 2, count // 2
+    if odd is not None and count > 1:
+        low = (count - 2) // 2
     spare = np.empty_like(stack[0])
-    for last in range(len(stack) - 1, 0, -1):
-        for i in range(last):
-            np.minimum(stack[i], stack[i + 1], out=spare)
-            np.maximum(stack[i], stack[i + 1], out=stack[i + 1])
-            stack[i], spare = spare, stack[i]
-
-
-def _between(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return the middle of two planes, halves to even."""
-    gap = high - low
-    half: np.ndarray = low + (gap >> 1)
-    gap &= half
+    for i, j, least, most in _network(count, tuple({low, high})):
+        one, other = stack[i], stack[j]
+        if least and most:
+            np.minimum(one, other, out=spare)
+            np.maximum(one, other, out=other)
+            stack[i], spare = spare, one
+        elif least:
+            np.minimum(one, other, out=one)
+        else:
+            np.maximum(one, other, out=other)
+    if low == high:
+        return stack[low]
+    gap = stack[high] - stack[low]
+    if odd is not None:
+        gap &= odd if count % 2 else ~odd
+    half: np.ndarray = stack[high] - gap if count % 2 else stack[low].copy()
+    half += gap >> 1
+    gap &= half  # of an odd gap, one more if that is even
     gap &= 1
     half += gap
     return half
 
 
-# Of a plane of numbers: where each of them stands; None: everywhere.
-Picks = list[tuple[int, np.ndarray | None]]
+@lru_cache
+def _network(count: int, wanted: tuple[int, ...]) -> tuple[tuple[int, int, bool, bool], ...]:
+    """
+    Return what puts the numbers that are ``wanted`` in their place in a sorted list: pairs of
+    places to be put in order, and whether the smaller and the larger is needed afterwards.
 
-
-def _picks(which: np.ndarray) -> Picks:
-    numbers = np.flatnonzero(np.bincount(which.ravel()))
-    if len(numbers) == 1:
-        return [(int(numbers[0]), None)]
-    return [(int(number), which == number) for number in numbers]
-
-
-def _taken(stack: list[np.ndarray], picks: Picks) -> np.ndarray:
-    """Return for every pixel the plane of its number."""
-    (first, _), *others = picks
-    if not others:
-        return stack[min(first, len(stack) - 1)]
-    found = stack[first].copy()
-    for number, where in others:
-        np.copyto(found, stack[min(number, len(stack) - 1)], where=where)
-    return found
+    Batcher's merge exchange (Knuth, The Art of Computer Programming 3, algorithm 5.2.2M), without
+    what no wanted place depends on.
+    """
+    pairs = []
+    top = 1 << max(count - 1, 1).bit_length() - 1
+    p = top
+    while p > 0:
+        q, r, d = top, 0, p
+        while d > 0:
+            pairs += [(i, i + d) for i in range(count - d) if i & p == r]
+            d, q, r = q - p, q >> 1, p
+        p >>= 1
+    needed, kept = set(wanted), []
+    for i, j in reversed(pairs):
+        if i in needed or j in needed:
+            kept.append((i, j, i in needed, j in needed))
+            needed |= {i, j}
+    return tuple(reversed(kept))

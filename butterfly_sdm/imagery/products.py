@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,8 @@ class Layer:
     @property
     def border(self) -> bool:
         """
-        Whether zero in every band is no measurement: outside the swath, files of fractions that
-        state no nodata hold it, where zero in one band may be measured.
+        Whether zero in every band is no measurement: outside the swath, files of fractions or of
+        several bands that state no nodata hold it, where zero in one band may be measured.
         """
         return self.nodata is None
 
@@ -135,8 +136,9 @@ class Layer:
         factor = round(self.transform.a / transform.a)
         if factor < 1 or (self.width * factor, self.height * factor) != (width, height):
             return 0
-        own, scaled = tuple(self.transform)[:6], tuple(transform * Affine.scale(factor))[:6]
-        return factor if np.allclose(own, scaled, rtol=1e-12, atol=1e-9) else 0
+        own, scaled = self.transform[:6], (transform * Affine.scale(factor))[:6]
+        alike = (abs(a - b) <= 1e-9 + 1e-12 * abs(b) for a, b in zip(own, scaled, strict=True))
+        return factor if all(alike) else 0  # numpy would take a hundred times as long
 
     def slots(self, bands: Sequence[str]) -> dict[int, int]:
         """Return the places among ``bands`` of those in this file, and their numbers in it."""
@@ -290,8 +292,8 @@ def describe_layers(
     path: str, *, bands: Sequence[str] | None, nodata: float | None, place: Place | None = None
 ) -> list[tuple[Layer, float | None, float | None]]:
     """
-    Describe a raster file whose bands may differ: a layer for those of one nodata value, scale and
-    offset each. Arguments as of :func:`describe_layer`.
+    Describe a raster file whose bands may differ: a layer for those of one type, nodata value,
+    scale and offset each. Arguments as of :func:`describe_layer`.
 
     Raises
     ------
@@ -320,7 +322,7 @@ def describe_layer(
         Names of the bands in file order; None to take them from the file.
     nodata
         Value without a measurement; None to take it from the file, else 0 for whole
-        numbers; of fractions, zero in every band.
+        numbers of one band; of fractions, and of several bands, zero in every band.
     place
         Where the raster lies if it does not say so itself.
 
@@ -333,31 +335,35 @@ def describe_layer(
     first, *others = describe_layers(path, bands=bands, nodata=nodata, place=place)
     if others:
         raise RasterError(
-            f"{path} has bands of different nodata values, scales or offsets. Convert them to one "
-            "first."
+            f"{path} has bands of different types, nodata values, scales or offsets. Convert them "
+            "to one first."
         )
     return first
 
 
-def open_raster(path: str) -> Any:
+def open_raster(path: str | Path, **options: Any) -> Any:
     """
-    Open a raster file.
+    Open a raster file for reading: the one door through which all of them come in.
+
+    Parameters
+    ----------
+    options
+        Of :func:`rasterio.open`, such as ``overview_level``.
 
     Raises
     ------
     RasterError
         It is no raster, damaged, of another format, or a virtual one that leads elsewhere.
     """
+    path = str(path)
     named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
-    if not named:
-        check_file(path)
+    driver = None if named else check_file(path)
     try:
         with _QUIETLY, warnings.catch_warnings():
             # where it lies may stand in its metadata
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            source = rasterio.open(path)
-        if named:
-            check_opened(source, path)
+            source = rasterio.open(path, driver=driver, **options)
+        check_opened(source, path, folder=None if named else Path(path).parent)
         return source
     except (RasterioIOError, OSError) as error:
         raise RasterError(
@@ -418,29 +424,30 @@ def _describe(
         block=source.block_shapes[0],
         has_mask=_has_mask(source, alpha),
     )
-    alike: dict[tuple[str, float, float], list[int]] = {}
+    alike: dict[tuple[str, float, float, str], list[int]] = {}
     supposed: set[int] = set()
     for index in indexes:
         own = source.nodatavals[index - 1] if nodata is None else nodata
-        if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui":
-            own = 0
+        if own is None and np.dtype(source.dtypes[index - 1]).kind in "ui" and len(indexes) == 1:
+            own = 0  # files of one band: Sentinel-2 and Landsat fill with it
             supposed.add(index)
         # as text, in which NaN equals itself
         key = (
             "" if own is None else repr(float(own)),
             source.scales[index - 1],
             source.offsets[index - 1],
+            source.dtypes[index - 1],
         )
         alike.setdefault(key, []).append(index)
     found = []
-    for (missing, scale, offset), numbers in alike.items():
+    for (missing, scale, offset, dtype), numbers in alike.items():
         stated = (scale, offset) != (1.0, 0.0)
         part = replace(
             layer,
             bands=tuple(names[indexes.index(number)] for number in numbers),
             indexes=tuple(numbers),
             nodata=float(missing) if missing else None,
-            dtype=source.dtypes[numbers[0] - 1],
+            dtype=dtype,
             supposed=supposed >= set(numbers),
         )
         found.append((part, scale if stated else None, -offset / scale if stated else None))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
+
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from butterfly_sdm.errors import RasterError
 
@@ -16,15 +21,21 @@ _MAGIC = (
     *(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
     *(b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51", b"EHFA_HEADER_TAG"),
 )
+_BESIDE = (".ovr", ".OVR", ".msk", ".MSK")
 _FIRST_BYTES = 512
 _LARGEST_VRT = 64 << 20
 _DEEPEST = 8
 
 
-def check_file(path: str) -> None:
+def check_file(path: str) -> str | None:
     """
     Refuse a local path that is no plain file, or a virtual raster that leads elsewhere than to
     raster files.
+
+    Returns
+    -------
+    str or None
+        The driver that reads it; None: one of those of JPEG 2000, whichever is there.
 
     Raises
     ------
@@ -32,11 +43,27 @@ def check_file(path: str) -> None:
         It says what leads where.
     """
     _check(Path(path), path, _DEEPEST)
+    return _driver_of(Path(path))
 
 
-def check_opened(source: Any, path: str) -> None:
+def _driver_of(file: Path) -> str | None:
+    """Return the driver that reads a file that was checked."""
+    with file.open("rb") as stream:
+        first = stream.read(_FIRST_BYTES)
+    if first.startswith(_MAGIC):
+        return "GTiff" if first[:2] in (b"II", b"MM") else "HFA" if first[:1] == b"E" else None
+    return "VRT"
+
+
+def check_opened(source: Any, path: str, *, folder: Path | None) -> None:
     """
-    Refuse, and close, an opened raster of an address that is of another format.
+    Refuse, and close, an opened raster of another format, or one whose metadata names overviews
+    elsewhere: their pixels would be read in place of its own.
+
+    Parameters
+    ----------
+    folder
+        Where it lies; None: on the network.
 
     Raises
     ------
@@ -49,8 +76,9 @@ def check_opened(source: Any, path: str) -> None:
                 f"{path} cannot be opened as a raster: it is {source.driver}, which is not read. "
                 "Give a GeoTIFF, JPEG 2000 or VRT."
             )
-        if source.driver == "VRT":
+        if source.driver == "VRT" and folder is None:
             check_virtual(source.tags(ns="xml:VRT")["xml:VRT"], path, folder=None)
+        _check_overviews(source, path, folder)
     except BaseException:
         source.close()
         raise
@@ -99,6 +127,20 @@ def check_virtual(text: str, path: str, *, folder: Path | None, deeper: int = _D
                 _check_source(named, path, folder, relative, deeper)
 
 
+def _check_overviews(source: Any, path: str, folder: Path | None) -> None:
+    """Refuse overviews that the metadata, in the file or beside it, looks for in other places."""
+    named = source.tags(ns="OVERVIEWS").get("OVERVIEW_FILE", "").removeprefix(":::BASE:::").strip()
+    if not named:
+        return
+    plain = "://" not in named and not named.startswith(("/vsi", "<"))
+    if folder is None or not plain or Path(named).parent != Path():
+        raise RasterError(
+            f"{path} has its overviews in {named[:200]}, another place than beside it. Make it "
+            "again without them: gdal_translate."
+        )
+    _check(folder / named, f"{named}, the overviews of {path},", _DEEPEST - 1)
+
+
 def _elsewhere(path: str, named: str) -> str:
     return (
         f"{path} leads to {named[:200]}, which is no file of this machine. Name that address among "
@@ -129,7 +171,15 @@ def _check(file: Path, called: str, deeper: int) -> None:
         raise RasterError(f"{called} is {kind}, no raster file. Give a GeoTIFF, JPEG 2000 or VRT.")
     with file.open("rb") as stream:
         first = stream.read(_FIRST_BYTES)
+    if deeper > 0:  # what GDAL opens unasked: overviews and masks of a raster, of any format
+        for ending in _BESIDE:
+            beside = file.with_name(file.name + ending)
+            if beside.exists():
+                _check(beside, f"{beside.name}, which lies beside {called},", deeper - 1)
     if first.startswith(_MAGIC):
+        if deeper < _DEEPEST:
+            state = file.stat()
+            _check_source_file(str(file), state.st_size, state.st_mtime_ns)
         return
     if b"<VRTDataset" not in first:
         raise RasterError(
@@ -140,3 +190,18 @@ def _check(file: Path, called: str, deeper: int) -> None:
         raise RasterError(f"{called} is a VRT that is nested too deeply or too large to look at.")
     text = file.read_text(encoding="utf-8", errors="replace")
     check_virtual(text, str(file), folder=file.parent, deeper=deeper)
+
+
+@lru_cache(maxsize=10_000)  # every thread opens a mosaic anew
+def _check_source_file(path: str, size: int, time_ns: int) -> None:
+    """Look at the metadata of a raster that another leads to: GDAL opens it unasked."""
+    del size, time_ns
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver=_driver_of(Path(path))) as source:
+                _check_overviews(source, path, Path(path).parent)
+    except RasterioIOError as error:
+        raise RasterError(
+            f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole?"
+        ) from error

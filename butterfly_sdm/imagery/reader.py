@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -13,41 +10,11 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.kept import Kept, Pixels
 from butterfly_sdm.imagery.pixels import PixelType
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
 
-KEPT_BYTES = 64_000_000  # composed blocks kept for windows that overlap
-
-Pixels = tuple[np.ndarray, np.ndarray]  # (bands, h, w) counts, and (h, w) where they are measured
 Wanted = tuple[str, Window]  # a file, and a window of its own pixels
-
-
-@dataclass
-class Kept:
-    """Composed blocks, those used last; shared by threads."""
-
-    blocks: OrderedDict[Any, Pixels] = field(default_factory=OrderedDict)
-    bytes: int = 0
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def __contains__(self, key: Any) -> bool:
-        return key in self.blocks
-
-    def get(self, key: Any, make: Callable[[], Pixels]) -> Pixels:
-        """Return a block, made now unless it is kept."""
-        with self.lock:
-            if key in self.blocks:
-                self.blocks.move_to_end(key)
-                return self.blocks[key]
-        found = make()
-        with self.lock:
-            if key not in self.blocks:
-                self.blocks[key] = found
-                self.bytes += found[0].nbytes + found[1].nbytes
-            while self.bytes > KEPT_BYTES and len(self.blocks) > 1:
-                _, (values, valid) = self.blocks.popitem(last=False)
-                self.bytes -= values.nbytes + valid.nbytes
-        return found
 
 
 class Supply(Protocol):

@@ -26,6 +26,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
+from butterfly_sdm.imagery.kept import Kept
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
@@ -51,8 +52,8 @@ from butterfly_sdm.imagery.products import (
     open_raster,
     reading_pixels,
 )
-from butterfly_sdm.imagery.reader import Kept, Supply
-from butterfly_sdm.imagery.stacks import Stack, bring_stack, read_stack
+from butterfly_sdm.imagery.reader import Supply
+from butterfly_sdm.imagery.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.supply import bring
 
 log = logging.getLogger("butterfly_sdm.raster")
@@ -190,32 +191,65 @@ class Scene:
             A band is unknown, or a file cannot be read.
         """
         wanted = self.bands if bands is None else self._check(bands)
-        column, row, width, height = _whole(window)
+        _, _, width, height = _whole(window)
         values = np.full((len(wanted), height, width), self.nodata, dtype=self.dtype)
         valid = np.zeros((height, width), dtype=bool)
+        self._fill(window, wanted, values, valid)
+        return values, valid
+
+    def _fill(
+        self, window: Window, bands: Sequence[str], values: np.ndarray, valid: np.ndarray
+    ) -> None:
+        """Read a window into nodata and false."""
         for piece in self.pieces:
-            self.read_piece(piece, Window(column, row, width, height), wanted, values, valid)
+            self.read_piece(piece, Window(*_whole(window)), bands, values, valid)
             if valid.all():
                 break
-        return values, valid
 
     def read_in_strips(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """
         Read a large window as :meth:`read` does, some rows at a time, so that the copies made on
         the way are small; of remote files the next rows are fetched meanwhile.
         """
-        column, row, width, height = _whole(window)
-        values = np.empty((len(self.bands), height, width), dtype=self.dtype)
-        valid = np.empty((height, width), dtype=bool)
-        edges = [row, *self._block_rows(row, row + height), row + height]
-        strips = [Window(column, top, width, bottom - top) for top, bottom in pairwise(edges)]
+        _, row, width, height = _whole(window)
+        values = np.full((len(self.bands), height, width), self.nodata, dtype=self.dtype)
+        valid = np.zeros((height, width), dtype=bool)
+        strips = self._strips(window)
         for number, strip in enumerate(strips):
             if self.supply is not None and number + 1 < len(strips):
                 self.supply.ahead(partial(self.bring, strips[number + 1]))
             top = int(strip.row_off) - row
             rows = slice(top, top + int(strip.height))
-            values[:, rows], valid[rows] = self.read(strip)
+            self._fill(strip, self.bands, values[:, rows], valid[rows])
+            self.kept.passed(self._blocks(strip))
         return values, valid
+
+    def expected(self, windows: Iterable[Window]) -> list[dict[Any, int]]:
+        """
+        Return, of every strip of windows as :meth:`read_in_strips` reads them, the composed blocks
+        it needs and their bytes.
+        """
+        if not any(isinstance(piece, Stack) for piece in self.pieces):
+            return []
+        return [self._blocks(strip) for window in windows for strip in self._strips(window)]
+
+    def passed(self, window: Window) -> None:
+        """Note that a window was read otherwise than in strips, though expected."""
+        for strip in self.expected([window]):
+            self.kept.passed(strip)
+
+    def _blocks(self, window: Window) -> dict[Any, int]:
+        found: dict[Any, int] = {}
+        for piece in self.pieces:
+            place = self._overlap(piece, window) if isinstance(piece, Stack) else None
+            if place is not None and isinstance(piece, Stack):
+                found |= blocks_of(self, piece, place[2])
+        return found
+
+    def _strips(self, window: Window) -> list[Window]:
+        column, row, width, height = _whole(window)
+        edges = [row, *self._block_rows(row, row + height), row + height]
+        return [Window(column, top, width, bottom - top) for top, bottom in pairwise(edges)]
 
     def _block_rows(self, top: int, bottom: int) -> range:
         """
@@ -249,6 +283,20 @@ class Scene:
     def shows(self, piece: Piece, window: Window) -> bool:
         """Return whether a piece shows some of a window."""
         return self._overlap(piece, window) is not None
+
+    def shown(self, windows: Sequence[Window]) -> np.ndarray:
+        """Return (n,) whether any piece shows some of each window."""
+        if not windows:
+            return np.zeros(0, dtype=bool)
+        left, top, width, height = np.array([_whole(window) for window in windows]).T
+        found = np.zeros(len(windows), dtype=bool)
+        for piece in self.pieces:
+            box = self._box(piece)
+            right, bottom = box.col_off + box.width, box.row_off + box.height
+            across = (left < min(right, self.width)) & (left + width > max(box.col_off, 0))
+            down = (top < min(bottom, self.height)) & (top + height > max(box.row_off, 0))
+            found |= across & down
+        return found
 
     def read_piece(
         self,
@@ -374,6 +422,9 @@ class Scene:
             )
         if raw.dtype == np.uint16 and shift == 0 and layer.nodata == self.nodata:
             return raw
+        if raw.dtype == np.uint16 and shift == 0 and layer.border:
+            measured = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
+            return np.where(raw == self.nodata, np.uint16(measured), raw)
         if raw.dtype.kind in "if" or raw.dtype.itemsize > 2:
             self._check_range(raw, shift, layer, present)
         if raw.dtype.kind == "f":
@@ -454,25 +505,26 @@ class Scene:
         if layer.crs != self.crs:
             return None
         own, grid = layer.transform, self.transform
-        if not np.allclose(
-            (own.a, own.b, own.d, own.e), (grid.a, grid.b, grid.d, grid.e), rtol=1e-9, atol=0
-        ):
+        sides = ((own.a, grid.a), (own.b, grid.b), (own.d, grid.d), (own.e, grid.e))
+        if any(abs(a - b) > 1e-9 * abs(b) for a, b in sides):
             return None
         column, row = ~grid * (own.c, own.f)
         return int(np.floor(column + 0.5 + 1e-6)), int(np.floor(row + 0.5 + 1e-6))
+
+    def _box(self, piece: Piece) -> Window:
+        """Return where a piece lies on the grid."""
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        if origin is not None:
+            return Window(*origin, first.width, first.height)
+        return self.window(*bounds_in(first, self.crs))
 
     def _overlap(self, piece: Piece, window: Window) -> tuple[slice, slice, Window] | None:
         """
         Return where a piece lies in the arrays of a window, and the same as a window of the grid.
         """
         column, row, width, height = _whole(window)
-        first = piece.layers[0]
-        origin = self.offset_of(first)
-        box = (
-            Window(*origin, first.width, first.height)
-            if origin
-            else self.window(*bounds_in(first, self.crs))
-        )
+        box = self._box(piece)
         left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
         right = min(column + width, int(box.col_off + box.width), self.width)
         bottom = min(row + height, int(box.row_off + box.height), self.height)
@@ -546,11 +598,11 @@ class Scene:
         if classes.dtype == np.uint8:
             clear = np.ones(256, dtype=bool)
             clear[[number for number in self.cloudy if 0 <= number < 256]] = False
-            found = clear[classes]
+            found = clear.take(classes)
         else:
             found = ~np.isin(classes, self.cloudy)
         if factor > 1:
-            found = found.repeat(factor, axis=0).repeat(factor, axis=1)
+            found = found.repeat(factor, axis=1).repeat(factor, axis=0)
         cut: np.ndarray = found[rows, columns]
         return cut
 

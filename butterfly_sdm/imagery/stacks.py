@@ -17,11 +17,12 @@ from affine import Affine
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.kept import Pixels
 from butterfly_sdm.imagery.median import median_of
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
 from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece
-from butterfly_sdm.imagery.reader import Pixels, Reader
+from butterfly_sdm.imagery.reader import Reader
 from butterfly_sdm.imagery.supply import AROUND_PX, bring, window_in
 
 BLOCK_PX, MOST_PX = 512, 1024
@@ -190,15 +191,8 @@ def read_stack(
     values, valid
         (bands, h, w) and (h, w) of the window, in the bands of the scene.
     """
-    layer = stack.layers[0]
-    origin = scene.offset_of(layer)
     bring_stack(scene, stack, window)
-    if origin is None:
-        blocks = list(_blocks(window, (BLOCK_PX, BLOCK_PX), scene.grid))
-    else:
-        column, row = int(window.col_off) - origin[0], int(window.row_off) - origin[1]
-        window = Window(column, row, window.width, window.height)
-        blocks = list(_blocks(window, block_shape(layer), layer.grid))
+    window, blocks, on_scene = _wanted(scene, stack, window)
     top, left = int(window.row_off), int(window.col_off)
     bottom, right = top + int(window.height), left + int(window.width)
     for block in blocks:
@@ -206,16 +200,47 @@ def read_stack(
         r1 = min(block.row_off + block.height, bottom)
         c1 = min(block.col_off + block.width, right)
         there = (slice(r0 - top, r1 - top), slice(c0 - left, c1 - left))
-        if valid[there].all():
+        todo = ~valid[there]
+        if not todo.any():
             continue
-        pixels, measured = _block(scene, stack, block, on_scene=origin is None)
+        pixels, measured = _block(scene, stack, block, on_scene=on_scene)
         here = (
             slice(r0 - block.row_off, r1 - block.row_off),
             slice(c0 - block.col_off, c1 - block.col_off),
         )
-        fresh = measured[here] & ~valid[there]
-        np.copyto(values[:, *there], pixels[:, *here], where=fresh)
-        valid[there] |= fresh
+        todo &= measured[here]
+        if todo.all():
+            values[:, *there] = pixels[:, *here]
+        else:
+            np.copyto(values[:, *there], pixels[:, *here], where=todo)
+        valid[there] |= todo
+
+
+def _wanted(scene: Reader, stack: Stack, window: Window) -> tuple[Window, list[Window], bool]:
+    """
+    Return a window of the scene's grid as one of the grid on which blocks lie, the blocks it
+    touches, and whether that grid is the scene's: then blocks are resampled.
+    """
+    layer = stack.layers[0]
+    origin = scene.offset_of(layer)
+    if origin is None:
+        return window, list(_blocks(window, (BLOCK_PX, BLOCK_PX), scene.grid)), True
+    column, row = int(window.col_off) - origin[0], int(window.row_off) - origin[1]
+    own = Window(column, row, window.width, window.height)
+    return own, list(_blocks(own, block_shape(layer), layer.grid)), False
+
+
+def blocks_of(scene: Reader, stack: Stack, window: Window) -> dict[Any, int]:
+    """
+    Return the blocks that reading a window of the scene's grid asks :class:`Kept` for, and their
+    bytes.
+    """
+    _, blocks, on_scene = _wanted(scene, stack, window)
+    each = 2 * len(scene.bands) + 1
+    return {
+        _key(scene, stack, block, on_scene=on_scene): int(block.height * block.width) * each
+        for block in blocks
+    }
 
 
 def _blocks(window: Window, shape: tuple[int, int], grid: Grid) -> Iterator[Window]:
@@ -283,10 +308,16 @@ def _block(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> Pix
 
 def _key(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> tuple[Any, ...]:
     return (
-        (stack.name, stack.layers[0].grid, scene.grid if on_scene else None),
+        (stack.name, _told(stack.layers[0].grid), _told(scene.grid) if on_scene else None),
         (scene.bands, repr(scene.nodata), scene.offset, scene.scale, scene.dtype),
         (block.row_off, block.col_off),
     )
+
+
+def _told(grid: Grid) -> tuple[Any, ...]:
+    """Return a grid in numbers and text: a CRS takes long to be compared."""
+    crs, transform, *shape = grid
+    return (crs.wkt, *transform[:6], *shape)
 
 
 def warped(scene: Reader, stack: Stack, grid: Grid, resampling: str) -> Pixels:

@@ -1,6 +1,6 @@
 """One contrastive loss for every labelling: pair weights and a denominator make the method."""
 
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -148,6 +148,31 @@ class ContrastiveLoss(nn.Module):
                 "larger batches or labels that repeat, or without_positives='zero'."
             )
         return total / count.clamp(min=1)
+
+    def collapsed(
+        self, weights: Tensor, *, rectangular: bool = False, exclude: Tensor | None = None
+    ) -> Tensor:
+        """
+        Return what the loss of a batch is when all its embeddings are the same: ln(N - 1) for one
+        class against all others. A network that does no better has told nothing apart.
+
+        Parameters
+        ----------
+        weights, exclude
+            As in calling the loss.
+        rectangular
+            The references are others than the anchors.
+
+        Examples
+        --------
+        >>> weights = torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+        >>> round(float(ContrastiveLoss(0.1).collapsed(weights).exp()), 4)
+        2.0
+        """
+        alike = weights.new_zeros(weights.shape[1], 1)
+        anchors = weights.new_zeros(len(weights), 1)
+        references = alike if rectangular else None
+        return cast(Tensor, self(anchors, weights, references, exclude=exclude))
 
     def terms(
         self,

@@ -95,7 +95,10 @@ class NewRecords:
         names = [list(map(str, given.detections.columns)), list(map(str, self.places.index))]
         spread = np.asarray(self.community.linear).tolist()
         places = self.places.to_wkt().tolist()
-        return fingerprint({"seen": hashes, "names": names, "places": places, "spread": spread})
+        told = {"seen": hashes, "names": names, "places": places, "spread": spread}
+        if self.community.seasons is not None:
+            told["dated"] = pd.util.hash_pandas_object(given.dated).to_numpy().tolist()
+        return fingerprint(told)
 
     def on(self, filled: FilledSurface, options: MapOptions) -> Pull:
         """

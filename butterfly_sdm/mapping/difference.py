@@ -14,6 +14,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.map_reader import MapReader
 
@@ -55,8 +56,8 @@ def map_difference(later: str | Path, earlier: str | Path, out: str | Path) -> d
     with ExitStack() as stack:
         stack.enter_context(rasterio.Env(GDAL_CACHEMAX=64 * 2**20))
         first, second = (
-            stack.enter_context(rasterio.open(later)),
-            stack.enter_context(rasterio.open(earlier)),
+            stack.enter_context(open_raster(later)),
+            stack.enter_context(open_raster(earlier)),
         )
         if (two.crs, two.transform, two.shape) != (one.crs, one.transform, one.shape):
             second = stack.enter_context(

@@ -21,6 +21,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.core.files import atomic_path, read_json, sha256
 from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.mapping.options import Encoded
 
 TILE_PX = 256
@@ -207,9 +208,9 @@ def read_tags(path: Path) -> dict[str, Any]:
             f"There is no map {path}. Make one with: butterfly-sdm map RUN SCENE --out MAP.tif"
         )
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             tags = source.tags()
-    except RasterioError as error:
+    except (RasterioError, RasterError) as error:
         raise RasterError(
             f"{path} is not a map: it cannot be read as a GeoTIFF. Name a map that butterfly-sdm "
             "map wrote."
@@ -260,11 +261,11 @@ def check_map(path: Path) -> list[str]:
     digest = hashlib.sha256()
     problems = []
     try:
-        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), rasterio.open(path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), open_raster(path) as source:
             for row in range(0, source.height, TILE_PX):
                 rows = min(TILE_PX, source.height - row)
                 _digest(digest, source.read(window=Window(0, row, source.width, rows)))
-    except RasterioError as error:
+    except (RasterioError, RasterError) as error:
         return [f"{path} is damaged: {error}. Make the map again."]
     if digest.hexdigest() != expected:
         problems.append(

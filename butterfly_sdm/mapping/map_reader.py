@@ -12,6 +12,7 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError, MissingPackageError, did_you_mean, how_to_install
+from butterfly_sdm.imagery.products import open_raster, reading_pixels
 from butterfly_sdm.mapping.map_file import TILE_PX, read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
 
@@ -44,7 +45,7 @@ class MapReader:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.tags = read_tags(self.path)
-        with rasterio.open(self.path) as source:
+        with open_raster(self.path) as source:
             self.names: tuple[str, ...] = source.descriptions
             self.units: tuple[str, ...] = tuple(unit or "" for unit in source.units)
             self.scales = np.array(source.scales)
@@ -85,7 +86,7 @@ class MapReader:
         """Yield windows and their (bands, rows, cols) numbers, NaN where nothing is predicted."""
         indexes = self.indexes(names)
         scales = self.scales[np.array(indexes) - 1]
-        with rasterio.Env(GDAL_CACHEMAX=64 * 2**20), rasterio.open(self.path) as source:
+        with rasterio.Env(GDAL_CACHEMAX=64 * 2**20), open_raster(self.path) as source:
             for row in range(0, self.shape[0], TILE_PX):
                 for col in range(0, self.shape[1], TILE_PX):
                     window = Window(
@@ -94,7 +95,8 @@ class MapReader:
                         min(TILE_PX, self.shape[1] - col),
                         min(TILE_PX, self.shape[0] - row),
                     )
-                    stored = source.read(indexes, window=window)
+                    with reading_pixels(str(self.path)):
+                        stored = source.read(indexes, window=window)
                     values = stored.astype(np.float64) * scales[:, None, None]
                     yield window, np.where(stored == self.nodata, np.nan, values)
 

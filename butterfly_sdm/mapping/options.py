@@ -93,7 +93,9 @@ class MapOptions(Section):
         "float32", description="uint16 and uint8 hold scaled probabilities and make smaller files"
     )
     grid: str | None = Field(
-        None, description="CRS of the map such as EPSG:27700; null: that of the scene"
+        None,
+        description="CRS of the map such as EPSG:27700; null: that of the scene, or of the tiles "
+        "where pixels of the scene are not what they are called (degrees, Web Mercator)",
     )
     area: InputPath | None = Field(
         None, description="vector file; nothing is predicted outside its polygons"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import geopandas as gpd
 import numpy as np
+from rasterio.windows import Window
 
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, Members, Predictor
 from butterfly_sdm.errors import (
@@ -17,7 +18,7 @@ from butterfly_sdm.errors import (
     RasterError,
     did_you_mean,
 )
-from butterfly_sdm.imagery.grids import on_grid
+from butterfly_sdm.imagery.grids import crs_of_scene, on_grid, on_ground
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.area import wanted_positions
 from butterfly_sdm.mapping.layers import Layer, layers_of
@@ -32,6 +33,9 @@ from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.predictors import Handle
 
 log = logging.getLogger("butterfly_sdm.mapping")
+
+# Positions that are looked at, and of those with imagery measured, before a map is made.
+MOST_LOOKED_AT, MOST_MEASURED = 20_000, 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,7 @@ def plan_map(
         covariates,
         spread="spread" in needed,
     )
+    _tell_ground(positions)
     dense = options.mode != "exact" and not why
     if dense:
         check_engine(predictor, options.engine)
@@ -163,13 +168,10 @@ def _fitting(predictor: Predictor, scene: Scene, options: MapOptions) -> tuple[S
         scene = on_grid(scene, options.grid)
     sees = predictor.sees
     if sees.bands and scene.crs.is_geographic:
-        west, south, east, north = scene.bounds
-        zone = int((west + east) / 2 % 360 // 6 + 30) % 60 + 1
-        code = (32700 if south + north < 0 else 32600) + zone
         raise RasterError(
             "The scene is in degrees, where a window is narrower than it is tall, unlike the "
             "tiles of the run in metres. Name a CRS in metres, best that of the tiles: map.grid, "
-            f"such as EPSG:{code}."
+            f"such as {crs_of_scene(scene)}."
         )
     if sees.bands:
         missing = [band for band in sees.bands if band not in scene.bands]
@@ -190,6 +192,38 @@ def _fitting(predictor: Predictor, scene: Scene, options: MapOptions) -> tuple[S
     return scene, Lattice.of(
         scene, stride_px=options.stride_px, window_px=sees.window_px, margin_px=sees.margin_px
     )
+
+
+def _tell_ground(positions: Positions) -> None:
+    """Warn of windows that show more, less or otherwise turned ground than they are called."""
+    sees, scene = positions.predictor.sees, positions.scene
+    rows, cols = np.nonzero(positions.wanted)
+    if not sees.bands or not len(rows):
+        return
+    some = np.unique(np.linspace(0, len(rows) - 1, MOST_LOOKED_AT).astype(int))
+    tops, lefts = positions.lattice.window_starts()
+    side = sees.window_px
+    windows = [
+        Window(*corner, side, side)
+        for corner in zip(lefts[cols[some]], tops[rows[some]], strict=True)
+    ]
+    some = some[scene.shown(windows)]
+    some = some[:: 1 + len(some) // MOST_MEASURED]
+    if not len(some):
+        return
+    x, y = positions.lattice.coordinates(rows[some], cols[some])
+    ground = on_ground(scene.crs, x, y, sees.window_px * scene.resolution_m)
+    if ground.doubtful.any():
+        log.warning(
+            "In %s the windows of the map are not the ground they are called: squares of %s m are "
+            "%s, at %.0f %% of its positions. Name a grid that suits the region, such as "
+            "map.grid=%s, or map parts of it.",
+            scene.crs.to_string(),
+            f"{ground.side_m:,.0f}",
+            ground.words(),
+            100 * ground.doubtful.mean(),
+            crs_of_scene(scene),
+        )
 
 
 def _covariates(predictor: Predictor, options: MapOptions) -> dict[str, CovariateRaster]:

@@ -9,13 +9,12 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-import rasterio
 from rasterio.enums import Resampling
 from rasterio.warp import transform_bounds, transform_geom
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
-from butterfly_sdm.imagery.products import metres_per_unit
+from butterfly_sdm.imagery.products import metres_per_unit, open_raster
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
 
@@ -74,7 +73,7 @@ def write_stac(
 
     tags = read_tags(path)
     skill = (tags.get("skill") or {}).get("species") or {}
-    with rasterio.open(path) as source:
+    with open_raster(path) as source:
         epsg = source.crs.to_epsg()
         box = transform_bounds(source.crs, "EPSG:4326", *source.bounds)
         left, bottom, right, top = source.bounds
@@ -146,7 +145,7 @@ def write_styles(path: Path, *, tags: Mapping[str, Any] | None = None) -> Path:
     tags
         What is known of the raster; None: the metadata of a map, which it has to be.
     """
-    with rasterio.open(path) as source:
+    with open_raster(path) as source:
         names, units = source.descriptions, source.units
     tags = read_tags(path) if tags is None else tags
     folder = path.with_name(f"{path.stem}_styles")
@@ -207,7 +206,7 @@ def read_reduced(path: Path, bands: tuple[int, ...] | None, most: int) -> np.nda
     Return (bands, rows, cols) numbers of a map, reduced to at most ``most`` pixels a side; NaN
     where there are none.
     """
-    with rasterio.open(path) as source:
+    with open_raster(path) as source:
         factor = max(1.0, max(source.shape) / most)
         shape = (max(1, round(source.height / factor)), max(1, round(source.width / factor)))
         indexes = list(bands or source.indexes)
@@ -225,7 +224,7 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
     Write ``MAP.png``: the first ``most`` bands side by side, each with its own legend; says how
     many there are.
     """
-    with rasterio.open(path) as source:
+    with open_raster(path) as source:
         names, units, bands = source.descriptions[:most], source.units[:most], source.count
         left, bottom, right, top = source.bounds
         unit = "km" if source.crs.is_projected else "degrees"

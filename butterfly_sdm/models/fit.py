@@ -16,10 +16,10 @@ import lightning
 import pandas as pd
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from torch import Tensor, nn
 
-from butterfly_sdm.core.files import write_table
+from butterfly_sdm.core.files import sync, write_table
 from butterfly_sdm.data.tiles import ReadAhead
 from butterfly_sdm.errors import ArtefactError, MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.losses.detection import DetectionLoss
@@ -343,6 +343,35 @@ class Journal(Callback):
         return table.astype({"epoch": int}) if len(table) else table
 
 
+class Checkpoints(Checkpoint):
+    """
+    Keep the state after the last epoch, ``last.ckpt``, and that before it, ``previous.ckpt``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path, self.before = folder / "last.ckpt", folder / "previous.ckpt"
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Write the state of this epoch."""
+        if trainer.is_global_zero and self.path.is_file():
+            self.path.replace(self.before)
+        trainer.save_checkpoint(self.path)
+        if trainer.is_global_zero:
+            sync(self.path)
+
+    def newest_whole(self) -> tuple[Path, Mapping[str, Any]] | tuple[None, None]:
+        """Return the newest state that is as it was written; warn of one that is not."""
+        for path in (self.path, self.before):
+            if path.is_file():
+                try:
+                    return path, _read_checkpoint(path)
+                except ArtefactError as error:
+                    log.warning("%s Training goes on from what is whole.", error)
+        return None, None
+
+
 def run_fit(
     fitting: Fitting, *, folder: Path | None = None, progress: Progress = silent
 ) -> Journal:
@@ -353,12 +382,11 @@ def run_fit(
     ----------
     folder
         Checkpoints go to ``folder/checkpoints`` after every epoch, the history to
-        ``folder/history.csv``. None: nothing is kept.
+        ``folder/history.csv``. None: nothing is kept. Instead of a damaged checkpoint the one
+        before it is continued from, else the fit starts anew, with a warning.
 
     Raises
     ------
-    ArtefactError
-        The checkpoint there is damaged.
     ModelError
         The loss became infinite or not a number, or the device cannot be used.
     MissingPackageError
@@ -375,30 +403,19 @@ def run_fit(
     callbacks: list[Callback] = [journal]
     last = None
     if folder is not None:
-        last = Path(folder) / "checkpoints" / "last.ckpt"
-        callbacks.append(
-            ModelCheckpoint(
-                last.parent,
-                filename="last",
-                save_top_k=1,
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            )
-        )
-    state = _read_checkpoint(last) if last is not None and last.is_file() else None
+        last = Checkpoints(Path(folder) / "checkpoints")
+        callbacks.append(last)
+    path, state = (None, None) if last is None else last.newest_whole()
     if state is not None:
-        kept = state["callbacks"]["Journal"]
-        journal.load_state_dict(kept)
+        journal.load_state_dict(state["callbacks"]["Journal"])
         fitting.first_epoch = len(journal.rows)
         log.info("Continuing after epoch %d.", len(journal.rows))
     if not journal.finished:
         with _quiet(), _interruptible():
             trainer = _trainer(s, folder, processes, callbacks)
-            trainer.fit(
-                fitting, ckpt_path=str(last) if state is not None else None, weights_only=True
-            )
+            trainer.fit(fitting, ckpt_path=None if path is None else str(path), weights_only=True)
         if processes > 1 and last is not None:
-            journal.load_state_dict(_read_checkpoint(last)["callbacks"]["Journal"])
+            journal.load_state_dict(_read_checkpoint(last.path)["callbacks"]["Journal"])
     _warn_if_collapsed(journal)
     fitting.net.load_state_dict(journal.weights)
     fitting.net.cpu().eval()
@@ -472,8 +489,7 @@ def _read_checkpoint(path: Path) -> Mapping[str, Any]:
         value["callbacks"]["Journal"]
     except Exception as error:
         raise ArtefactError(
-            f"The checkpoint {path} is damaged ({type(error).__name__}). Remove its folder to "
-            "train from the start."
+            f"The checkpoint {path} was damaged since it was written ({type(error).__name__})."
         ) from error
     return value  # type: ignore[no-any-return]
 

@@ -170,6 +170,13 @@ class TrainOptions(Section):
         "schedule of visits; null: off",
         exclude_if=unset,
     )
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="of fitting, scoring and mapping: with the same number the same seed gives the "
+        "same bits on every machine of one kind; null: as many as PyTorch takes, told in run.json",
+        exclude_if=unset,
+    )
 
 
 class BoundOptions(Section):

@@ -9,8 +9,8 @@ import pandas as pd
 
 from butterfly_sdm.planning.options import PlanOptions
 
-#: What a replay on the published British data said (docs/planning.md): correlation of promised and
-#: found falls, and found per promised fall with its interval.
+#: What a replay on the published British data said (docs/measured/planning.md): correlation of
+#: promised and found falls, and found per promised fall with its interval.
 BRITISH: Mapping[str, float] = {"r": 0.92, "kept": 1.32, "kept_low": 1.14, "kept_high": 1.50}
 
 

@@ -49,6 +49,25 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
     }
 
 
+def by_group(
+    labels: np.ndarray, probabilities: np.ndarray, groups: pd.Series | np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """
+    Return label (m,) and mean probabilities (m, classes) per patient or video, to judge its images
+    together.
+
+    None where that is not defined: no image has a partner, a group has images of two classes, or
+    all groups are of one class.
+    """
+    if groups is None or pd.Series(groups).nunique() == len(labels):
+        return None
+    table = pd.DataFrame(probabilities).groupby(np.asarray(groups))
+    known = pd.Series(labels).groupby(np.asarray(groups))
+    if known.nunique().max() > 1 or len(set(labels)) < 2:
+        return None
+    return known.first().to_numpy(), table.mean().to_numpy()
+
+
 def class_scores(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:

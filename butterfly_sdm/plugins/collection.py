@@ -3,7 +3,7 @@ Collections as tables: one row per image or video, with label, group and part of
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from butterfly_sdm.plugins.images import SUFFIXES, Images, is_dicom, read_arrays
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 PARTS = ("train", "validation", "test")
+_SPELLED = {"valid": "validation", "val": "validation", "training": "train"}
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,13 @@ class LabelledImages:
     label: np.ndarray
     facts: dict[str, Any]
 
-    def rows(self, part: str) -> np.ndarray:
+    def listed(self, part: str) -> np.ndarray:
         """Return the rows (m,) of one part of the split."""
         return np.flatnonzero((self.table["split"] == part).to_numpy())
+
+    def rows(self, part: str) -> np.ndarray:
+        """Return the rows (m,) of one part of the split whose images can be read."""
+        return self.images.readable(self.listed(part))
 
     def names(self, rows: np.ndarray) -> list[str]:
         """Return the paths of (m,) rows."""
@@ -96,49 +101,6 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
     return table
 
 
-def read_table(path: Path, columns: Sequence[str], root: Path | None = None) -> pd.DataFrame:
-    """
-    Read a CSV or Parquet table that names images in the column ``path``, or an ``.npz`` of images.
-
-    Parameters
-    ----------
-    path
-        The table, see :func:`npz_table` for an ``.npz``; every value is read as text, an empty one
-        is missing.
-    columns
-        That must be there, beside ``path``.
-    root
-        Folder that the paths are relative to; None: that of the table.
-
-    Returns
-    -------
-    DataFrame
-        ``path`` made absolute by ``root``.
-
-    Raises
-    ------
-    MissingFileError, DataError
-        The table is absent, empty, lacks a column or names a file twice.
-    """
-    if path.suffix == ".npz":
-        table = npz_table(path)
-        missing = [name for name in columns if name not in table.columns]
-        if missing:
-            raise DataError(
-                f"{path} holds images, labels and parts of the split alone; the column "
-                f"{missing[0]!r} is needed too. State it in the settings, or write a table."
-            )
-        return table
-    table = read_columns(path, ("path", *columns))
-    if table.empty:
-        raise DataError(f"{path} has no row.")
-    twice = table["path"][table["path"].duplicated()]
-    if len(twice):
-        raise DataError(f"{path} names {twice.iloc[0]} twice. Keep one row per image.")
-    base = path.parent if root is None else root
-    return table.assign(path=[str(base / str(name)) for name in table["path"]])
-
-
 def npz_table(path: Path) -> pd.DataFrame:
     """
     List the images of an ``.npz``, as MedMNIST [1]_ and others publish them.
@@ -146,9 +108,9 @@ def npz_table(path: Path) -> pd.DataFrame:
     Parameters
     ----------
     path
-        With ``PART_images`` (n, h, w) or (n, h, w, 3) and, where known, ``PART_labels`` (n,) or
-        (n, 1) for the parts train, val (or valid, validation) and test; or ``images`` and
-        ``labels`` (or ``image`` and ``label``) alone.
+        With ``PART_images`` (n, h, w), (n, h, w, 3) or (n, 3, h, w) and, where known,
+        ``PART_labels`` (n,) or (n, 1) for the parts train, val (or valid, validation) and test; or
+        ``images`` and ``labels`` (or ``image`` and ``label``) alone.
 
     Returns
     -------
@@ -173,19 +135,25 @@ def npz_table(path: Path) -> pd.DataFrame:
             pixels = arrays.get(f"{lead}{images}")
             if pixels is None:
                 continue
-            if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[-1] not in (1, 3)):
+            channels = {1, 3} & {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else {1}
+            if pixels.ndim not in (3, 4) or not channels or pixels.dtype.kind not in "iu":
                 raise DataError(
-                    f"{lead}{images} of {path} has shape {pixels.shape}; images are (n, h, w) or "
-                    "(n, h, w, 3)."
+                    f"{lead}{images} of {path} is {pixels.dtype} {pixels.shape}; images are whole "
+                    "numbers (n, h, w), (n, h, w, 3) or (n, 3, h, w)."
                 )
             table = pd.DataFrame(
                 {"path": [f"{path}::{lead}{images}::{row}" for row in range(len(pixels))]}
             )
             known = arrays.get(f"{lead}{labels}")
-            if known is not None and len(known) == len(pixels) and known.size == len(pixels):
+            if known is not None and len(known) != len(pixels):
+                raise DataError(
+                    f"{path} holds {len(pixels)} images, but {lead}{labels} of shape {known.shape};"
+                    " one per image is needed."
+                )
+            if known is not None and known.size == len(pixels):  # several at once are no class
                 table["label"] = known.reshape(-1).astype(str)
             if part:
-                table["split"] = {"val": "validation", "valid": "validation"}.get(part, part)
+                table["split"] = _SPELLED.get(part, part)
             tables.append(table)
     if not tables:
         raise DataError(
@@ -209,9 +177,10 @@ def existing_folder(path: Path) -> Path:
     return path
 
 
-def images_below(folder: Path) -> list[Path]:
+def files_below(folder: Path, endings: Sequence[str] = SUFFIXES) -> list[Path]:
     """
-    Return all images below a folder, in order: by their endings, or without one if they are DICOM.
+    Return all files of a kind below a folder, in order: by their endings, or without one if images
+    are asked for and they are DICOM.
 
     What begins with a dot, as the ``._`` files of macOS do, is none.
     """
@@ -219,32 +188,113 @@ def images_below(folder: Path) -> list[Path]:
         path
         for path in folder.rglob("*")
         if not path.name.startswith(".")
+        and path.is_file()
         and (
-            path.suffix.lower() in SUFFIXES
-            or (not path.suffix and path.is_file() and is_dicom(path))
+            path.suffix.lower() in endings
+            or (endings is SUFFIXES and not path.suffix and is_dicom(path))
         )
     )
 
 
+def read_collection(
+    place: Path,
+    columns: Sequence[str] = (),
+    *,
+    root: Path | None = None,
+    endings: Sequence[str] = SUFFIXES,
+) -> pd.DataFrame:
+    """
+    List images or videos, and what is known of them, from whatever names them.
+
+    Parameters
+    ----------
+    place
+        A CSV or Parquet table with the column ``path``; an ``.npz`` of images, see
+        :func:`npz_table`; a single file; or a folder. Of a folder all files below it are taken,
+        and its folders say what they are: one called train, val (valid, validation) or test is a
+        part of the split, and the first of another name the label; ``train_real`` says both.
+    columns
+        That must be known, beside ``path``.
+    root
+        Of a table: folder that its paths are relative to; None: its own.
+    endings
+        Of the files of a folder.
+
+    Returns
+    -------
+    DataFrame
+        ``path``, and where known ``label``, ``split`` and the other columns of a table; all text.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        It is absent or holds nothing, lacks a column or names a file twice.
+    """
+    place = Path(place)
+    if place.is_dir():
+        return _known(_folder_table(place, endings), columns, place)
+    if not place.is_file():
+        raise MissingFileError(f"There is no table, file or folder {place}.")
+    if place.suffix == ".npz":
+        return _known(npz_table(place), columns, place)
+    if place.suffix.lower() not in (".csv", ".parquet"):
+        return _known(pd.DataFrame({"path": [str(place)]}), columns, place)
+    table = read_columns(place, ("path", *columns))
+    if table.empty:
+        raise DataError(f"{place} has no row.")
+    twice = table["path"][table["path"].duplicated()]
+    if len(twice):
+        raise DataError(f"{place} names {twice.iloc[0]} twice. Keep one row per image.")
+    base = place.parent if root is None else root
+    return table.assign(path=[str(base / str(name)) for name in table["path"]])
+
+
+def _known(table: pd.DataFrame, columns: Sequence[str], place: Path) -> pd.DataFrame:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        has = ", ".join(name for name in table.columns if name != "path")
+        raise DataError(
+            f"{place} gives of its images {has or 'the pixels alone'}; {missing[0]!r} is needed "
+            "too. Put them into folders named by their label, or write a table of path and "
+            f"{missing[0]}."
+        )
+    return table
+
+
+def _folder_table(folder: Path, endings: Sequence[str]) -> pd.DataFrame:
+    paths = files_below(folder, endings)
+    if not paths:
+        what = "image" if endings is SUFFIXES else "video"
+        raise DataError(f"{folder} holds no {what}; known endings are {', '.join(endings)}.")
+    inside = [path.relative_to(folder).parts[:-1] for path in paths]
+    # "train_real" is train and real, where all folders are named so
+    both = [row[0].partition("_") if row else ("", "", "") for row in inside]
+    if all(sep and _part(first) in PARTS for first, sep, _ in both):
+        inside = [(first, rest) for first, _, rest in both]
+    columns: dict[str, list[str | None]] = {}
+    for depth in (0, 1):
+        names = [row[depth] if len(row) > depth else None for row in inside]
+        if "split" not in columns and all(name and _part(name) in PARTS for name in names):
+            columns["split"] = [_part(str(name)) for name in names]
+        elif "label" not in columns and any(names):
+            columns["label"] = names
+    return pd.DataFrame({"path": [str(path) for path in paths]} | columns)
+
+
+def _part(name: str) -> str:
+    return _SPELLED.get(name.lower(), name.lower())
+
+
 def find_images(inputs: Path) -> list[Path]:
     """
-    List the images that ``inputs`` names: one file, a table with the column ``path``, or all images
-    of a folder.
+    List the images that ``inputs`` names: see :func:`read_collection`.
 
     Raises
     ------
     DataError
         There are none.
     """
-    inputs = Path(inputs)
-    if inputs.is_dir():
-        found = images_below(inputs)
-        if not found:
-            raise DataError(f"{inputs} holds no image; known endings are {', '.join(SUFFIXES)}.")
-        return found
-    if inputs.suffix.lower() in (".csv", ".parquet", ".npz"):
-        return [Path(path) for path in read_table(inputs, ())["path"]]
-    return [inputs]
+    return [Path(path) for path in read_collection(inputs)["path"]]
 
 
 def unseen_images(inputs: Path, size_px: int, channels: int) -> tuple[Images, list[Path]]:
@@ -261,34 +311,43 @@ def unseen_images(inputs: Path, size_px: int, channels: int) -> tuple[Images, li
 
 
 def without_unreadable(table: pd.DataFrame, images: Images) -> pd.DataFrame:
+    """Blank the predictions of images that could not be read, see :func:`blanked`."""
+    return blanked(table, images.unreadable)
+
+
+def blanked(
+    table: pd.DataFrame, unreadable: Mapping[int, str], what: str = "images"
+) -> pd.DataFrame:
     """
-    Blank the predictions of images that could not be read, and say why in a column ``error``.
+    Blank the predictions of the rows that could not be read, and say why in a column ``error``.
 
     Raises
     ------
     DataError
         None of them could be read.
     """
-    if not images.unreadable:
+    if not unreadable:
         return table
-    if len(images.unreadable) == len(images):
+    rows = sorted(unreadable)
+    if len(rows) == len(table):
         raise DataError(
-            f"None of the {len(images)} images can be read. The first: {images.unreadable[0]}"
+            f"None of the {len(table)} {what} can be read. The first: {unreadable[rows[0]]}"
         )
-    rows = sorted(images.unreadable)
     logger.warning(
-        "%d of %d images cannot be read and have no prediction; the column error says why. The "
-        "first: %s",
+        "%d of %d %s cannot be read and have no prediction; the column error says why. The first: "
+        "%s",
         len(rows),
-        len(images),
-        images.unreadable[rows[0]],
+        len(table),
+        what,
+        unreadable[rows[0]],
     )
     blank = table.astype(
         {name: object for name in table.columns if table[name].dtype.kind in "iub"}
     )
-    blank.loc[blank.index[rows], [name for name in blank.columns if name != "path"]] = None
+    names = [name for name in blank.columns if name not in ("path", "video_id")]
+    blank.loc[blank.index[rows], names] = None
     error = pd.Series(None, index=blank.index, dtype=object)
-    error.iloc[rows] = [images.unreadable[row] for row in rows]
+    error.iloc[rows] = [unreadable[row] for row in rows]
     return blank.assign(error=error)
 
 
@@ -323,8 +382,7 @@ def with_split(
     """
     groups = table.get(group, pd.Series(table.index.astype(str), index=table.index))
     if "split" in table.columns:
-        spelled = {"valid": "validation", "val": "validation", "training": "train"}
-        split = table["split"].replace(spelled)
+        split = table["split"].replace(_SPELLED)
         unknown = sorted(map(str, set(split) - set(PARTS)))
         if unknown:
             raise DataError(

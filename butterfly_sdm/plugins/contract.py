@@ -7,16 +7,22 @@ listed at once.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from filecmp import cmp
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from butterfly_sdm.core.files import read_json
+from butterfly_sdm.core.cards import sealed
+from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ArtefactError, MissingFileError
+from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, MissingFileError
 from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +32,8 @@ if TYPE_CHECKING:
 
     from butterfly_sdm.plugins.stages import Stage
 
+# How plugins fail on facts and settings that are not theirs.
+_UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 RUN_FORMAT = "butterfly_sdm plugin run"
 FORMAT_VERSION = 1
 
@@ -103,8 +111,8 @@ class Plugin(ABC, Generic[C, D]):
     config
         Strict settings of the plugin; the defaults are those of the paper.
     keeps
-        Settings that may name a file without which a run cannot predict, such as a program: it is
-        copied into the run, which then can be moved.
+        Settings (dotted below a section) that may name a file or folder without which a run cannot
+        predict, such as a program: it is copied into the run, which then can be moved.
     """
 
     config: ClassVar[type[PluginConfig]]
@@ -116,6 +124,18 @@ class Plugin(ABC, Generic[C, D]):
         because of the core.
         """
         return ("model",)
+
+    def extract(self, config: C, progress: Progress = silent) -> dict[str, object] | None:
+        """
+        Turn raw files, such as videos, into what :meth:`load` reads, unless that is done; called
+        before it.
+
+        Returns
+        -------
+        dict or None
+            What was done, to be told; None: the settings name nothing to extract from.
+        """
+        return None
 
     @abstractmethod
     def load(self, config: C) -> D:
@@ -165,12 +185,45 @@ class PluginRun:
         The settings it was trained with.
     facts
         What the plugin noted about its training data.
+    pieces
+        Where :meth:`each` keeps results while an evaluation runs; None: nowhere.
+    progress
+        Told how many of them are made.
     """
 
     plugin: Plugin[Any, Any]
     folder: Path
     config: PluginConfig
     facts: dict[str, Any]
+    pieces: Path | None = None
+    progress: Progress = silent
+
+    def each(self, task: str, count: int, make: Callable[[int], Any]) -> list[Any]:
+        """
+        Make the results of long pieces of an evaluation, such as folds; those that an interrupted
+        evaluation has left are not made again.
+
+        Parameters
+        ----------
+        task
+            What they are called.
+        count
+            How many there are.
+        make
+            Number of a piece -> its result: numbers, text, lists and dicts of them.
+        """
+        found = []
+        for number in range(count):
+            path = None if self.pieces is None else self.pieces / f"{task}_{number:05d}.json"
+            if path is None or not path.is_file():
+                result = json.loads(json.dumps(make(number)))
+                if path is not None:
+                    write_json(path, result)
+            else:
+                result = read_json(path)
+            found.append(result)
+            self.progress(task, number + 1, count)
+        return found
 
     @property
     def device(self) -> torch.device:
@@ -194,17 +247,32 @@ class PluginRun:
         path = self.folder / f"{part}.safetensors"
         if not path.is_file():
             raise MissingFileError(f"The run {self.folder} lacks {path.name}. Train it again.")
-        from butterfly_sdm.plugins.networks import untrained
-
-        with untrained():
-            module = self.plugin.network(self.config, self.facts, part)
         try:
-            module.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError, OSError) as error:
+            state = load_file(path)
+            module = self._network(part, {name: value.shape for name, value in state.items()})
+            module.load_state_dict(state)
+        except ButterflySDMError:
+            raise
+        except (SafetensorError, RuntimeError, OSError, *_UNFIT) as error:
             raise ArtefactError(
                 f"{path} is damaged or of another architecture ({error}). Train it again."
             ) from error
         return module.eval().to(self.device)
+
+    def _network(self, part: str, shapes: dict[str, Any]) -> nn.Module:
+        """Build a network without trained weights, once it is known to have the shapes of them."""
+        import torch
+
+        from butterfly_sdm.plugins.networks import untrained
+
+        with untrained():
+            # first without memory: what a card from a stranger asks for may be any amount
+            with suppress(NotImplementedError), torch.device("meta"):
+                planned = self.plugin.network(self.config, self.facts, part).state_dict()
+                wrong = [n for n in {*planned, *shapes} if _shape(planned, n) != shapes.get(n)]
+                if wrong:
+                    raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")
+            return self.plugin.network(self.config, self.facts, part)
 
     @classmethod
     def open(
@@ -245,15 +313,56 @@ class PluginRun:
                 f"{card.get('format_version')}), not by {name!r} (format {FORMAT_VERSION}). "
                 "Choose another --out."
             )
+        held = [card.get("settings"), card.get("facts")]
+        changed_since = "seal" in card and sealed(card)["seal"] != card["seal"]
+        if changed_since or not all(isinstance(part, dict) for part in held):
+            raise ArtefactError(
+                f"{folder / 'model.json'} was changed after it was written. Train it again."
+            )
         settings = config or load_settings(plugin.config, card["settings"])[0]
-        kept = {name: kept_file(folder, name) for name in plugin.keeps}
-        changed = {name: str(path) for name, path in kept.items() if path is not None}
-        return cls(plugin, folder, settings.model_copy(update=changed), card["facts"])
+        for setting in plugin.keeps:
+            settings = _with_kept(settings, setting.split("."), kept_file(folder, setting))
+        return cls(plugin, folder, settings, card["facts"])
+
+
+def setting_of(settings: Any, name: str) -> Any:
+    """Return the value of a dotted setting."""
+    return reduce(getattr, name.split("."), settings)
+
+
+def _shape(state: dict[str, Any], name: str) -> Any:
+    return state[name].shape if name in state else None
 
 
 def kept_file(folder: Path, setting: str) -> Path | None:
-    """Return the copy of the file that a setting named when the run was made; None: there is none.
+    """
+    Return the copy of the file or folder that a setting named when the run was made; None: there
+    is none.
 
     See :attr:`Plugin.keeps`.
     """
-    return next(iter(sorted(folder.glob(f"kept_{setting}.*"))), None)
+    places = (folder / f"kept_{setting}", *sorted(folder.glob(f"kept_{setting}.*")))
+    return next((place for place in places if place.exists()), None)
+
+
+def _with_kept(settings: Any, names: list[str], kept: Path | None) -> Any:
+    """
+    Return settings that name the copy in the run.
+
+    Raises
+    ------
+    ConfigError
+        They name a file that is there and is another.
+    """
+    if kept is None:
+        return settings
+    first, *rest = names
+    given = getattr(settings, first)
+    if rest:
+        return settings.model_copy(update={first: _with_kept(given, rest, kept)})
+    if given is not None and Path(given).is_file() and not cmp(given, kept, shallow=False):
+        raise ConfigError(
+            f"{first} names {given}, another file than the run was trained with. Leave the run its "
+            f"own, {kept}, or train a run with the other."
+        )
+    return settings.model_copy(update={first: type(given)(str(kept)) if given else kept})

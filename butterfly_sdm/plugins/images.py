@@ -1,5 +1,6 @@
 """Read images of any usual kind into one shape."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError, MissingPackageError, how_to_install
+
+logger = logging.getLogger("butterfly_sdm.plugins")
 
 INSIDE = "::"  # between a file, an array in it and a row
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".npy")
@@ -55,7 +58,10 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     try:
         if inside:
             name, _, row = member.partition(INSIDE)
-            image = Image.fromarray(_eight_bit(_array(place, name)[int(row)].squeeze()))
+            pixels = _array(place, name)[int(row)].squeeze()
+            if pixels.ndim == 3 and pixels.shape[-1] != 3:  # channels first
+                pixels = pixels.transpose(1, 2, 0)
+            image = Image.fromarray(_eight_bit(pixels))
         elif suffix == ".npy":
             image = Image.fromarray(_eight_bit(_plane(np.load(path, allow_pickle=False))))
         elif suffix in (".dcm", ".dicom") or (not suffix and is_dicom(path)):
@@ -73,10 +79,17 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
                 f"The pixels of {path} are compressed, and no decoder for them is installed. "
                 "Install one: pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
             ) from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(
-            f"{path} is no readable image ({type(error).__name__}: {error}). Remove its row, or "
-            "repair the file."
+            f"{path} is no readable image ({reason}). Remove it, or repair the file."
         ) from error
+    return fit_image(image, size_px, channels)
+
+
+def fit_image(image: Any, size_px: int, channels: int) -> np.ndarray:
+    """Return an image of Pillow as (channels, size_px, size_px), uint8."""
+    from PIL import Image
+
     image = image.convert("L" if channels == 1 else "RGB")
     if image.size != (size_px, size_px):
         image = image.resize((size_px, size_px), Image.Resampling.BILINEAR)
@@ -140,6 +153,8 @@ def _dicom_pixels(path: Path) -> np.ndarray:
         convert_color_space,
     )
 
+    # It would log every decoder that failed, with its traceback, before it raises the reason.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     values: np.ndarray = dataset.pixel_array
     interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
@@ -229,8 +244,12 @@ class Images:
 
     def batch(self, rows: np.ndarray) -> Tensor:
         """Return (rows, channels, size_px, size_px) in [0, 1]."""
+        return torch.from_numpy(self.array(rows)).float().div_(255)
+
+    def array(self, rows: np.ndarray) -> np.ndarray:
+        """Return (rows, channels, size_px, size_px), uint8."""
         if isinstance(self.sources, np.ndarray):
-            return torch.from_numpy(self.sources[rows]).float().div_(255)
+            return np.asarray(self.sources[rows])
         wanted = [int(row) for row in rows]
         missing = [row for row in dict.fromkeys(wanted) if row not in self._cache]
         with ThreadPoolExecutor(4) as pool:
@@ -238,7 +257,31 @@ class Images:
         found = self._cache | read
         room = CACHE_BYTES // (self.channels * self.size_px**2) - len(self._cache)
         self._cache |= dict(list(read.items())[: max(0, room)])
-        return torch.from_numpy(np.stack([found[row] for row in wanted])).float().div_(255)
+        return np.stack([found[row] for row in wanted])
+
+    def readable(self, rows: np.ndarray) -> np.ndarray:
+        """
+        Return those of ``rows`` whose images can be read; the log says which cannot.
+
+        Raises
+        ------
+        DataError
+            None can.
+        """
+        if isinstance(self.sources, np.ndarray) or not len(rows):
+            return rows
+        self.tolerant = True
+        for start in range(0, len(rows), 256):
+            self.array(rows[start : start + 256])
+        bad = [row for row in rows.tolist() if row in self.unreadable]
+        if not bad:
+            return rows
+        first = self.unreadable[bad[0]]
+        if len(bad) == len(rows):
+            raise DataError(f"None of the {len(rows)} images can be read. The first: {first}")
+        message = "%d of %d images cannot be read and are left out. The first: %s"
+        logger.warning(message, len(bad), len(rows), first)
+        return np.setdiff1d(rows, bad)
 
     def _read(self, row: int) -> np.ndarray:
         try:

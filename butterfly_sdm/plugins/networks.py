@@ -4,6 +4,7 @@ Building blocks of the plugins' networks: trunks, layered heads, and weights rea
 
 import itertools
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -233,6 +234,15 @@ def _adapted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
             else adapt_input_conv(convolution.in_channels, weight)
         )
     return state
+
+
+def checksum(tensors: Mapping[str, Tensor], value: int = 0) -> str:
+    """Return a checksum of the names and numbers of tensors on the CPU, begun at ``value``."""
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        flat = tensors[name].contiguous().reshape(-1).view(torch.uint8)
+        value = zlib.crc32(flat.numpy().data, value)
+    return f"{value:08x}"
 
 
 def layers(sizes: Sequence[int], *, dropout: float = 0.0, last: bool = False) -> nn.Sequential:

@@ -1,6 +1,8 @@
 """What every plugin can be told."""
 
-from typing import Literal
+from functools import partial
+from operator import eq
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,3 +19,11 @@ class PluginConfig(Section):
     accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     inputs: InputPath | None = Field(None, description="for predict: a file, a table or a folder")
+
+
+def new_setting(default: Any, description: str, **bounds: Any) -> Any:
+    """
+    Declare a setting that came after the first runs: it stands in their key only where it differs
+    from ``default``, so that a finished run is known again.
+    """
+    return Field(default, description=description, exclude_if=partial(eq, default), **bounds)

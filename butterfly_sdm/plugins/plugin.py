@@ -17,11 +17,19 @@ from inspect import isabstract
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from butterfly_sdm.core.files import write_text
+from butterfly_sdm.core.cards import damage
+from butterfly_sdm.core.files import read_json, write_text
 from butterfly_sdm.core.registry import Offer, Registry
 from butterfly_sdm.core.settings import Section, commented, load_settings
-from butterfly_sdm.errors import ConfigError, MissingFileError, MissingPackageError, PluginError
-from butterfly_sdm.plugins.contract import Plugin, PluginCard, PluginRun, Report
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ButterflySDMError,
+    ConfigError,
+    MissingFileError,
+    MissingPackageError,
+    PluginError,
+)
+from butterfly_sdm.plugins.contract import RUN_FORMAT, Plugin, PluginCard, PluginRun, Report
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -41,7 +49,7 @@ __all__ = [
 ]
 
 PLUGINS = Registry("butterfly_sdm.plugins", "plugin", unknown=PluginError)
-Verb = Literal["train", "evaluate", "predict"]
+Verb = Literal["extract", "train", "evaluate", "predict"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +123,7 @@ def run_plugin(
     progress: Progress = silent,
 ) -> Path:
     """
-    Train, evaluate or predict with a plugin, as ``butterfly-sdm plugin NAME VERB`` does.
+    Extract, train, evaluate or predict with a plugin, as ``butterfly-sdm plugin NAME VERB`` does.
 
     Parameters
     ----------
@@ -123,6 +131,7 @@ def run_plugin(
         Of the plugin.
     verb
         ``train`` makes a run folder; ``evaluate`` and ``predict`` add their results to it.
+        ``extract`` turns raw files into what the others read, which they also do themselves.
     config_path
         YAML file with the settings of the plugin.
     out
@@ -133,16 +142,19 @@ def run_plugin(
     Returns
     -------
     Path
-        The run folder, or for ``predict`` the table of predictions.
+        The run folder, or for ``predict`` the table of predictions, for ``extract`` the features.
 
     Raises
     ------
     PluginError, ConfigError, MissingFileError, DataError, ArtefactError
         The message says what to do.
     """
+    if verb not in get_args(Verb):
+        known = ", ".join(get_args(Verb))
+        raise PluginError(f"The verbs of a plugin are {known}; {verb!r} is none of them.")
+    if verb == "extract":
+        return Path(str(extract_features(name, config_path, overrides, progress)["features"]))
     plugin = get_plugin(name)
-    if verb not in ("train", "evaluate", "predict"):
-        raise PluginError(f"A plugin can train, evaluate and predict; {verb!r} is none of them.")
     from butterfly_sdm.plugins import runner
 
     config, base = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
@@ -152,13 +164,77 @@ def run_plugin(
         return folder
     if verb == "evaluate":
         run = PluginRun.open(plugin, name, folder, config)
-        runner.evaluate(run)
+        runner.evaluate(run, progress=progress)
         return runner.results_folder(run)
     if config.inputs is None:
         raise ConfigError("predict reads the files that the key inputs names: --set inputs=PATH")
     if not config.inputs.exists():
         raise MissingFileError(f"There is nothing to predict at {config.inputs}.")
     return runner.predict(PluginRun.open(plugin, name, folder, config), config.inputs)
+
+
+def extract_features(
+    name: str,
+    config_path: str | Path,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+) -> dict[str, object]:
+    """
+    Turn raw files, such as videos, into what a plugin reads; training does it too.
+
+    Returns
+    -------
+    dict
+        ``features``, the folder of them, and what was done.
+
+    Raises
+    ------
+    ConfigError
+        The plugin reads its files as they are, or the settings name nothing to extract from.
+    """
+    plugin = get_plugin(name)
+    if type(plugin).extract is Plugin.extract:
+        raise ConfigError(
+            f"The plugin {name} has nothing to extract: it reads its files as they are. Train."
+        )
+    config, _ = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    told = plugin.extract(config, progress)
+    if told is None:
+        raise ConfigError(f"{config_path} names nothing to extract from: give media and extract.")
+    return told
+
+
+def check_run(folder: Path) -> list[str]:
+    """
+    Verify the run of a plugin: every byte against its card, and, where the plugin is installed,
+    that its networks can be read.
+
+    Returns
+    -------
+    list of str
+        One sentence per problem; empty if all is well.
+    """
+    try:
+        card = read_json(folder / "model.json")
+    except ArtefactError as error:
+        return [str(error)]
+    if isinstance(card, dict) and card.get("format") not in (None, RUN_FORMAT):
+        return [
+            f"{folder} holds the model of a run without the card of the run, run.json: nobody can "
+            "tell whether it is whole. Train it again."
+        ]
+    if problems := damage(folder / "model.json"):
+        return problems
+    try:
+        plugin = get_plugin(str(card.get("plugin")))
+        run = PluginRun.open(plugin, str(card.get("plugin")), folder)
+        for part in plugin.parts(run.config):
+            run.model(part)
+    except PluginError as error:
+        return [f"Its bytes are as they were written, but its networks cannot be read: {error}"]
+    except ButterflySDMError as error:
+        return [str(error)]
+    return []
 
 
 def write_starter(name: str, path: Path) -> None:
@@ -176,7 +252,14 @@ def write_starter(name: str, path: Path) -> None:
         raise ConfigError(f"{path} exists already. Choose another name with --config.")
     lines = [f"# Settings of the plugin {name}. What follows uncommented has to be filled in;"]
     lines += ["# paths are relative to this file.", f"name: {name}", "", *_needed(config), ""]
-    write_text(path, "\n".join([*lines, *commented(config, 0, skip=("name", "inputs"))]) + "\n")
+    lines += commented(config, 0, skip=("name", "inputs"))
+    for key, field in config.model_fields.items():
+        if isinstance(field.default, Section):
+            inside = (
+                f"#   {line.removeprefix('# ')}" for line in commented(type(field.default), 0)
+            )
+            lines += [f"# {key}:    # {field.description}", *inside]
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

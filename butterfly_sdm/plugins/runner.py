@@ -4,6 +4,8 @@ import json
 import logging
 import math
 import shutil
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,13 +15,27 @@ import pandas as pd
 import yaml
 from safetensors.torch import save_file
 
-from butterfly_sdm.core.cards import fingerprint, software_versions
-from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
-from butterfly_sdm.core.work import is_finished, resumable_folder
-from butterfly_sdm.errors import ConfigError, DataError
-from butterfly_sdm.plugins.contract import FORMAT_VERSION, RUN_FORMAT, Plugin, PluginRun, Report
+from butterfly_sdm.core.cards import damage, fingerprint, is_whole, sealed, software_versions
+from butterfly_sdm.core.files import (
+    atomic_path,
+    read_json,
+    sha256,
+    write_json,
+    write_table,
+    write_text,
+)
+from butterfly_sdm.core.work import is_finished, resumable_folder, work_folder
+from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError
+from butterfly_sdm.plugins.contract import (
+    FORMAT_VERSION,
+    RUN_FORMAT,
+    Plugin,
+    PluginRun,
+    Report,
+    setting_of,
+)
 from butterfly_sdm.plugins.options import PluginConfig
-from butterfly_sdm.plugins.stages import Limits, train_stages
+from butterfly_sdm.plugins.stages import Limits, previous, train_stages
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
@@ -56,30 +72,34 @@ def train(
     PluginRun
         The finished run.
     """
+    plugin.extract(config, progress)
     data = plugin.load(config)
     facts = _jsonlike(data.facts)
     settings = config.model_dump(mode="json")
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    if is_finished(folder, key):
+    finished = is_finished(folder, key) or (limits is None and _is_same(plugin, name, run))
+    if finished and (
+        _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}")
+    ):
         logger.info("%s is there already, trained with the same settings.", folder)
         return PluginRun.open(plugin, name, folder, config)
-    _check_replaced(name, folder, settings)
     if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
         for part in parts:
             plugin.network(config, facts, part)
     with resumable_folder(folder, key, worth=_some_trained) as partial:
-        # The card is written last: where it is, nothing is left but to tidy up.
-        if not (partial / "model.json").is_file():
+        # The card is written last: where it is whole, nothing is left but to tidy up.
+        card = partial / "model.json"
+        if not (card.is_file() and is_whole(card, f"The unfinished run {folder}")):
             for part in parts:
                 _train_part(replace(run, folder=partial), data, part, progress, limits)
-            rows = [row for part in parts for row in read_json(partial / f"{part}.history.json")]
+            rows = [row for part in parts for row in _finished_rows(partial, part) or ()]
             write_table(partial / "history.csv", pd.DataFrame(rows), index=False)
             _keep_files(plugin, config, partial)
             written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
             write_text(partial / "config.yaml", written)
-            card = {
+            content = {
                 "format": RUN_FORMAT,
                 "format_version": FORMAT_VERSION,
                 "kind": "plugin",
@@ -87,11 +107,22 @@ def train(
                 "settings": settings,
                 "facts": facts,
                 "software": software_versions(("butterfly-sdm", "torch", "timm")),
+                "files": _files(partial, parts),
             }
-            write_json(partial / "model.json", card)
+            write_json(card, sealed(content))
         for part in parts:
             (partial / f"{part}.history.json").unlink(missing_ok=True)
     return run
+
+
+def _files(partial: Path, parts: Sequence[str]) -> dict[str, str]:
+    """Return the SHA-256 of the files of a run that is about to be finished."""
+    left_out = {"model.json", *(f"{part}.history.json" for part in parts)}
+    return {
+        path.relative_to(partial).as_posix(): sha256(path)
+        for path in sorted(partial.rglob("*"))
+        if path.is_file() and not path.name.startswith(".") and path.name not in left_out
+    }
 
 
 def _some_trained(partial: Path) -> bool:
@@ -99,25 +130,53 @@ def _some_trained(partial: Path) -> bool:
     return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
 
 
-def _check_replaced(name: str, folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse to train where a finished run of other settings lies."""
-    if not (folder / "model.json").is_file():
-        return
-    card = read_json(folder / "model.json")
+def _of_earlier_release(folder: Path) -> bool:
+    """Whether the card of a run can be read and lists no files, as those of 0.1.0 did not."""
+    with suppress(ArtefactError, MissingFileError):
+        card = read_json(folder / "model.json")
+        return isinstance(card, dict) and not {"files", "seal"} & card.keys()
+    return False
+
+
+def _is_same(plugin: Plugin[Any, Any], name: str, run: PluginRun) -> bool:
+    """
+    Return whether a finished run of these settings and data lies in the folder.
+
+    Raises
+    ------
+    ConfigError
+        One of others does.
+    """
+    if not (run.folder / "model.json").is_file():
+        return False
+    card = read_json(run.folder / "model.json")
     if not isinstance(card, dict) or card.get("format") != RUN_FORMAT:
-        return
-    held = card.get("settings") or {}
-    changed = [key for key in settings if settings[key] != held.get(key)]
+        return False
+    changed = _changed(run, card.get("settings") or {})
+    if card.get("plugin") == name and not changed and card.get("facts") == run.facts:
+        return True
+    other = ", ".join(changed) or ("data" if card.get("plugin") == name else "purpose")
     raise ConfigError(
-        f"{folder} holds a finished run of {card.get('plugin') or name} with other "
-        f"{', '.join(changed) or 'data'}. Keep it and choose another --out or name, or remove it."
+        f"{run.folder} holds a finished run of {card.get('plugin') or name} with other {other}. "
+        "Keep it and choose another --out or name, or remove it."
     )
+
+
+def _changed(
+    run: PluginRun, trained: dict[str, Any], passing: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the settings of ``run`` that differ from those trained with, but for ``passing``."""
+    used = run.config.model_dump(mode="json")
+    alike = {"name", "inputs", "accelerator", "trust", *passing}
+    return {k: v for k, v in used.items() if k not in alike and v != trained.get(k)}
 
 
 def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, partial: Path) -> None:
     for setting in plugin.keeps:
-        given = Path(str(getattr(config, setting)))
-        if given.is_file():
+        given = Path(str(setting_of(config, setting)))
+        if given.is_dir():
+            shutil.copytree(given, partial / f"kept_{setting}", dirs_exist_ok=True)
+        elif given.is_file():
             with atomic_path(partial / f"kept_{setting}{given.suffix}") as temporary:
                 shutil.copyfile(given, temporary)
 
@@ -126,9 +185,9 @@ def _train_part(
     run: PluginRun, data: Any, part: str, progress: Progress, limits: Limits | None
 ) -> None:
     """Train one network into the folder of the run, unless it lies there already."""
-    weights = run.folder / f"{part}.safetensors"
-    if weights.is_file():
+    if _finished_rows(run.folder, part) is not None:
         return
+    weights = run.folder / f"{part}.safetensors"
     checkpoint = run.folder / f"{part}.checkpoint.safetensors"
     module = run.plugin.network(run.config, run.facts, part)
     stages = run.plugin.stages(run.config, data, module, part)
@@ -141,11 +200,24 @@ def _train_part(
         progress=progress,
         limits=limits,
     )
-    write_json(run.folder / f"{part}.history.json", rows)
     state = {key: value.contiguous() for key, value in module.state_dict().items()}
     with atomic_path(weights) as temporary:
         save_file(state, temporary)
+    done = {"rows": rows, "files": {weights.name: sha256(weights)}}
+    write_json(run.folder / f"{part}.history.json", sealed(done))
     checkpoint.unlink(missing_ok=True)
+    previous(checkpoint).unlink(missing_ok=True)
+
+
+def _finished_rows(folder: Path, part: str) -> list[dict[str, Any]] | None:
+    """Return the history of a network that is finished, and whole; None: it has to be trained."""
+    note = folder / f"{part}.history.json"
+    if not note.is_file():
+        return None
+    if problems := damage(note):
+        logger.warning("%s The network %s is trained again.", problems[0], part)
+        return None
+    return cast(list[dict[str, Any]], read_json(note)["rows"])
 
 
 def results_folder(run: PluginRun) -> Path:
@@ -153,25 +225,28 @@ def results_folder(run: PluginRun) -> Path:
     Return where the results of an evaluation belong: the run, or, evaluated by other settings than
     it was trained with (such as other data), a folder of their own below it.
     """
+    kept = (setting.partition(".")[0] for setting in run.plugin.keeps)
     trained = read_json(run.folder / "model.json")["settings"]
-    passing = {"name", "inputs", "accelerator", "precision", "trust", *run.plugin.keeps}
-    used = run.config.model_dump(mode="json")
-    changed = {k: v for k, v in used.items() if k not in passing and v != trained.get(k)}
+    changed = _changed(run, trained, ("precision", *kept))
     if not changed:
         return run.folder
     return run.folder / "evaluations" / f"{run.config.name}-{fingerprint(changed)[:8]}"
 
 
-def evaluate(run: PluginRun) -> Report:
+def evaluate(run: PluginRun, *, progress: Progress = silent) -> Report:
     """
     Measure a run and write ``metrics.json`` with the tables and arrays of the report beside it, in
     :func:`results_folder`.
+
+    What takes long, such as folds, is kept piece by piece: an evaluation that was interrupted goes
+    on where it was.
 
     Raises
     ------
     DataError
         The data are of another kind than the run was trained on.
     """
+    run.plugin.extract(run.config, progress)
     data = run.plugin.load(run.config)
     facts = _jsonlike(data.facts)
     if facts != run.facts:
@@ -181,7 +256,17 @@ def evaluate(run: PluginRun) -> Report:
             f"{', '.join(changed) or 'new facts'}. "
             "Evaluate with the data of the training, or predict."
         )
-    report = run.plugin.evaluate(run.config, data, run)
+    settings = run.config.model_dump(mode="json")
+    weights = [sha256(run.folder / f"{part}.safetensors") for part in run.plugin.parts(run.config)]
+    key = fingerprint({"settings": settings, "facts": facts, "weights": weights})
+    with work_folder(run.folder / "evaluation", key) as pieces:
+        measured = replace(run, pieces=pieces, progress=progress)
+        report = run.plugin.evaluate(run.config, data, measured)
+        _write_report(run, report)
+    return report
+
+
+def _write_report(run: PluginRun, report: Report) -> None:
     wrong = [name for name, value in report.metrics.items() if not math.isfinite(value)]
     if wrong:
         raise DataError(
@@ -199,7 +284,6 @@ def evaluate(run: PluginRun) -> Report:
     for name, array in report.arrays.items():
         with atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
-    return report
 
 
 def predict(run: PluginRun, inputs: Path) -> Path:

@@ -28,8 +28,8 @@ from torch.optim import Optimizer
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.plugins.networks import checksum
 from butterfly_sdm.plugins.options import PluginConfig
-from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
@@ -38,6 +38,8 @@ Batch = Mapping[str, Tensor]
 # of the time, at most, for checkpoints: those of a large network take longer than an epoch on few
 # rows
 _WRITING_SHARE = 0.1
+# a loss that lies no further below that of equal embeddings has told no pair from another
+_COLLAPSED = 0.01
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,13 @@ class Stage:
     select
         Name of a measure: the weights of the epoch where it was largest are kept, instead of the
         last ones.
+    collapsed
+        Batch -> what the loss would be if all embeddings were the same, ln(N - 1) of a supervised
+        contrastive loss over N. ``history.csv`` tells the loss less this one as
+        ``loss_over_collapsed``; while it stays at 0, nothing is learned, and a warning says so.
+    solve
+        Fits what trains at once and returns the loss, instead of batches and steps; see
+        :meth:`solved`.
     """
 
     name: str
@@ -83,6 +92,24 @@ class Stage:
     start: Callable[[Any], None] | None = None
     measure: Callable[[Any], dict[str, float]] | None = None
     select: str | None = None
+    collapsed: Callable[[Batch], Tensor] | None = None
+    solve: Callable[[Any], float] | None = None
+
+    @classmethod
+    def solved(
+        cls, name: str, solve: Callable[[Any], float], trains: tuple[str, ...], **others: Any
+    ) -> "Stage":
+        """Return a stage of one epoch in which ``solve`` sets the weights of ``trains``."""
+        still = partial(torch.optim.SGD, lr=0.0)
+        return cls(name, _no_batches, _no_loss, still, 1, trains, solve=solve, **others)
+
+
+def _no_batches(module: Any, rng: np.random.Generator) -> Iterable[Batch]:
+    return ()
+
+
+def _no_loss(module: Any, batch: Batch) -> Tensor:
+    raise ModelError("A stage that is solved has no loss of batches.")
 
 
 @dataclass(frozen=True)
@@ -91,46 +118,6 @@ class Limits:
 
     epochs: int | None = None
     steps: int | None = None
-
-
-def frozen_head(
-    name: str,
-    extract: Callable[[Any], Tensor],
-    labels: np.ndarray,
-    loss: Callable[[Any, Batch], Tensor],
-    config: Any,
-    **choose: Any,
-) -> Stage:
-    """
-    Make the stage that trains the submodule ``head`` on the output of frozen layers, computed once.
-
-    Parameters
-    ----------
-    name
-        Of the stage.
-    extract
-        Network -> (rows, features), from its frozen layers.
-    labels
-        (rows,) class numbers.
-    loss
-        (network, batch) -> scalar loss; batches have ``features`` and ``label``.
-    config
-        Settings with ``batch_size``, and ``head_learning_rate`` and ``head_epochs`` for Adam.
-    choose
-        ``measure`` and ``select`` of the stage.
-    """
-    computed: list[Tensor] = []
-    known = torch.from_numpy(labels)
-
-    def batches(module: Any, rng: np.random.Generator) -> Iterable[Batch]:
-        if not computed:
-            with torch.no_grad():
-                computed.append(extract(module))
-        for rows in shuffled(np.arange(len(labels)), config.batch_size, rng):
-            yield {"features": computed[0][rows], "label": known[rows]}
-
-    adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
-    return Stage(name, batches, loss, adam, config.head_epochs, ("head",), **choose)
 
 
 def seed_of(*parts: object) -> int:
@@ -163,7 +150,9 @@ def train_stages(
         Name of the network, part of the seed.
     checkpoint
         File to continue from, and to write after the first and last epoch of a stage and in between
-        as often as writing takes at most a tenth of the time; None: none.
+        as often as writing takes at most a tenth of the time; None: none. Instead of a damaged one
+        the one before it, ``.NAME.previous``, is continued from, else training starts anew, with a
+        warning.
     progress
         Told the epochs done of each stage.
     limits
@@ -178,15 +167,13 @@ def train_stages(
     ------
     ModelError
         The loss is not finite, or a stage gives no batch.
-    ArtefactError
-        The checkpoint is damaged.
     """
     training = _Training(module, config, part, checkpoint, progress, limits or Limits())
     module.to(training.device)
     devices = range(torch.cuda.device_count()) if training.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        if checkpoint is not None and checkpoint.is_file():
-            training.read(checkpoint)
+        if checkpoint is not None:
+            training.read_newest(checkpoint)
         for position, stage in enumerate(stages):
             if position >= training.stage:
                 training.run(position, stage)
@@ -234,7 +221,8 @@ class _Training:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * stage.rate(epoch)
             row: dict[str, Any] = {"part": self.part, "stage": stage.name, "epoch": epoch + 1}
-            row["loss"] = self._epoch(stage, optimizer, epoch)
+            row |= self._epoch(stage, optimizer, epoch)
+            _warn_of_collapse(row, epochs)
             if stage.measure is not None:
                 self.module.eval()
                 with torch.no_grad():
@@ -274,10 +262,13 @@ class _Training:
             self.module.load_state_dict(_unprefixed(saved, "model."))
         return saved
 
-    def _epoch(self, stage: Stage, optimizer: Optimizer, epoch: int) -> float:
+    def _epoch(self, stage: Stage, optimizer: Optimizer, epoch: int) -> dict[str, float]:
+        if stage.solve is not None:
+            return {"loss": stage.solve(self.module)}
         seed = seed_of(self.config.seed, self.part, stage.name, epoch)
         torch.manual_seed(seed)
         losses: list[Tensor] = []
+        collapsed: list[Tensor] = []
         half = self.config.precision == "bf16-mixed"
         batches = stage.batches(self.module, np.random.default_rng(seed))
         for batch in itertools.islice(batches, self.limits.steps):
@@ -288,6 +279,9 @@ class _Training:
             torch.autograd.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
+            if stage.collapsed is not None:
+                with torch.no_grad():
+                    collapsed.append(stage.collapsed(batch))
         if not losses:
             raise ModelError(
                 f"Stage {stage.name!r} had no batch to train on. Give more rows, or a smaller "
@@ -302,7 +296,11 @@ class _Training:
                 f"The loss of stage {stage.name!r} became {float(values[step])} in step {step + 1}."
                 " Lower the learning rate, or look for values that are not finite in the data."
             )
-        return float(values.mean())
+        found = {"loss": float(values.mean())}
+        if collapsed:
+            alike = float(torch.stack(collapsed).double().mean())
+            found["loss_over_collapsed"] = found["loss"] - alike
+        return found
 
     def _save(self, optimizer: Optimizer, *, last: bool) -> None:
         if self.checkpoint is None or not (last or time.monotonic() >= self.due):
@@ -327,35 +325,71 @@ class _Training:
             text = json.dumps(position)
             metadata = {"position": text, "checksum": _checksum(whole, text)}
             save_file(whole, temporary, metadata=metadata)
+            if self.checkpoint.is_file():
+                self.checkpoint.replace(previous(self.checkpoint))
         ended = time.monotonic()
         self.due = ended + (ended - began) * (1 / _WRITING_SHARE - 1)
 
+    def read_newest(self, checkpoint: Path) -> None:
+        """Continue from the newest checkpoint that is whole; warn of one that is not."""
+        for path in (checkpoint, previous(checkpoint)):
+            if path.is_file():
+                try:
+                    self.read(path)
+                    return
+                except ArtefactError as error:
+                    logger.warning("%s Training goes on from what is whole.", error)
+
     def read(self, path: Path) -> None:
-        """Continue from a checkpoint."""
+        """
+        Continue from a checkpoint.
+
+        Raises
+        ------
+        ArtefactError
+            It is damaged.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
                 position = json.loads(metadata["position"])
-                self.tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            found = _checksum(self.tensors, metadata["position"])
-            if metadata.get("checksum", found) != found:  # older ones have none
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if metadata["checksum"] != _checksum(tensors, metadata["position"]):
                 raise ValueError("its checksum is another")
-            self.stage, self.epoch = position["stage"], position["epoch"]
-            self.rows, self.steps = position["rows"], position["steps"]
-        except (SafetensorError, KeyError, ValueError, OSError) as error:
+            held = [position[name] for name in ("stage", "epoch", "rows", "steps")]
+        except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise ArtefactError(
-                f"The checkpoint {path} is damaged ({error}). Remove it to train from the start."
+                f"The checkpoint {path} was damaged since it was written ({error})."
             ) from error
+        self.tensors = tensors
+        self.stage, self.epoch, self.rows, self.steps = held
         logger.info("continuing from %s: stage %d, epoch %d", path.name, self.stage + 1, self.epoch)
 
 
+def _warn_of_collapse(row: Mapping[str, Any], epochs: int) -> None:
+    """Warn of an embedding that tells nothing apart, after 2, 4, 8, ... epochs and the last."""
+    epoch, over = row["epoch"], row.get("loss_over_collapsed", -np.inf)
+    doubled = epoch & (epoch - 1) == 0
+    if over > -_COLLAPSED and epoch > 1 and (doubled or epoch == epochs):
+        logger.warning(
+            "%s: after %d of %d epochs of %s the loss is still that of embeddings which are all "
+            "the same (%+.3f): nothing has been learned yet. Larger batches, more epochs, "
+            "warm-up or another learning rate help.",
+            row["part"],
+            epoch,
+            epochs,
+            row["stage"],
+            over,
+        )
+
+
+def previous(checkpoint: Path) -> Path:
+    """Return where the checkpoint before the last one lies."""
+    return checkpoint.with_name(f".{checkpoint.name}.previous")
+
+
 def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:
-    value = zlib.crc32(position.encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        flat = tensors[name].reshape(-1).view(torch.uint8)
-        value = zlib.crc32(flat.numpy().data, value)
-    return f"{value:08x}"
+    return checksum(tensors, zlib.crc32(position.encode()))
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:

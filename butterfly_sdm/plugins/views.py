@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_LIGHT = (0.299, 0.587, 0.114)  # of red, green and blue
+
 
 def random_view(
     images: Tensor,
@@ -11,6 +13,7 @@ def random_view(
     flip: bool = True,
     jitter: float = 0.4,
     shift: float = 0.0,
+    grey: float = 0.0,
 ) -> Tensor:
     """
     Return one random view per image.
@@ -27,6 +30,8 @@ def random_view(
         Brightness and contrast change by a factor in [1 - jitter, 1 + jitter].
     shift
         Move by up to this share of the side, beyond the border by its nearest pixel.
+    grey
+        Share of the images of three colours that lose them, by the weights of ITU-R BT.601.
 
     Returns
     -------
@@ -46,4 +51,8 @@ def random_view(
     brightness, contrast = (1 + jitter * (2 * draw[4:6] - 1))[:, :, None, None, None]
     mean = views.mean(dim=(1, 2, 3), keepdim=True)
     changed: Tensor = (views - mean) * contrast + mean * brightness
+    if grey and images.shape[1] == 3:
+        light = (changed * changed.new_tensor(_LIGHT)[:, None, None]).sum(dim=1, keepdim=True)
+        lost = torch.rand(n, device=images.device) < grey
+        changed = torch.where(lost[:, None, None, None], light, changed)
     return changed.clamp(0, 1)

@@ -82,6 +82,7 @@ def write_embeddings(
             "blockxsize": 256,
             "blockysize": 256,
             "compress": "deflate",
+            "zlevel": 1,
             "interleave": "pixel",
         }
         with rasterio.open(path, "w", **profile) as out:

@@ -9,6 +9,7 @@ cloudy date.
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor
@@ -33,6 +34,9 @@ from butterfly_sdm.imagery.scene import Scene, bounds_in, mosaic_grid
 from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.cutting import growing_array
+from data_prep.imagery.ledger import Ledger, place_of
+
+log = logging.getLogger("data_prep.build")
 
 BLOCK_PX = 512
 MOST_PX = 1024
@@ -257,24 +261,40 @@ def make_composite(
     dates = sorted(days)
     shape = (len(scene.bands), scene.height, scene.width)
     work = out.with_name(f".{out.stem}.work.npy")
-    with growing_array(work, shape, scene.dtype, scene.nodata) as (array, journal):
+    with growing_array(work, shape, scene.dtype, scene.nodata) as (array, ledger):
         shares = _cloudiness(scene, days, executor, progress)
         if method == "least_cloudy":
             days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
         parts = [replace(scene, pieces=pieces) for pieces in days.values()]
         windows = {f"{method}/{w.height}/{w.row_off}/{w.col_off}": w for w in _windows(scene)}
-        todo = [name for name in windows if name not in journal.done]
+        done = ledger.done - _damaged(ledger)
+        todo = [name for name in windows if name not in done]
         progress("composing dates", len(windows) - len(todo), len(windows))
         compose = partial(_compose, parts, method, PackedArray(work))
         results = in_order(compose, [windows[name] for name in todo], executor)
-        for name, _ in zip(todo, results, strict=True):
-            journal.add(name)
-            progress("composing dates", len(journal.done), len(windows))
+        finished = len(windows) - len(todo)
+        for step, (name, _) in enumerate(zip(todo, results, strict=True), start=finished + 1):
+            where = (slice(0, len(scene.bands)), *windows[name].toslices())
+            ledger.add(name, [place_of(where)])
+            progress("composing dates", step, len(windows))
     _write(scene, array, out, method, dates)
     del array
     work.unlink()
-    journal.path.unlink()
+    ledger.journal.path.unlink()
     return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
+
+
+def _damaged(ledger: Ledger) -> set[str]:
+    """Return the units whose blocks are not as they were written, and warn of them."""
+    units = {ledger.sums[place][1] for place in ledger.unlike()}
+    if units:
+        log.warning(
+            "%d of %d blocks in %s were damaged since they were composed; they are made again.",
+            len(units),
+            len(ledger.done),
+            ledger.journal.path.with_suffix(""),
+        )
+    return units
 
 
 def _windows(scene: Scene) -> Iterator[Window]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rasterio
 
 from butterfly_sdm.core.arrays import PackedArray, new_array, open_array
 from butterfly_sdm.core.executor import in_order
-from butterfly_sdm.core.work import Journal
+from butterfly_sdm.errors import ArtefactError
 from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
@@ -30,8 +34,11 @@ from data_prep.imagery.blocks import (
     shown_part,
     units,
 )
+from data_prep.imagery.ledger import AGAIN, Ledger
 from data_prep.imagery.tile_grids import TileGrid, on_scene_pixels
 from data_prep.imagery.warping import source_coordinates, warp_patch, warp_with_gdal
+
+log = logging.getLogger("data_prep.build")
 
 SCRATCH_BYTES = 1_000_000_000
 UNIT_PIXELS = 20_000_000
@@ -58,6 +65,7 @@ def cut_tiles(
     executor: Executor | None = None,
     progress: Progress = silent,
     report: CutReport | None = None,
+    keep_journal: bool = False,
 ) -> np.ndarray:
     """
     Cut a tile for every place of a grid into one packed array on disk.
@@ -66,7 +74,8 @@ def cut_tiles(
 
     Where pieces of a mosaic overlap, the first (by name) with a measurement counts. Tiles made of
     whole pixels of the scene are copied bit by bit. An interrupted cut goes on where it was when it
-    is called again with the same arguments.
+    is called again with the same arguments; tiles that were damaged meanwhile are cut again, with a
+    warning.
 
     Parameters
     ----------
@@ -84,6 +93,8 @@ def cut_tiles(
         Workers of another machine need to see ``out`` under the same path.
     report
         Filled with counts of what was done.
+    keep_journal
+        Leave ``NAME.done`` there, so that a later call finds all done and looks for damage.
 
     Returns
     -------
@@ -98,46 +109,147 @@ def cut_tiles(
     report = report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
     try:
-        with growing_array(Path(out), shape, scene.dtype, scene.nodata) as (_, journal):
+        with growing_array(Path(out), shape, scene.dtype, scene.nodata) as (array, ledger):
             cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
-            for step, jobs in enumerate(_all_jobs(cut, journal.done), start=1):
-                label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
-                _run(jobs, label, journal, executor, progress, report)
-                if jobs.last is not None and scene.supply is not None:
-                    journal.save()  # before what it would be made from again goes
-                    scene.supply.forget(layer.path for layer in jobs.last.files)
+            unlike = _unlike(ledger, array, scene.nodata)
+            _cut_pieces(cut, ledger, unlike, executor, progress, report)
+            _cut_again(cut, ledger, executor)
             valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
     finally:
         if scene.supply is not None:
             scene.supply.close()
-    journal.path.unlink()
+    if not keep_journal:
+        ledger.journal.path.unlink()
     return valid
+
+
+def _cut_pieces(
+    cut: _Cut,
+    ledger: Ledger,
+    unlike: set[int],
+    executor: Executor | None,
+    progress: Progress,
+    report: CutReport,
+) -> None:
+    """
+    Do all units that are not done yet.
+
+    Parameters
+    ----------
+    unlike
+        Tiles that are not as an earlier process left them.
+    """
+    scene = cut.scene
+    for step, jobs in enumerate(_all_jobs(cut, ledger.done), start=1):
+        if jobs.lasting and jobs.todo(ledger.done):
+            # an earlier process was killed among these: no unit of a later piece was begun
+            unlike = _go_on(cut, jobs, ledger, unlike)
+        label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
+        _run(jobs, label, ledger, executor, progress, report)
+        if jobs.last is not None and scene.supply is not None:
+            ledger.save()  # before what it would be made from again goes
+            scene.supply.forget(layer.path for layer in jobs.last.files)
+    _doubt(ledger, unlike, damaged=len(unlike))
+
+
+def _cut_again(cut: _Cut, ledger: Ledger, executor: Executor | None) -> None:
+    """Cut tiles anew, of all pieces, that nobody vouches for."""
+    if not ledger.doubted:
+        return
+    tiles = np.array(sorted(map(int, ledger.doubted)))
+    for tile in tiles:
+        ledger.array[tile] = cut.scene.nodata
+    for jobs in _all_jobs(replace(cut, only=tiles), set()):
+        for _ in _results(jobs, jobs.work, executor):
+            pass
+        if jobs.last is not None and cut.scene.supply is not None:
+            cut.scene.supply.forget(layer.path for layer in jobs.last.files)
+    ledger.add(AGAIN, map(str, tiles.tolist()))
+
+
+def _unlike(ledger: Ledger, array: np.ndarray, nodata: float) -> set[int]:
+    """Return the tiles that are not as the journal tells: none has been written if it is empty."""
+    if not ledger.done:
+        return set()
+    untouched = zlib.crc32(np.full(array.shape[1:], nodata, array.dtype).data)
+    expected = {int(place): checksum for place, (checksum, _) in ledger.sums.items()}
+    return {
+        tile
+        for tile in range(len(array))
+        if ledger.checksum(str(tile)) != expected.get(tile, f"{untouched:08x}")
+        and str(tile) not in ledger.doubted
+    }
+
+
+def _go_on(cut: _Cut, jobs: Jobs, ledger: Ledger, unlike: set[int]) -> set[int]:
+    """
+    Tell, where an earlier process was killed, what it was about to write from what was damaged.
+
+    A tile on which some units are done and others not has no checksum: it is cut again in the end.
+    So is one that was damaged. One that the killed process had begun to write first is emptied.
+
+    Returns
+    -------
+    set
+        Empty: from here on every tile is what this process writes.
+    """
+    todo = jobs.todo(ledger.done)
+    ahead = _tiles(todo)
+    shared = ahead & _tiles(job for job in jobs.work if job.name in ledger.done)
+    begun = (unlike & ahead) - shared
+    empty = {tile for tile in begun if str(tile) not in ledger.sums}
+    for tile in sorted(empty):
+        ledger.array[tile] = cut.scene.nodata
+    _doubt(ledger, (unlike | shared) - empty, damaged=len(unlike - ahead))
+    return set()
+
+
+def _doubt(ledger: Ledger, tiles: set[int], *, damaged: int) -> None:
+    if damaged:
+        log.warning(
+            "%d of %d tiles in %s were damaged since they were cut; they are cut again.",
+            damaged,
+            len(ledger.array),
+            ledger.journal.path.with_suffix(""),
+        )
+    ledger.doubt(str(tile) for tile in tiles)
+
+
+def _tiles(jobs: Iterable[Job]) -> set[int]:
+    return {tile for job in jobs for tile in job.tiles.tolist()}
 
 
 @contextmanager
 def growing_array(
     path: Path, shape: tuple[int, ...], dtype: str, nodata: float
-) -> Iterator[tuple[np.ndarray, Journal]]:
+) -> Iterator[tuple[np.memmap, Ledger]]:
     """
-    Yield a packed array on disk and the journal of what is done in it, ``NAME.done`` beside it.
+    Yield a packed array on disk and the ledger of what is done in it, ``NAME.done`` beside it.
 
     Those of an interrupted run are continued; otherwise the array is new, with nodata everywhere.
     """
     done = path.with_name(path.name + ".done")
     array = _reopen(path, shape, dtype) if done.is_file() else None
-    if array is None:
+    ledger = None
+    if array is not None:
+        try:
+            ledger = Ledger(done, array)
+        except ArtefactError as error:
+            log.warning("%s What it speaks of is made again.", error)
+    if array is None or ledger is None or not ledger.done:
         done.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
+        del array
         array = new_array(path, shape, dtype)
         if nodata:
             array[:] = nodata
-    # a unit counts as done only when its pixels are safe
-    journal = Journal(done, flush=array.flush, every_s=5.0)
-    journal.save()
+        # a unit counts as done only when its pixels are safe
+        ledger = Ledger(done, array)
+    ledger.save()
     try:
-        yield array, journal
+        yield array, ledger
     finally:
-        journal.save()
+        ledger.save()
 
 
 def _reopen(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap | None:
@@ -151,16 +263,32 @@ def _reopen(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap | None:
 
 @dataclass(frozen=True)
 class _Cut:
-    """What is cut, out of what, into what."""
+    """
+    What is cut, out of what, into what; of the tiles only some, if they are named: those of the
+    others decide how large the patches of a warp are, down to its last bit.
+    """
 
     scene: Scene
     grid: TileGrid
     out: PackedArray
     resampling: str
+    only: np.ndarray | None = None
+
+    def wanted(self, tiles: np.ndarray) -> np.ndarray:
+        """Return which of some tiles are to be cut."""
+        whole = np.ones(len(tiles), dtype=bool)
+        return whole if self.only is None else np.isin(tiles, self.only)
 
 
-# The key of a unit of work, and what does it: returns the number of blocks decoded.
-Job = tuple[str, "partial[int]"]
+class Job(NamedTuple):
+    """
+    A unit of work: its key, what does it and returns the number of blocks decoded, and the tiles it
+    writes to.
+    """
+
+    name: str
+    work: partial[int]
+    tiles: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -188,6 +316,10 @@ class Jobs:
     last: Piece | None = None
     ahead: Callable[[Job], object] | None = None
 
+    def todo(self, done: set[str]) -> list[Job]:
+        """Return the units that have to be done, given the keys of those that are."""
+        return [job for job in self.work if not self.lasting or job.name not in done]
+
 
 def _all_jobs(cut: _Cut, done: set[str]) -> Iterator[Jobs]:
     scene, grid = cut.scene, cut.grid
@@ -198,35 +330,47 @@ def _all_jobs(cut: _Cut, done: set[str]) -> Iterator[Jobs]:
         tiles = tiles_on(grid, piece)
         if not len(tiles):
             continue
+        wanted = tiles[cut.wanted(tiles)]
         if exact and _one_grid(piece) and scene.offset_of(piece.layers[0]) is not None:
-            yield _copy_jobs(cut, piece, number, tiles, fresh)
+            yield _copy_jobs(cut, piece, number, wanted, fresh)
         elif _similar(grid, piece):
             yield from _warp_jobs(cut, piece, number, tiles, fresh, done)
         else:
-            yield _gdal_jobs(cut, piece, number, tiles)
+            yield _gdal_jobs(cut, piece, number, wanted)
         fresh = False
 
 
 def _run(
     jobs: Jobs,
     label: str,
-    journal: Journal,
+    ledger: Ledger,
     executor: Executor | None,
     progress: Progress,
     report: CutReport,
 ) -> None:
-    todo = [unit for unit in jobs.work if not jobs.lasting or unit[0] not in journal.done]
+    todo = jobs.todo(ledger.done)
     finished = len(jobs.work) - len(todo)
     report.units_found += finished
     progress(label, finished, len(jobs.work))
+    writers = Counter(tile for job in todo for tile in job.tiles.tolist())
+    written = {job.name: job.tiles.tolist() for job in todo}
+    for name, blocks in _results(jobs, todo, executor):
+        report.blocks += blocks
+        report.units_done += 1
+        if jobs.lasting:
+            writers.subtract(written[name])
+            # whole, as far as this piece goes: nobody else is writing to it
+            ledger.add(name, (str(tile) for tile in written[name] if not writers[tile]))
+        finished += 1
+        progress(label, finished, len(jobs.work))
+
+
+def _results(
+    jobs: Jobs, todo: Sequence[Job], executor: Executor | None
+) -> Iterator[tuple[str, int]]:
+    """Do units; yield the key of each and the number of blocks it decoded."""
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if jobs.once else nullcontext():
-        for name, blocks in in_order(_do, _ahead(todo, jobs), executor, in_flight=IN_FLIGHT):
-            report.blocks += blocks
-            report.units_done += 1
-            if jobs.lasting:
-                journal.add(name)
-            finished += 1
-            progress(label, finished, len(jobs.work))
+        yield from in_order(_do, _ahead(todo, jobs), executor, in_flight=IN_FLIGHT)
 
 
 def _ahead(todo: Sequence[Job], jobs: Jobs) -> Iterator[Job]:
@@ -238,8 +382,7 @@ def _ahead(todo: Sequence[Job], jobs: Jobs) -> Iterator[Job]:
 
 
 def _do(unit: Job) -> tuple[str, int]:
-    name, work = unit
-    return name, work()
+    return unit.name, unit.work()
 
 
 def tiles_on(grid: TileGrid, piece: Piece) -> np.ndarray:
@@ -289,7 +432,7 @@ def _bringing(scene: Scene) -> Callable[[Job], object] | None:
         return None
 
     def begin(unit: Job) -> None:
-        supply.ahead(partial(bring_reads, *unit[1].args[:3]))
+        supply.ahead(partial(bring_reads, *unit.work.args[:3]))
 
     return begin
 
@@ -306,12 +449,14 @@ def _copies(
     reads = plan_reads(piece.layers[0], windows.rows, windows.columns, *shape)
     if isinstance(piece, Stack):
         reads = [shown_part(read, windows, shape) for read in reads]
+    parts = [windows.of(unit) for unit in units(reads, _pixel_bytes(scene))]
     return [
-        (
+        Job(
             f"{prefix}/{index}",
-            partial(_copy_unit, scene, piece, *windows.of(unit), out, fresh),
+            partial(_copy_unit, scene, piece, unit, own, out, fresh),
+            own.targets,
         )
-        for index, unit in enumerate(units(reads, _pixel_bytes(scene)))
+        for index, (unit, own) in enumerate(parts)
     ]
 
 
@@ -347,6 +492,7 @@ def _warp_jobs(
     width = int((np.ceil(node_columns.max(axis=(1, 2))) - first_column).max()) + margin
     height = int((np.ceil(node_rows.max(axis=(1, 2))) - first_row).max()) + margin
     order = np.lexsort((first_column, first_row // layer.block[0]))
+    order = order[cut.wanted(tiles[order])]
     batch = max(1, SCRATCH_BYTES // (_pixel_bytes(scene) * width * height))
     scratch = PackedArray(cut.out.path.with_name(f".{cut.out.path.stem}.patches.npy"))
     for start in range(0, len(order), batch):
@@ -367,8 +513,8 @@ def _warp_jobs(
                 resampling=cut.resampling,
                 fresh=fresh,
             )
-            warps.append((f"{number}/{start + at}", unit))
-        if all(name in done for name, _ in warps):
+            warps.append(Job(f"{number}/{start + at}", unit, tiles[some]))
+        if all(job.name in done for job in warps):
             continue
         shape = (len(chosen), len(scene.bands), height, width)
         array = new_array(scratch.path, shape, scene.dtype)
@@ -417,7 +563,11 @@ def _warp_unit(
 def _gdal_jobs(cut: _Cut, piece: Piece, number: int, tiles: np.ndarray) -> Jobs:
     parts = [(at, tiles[at : at + 20]) for at in range(0, len(tiles), 20)]
     work: list[Job] = [
-        (f"{number}/{at}", partial(_gdal_unit, replace(cut, grid=cut.grid.take(some)), piece, some))
+        Job(
+            f"{number}/{at}",
+            partial(_gdal_unit, replace(cut, grid=cut.grid.take(some)), piece, some),
+            some,
+        )
         for at, some in parts
     ]
     return Jobs("warping tiles", work, once=False, last=piece)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import rasterio
 
 from butterfly_sdm.core.arrays import PackedArray, new_array
 from butterfly_sdm.core.executor import in_order
@@ -29,6 +28,7 @@ from butterfly_sdm.imagery.products import (
     canonical_band,
     describe_layer,
     metres_per_unit,
+    open_raster,
     reading_pixels,
 )
 from butterfly_sdm.progress import Progress, silent
@@ -286,7 +286,7 @@ def _pack_unit(
     shares = []
     for row, layer in enumerate(layers, start):
         left, top = _corner_px(layer, size)
-        with reading_pixels(layer.path), rasterio.open(layer.path) as source:
+        with reading_pixels(layer.path), open_raster(layer.path) as source:
             tile = source.read(list(layer.slots(bands).values()))
         tile = tile[:, top : top + size, left : left + size]
         if array.dtype.kind == "f":  # every band alone, as in scenes

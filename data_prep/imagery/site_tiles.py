@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import rasterio
 import rasterio.warp
+from rasterio.crs import CRS
 
 from butterfly_sdm.core.arrays import new_array
-from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.discovery import assumed_offsets
+from butterfly_sdm.imagery.grids import on_ground, usual_crs
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
 from data_prep.imagery.cutting import cut_tiles, tiles_on
 from data_prep.imagery.options import TileOptions
 from data_prep.imagery.ready_tiles import ReadyTiles, find_ready_tiles, pack_tiles, tile_places
 from data_prep.imagery.scenes import files_of, scene_of
-from data_prep.imagery.tile_grids import TileGrid, tile_grid
+from data_prep.imagery.tile_grids import TileGrid, tile_grid, transformer
 from data_prep.notes import BuildNotes
 from data_prep.options import BuildOptions
 from data_prep.workbench import Workbench
@@ -154,19 +155,16 @@ def _cut(
     if not len(touched):
         raise RasterError(_nowhere(scene, grid, sites))
     part = grid.take(touched)
-    done, out = bench.scratch / "cut.json", bench.scratch / "cut.npy"
-    if done.is_file() and out.is_file():
-        valid = np.array(read_json(done))
-    else:
-        valid = cut_tiles(
-            scene,
-            part,
-            out,
-            resampling=options.resampling,
-            executor=bench.executor,
-            progress=bench.progress,
-        )
-        write_json(done, valid.tolist())
+    _tell_ground(part, sites.iloc[touched], bench.notes)
+    valid = cut_tiles(
+        scene,
+        part,
+        bench.scratch / "cut.npy",
+        resampling=options.resampling,
+        executor=bench.executor,
+        progress=bench.progress,
+        keep_journal=True,  # a build that goes on from here finds what was damaged meanwhile
+    )
     cut = pd.DataFrame(
         {
             "tile_row": np.arange(len(touched)),
@@ -179,6 +177,29 @@ def _cut(
     )
     card = TileCard.of_scene(scene, size_px=grid.size_px, resolution_m=grid.resolution_m)
     return _for_all(cut, sites).assign(tile_crs=grid.crs.to_string()), card
+
+
+def _tell_ground(grid: TileGrid, sites: gpd.GeoDataFrame, notes: BuildNotes) -> None:
+    """Warn of tiles that show more, less or otherwise turned ground than they are called."""
+    ground = grid.on_ground()
+    wrong = int(ground.doubtful.sum())
+    if not wrong:
+        return
+    usual = usual_crs(sites["lon"], sites["lat"])
+    x, y = transformer(CRS.from_epsg(4326), CRS.from_user_input(usual)).transform(
+        sites["lon"].to_numpy(), sites["lat"].to_numpy()
+    )
+    better = not on_ground(CRS.from_user_input(usual), x, y, ground.side_m).doubtful.any()
+    notes.warn(
+        f"{wrong:,} of {len(grid):,} tiles in {grid.crs.to_string()} do not show the ground they "
+        f"are called: squares of {ground.side_m:,.0f} m are {ground.words()}. "
+        + (
+            f"Set tiles.crs: {usual}."
+            if better
+            else "The sites lie too far apart for one grid: build a data set for each UTM zone, or "
+            "let a model take it as it is."
+        )
+    )
 
 
 def _for_all(columns: pd.DataFrame, sites: gpd.GeoDataFrame) -> pd.DataFrame:

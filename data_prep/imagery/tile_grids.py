@@ -14,6 +14,7 @@ from rasterio.crs import CRS
 from rasterio.errors import CRSError
 
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.grids import OnGround, crs_of_scene, on_ground
 from butterfly_sdm.imagery.products import metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
 from data_prep.imagery.options import TileOptions
@@ -53,6 +54,12 @@ class TileGrid:
         return Affine(
             self.resolution, 0, float(self.left[tile]), 0, -self.resolution, float(self.top[tile])
         )
+
+    def on_ground(self) -> OnGround:
+        """Return what the squares measure on the ground."""
+        half = self.size_px * self.resolution / 2
+        side_m = self.size_px * self.resolution_m
+        return on_ground(self.crs, self.left + half, self.top - half, side_m)
 
     def take(self, tiles: Sequence[int] | np.ndarray) -> TileGrid:
         """Return the grid of some of the tiles."""
@@ -150,12 +157,13 @@ def tile_crs(scene: Scene, crs: str | None) -> CRS:
         target = scene.crs if crs is None else CRS.from_user_input(crs)
     except CRSError as error:
         raise RasterError(
-            f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as EPSG:27700."
+            f"tiles.crs = {crs!r} is no known CRS ({error}). Give one such as "
+            f"{crs_of_scene(scene)}."
         ) from error
     if target.is_geographic:
         raise RasterError(
             f"Tiles in {target.to_string()} would be measured in degrees. Set tiles.crs to a "
-            "projected CRS such as EPSG:27700."
+            f"projected CRS of the region such as {crs_of_scene(scene)}."
         )
     return target
 

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.imagery.pixels import apart
 from butterfly_sdm.imagery.pixels import measured as measured_in
-from butterfly_sdm.imagery.products import RESAMPLING, Layer, Piece, reading_pixels
+from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece, reading_pixels
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack, warped
 from butterfly_sdm.imagery.supply import bring
@@ -217,28 +217,44 @@ def warp_with_gdal(
             resampling=RESAMPLING["nearest"],
         )
         clear = ~np.isin(classes, scene.cloudy)
-    for layer in piece.layers:
-        source = scene.handle(layer)
-        source = source.source if layer.upside_down else source
-        for slot, index in layer.slots(scene.bands).items():
-            raw = np.full((size, size), np.nan, dtype=np.float64)
-            with reading_pixels(layer.path):
-                reproject(
-                    rasterio.band(source, index),
-                    raw,
-                    src_crs=layer.crs,
-                    src_transform=layer.stored_transform,
-                    src_nodata=layer.warp_nodata,
-                    dst_crs=here[0],
-                    dst_transform=here[1],
-                    dst_nodata=np.nan,
-                    resampling=RESAMPLING[resampling],
-                )
-            present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
-            counts = scene.counts(raw, piece, layer, present)
-            values[slot] = np.where(present, counts, values.dtype.type(scene.nodata))
-            measured &= present
+    found = [
+        (slot, layer, _reprojected(scene, layer, index, here, resampling))
+        for layer in piece.layers
+        for slot, index in layer.slots(scene.bands).items()
+    ]
+    inside = np.zeros((size, size), dtype=bool)  # where a zero in one band is one
+    for _, layer, raw in found:
+        if layer.border:
+            inside |= np.isfinite(raw)
+    for slot, layer, raw in found:
+        if layer.border:
+            raw[inside & np.isnan(raw)] = 0
+        present = np.isfinite(raw) if clear is None else np.isfinite(raw) & clear
+        counts = scene.counts(raw, piece, layer, present)
+        values[slot] = np.where(present, counts, values.dtype.type(scene.nodata))
+        measured &= present
     return values, measured
+
+
+def _reprojected(scene: Scene, layer: Layer, index: int, grid: Grid, resampling: str) -> np.ndarray:
+    """Return (h, w) stored values of a band on a grid, NaN where there is none."""
+    crs, transform, width, height = grid
+    raw = np.full((height, width), np.nan, dtype=np.float64)
+    source = scene.handle(layer)
+    source = source.source if layer.upside_down else source
+    with reading_pixels(layer.path):
+        reproject(
+            rasterio.band(source, index),
+            raw,
+            src_crs=layer.crs,
+            src_transform=layer.stored_transform,
+            src_nodata=layer.warp_nodata,
+            dst_crs=crs,
+            dst_transform=transform,
+            dst_nodata=np.nan,
+            resampling=RESAMPLING[resampling],
+        )
+    return raw
 
 
 def _cubic_weights(fraction: np.ndarray) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -74,6 +74,7 @@ log = logging.getLogger("butterfly_sdm.records")
 
 FORMAT_VERSION = 7  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
+_NAMES = ("scientificName", "species")
 _PART_ROWS = 500_000
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _SHORTEST_ID = 7  # letters and digits; two files may both number their rows
@@ -156,7 +157,8 @@ class _Dictionary:
         held
             The columns there are; others are blank.
         hashes
-            (rows,) of the texts of this group, see :func:`mixed`.
+            (rows,) of the texts of this group, see :func:`mixed`; (1,) where all rows have the same
+            ones, and so has the result.
         """
         encoded = cast(pa.UInt64Array, pa.array(hashes)).dictionary_encode()
         before = len(self.numbers)
@@ -186,23 +188,31 @@ class _Dictionary:
         return held.with_row_index("code").sort(*self.terms)
 
 
-def hashed(held: Mapping[str, pl.Series]) -> dict[str, np.ndarray]:
-    """Return the hash (uint64) of each text, column by column, each term in its own way."""
-    known = [term for term in TERMS if term in held]
-    texts = pl.DataFrame([held[term].alias(term) for term in known])
-    made = texts.select(pl.col(term).hash(seed=_seed(term)) for term in known)
-    return {series.name: series.to_numpy() for series in made}
-
-
-def mixed(hashes: Mapping[str, np.ndarray], terms: Sequence[str], rows: int) -> np.ndarray:
+def hashed(held: Mapping[str, pl.Series], same: Collection[str] = ()) -> dict[str, np.ndarray]:
     """
-    Return a hash (uint64) of each row of texts: the sum of those of its terms.
+    Return the hash (uint64) of each text, column by column, each term in its own way; a single one,
+    (1,), of those that are the ``same`` in all rows.
+    """
+    known = [held[term].alias(term) for term in TERMS if term in held]
+    once = [series.head(1) for series in known if series.name in same]
+    each = [series for series in known if series.name not in same]
+    made = [
+        pl.DataFrame(texts).select(pl.col(s.name).hash(seed=_seed(s.name)) for s in texts)
+        for texts in (once, each)
+    ]
+    return {series.name: series.to_numpy() for table in made for series in table}
+
+
+def mixed(hashes: Mapping[str, np.ndarray], terms: Sequence[str]) -> np.ndarray:
+    """
+    Return a hash (uint64) of each row of texts: the sum of those of its terms; (1,) where these are
+    the same in all rows.
 
     A column that a file lacks costs nothing and counts as blank.
     """
-    total: np.ndarray = np.zeros(rows, dtype=np.uint64)
+    total: np.ndarray = np.zeros(1, dtype=np.uint64)
     for term in terms:
-        total += hashes[term] if term in hashes else _hash_of_blank(term)
+        total = total + (hashes[term] if term in hashes else _hash_of_blank(term))
     return total
 
 
@@ -331,25 +341,27 @@ class _Coder:
         numbers = {}
         # The whole row as far as it is understood: the same row again is a duplicate, wherever it
         # stands.
-        hashes = hashed(held)
-        identity = mixed(hashes, ("recordID", "eventID"), count)
+        same = {term for term in block.same if term not in _NAMES}  # names may be put together
+        hashes = hashed(held, same)
+        identity = mixed(hashes, ("recordID", "eventID"))
         for group, terms in GROUPS.items():
-            of_group = mixed(hashes, terms, count)
+            of_group = mixed(hashes, terms)
             numbers[group] = self.dictionaries[group].number(held, of_group)
             if group != "effort":  # the same sighting, however it says how long people looked
                 identity = identity * _ODD + of_group
         visit = _visit(held)
-        self.records.append(identity ^ np.uint64(is_event))
+        self.records.append(np.repeat(identity, count // len(identity)) ^ np.uint64(is_event))
         event = np.zeros(len(block.rows), dtype=np.uint64)
         if visit is not None:
             same_ids = hashes["eventID"] if visit is held.get("eventID") else None
             ids = visit.hash(seed=_seed("eventID")).to_numpy() if same_ids is None else same_ids
             np.copyto(event, ids, where=_told(visit))
-        same = {
+        numbers = {g: np.repeat(of, count // len(of)) for g, of in numbers.items()}
+        alike = {
             "file": np.full(len(event), file, dtype=np.uint16),
             "is_event": np.full(len(event), is_event),
         }
-        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **same})
+        frame = pl.DataFrame({"row": block.numbers, **numbers, "event": event, **alike})
         if self.several:
             frame = frame.with_columns(pl.Series("record", _ids(held, hashes, count)))
         self.waiting.append(frame)

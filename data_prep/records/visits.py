@@ -11,6 +11,8 @@ import polars as pl
 
 from butterfly_sdm.data.visits import VisitTable
 
+_LARGEST_TABLE = 2  # numbers per row that are looked up in a table instead of sorted
+
 KNOWN = ("list_state", "minutes", "source_number")
 """What the rows may tell of their visit besides its day; columns that say nothing are not there."""
 
@@ -82,15 +84,15 @@ def lists_of(
     rank[sites] = np.arange(len(sites)) * span
     key = rank[rows["site"].to_numpy()]  # one number a visit: far faster to compare than columns
     key += (numbers - first).astype(kind)
-    keys = _distinct(key)
+    keys, row_of = _numbered(key, len(sites) * span)
     seen = rows.select((pl.col("present") & (pl.col("taxon") >= 0)).alias("seen")).to_series()
     named = key[seen.to_numpy()] * kind(taxa)
     named += rows["taxon"].filter(seen).to_numpy().astype(kind)
     named = _distinct(named)
     taxon = (named % kind(max(taxa, 1))).astype(np.uint32)
     named //= kind(max(taxa, 1))
-    visit = np.searchsorted(keys, named).astype(np.uint32)
-    del named
+    visit = np.searchsorted(keys, named).astype(np.uint32) if row_of is None else row_of[named]
+    del named, row_of
     blank = 0
     if rows["is_event"].any():
         blank = len(keys) - len(_distinct(key[rows["present"].to_numpy()]))
@@ -107,6 +109,20 @@ def lists_of(
     visit = place[visit]
     again = np.lexsort((taxon, visit))
     return Lists(site[order], day[order], visit[again], taxon[again], about[order], blank)
+
+
+def _numbered(numbers: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """
+    Return the distinct numbers, ascending, and the place of each number below ``most`` among them,
+    None where that table would be large.
+    """
+    if most > _LARGEST_TABLE * len(numbers):
+        return _distinct(numbers), None
+    there = np.zeros(most, dtype=bool)
+    there[numbers] = True
+    places = np.cumsum(there, dtype=np.uint32)
+    places -= np.uint32(1)  # of what is not there it means nothing
+    return np.flatnonzero(there).astype(numbers.dtype), places
 
 
 def _distinct(numbers: np.ndarray) -> np.ndarray:

@@ -102,7 +102,7 @@ ROW = st.tuples(
 PARTIAL = st.tuples(st.just("c"), st.sampled_from(SPECIES), st.sampled_from("123"), st.just("no"))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @drawn(st.lists(ROW | PARTIAL, min_size=2, max_size=9), st.randoms(use_true_random=False))
 def test_the_order_of_rows_and_their_grouping_into_tables_do_not_matter(rows, random):
     rows = [*rows, ("a", "Aglais io", "1", "yes")]

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from butterfly_sdm.core.arrays import PackedArray, new_array
+from butterfly_sdm.core.arrays import PackedArray, new_array, part_bytes
 from butterfly_sdm.core.cards import damage, fingerprint, sealed
 from butterfly_sdm.core.files import atomic_path, read_json, sha256, write_json
 from butterfly_sdm.core.work import (
@@ -156,3 +156,23 @@ def test_work_that_becomes_nothing_leaves_nothing_once_it_has_ended_well(tmp_pat
     with work_folder(tmp_path / "map.tif", "key") as work:
         assert (work / "block").read_text() == "done"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_an_array_only_the_parts_that_will_be_written_take_space(tmp_path):
+    parts = [(slice(0, 40), slice(0, 30)), (slice(900, 1000), slice(1900, 2000))]
+    array = new_array(tmp_path / "a.npy", (1000, 2000, 64), np.float32, parts)
+    array[900:1000, 1900:2000] = 1
+    array.flush()
+    told = (tmp_path / "a.npy").stat()
+    needed = sum(part_bytes(array.shape, np.float32, part) for part in parts)
+    assert needed == (40 * 30 + 100 * 100) * 64 * 4
+    assert needed <= told.st_blocks * 512 < 1.3 * needed + 2_000_000
+    assert told.st_size == array.offset + array.nbytes
+    assert array[:900].sum() == 0
+    assert array.sum() == 100 * 100 * 64
+
+
+def test_an_array_that_will_be_written_nearly_all_is_reserved_as_a_whole(tmp_path):
+    parts = [(slice(0, 95), slice(0, 100))]
+    new_array(tmp_path / "a.npy", (100, 100, 64), np.float32, parts)
+    assert (tmp_path / "a.npy").stat().st_blocks * 512 >= 100 * 100 * 64 * 4

@@ -6,19 +6,24 @@ import socketserver
 import threading
 import time
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from butterfly_sdm.core.addresses import shown
-from butterfly_sdm.errors import SourceError
+from butterfly_sdm.errors import RasterError, SourceError
 from butterfly_sdm.imagery.options import StacOptions
+from butterfly_sdm.imagery.products import open_raster
+from data_prep.input_files import file_sources
+from data_prep.options import BuildOptions
 from data_prep.sources import transfer
 from data_prep.sources.gbif import request_download
 from data_prep.sources.signing import PlanetaryComputer, signer_of
 from data_prep.sources.sparse import SparseCopies
 from data_prep.sources.stac import _keep_item
 from data_prep.sources.transfer import Service, open_session
+from data_prep.workbench import Workbench
 
 QUICK = Service(attempts=3, pause_s=0.0, timeout_s=0.2, wait_s=5.0, sleep=lambda _: None)
 
@@ -244,3 +249,18 @@ def test_secrets_in_addresses_are_not_told(tmp_path, caplog):
     ):
         QUICK.ask("GET", f"{url}/a?sig=hush")
     assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize("before", ["", "/vsicurl/"])
+def test_an_address_of_a_scene_is_told_without_what_is_secret_in_it(before, caplog):
+    address = f"{before}https://kim:hush@127.0.0.1:1/a.tif?sig=hush"
+    with caplog.at_level(logging.WARNING), pytest.raises(RasterError) as told:
+        open_raster(address)
+    assert "hush" not in str(told.value) and "127.0.0.1:1/a.tif" in str(told.value)
+    config = BuildOptions.model_validate({"records": {"path": Path("r")}, "scenes": {"paths": ()}})
+    bench = Workbench(Path("w"))
+    bench.notes.imagery[address.removeprefix(before)] = None
+    (source,) = file_sources(config, bench)
+    assert "hush" not in source.name and "127.0.0.1:1/a.tif" in source.name
+    bench.notes.warn(f"{address} is cloudy")
+    assert "hush" not in caplog.text + "".join(bench.notes.warnings)

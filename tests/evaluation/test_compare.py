@@ -145,7 +145,7 @@ def quick(*steps: LadderStep, **more) -> EvaluateOptions:
     return EvaluateOptions(ladder=steps, folds=0, bootstrap=100, **more)
 
 
-@pytest.mark.parametrize("where", ["processes", "cluster"])
+@pytest.mark.parametrize("where", [pytest.param("processes", marks=pytest.mark.slow), "cluster"])
 def test_workers_climb_a_ladder_to_the_same_numbers(world, where):
     steps = ("regional_rate", "nearest_sites", LadderStep(kind="trees", options={"bands": True}))
     options = EvaluateOptions(ladder=steps, folds=3, bootstrap=100)

@@ -1,14 +1,20 @@
 """A scene leads to raster files alone: no network, no other files, no code."""
 
+import ast
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
 
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.figures.map_pictures import read_bands
 from butterfly_sdm.imagery.products import open_raster
+from butterfly_sdm.mapping.map_file import check_map
+from butterfly_sdm.mapping.map_reader import MapReader
+from butterfly_sdm.mapping.surfaces.positions import sample_raster
 
 SOURCE = (
     '<SimpleSource><SourceFilename relativeToVRT="{relative}">{name}</SourceFilename>'
@@ -97,3 +103,82 @@ def test_named_pipes_and_other_formats_are_refused(tmp_path, raster):
     for path in (str(wms), "NETCDF:a.nc:v", "WMS:http://h.invalid"):
         with pytest.raises(RasterError, match="cannot be opened as a raster"):
             open_raster(path)
+
+
+@pytest.mark.parametrize("name", ["/vsicurl/http://h.invalid/a.tif", "../b.tif", "/etc/passwd"])
+@pytest.mark.parametrize("where", ["inside", "beside"])
+def test_overviews_lie_beside_their_raster_alone(raster, tmp_path, name, where):
+    if where == "inside":
+        with rasterio.open(raster, "r+") as out:
+            out.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=name)
+    else:
+        (tmp_path / "a.tif.aux.xml").write_text(
+            '<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">'
+            f"{name}</MDI></Metadata></PAMDataset>"
+        )
+    outer = vrt(tmp_path / "c.vrt", SOURCE.format(relative=1, name="a.tif"))
+    for path in (raster, outer):
+        with pytest.raises(RasterError, match=r"a\.tif has its overviews in .*gdal_translate"):
+            open_raster(path)
+
+
+@pytest.mark.parametrize("ending", [".ovr", ".msk", ".OVR", ".MSK"])
+def test_what_lies_beside_a_raster_is_a_raster(raster, tmp_path, ending):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("user:secret:1:1:" * 4)
+    beside = tmp_path / f"a.tif{ending}"
+    vrt(beside, RAW.format(relative=0, name=secret), 'subClass="VRTRawRasterBand"')
+    outer = vrt(tmp_path / "c.vrt", SOURCE.format(relative=1, name="a.tif"))
+    for path in (raster, outer):
+        with pytest.raises(RasterError, match="raw band, which shows the bytes of any file"):
+            open_raster(path)
+    beside.write_bytes(raster.read_bytes())
+    with open_raster(raster) as source:
+        assert (source.read(1) == 7).all()
+
+
+def test_overviews_and_masks_of_rasters_are_used(raster):
+    with (
+        rasterio.Env(TIFF_USE_OVR=True, GDAL_TIFF_INTERNAL_MASK=False),
+        rasterio.open(raster, "r+") as out,
+    ):
+        out.build_overviews([2])
+        out.write_mask(np.eye(4, dtype=bool))
+    assert {path.suffix for path in raster.parent.iterdir()} >= {".tif", ".msk"}
+    with open_raster(raster) as source:
+        assert source.overviews(1) == [2] and source.read_masks(1).sum() == 4 * 255
+
+
+def test_every_raster_is_read_through_the_one_door():
+    root = Path(__file__).parents[2]
+    doors = {"butterfly_sdm/imagery/products.py", "butterfly_sdm/imagery/raster_formats.py"}
+    elsewhere = []
+    for path in sorted([*root.glob("butterfly_sdm/**/*.py"), *root.glob("data_prep/**/*.py")]):
+        name = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module == "rasterio":
+                assert "open" not in {alias.name for alias in node.names}, name
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func) == "rasterio.open"):
+                continue
+            mode = node.args[1].value if len(node.args) > 1 else "r"
+            if mode == "r" and name not in doors:
+                elsewhere.append(f"{name}:{node.lineno}")
+    assert not elsewhere, f"use open_raster: {elsewhere}"
+
+
+def _sample(path):
+    return sample_raster(path, np.zeros(1), np.zeros(1), crs="EPSG:32630")
+
+
+@pytest.mark.parametrize("what", ["pipe", "vrt", "other format"])
+def test_maps_come_through_the_same_door(raster, tmp_path, what):
+    path = tmp_path / "map.tif"
+    if what == "pipe":
+        os.mkfifo(path)
+    elif what == "vrt":
+        vrt(path, RAW.format(relative=0, name="/etc/passwd"), 'subClass="VRTRawRasterBand"')
+    else:
+        path.write_bytes(b"P5 2 2 255 abcd")
+    for read in (MapReader, check_map, read_bands, _sample):
+        with pytest.raises((RasterError, MissingFileError)):
+            read(path)

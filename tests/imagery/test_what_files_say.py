@@ -6,12 +6,19 @@ import re
 import numpy as np
 import pytest
 import rasterio
+from pyproj import Transformer
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.discovery import assumed_offsets
+from butterfly_sdm.imagery.options import CompositeOptions
+from butterfly_sdm.imagery.products import SENTINEL2
 from butterfly_sdm.imagery.scene import open_scene
+from data_prep.imagery.composites import compose_lazily
+from data_prep.imagery.cutting import cut_tiles
+from data_prep.imagery.options import TileOptions
+from data_prep.imagery.tile_grids import tile_grid
 from tests.imagery.rasters import BANDS, counts, write_raster
 
 ALL = Window(0, 0, 80, 60)
@@ -122,8 +129,8 @@ def test_a_near_infrared_band_marked_as_alpha_is_a_band_and_masks_nothing(tmp_pa
     path, values = alpha(tmp_path / "a.tif", None if named else BANDS)
     scene = open_scene(path, bands=BANDS if named else None, scale=0.004)
     read, valid = scene.read(ALL)
-    np.testing.assert_array_equal(read, values)
-    assert valid.sum() == 60 * 80 - 1
+    np.testing.assert_array_equal(read, np.maximum(values, 1))  # 0 means no measurement in tiles
+    assert valid.all()
 
 
 def test_alpha_stays_a_mask_where_three_bands_are_named(tmp_path):
@@ -134,6 +141,51 @@ def test_alpha_stays_a_mask_where_three_bands_are_named(tmp_path):
     np.testing.assert_array_equal(read[:, valid], values[:3][:, valid])
     with pytest.raises(RasterError, match="Band 4 is marked as alpha"):
         open_scene(path)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32"])
+@pytest.mark.parametrize("bands", [2, 4, 12])
+def test_zero_in_one_of_several_untagged_bands_is_measured(tmp_path, dtype, bands):
+    names = tuple(SENTINEL2.values())[:bands]
+    values = np.random.default_rng(1).integers(1, 200, (bands, 60, 80)).astype(dtype)
+    values[:, :, :30] = 0  # outside the swath
+    values[1, 5:9, 50:54] = 0
+    path = write_raster(tmp_path / "a.tif", values, names=names, nodata=None)
+    read, valid = open_scene(path).read(ALL)
+    assert not valid[:, :30].any()
+    assert valid[:, 30:].all()
+    assert (read[:, :, :30] == 0).all()
+    np.testing.assert_array_equal(read[:, :, 30:], np.maximum(values[:, :, 30:], 1))
+    # stated, or of one band: as it is stated, and as the archives fill their files
+    assert not open_scene(path, nodata=0).read(ALL)[1][5:9, 50:54].any()
+    one = write_raster(tmp_path / "B04.tif", values[1:2], names=("red",), nodata=None)
+    assert not open_scene(one).read(ALL)[1][5:9, 50:54].any()
+
+
+def test_zero_in_one_of_several_untagged_bands_is_measured_in_tiles_and_composites(tmp_path):
+    values = np.full((4, 64, 64), 900, np.uint16)
+    values[:, :, :16] = 0
+    values[2, 16:48, 16:48] = 0
+    days = [
+        write_raster(tmp_path / f"S2_2023060{n}.tif", values, nodata=None, crs="EPSG:32630")
+        for n in (1, 2, 3)
+    ]
+    options = CompositeOptions(method="median")
+    composed, valid = compose_lazily(open_scene(days), options)[0].read(Window(0, 0, 64, 64))
+    assert valid[:, 16:].all()
+    assert not valid[:, :16].any()
+    assert (composed[2, 16:48, 16:48] == 1).all()
+    scene = open_scene(days[0])
+    left, bottom, right, top = scene.bounds
+    to = Transformer.from_crs(scene.crs, 4326, always_xy=True)
+    place = [np.array([v]) for v in to.transform((left + right) / 2 + 80, (bottom + top) / 2)]
+    for resolution, size in ((10, 40), (20, 20), (8, 48)):
+        grid = tile_grid(*place, scene, TileOptions(size_px=size, resolution_m=resolution))
+        out = tmp_path / f"tiles_{resolution}.npy"
+        assert cut_tiles(scene, grid, out)[0] == 1, resolution
+        tile = np.load(out)[0]
+        assert (tile[2] == 1).mean() > 0.3, resolution
+        assert (tile[[0, 1, 3]] == 900).all(), resolution
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

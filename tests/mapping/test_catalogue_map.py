@@ -28,7 +28,7 @@ def local(folder, tmp_path):
 def test_it_is_the_map_of_local_copies_and_copies_go_when_ground_is_done(
     catalogue, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(streaming, "KEPT_BYTES", 0)
+    monkeypatch.setattr(streaming, "COPIES_BYTES", 0)
     expected = map_of(
         Windows(), local(catalogue, tmp_path), tmp_path / "a.tif", beside=(), block_px=256, audit=20
     )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from butterfly_sdm.mapping.surfaces import engine
-from butterfly_sdm.mapping.surfaces.engine import Cells, Engine, _fused
+from butterfly_sdm.mapping.surfaces.engine import Cells, Engine, _fused, cell_reach_px
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 
 BANDS = ("red", "green", "blue", "nir")
@@ -88,3 +88,10 @@ def test_threads_that_begin_at_once_do_not_disturb_each_other(image):
             np.testing.assert_allclose(
                 cells, Cells(network).eval()(image).numpy(), rtol=1e-3, atol=1e-4
             )
+
+
+def test_a_trunk_that_has_died_still_says_how_far_it_sees():
+    def dead(image):
+        return torch.nn.functional.avg_pool2d(image, 32) * 0
+
+    assert cell_reach_px(dead, 4, 32) == 32

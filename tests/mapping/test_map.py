@@ -109,7 +109,7 @@ def test_the_audit_is_in_the_metadata(dense):
     assert tags["counts"]["predicted"] == dense.counts["predicted"]
 
 
-@pytest.mark.parametrize("stride_px", [16, 48, 96])
+@pytest.mark.parametrize("stride_px", [pytest.param(16, marks=pytest.mark.slow), 48, 96])
 def test_strides_between_the_cells_of_the_trunk_are_reached_by_shifting_it(
     stride_px, dense, scene, network, tmp_path
 ):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,15 @@ import pandas as pd
 import pytest
 import rasterio
 from affine import Affine
+from rasterio.windows import from_bounds
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.scene import open_scene
+from butterfly_sdm.mapping.map import write_map
 from butterfly_sdm.mapping.map_file import Band, open_map
+from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.sidecars import write_stac
 from butterfly_sdm.mapping.surfaces.covariates import sample_raster
 from tests.mapping.world import Position, Windows, map_of, read, write_scene
@@ -120,7 +124,7 @@ def test_a_covariate_is_read_with_its_scale_and_offset(
 
 
 @pytest.mark.parametrize(
-    ("left", "top", "code"), [(-2.0, 51.0, 32630), (2.1, 41.5, 32631), (150.0, -30.0, 32756)]
+    ("left", "top", "code"), [(-2.0, 51.0, 27700), (2.1, 41.5, 32631), (150.0, -30.0, 32756)]
 )
 def test_a_map_in_degrees_names_a_grid_in_metres(tmp_path, left, top, code):
     path = write_scene(tmp_path / "geo.tif", width=128, height=128)
@@ -154,3 +158,54 @@ def test_the_item_of_a_map_states_metres_and_scales(tmp_path, crs, size, gsd):
     assert four == pytest.approx(4 * one)
     declared = " ".join(item["stac_extensions"])
     assert all(name in declared for name in ("/raster/", "/file/", "/projection/"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["dense", "exact"])
+def test_a_map_of_scenes_far_apart_needs_space_for_what_they_show(tmp_path, caplog, mode):
+    near = write_scene(tmp_path / "near.tif", width=320, height=256)
+    away = write_scene(tmp_path / "away.tif", width=320, height=256)
+    with rasterio.open(away, "r+") as out:
+        # 800 and 300 km away, on whole pixels of the map
+        out.transform = out.transform * Affine.translation(80_000, -30_016)
+    both = open_scene([near, away])
+    assert both.width > 80_000
+    held = []
+
+    def progress(task, done, total):
+        for file in tmp_path.glob("map.tif.partial/**/*.npy"):
+            held.append(file.stat().st_blocks * 512)
+
+    caplog.set_level(logging.INFO, "butterfly_sdm.mapping")
+    options = MapOptions(mode=mode, audit=0)
+    made = write_map(Windows(), both, tmp_path / "map.tif", options, progress=progress)
+    assert max(held) < 4_000_000  # all positions would take gigabytes
+    assert "needs 0.00 GB" in caplog.text
+    assert made.counts["positions"] > 2_000_000
+    alone = write_map(Windows(), open_scene(near), tmp_path / "near_map.tif", options)
+    assert made.counts["predicted"] == 2 * alone.counts["predicted"] > 100
+    with rasterio.open(alone.path) as one, rasterio.open(made.path) as two:
+        window = from_bounds(*one.bounds, transform=two.transform)
+        found = two.read(window=window.round_offsets().round_lengths())
+        np.testing.assert_allclose(found, one.read(), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("crs", "left", "top", "pixel", "words"),
+    [
+        ("EPSG:3857", 167_000, 6_621_290, 10, "squares of 640 m are 40[34] x 40[23] m"),
+        ("EPSG:32633", 1_700_000, 7_600_000, 10, "turned by up to 2[0-9] degrees"),
+        ("EPSG:3035", 2_700_000, 1_900_000, 10, "turned by up to 1[0-9] degrees"),
+    ],
+)
+def test_a_map_tells_windows_that_are_not_the_ground_they_are_called(
+    tmp_path, caplog, crs, left, top, pixel, words
+):
+    path = write_scene(tmp_path / "s.tif", width=128, height=128)
+    with rasterio.open(path, "r+") as out:
+        out.crs, out.transform = crs, Affine(pixel, 0, left, 0, -pixel, top)
+    map_of(Windows(), open_scene(path), tmp_path / "map.tif")
+    (told,) = [one.message for one in caplog.records if "not the ground" in one.message]
+    assert re.search(words, told), told
+    assert "map.grid=EPSG:" in told

@@ -179,8 +179,16 @@ def test_from_the_command_line_force_replaces_a_map(made):
     from typer.testing import CliRunner
 
     folder, _, _, result = made
-    other = ["--set", "map.stride_px=128", "--out", str(folder / "forced.tif")]
-    first = CliRunner().invoke(app, ["map", str(folder / "config.yaml"), *other[2:]])
+    plain = [
+        "--set",
+        "map.layers=[]",
+        "--set",
+        "map.beside=[]",
+        "--out",
+        str(folder / "forced.tif"),
+    ]
+    other = ["--set", "map.stride_px=128", *plain]
+    first = CliRunner().invoke(app, ["map", str(folder / "config.yaml"), *plain])
     assert first.exit_code == 0, first.output
     refused = CliRunner().invoke(app, ["map", str(folder / "config.yaml"), *other])
     assert refused.exit_code == 2

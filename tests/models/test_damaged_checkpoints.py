@@ -15,7 +15,7 @@ def test_a_changed_byte_is_found(tmp_path, share):
     content = bytearray(path.read_bytes())
     content[int(share * len(content))] ^= 1
     path.write_bytes(content)
-    with pytest.raises(ArtefactError, match=r"checkpoint .* is damaged"):
+    with pytest.raises(ArtefactError, match=r"checkpoint .* was damaged since it was written"):
         _read_checkpoint(path)
 
 
@@ -23,5 +23,5 @@ def test_a_file_cut_in_half_is_found(tmp_path):
     path = tmp_path / "last.ckpt"
     torch.save({"callbacks": {"Journal": {}}, "weights": torch.rand(5000)}, path)
     path.write_bytes(path.read_bytes()[:10_000])
-    with pytest.raises(ArtefactError, match=r"checkpoint .* is damaged"):
+    with pytest.raises(ArtefactError, match=r"checkpoint .* was damaged since it was written"):
         _read_checkpoint(path)

@@ -84,6 +84,7 @@ def test_an_interrupted_ensemble_continues_with_the_member_it_was_at(data, tmp_p
     assert (tmp_path / "history.csv").is_file()
 
 
+@pytest.mark.slow
 def test_members_fitted_in_other_processes_are_the_same(data, tmp_path: Path) -> None:
     here = Ensemble.of_networks(2, **TABLE).fit(data, data.split.train)
     told: list[tuple[int, int]] = []

@@ -16,7 +16,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "s2bms_published.yaml"
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize("head_layers", [2, 3])
+@pytest.mark.parametrize("head_layers", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_published_setting_trains_on_the_real_tiles(
     shared: Path, tmp_path_factory, head_layers: int
 ) -> None:

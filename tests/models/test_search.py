@@ -55,6 +55,7 @@ def test_an_interrupted_search_continues_to_the_same_trials(data, tmp_path: Path
     assert (tmp_path / "trials.csv").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["random", "tpe"])
 def test_two_processes_make_the_same_trials(data, method) -> None:
     here, there = (run(data, method=method, trials=4, workers=workers) for workers in (1, 2))

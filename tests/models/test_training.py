@@ -235,6 +235,35 @@ def test_an_interrupted_fit_continues_with_the_result_it_would_have_had(
     )
 
 
+@pytest.mark.parametrize("damaged", [("last.ckpt",), ("last.ckpt", "previous.ckpt")])
+@pytest.mark.parametrize("how", ["flip", "halve", "empty"])
+def test_damaged_checkpoints_are_passed_over_with_the_result_of_whole_ones(
+    make, tmp_path: Path, damaged, how, caplog
+) -> None:
+    dataset = make(16, image=False)
+    sites = dataset.split.train
+    whole = NetworkPredictor(**TABLE).fit(dataset, sites)
+    with pytest.raises(Stop):
+        context = FitContext(folder=tmp_path, progress=stop_after(3, Stop))
+        NetworkPredictor(**TABLE).fit(dataset, sites, context=context)
+    for name in damaged:
+        path = tmp_path / "checkpoints" / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(
+            {"flip": content, "halve": content[: len(content) // 2], "empty": b""}[how]
+        )
+    told: list[int] = []
+    again = NetworkPredictor(**TABLE).fit(
+        dataset,
+        sites,
+        context=FitContext(folder=tmp_path, progress=lambda task, done, total: told.append(done)),
+    )
+    assert caplog.text.count("was damaged since it was written") == len(damaged)
+    assert told[0] == (2 if len(damaged) == 1 else 1)
+    pd.testing.assert_frame_equal(whole.predict(dataset, sites), again.predict(dataset, sites))
+
+
 def test_logs_for_tensorboard_hold_every_epoch(make, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -397,17 +426,7 @@ def test_damaged_and_mismatched_files_are_refused(make, tmp_path: Path) -> None:
         NetworkPredictor.load(folder)
 
 
-def test_a_damaged_checkpoint_says_so(make, tmp_path: Path) -> None:
-    dataset = make(12, image=False)
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").write_bytes(b"not a checkpoint")
-    with pytest.raises(ArtefactError, match=r"checkpoint .* is damaged"):
-        NetworkPredictor(**TABLE).fit(
-            dataset, dataset.split.train, context=FitContext(folder=tmp_path)
-        )
-
-
-def test_a_checkpoint_that_would_run_code_is_refused(make, tmp_path: Path) -> None:
+def test_a_checkpoint_that_would_run_code_is_passed_over(make, tmp_path: Path, caplog) -> None:
     dataset = make(12, image=False)
     (tmp_path / "checkpoints").mkdir()
     mark = tmp_path / "ran"
@@ -417,11 +436,9 @@ def test_a_checkpoint_that_would_run_code_is_refused(make, tmp_path: Path) -> No
             return (Path.touch, (mark,))
 
     torch.save({"callbacks": {"Journal": Evil()}}, tmp_path / "checkpoints" / "last.ckpt")
-    with pytest.raises(ArtefactError, match="is damaged"):
-        NetworkPredictor(**TABLE).fit(
-            dataset, dataset.split.train, context=FitContext(folder=tmp_path)
-        )
+    NetworkPredictor(**TABLE).fit(dataset, dataset.split.train, context=FitContext(folder=tmp_path))
     assert not mark.exists()
+    assert "was damaged since it was written (UnpicklingError)" in caplog.text
 
 
 def test_what_does_not_fit_is_said(make) -> None:

@@ -119,3 +119,39 @@ def faces(folder: Path, *, people: int = 10, seed: int = 0, fakes: int = 3) -> P
     path = folder / "faces.csv"
     pd.DataFrame(rows).to_csv(path, index=False)
     return path
+
+
+def film(
+    path: Path,
+    *,
+    hue: int = 0,
+    hertz: float | None = 300,
+    frames: int = 12,
+    codecs: tuple[str, str] = ("mpeg4", "aac"),
+) -> Path:
+    """
+    Write a video of two seconds: frame k has the level 15 k + 50 in the channel ``hue``; a tone.
+    """
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rate = 48_000
+    with av.open(str(path), "w") as container:
+        picture = container.add_stream(codecs[0], rate=frames // 2)
+        picture.width = picture.height = 32
+        picture.pix_fmt = "yuv420p"
+        sound = None if hertz is None else container.add_stream(codecs[1], rate=rate, layout="mono")
+        for number in range(frames):
+            image = np.full((32, 32, 3), 20, np.uint8)
+            image[..., hue] = 15 * number + 50
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            container.mux(picture.encode(frame))
+        container.mux(picture.encode())
+        if sound is not None:
+            time = np.arange(2 * rate) / rate
+            samples = (9000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16)[None]
+            block = av.AudioFrame.from_ndarray(samples, format="s16", layout="mono")
+            block.sample_rate, block.pts = rate, 0
+            container.mux(sound.encode(block))
+            container.mux(sound.encode())
+    return path

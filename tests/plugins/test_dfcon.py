@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.plugins.dfcon.blending import self_blend
 from butterfly_sdm.plugins.dfcon.method import Dfcon, face_scores
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
@@ -80,10 +80,10 @@ def test_backbone_and_projection_are_bit_identical_after_the_head_was_trained(tm
         train(
             Dfcon(),
             "dfcon",
-            _config(table, epochs=2, head_epochs=epochs, backbones=one),
-            tmp_path / str(epochs),
+            _config(table, epochs=2, head=head, backbones=one),
+            tmp_path / head,
         ).model("a")
-        for epochs in (1, 4)
+        for head in ("adam", "converged")
     ]
     first, second = (model.state_dict() for model in models)
     moved = {name.partition(".")[0] for name in first if not torch.equal(first[name], second[name])}
@@ -109,6 +109,9 @@ def test_a_member_has_epochs_and_a_rate_of_its_own(tmp_path):
         (3, 0.001),
     ]
     assert [stages["b"][0].rate(epoch) for epoch in range(3)] == [0.5, 1.0, 1.0]
+    falling = config.model_copy(update={"decay": "cosine"})
+    stage = Dfcon().stages(falling, data, Dfcon().build(config, data.facts, "b"), "b")[0]
+    assert [stage.rate(epoch) for epoch in range(3)] == pytest.approx([0.5, 0.75, 0.25])
 
 
 def test_training_continues_with_the_backbone_that_was_interrupted(tmp_path):
@@ -150,12 +153,15 @@ def test_folders_of_the_challenge_are_read(layout, tmp_path):
                 )
     data = Dfcon().load(_config(tmp_path))
     assert data.table["split"].tolist() == ["train"] * 4 + ["test"] * 4
-    assert data.label.tolist() == [1, 1, 0, 0] * 2
+    assert data.label.tolist() == [0, 0, 1, 1] * 2
 
 
 def test_bad_inputs_are_explained(tmp_path):
-    with pytest.raises(MissingFileError, match="holds neither"):
+    with pytest.raises(DataError, match="holds no image"):
         Dfcon().load(_config(tmp_path))
+    made.save(tmp_path / "plain" / "0.png", np.zeros((8, 8)))
+    with pytest.raises(DataError, match=r"'label' is needed too\. Put them into folders named by"):
+        Dfcon().load(_config(tmp_path / "plain"))
     table = made.faces(tmp_path / "data")
     rows = pd.read_csv(table)
     rows.assign(label="swapped").to_csv(tmp_path / "data" / "wrong.csv", index=False)

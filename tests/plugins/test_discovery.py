@@ -223,7 +223,7 @@ def test_an_unknown_plugin_or_verb_or_file_is_explained(tmp_path):
         run_plugin("cmdm", "train", tmp_path / "a.yaml")
     with pytest.raises(MissingFileError, match="no config file"):
         run_plugin("cmmd", "train", tmp_path / "a.yaml")
-    with pytest.raises(PluginError, match="can train, evaluate and predict; 'fly' is none"):
+    with pytest.raises(PluginError, match="extract, train, evaluate, predict; 'fly' is none"):
         run_plugin("cmmd", "fly", tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("sources: [{path: t.csv}]\nepoch: 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="epoch is an unknown key; did you mean 'epochs'"):

@@ -29,7 +29,7 @@ def experiment(monkeypatch):
 def test_a_target_is_judged_by_the_mean_or_by_every_seed(experiment):
     table = pd.DataFrame({"ours": [0.9, 0.8], "theirs": [0.8, 0.79]})
     gain = experiment.Target("gain", "ours - theirs", ">=", 0.05)
-    assert gain.row(table) == "| gain >= 0.05 | 0.055 | 0.064 | yes |"
+    assert gain.row(table) == "| gain >= 0.05 | 0.055 | -0.517 to 0.627 | yes |"
     assert "**no**" in experiment.Target("gain", "ours - theirs", ">=", 0.05, every=True).row(table)
     assert (
         experiment.Target("gain", "ours - nothing", ">", 0).row(table)
@@ -37,6 +37,15 @@ def test_a_target_is_judged_by_the_mean_or_by_every_seed(experiment):
     )
     table.loc[1, "ours"] = float("nan")
     assert gain.row(table) == "| gain >= 0.05 | 0.100 | - | yes, 1 seeds |"
+
+
+def test_a_gain_that_is_not_sure_is_told_with_what_would_have_been_found(experiment):
+    table = pd.DataFrame({"gain": [0.01, 0.02, 0.03, 0.02, 0.02]})
+    sure = experiment.Target("gain", "gain", ">", 0, surely=True)
+    assert sure.row(table) == "| gain > 0 (interval) | 0.020 | 0.011 to 0.029 | yes |"
+    doubtful = table - 0.015
+    # sd 0.00707, t(4) 2.776 and 0.941: (2.776 + 0.941) * 0.00707 / sqrt(5)
+    assert sure.row(doubtful).endswith("| **no**; 0.012 would be found four times in five |")
 
 
 def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):

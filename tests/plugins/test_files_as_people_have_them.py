@@ -210,6 +210,30 @@ def test_one_unreadable_image_stops_no_prediction(tmp_path):
         predict(run, new)
 
 
+@pytest.mark.parametrize("name", ["cmmd", "dfcon", "modan", "refine"])
+def test_one_unreadable_image_stops_no_training(name, tmp_path, caplog):
+    settings = settings_of(name, tmp_path / "data")
+    if name == "refine":
+        settings["clean"] = settings["inputs"]
+        for number in range(3, 8):
+            made.save(tmp_path / "data" / "new" / f"{number}.png", np.zeros((16, 16)))
+    broken = {
+        "cmmd": ["alpha/0_0.png", "beta/1_3.png"],
+        "dfcon": ["0/0.png", "5/4.png"],
+        "modan": ["CT_chest_0.png", "MR_knee_7.png"],
+        "refine": ["new/1.png", "new/2.png"],
+    }[name]
+    for path in broken:
+        (tmp_path / "data" / path).write_bytes(b"cut off")
+    plugin = get_plugin(name)
+    run = train(plugin, name, load_settings(plugin.config, settings)[0], tmp_path / "run")
+    report = evaluate(run)
+    assert "images cannot be read and are left out. The first: " in caplog.text
+    if "predictions" in report.tables and name != "refine":
+        paths = " ".join(report.tables["predictions"]["path"])
+        assert not any(path in paths for path in broken)
+
+
 def test_dicom_files_without_an_ending_are_found(tmp_path):
     pytest.importorskip("pydicom")
     mark = b"\0" * 128 + b"DICM"

@@ -14,6 +14,7 @@ from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.implihate import extractors, method
 from butterfly_sdm.plugins.implihate.features import Features, read_features, read_labels
+from butterfly_sdm.plugins.implihate.media import find_videos
 from butterfly_sdm.plugins.implihate.method import Implihate, cross_loss, joint_loss
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import evaluate, predict, train
@@ -99,21 +100,52 @@ def test_stage_two_runs_across_modalities_and_keeps_the_same_video_as_positive(m
         assert float(cross_loss(model, batch, temperature=0.5)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_released_loss_rescales_similarities_and_counts_a_sample_as_its_own_positive():
+@pytest.mark.parametrize("across", [False, True])
+def test_the_released_loss_and_its_gradient_are_those_of_the_formula(across):
+    """Similarities rescaled to [0, 1] over the batch; a sample is its own positive."""
     torch.manual_seed(0)
-    z, label = unit(torch.randn(8, 4)), torch.arange(8) % 2
-    similarity = z @ z.T
-    scaled = (similarity - similarity.min()) / (similarity.max() - similarity.min()) / 0.05
-    same = label[:, None] == label
-    negative = scaled.masked_fill(same, -torch.inf).logsumexp(dim=1)
-    expected = (negative - scaled.masked_fill(~same, -torch.inf).logsumexp(dim=1)).mean()
-    weights = same.float()
-    torch.testing.assert_close(
-        method._contrast(z, weights, None, 0.05, True), expected, rtol=1e-4, atol=1e-4
-    )
-    assert method._contrast(z, weights, None, 0.05, False) != pytest.approx(
-        float(expected), rel=0.01
-    )
+    raw = torch.randn(8, 4, requires_grad=True)
+    label = torch.arange(8) % 2
+    others = unit(torch.randn(8, 4)) if across else None
+
+    def written_out():
+        z, total = unit(raw), 0.0
+        similarity = z @ (z if others is None else others).T
+        scaled = (similarity - similarity.min()) / (similarity.max() - similarity.min())
+        for i in range(8):
+            positive = sum((scaled[i, j] / 0.05).exp() for j in range(8) if label[i] == label[j])
+            negative = sum((scaled[i, j] / 0.05).exp() for j in range(8) if label[i] != label[j])
+            total = total - (positive / negative).log() / 8
+        return total
+
+    def ours(released):
+        weights = (label[:, None] == label).float()
+        return method._contrast(unit(raw), weights, others, 0.05, released)
+
+    expected, found = written_out(), ours(True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    (wanted,) = torch.autograd.grad(expected, raw)
+    (gradient,) = torch.autograd.grad(found, raw)
+    torch.testing.assert_close(gradient, wanted, rtol=1e-3, atol=1e-4)
+    assert float(ours(False).detach()) != pytest.approx(float(expected.detach()), rel=0.01)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_what_the_losses_are_of_equal_embeddings_is_counted(made_up, released):
+    model, batch = made_up
+    label = batch["label"].numpy()
+    own = np.array([(label == value).sum() - (not released) for value in label])
+    others = np.array([(label != value).sum() for value in label])
+    joint = (1 + len(model.side)) * np.mean(np.log(others / own))
+    alike = method._Collapsed(model)
+    with torch.no_grad():
+        found = joint_loss(alike, batch, temperature=0.05, released=released)
+    assert float(found) == pytest.approx(joint, rel=1e-5)
+    present = batch | {f"{key}_present": torch.ones(len(label)) for key in model.modalities}
+    cross = len(model.pairs) * np.mean(np.log(others / (own + (not released))))
+    with torch.no_grad():
+        found = cross_loss(alike, present, temperature=0.05, released=released)
+    assert float(found) == pytest.approx(cross, rel=1e-5)
 
 
 def test_what_a_missing_modality_holds_has_no_influence(made_up):
@@ -221,12 +253,14 @@ def test_hatemm_is_read_by_its_annotation_or_its_folders(tmp_path):
 def test_text_and_sound_are_extracted_offline(tmp_path):
     from scipy.io import wavfile
 
-    (tmp_path / "v1.txt").write_text("I love this wonderful day", encoding="utf-8")
-    (tmp_path / "v2.txt").write_text("I hate this terrible murder", encoding="utf-8")
+    media = tmp_path / "media"
+    media.mkdir()
+    (media / "v1.txt").write_text("I love this wonderful day", encoding="utf-8")
+    (media / "v2.txt").write_text("I hate this terrible murder", encoding="utf-8")
     time = np.arange(8000) / 8000
     for name, hertz in (("v1", 200), ("v2", 2000)):
         wavfile.write(
-            tmp_path / f"{name}.wav",
+            media / f"{name}.wav",
             8000,
             (10000 * np.sin(2 * np.pi * hertz * time)).astype(np.int16),
         )
@@ -234,12 +268,11 @@ def test_text_and_sound_are_extracted_offline(tmp_path):
     for package, name in (("vaderSentiment", "sentiment"), ("nrclex", "emotion")):
         pytest.importorskip(package)
         names.append(name)
-    made_now = extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
-    assert (
-        made_now == 2
-        and extractors.extract_all(tmp_path, tmp_path / "out", extractors.make_extractors(names))
-        == 0
-    )
+    made_now = extractors.make_extractors(names, _config(tmp_path / "data"))
+    videos = find_videos(media)
+    for count in (2, 0):
+        found = extractors.extract_all(videos, tmp_path / "out", made_now)
+        assert found == {"found": 2, "extracted": count, "unreadable": 0}
     found = read_features(tmp_path / "out")
     assert found.lengths == {"text": 1024, "audio": 32 * 9, "emotion": 10, "sentiment": 3}
     sentiment = found.values["sentiment"]
@@ -298,7 +331,7 @@ def test_bad_inputs_are_explained(tmp_path):
     with pytest.raises(DataError, match=r"is no readable \.npz of plain arrays\. Write it again"):
         load(features=tmp_path / "damaged.npz")
     with pytest.raises(ConfigError, match="extract names 'smell'; known are sentiment"):
-        extractors.make_extractors(["smell"])
+        extractors.make_extractors(["smell"], config)
     other = Features(("v",), {"text": np.zeros((1, 7), np.float32)}, {"text": np.array([True])})
     with pytest.raises(
         DataError, match="text features have 7 numbers; the network was trained with 5"

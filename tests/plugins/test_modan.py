@@ -12,8 +12,15 @@ from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard
+from butterfly_sdm.plugins.classifier_scores import student_interval
 from butterfly_sdm.plugins.modan import collections
-from butterfly_sdm.plugins.modan.method import Modan, _divisions, _validation, shared_cosines
+from butterfly_sdm.plugins.modan.method import (
+    Modan,
+    _divisions,
+    _validation,
+    pretraining_rate,
+    shared_cosines,
+)
 from butterfly_sdm.plugins.networks import unit
 from butterfly_sdm.plugins.runner import evaluate, predict, train
 
@@ -113,6 +120,46 @@ def test_patients_stay_in_one_part_and_one_fold(tmp_path):
         assert len(held_out) and not set(data.task.group[held_out]) & set(
             data.task.group[np.setdiff1d(train_rows, held_out)]
         )
+
+
+def test_a_cap_can_be_drawn_at_random_always_alike(tmp_path):
+    for number in range(40):
+        made.save(tmp_path / "CT" / "chest" / "nodule" / f"{number:02d}.png", np.zeros((8, 8)))
+    first, drawn, again = (
+        collections.radimagenet(tmp_path, 10, drawn=way)["path"].tolist()
+        for way in (False, True, True)
+    )
+    assert drawn == again == sorted(drawn) and len(set(drawn)) == 10
+    assert first == sorted(first) and first[-1].endswith("09.png") and drawn != first
+    everything = collections.radimagenet(tmp_path, None, drawn=True)["path"].tolist()
+    assert everything == collections.radimagenet(tmp_path, None)["path"].tolist()
+
+
+def test_the_rate_rises_and_falls_as_in_the_authors_code(tmp_path):
+    config = _config(tmp_path, epochs=1000, schedule="steps")
+    rates = {epoch: 0.05 * pretraining_rate(config, epoch) for epoch in range(1000)}
+    assert rates[0] == pytest.approx(0.01) and rates[3] == rates[699] == pytest.approx(0.05)
+    falls = [epoch for epoch in range(4, 1000) if rates[epoch] < rates[epoch - 1]]
+    assert falls == [700, 800, 900] and rates[999] == pytest.approx(5e-5)
+    assert {pretraining_rate(_config(tmp_path), epoch) for epoch in range(8)} == {1.0}
+
+
+def test_the_papers_test_has_the_same_folds_in_every_repeat_and_one_mean_of_each(tmp_path):
+    table = made.medical(tmp_path / "data")
+    config = _config(table, epochs=1, tune_epochs=1, repeats=3, test="means")
+    run = train(Modan(), "modan", config, tmp_path / "run")
+    report = evaluate(run)
+    folds = report.tables["folds"]
+    assert folds["repeat"].tolist() == [1, 1, 2, 2, 3, 3]
+    by_hand = folds.groupby("repeat")["fine_tuned"].mean()
+    mean, _, high = student_interval(by_hand.tolist())
+    assert report.metrics["auc_fine_tuned"] == pytest.approx(mean)
+    assert report.metrics["auc_fine_tuned_high"] == pytest.approx(min(high, 1))
+    task = Modan().load(config).task
+    parts = [test.tolist() for _, _, _, test in _divisions(config, task)]
+    assert parts[:2] == parts[2:4] == parts[4:]
+    others = [test.tolist() for _, _, _, test in _divisions(_config(table, repeats=3), task)]
+    assert others[:2] != others[2:4]
 
 
 def test_radimagenet_folders_are_read_with_a_cap(tmp_path):

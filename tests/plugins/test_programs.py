@@ -120,3 +120,15 @@ def test_weights_that_are_pickles_never_run(tmp_path):
     with pytest.raises(ModelError, match="without running code"):
         load_weights(torch.nn.Linear(1, 1), tmp_path / "w.pth")
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_program_exported_for_one_size_of_batch_takes_any(size, tmp_path):
+    model = striped_classifier()
+    exported = torch.export.export(model, (torch.zeros(size, 1, 16, 16),))
+    torch.export.save(exported, tmp_path / "m.pt2")
+    loaded = load_classifier(str(tmp_path / "m.pt2"), None, trust=True)
+    images = torch.rand(5, 1, 16, 16, requires_grad=True)
+    torch.testing.assert_close(loaded(images), model(images))
+    (gradient,) = torch.autograd.grad(loaded(images).sum(), images)
+    assert gradient.abs().sum(dim=(1, 2, 3)).gt(0).all()  # of the filled-up batch too

@@ -13,6 +13,10 @@ from torch import nn
 
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
+from butterfly_sdm.losses.contrastive import ContrastiveLoss
+from butterfly_sdm.losses.pairs import same_class
+from butterfly_sdm.plugins.networks import unit
+from butterfly_sdm.plugins.refine import method
 from butterfly_sdm.plugins.refine.method import Refine, load_defended
 from butterfly_sdm.plugins.refine.network import (
     DefendedClassifier,
@@ -56,6 +60,11 @@ def test_a_surviving_backdoor_is_counted_at_the_remapped_class():
     assert found["remapped_target"] == pytest.approx(2 / 3)
     assert found["triggered_accuracy"] == 0.5
     assert backdoor_rates(np.array([0, 0, 0, 2, 1]), label, target=0)["attack_success"] == 0.5
+    # of two classes no image is of neither
+    assert set(backdoor_rates(np.array([0, 1]), np.array([0, 1]), 0, [1, 0])) == {
+        "attack_success",
+        "triggered_accuracy",
+    }
 
 
 def test_triggers_are_stamped_where_they_belong():
@@ -86,6 +95,89 @@ def test_an_image_that_left_the_range_everywhere_finds_back():
         (network(images) - 0.5).square().mean().backward()
         optimizer.step()
     assert abs(float(network(images).mean()) - 0.5) < 0.1
+
+
+class _Brightness(nn.Module):
+    """Dark images are of class 0, bright ones of class 1; it counts how often it is asked."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images)
+        light = images.mean(dim=(1, 2, 3))
+        return torch.stack([0.5 - light, light - 0.5], dim=1) * 20
+
+
+def _released(**changes):
+    value = settings_of_any() | {"form": "released", "crop": 0.5, "flip": False} | changes
+    return load_settings(Refine.config, value)[0]
+
+
+def settings_of_any():
+    return {"model": "m.pt2", "classes": ["dark", "bright"], "channels": 1, "clean": "c.npz"}
+
+
+def test_the_released_form_asks_the_classifier_about_the_very_view_it_rewrites():
+    config, classifier = _released(contrast=0.0), _Brightness()
+    seen = []
+    model = DefendedClassifier(nn.Identity(), classifier, [1, 0])
+    model.unet.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    images = torch.rand(6, 1, 16, 16) * 0.4
+    images[3:] += 0.6
+    batch = {"image": images, "pseudo": torch.tensor([1, 1, 1, 0, 0, 0])}  # of no use here
+    torch.manual_seed(0)
+    found = method._rewriting_loss(config, model, batch)
+    assert torch.equal(classifier.seen[0], seen[0]) and not torch.equal(seen[0], images)
+    pseudo = torch.tensor([0, 0, 0, 1, 1, 1])
+    q = model.remapped(seen[0])
+    by_hand = nn.functional.binary_cross_entropy(q, nn.functional.one_hot(pseudo, 2).float())
+    torch.testing.assert_close(found, by_hand)
+
+
+def test_in_the_released_form_an_image_is_a_positive_of_its_copy():
+    pseudo = torch.tensor([0, 1, 1])  # the first image has no other of its class
+    images = torch.rand(3, 1, 16, 16)
+    z = unit(images.flatten(1))
+    found = method._contrast(_released(), images, pseudo)
+    total = 0.0
+    rows = [(z[i], int(pseudo[i]), i) for i in (0, 1, 2, 0, 1, 2)]
+    for a, (anchor, kind, _) in enumerate(rows):
+        others = [(b, row) for b, row in enumerate(rows) if b != a]
+        log_sum = torch.stack([anchor @ row[0] / 0.07 for _, row in others]).logsumexp(dim=0)
+        terms = [log_sum - anchor @ row[0] / 0.07 for _, row in others if row[1] == kind]
+        total = total + sum(terms) / len(terms) / 6
+    torch.testing.assert_close(found, total)
+    sound = ContrastiveLoss(0.07)(z, same_class(pseudo))
+    torch.testing.assert_close(method._contrast(_released(form="sound"), images, pseudo), sound)
+
+
+def test_the_released_network_rises_by_interpolation_and_has_the_channels_of_the_authors():
+    network = UNet(3, 4, bilinear=True)
+    assert network(torch.rand(2, 3, 32, 48)).shape == (2, 3, 32, 48)
+    assert not any(isinstance(inner, nn.ConvTranspose2d) for inner in network.modules())
+    lowest, first_up = network.down[-1], network.up[0]
+    assert [lowest[0].in_channels, lowest[-3].out_channels] == [32, 32]
+    assert [first_up[0].in_channels, first_up[0].out_channels, first_up[-3].out_channels] == [
+        64,
+        32,
+        16,
+    ]
+
+
+def test_adam_is_an_option_and_the_paper_decays_by_sgd(settings):
+    weight = [nn.Parameter(torch.zeros(1))]
+
+    def made(**changes):
+        config = load_settings(Refine.config, settings("refine") | changes)[0]
+        data = Refine().load(config)
+        return Refine().stages(config, data, nn.Identity(), "model")[0].optimizer(weight)
+
+    adam, sgd = made(optimizer="adam", learning_rate=0.002), made(learning_rate=0.01)
+    assert isinstance(adam, torch.optim.Adam) and adam.defaults["weight_decay"] == 0
+    assert adam.defaults["lr"] == 0.002 and sgd.defaults["momentum"] == 0.9
+    assert sgd.defaults["weight_decay"] == 5e-4
 
 
 def test_the_classifier_never_changes(settings, tmp_path):
@@ -177,10 +269,10 @@ def test_bad_inputs_are_explained(tmp_path):
         load(classes=["a", "a"])
     with pytest.raises(ConfigError, match="mean has 2 numbers"):
         load(mean=[0.1, 0.2])
-    with pytest.raises(DataError, match="lacks the array 'label'"):
+    with pytest.raises(DataError, match="gives of its images the pixels alone; 'label' is needed"):
         load(test=good["clean"])
-    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 8, 8), np.uint8))
-    with pytest.raises(DataError, match=r"uint8 of \(1, 16, 16\) are needed"):
+    np.savez(tmp_path / "wrong.npz", image=np.zeros((2, 8, 8)))
+    with pytest.raises(DataError, match=r"image of .* is float64 \(2, 8, 8\); images are whole"):
         load(clean=str(tmp_path / "wrong.npz"))
     np.savez(tmp_path / "named.npz", image=np.zeros((1, 16, 16), np.uint8), label=np.array(["dog"]))
     with pytest.raises(
@@ -189,10 +281,10 @@ def test_bad_inputs_are_explained(tmp_path):
         load(test=str(tmp_path / "named.npz"))
     image = np.zeros((2, 16, 16), np.uint8)
     np.savez(tmp_path / "numbered.npz", image=image, label=np.array([0, 3]))
-    with pytest.raises(DataError, match="labels from 0 to 3; classes are numbered from 0 to 2"):
+    with pytest.raises(DataError, match=r"has the label .3.; the classes .* or in an npz"):
         load(test=str(tmp_path / "numbered.npz"))
     np.savez(tmp_path / "short.npz", image=image, label=np.array([0]))
-    with pytest.raises(DataError, match=r"holds 2 images, but labels of shape \(1,\)"):
+    with pytest.raises(DataError, match=r"holds 2 images, but label of shape \(1,\)"):
         load(test=str(tmp_path / "short.npz"))
     np.savez(tmp_path / "target.npz", image=image, label=np.array([0, 0]))
     with pytest.raises(DataError, match="All triggered images are of the target class 'level'"):

@@ -14,13 +14,13 @@ from butterfly_sdm.plugins.collection import (
     check_groups,
     class_numbers,
     find_images,
-    read_table,
+    read_collection,
     split_by_group,
     with_split,
 )
 from butterfly_sdm.plugins.images import Images, read_arrays, read_image
 from butterfly_sdm.plugins.networks import SmallResNet, load_weights, make_trunk
-from butterfly_sdm.plugins.row_batches import balanced, shuffled
+from butterfly_sdm.plugins.row_batches import balanced, paired, shuffled
 from butterfly_sdm.plugins.views import random_view
 
 
@@ -57,7 +57,7 @@ def test_an_unreadable_or_missing_image_is_named(tmp_path):
     np.save(tmp_path / "c.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     for name in ("a.png", "b.npy", "c.npy"):
         with pytest.raises(
-            DataError, match=rf"{name} is no readable image .* Remove its row, or repair the file"
+            DataError, match=rf"{name} is no readable image .* Remove it, or repair the file"
         ):
             read_image(tmp_path / name, 8, 1)
     with pytest.raises(MissingFileError, match="There is no image"):
@@ -97,7 +97,7 @@ def test_images_are_read_once_and_in_the_order_asked(tmp_path):
 def test_a_wrong_table_is_explained(text, message, tmp_path):
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=message):
-        read_table(tmp_path / "t.csv", ("label",))
+        read_collection(tmp_path / "t.csv", ("label",))
 
 
 def test_files_to_predict_are_found_in_folders_and_tables(tmp_path):
@@ -149,6 +149,22 @@ def test_batches_hold_every_row_once_or_every_class_alike():
         assert np.bincount(classes[batch]).tolist() == [6, 6]
 
 
+@given(st.lists(st.integers(0, 4), min_size=2, max_size=40), st.integers(2, 9), st.integers(0, 9))
+def test_batches_of_pairs_give_every_row_a_partner(classes, batch_size, seed):
+    classes = np.array(classes)
+    rows = np.arange(len(classes)) + 100
+    drawn = list(paired(rows, classes, batch_size, np.random.default_rng(seed)))
+    seen = np.concatenate(drawn)
+    assert set(seen) == set(rows) and max(map(len, drawn)) <= batch_size
+    counts = np.bincount(classes)
+    assert len(seen) == len(rows) + sum(n % 2 for n in counts if n > 1)
+    for batch in drawn:
+        for row in batch:
+            alone = counts[classes[row - 100]] == 1
+            partners = [b for b in batch if classes[b - 100] == classes[row - 100] and b != row]
+            assert alone or partners
+
+
 def test_scores_of_hand_cases():
     label = np.array([0, 0, 1, 1])
     found = classifier_scores.classification_scores(
@@ -183,6 +199,18 @@ def test_random_views_stay_in_range_and_can_be_the_image_itself():
         assert torch.allclose(found, image, atol=1e-5) or torch.allclose(
             found, image.flip(-1), atol=1e-5
         )
+
+
+def test_a_share_of_the_views_loses_its_colour():
+    images = torch.rand(200, 3, 4, 4)
+    torch.manual_seed(0)
+    views = random_view(images, scale=(1.0, 1.0), flip=False, jitter=0.0, grey=0.2)
+    lost = (views[:, 0] == views[:, 1]).flatten(1).all(dim=1)
+    assert 0.1 < lost.float().mean() < 0.3
+    weights = torch.tensor([0.299, 0.587, 0.114])
+    light = (images * weights[:, None, None]).sum(dim=1)
+    torch.testing.assert_close(views[lost][:, 0], light[lost], rtol=0, atol=1e-4)
+    torch.testing.assert_close(views[~lost], images[~lost], rtol=0, atol=1e-4)
 
 
 def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):
@@ -223,11 +251,11 @@ def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
 
 
 def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
-    with pytest.raises(MissingFileError, match=r"There is no t\.csv in .*folder you mean"):
-        read_table(tmp_path / "t.csv", ())
+    with pytest.raises(MissingFileError, match=r"There is no table, file or folder .*t\.csv"):
+        read_collection(tmp_path / "t.csv", ())
     (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
     with pytest.raises(DataError, match=r"t\.csv is no readable table"):
-        read_table(tmp_path / "t.csv", ())
+        read_collection(tmp_path / "t.csv", ())
     np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
     with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
         read_arrays(tmp_path / "a.npz")
@@ -241,3 +269,46 @@ def test_predictions_are_one_row_each_with_the_likeliest_class():
 def test_an_interval_has_its_mean_between_its_ends():
     found = classifier_scores.interval_metrics("auc", [1.0, 2.0, 3.0])
     assert found["auc_low"] < found["auc"] == 2.0 < found["auc_high"]
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "label"),
+    [
+        (["a/1.png", "b/2.png"], None, ["a", "b"]),
+        (["Train/a/1.png", "val/b/2.png"], ["train", "validation"], ["a", "b"]),
+        (["test/1.png", "train/2.png"], ["test", "train"], None),
+        (["train_a/1.png", "valid_b/2.png"], ["train", "validation"], ["a", "b"]),
+        # CIFAR-100 has a class called train
+        (["cup/1.png", "train/2.png"], None, ["cup", "train"]),
+        (["test/train/1.png", "train/train/2.png"], ["test", "train"], ["train", "train"]),
+        (["a/train/1.png", "b/test/2.png"], ["train", "test"], ["a", "b"]),
+        (["1.png", "2.png"], None, None),
+    ],
+)
+def test_folders_say_label_and_part(names, split, label, tmp_path):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    table = read_collection(tmp_path)
+    assert table["path"].tolist() == [str(tmp_path / name) for name in names]
+    for column, expected in (("split", split), ("label", label)):
+        found = table[column].tolist() if column in table.columns else None
+        assert found == expected
+
+
+def test_arrays_of_images_may_have_their_channels_first(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 3, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=[4, 2])
+    table = read_collection(tmp_path / "a.npz", ("label",))
+    assert table["label"].tolist() == ["4", "2"]
+    assert np.array_equal(read_image(table["path"][1], 8, 3), pixels[1])
+
+
+def test_images_of_one_patient_are_judged_together_where_that_is_defined():
+    label = np.array([0, 1, 0, 1])
+    probability = np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5], [0.2, 0.8]])
+    together = classifier_scores.by_group(label, probability, np.array(["a", "b", "a", "c"]))
+    assert together is not None and together[0].tolist() == [0, 1, 1]
+    np.testing.assert_allclose(together[1], [[0.7, 0.3], [0.4, 0.6], [0.2, 0.8]])
+    for groups in (None, np.arange(4), np.array(["a", "a", "b", "b"])):
+        assert classifier_scores.by_group(label, probability, groups) is None

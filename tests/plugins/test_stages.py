@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from butterfly_sdm.errors import ArtefactError, ModelError
+from butterfly_sdm.errors import ModelError
 from butterfly_sdm.plugins import stages
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, Stage, seed_of, train_stages
@@ -129,26 +129,52 @@ def test_the_best_epoch_is_kept_also_across_an_interruption(tmp_path, monkeypatc
     assert torch.equal(resumed["head"].weight.detach(), seen[1])
 
 
-def test_a_checkpoint_is_plain_safetensors_and_a_damaged_one_is_named(tmp_path):
+def test_a_checkpoint_is_plain_safetensors(tmp_path):
     path = tmp_path / "c.safetensors"
     train_stages(_model(), _stages(), CONFIG, checkpoint=path, limits=Limits(epochs=1, steps=1))
     assert any(name.startswith("model.") for name in load_file(path))
-    path.write_bytes(b"no checkpoint")
-    with pytest.raises(
-        ArtefactError, match=r"c\.safetensors is damaged .* Remove it to train from the start"
-    ):
-        train_stages(_model(), _stages(), CONFIG, checkpoint=path)
 
 
-@pytest.mark.parametrize("back", [1, 2, 40])
-def test_a_changed_byte_of_a_checkpoint_is_found(tmp_path, back):
-    path = tmp_path / "c.safetensors"
-    train_stages(_model(), _stages(), CONFIG, checkpoint=path, limits=Limits(epochs=1, steps=1))
-    content = bytearray(path.read_bytes())
-    content[-back] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(ArtefactError, match="its checksum is another"):
-        train_stages(_model(), _stages(), CONFIG, checkpoint=path)
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda content: b"no checkpoint",
+        lambda content: content[: len(content) // 2],
+        lambda content: b"",
+        *(
+            lambda content, back=back: (
+                content[:-back] + bytes([content[-back] ^ 1]) + content[len(content) - back + 1 :]
+            )
+            for back in (1, 2, 40)
+        ),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    tmp_path, monkeypatch, harm, both, caplog
+):
+    monkeypatch.setattr(stages, "_WRITING_SHARE", float("inf"))
+    whole, path = _model(), tmp_path / "c.safetensors"
+    rows = train_stages(whole, _stages(), CONFIG)
+    told = []
+
+    def stop(task, done, total):
+        told.append(task)
+        if len(told) == 3:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        train_stages(_model(), _stages(), CONFIG, checkpoint=path, progress=stop)
+    for file in (path, stages.previous(path))[: 1 + both]:
+        file.write_bytes(harm(file.read_bytes()))
+    resumed, told = _model(), []
+    again = train_stages(
+        resumed, _stages(), CONFIG, checkpoint=path, progress=lambda *at: told.append(at)
+    )
+    assert again == rows and len(told) == len(rows) - (0 if both else 2)
+    assert caplog.text.count("was damaged since it was written") == 1 + both
+    for one, other in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_loss_that_is_not_finite_stops_with_advice():

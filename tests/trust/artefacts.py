@@ -48,7 +48,7 @@ def make(folder: Path) -> None:
     def save_rounded(self: NetworkPredictor, at: Path) -> None:
         assert self.network is not None
         for weights in self.network.parameters():
-            weights.data = torch.round(weights.data * 8) / 8
+            weights.data = torch.round(weights.data * 64) / 64
         save(self, at)
 
     NetworkPredictor.save = save_rounded  # type: ignore[method-assign]

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from butterfly_sdm.simulate import simulate_region
+from tests.plugins.conftest import settings_of
 from tests.trust import faults
 
 
@@ -33,6 +35,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
         code, message, seconds[verb] = faults.run(verb, region.config, work)
         assert code == 0, f"{verb}: {message}"
     return Finished(region.config, work, seconds)
+
+
+@pytest.fixture(scope="session")
+def with_plugin(finished: Finished) -> Finished:
+    """Train a plugin beside the four artefacts, undisturbed."""
+    folder = finished.config.parent
+    settings = settings_of("dfcon", folder / "faces")
+    finished.config.with_name("plugin.yaml").write_text(yaml.safe_dump(settings))
+    code, message, seconds = faults.run("plugin train", finished.config, finished.work)
+    assert code == 0, message
+    finished.seconds["plugin train"] = seconds
+    return finished
 
 
 @pytest.fixture

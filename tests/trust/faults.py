@@ -15,6 +15,7 @@ import numpy as np
 
 from butterfly_sdm import pipeline
 from butterfly_sdm.errors import ButterflySDMError
+from butterfly_sdm.plugins.plugin import run_plugin
 
 # The parent imports torch once; each try is a fork of it, so that a try costs the work and not the
 # imports.
@@ -54,13 +55,24 @@ def map_(config: Path, work: Path, *more: str) -> None:
     pipeline.predict_map(work / "run", out=work / "map.tif", overrides=[*QUICK, *more])
 
 
+def plugin_train(config: Path, work: Path, *more: str) -> None:
+    run_plugin("dfcon", "train", config.with_name("plugin.yaml"), work / "plugin_run", more)
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "build": build,
     "train": train,
     "evaluate": evaluate,
     "map": map_,
 }
-RESULTS = {"build": "dataset", "train": "run", "evaluate": "scores", "map": "map.tif"}
+PLUGIN = {"plugin train": plugin_train}
+RESULTS = {
+    "build": "dataset",
+    "train": "run",
+    "evaluate": "scores",
+    "map": "map.tif",
+    "plugin train": "plugin_run",
+}
 
 
 def _answer(
@@ -78,7 +90,7 @@ def _answer(
     if before is not None:
         before()
     try:
-        VERBS[verb](config, work, *more)
+        (VERBS | PLUGIN)[verb](config, work, *more)
     except ButterflySDMError as error:
         answer.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
         raise SystemExit(2) from None
@@ -224,6 +236,23 @@ def flip_bit(path: Path, rng: np.random.Generator) -> tuple[int, int]:
     data[byte] ^= 1 << bit
     path.write_bytes(bytes(data))
     return byte, bit
+
+
+def harm(path: Path, rng: np.random.Generator) -> str:
+    """Damage a file as disks, cables and power cuts do; return how."""
+    data = path.read_bytes()
+    kind = str(rng.choice(["bit", "cut", "empty", "zeros", "garbage"]))
+    at = int(rng.integers(max(1, len(data))))
+    if kind == "bit" and data:
+        flip_bit(path, rng)
+    elif kind == "cut":
+        path.write_bytes(data[:at])
+    elif kind == "empty":
+        path.write_bytes(b"")
+    else:
+        piece = bytes(512) if kind == "zeros" else rng.bytes(512)
+        path.write_bytes((data[:at] + piece + data[at + 512 :])[: len(data)])
+    return kind
 
 
 class Vanish(Deeds):

@@ -18,7 +18,9 @@ NEEDS = {
     "train": ("dataset",),
     "evaluate": ("dataset", "run"),
     "map": ("dataset", "run"),
+    "plugin train": (),
 }
+EVERY = [*faults.VERBS, *faults.PLUGIN]
 # the history holds seconds, and the card of a run the SHA-256 of the history
 LEFT_OUT = (
     "history.csv",
@@ -30,6 +32,7 @@ BESIDE = (
     "map.qml",
     "map_styles",
 )
+DAMAGED = int(os.environ.get("BUTTERFLY_SDM_DAMAGED", "200"))
 KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "200"))
 
 
@@ -96,10 +99,11 @@ def test_a_verb_killed_half_way_ends_identically_when_run_again(finished, verb, 
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("verb", list(faults.VERBS))
+@pytest.mark.parametrize("verb", EVERY)
 def test_a_verb_killed_before_any_deed_on_the_disk_ends_identically(
-    finished, verb, tmp_path, figures
+    with_plugin, verb, tmp_path, figures
 ):
+    finished = with_plugin
     work = workplace(finished, verb, tmp_path / "work")
     deeds = faults.count_deeds(verb, finished.config, work, tmp_path / "deeds.txt")
     for number in range(1, deeds + 1):
@@ -111,11 +115,12 @@ def test_a_verb_killed_before_any_deed_on_the_disk_ends_identically(
 
 @pytest.mark.slow
 @pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("verb", list(faults.VERBS))
-def test_a_verb_killed_at_random_moments_ends_identically(finished, verb, tmp_path, figures):
+@pytest.mark.parametrize("verb", EVERY)
+def test_a_verb_killed_at_random_moments_ends_identically(with_plugin, verb, tmp_path, figures):
+    finished = with_plugin
     rng = np.random.default_rng(0)
     seconds, killed = finished.seconds[verb], 0
-    while killed < KILLS // len(faults.VERBS):
+    while killed < KILLS // len(EVERY):
         work = workplace(finished, verb, tmp_path / "work")
         after = float(rng.uniform(0.02, 1.0)) * seconds
         if not faults.kill_after(verb, finished.config, work, after):
@@ -124,6 +129,75 @@ def test_a_verb_killed_at_random_moments_ends_identically(finished, verb, tmp_pa
         killed += 1
         figures.tried("kill -9 at random moments", verb)
         _runs_again(finished, verb, work, f"after {after:.2f} s")
+
+
+def _unfinished(work: Path) -> list[Path]:
+    """Return the files that a killed verb left to go on from."""
+    return sorted(
+        path
+        for path in work.rglob("*")
+        if path.is_file()
+        and not any(part.is_symlink() for part in (path, *path.parents))
+        and any(
+            part.endswith(".partial") or part.startswith(".")
+            for part in path.relative_to(work).parts
+        )
+        and path.suffix != ".lock"
+    )
+
+
+def _kill_damage_resume(
+    finished, verb: str, tmp_path: Path, rounds: int, figures, seed: int = 0
+) -> None:
+    """
+    Kill a verb with SIGKILL before a deed on the disk, damage what it left, run it again.
+
+    A round counts when something was there to be damaged.
+    """
+    rng = np.random.default_rng(seed)
+    work = workplace(finished, verb, tmp_path / "work")
+    deeds = faults.count_deeds(verb, finished.config, work, tmp_path / "deeds.txt")
+    done = tried = 0
+    while done < rounds:
+        tried += 1
+        assert tried < 6 * rounds + 20, f"{verb} leaves hardly anything unfinished"
+        work = workplace(finished, verb, tmp_path / "work")
+        number = int(rng.integers(1, deeds + 1))
+        faults.kill_before_deed(verb, finished.config, work, number)
+        left = _unfinished(work)
+        if not left:
+            continue
+        chosen = rng.choice(len(left), size=min(len(left), int(rng.integers(1, 4))), replace=False)
+        told = [f"{left[i].relative_to(work)} ({faults.harm(left[i], rng)})" for i in chosen]
+        done += 1
+        figures.tried("kill -9, damage what was left, run again", verb)
+        _runs_again(finished, verb, work, f"before deed {number} and damaged in {told}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize("verb", [verb for verb in EVERY if verb != "evaluate"])
+def test_a_verb_killed_and_damaged_ends_identically(with_plugin, verb, tmp_path, figures):
+    _kill_damage_resume(with_plugin, verb, tmp_path, DAMAGED // 4, figures)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+def test_tables_of_scores_that_were_damaged_half_way_are_written_anew(finished, tmp_path, figures):
+    rng = np.random.default_rng(0)
+    work = workplace(finished, "evaluate", tmp_path / "work")
+    deeds = faults.count_deeds("evaluate", finished.config, work, tmp_path / "deeds.txt")
+    for _ in range(DAMAGED // 8):
+        work = workplace(finished, "evaluate", tmp_path / "work")
+        faults.kill_before_deed(
+            "evaluate", finished.config, work, int(rng.integers(deeds // 2, deeds + 1))
+        )
+        for path in (path for path in (work / "scores").glob("*.*") if path.name[0] != "."):
+            faults.harm(path, rng)
+        figures.tried("kill -9, damage what was left, run again", "evaluate")
+        code, message, _ = faults.run("evaluate", finished.config, work)
+        assert code == 0, message
+        assert _whole(finished, "evaluate", work)
 
 
 @pytest.mark.parametrize("verb", list(faults.VERBS))

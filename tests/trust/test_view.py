@@ -3,12 +3,13 @@
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from butterfly_sdm.mapping.viewer import make_server
+from butterfly_sdm.mapping.viewer import make_server, serve
 
 CLIENTS, EACH = 50, 10
 
@@ -100,3 +101,68 @@ def test_silent_and_babbling_clients_do_not_keep_others_from_the_map(server):
     assert _get(server)[0] == 200
     for each in [*silent, babbling]:
         each.close()
+
+
+def _slowly(address: tuple[str, int], stop: threading.Event, gone: list[int]) -> None:
+    """Ask a byte at a time, for ever."""
+    with socket.create_connection(address, timeout=60) as client:
+        for byte in b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 10_000:
+            if stop.wait(0.2):
+                return
+            try:
+                client.sendall(bytes([byte]))
+            except OSError:
+                gone.append(1)
+                return
+
+
+def test_64_clients_that_ask_slowly_do_not_keep_others_from_the_map(server):
+    stop, gone = threading.Event(), []
+    threads = [
+        threading.Thread(target=_slowly, args=(server, stop, gone)) for _ in range(serve.CLIENTS)
+    ]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)  # they have taken all places
+    waited = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert _get(server)[0] == 200
+        waited.append(time.monotonic() - began)
+    assert max(waited) < serve.PATIENCE_S + 3
+    stop.set()
+    for thread in threads:
+        thread.join()
+
+
+def test_64_clients_that_do_not_take_the_answer_do_not_keep_others_from_the_map(finished):
+    made = make_server(finished.work / "map.tif")
+    made.RequestHandlerClass._answer = _endless  # larger than what the system takes for a client
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    deaf = [socket.create_connection(made.server_address, timeout=60) for _ in range(64)]
+    for client in deaf:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    time.sleep(0.5)
+    began = time.monotonic()
+    assert _get(made.server_address, "/no such thing".replace(" ", "-"))[0] == 404
+    assert time.monotonic() - began < serve.PATIENCE_S + 3
+    for client in deaf:
+        client.close()
+    made.shutdown()
+    made.server_close()
+
+
+def _endless(handler, *_) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"0" * 2**20)
+
+
+def test_no_more_threads_than_places(server):
+    before = threading.active_count()
+    clients = [socket.create_connection(server, timeout=60) for _ in range(2 * serve.CLIENTS)]
+    time.sleep(0.5)
+    assert threading.active_count() - before <= serve.CLIENTS
+    for client in clients:
+        client.close()

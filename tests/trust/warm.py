@@ -30,6 +30,8 @@ for _module in (
     "butterfly_sdm.mapping.map",
     "butterfly_sdm.models.network_predictor",
     "butterfly_sdm.pipeline",
+    "butterfly_sdm.plugins.dfcon.method",
+    "butterfly_sdm.plugins.runner",
     "data_prep.build",
     "data_prep.records.readers.archive",
     "data_prep.records.count",

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from butterfly_sdm.core.settings import InputPath, Section
+from butterfly_sdm.core.settings import InputPath, Section, unset
 
 Rule = Literal["none", "linear", "signed_square", "pixel_scale"]
 
@@ -68,6 +68,13 @@ class EmbeddingOptions(EmbeddingReading):
     path: InputPath | tuple[InputPath, ...] = Field(
         description="files or folders of them, such as alphaearth/2023"
     )
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="tessera: address of a version of the tiles; those around the sites are "
+        "fetched into path",
+        exclude_if=unset,
+    )
     name: str | None = Field(
         None,
         pattern=r"^[A-Za-z]\w*$",
@@ -80,6 +87,14 @@ class EmbeddingOptions(EmbeddingReading):
         description="sides of the squares around the site",
     )
     spread: bool = Field(True, description="the standard deviation in each square as well")
+
+    @model_validator(mode="after")
+    def _fetched(self) -> EmbeddingOptions:
+        if self.url is not None and (
+            self.preset != "tessera" or self.year is None or isinstance(self.path, tuple)
+        ):
+            raise ValueError("url is of preset tessera, with one path (a folder) and a year")
+        return self
 
     @model_validator(mode="after")
     def _sides(self) -> EmbeddingOptions:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import rasterio
 from pyproj import Transformer
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
@@ -21,7 +20,7 @@ from rasterio.windows import Window
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.columns import embedding_table
 from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
-from butterfly_sdm.imagery.products import metres_per_unit
+from butterfly_sdm.imagery.products import metres_per_unit, open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
 from butterfly_sdm.mapping.options import CovariateRaster
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
@@ -90,7 +89,7 @@ def sample_raster(
         The file is not a raster with a CRS.
     """
     try:
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             if not 1 <= band <= source.count:
                 raise RasterError(
                     f"{path} has {source.count} bands; band {band} is asked for. They are counted "

@@ -11,9 +11,9 @@ between the cells are reached by running the trunk again, shifted.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import compress, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -228,9 +228,14 @@ class DenseUnit:
         """Pixels of the scene that are read."""
         return self.block.pixels(self.surface.cell_px, self.surface.halo_px)
 
+    @property
+    def scene(self) -> Scene:
+        """What is read, in the bands of the network."""
+        return self.surface.scene
+
     def read(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the counts of the block with its halo, and where they are valid."""
-        return self.surface.scene.read_in_strips(self.pixels)
+        return self.scene.read_in_strips(self.pixels)
 
     def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
         """
@@ -318,19 +323,32 @@ class DenseSurface:
 
     def open(self, folder: Path) -> Store:
         """Make or continue the arrays of this surface in ``folder``."""
-        return Store(folder, self.arrays)
+        return Store(folder, self.arrays, self.parts)
 
-    def units(self, store: Store) -> list[DenseUnit]:
-        """Return what is still to be done; blocks that no wanted window touches are left out."""
+    @property
+    def parts(self) -> dict[str, list[tuple[slice, ...]]]:
+        """Rows and columns of the arrays that the units fill."""
+        found: dict[str, list[tuple[slice, ...]]] = {name: [] for name in self.arrays}
+        for unit in self.units():
+            for kind in ("cells", "valid"):
+                found[f"{kind}_{unit.block.phase.name}"].append((unit.block.rows, unit.block.cols))
+        return found
+
+    def units(self, done: Collection[str] = ()) -> list[DenseUnit]:
+        """
+        Return what is still to be done; blocks that no wanted window touches, or that the scene
+        does not show, are left out.
+        """
         units = []
         for phase in self.phases:
             needed = self._needed_cells(phase)
             units += [
                 DenseUnit(self, block)
                 for block in self._blocks(phase)
-                if block.key not in store.done and needed[block.rows, block.cols].any()
+                if block.key not in done and needed[block.rows, block.cols].any()
             ]
-        return units
+        shown = self.scene.shown([unit.pixels for unit in units])
+        return list(compress(units, shown))
 
     def _blocks(self, phase: Phase) -> Iterator[Block]:
         most = max(1, self.block_px // self.cell_px)

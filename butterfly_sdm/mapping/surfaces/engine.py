@@ -297,6 +297,8 @@ def cell_reach_px(
             middle = features(image)[0, :, cells // 2, 1]
             (seen,) = torch.autograd.grad(middle.sum(), image)
         rows = seen.abs().amax(dim=(0, 1, 3)).nonzero().flatten()
+        if not len(rows):
+            return cell_px  # a trunk that has died sees nothing: its cells are alike anywhere
         reach = max(
             cells // 2 * cell_px - int(rows[0]), int(rows[-1]) - (cells // 2 + 1) * cell_px + 1
         )

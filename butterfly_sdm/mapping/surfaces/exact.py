@@ -5,8 +5,9 @@ one for most models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,11 @@ class WindowUnit:
         )
         return Window(left, top, wide, tall)
 
+    @property
+    def scene(self) -> Scene:
+        """What is read, in the bands of the predictor."""
+        return self.surface.positions.scene
+
     def read(self) -> tuple[np.ndarray, Places, Dataset | None]:
         """
         Return the valid fraction of each position, and those that get a value: their rows and
@@ -61,11 +67,12 @@ class WindowUnit:
         positions = self.surface.positions
         fraction = valid_fractions(positions.scene, positions.lattice, self.rows, self.cols)
         rows, cols = np.nonzero(positions.predictable(fraction, self.rows, self.cols))
-        if not len(rows):
-            return fraction, (rows, cols), None
-        sites = positions.sites(
-            rows + self.rows.start, cols + self.cols.start, tiles=self.surface.tiles
-        )
+        sites = None
+        if len(rows):
+            sites = positions.sites(
+                rows + self.rows.start, cols + self.cols.start, tiles=self.surface.tiles
+            )
+        self.scene.passed(self.pixels)
         return fraction, (rows, cols), sites
 
     def compute(self, data: tuple[np.ndarray, Places, Dataset | None]) -> dict[str, np.ndarray]:
@@ -153,10 +160,19 @@ class WindowSurface:
 
     def open(self, folder: Path) -> Store:
         """Make or continue the arrays of this surface in ``folder``."""
-        return Store(folder, self.arrays)
+        return Store(folder, self.arrays, self.parts)
 
-    def units(self, store: Store) -> Sequence[WindowUnit]:
-        """Return what is still to be done."""
+    @property
+    def parts(self) -> dict[str, list[tuple[slice, ...]]]:
+        """Rows and columns of the arrays that the units fill."""
+        places: list[tuple[slice, ...]] = [(unit.rows, unit.cols) for unit in self.units()]
+        return dict.fromkeys(self.arrays, places)
+
+    def units(self, done: Collection[str] = ()) -> Sequence[WindowUnit]:
+        """
+        Return what is still to be done; positions that nobody wants, or that the scene does not
+        show, are left out.
+        """
         side = WITH_TILES if self.tiles else WITHOUT_TILES
         height, width = self.positions.lattice.shape
         units = [
@@ -166,11 +182,12 @@ class WindowSurface:
             for row in range(0, height, side)
             for col in range(0, width, side)
         ]
-        return [
+        units = [
             unit
             for unit in units
-            if unit.key not in store.done and self.positions.wanted[unit.rows, unit.cols].any()
+            if unit.key not in done and self.positions.wanted[unit.rows, unit.cols].any()
         ]
+        return list(compress(units, self.positions.scene.shown([unit.pixels for unit in units])))
 
     def keep(self, store: Store, unit: WindowUnit, result: dict[str, np.ndarray]) -> None:
         """Write the result of one unit."""
@@ -181,8 +198,9 @@ class WindowSurface:
     def strip(self, store: Store, rows: slice) -> Strip:
         """Return the probabilities of some rows of positions."""
         found = {name: np.array(store[name][rows]).transpose(2, 0, 1) for name in self.numbers}
+        unseen = ~self.positions.wanted[rows] | (np.array(store["fraction"][rows]) == 0)
         for values in found.values():
-            values[:, ~self.positions.wanted[rows]] = np.nan
+            values[:, unseen] = np.nan
         store.release()
         return Strip(
             rows,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -13,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from butterfly_sdm.core.arrays import part_bytes
 from butterfly_sdm.core.block_store import Store
 from butterfly_sdm.core.executor import open_executor, run_units
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.dense import DenseSurface
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface
@@ -63,11 +64,12 @@ def _check_space(surfaces: Sequence[Surface], folder: Path) -> None:
     needed = 0
     for number, surface in enumerate(surfaces):
         if not (folder / str(number)).is_dir():  # of an interrupted map it is taken already
-            sizes = [
-                math.prod(shape) * np.dtype(kind).itemsize
-                for shape, kind in surface.arrays.values()
-            ]
-            needed += sum(sizes)
+            arrays = surface.arrays
+            needed += sum(
+                part_bytes(*arrays[name], part)
+                for name, parts in surface.parts.items()
+                for part in parts
+            )
     free = shutil.disk_usage(folder.parent).free
     log.info(
         "While it is made, the map needs %.2f GB of space in %s; %.1f GB are free.",
@@ -103,11 +105,13 @@ def fill(
     stores = {
         surface: surface.open(folder / str(number)) for number, surface in enumerate(surfaces)
     }
-    units: list[Any] = [unit for surface in surfaces for unit in surface.units(stores[surface])]
+    units: list[Any] = [
+        unit for surface in surfaces for unit in surface.units(stores[surface].done)
+    ]
     scene = surfaces[0].positions.scene
-    if scene.supply is not None:
+    if scene.supply is not None or any(isinstance(piece, Stack) for piece in scene.pieces):
         units = by_ground(units, options.block_px)
-    stream = Stream(scene, units)
+    stream = Stream(scene, units, folder)
     done = sum(len(store.done) for store in stores.values())
     total = done + len(units)
     progress(task, done, total)
@@ -124,5 +128,8 @@ def fill(
             on_gpu = any(isinstance(s, DenseSurface) and s.engine.device != "cpu" for s in surfaces)
             # a GPU is faster than one thread reads
             readers = max(1, min(4, (os.cpu_count() or 1) // 2)) if on_gpu else 1
-            run_units(units, keep, executor=executor, in_flight=2 * slots, readers=readers)
+            try:
+                run_units(units, keep, executor=executor, in_flight=2 * slots, readers=readers)
+            finally:
+                stream.close()
     return FilledSurface(list(stores.items()))

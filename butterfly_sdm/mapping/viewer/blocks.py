@@ -11,6 +11,7 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import DataError
+from butterfly_sdm.imagery.products import open_raster, reading_pixels
 from butterfly_sdm.mapping.map_file import TILE_PX
 from butterfly_sdm.mapping.map_reader import MapReader
 
@@ -44,7 +45,7 @@ class MapBlocks:
 
     def __init__(self, path: str | Path) -> None:
         self.map = MapReader(path)
-        with rasterio.open(path) as source:
+        with open_raster(path) as source:
             overviews = source.overviews(1)
         powers = [2**power for power in range(1, len(overviews) + 1)]
         # of a map that another program wrote anew
@@ -60,7 +61,7 @@ class MapBlocks:
     def _source(self, zoom: int) -> Any:
         if zoom not in self._sources:
             above = {} if zoom == self.zooms else {"overview_level": self.zooms - zoom - 1}
-            self._sources[zoom] = rasterio.open(self.map.path, **above)
+            self._sources[zoom] = open_raster(self.map.path, **above)
         return self._sources[zoom]
 
     def read(
@@ -90,7 +91,8 @@ class MapBlocks:
             height, width = min(height, source.height - row), min(width, source.width - col)
             if min(row, col) < 0 or min(height, width) < 1:
                 raise DataError(f"Row {row} and column {col} lie outside the map at zoom {zoom}.")
-            stored = source.read(band + 1, window=Window(col, row, width, height))
+            with reading_pixels(str(self.map.path)):
+                stored = source.read(band + 1, window=Window(col, row, width, height))
         values = stored.astype(np.float32) * np.float32(self.map.scales[band])
         return np.where(stored == self.map.nodata, np.float32(np.nan), values)
 

@@ -198,6 +198,14 @@ def _limits(blocks: MapBlocks, overlay: str | None, limit: float | None) -> dict
     """Return the limits that hatch, by the number of the band."""
     source = blocks.map
     limits = {n: v for n, v in (source.tags.get("limits") or {}).items() if n in source.names}
+    if overlay is None and limit is not None:
+        overlay = next((n for n in source.names if n.startswith("dissimilarity")), None)
+        if overlay is None:
+            raise DataError(
+                f"{source.path} has no band that tells how unlike the training sites a place is, "
+                "so a limit has nothing to hatch. Map with map.layers=[applicability], or leave "
+                "the limit out."
+            )
     if overlay is not None:
         source.indexes([overlay])
         if (limit := limits.get(overlay) if limit is None else limit) is None:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import sys
 import threading
+import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, RasterError
 from butterfly_sdm.mapping.viewer.blocks import MapBlocks
 from butterfly_sdm.mapping.viewer.page import page_content, page_html
 
 CLIENTS = 64  # answered at a time
+PATIENCE_S = 2.0  # one of this machine takes a hundredth of that
 NUMBERS = re.compile(r"/(block|place)((?:/[0-9]{1,7}){2,4})")
 
 
@@ -89,30 +94,51 @@ def _asked(blocks: MapBlocks, path: str) -> tuple[str, bytes] | None:
         if match[1] == "place" and len(numbers) == 2:
             found = [float(v) if np.isfinite(v) else None for v in blocks.place(*numbers)]
             return "application/json", json.dumps(found).encode()
-    except DataError:
+    except (DataError, RasterError):  # no such place, or a damaged block
         pass
     return None
 
 
 class _Server(ThreadingHTTPServer):
-    """Answers at most :data:`CLIENTS` clients at a time; the others wait."""
+    """
+    Answers at most :data:`CLIENTS` clients at a time. Where all places are taken, whoever has held
+    one longer than :data:`PATIENCE_S`, by asking slowly or not taking the answer, loses it.
+    """
 
     request_queue_size = 128
 
     def __init__(self, *arguments: Any) -> None:
         self._places = threading.BoundedSemaphore(CLIENTS)
+        self._since: dict[Any, float] = {}
         super().__init__(*arguments)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._places.acquire()
+        while not self._places.acquire(timeout=0.1):
+            self._drop_slow()
+        self._since[request] = time.monotonic()
         try:
             super().process_request(request, client_address)
         except BaseException:
-            self._places.release()
+            self._leave(request)
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._leave(request)
+
+    def _leave(self, request: Any) -> None:
+        if self._since.pop(request, None) is not None:
             self._places.release()
+
+    def _drop_slow(self) -> None:
+        for request, since in list(self._since.items()):
+            if time.monotonic() - since > PATIENCE_S:
+                with suppress(OSError):  # it has gone by itself
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Keep the terminal quiet of clients that go before they are answered."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)

@@ -21,6 +21,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     class_scores,
     classification_scores,
     prediction_table,
@@ -36,11 +37,12 @@ from butterfly_sdm.plugins.collection import (
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.heads import HeadFit, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import balanced, shuffled
-from butterfly_sdm.plugins.stages import Batch, Stage, frozen_head
+from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import random_view
 
 _SCALE = 10.0  # unit vectors would hold the logits of a classifier near 0
@@ -83,8 +85,15 @@ class CmmdConfig(PluginConfig):
         0.2, ge=0, lt=1, description="of the views: change of brightness and contrast"
     )
     flip: bool = Field(True, description="of the views: mirror half of them")
-    head_epochs: int = Field(5, ge=1)
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head: HeadFit = new_setting(
+        "adam",
+        "adam: steps as in the paper; converged: logistic regression on standardised features",
+    )
+    head_inverse_penalty: float = new_setting(
+        1.0, "converged: C of the logistic regression; less on few rows", gt=0
+    )
+    head_epochs: int = Field(5, ge=1, description="adam: passes over the rows")
+    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,7 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         facts = {"classes": classes, "domains": domains, "target": target}
         data = CmmdData(images, table, label, facts, domain)
         for part in ("train", "validation", "test"):
-            rows = data.labelled(part)
+            rows = np.intersect1d(data.listed(part), np.flatnonzero(label >= 0))
             for number, name in enumerate(("source", "target")):
                 present = set(label[rows[domain[rows] == number]])
                 lacking = [title for place, title in enumerate(classes) if place not in present]
@@ -146,7 +155,8 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
                 if lacking and not (part == "train" and number == 1):
                     raise DataError(
                         f"The {part} part of the {name} domain has no image of class "
-                        f"{lacking[0]!r}. Add some, or leave that class out of the table."
+                        f"{lacking[0]!r}. Add some, give that part more by fractions, or leave "
+                        "the class out."
                     )
         return data
 
@@ -191,11 +201,21 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
             weight_decay=config.weight_decay,
         )
         trains = ("trunk",) if contrastive else ()
-        first = Stage("representation", batches, loss, sgd, config.epochs, trains, measure=measure)
+        alike = partial(_collapsed, config, views) if contrastive else None
+        first = Stage(
+            "representation",
+            batches,
+            loss,
+            sgd,
+            config.epochs,
+            trains,
+            measure=measure,
+            collapsed=alike,
+        )
         if not contrastive:
             return [first]
         known, embed = data.label[labelled], partial(_embeddings, images=data.images, rows=labelled)
-        head = frozen_head("classifier", embed, known, _head_loss, config)
+        head = frozen_head("classifier", embed, known, config, scale=_SCALE)
         return [first, head]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:
@@ -210,6 +230,11 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         for name, inside in (("source", ~target), ("target", target)):
             scores = classification_scores(label[inside], probability[inside])
             metrics |= {f"{name}_{key}": value for key, value in scores.items()}
+            patients = data.table.get("patient", data.table["path"]).iloc[rows][inside]
+            whole = by_group(label[inside], probability[inside], patients)
+            if whole is not None:
+                scores = classification_scores(*whole)
+                metrics |= {f"{name}_patient_{key}": value for key, value in scores.items()}
         classes = data.facts["classes"]
         predictions = prediction_table(data.names(rows), probability, classes)
         predictions.insert(1, "label", [classes[number] for number in label])
@@ -283,14 +308,21 @@ def _classify(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch)
 
 def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch) -> Tensor:
     seen = torch.cat([_view(config, views, batch["image"]) for _ in range(views)])
+    z = unit(model.features(seen))
+    return cast(Tensor, _criterion(config)(z, _attracted(views, batch)))
+
+
+def _collapsed(config: CmmdConfig, views: int, batch: Batch) -> Tensor:
+    return _criterion(config).collapsed(_attracted(views, batch))
+
+
+def _criterion(config: CmmdConfig) -> ContrastiveLoss:
+    return ContrastiveLoss(config.temperature, without_positives="zero")
+
+
+def _attracted(views: int, batch: Batch) -> Tensor:
     label, row = batch["label"].repeat(views), batch["row"].repeat(views)
-    attracted = torch.maximum(same_class(label), same_class(row))
-    criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-    return cast(Tensor, criterion(unit(model.features(seen)), attracted))
-
-
-def _head_loss(model: TrunkAndHead, batch: Batch) -> Tensor:
-    return nn.functional.cross_entropy(model.head(batch["features"] * _SCALE), batch["label"])
+    return torch.maximum(same_class(label), same_class(row))
 
 
 def _embeddings(model: TrunkAndHead, images: Images, rows: np.ndarray) -> Tensor:

@@ -11,7 +11,7 @@ from pydantic import Field
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.cmmd.phantoms import CLASSES, DOMAINS, phantoms
-from butterfly_sdm.plugins.collection import existing_folder, read_columns, read_table
+from butterfly_sdm.plugins.collection import existing_folder, read_collection, read_columns
 
 COLUMNS = ("path", "label", "domain", "patient", "split")
 
@@ -62,7 +62,7 @@ def read_sources(
             raise ConfigError(f"A source of layout {source.layout} needs its path.")
         if source.layout == "table":
             needed = ("label",) if source.domain else ("label", "domain")
-            table = read_table(source.path, needed, source.images)
+            table = read_collection(source.path, needed, root=source.images)
         else:
             root = existing_folder(source.path)
             table = vindr(root) if source.layout == "vindr" else cbis(root)

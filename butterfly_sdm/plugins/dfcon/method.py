@@ -5,6 +5,7 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 .. [1] DFCon. arXiv 2501.16704 (2025).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,20 +19,20 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import FileOrName, InputPath, Section
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.classifier_scores import equal_error_rate
+from butterfly_sdm.plugins.classifier_scores import by_group, equal_error_rate
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
-    images_below,
-    read_table,
+    read_collection,
     unseen_images,
     with_split,
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
+from butterfly_sdm.plugins.heads import HeadFit, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
@@ -42,9 +43,9 @@ from butterfly_sdm.plugins.networks import (
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import balanced, shuffled
-from butterfly_sdm.plugins.stages import Batch, Stage, frozen_head
+from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import random_view
 
 REAL = 1  # the convention of the task: a higher score means real
@@ -98,9 +99,19 @@ class DfconConfig(PluginConfig):
     warmup_epochs: int = Field(
         0, ge=0, description="in which the rate rises; for transformers from random weights"
     )
+    decay: Literal["none", "cosine"] = new_setting(
+        "none", "cosine: the rate falls to nothing over the epochs, after the warm-up"
+    )
     weight_decay: float = Field(0.01, ge=0)
-    head_epochs: int = Field(20, ge=1)
-    head_learning_rate: float = Field(1e-3, gt=0)
+    head: HeadFit = new_setting(
+        "converged",
+        "converged: logistic regression on standardised features; adam: steps on them as they are",
+    )
+    head_inverse_penalty: float = new_setting(
+        1.0, "converged: C of the logistic regression; less on few rows", gt=0
+    )
+    head_epochs: int = Field(20, ge=1, description="adam: passes over the rows")
+    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
     balance: bool = Field(True, description="as many real as fake in each batch")
     crop: float = Field(0.8, gt=0, le=1)
     jitter: float = Field(0.1, ge=0, lt=1)
@@ -131,10 +142,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
 
     def load(self, config: DfconConfig) -> LabelledImages:
         """Read the folders or the table; faces are labelled 1 real, 0 fake."""
-        if config.data.is_dir():
-            table = _folders(config.data)
-        else:
-            table = read_table(config.data, ("label",), config.images)
+        table = read_collection(config.data, ("label",), root=config.images)
         table["label"] = table["label"].astype(str).str.lower().replace({"1": "real", "0": "fake"})
         unknown = sorted(set(table["label"]) - {"real", "fake"})
         if unknown:
@@ -151,7 +159,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         images = Images(table["path"].tolist(), config.size_px, config.channels)
         data = LabelledImages(images, table, label, {"classes": ["fake", "real"]})
         for part in ("train", "test"):
-            present = set(label[data.rows(part)])
+            present = set(label[data.listed(part)])
             if len(present) < 2:
                 only = "only real faces" if REAL in present else "only fake faces"
                 has = only if present else "no face"
@@ -199,9 +207,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
             scores = _scores(model, data.images, held_out)
             return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
 
-        def rate(epoch: int) -> float:
-            return min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
-
+        rate = partial(_rate, config, epochs)
         choose: dict[str, Any] = {}
         if len(set(data.label[held_out])) == 2:
             choose = {"measure": measure, "select": "validation_auc"}
@@ -209,20 +215,22 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         if config.objective != "contrastive":
             return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
         trains = ("trunk", "projection") if config.projection else ("trunk",)
-        classes = torch.bincount(torch.from_numpy(label), minlength=2).float()
-        weight = classes.sum() / (2 * classes) if config.balance else torch.ones(2)
-
-        def head_loss(model: FaceNet, batch: Batch) -> Tensor:
-            logits = model.head(batch["features"])
-            return nn.functional.cross_entropy(
-                logits, batch["label"], weight=weight.to(logits.device)
-            )
 
         def extract(model: FaceNet) -> Tensor:
             return over_images(model.features, data.images, rows, device_of(model))
 
-        head = frozen_head("head", extract, label, head_loss, config, **choose)
-        return [Stage("representation", batches, loss, adamw, epochs, trains, rate=rate), head]
+        head = frozen_head("head", extract, label, config, balanced=config.balance, **choose)
+        first = Stage(
+            "representation",
+            batches,
+            loss,
+            adamw,
+            epochs,
+            trains,
+            rate=rate,
+            collapsed=partial(_collapsed, config),
+        )
+        return [first, head]
 
     def evaluate(self, config: DfconConfig, data: LabelledImages, run: PluginRun) -> Report:
         """Score every backbone and both votes on the test part."""
@@ -234,13 +242,10 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         found = {part: face_scores(label, value) for part, value in scores.items()}
         found["soft_vote"] = face_scores(label, soft)
         found["hard_vote"] = face_scores(label, soft, decided=hard_vote(stacked))
-        if "group" in data.table.columns:  # faces of one video are judged together
-            group = data.table["group"].iloc[rows]
-            means = pd.DataFrame({"label": label, "score": soft}).groupby(group.to_numpy()).mean()
-            if set(means["label"]) == {0, 1}:
-                found["soft_vote_group"] = face_scores(
-                    means["label"].to_numpy(dtype=int), means["score"].to_numpy()
-                )
+        group = data.table["group"].iloc[rows] if "group" in data.table.columns else None
+        whole = by_group(label, soft[:, None], group)
+        if whole is not None:  # faces of one video are judged together
+            found["soft_vote_group"] = face_scores(whole[0], whole[1][:, 0])
         table = pd.DataFrame([{"model": name} | value for name, value in found.items()])
         metrics = {
             f"{name}_{key}": number
@@ -283,6 +288,13 @@ def face_scores(
     }
 
 
+def _rate(config: DfconConfig, epochs: int, epoch: int) -> float:
+    """Return the factor of the rate in an epoch, counted from 0, of all ``epochs``."""
+    rise = min(1.0, (epoch + 1) / (config.warmup_epochs + 1))
+    fall = 0.5 * (1 + math.cos(math.pi * epoch / epochs)) if config.decay == "cosine" else 1.0
+    return rise * fall
+
+
 def _view(config: DfconConfig, images: Tensor) -> Tensor:
     return random_view(images, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
 
@@ -294,8 +306,15 @@ def _classify(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
 def _contrast(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
     images = torch.cat([_view(config, batch["image"]) for _ in range(config.views)])
     z = unit(model.projection(model.features(images)))
-    criterion = ContrastiveLoss(config.temperature)
-    return cast(Tensor, criterion(z, same_class(batch["label"].repeat(config.views))))
+    return cast(Tensor, ContrastiveLoss(config.temperature)(z, _attracted(config, batch)))
+
+
+def _collapsed(config: DfconConfig, batch: Batch) -> Tensor:
+    return ContrastiveLoss(config.temperature).collapsed(_attracted(config, batch))
+
+
+def _attracted(config: DfconConfig, batch: Batch) -> Tensor:
+    return same_class(batch["label"].repeat(config.views))
 
 
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:
@@ -307,32 +326,3 @@ def _votes(names: list[str], scores: dict[str, np.ndarray]) -> pd.DataFrame:
     vote = np.where(hard_vote(stacked), "real", "fake")
     table = pd.DataFrame({"path": names, "score": soft_vote(stacked), "vote": vote})
     return table.assign(**{f"score_{name}": value for name, value in scores.items()})
-
-
-def _folders(root: Path) -> pd.DataFrame:
-    rows = [
-        {"path": str(path), "label": label, "split": part}
-        for part in ("train", "valid", "validation", "val", "test")
-        for label in ("real", "fake")
-        for folder in (*_named(root, f"{part}_{label}"), *_named(root, part, label))
-        for path in images_below(folder)
-    ]
-    if not rows:
-        raise MissingFileError(
-            f"{root} holds neither {{train,valid}}_{{real,fake}} nor "
-            f"{{train,valid,test}}/{{real,fake}}."
-        )
-    return pd.DataFrame(rows)
-
-
-def _named(root: Path, *names: str) -> list[Path]:
-    """Return the folders of these names below one another, in capitals or not."""
-    found = [root]
-    for name in names:
-        found = [
-            path
-            for folder in found
-            for path in sorted(folder.iterdir())
-            if path.is_dir() and path.name.lower() == name
-        ]
-    return found

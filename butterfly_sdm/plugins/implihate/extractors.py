@@ -1,34 +1,85 @@
-"""Turn the media of a video - transcript, sound, frames - into feature vectors."""
+"""Turn the media of videos - what is said, sound, frames - into feature vectors."""
 
+import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from butterfly_sdm.core.files import atomic_path
-from butterfly_sdm.errors import ConfigError, DataError, MissingPackageError, how_to_install
-from butterfly_sdm.plugins.collection import existing_folder, find_images
-from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images
+from butterfly_sdm.errors import (
+    ConfigError,
+    DataError,
+    MissingPackageError,
+    ModelError,
+    how_to_install,
+)
+from butterfly_sdm.plugins.collection import find_images
+from butterfly_sdm.plugins.images import Images, fit_image, read_arrays
+from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
+from butterfly_sdm.plugins.implihate.media import (
+    FILMS,
+    FRAMES,
+    SOUNDS,
+    WORDS,
+    Video,
+    read_frames,
+    read_sound,
+    read_words,
+)
+from butterfly_sdm.plugins.implihate.options import FrameOptions, ImplihateConfig
+from butterfly_sdm.plugins.networks import (
+    TrunkAndHead,
+    checksum,
+    device_of,
+    make_trunk,
+    over_images,
+)
+from butterfly_sdm.plugins.stages import device_of_config
+from butterfly_sdm.progress import Progress, silent
+
+logger = logging.getLogger("butterfly_sdm.plugins")
+
+_SOUNDS = (*SOUNDS, *FILMS)  # a sound file first: it was cut out for this
+_RATE = 16_000
+_WINDOW_S = 10  # of an encoder of sound: what such networks were trained on
 
 
 class Extractor(Protocol):
-    """Reads one file of a video; anything with this method can be passed to :func:`extract_all`."""
+    """
+    Reads one file of a video; anything with these can be passed to :func:`extract_all`.
+
+    Attributes
+    ----------
+    keys
+        What it makes: image, text, audio, caption, emotion or sentiment.
+    suffixes
+        Of the files it reads, the best first; ``/`` stands for a folder of frames.
+    facts
+        What its result depends on: two with the same facts give the same features.
+    """
 
     @property
-    def suffixes(self) -> tuple[str, ...]:
-        """Endings of the files it reads; ``/`` stands for a folder."""
+    def keys(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def suffixes(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def facts(self) -> Mapping[str, Any]: ...  # noqa: D102
 
-    def extract(self, path: Path) -> Mapping[str, np.ndarray]:
-        """Return features by key: image, text, audio, caption, emotion or sentiment."""
+    def extract(self, source: Path | str) -> Mapping[str, np.ndarray]:
+        """Return vectors by key, of a file or of what is said; none: it holds nothing of it."""
 
 
 class Sentiment:
     """Shares of positive, negative and neutral words of a transcript, by VADER."""
 
-    suffixes = (".txt",)
+    keys, suffixes = ("sentiment",), WORDS
+    facts: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
         try:
@@ -39,9 +90,9 @@ class Sentiment:
             ) from error
         self._analyser = SentimentIntensityAnalyzer()
 
-    def extract(self, path: Path) -> dict[str, np.ndarray]:
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``sentiment``: positive, negative, neutral."""
-        scores = self._analyser.polarity_scores(_text(path))
+        scores = self._analyser.polarity_scores(read_words(source))
         return {"sentiment": np.array([scores["pos"], scores["neg"], scores["neu"]], np.float32)}
 
 
@@ -51,7 +102,8 @@ _EMOTIONS = "fear anger anticipation trust surprise positive negative sadness di
 class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
-    suffixes = (".txt",)
+    keys, suffixes = ("emotion",), WORDS
+    facts: Mapping[str, Any] = {}
     names = tuple(_EMOTIONS.split())
 
     def __init__(self) -> None:
@@ -61,9 +113,9 @@ class Emotion:
             raise MissingPackageError(f"Emotions need nrclex: {how_to_install('video')}") from error
         self._lexicon = NRCLex()
 
-    def extract(self, path: Path) -> dict[str, np.ndarray]:
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``emotion``: ten counts in the order of ``names``."""
-        self._lexicon.load_token_list(re.findall(r"[a-z']+", _text(path).lower()))
+        self._lexicon.load_token_list(re.findall(r"[a-z']+", read_words(source).lower()))
         counts = self._lexicon.raw_emotion_scores
         values = [counts.get(name, 0) for name in self.names]
         return {"emotion": np.array(values, np.float32)}
@@ -74,18 +126,20 @@ class HashedText:
     Words and word pairs of a transcript hashed into a vector: no model needed, weaker than one.
     """
 
-    suffixes = (".txt",)
+    keys, suffixes = ("text",), WORDS
 
     def __init__(self, length: int = 1024) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
 
+        self.facts = {"length": length}
         self._vectorizer = HashingVectorizer(
             n_features=length, ngram_range=(1, 2), alternate_sign=False, stop_words="english"
         )
 
-    def extract(self, path: Path) -> dict[str, np.ndarray]:
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``text``."""
-        return {"text": self._vectorizer.transform([_text(path)]).toarray()[0].astype(np.float32)}
+        hashed = self._vectorizer.transform([read_words(source)])
+        return {"text": np.asarray(hashed.toarray()[0], np.float32)}
 
 
 class LogMel:
@@ -98,38 +152,36 @@ class LogMel:
         Bands.
     stretches
         The sound is cut into so many parts of equal length.
+    rate
+        Samples a second, on which the bands depend; None: those of each file.
     """
 
-    suffixes = (".wav",)
+    keys, suffixes = ("audio",), _SOUNDS
 
-    def __init__(self, mels: int = 32, stretches: int = 8) -> None:
-        self.mels = mels
-        self.stretches = stretches
+    def __init__(self, mels: int = 32, stretches: int = 8, rate: int | None = None) -> None:
+        self.mels, self.stretches, self.rate = mels, stretches, rate
+        self.facts = {"mels": mels, "stretches": stretches, "rate": rate}
 
-    def extract(self, path: Path) -> dict[str, np.ndarray]:
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """
-        Return ``audio`` of length mels * (stretches + 1).
+        Return ``audio`` of length mels * (stretches + 1); nothing of a film without sound.
 
         Raises
         ------
         DataError
-            The file is no readable WAV, or shorter than 0.05 s.
+            The file cannot be read, or is shorter than 0.05 s.
         """
-        from scipy.io import wavfile
         from scipy.signal import stft
 
-        try:
-            rate, samples = wavfile.read(path)
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path} is no readable WAV file: {error}") from error
-        samples = np.asarray(samples, dtype=np.float64)
-        samples = samples.mean(axis=1) if samples.ndim == 2 else samples
+        rate, samples = read_sound(Path(source), self.rate)
+        if not len(samples):
+            return {}
         window = max(16, int(0.025 * rate))
         # Twice the window at least, so that no low band falls between two frequencies.
         nfft = int(2 ** (np.ceil(np.log2(window)) + 1))
         if len(samples) < window * 2:
             raise DataError(
-                f"{path} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
+                f"{source} lasts {len(samples) / rate:.3f} s; at least 0.05 s of sound are needed."
             )
         samples = samples / (np.abs(samples).max() or 1.0)
         overlap = window - int(0.01 * rate)
@@ -145,99 +197,263 @@ class LogMel:
 
 class Frames:
     """
-    Mean feature of the frames of a video by a trunk of timm.
+    Mean feature of frames by a trunk of timm: of a film evenly spread ones, of a folder all.
 
     Parameters
     ----------
-    trunk
-        A model of timm.
-    weights
-        ``pretrained`` (fetched by timm) or a local file.
-    size_px
-        Side the frames are resized to.
+    options
+        The trunk, its weights, and how many frames of a film it sees.
+    device
+        Where the trunk runs.
     """
 
-    suffixes = ("/",)  # a folder of frames
+    keys, suffixes = ("image",), (FRAMES, *FILMS)
 
     def __init__(
-        self, trunk: str = "vit_base_patch16_224", weights: str = "pretrained", size_px: int = 224
+        self, options: FrameOptions | None = None, device: torch.device | str = "cpu"
     ) -> None:
-        self.size_px = size_px
-        network = make_trunk(trunk, 3, size_px=size_px, weights=weights)
-        self._model = TrunkAndHead(network, 1, published=weights == "pretrained").eval()
+        options = options or FrameOptions()
+        trunk = make_trunk(options.trunk, 3, size_px=options.size_px, weights=options.weights)
+        self.count, self.size_px = options.count, options.size_px
+        self.facts = options.model_dump(include={"trunk", "size_px", "count"})
+        self.facts["weights"] = checksum(trunk.state_dict())
+        # Weights that stay as they are want images scaled as where they were trained.
+        self._model = TrunkAndHead(trunk, 1, published=True).eval().to(device)
 
-    def extract(self, path: Path) -> dict[str, np.ndarray]:
-        """Return ``image`` of the frames in the folder ``path``."""
-        images = Images(find_images(path), self.size_px, 3)
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
+        """Return ``image``; nothing of a film without a picture."""
+        path = Path(source)
+        if path.is_dir():
+            images = Images(find_images(path), self.size_px, 3)
+        else:
+            frames = [fit_image(frame, self.size_px, 3) for frame in read_frames(path, self.count)]
+            if not frames:
+                return {}
+            images = Images(np.stack(frames), self.size_px, 3)
         device = device_of(self._model)
         features = over_images(self._model.features, images, images.rows, device)
         return {"image": features.mean(dim=0).numpy()}
 
 
-EXTRACTORS: dict[str, Callable[[], Extractor]] = {
-    "sentiment": Sentiment,
-    "emotion": Emotion,
-    "hashed_text": HashedText,
-    "log_mel": LogMel,
-    "frames": Frames,
+class _Encoder:
+    """A network that Transformers knows, from a folder with its settings and safetensors."""
+
+    def __init__(self, setting: str, folder: Path | None, device: torch.device | str) -> None:
+        try:
+            import transformers
+        except ImportError as error:
+            raise MissingPackageError(
+                f"{setting} needs transformers: {how_to_install('encoders')}"
+            ) from error
+        if folder is None or not (folder / "config.json").is_file():
+            raise ModelError(
+                f"{setting} needs a folder with config.json and model.safetensors of a network of "
+                f"Transformers; {'none is given' if folder is None else f'{folder} has none'}."
+            )
+        offline = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            network = transformers.AutoModel.from_pretrained(
+                folder, use_safetensors=True, **offline
+            )
+            self._prepare: Any = self._preparation(transformers).from_pretrained(folder, **offline)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            raise ModelError(
+                f"{folder} holds no network that {setting} can use: {str(error).splitlines()[0]}"
+            ) from error
+        encoder = network.get_encoder() if network.config.is_encoder_decoder else network
+        self.facts = {"kind": network.config.model_type, "weights": checksum(encoder.state_dict())}
+        self._network: Any = encoder.eval().to(device)
+        self._device = device
+
+    def _preparation(self, transformers: Any) -> Any:
+        raise NotImplementedError
+
+    def _states(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Return (windows, steps, length)."""
+        with torch.no_grad():
+            given = {name: value.to(self._device) for name, value in inputs.items()}
+            states: Tensor = self._network(**given).last_hidden_state
+        return states.float().cpu()
+
+
+class TextEncoder(_Encoder):
+    """Mean state of the words of a transcript in a language model, such as BERT."""
+
+    keys, suffixes = ("text",), WORDS
+
+    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
+        super().__init__("text_encoder", folder, device)
+
+    def _preparation(self, transformers: Any) -> Any:
+        return transformers.AutoTokenizer
+
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
+        """Return ``text``; a long one is read window by window."""
+        longest = min(self._prepare.model_max_length, 512)
+        options = {"truncation": True, "max_length": longest, "return_overflowing_tokens": True}
+        tokens = self._prepare(
+            [read_words(source)], padding=True, return_tensors="pt", stride=0, **options
+        )
+        tokens.pop("overflow_to_sample_mapping", None)
+        states, seen = self._states(tokens), tokens["attention_mask"].bool()
+        return {"text": states[seen].mean(dim=0).numpy()} if seen.any() else {}
+
+
+class SoundEncoder(_Encoder):
+    """Mean state of the sound in a network of sound, such as wav2vec 2.0 or AST."""
+
+    keys, suffixes = ("audio",), _SOUNDS
+
+    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
+        super().__init__("sound_encoder", folder, device)
+
+    def _preparation(self, transformers: Any) -> Any:
+        return transformers.AutoFeatureExtractor
+
+    def extract(self, source: Path | str) -> dict[str, np.ndarray]:
+        """Return ``audio``, a mean over windows of ten seconds; nothing of a film without sound."""
+        rate, samples = read_sound(Path(source), self._prepare.sampling_rate)
+        if len(samples) < rate // 20:
+            return {}
+        windows = np.array_split(samples, max(1, round(len(samples) / (rate * _WINDOW_S))))
+        means = [
+            self._states(self._prepare(window, sampling_rate=rate, return_tensors="pt"))
+            .mean(dim=(0, 1))
+            .numpy()
+            for window in windows
+        ]
+        return {"audio": np.asarray(np.mean(means, axis=0), np.float32)}
+
+
+EXTRACTORS: dict[str, Callable[[ImplihateConfig], Extractor]] = {
+    "sentiment": lambda config: Sentiment(),
+    "emotion": lambda config: Emotion(),
+    "hashed_text": lambda config: HashedText(),
+    "text_encoder": lambda config: TextEncoder(config.text_encoder, device_of_config(config)),
+    "log_mel": lambda config: LogMel(rate=_RATE),
+    "sound_encoder": lambda config: SoundEncoder(config.sound_encoder, device_of_config(config)),
+    "frames": lambda config: Frames(config.frames, device_of_config(config)),
 }
 
 
-def make_extractors(names: Sequence[str]) -> list[Extractor]:
+def make_extractors(names: Sequence[str], config: ImplihateConfig) -> dict[str, Extractor]:
     """
     Make extractors by name.
 
     Raises
     ------
     ConfigError
-        A name is unknown.
+        A name is unknown, or two make the same feature.
     ModelError, MissingPackageError
         An extractor lacks its weights or its package.
     """
     unknown = [name for name in names if name not in EXTRACTORS]
     if unknown:
         raise ConfigError(f"extract names {unknown[0]!r}; known are {', '.join(EXTRACTORS)}.")
-    return [EXTRACTORS[name]() for name in names]
+    made: dict[str, Extractor] = {}
+    for name in dict.fromkeys(names):
+        extractor = EXTRACTORS[name](config)
+        for rival, other in made.items():
+            if set(other.keys) & set(extractor.keys):
+                kind = extractor.keys[0]
+                raise ConfigError(f"{rival} and {name} both make {kind} features; name one.")
+        made[name] = extractor
+    return made
 
 
-def extract_all(media: Path, folder: Path, extractors: Sequence[Extractor]) -> int:
+def extract(
+    video: Video, extractors: Mapping[str, Extractor]
+) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
     """
-    Extract the features of every video below ``media`` that has none yet.
-
-    Parameters
-    ----------
-    media
-        Files named by video: ``VIDEO.txt``, ``VIDEO.wav``, and a folder ``VIDEO/`` of frames;
-        anywhere below.
-    folder
-        Receives ``VIDEO.npz``.
-    extractors
-        Applied to the files whose endings they name.
+    Extract the features of one video.
 
     Returns
     -------
-    int
-        Number of videos extracted now.
+    found, applied, failed
+        Vectors by key; the facts of the extractors that had a file to read; why one could not, by
+        its name.
+    """
+    found: dict[str, np.ndarray] = {}
+    applied, failed = {}, {}
+    for name, extractor in extractors.items():
+        source = video.first(extractor.suffixes)
+        if source is None:
+            continue
+        try:
+            found |= extractor.extract(source)
+        except DataError as error:
+            failed[name] = str(error)
+        else:
+            applied[name] = dict(extractor.facts)
+    return found, applied, failed
+
+
+def extract_all(
+    videos: Sequence[Video],
+    folder: Path,
+    extractors: Mapping[str, Extractor],
+    progress: Progress = silent,
+) -> dict[str, int]:
+    """
+    Extract into ``folder`` what is not there yet: of new videos everything, of others what new
+    extractors make. Features that came from elsewhere stay as they are.
+
+    Parameters
+    ----------
+    videos
+        Their media.
+    folder
+        Receives ``VIDEO.npz``.
+    extractors
+        By name, each applied to the first file of a kind it reads.
+
+    Returns
+    -------
+    dict
+        Videos ``found``, ``extracted`` now, and ``unreadable`` at least in part, which the log
+        names; they are tried again next time.
 
     Raises
     ------
-    MissingFileError
-        There is no such folder.
+    DataError
+        The folder holds features of the same extractor with other settings or weights, or no video
+        can be read.
     """
-    work: dict[str, list[tuple[Extractor, Path]]] = {}
-    for path in sorted(existing_folder(media).rglob("*")):
-        suffix = "/" if path.is_dir() else path.suffix.lower()
-        for extractor in extractors:
-            if suffix in extractor.suffixes:
-                work.setdefault(path.stem, []).append((extractor, path))
-    todo = [video for video in work if not (folder / f"{video}.npz").is_file()]
-    for video in todo:
-        found: dict[str, np.ndarray] = {}
-        for extractor, path in work[video]:
-            found |= extractor.extract(path)
-        with atomic_path(folder / f"{video}.npz") as temporary:
-            np.savez(temporary, **found)  # type: ignore[arg-type]
-    return len(todo)
+    folder.mkdir(parents=True, exist_ok=True)
+    unreadable: dict[str, str] = {}
+    extracted = 0
+    for number, video in enumerate(videos):
+        path = folder / f"{video.name}.npz"
+        held = read_arrays(path) if path.is_file() else {}
+        applied = read_applied(held)
+        for name in applied.keys() & extractors.keys():
+            check_same(name, applied[name], extractors[name].facts, f"{path} was extracted")
+        todo = {
+            name: extractor
+            for name, extractor in extractors.items()
+            if name not in applied and not held.keys() & set(extractor.keys)
+        }
+        found, new, failed = extract(video, todo)
+        if failed:
+            unreadable[video.name] = next(iter(failed.values()))
+        if new:
+            held |= found | {APPLIED: np.array(json.dumps(applied | new))}
+            with atomic_path(path) as temporary:
+                np.savez(temporary, **held)  # type: ignore[arg-type]
+            extracted += 1
+        progress("extracting", number + 1, len(videos))
+    if unreadable:
+        video_id, reason = next(iter(unreadable.items()))
+        if len(unreadable) == len(videos):
+            raise DataError(f"None of the {len(videos)} videos can be read. The first: {reason}")
+        logger.warning(
+            "of %d of %d videos something cannot be read, such as %s: %s",
+            len(unreadable),
+            len(videos),
+            video_id,
+            reason,
+        )
+    return {"found": len(videos), "extracted": extracted, "unreadable": len(unreadable)}
 
 
 def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
@@ -251,10 +467,3 @@ def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:
     rising = (frequency - corner[:-2, None]) / (corner[1:-1] - corner[:-2])[:, None]
     falling = (corner[2:, None] - frequency) / (corner[2:] - corner[1:-1])[:, None]
     return np.clip(np.minimum(rising, falling), 0, None)
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (UnicodeDecodeError, OSError) as error:
-        raise DataError(f"{path} is no UTF-8 text: {error}") from error

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,9 +15,13 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import read_columns
+from butterfly_sdm.plugins.collection import read_collection, read_columns
 from butterfly_sdm.plugins.images import read_arrays
+from butterfly_sdm.plugins.implihate.media import FILMS, video_name
 
+logger = logging.getLogger("butterfly_sdm.plugins")
+
+APPLIED = "extractors"  # member of a feature file: what made it
 MODALITIES = ("image", "text", "audio")
 KEYS = (*MODALITIES, "caption", "emotion", "sentiment")
 
@@ -32,11 +39,14 @@ class Features:
         Modality: (n, length) float32, zeros where missing.
     present
         Modality: (n,) whether the video has it.
+    extractors
+        What made the features, as far as it was noted: facts by the name of the extractor.
     """
 
     videos: tuple[str, ...]
     values: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
+    extractors: dict[str, Any] = field(default_factory=dict)
 
     @property
     def lengths(self) -> dict[str, int]:
@@ -59,10 +69,19 @@ class Features:
                 f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. "
                 "Compare the names."
             )
+        lacking = [video for video, row in zip(videos, rows, strict=True) if row < 0]
+        if lacking:
+            logger.warning(
+                "%d of %d labelled videos have no features, such as %s; they are kept with every "
+                "modality missing.",
+                len(lacking),
+                len(videos),
+                lacking[0],
+            )
         # An unknown video has the place -1, that of a row of zeros put behind all others.
         values = {key: np.pad(value, ((0, 1), (0, 0)))[rows] for key, value in self.values.items()}
         present = {key: np.pad(value, (0, 1))[rows] for key, value in self.present.items()}
-        return Features(tuple(videos), values, present)
+        return replace(self, videos=tuple(videos), values=values, present=present)
 
     def batch(
         self, rows: np.ndarray, without: str | None = None, device: torch.device | str = "cpu"
@@ -98,7 +117,7 @@ class Features:
             for key, length in lengths.items()
         }
         present = {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
-        return Features(self.videos, values, present)
+        return replace(self, values=values, present=present)
 
 
 def read_features(path: Path) -> Features:
@@ -121,25 +140,27 @@ def read_features(path: Path) -> Features:
     if not path.exists():
         raise MissingFileError(f"There are no features at {path}.")
     if path.is_dir():
-        return _stack({file.stem: _load(file) for file in sorted(path.glob("*.npz"))}, path)
+        found = {file.stem: read_arrays(file) for file in sorted(path.glob("*.npz"))}
+        return stack_features(found, path, _agreed(found))
     if path.suffix == ".npz":
-        stacked = _load(path)
+        stacked = read_arrays(path)
         if "video_id" not in stacked:  # a single video
-            return _stack({path.stem: stacked}, path)
+            return stack_features({path.stem: stacked}, path, read_applied(stacked))
         videos = [str(video) for video in stacked.pop("video_id")]
+        stacked = {key: stacked[key] for key in KEYS if key in stacked}
         wrong = [key for key, value in stacked.items() if len(value) != len(videos)]
         if wrong:
             raise DataError(
                 f"{path} holds {len(videos)} videos, but {len(stacked[wrong[0]])} rows of "
                 f"{wrong[0]}."
             )
-        return _stack(_by_video(videos, stacked), path)
+        return stack_features(_by_video(videos, stacked), path)
     table = read_columns(path, ("video_id",), {"video_id": str})
     columns = {
         key: [name for name in table.columns if str(name).rpartition("_")[0] == key] for key in KEYS
     }
     arrays = {key: table[names].to_numpy(np.float32) for key, names in columns.items() if names}
-    return _stack(_by_video(table["video_id"].astype(str).tolist(), arrays), path)
+    return stack_features(_by_video(table["video_id"].astype(str).tolist(), arrays), path)
 
 
 def _by_video(
@@ -151,17 +172,69 @@ def _by_video(
     }
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    known = (*KEYS, "video_id")
-    return {name: value for name, value in read_arrays(path).items() if name in known}
+def _agreed(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
+    """Return what made the features of a folder; the same extractor for all videos."""
+    agreed: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    for video, held in found.items():
+        for name, facts in read_applied(held).items():
+            lead = f"The features of {first.setdefault(name, video)} and {video} were extracted"
+            check_same(name, agreed.setdefault(name, facts), facts, lead)
+    return agreed
 
 
-def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features:
+def read_applied(held: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the facts of the extractors that made the arrays of a feature file, by name."""
+    return dict(json.loads(str(held[APPLIED]))) if APPLIED in held else {}
+
+
+def check_same(name: str, before: Any, now: Mapping[str, Any], lead: str) -> None:
+    """
+    Refuse an extractor that is not the one that made earlier features.
+
+    Raises
+    ------
+    DataError
+        Says in what they differ; begins with ``lead``.
+    """
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if changed:
+        told = ", ".join(f"{key} {before.get(key)}, not {now.get(key)}" for key in changed)
+        raise DataError(
+            f"{lead} by {name} with {told}. Use the same, or give features another folder and "
+            "train again."
+        )
+
+
+def stack_features(
+    rows: Mapping[str, Mapping[str, np.ndarray]],
+    path: Path,
+    extractors: Mapping[str, Any] | None = None,
+) -> Features:
+    """
+    Put the arrays of videos into one table.
+
+    Parameters
+    ----------
+    rows
+        Video: arrays by key, vectors or frames (frames, length), which are averaged.
+    path
+        Where they come from, for messages.
+    extractors
+        What made them.
+
+    Raises
+    ------
+    DataError
+        There is none, or they differ in length.
+    """
     lengths: dict[str, int] = {}
     pooled: dict[str, dict[str, np.ndarray]] = {}
     for video, row in rows.items():
         pooled[video] = {}
         for key, value in row.items():
+            if key not in KEYS:
+                continue
             frames = np.atleast_1d(np.asarray(value, dtype=np.float32))
             if not frames.size or not np.isfinite(frames).all():
                 continue  # an empty or unusable vector is a missing one
@@ -181,17 +254,20 @@ def _stack(rows: Mapping[str, Mapping[str, np.ndarray]], path: Path) -> Features
         for key in ordered
     }
     present = {key: np.array([key in pooled[video] for video in videos]) for key in ordered}
-    return Features(videos, values, present)
+    return Features(videos, values, present, dict(extractors or {}))
 
 
 def read_labels(path: Path) -> pd.DataFrame:
     """
-    Read ``labels.csv`` with ``video_id``, ``label`` and optionally ``split``, or the root of
-    HateMM.
+    Read the labels of videos.
 
-    HateMM's root holds the folders ``hate_videos`` and ``non_hate_videos`` and an annotation table
-    with ``video_file_name`` and ``label``; the annotation gives the label, or without it the
-    folder.
+    Parameters
+    ----------
+    path
+        A table of ``video_id`` (or ``path``, or a file's name as ``video_id``), ``label`` and
+        optionally ``split`` and ``group``; the root of HateMM, with an annotation table of
+        ``video_file_name`` and ``label``; or a folder whose folders are labels and hold the videos,
+        as HateMM's ``hate_videos`` and ``non_hate_videos``.
 
     Raises
     ------
@@ -199,7 +275,21 @@ def read_labels(path: Path) -> pd.DataFrame:
         There are no labels, or a column is missing, or a video stands twice.
     """
     path = Path(path)
-    table = _hatemm(path) if path.is_dir() else read_columns(path, ("video_id", "label"))
+    annotations = sorted(path.glob("*annotation*.csv"))
+    if path.is_dir() and not annotations:
+        table = read_collection(path, ("label",), endings=FILMS)
+        table["label"] = table["label"].str.removesuffix("_videos")
+        table = table.rename(columns={"path": "video_id"})
+    elif annotations:
+        table = read_columns(annotations[0], ("video_file_name", "label"))
+        label = table["label"].str.strip().str.lower().str.replace(r"[ -]", "_", regex=True)
+        table = pd.DataFrame({"video_id": table["video_file_name"], "label": label})
+    else:
+        table = read_columns(path, ("label",))
+        if "video_id" not in table.columns:
+            table = read_columns(path, ("path" if "path" in table.columns else "video_id",))
+            table = table.assign(video_id=[Path(str(name)).stem for name in table["path"]])
+    table["video_id"] = [video_name(name) for name in table["video_id"]]
     twice = table["video_id"][table["video_id"].duplicated()]
     if len(twice):
         raise DataError(f"{path} labels the video {twice.iloc[0]} twice.")
@@ -207,21 +297,3 @@ def read_labels(path: Path) -> pd.DataFrame:
     if len(without):
         raise DataError(f"{path} has no label for the video {without.iloc[0]}.")
     return table.reset_index(drop=True)
-
-
-def _hatemm(root: Path) -> pd.DataFrame:
-    annotations = sorted(root.glob("*annotation*.csv"))
-    if annotations:
-        table = read_columns(annotations[0], ("video_file_name", "label"))
-        label = table["label"].str.strip().str.lower().str.replace(r"[ -]", "_", regex=True)
-        videos = [Path(name).stem for name in table["video_file_name"]]
-        return pd.DataFrame({"video_id": videos, "label": label})
-    folders = {"hate": root / "hate_videos", "non_hate": root / "non_hate_videos"}
-    if not all(folder.is_dir() for folder in folders.values()):
-        raise MissingFileError(
-            f"{root} holds neither an annotation table nor hate_videos and non_hate_videos."
-        )
-    files = [
-        (file.stem, name) for name, folder in folders.items() for file in sorted(folder.iterdir())
-    ]
-    return pd.DataFrame(files, columns=["video_id", "label"])

@@ -3,8 +3,9 @@
 .. [1] ImpliHateVid. ACL 2025, arXiv 2508.06570.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import (
@@ -25,20 +26,28 @@ from butterfly_sdm.plugins.classifier_scores import (
     interval_metrics,
     prediction_table,
 )
-from butterfly_sdm.plugins.collection import class_numbers, with_split
+from butterfly_sdm.plugins.collection import blanked, class_numbers, with_split
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
-from butterfly_sdm.plugins.implihate.extractors import extract_all, make_extractors
+from butterfly_sdm.plugins.implihate.extractors import extract, extract_all, make_extractors
 from butterfly_sdm.plugins.implihate.features import (
     MODALITIES,
     Features,
+    check_same,
     read_features,
     read_labels,
+    stack_features,
 )
+from butterfly_sdm.plugins.implihate.media import find_videos, is_media
 from butterfly_sdm.plugins.implihate.network import VideoNet
 from butterfly_sdm.plugins.implihate.options import ImplihateConfig
 from butterfly_sdm.plugins.networks import device_of
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
+from butterfly_sdm.progress import Progress, silent
+
+logger = logging.getLogger("butterfly_sdm.plugins")
+
+_RANGE_FLOOR = 1e-8  # as in the authors' code
 
 
 @dataclass(frozen=True)
@@ -62,14 +71,14 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
     """
 
     config = ImplihateConfig
+    keeps = ("frames.weights", "text_encoder", "sound_encoder")
 
     def load(self, config: ImplihateConfig) -> VideoData:
-        """Read labels and features, extracting those that are missing if media are given."""
+        """Read labels and features."""
         table = read_labels(config.labels)
-        if config.media is not None:
-            extract_all(config.media, config.features, make_extractors(config.extract))
         features = _used(read_features(config.features), config)
-        table = with_split(table, config.fractions, config.seed, group="video_id", label="label")
+        group = "group" if "group" in table.columns else "video_id"
+        table = with_split(table, config.fractions, config.seed, group=group, label="label")
         classes, label = class_numbers(table["label"])
         if len(classes) < 2:
             raise DataError(
@@ -80,7 +89,25 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         if lacking:
             raise DataError(f"The training part has no video of class {classes[min(lacking)]!r}.")
         used = features.of(table["video_id"].astype(str).tolist())
-        return VideoData(used, label, split, {"classes": classes, "lengths": used.lengths})
+        facts: dict[str, Any] = {"classes": classes, "lengths": used.lengths}
+        if used.extractors:
+            facts["extractors"] = used.extractors
+        return VideoData(used, label, split, facts)
+
+    def extract(
+        self, config: ImplihateConfig, progress: Progress = silent
+    ) -> dict[str, object] | None:
+        """Extract the features that are missing, if media are given."""
+        if config.media is None:
+            return None
+        extractors = make_extractors(config.extract, config)
+        if not extractors:
+            raise ConfigError(
+                "media are given, but extract names nothing to make of them, such as "
+                "extract: [frames, log_mel, hashed_text]."
+            )
+        counts = extract_all(find_videos(config.media), config.features, extractors, progress)
+        return {"features": config.features, **counts}
 
     def build(self, config: ImplihateConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make the network for the modalities of the data."""
@@ -113,9 +140,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             raise TypeError("the network is not a VideoNet")
         batches = partial(_batches, config, data, rows)
         adamw = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
-        slow = partial(adamw, lr=config.learning_rate)
         fast = partial(adamw, lr=config.classifier_learning_rate)
-        temperature, released = config.temperature, config.loss == "released"
 
         def standardise(model: VideoNet) -> None:
             train = data.features.batch(rows)
@@ -129,15 +154,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         def classify(model: VideoNet, batch: Batch) -> Tensor:
             return nn.functional.cross_entropy(model(batch), batch["label"])
 
-        chosen: list[Stage] = []
-        if config.contrastive != "none":
-            loss = partial(joint_loss, temperature=temperature, released=released)
-            trains = ("encoders", "joint", "side")
-            joint = Stage("joint", batches, loss, slow, config.epochs, trains, start=standardise)
-            chosen.append(joint)
-        if config.contrastive == "two_stages" and model.pairs:
-            loss = partial(cross_loss, temperature=temperature, released=released)
-            chosen.append(Stage("cross", batches, loss, slow, config.epochs, ("cross",)))
+        chosen = _contrastive_stages(config, model, batches, standardise)
         moved: tuple[str, ...] = ("classifier",)
         if config.tune or not chosen:
             moved = ("encoders", *(["cross"] if model.pairs else []), "classifier")
@@ -172,36 +189,120 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
             "modalities": adds.reset_index(),
         }
         if config.folds >= 2:
-            tables["folds"] = self._folds(config, data)
+            tables["folds"] = self._folds(config, data, run)
             for key in ("macro_f1", "auc"):
                 metrics |= interval_metrics(f"folds_{key}", tables["folds"][key].tolist())
         return Report(metrics, tables)
 
-    def _folds(self, config: ImplihateConfig, data: VideoData) -> pd.DataFrame:
-        found = []
+    def _folds(self, config: ImplihateConfig, data: VideoData, run: PluginRun) -> pd.DataFrame:
         folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
-        for number, (inside, outside) in enumerate(folds.split(data.label, data.label)):
-            part = f"fold {number}"
+        divisions = list(folds.split(data.label, data.label))
+
+        def scores(number: int) -> dict[str, float]:
+            (inside, outside), part = divisions[number], f"fold {number}"
             model = cast(VideoNet, self.network(config, data.facts, part))
             stages = self.stages_of(config, data, model, inside, np.array([], dtype=int))
             train_stages(model, stages, config, part=part)
             probability = _probability(model, data.features, outside)
-            scores = classification_scores(data.label[outside], probability)
-            found.append({"fold": number + 1} | scores)
-        return pd.DataFrame(found)
+            return classification_scores(data.label[outside], probability)
+
+        found = run.each("folds", config.folds, scores)
+        return pd.DataFrame([{"fold": number + 1} | row for number, row in enumerate(found)])
 
     def predict(self, config: ImplihateConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """
-        Return the probability of every class for the videos of new feature files; modalities may be
-        missing.
+        Return the probability of every class for new videos, or the files of their features;
+        modalities may be missing.
         """
-        features = read_features(inputs).shaped(run.facts["lengths"])
+        features, unreadable = self._new(config, run, inputs)
+        features = features.shaped(run.facts["lengths"])
         probability = _probability(run.model(), features, np.arange(len(features.videos)))
-        return prediction_table(features.videos, probability, run.facts["classes"], "video_id")
+        classes = run.facts["classes"]
+        table = prediction_table(features.videos, probability, classes, "video_id")
+        return blanked(table, unreadable, "videos")
+
+    def _new(
+        self, config: ImplihateConfig, run: PluginRun, inputs: Path
+    ) -> tuple[Features, dict[int, str]]:
+        """Return features of new videos by the extractors of the run; why rows have none."""
+        recorded: dict[str, Any] = run.facts.get("extractors", {})
+        if not is_media(inputs):
+            features = read_features(inputs)
+            for name in features.extractors.keys() & recorded.keys():
+                facts = features.extractors[name]
+                check_same(name, recorded[name], facts, f"{run.folder} was trained on features")
+            return features, {}
+        if not recorded:
+            raise DataError(
+                f"{run.folder} was trained on features that were not extracted here; give those of "
+                "new videos, made in the same way."
+            )
+        extractors = make_extractors(list(recorded), config)
+        for name, extractor in extractors.items():
+            lead = f"{run.folder} was trained on features made"
+            check_same(name, recorded[name], extractor.facts, lead)
+        rows, unreadable = {}, {}
+        for number, video in enumerate(find_videos(inputs)):
+            rows[video.name], _, failed = extract(video, extractors)
+            if not rows[video.name].keys() & run.facts["lengths"].keys() & set(MODALITIES):
+                reason = f"{video.name} holds nothing that {', '.join(extractors)} read."
+                unreadable[number] = next(iter(failed.values()), reason)
+            elif failed:
+                logger.warning("something of %s is left out: %s", video.name, failed)
+        if len(unreadable) == len(rows):
+            first = unreadable[0]
+            raise DataError(f"None of the {len(rows)} videos can be read. The first: {first}")
+        return stack_features(rows, inputs, recorded), unreadable
+
+
+def _contrastive_stages(
+    config: ImplihateConfig,
+    model: VideoNet,
+    batches: Callable[[Any, np.random.Generator], Iterable[Batch]],
+    standardise: Callable[[Any], None],
+) -> list[Stage]:
+    """Return the stages before the classifier; the first sets the statistics of the inputs."""
+    adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
+    settings = {"temperature": config.temperature, "released": config.loss == "released"}
+    chosen: list[Stage] = []
+
+    def add(name: str, loss: Callable[..., Tensor], *trains: str, **others: Any) -> None:
+        with_settings = partial(loss, **settings)
+        others["collapsed"] = partial(with_settings, _Collapsed(model))
+        chosen.append(Stage(name, batches, with_settings, adamw, config.epochs, trains, **others))
+
+    if config.contrastive != "none":
+        add("joint", joint_loss, "encoders", "joint", "side", start=standardise)
+    if config.contrastive == "two_stages" and model.pairs:
+        add("cross", cross_loss, "cross")
+    return chosen
+
+
+class _Collapsed:
+    """A network whose embeddings are all the same: what a loss is before anything is learned."""
+
+    def __init__(self, model: VideoNet) -> None:
+        self.side, self.modalities, self.cross = model.side, model.modalities, model.cross
+
+    def encode(self, batch: Batch) -> dict[str, Tensor]:
+        """Return nothing but how many there are, and where."""
+        return {"": torch.zeros_like(batch["label"], dtype=torch.float32)[:, None]}
+
+    def joint_embedding(self, encoded: Mapping[str, Tensor]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def side_embedding(self, encoded: Mapping[str, Tensor], key: str) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
+
+    def cross_embedding(self, encoded: Mapping[str, Tensor], pair: tuple[str, str]) -> Tensor:
+        """Return (n, 1) equal embeddings."""
+        return encoded[""]
 
 
 def joint_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption
@@ -217,7 +318,7 @@ def joint_loss(
 
 
 def cross_loss(
-    model: VideoNet, batch: Batch, *, temperature: float, released: bool = False
+    model: VideoNet | _Collapsed, batch: Batch, *, temperature: float, released: bool = False
 ) -> Tensor:
     """
     Return the loss of stage 2: rows of one modality against columns of another, both ways, over all
@@ -246,11 +347,12 @@ def _contrast(
 ) -> Tensor:
     exclude = None
     if released:
-        with torch.no_grad():
-            similarity = z @ (z if references is None else references).T
-            # Rescaling similarities to [0, 1] shifts both logarithms alike: what stays is another
-            # temperature.
-            temperature = temperature * max(float(similarity.max() - similarity.min()), 1e-6)
+        # Rescaling similarities to [0, 1] over the batch shifts both logarithms alike. What stays
+        # is a division by their range, which has a gradient of its own.
+        similarity = z @ (z if references is None else references).T
+        root = (similarity.max() - similarity.min() + _RANGE_FLOOR).sqrt()
+        references = None if references is None else references / root
+        z = z / root
         exclude = torch.zeros_like(weights, dtype=torch.bool)  # a sample is its own positive
     criterion = ContrastiveLoss(
         temperature, denominator="negatives", positives="inside", without_positives="zero"
@@ -295,10 +397,10 @@ def _used(features: Features, config: ImplihateConfig) -> Features:
             f"The features have {', '.join(features.values)}; none of the modalities "
             f"{', '.join(config.modalities)}."
         )
-    return Features(
-        features.videos,
-        {key: features.values[key] for key in chosen},
-        {key: features.present[key] for key in chosen},
+    return replace(
+        features,
+        values={key: features.values[key] for key in chosen},
+        present={key: features.present[key] for key in chosen},
     )
 
 

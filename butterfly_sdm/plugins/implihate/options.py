@@ -4,17 +4,47 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import Fraction, InputPath
+from butterfly_sdm.core.settings import FileOrName, Fraction, InputPath, Section, empty
 from butterfly_sdm.plugins.options import PluginConfig
+
+
+class FrameOptions(Section):
+    """How frames become a vector."""
+
+    trunk: str = Field("vit_base_patch16_224", description="a model of timm")
+    weights: FileOrName = Field("pretrained", description="a local file; pretrained: fetched")
+    size_px: int = Field(224, ge=8, description="side the frames are resized to")
+    count: int = Field(16, ge=1, description="frames of a film, evenly spread")
 
 
 class ImplihateConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
-    features: InputPath = Field(description="folder of VIDEO.npz, one stacked .npz, or a table")
-    labels: InputPath = Field(description="csv of video_id, label[, split]; or the root of HateMM")
-    media: InputPath | None = Field(None, description="text, sound, frames to extract from")
-    extract: tuple[str, ...] = Field((), description="sentiment emotion hashed_text log_mel frames")
+    features: InputPath = Field(
+        description="folder of VIDEO.npz, which extract fills; or one stacked .npz, or a table"
+    )
+    labels: InputPath = Field(
+        description="table of video_id (or path), label[, split]; or folders CLASS/VIDEO, HateMM's"
+    )
+    media: InputPath | None = Field(
+        None, description="videos to extract from: a folder, or a table of path[, transcript]"
+    )
+    extract: tuple[str, ...] = Field(
+        (),
+        description="any of frames, hashed_text or text_encoder, log_mel or sound_encoder, "
+        "sentiment, emotion",
+    )
+    frames: FrameOptions = Field(
+        FrameOptions(),
+        description="the encoder of frames",
+        exclude_if=lambda value: value == FrameOptions(),  # keeps the key of older settings
+    )
+    text_encoder: InputPath | None = Field(
+        None, description="folder of a language model of Transformers", exclude_if=empty
+    )
+    sound_encoder: InputPath | None = Field(
+        None, description="folder of a sound model of Transformers", exclude_if=empty
+    )
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     folds: int = Field(0, ge=0, description="also train and score so many, of all labelled videos")
     modalities: tuple[Literal["image", "text", "audio"], ...] = Field(

@@ -6,13 +6,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_table
+from butterfly_sdm.plugins import collection
+from butterfly_sdm.plugins.collection import existing_folder, npz_table
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
+from butterfly_sdm.plugins.options import new_setting
+from butterfly_sdm.plugins.stages import seed_of
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
@@ -44,6 +48,9 @@ class CollectionConfig(Section):
     path: InputPath = Field(description="the table, or the root folder")
     images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
     cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
+    cap_draw: Literal["first", "random"] = new_setting(
+        "first", "radimagenet: which, by name or drawn, always the same; the paper drew"
+    )
     spellings: dict[str, str] = Field({}, description="dicom: what a tag says: our name of it")
     require_all: bool = Field(
         True, description="dicom: leave out files without modality or body part"
@@ -72,14 +79,15 @@ def read_collection(
         ``split``; number of files left out by reason.
     """
     if options.layout == "radimagenet":
-        return radimagenet(options.path, options.cap), {}
+        drawn = options.cap_draw == "random"
+        return radimagenet(options.path, options.cap, drawn=drawn), {}
     if options.layout == "dicom":
         return dicom_folder(options.path, options.spellings, require_all=options.require_all)
     if options.layout == "mrnet":
         return mrnet(options.path, options.plane, options.finding), {}
     if options.layout == "medmnist":
         return medmnist(options.path), {}
-    return read_table(options.path, attributes, options.images), {}
+    return collection.read_collection(options.path, attributes, root=options.images), {}
 
 
 # Modality and body region of the two-dimensional sets, as their publication names them.
@@ -133,7 +141,7 @@ def medmnist(place: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
+def radimagenet(root: Path, cap: int | None, *, drawn: bool = False) -> pd.DataFrame:
     """
     Read the folders ``<root>/{CT,MR,US}/<region>/<class>/*.png`` of RadImageNet.
 
@@ -142,7 +150,10 @@ def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
     root
         Of the data set.
     cap
-        At most so many images per class, the first by name; None: all.
+        At most so many images per class; None: all.
+    drawn
+        Draw those at random, the same ones every time; else the first by name, which are of few
+        patients.
 
     Raises
     ------
@@ -153,8 +164,12 @@ def radimagenet(root: Path, cap: int | None) -> pd.DataFrame:
     for folder in sorted(existing_folder(root).glob("*/*/*")):
         if not folder.is_dir():
             continue
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)[:cap]
-        modality, region, name = folder.relative_to(root).parts
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+        modality, region, name = place = folder.relative_to(root).parts
+        if drawn:
+            order = np.random.default_rng(seed_of(*place)).permutation(len(files))[:cap]
+            files = [files[number] for number in sorted(order)]
+        files = files[:cap]
         rows += [
             {"path": str(path), "modality": modality, "anatomy": region, "class": name}
             for path in files

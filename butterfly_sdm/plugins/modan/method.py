@@ -16,10 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import FileOrName
@@ -27,6 +24,7 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
 from butterfly_sdm.plugins.classifier_scores import (
+    by_group,
     classification_scores,
     interval_metrics,
     paired_p_value,
@@ -40,6 +38,7 @@ from butterfly_sdm.plugins.collection import (
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_collection
 from butterfly_sdm.plugins.networks import (
@@ -50,10 +49,13 @@ from butterfly_sdm.plugins.networks import (
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 from butterfly_sdm.plugins.views import random_view
+
+_FIRST_RATE, _RISE_EPOCHS = 0.01, 3
+_FALLS = (0.7, 0.8, 0.9)
 
 
 class ModanConfig(PluginConfig):
@@ -79,6 +81,11 @@ class ModanConfig(PluginConfig):
     learning_rate: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
+    schedule: Literal["steps", "constant"] = new_setting(
+        "constant",
+        "of the rate. steps: as in the authors' code, a rise over three epochs, then a tenth after "
+        "70, 80 and 90 % of the epochs",
+    )
     crop: float = Field(0.2, gt=0, le=1, description="least share of the area of a view")
     flip: bool = True
     jitter: float = Field(0.4, ge=0, lt=1)
@@ -88,6 +95,11 @@ class ModanConfig(PluginConfig):
     tune_batch_size: int = Field(32, ge=2)
     folds: int = Field(5, ge=0, description="0: the split of the task")
     repeats: int = Field(10, ge=1)
+    test: Literal["folds", "means"] = new_setting(
+        "folds",
+        "what is paired and has an interval. means: as in the paper, the same folds in every "
+        "repeat, and the mean of the folds of each repeat",
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=0.5, description="of the rows of a fold, to choose the epoch; 0: the last"
     )
@@ -202,10 +214,22 @@ class Modan(Plugin[ModanConfig, ModanData]):
             weight_decay=config.weight_decay,
         )
         loss = partial(_pretraining_loss, config)
-        stages = [Stage("pretraining", batches, loss, sgd, config.epochs, ("encoder.trunk",))]
+        stages = [
+            Stage(
+                "pretraining",
+                batches,
+                loss,
+                sgd,
+                config.epochs,
+                ("encoder.trunk",),
+                rate=partial(pretraining_rate, config),
+                collapsed=partial(_collapsed, config),
+            )
+        ]
         if data.task is not None:
             split = "split" in data.task.table.columns
-            train = data.task.rows("train") if split else np.arange(len(data.task.label))
+            every = data.task.images
+            train = data.task.rows("train") if split else every.readable(every.rows)
             stages.append(_tuning(config, data.task, train, "task", start=_copy_encoder))
         return stages
 
@@ -215,15 +239,18 @@ class Modan(Plugin[ModanConfig, ModanData]):
         worth.
         """
         encoder = run.model().encoder
-        held_out = np.flatnonzero((data.table["split"] != "train").to_numpy())
+        held_out = np.setdiff1d(data.images.rows, data.listed("train"))
+        held_out = data.images.readable(held_out)
         z = unit(over_images(encoder.features, data.images, held_out, run.device))
         metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
         tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
         if data.task is not None:
-            folds, tables["predictions"] = self._folds(config, data.task, run.facts, encoder)
+            folds, tables["predictions"] = self._folds(config, data.task, run, encoder)
             tables["folds"] = folds
-            for kind in ("fine_tuned", "probe", "scratch"):
-                if kind in folds:
+            if config.test == "means":
+                folds = folds.groupby("repeat").mean()
+            for kind in ("fine_tuned", "fine_tuned_patient", "probe", "scratch"):
+                if kind in folds and folds[kind].notna().all():
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
             if config.scratch:
                 metrics["p_fine_tuned_against_scratch"] = paired_p_value(
@@ -232,29 +259,40 @@ class Modan(Plugin[ModanConfig, ModanData]):
         return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
 
     def _folds(
-        self, config: ModanConfig, task: Task, facts: dict[str, Any], encoder: TrunkAndHead
+        self, config: ModanConfig, task: Task, run: PluginRun, encoder: TrunkAndHead
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        found, predicted = [], []
-        for repeat, fold, train, test in _divisions(config, task):
-            network = self.network(config, facts, f"fold {repeat} {fold}")
+        divisions = list(_divisions(config, task))
+
+        def make(number: int) -> dict[str, Any]:
+            repeat, fold, train, test = divisions[number]
+            network = self.network(config, run.facts, f"fold {repeat} {fold}")
             fresh = cast(ModanNet, network).task
             if fresh is None:
                 raise DataError(
                     "The run was trained without labels; give the task and train again."
                 )
-            start = {"fine_tuned": encoder, "scratch": None}
-            part = f"{repeat} {fold}"
+            part, start = f"{repeat} {fold}", {"fine_tuned": encoder, "scratch": None}
             guesses = {
                 kind: fine_tune(config, task, train, test, fresh, start[kind], part=part)
                 for kind in ("fine_tuned", *(["scratch"] if config.scratch else []))
             }
-            if repeat == 0:
-                table = prediction_table(task.names(test), guesses["fine_tuned"], facts["classes"])
-                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
-            found.append({"repeat": repeat + 1, "fold": fold + 1} | areas)
+            whole = by_group(label, guesses["fine_tuned"], task.group[test])
+            if whole is not None:
+                areas["fine_tuned_patient"] = classification_scores(*whole)["auc"]
+            shown = guesses["fine_tuned"].tolist() if repeat == 0 else []
+            return {"areas": areas, "probability": shown}
+
+        found, predicted = [], []
+        made = run.each("folds", len(divisions), make)
+        for (repeat, fold, _, test), piece in zip(divisions, made, strict=True):
+            found.append({"repeat": repeat + 1, "fold": fold + 1} | piece["areas"])
+            if repeat == 0:
+                probability = np.array(piece["probability"], dtype=np.float32)
+                table = prediction_table(task.names(test), probability, run.facts["classes"])
+                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
         return pd.DataFrame(found), pd.concat(predicted, ignore_index=True)
 
     def predict(self, config: ModanConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
@@ -267,6 +305,20 @@ class Modan(Plugin[ModanConfig, ModanData]):
         z = unit(over_images(model.encoder.features, images, images.rows, run.device)).numpy()
         table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
         return without_unreadable(table.assign(path=list(map(str, paths))), images)
+
+
+def pretraining_rate(config: ModanConfig, epoch: int) -> float:
+    """
+    Return the factor of the rate in an epoch, counted from 0.
+
+    The authors' code starts at 0.01, reaches the rate after three epochs, and takes a tenth of it
+    after 700, 800 and 900 of 1,000 epochs; other numbers of epochs keep these shares.
+    """
+    if config.schedule == "constant":
+        return 1.0
+    first = min(1.0, _FIRST_RATE / config.learning_rate)
+    rise = first + (1 - first) * min(1.0, epoch / _RISE_EPOCHS)
+    return rise * 0.1 ** sum(epoch >= share * config.epochs for share in _FALLS)
 
 
 def fine_tune(
@@ -314,11 +366,10 @@ def linear_probe(
     features = over_images(
         encoder.features, task.images, np.concatenate([train, test]), device_of(encoder)
     ).numpy()
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    probe.fit(features[: len(train)], task.label[train])
-    probability = np.zeros((len(test), int(task.label.max()) + 1))
-    probability[:, probe.classes_] = probe.predict_proba(features[len(train) :])
-    return probability
+    classes = int(task.label.max()) + 1
+    weight, bias, _ = fit_linear(features[: len(train)], task.label[train], classes)
+    logits = torch.from_numpy(features[len(train) :] @ weight.T + bias)
+    return logits.softmax(dim=1).numpy()
 
 
 def shared_cosines(z: Tensor, labels: Tensor) -> dict[str, float]:
@@ -365,11 +416,17 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
 def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Tensor:
     view = partial(random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter)
     z = unit(model.encoder.features(torch.cat([view(batch["image"]), view(batch["image"])])))
+    return cast(Tensor, ContrastiveLoss(config.temperature)(z, _attracted(config, batch)))
+
+
+def _collapsed(config: ModanConfig, batch: Batch) -> Tensor:
+    return ContrastiveLoss(config.temperature).collapsed(_attracted(config, batch))
+
+
+def _attracted(config: ModanConfig, batch: Batch) -> Tensor:
     if config.objective == "simclr":
-        weights = same_class(batch["row"].repeat(2))
-    else:
-        weights = jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
-    return cast(Tensor, ContrastiveLoss(config.temperature)(z, weights))
+        return same_class(batch["row"].repeat(2))
+    return jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
 
 
 def _tuning(
@@ -429,14 +486,17 @@ def _divisions(
             raise ConfigError(
                 "folds = 0 evaluates on the split of the task, but its table has no column split."
             )
-        part = task.table["split"].to_numpy(dtype=str)
+        train, test = task.rows("train"), task.rows("test")
         for repeat in range(config.repeats):
-            yield repeat, 0, np.flatnonzero(part == "train"), np.flatnonzero(part == "test")
+            yield repeat, 0, train, test
         return
+    rows = task.images.readable(task.images.rows)
+    label, group = task.label[rows], task.group[rows]
     for repeat in range(config.repeats):
-        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed + repeat)
-        for fold, (train, test) in enumerate(folds.split(task.label, task.label, task.group)):
-            yield repeat, fold, train, test
+        drawn = config.seed + (0 if config.test == "means" else repeat)
+        folds = StratifiedGroupKFold(config.folds, shuffle=True, random_state=drawn)
+        for fold, (train, test) in enumerate(folds.split(label, label, group)):
+            yield repeat, fold, rows[train], rows[test]
 
 
 def _copy_encoder(model: ModanNet) -> None:

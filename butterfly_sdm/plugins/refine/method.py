@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -19,20 +19,19 @@ from torch import Tensor, nn
 
 from butterfly_sdm.core.files import read_json
 from butterfly_sdm.core.settings import FileOrName, InputPath, Section, empty, load_settings
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
 from butterfly_sdm.plugins.collection import (
-    images_below,
-    read_table,
+    read_collection,
     unseen_images,
     without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
-from butterfly_sdm.plugins.images import SUFFIXES, Images, read_arrays, read_image
+from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.refine.network import (
     DefendedClassifier,
     FixedClassifier,
@@ -42,9 +41,11 @@ from butterfly_sdm.plugins.refine.network import (
     load_classifier,
 )
 from butterfly_sdm.plugins.refine.triggers import backdoor_rates, stamp_blend, stamp_patch
-from butterfly_sdm.plugins.row_batches import shuffled
+from butterfly_sdm.plugins.row_batches import paired, shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import random_view
+
+_GREY = 0.2  # share of the views without colour, in the authors' code
 
 
 class TriggerConfig(Section):
@@ -90,6 +91,9 @@ class RefineConfig(PluginConfig):
     epochs: int = Field(150, ge=1)
     batch_size: int = Field(256, ge=4)
     learning_rate: float = Field(0.01, gt=0)
+    optimizer: Literal["sgd", "adam"] = new_setting(
+        "sgd", "sgd: as in the paper; adam: without momentum and weight_decay, surer on few images"
+    )
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
     milestones: tuple[int, ...] = Field(
@@ -97,6 +101,12 @@ class RefineConfig(PluginConfig):
     )
     crop: float = Field(0.8, gt=0, le=1, description="augmentation: least share of the area")
     flip: bool = True
+    form: Literal["sound", "released"] = new_setting(
+        "sound", "released: as in the authors' code, see the page"
+    )
+    pairs: bool = new_setting(
+        False, "each image of a batch with another of its pseudo-class, for small batches"
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=0.5, description="of the clean images, to watch the agreement"
     )
@@ -166,7 +176,8 @@ class Refine(Plugin[RefineConfig, RefineData]):
         inner = load_classifier(config.model, config.weights, trust=config.trust)
         fixed = FixedClassifier(inner, config.mean, config.spread).requires_grad_(False)
         check_classifier(fixed, config.channels, config.size_px, len(config.classes))
-        unet = UNet(config.channels, config.first_channels)
+        bilinear = config.form == "released"
+        unet = UNet(config.channels, config.first_channels, bilinear=bilinear)
         return DefendedClassifier(unet, fixed, facts["permutation"])
 
     def stages(
@@ -181,7 +192,12 @@ class Refine(Plugin[RefineConfig, RefineData]):
             if not pseudo:  # the classifier never changes, nor do its answers
                 device = device_of(model)
                 pseudo.append(_decided(model.classifier, data.clean, data.clean.rows, device))
-            for chosen in shuffled(rows, config.batch_size, rng):
+            drawn = (
+                paired(rows, pseudo[0][rows].numpy(), config.batch_size, rng)
+                if config.pairs
+                else shuffled(rows, config.batch_size, rng)
+            )
+            for chosen in drawn:
                 yield {"image": data.clean.batch(chosen), "pseudo": pseudo[0][chosen]}
 
         def measure(model: DefendedClassifier) -> dict[str, float]:
@@ -190,15 +206,13 @@ class Refine(Plugin[RefineConfig, RefineData]):
         def rate(epoch: int) -> float:
             return 0.8 ** sum(epoch >= milestone for milestone in config.milestones)
 
-        sgd = partial(
-            torch.optim.SGD,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+        sgd = partial(torch.optim.SGD, momentum=config.momentum, weight_decay=config.weight_decay)
+        made = partial(
+            torch.optim.Adam if config.optimizer == "adam" else sgd, lr=config.learning_rate
         )
         loss = partial(_rewriting_loss, config)
         choose: dict[str, Any] = {"measure": measure} if len(held_out) else {}
-        return [Stage("rewriting", batches, loss, sgd, config.epochs, ("unet",), rate, **choose)]
+        return [Stage("rewriting", batches, loss, made, config.epochs, ("unet",), rate, **choose)]
 
     def evaluate(self, config: RefineConfig, data: RefineData, run: PluginRun) -> Report:
         """Compare the bare with the defended classifier on clean and on triggered images."""
@@ -277,17 +291,34 @@ def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassif
 
 
 def _rewriting_loss(config: RefineConfig, model: DefendedClassifier, batch: Batch) -> Tensor:
-    view = random_view(batch["image"], scale=(config.crop, 1.0), flip=config.flip, jitter=0.0)
+    released = config.form == "released"
+    view = random_view(
+        batch["image"],
+        scale=(config.crop, 1.0),
+        flip=config.flip,
+        jitter=0.0,
+        grey=_GREY if released else 0.0,
+    )
+    pseudo = batch["pseudo"]
+    if released:  # what the classifier says of the very view that is rewritten
+        with torch.no_grad():
+            pseudo = model.classifier(view).argmax(dim=1)
     rewritten = model.unet(view)
     q = model.remapped(rewritten)
-    wanted = nn.functional.one_hot(batch["pseudo"], q.shape[1]).float()
+    wanted = nn.functional.one_hot(pseudo, q.shape[1]).float()
     with torch.autocast(q.device.type, enabled=False):
         value = nn.functional.binary_cross_entropy(q.float().clamp(0, 1), wanted)
     if config.contrast:
-        criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-        term = criterion(unit(rewritten.flatten(1)), same_class(batch["pseudo"]))
-        value = value + config.contrast * term
+        value = value + config.contrast * _contrast(config, rewritten, pseudo)
     return value
+
+
+def _contrast(config: RefineConfig, rewritten: Tensor, pseudo: Tensor) -> Tensor:
+    z = unit(rewritten.flatten(1))
+    if config.form == "released":  # the same image again, a positive of itself
+        z, pseudo = z.repeat(2, 1), pseudo.repeat(2)
+    criterion = ContrastiveLoss(config.temperature, without_positives="zero")
+    return cast(Tensor, criterion(z, same_class(pseudo)))
 
 
 def _decided(network: nn.Module, images: Images, rows: np.ndarray, device: torch.device) -> Tensor:
@@ -301,66 +332,29 @@ def _agreeing(model: DefendedClassifier, images: Images, rows: np.ndarray) -> Te
 
 
 def _pictures(path: Path, config: RefineConfig, *, labelled: bool) -> Pictures:
-    """Read images into memory, with their labels if asked for."""
-    if not path.exists():
-        raise MissingFileError(f"There are no images at {path}.")
-    if path.suffix == ".npz":
-        return _stacked(path, config, labelled)
-    if path.is_dir():
-        paths = images_below(path)
-        labels = [file.relative_to(path).parts[0] for file in paths]
-    else:
-        table = read_table(path, ("label",) if labelled else ())
-        paths = [Path(name) for name in table["path"]]
-        labels = table["label"].astype(str).tolist() if labelled else []
-    if not paths:
-        raise DataError(f"{path} holds no image; known endings are {', '.join(SUFFIXES)}.")
-    pixels = np.stack([read_image(file, config.size_px, config.channels) for file in paths])
-    label = _class_places(labels, config, path) if labelled else np.zeros(len(paths), int)
-    return Pictures(pixels, label, paths)
+    """Read images into memory, with their labels if asked for: those of its test part if it has."""
+    table = read_collection(path, ("label",) if labelled else ())
+    if labelled and "split" in table.columns and (table["split"] == "test").any():
+        table = table[table["split"] == "test"]
+    images = Images(list(table["path"]), config.size_px, config.channels)
+    rows = images.readable(images.rows)
+    table = table.iloc[rows]
+    label = _class_places(table["label"], config, path) if labelled else np.zeros(len(table), int)
+    return Pictures(images.array(rows), label, list(table["path"]))
 
 
-def _stacked(path: Path, config: RefineConfig, labelled: bool) -> Pictures:
-    held = read_arrays(path)
-    missing = [name for name in ("image", *(["label"] if labelled else [])) if name not in held]
-    if missing:
-        raise DataError(f"{path} lacks the array {missing[0]!r}; it has {', '.join(held)}.")
-    image = held["image"]
-    if image.ndim == 3:
-        image = image[:, None]
-    elif image.shape[-1] == 3:
-        image = image.transpose(0, 3, 1, 2)
-    shape = (config.channels, config.size_px, config.size_px)
-    if image.dtype != np.uint8 or image.shape[1:] != shape:
-        raise DataError(
-            f"The images of {path} are {image.dtype} {image.shape[1:]}; uint8 of {shape} are "
-            "needed."
-        )
-    given = held["label"] if labelled else np.zeros(len(image), int)
-    if given.shape != (len(image),):
-        raise DataError(
-            f"{path} holds {len(image)} images, but labels of shape {given.shape}; one per image "
-            "is needed."
-        )
-    if given.dtype.kind not in "iu":
-        given = _class_places(given.astype(str).tolist(), config, path)
-    last = len(config.classes) - 1
-    if ((given < 0) | (given > last)).any():
-        raise DataError(
-            f"{path} has labels from {given.min()} to {given.max()}; classes are numbered from 0 "
-            f"to {last}."
-        )
-    return Pictures(image, given.astype(int), [f"{path.name}:{row}" for row in range(len(image))])
-
-
-def _class_places(labels: list[str], config: RefineConfig, path: Path) -> np.ndarray:
+def _class_places(labels: pd.Series, config: RefineConfig, path: Path) -> np.ndarray:
+    """Return class numbers of labels that are names, or, of an ``.npz``, numbers."""
     place = {name: number for number, name in enumerate(config.classes)}
-    unknown = [label for label in labels if label not in place]
+    if path.suffix == ".npz" and not set(labels) & set(place):
+        place = {str(number): number for number in range(len(config.classes))}
+    unknown = sorted(set(labels.astype(str)) - set(place))
     if unknown:
         raise DataError(
-            f"{path} has the label {unknown[0]!r}; the classes are {', '.join(config.classes)}."
+            f"{path} has the label {unknown[0]!r}; the classes are {', '.join(config.classes)}, "
+            "or in an npz their numbers from 0."
         )
-    return np.array([place[label] for label in labels])
+    return np.array([place[label] for label in labels.astype(str)], dtype=int)
 
 
 def _triggered(config: RefineConfig, trigger: TriggerConfig, test: Pictures | None) -> Pictures:

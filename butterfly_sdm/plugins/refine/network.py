@@ -24,18 +24,31 @@ class UNet(nn.Module):
         Of the image.
     first
         Channels of the first level; doubles per level.
+    bilinear
+        Rise by bilinear interpolation, as in the authors' code, where the lowest level has as many
+        channels as the one above; else by transposed convolutions.
     """
 
-    def __init__(self, channels: int, first: int) -> None:
+    def __init__(self, channels: int, first: int, *, bilinear: bool = False) -> None:
         super().__init__()
         sizes = [first * 2**level for level in range(5)]
         self.enter = _twice(channels, first)
-        self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
-        self.rise = nn.ModuleList(
-            nn.ConvTranspose2d(b, a, 2, stride=2)
-            for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
-        )
-        self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
+        if bilinear:
+            below, risen = [*sizes[:4], sizes[3]], [sizes[2], sizes[1], first, first]
+            self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(below))
+            self.rise = nn.ModuleList(
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) for _ in risen
+            )
+            self.up = nn.ModuleList(
+                _twice(2 * a, out, a) for a, out in zip(sizes[-2::-1], risen, strict=True)
+            )
+        else:
+            self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
+            self.rise = nn.ModuleList(
+                nn.ConvTranspose2d(b, a, 2, stride=2)
+                for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
+            )
+            self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
         self.leave = nn.Conv2d(first, channels, 1)
         nn.init.constant_(self.leave.bias, 0.5)  # type: ignore[arg-type]  # the middle of [0, 1]
 
@@ -82,11 +95,12 @@ def clamp_unit(x: Tensor) -> Tensor:
     return cast(Tensor, _ClampUnit.apply(x))
 
 
-def _twice(inputs: int, outputs: int) -> nn.Sequential:
-    def layer(a: int) -> list[nn.Module]:
-        return [nn.Conv2d(a, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+def _twice(inputs: int, outputs: int, between: int | None = None) -> nn.Sequential:
+    def layer(a: int, b: int) -> list[nn.Module]:
+        return [nn.Conv2d(a, b, 3, padding=1, bias=False), nn.BatchNorm2d(b), nn.ReLU()]
 
-    return nn.Sequential(*layer(inputs), *layer(outputs))
+    middle = between or outputs
+    return nn.Sequential(*layer(inputs, middle), *layer(middle, outputs))
 
 
 class FixedClassifier(nn.Module):

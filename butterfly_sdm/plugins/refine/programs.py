@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import torch
 from torch import nn
 
 from butterfly_sdm.errors import ModelError
+
+logger = logging.getLogger("butterfly_sdm.plugins")
 
 _MOST_BYTES = 16 << 30
 # Names by which an exported program keeps pickled objects of any class.
@@ -44,7 +47,7 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
         )
     try:
         if path.suffix == ".pt2":
-            return torch.export.load(plain_program(path)).module()
+            return _of_any_batch(torch.export.load(plain_program(path)), path)
         script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return script.eval()
     except _RefusedError as error:
@@ -58,6 +61,37 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
             "A pickled model is not loaded, since it can run code: save it by "
             "torch.jit.script, or give module:function and weights."
         ) from error
+
+
+class _InBatches(nn.Module):
+    """A program that takes batches of one size, for batches of any."""
+
+    def __init__(self, program: nn.Module, size: int) -> None:
+        super().__init__()
+        self.program, self.size = program, size
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the output of every image; the last batch is filled up with its first image."""
+        lacking = -len(images) % self.size
+        filled = torch.cat([images, images[:1].expand(lacking, *images.shape[1:])])
+        parts = torch.split(filled, self.size)
+        return torch.cat([self.program(part) for part in parts])[: len(images)]
+
+
+def _of_any_batch(exported: Any, path: Path) -> nn.Module:
+    """Return the network of an exported program, whose export may have fixed the batch."""
+    module: nn.Module = exported.module()
+    inputs = exported.graph_signature.user_inputs
+    shapes = [node.meta["val"].shape for node in exported.graph.nodes if node.name in inputs]
+    if not shapes or not isinstance(shapes[0][0], int):
+        return module
+    logger.warning(
+        "%s was exported for batches of %d images and is asked batch by batch, which is slow. To "
+        "export it for any: dynamic_shapes=({0: torch.export.Dim('batch')},).",
+        path,
+        shapes[0][0],
+    )
+    return _InBatches(module, shapes[0][0])
 
 
 def plain_program(path: Path) -> io.BytesIO:

@@ -63,7 +63,7 @@ def backdoor_rates(
         ``attack_success``: share of the target among images of other classes.
         ``triggered_accuracy``: share of the true class among images of other classes than the
         target. With a permutation ``remapped_target``: share of pi(target) among images of neither
-        class.
+        class, where there are such.
     """
     others = label != target
     rates = {
@@ -73,5 +73,6 @@ def backdoor_rates(
     if permutation is not None:
         moved = permutation[target]
         neither = others & (label != moved)
-        rates["remapped_target"] = float((predicted[neither] == moved).mean())
+        if neither.any():  # of two classes there is no third
+            rates["remapped_target"] = float((predicted[neither] == moved).mean())
     return rates

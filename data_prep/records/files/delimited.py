@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -77,9 +76,7 @@ class DelimitedText:
         """Yield blocks of rows, each with the bytes read so far."""
         number, whole, first = 0, 0, ""
         pieces = row_blocks(self.name, self.open, self.layout, self.block_bytes)
-        for (block, damaged), position in _cut_ahead(
-            pieces, partial(_parse, layout=self.layout, wanted=self.wanted)
-        ):
+        for (block, damaged), position in _cut_ahead(pieces, _Cutter(self.layout, self.wanted)):
             if damaged and not self.notes:
                 self.notes.append(
                     f"{self.name} has text that is not UTF-8; it was read as Windows-1252."
@@ -96,14 +93,14 @@ class DelimitedText:
 
 
 def _cut_ahead(
-    pieces: Iterator[tuple[bytes, int]], cut: Callable[[bytes], tuple[Block, bool]]
+    pieces: Iterator[tuple[list[bytes], int]], cut: Callable[[list[bytes]], tuple[Block, bool]]
 ) -> Iterator[tuple[tuple[Block, bool], int]]:
     """
     Cut pieces, in their order; meanwhile the next are cut and the one after them is read, under the
     same limits.
     """
 
-    def following() -> tuple[bytes, int] | None:
+    def following() -> tuple[list[bytes], int] | None:
         return next(pieces, None)
 
     waiting: deque[tuple[Future[tuple[Block, bool]], int]] = deque()
@@ -143,10 +140,10 @@ def block_end(block: Block, before: int) -> int:
 
 def row_blocks(
     name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int = BLOCK_BYTES
-) -> Iterator[tuple[bytes, int]]:
+) -> Iterator[tuple[list[bytes], int]]:
     r"""
     Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
-    another known encoding.
+    another known encoding. A text comes in parts, for to join them takes time.
 
     Raises
     ------
@@ -154,20 +151,23 @@ def row_blocks(
         A row is longer than the limit, 16 MiB: the file is no table.
     """
     lines, skip = len(layout.above), layout.header_rows
-    for data, position in _whole_rows(name, open_bytes, layout, block_bytes):
-        while lines and data:
-            data = data[data.find(b"\n") + 1 or len(data) :]
-            lines -= 1
-        while skip and data:
-            data = data[_first_row_end(data, layout) :]
-            skip -= 1
-        if data:
-            yield data, position
+    for parts, position in _whole_rows(name, open_bytes, layout, block_bytes):
+        if lines or skip:
+            data = b"".join(parts)
+            while lines and data:
+                data = data[data.find(b"\n") + 1 or len(data) :]
+                lines -= 1
+            while skip and data:
+                data = data[_first_row_end(data, layout) :]
+                skip -= 1
+            parts = [data]
+        if any(parts):
+            yield parts, position
 
 
 def _whole_rows(
     name: str, open_bytes: Callable[[], BinaryIO], layout: Layout, block_bytes: int
-) -> Iterator[tuple[bytes, int]]:
+) -> Iterator[tuple[list[bytes], int]]:
     longest = current_limits().row_mib << 20
     with open_bytes() as file:
         held: list[bytes] = []
@@ -191,9 +191,9 @@ def _whole_rows(
                 data = b"".join(held)
                 cut = _last_row_end(data, layout)
                 held, rest = [data[:cut]], data[cut:]
-            yield b"".join(held), position
+            yield held, position
             held, size = [rest], len(rest)
-        yield b"".join(held), position
+        yield held, position
 
 
 def _pieces(file: BinaryIO, encoding: str, name: str) -> Iterator[tuple[bytes, int]]:
@@ -277,17 +277,61 @@ def utf8(data: bytes) -> tuple[bytes, bool]:
         return b"\n".join(rows), True
 
 
-def _parse(data: bytes, *, layout: Layout, wanted: dict[str, str]) -> tuple[Block, bool]:
-    """Cut a block into columns; also tell whether some of its text was not UTF-8."""
-    data, damaged = utf8(data)
-    if layout.quote is not None and layout.quote.encode() not in data:
-        layout = replace(layout, quote=None)
-    wide = _wider(data, layout)
-    block = (
-        None if wide is None else cut_at_once(data, wide, wanted, empty_from=len(layout.columns))
-    )
-    block = block or cut_at_once(data, layout, wanted)
-    return block or cut_rows(data, layout, wanted), damaged
+@dataclass
+class _Cutter:
+    """
+    Cuts blocks into columns.
+
+    What was blank throughout in the blocks before is only looked at, not taken out of the text; a
+    block in which it is not blank is cut again.
+    """
+
+    layout: Layout
+    wanted: dict[str, str]
+    blank: frozenset[str] | None = None
+
+    def __call__(self, parts: list[bytes]) -> tuple[Block, bool]:
+        """Cut a block; also tell whether some of its text was not UTF-8."""
+        layout, wanted, blank, damaged = self.layout, self.wanted, self.blank, False
+        if not all(part.isascii() for part in parts):
+            data, damaged = utf8(b"".join(parts))
+            parts = [data]
+        if layout.quote is not None and not any(layout.quote.encode() in part for part in parts):
+            layout = replace(layout, quote=None)
+        if layout.quote is not None or b"\n" not in parts[0]:
+            parts = [b"".join(parts)]
+        wide = _wider(parts[0], layout)
+        if wide is not None:
+            block = cut_at_once(parts, wide, wanted, empty_from=len(layout.columns))
+            if block is not None:
+                return block, damaged
+        block = cut_at_once(parts, layout, wanted, blank=blank) if blank else None
+        if block is None:
+            block = cut_at_once(parts, layout, wanted)
+            if block is not None:  # the blank ones are at most those of every block before
+                self.blank = block.blank if blank is None else block.blank & blank
+        return block or cut_rows(b"".join(parts), layout, wanted), damaged
+
+
+class _Parts:
+    """A text in parts, as a file that pyarrow reads without joining them."""
+
+    closed = False
+
+    def __init__(self, parts: list[bytes]) -> None:
+        self._parts = iter(parts)
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        """Return at most ``size`` bytes, none at the end."""
+        part = self._rest or next(self._parts, b"")
+        while not part and (following := next(self._parts, None)) is not None:
+            part = following
+        self._rest = part[size:] if len(part) > size else b""
+        return part[:size] if self._rest else part
+
+    def close(self) -> None:
+        """Do nothing: there is no file."""
 
 
 def _wider(data: bytes, layout: Layout) -> Layout | None:
@@ -301,28 +345,37 @@ def _wider(data: bytes, layout: Layout) -> Layout | None:
 
 
 def cut_at_once(
-    data: bytes, layout: Layout, wanted: dict[str, str], *, empty_from: int | None = None
+    parts: list[bytes],
+    layout: Layout,
+    wanted: dict[str, str],
+    *,
+    empty_from: int | None = None,
+    blank: frozenset[str] = frozenset(),
 ) -> Block | None:
     r"""
     Cut all rows of a text with pyarrow.
 
     Parameters
     ----------
-    data
-        Whole rows, valid UTF-8, with ``\n`` as line end. Blank lines are no rows.
+    parts
+        Whole rows, valid UTF-8, with ``\n`` as line end, where quotes are used in one part. Blank
+        lines are no rows.
     layout
         How they are written.
     wanted
         Column of the file: its term.
     empty_from
         Columns from here on must be empty in every row.
+    blank
+        Terms that must be blank in every row.
 
     Returns
     -------
     Block
         A row with too few cells, or with text in more cells than there are columns, is malformed.
         None where only a look at each row can tell what is meant: rows go on in empty cells, quotes
-        enclose whole rows or stand beside malformed ones, a row is very long.
+        enclose whole rows or stand beside malformed ones, a row is very long, or a column is not
+        blank that must be.
     """
     width, separator = len(layout.columns), layout.separator
     quoted = layout.quote is not None
@@ -340,11 +393,11 @@ def cut_at_once(
     beyond = [] if empty_from is None else [str(index) for index in range(empty_from, width)]
     try:
         table = arrow_csv.read_csv(
-            pa.BufferReader(data),
+            pa.PythonFile(_Parts(parts), "r"),
             read_options=arrow_csv.ReadOptions(
                 use_threads=False,  # rows are numbered only then
                 column_names=[str(index) for index in range(width)],
-                block_size=len(data) + 1 if quoted else CUT_BYTES,
+                block_size=len(parts[0]) + 1 if quoted else CUT_BYTES,
             ),
             parse_options=arrow_csv.ParseOptions(
                 delimiter=separator,
@@ -354,34 +407,62 @@ def cut_at_once(
             ),
             convert_options=arrow_csv.ConvertOptions(
                 include_columns=[*used, *beyond],
-                column_types=dict.fromkeys([*used, *beyond], pa.string()),
+                column_types=dict.fromkeys([*used, *beyond], pa.string())
+                | {index: pa.null() for index, term in used.items() if term in blank},
+                null_values=[""],
                 strings_can_be_null=False,
                 check_utf8=False,
             ),
         )
     except pa.ArrowInvalid:
         return None
-    if unclear or (quoted and table.num_rows < data.count(b"\n") and not _orderly(data, layout)):
+    swallowed = quoted and table.num_rows < parts[0].count(b"\n")
+    if unclear or (swallowed and not _orderly(parts[0], layout)):
         return None
-    rows = cast(pl.DataFrame, pl.from_arrow(table))
-    if beyond and (
-        malformed or rows.select((pl.col(beyond) != "").any()).row(0) != (False,) * len(beyond)
-    ):
+    if beyond and (malformed or any(_same(table[index]) != "" for index in beyond)):
         return None
-    rows = rows.drop(beyond).rename(used)
+    return _block(table, used, malformed)
+
+
+def _block(table: pa.Table, used: dict[str, str], malformed: list[tuple[int, str]]) -> Block:
+    """Return the block of a table whose columns ``used`` names; what is the same is not copied."""
     bad = pl.DataFrame(malformed, schema=MALFORMED, orient="row")
-    numbers = np.arange(1, len(rows) + len(bad) + 1, dtype=np.uint32)
+    numbers = np.arange(1, table.num_rows + len(bad) + 1, dtype=np.uint32)
     row = pl.Series("row", np.delete(numbers, bad["row"].to_numpy() - 1))
-    return Block(rows, row, bad, frozenset(used[name] for name in used if _blank(table[name])))
+    same = {used[index]: text for index in used if (text := _same(table[index])) is not None}
+    varied = [index for index, term in used.items() if term not in same]
+    held = (
+        cast(pl.DataFrame, pl.from_arrow(table.select(varied), rechunk=False))
+        if varied
+        else pl.DataFrame()
+    )
+    once = {text: pl.Series([text]).new_from_index(0, len(row)) for text in set(same.values())}
+    columns = [
+        (once[same[term]] if term in same else held[index]).alias(term)
+        for index, term in used.items()
+    ]
+    return Block(pl.DataFrame(columns), row, bad, same)
 
 
-def _blank(column: pa.ChunkedArray) -> bool:
-    """Tell whether all texts are empty, by their lengths in all."""
+def _same(column: pa.ChunkedArray) -> str | None:
+    """Return the one text that all rows have; None where they differ or there are none."""
+    if pa.types.is_null(column.type):
+        return ""
+    first: bytes | None = None
     for chunk in column.chunks:
-        ends = np.frombuffer(chunk.buffers()[1], dtype=np.int32) if len(chunk) else None
-        if ends is not None and ends[chunk.offset] != ends[chunk.offset + len(chunk)]:
-            return False
-    return True
+        rows = len(chunk)
+        if not rows:
+            continue
+        _, ends, text = chunk.buffers()
+        places = np.frombuffer(ends, dtype=np.int32)[chunk.offset : chunk.offset + rows + 1]
+        start, size = int(places[0]), int(places[1] - places[0])
+        if places[-1] - start != rows * size or (np.diff(places) != size).any():
+            return None
+        held = text[start : int(places[-1])].to_pybytes() if size else b""
+        first = held[:size] if first is None else first
+        if held != first * rows:
+            return None
+    return None if first is None else first.decode()
 
 
 def _orderly(data: bytes, layout: Layout) -> bool:

@@ -90,8 +90,8 @@ class DarwinCoreArchive:
                     )
                 )
                 last = block_end(block, last)
-                blank = block.blank - set(table.defaults)
-                yield Block(filled, block.numbers, block.malformed, blank), offset + position
+                same = {t: text for t, text in block.same.items() if t not in table.defaults}
+                yield Block(filled, block.numbers, block.malformed, same), offset + position
             rows = max(rows, last)
             offset += self.container.size(name)
             self.extra_notes.extend(text.notes)

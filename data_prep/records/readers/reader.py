@@ -50,14 +50,19 @@ class Block:
         (rows,) number of each row in its file, the first row of data being 1.
     malformed
         Columns ``row`` and ``text``: rows that could not be cut into columns.
-    blank
-        Columns that are known to be blank in every row.
+    same
+        Columns that are known to hold one text in every row, and that text.
     """
 
     rows: pl.DataFrame
     numbers: pl.Series
     malformed: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MALFORMED))
-    blank: frozenset[str] = frozenset()
+    same: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def blank(self) -> frozenset[str]:
+        """Columns that are known to be blank in every row."""
+        return frozenset(term for term, text in self.same.items() if not text)
 
     def after(self, number: int) -> Block:
         """Return the block with its rows numbered on after ``number``."""
@@ -65,7 +70,7 @@ class Block:
             return self
         shift = pl.lit(number, dtype=pl.UInt32)
         malformed = self.malformed.with_columns(pl.col("row") + shift)
-        return Block(self.rows, self.numbers + number, malformed, self.blank)
+        return Block(self.rows, self.numbers + number, malformed, self.same)
 
 
 class RecordFile(Protocol):

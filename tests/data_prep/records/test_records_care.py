@@ -80,7 +80,7 @@ def test_rows_left_out_are_written_as_parquet_or_csv_only(tmp_path):
 
 
 @settings(
-    max_examples=20,
+    max_examples=6,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

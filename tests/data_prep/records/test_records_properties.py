@@ -47,7 +47,7 @@ records = st.lists(
     max_size=25,
 )
 RULES = counting(min_records=2, years=(2018, 2019), institutions=("UKBMS",))
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tables(files: list[list[dict[str, str]]]):
@@ -202,12 +202,20 @@ def test_cutting_cells_at_once_and_row_by_row_is_the_same(
     columns = tuple("abcd"[:width])
     wanted = {column: f"term {column}" for column in columns if column != "b"}
     layout = delimited.Layout(separator, None, columns)
-    with mock.patch.object(delimited, "CUT_BYTES", piece_bytes):
-        block, _ = delimited._parse(body.encode(), layout=layout, wanted=wanted)
-    expected = delimited.cut_rows(body.encode(), layout, wanted)
-    assert block.rows.rows() == expected.rows.rows() and block.rows.columns == expected.rows.columns
-    assert block.numbers.to_list() == expected.numbers.to_list()
-    assert block.malformed.rows() == expected.malformed.rows()
+    whole = body.encode()
+    pieces = [whole[i : i + piece_bytes // 2] for i in range(0, len(whole), piece_bytes // 2)]
+    expected = delimited.cut_rows(whole, layout, wanted)
+    cutter = delimited._Cutter(layout, wanted)
+    for blank in (None, frozenset(wanted.values()), frozenset({"term a"})):  # of blocks before
+        cutter.blank = blank
+        with mock.patch.object(delimited, "CUT_BYTES", piece_bytes):
+            block, _ = cutter(pieces or [b""])
+        assert block.rows.rows() == expected.rows.rows()
+        assert block.rows.columns == expected.rows.columns
+        assert block.numbers.to_list() == expected.numbers.to_list()
+        assert block.malformed.rows() == expected.malformed.rows()
+        for term, alike in block.same.items():
+            assert set(block.rows[term]) <= {alike}
 
 
 @quick
@@ -226,7 +234,7 @@ def test_quoted_cells_cut_at_once_are_those_that_a_csv_reader_finds(lines, stray
     wanted = {column: f"term {column}" for column in columns if column != "b"}
     layout = delimited.Layout(";", '"', columns)
     expected = delimited.cut_rows(body, layout, wanted)
-    block = delimited.cut_at_once(body, layout, wanted)
+    block = delimited.cut_at_once([body], layout, wanted)
     if lines and not stray and all(len(line) == width for line in lines):
         assert block is not None
     if block is not None:
@@ -250,7 +258,7 @@ def test_every_distinct_text_keeps_one_number_however_many_there_are():
             }
         )
         held = {series.name: series for series in texts}
-        numbers = dictionary.number(held, mixed(hashed(held), terms, len(texts)))
+        numbers = dictionary.number(held, mixed(hashed(held), terms))
         told.append((texts, numbers))
     table = dictionary.table()
     assert len(table) == len(np.unique(np.concatenate(blocks))) == table["code"].n_unique()

@@ -10,8 +10,7 @@ import polars as pl
 import pytest
 
 from butterfly_sdm.errors import RecordsError
-from data_prep.records.files.delimited import Layout, cut_rows
-from data_prep.records.files.delimited import _parse as parse
+from data_prep.records.files.delimited import Layout, _Cutter, cut_rows
 from tests.data_prep.records.making_records import core, counted, meta, row, text, zipped
 
 HEADER = ("date", "lat", "lon", "species")
@@ -99,7 +98,7 @@ def test_rows_that_all_end_in_empty_cells_are_cut_at_once_and_alike():
         joined(rows=[(*ROWS[0], "", ""), (*ROWS[1], "", "x"), ROWS[2]]).split("\n", 1)[1],
         joined(rows=[(*cells, "", "") for cells in ROWS], quote='"').split("\n", 1)[1],
     ):
-        fast, _ = parse(data.encode(), layout=layout, wanted=wanted)
+        fast, _ = _Cutter(layout, wanted)([data.encode()])
         slow = cut_rows(data.encode(), layout, wanted)
         assert fast.rows.select(sorted(wanted.values())).equals(
             slow.rows.select(sorted(wanted.values()))

@@ -1,0 +1,106 @@
+"""The runs of plugins are artefacts: sealed, checked, made again, and whole after any damage."""
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from butterfly_sdm import pipeline
+from butterfly_sdm.cli import app
+from butterfly_sdm.core.files import read_json, write_json
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.plugins.dfcon.method import Dfcon
+from butterfly_sdm.plugins.plugin import get_plugin
+from butterfly_sdm.plugins.runner import train
+from tests.plugins.conftest import settings_of
+from tests.trust import faults
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Return the settings of a plugin with two networks, and its finished run."""
+    folder = tmp_path_factory.mktemp("plugin")
+    config, _ = load_settings(Dfcon.config, settings_of("dfcon", folder / "data"))
+    train(get_plugin("dfcon"), "dfcon", config, folder / "run")
+    return config, folder / "run"
+
+
+def test_check_finds_every_flipped_bit_of_a_plugin_run(trained, tmp_path):
+    _, run = trained
+    assert pipeline.check(run) == []
+    rng = np.random.default_rng(0)
+    names = sorted(path.name for path in run.iterdir())
+    assert {"model.json", "a.safetensors", "b.safetensors", "history.csv"} <= set(names)
+    for name in names * 3:
+        copy = tmp_path / "run"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(run, copy)
+        place = faults.flip_bit(copy / name, rng)
+        assert pipeline.check(copy), f"bit {place} of {name}"
+        (copy / name).unlink()
+        assert name == "model.json" or pipeline.check(copy)
+    said = CliRunner().invoke(app, ["check", str(run)])
+    assert said.exit_code == 0
+    (copy / "a.safetensors").write_bytes(b"")
+    assert CliRunner().invoke(app, ["check", str(copy)]).exit_code != 0
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "model.json"])
+def test_training_again_makes_a_damaged_plugin_run_whole(trained, tmp_path, name, caplog):
+    config, run = trained
+    for path in (run, run.with_name(f".{run.name}.key")):
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, tmp_path / path.name)
+    before = faults.digest(run)
+    faults.flip_bit(tmp_path / "run" / name, np.random.default_rng(1))
+    with caplog.at_level(logging.WARNING):
+        train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run")
+    assert "was damaged since it was made and is made again" in caplog.text
+    assert faults.digest(tmp_path / "run") == before and pipeline.check(tmp_path / "run") == []
+
+
+def test_a_plugin_run_of_an_earlier_release_is_left_alone(trained, tmp_path):
+    config, run = trained
+    for path in (run, run.with_name(f".{run.name}.key")):
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, tmp_path / path.name)
+    card = read_json(run / "model.json")
+    write_json(
+        tmp_path / "run/model.json", {k: v for k, v in card.items() if k not in ("files", "seal")}
+    )
+    before = faults.digest(tmp_path / "run")
+    train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run")
+    assert faults.digest(tmp_path / "run") == before
+    assert "lists no files" in pipeline.check(tmp_path / "run")[0]
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("how", ["flip", "halve", "empty"])
+@pytest.mark.parametrize("after", [1, 4, 6])
+def test_a_plugin_run_damaged_before_it_goes_on_ends_identically(trained, tmp_path, how, after):
+    config, run = trained
+    count = 0
+
+    def stop(*_):
+        nonlocal count
+        count += 1
+        if count == after:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run", progress=stop)
+    rng = np.random.default_rng(after)
+    for path in sorted((tmp_path / "run.partial").rglob("*")):
+        if path.is_file() and path.name != ".key":
+            content = path.read_bytes()
+            if how == "flip":
+                faults.flip_bit(path, rng)
+            else:
+                path.write_bytes(content[: len(content) // 2] if how == "halve" else b"")
+    train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run")
+    assert faults.digest(tmp_path / "run") == faults.digest(run)
