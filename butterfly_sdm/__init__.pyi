@@ -6,6 +6,7 @@ from .data.splits import Split as Split
 from .errors import ButterflySDMError as ButterflySDMError
 from .pipeline import build as build
 from .pipeline import check as check
+from .pipeline import embed as embed
 from .pipeline import evaluate as evaluate
 from .pipeline import look as look
 from .pipeline import predict_map as predict_map

@@ -436,6 +436,54 @@ def map_(
     )
 
 
+@app.command(
+    epilog=_example(
+        "butterfly-sdm embed scene.tif --weights vit.pth --like SENTINEL2_ALL_DINO --out emb.tif"
+    )
+)
+def embed(
+    scenes: Annotated[
+        list[Path], typer.Argument(help="Rasters; together one mosaic.", show_default=False)
+    ],
+    weights: Annotated[str, typer.Option(help="Local file, or the name of torchgeo's weights.")],
+    out: Annotated[Path, typer.Option(help="The GeoTIFF to write, a pixel per patch.")],
+    backbone: Annotated[
+        str, typer.Option(help="Transformer or other trunk of timm or torchgeo.")
+    ] = "vit_small_patch16_224",
+    like: Annotated[
+        str | None,
+        typer.Option(
+            help="Torchgeo's weights whose bands were standardised alike.", show_default=False
+        ),
+    ] = None,
+    bands: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed a scene with a frozen foundation model; build reads the result as embeddings."""
+
+    names = tuple(name.strip() for name in bands.split(",")) if bands else None
+    with terminal.progress_bars() as progress:
+        made = sdm.embed(
+            scenes,
+            out,
+            weights=weights,
+            backbone=backbone,
+            like=like,
+            bands=names,
+            progress=progress,
+        )
+    terminal.summary(
+        "Embeddings written",
+        {"embeddings": made, "in a config": f"scenes: {{paths: [{made}], embeddings: {{}}}}"},
+        as_json=as_json,
+    )
+
+
 @app.command(epilog=_example("butterfly-sdm community runs/my_region/run"))
 def community(
     run: Annotated[

@@ -299,6 +299,47 @@ def evaluate(
         )
 
 
+def embed(
+    scenes: Sequence[str | Path],
+    out: str | Path,
+    *,
+    weights: str,
+    backbone: str = "vit_small_patch16_224",
+    like: str | None = None,
+    bands: Sequence[str] | None = None,
+    progress: Progress = silent,
+) -> Path:
+    """
+    Embed a scene with a frozen foundation model: a GeoTIFF with a pixel per patch and a band per
+    dimension, which ``build.scenes`` with ``embeddings`` reads.
+
+    Parameters
+    ----------
+    scenes
+        Rasters; together one mosaic.
+    weights
+        Local file, or the name of torchgeo's weights.
+    backbone
+        Transformer or other trunk of timm or torchgeo.
+    like
+        Name of torchgeo's weights whose bands were standardised alike; None: ``weights`` itself.
+    bands
+        Names of the scenes' bands in file order; None: as the files say.
+
+    Raises
+    ------
+    MissingFileError, MissingPackageError, RasterError, ModelError
+        A file, package or band is missing, or nobody says how the bands are standardised.
+    """
+    from butterfly_sdm.imagery.scene import open_scene
+    from butterfly_sdm.models.foundation.embedder import embed_scene
+    from butterfly_sdm.models.foundation.options import EmbedOptions, InputOptions
+
+    inputs = None if like is None else InputOptions(like=like)
+    options = EmbedOptions(weights=weights, backbone=backbone, inputs=inputs)
+    return embed_scene(open_scene(scenes, bands=bands), out, options, progress=progress)
+
+
 def predict_map(
     run: Run | ConfigLike,
     scenes: Sequence[str | Path] | None = None,

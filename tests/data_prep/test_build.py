@@ -461,7 +461,8 @@ def test_a_dask_cluster_by_address_builds_the_same_bytes(tmp_path, crs):
     assert digests(here) == digests(there)
 
 
-def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
+def real_tiles(shared):
+    """Return the folders of the 26 real tiles, and a survey whose sites they show."""
     folders = [shared / "data" / "s2bms" / "tiles", shared / "data" / "sentinel2" / "uk_tiles_2024"]
     ids, places = [], []
     for folder in folders:
@@ -484,6 +485,11 @@ def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
         rows=survey.rows,
         years=survey.years,
     )
+    return folders, survey
+
+
+def test_the_real_tiles_of_two_years_build_into_one_data_set(shared, tmp_path):
+    folders, survey = real_tiles(shared)
     for bands, warned in (
         (["red", "green", "blue", "nir"], False),
         (["blue", "green", "red", "nir"], True),

@@ -48,6 +48,7 @@ def test_a_transformer_gives_the_tokens_of_its_patches_in_their_places():
         assert trunk(torch.randn(1, 2, 64, 96)).shape == (1, 192, 4, 6)
 
 
+@pytest.mark.slow
 def test_weights_of_a_transformer_fit_by_name_with_or_without_its_last_norm(tmp_path):
     import timm
 
@@ -67,6 +68,7 @@ def test_weights_of_a_transformer_fit_by_name_with_or_without_its_last_norm(tmp_
         trunk.load_pretrained(str(tmp_path / "less.pth"))
 
 
+@pytest.mark.slow
 def test_a_swin_of_torchgeo_is_the_same_network():
     models = pytest.importorskip("torchgeo.models", reason="the extra torchgeo is not there")
     torch.manual_seed(2)
@@ -114,6 +116,7 @@ def test_bands_are_standardised_as_the_transform_of_the_weights_does(backbone, n
         torch.testing.assert_close(found.mean(), wanted.mean(), rtol=1e-2, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_frozen_features_are_those_that_the_weights_give_of_their_own_transform(make, tmp_path):
     """The right features, which standardising by the training tiles does not give."""
     pytest.importorskip("torchgeo.models", reason="the extra torchgeo is not there")

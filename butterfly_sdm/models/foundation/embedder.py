@@ -83,8 +83,8 @@ def open_embedder(options: EmbedOptions, scene: Scene) -> Embedder:
     if known is None:
         raise ModelError(
             f"Nobody says how the bands are standardised for the weights {options.weights!r}. "
-            "State inputs.like, the name of torchgeo's weights that were trained alike, or "
-            "inputs.mean and inputs.std."
+            "State inputs.like (--like), the name of torchgeo's weights that were trained alike, "
+            "or inputs.mean and inputs.std."
         )
     bands = options.bands or tuple(band for band in known.mean if band in scene.bands)
     if not bands:

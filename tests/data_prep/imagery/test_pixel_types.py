@@ -15,9 +15,11 @@ from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.models.inputs import mean_and_spread
 from butterfly_sdm.models.network_predictor import NetworkPredictor
+from data_prep.imagery.composites import compose_lazily, make_composite
 from data_prep.imagery.cutting import cut_tiles
 from data_prep.imagery.export import export_tiles
 from data_prep.imagery.options import ReadyTileOptions, TileOptions
@@ -313,3 +315,25 @@ def test_ready_tiles_keep_their_type(tmp_path, dtype):
     share = pack_tiles(ready, tmp_path / "t.npy", executor=None)
     assert np.load(tmp_path / "t.npy")[0].tobytes() == values.tobytes()
     assert share[0] == 1 - 5 / SIDE**2
+
+
+@pytest.mark.parametrize("dtype", ["int16", "float32"])
+def test_a_median_of_dates_keeps_the_type(tmp_path, dtype):
+    dates = []
+    for number, day in enumerate(("20230601", "20230611", "20230621")):
+        values = np.random.default_rng(number).normal(0, 50, (2, 40, 40)).astype(dtype)
+        values[:, 10 * number : 10 * number + 15, :20] = NODATA[dtype]
+        values[:, 35:] = NODATA[dtype]
+        write_raster(tmp_path / f"x_{day}.tif", values, names=names(2), nodata=NODATA[dtype])
+        dates.append(np.where(values == NODATA[dtype], np.nan, values.astype(float)))
+    with np.errstate(all="ignore"):
+        wanted = np.nanmedian(np.stack(dates)[:, :, :35], axis=0)
+    wanted = wanted.astype(np.float32) if dtype == "float32" else np.rint(wanted)
+    scene = open_scene(tmp_path)
+    lazy, _ = compose_lazily(scene, CompositeOptions())
+    made = make_composite(scene, tmp_path / "made/c.tif").path
+    for composed in (lazy, open_scene(made, dtype=scene.dtype)):
+        found, valid = composed.read(Window(0, 0, 40, 40))
+        assert composed.dtype == dtype == found.dtype
+        assert valid[:35].all() and not valid[35:].any()
+        assert np.array_equal(found[:, :35], wanted)

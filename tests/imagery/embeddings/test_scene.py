@@ -232,7 +232,7 @@ def test_the_trunk_is_given_decoded_and_standardised_numbers(alphaearth):
     np.testing.assert_allclose(image, np.nan_to_num(wanted), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("stride_px", [16, 32])
+@pytest.mark.parametrize("stride_px", [pytest.param(16, marks=pytest.mark.slow), 32])
 def test_a_dense_map_of_embeddings_is_the_exact_one(tmp_path, alphaearth, stride_px):
     scene, data = alphaearth
     fitted = network(margin_px=16).fit(data, data.split.train)
@@ -249,6 +249,7 @@ def test_a_dense_map_of_embeddings_is_the_exact_one(tmp_path, alphaearth, stride
     np.testing.assert_allclose(one[inside], other[inside], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_network_of_128_bands_of_fractions_is_saved_and_maps(tmp_path):
     write_tessera(tmp_path / "2023", fields(128, 128, 128))
     scene = open_embedding_scene(tmp_path, EmbeddingReading(preset="tessera"))
