@@ -176,7 +176,7 @@ def test_a_ladder_blends_its_steps_and_compares_every_two(dataset, tmp_path):
                 {"kind": "linear", "name": "wide", "options": {"only": "*_1000m"}},
                 {"kind": "blend", "name": "both", "of": ["near", "wide"]},
             ],
-            "bootstrap": 50,
+            "bootstrap": 100,
             "folds": 2,
             "fold_distance_m": 500.0,
         },
@@ -203,7 +203,7 @@ def test_a_ladder_blends_its_steps_and_compares_every_two(dataset, tmp_path):
         folds["near"],
         folds["both"],
         blocks=grid_blocks(dataset.sites, side_m=options.block_m),
-        repeats=50,
+        repeats=100,
         seed=0,
     ).difference
     row = pairs.iloc[1]
