@@ -332,11 +332,13 @@ class Cells:
             # of few pixels, float32 holds sums of whole numbers exactly
             small = (last - first) * np.diff(self.columns).max() <= EXACT_PIXELS
             kind = np.float32 if small else np.float64
+            strips = np.zeros((2, bands, right - left), np.float32)
             for top in range(first, last, several):
                 part = values.rows(top, min(top + several, last), left, right)
-                strips = part.sum(axis=1), np.einsum("bhw,bhw->bw", part, part)
-                for table, strip in zip(tables, strips, strict=True):
-                    table[number, 1:] += np.add.reduceat(strip, columns, axis=1, dtype=kind).T
+                strips[0] += part.sum(axis=1)
+                strips[1] += np.einsum("bhw,bhw->bw", part, part)
+            for table, strip in zip(tables, strips, strict=True):
+                table[number, 1:] += np.add.reduceat(strip, columns, axis=1, dtype=kind).T
             tables[:, number] += tables[:, number - 1]
         for number in range(2, len(self.columns)):  # ten times as fast as cumsum
             tables[:, :, number] += tables[:, :, number - 1]
