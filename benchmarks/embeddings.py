@@ -216,6 +216,11 @@ CONFIG = {
 TREES = {"position": False, "trees": 200, "min_samples_leaf": 3, "max_features": 0.35}
 LADDER = [
     {"kind": "trees", "name": "bands", "options": {**TREES, "covariates": False, "bands": True}},
+    {
+        "kind": "linear",
+        "name": "bands, linear",
+        "options": {"covariates": False, "bands": True, "position": False, "quadratic": False},
+    },
     {"kind": "trees", "name": "climate", "options": {**TREES, "only": "$CLIMATE"}},
     {"kind": "trees", "name": "embeddings", "options": {**TREES, "only": "alphaearth"}},
     {
@@ -255,7 +260,7 @@ def worth(arguments: argparse.Namespace) -> None:
         given["build"]["covariates"] = CONFIG
         text = json.dumps(LADDER).replace("$CLIMATE", ", ".join(climate))
         steps = [step for step in json.loads(text) if step["name"] not in arguments.without]
-        given["build"]["split"]["fractions"] = [0.7, 0.3, 0.0]
+        given["build"]["split"]["fractions"] = [0.6, 0.4, 0.0]
         for step in steps:
             if step["kind"] == "network":  # that of the demo
                 step |= {"network": given["train"]["model"], "fit": given["train"]["fit"]}
@@ -267,7 +272,10 @@ def worth(arguments: argparse.Namespace) -> None:
         dataset = bs.build(settings, folder / "dataset")
         ladder = bs.ladder(settings, dataset=dataset, out=folder / "ladder")
         print(f"{cpu_seconds() - begin:.0f} CPU s so far")
-        print(f"seed {seed}: {len(dataset.split.train)} sites to learn from")
+        split = dataset.needed_split()
+        print(
+            f"seed {seed}: {len(split.train)} sites to learn from, {len(split.validation)} held out"
+        )
         for name, row in ladder.table.iterrows():
             print(
                 f"  {name:20s} mse {100 * row['mse']:.3f}e-2 "
@@ -298,7 +306,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "embeddings"))
     arguments = parser.parse_args()
     if arguments.sites is None:
-        arguments.sites = 300 if arguments.what == "worth" else 1329
+        arguments.sites = 500 if arguments.what == "worth" else 1329
     {"cost": cost, "map": of_map, "worth": worth}[arguments.what](arguments)
 
 

@@ -162,8 +162,6 @@ def _fill(
         executor=bench.executor,
     )
     notes.notes += lacking
-    embedded = config.covariates.embedded if config.covariates is not None else ()
-    groups = {options.group: open_stated(options).told() for options in embedded}
     notes.sources += file_sources(config, bench)
     split, block = _split(config, sites, seed, tiles, notes, position_crs)
     if block is not None:
@@ -183,7 +181,7 @@ def _fill(
         position_crs=position_crs,
         tiles=tiles,
         covariates=units,
-        embeddings=groups,
+        embeddings=_embedded(config),
         rows={key: int(value) for key, value in table.rows.items()},
         sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),
@@ -207,6 +205,12 @@ def _fill(
     bench.progress("writing the data set", 0, 1)
     _write(bench.folder, dataset)
     bench.progress("writing the data set", 1, 1)
+
+
+def _embedded(config: BuildOptions) -> dict[str, str]:
+    """Return the groups of covariates that are embeddings, and how their files were understood."""
+    options = config.covariates.embedded if config.covariates is not None else ()
+    return {one.group: open_stated(one).told() for one in options}
 
 
 def _order(source: Source) -> tuple[str, str, str]:

@@ -72,7 +72,7 @@ def test_one_line_gives_mean_and_spread_of_every_band_and_the_card_tells_how(dat
         sides_m=[1000.0],
     )
     np.testing.assert_array_equal(table["alphaearth_e03_1000m"], mean[:, 0, 3])
-    np.testing.assert_allclose(table["alphaearth_e03_sd_1000m"], spread[:, 0, 3], rtol=1e-6)
+    np.testing.assert_allclose(table["alphaearth_e03_sd_1000m"], spread[:, 0, 3], rtol=1e-5)
     names = [source.name for source in dataset.card.sources if source.role == "covariates"]
     assert names == ["aef/annual/2023/30N/simulated-0000000000-0000000000.tiff"]
 
@@ -90,7 +90,7 @@ def test_the_numbers_on_a_map_are_those_at_sites(dataset, settings):
         sites["northing"].to_numpy(),
         dataset.card.position_crs,
     )
-    np.testing.assert_allclose(found, dataset.covariates[names].iloc[:20], rtol=1e-6)
+    np.testing.assert_allclose(found, dataset.covariates[names].iloc[:20], rtol=1e-5)
 
 
 def test_a_map_of_embeddings_is_what_the_model_says_of_its_positions(
@@ -176,7 +176,7 @@ def test_a_ladder_blends_its_steps_and_compares_every_two(dataset, tmp_path):
                 {"kind": "linear", "name": "wide", "options": {"only": "*_1000m"}},
                 {"kind": "blend", "name": "both", "of": ["near", "wide"]},
             ],
-            "bootstrap": 50,
+            "bootstrap": 100,
             "folds": 2,
             "fold_distance_m": 500.0,
         },
@@ -203,7 +203,7 @@ def test_a_ladder_blends_its_steps_and_compares_every_two(dataset, tmp_path):
         folds["near"],
         folds["both"],
         blocks=grid_blocks(dataset.sites, side_m=options.block_m),
-        repeats=50,
+        repeats=100,
         seed=0,
     ).difference
     row = pairs.iloc[1]

@@ -28,7 +28,7 @@ class LadderStep(Section):
     @model_validator(mode="before")
     @classmethod
     def _a_kind_alone(cls, value: Any) -> Any:
-        return {"kind": value} if isinstance(value, str) else value
+        return {"kind": value} if isinstance(value, str) else _as_python(value)
 
     @model_validator(mode="after")
     def _a_blend_is_of_steps(self) -> "LadderStep":
@@ -37,6 +37,13 @@ class LadderStep(Section):
         if self.kind != "network" and (self.network or self.fit):
             raise ValueError(f"network and fit are of the kind network; this is {self.kind}")
         return self
+
+
+def _as_python(value: Any) -> Any:
+    """Return lists of a YAML as tuples: after a validator of our own they are no YAML any more."""
+    if isinstance(value, dict):
+        return {key: _as_python(one) for key, one in value.items()}
+    return tuple(map(_as_python, value)) if isinstance(value, list) else value
 
 
 class EvaluateOptions(Section):
