@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import butterfly_sdm.config as config_module
@@ -204,6 +204,7 @@ def test_yaml_cannot_make_python_objects(tmp_path):
         load_config(tmp_path / "bad.yaml")
 
 
+@settings(deadline=None)  # a busy machine is no error
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import osbng
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from butterfly_sdm.errors import RecordsError
@@ -21,6 +21,7 @@ sizes = st.sampled_from(SIZES_M)
 west, north = st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True)
 
 
+@settings(deadline=None)
 @given(sizes, west, north, st.sampled_from([("GB", 700_000, 1_300_000), ("IE", 500_000, 500_000)]))
 def test_a_reference_round_trips_to_its_square_at_every_resolution(size, x, y, grid):
     name, width, height = grid
@@ -28,6 +29,7 @@ def test_a_reference_round_trips_to_its_square_at_every_resolution(size, x, y, g
     assert GridSquare.parse(square.reference) == square
 
 
+@settings(deadline=None)
 @given(st.sampled_from([s for s in SIZES_M if s not in (2_000,)]), west, north)
 def test_british_references_are_those_of_the_ordnance_survey(size, x, y):
     square = GridSquare(
