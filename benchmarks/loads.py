@@ -26,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,7 @@ class Load:
     @property
     def side_px(self) -> int:
         """Pixels along a side of the scene."""
-        return max(20_000, int(SIDE_PX * self.share**0.5) // 512 * 512)
+        return max(20_000, int(SIDE_PX * self.share**0.5))
 
 
 def write_records(load: Load) -> Path:
@@ -80,7 +81,7 @@ def write_records(load: Load) -> Path:
     sites = np.array([f"{square}{n:04d}" for square in SQUARES for n in range(10_000)])
     sites = sites[:: len(sites) // load.sites][: load.sites]
     days = np.arange(np.datetime64("2018-04-01"), np.datetime64("2018-10-01")).astype(str)
-    common = rng.dirichlet(np.full(SPECIES, 0.6))
+    common = rng.dirichlet(np.full(SPECIES, 3.0))
     with path.open("wb") as file:
         for first in range(0, 20 * load.sites, BLOCK):
             visits = np.arange(first, min(first + BLOCK, 20 * load.sites))
@@ -108,7 +109,7 @@ def _config(load: Load) -> dict[str, object]:
         },
         "train": {"model": {"kind": "mean_rate"}},
         "evaluate": {"part": "test", "bootstrap": 200},
-        "map": {"stride_px": 2_000, "block_px": 8_000, "beside": []},
+        "map": {"stride_px": 2_000, "beside": []},
     }
 
 
@@ -195,7 +196,7 @@ def run_map(load: Load) -> str:
         load.folder / "run",
         [load.folder / "scene.tif"],
         load.folder / "map.tif",
-        overrides=["map.stride_px=2000"],
+        overrides=["map.stride_px=2000", "map.block_px=2048"],
     )
     return f"{made.path.stat().st_size / 1e6:.0f} MB"
 
@@ -230,11 +231,10 @@ def measure(name: str, load: Load) -> dict[str, object]:
     return {"load": name, "told": told, "wall_s": wall, "cpu_s": cpu, "peak_mb": watch.peak / 1024}
 
 
-def run_all(load: Load, names: list[str]) -> list[dict[str, object]]:
-    """Run loads one after the other, each in a process of its own."""
+def run_all(load: Load, names: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Run loads one after the other, each in a process of its own, and yield their figures."""
     root = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    found = []
     for name in names:
         if name == "records" and not (load.folder / "records.csv").is_file():
             write_records(load)
@@ -245,8 +245,7 @@ def run_all(load: Load, names: list[str]) -> list[dict[str, object]]:
         )
         if answer.returncode:
             raise RuntimeError(f"{name}: {answer.stderr.strip()[-3000:]}")
-        found.append(json.loads(answer.stdout.strip().splitlines()[-1]))
-    return found
+        yield json.loads(answer.stdout.strip().splitlines()[-1])
 
 
 def main() -> None:
@@ -264,7 +263,8 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(options.one, load)))
         return
-    print("| load | what | wall s | CPU s | peak MB | bound MB |\n|---|---|---|---|---|---|")
+    header = "| load | what | wall s | CPU s | peak MB | bound MB |\n|---|---|---|---|---|---|"
+    print(header, flush=True)
     for row in run_all(load, options.only):
         print(
             f"| {row['load']} | {row['told']} | {row['wall_s']:.0f} | {row['cpu_s']:.0f} | "

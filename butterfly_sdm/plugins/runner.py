@@ -71,7 +71,7 @@ def train(
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    if is_finished(folder, key):
+    if is_finished(folder, key) or _key_of(folder) == key:  # killed before it was marked, or moved
         if _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}"):
             logger.info("%s is there already, trained with the same settings.", folder)
             return PluginRun.open(plugin, name, folder, config)
@@ -96,6 +96,7 @@ def train(
                 "format_version": FORMAT_VERSION,
                 "kind": "plugin",
                 "plugin": name,
+                "key": key,
                 "settings": settings,
                 "facts": facts,
                 "software": software_versions(("butterfly-sdm", "torch", "timm")),
@@ -122,12 +123,22 @@ def _some_trained(partial: Path) -> bool:
     return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
 
 
-def _of_earlier_release(folder: Path) -> bool:
-    """Whether the card of a run can be read and lists no files, as those of 0.1.0 did not."""
+def _card_of(folder: Path) -> dict[str, Any]:
+    """Return the card of a run; empty where it cannot be read."""
     with suppress(ArtefactError, MissingFileError):
         card = read_json(folder / "model.json")
-        return isinstance(card, dict) and not {"files", "seal"} & card.keys()
-    return False
+        return card if isinstance(card, dict) else {}
+    return {}
+
+
+def _key_of(folder: Path) -> str | None:
+    return _card_of(folder).get("key")
+
+
+def _of_earlier_release(folder: Path) -> bool:
+    """Whether the card of a run lists no files, as those of 0.1.0 did not."""
+    card = _card_of(folder)
+    return bool(card) and not {"files", "seal"} & card.keys()
 
 
 def _check_replaced(name: str, folder: Path, settings: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from butterfly_sdm.core.files import atomic_path, discard_unfinished
-from butterfly_sdm.core.work import exclusive
+from butterfly_sdm.core.work import exclusive, is_finished, resumable_folder
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="asks processes by their number")
 
@@ -48,3 +48,15 @@ def test_the_file_of_a_living_writer_and_of_other_machines_stays(tmp_path):
         discard_unfinished(tmp_path)
     assert (tmp_path / "table.csv").read_text() == "whole"
     assert other.exists()
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xff\xfe\xba", b"another"])
+def test_a_damaged_key_means_to_start_anew(tmp_path, mark):
+    with pytest.raises(KeyboardInterrupt), resumable_folder(tmp_path / "a", "key") as partial:
+        (partial / "done").write_text("half")
+        raise KeyboardInterrupt
+    (partial / ".key").write_bytes(mark)
+    with resumable_folder(tmp_path / "a", "key") as partial:
+        assert not (partial / "done").exists()
+    (tmp_path / ".a.key").write_bytes(mark)
+    assert not is_finished(tmp_path / "a", "key")
