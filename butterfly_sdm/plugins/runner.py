@@ -24,7 +24,7 @@ from butterfly_sdm.core.files import (
     write_table,
     write_text,
 )
-from butterfly_sdm.core.work import is_finished, resumable_folder
+from butterfly_sdm.core.work import is_finished, resumable_folder, tidy
 from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.contract import FORMAT_VERSION, RUN_FORMAT, Plugin, PluginRun, Report
 from butterfly_sdm.plugins.options import PluginConfig
@@ -73,6 +73,7 @@ def train(
     parts = plugin.parts(config)
     if is_finished(folder, key) or _key_of(folder) == key:  # killed before it was marked, or moved
         if _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}"):
+            tidy(folder)
             logger.info("%s is there already, trained with the same settings.", folder)
             return PluginRun.open(plugin, name, folder, config)
     else:
