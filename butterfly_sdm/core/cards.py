@@ -76,7 +76,8 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = {key: item for key, item in value.items() if key != "seal"}
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
-    return content | {"seal": hashlib.sha256(text.encode()).hexdigest()}
+    # JSON may hold halves of pairs of characters, which UTF-8 has no place for
+    return content | {"seal": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
 
 
 def is_whole(card: Path, what: str) -> bool:
@@ -113,11 +114,14 @@ def damage(card: Path) -> list[str]:
         )
     for name, expected in value["files"].items():
         path = card.parent / str(name)
-        if not path.is_file():
-            problems.append(f"{path} is missing.")
-        elif sha256(path) != expected:
-            problems.append(
-                f"{path} was changed after it was written: its SHA-256 is not "
-                f"{str(expected)[:12]}..."
-            )
+        try:
+            if not path.is_file():
+                problems.append(f"{path} is missing.")
+            elif sha256(path) != expected:
+                problems.append(
+                    f"{path} was changed after it was written: its SHA-256 is not "
+                    f"{str(expected)[:12]}..."
+                )
+        except (OSError, ValueError) as error:  # no name that a file can have
+            problems.append(f"{card} lists a file that cannot be read: {str(error)[:200]}")
     return problems

@@ -364,6 +364,10 @@ def _safe_piece(folder: Path, stated: Reading) -> Piece:
     )
 
 
+# How reading ends where a document has other kinds of values than it should.
+MALFORMED = (TypeError, AttributeError, KeyError, IndexError, ValueError, ArithmeticError)
+
+
 def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterator[Piece]:
     """
     Yield the products of a STAC item, item collection, or collection (its item links are followed).
@@ -384,7 +388,7 @@ def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterat
         yield from _stac_pieces(value, place, stated, frozenset())
     except ButterflySDMError:
         raise
-    except (TypeError, AttributeError, KeyError, IndexError, ValueError, ArithmeticError) as error:
+    except (OSError, *MALFORMED) as error:  # a name too long for a file is an OSError
         raise RasterError(
             f"{place} is not STAC as it is specified ({type(error).__name__}: {str(error)[:200]}). "
             "Fetch it again, or name the rasters themselves."

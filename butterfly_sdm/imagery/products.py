@@ -365,7 +365,7 @@ def open_raster(path: str | Path, **options: Any) -> Any:
             source = rasterio.open(path, driver=driver, **options)
         check_opened(source, path, folder=None if named else Path(path).parent)
         return source
-    except (RasterioIOError, OSError) as error:
+    except (RasterioIOError, OSError, UnicodeError) as error:  # names of files that are no text
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole? Give a "
             "GeoTIFF, JPEG 2000 or VRT."

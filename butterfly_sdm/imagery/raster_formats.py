@@ -201,7 +201,7 @@ def _check_source_file(path: str, size: int, time_ns: int) -> None:
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.open(path, driver=_driver_of(Path(path))) as source:
                 _check_overviews(source, path, Path(path).parent)
-    except RasterioIOError as error:
+    except (RasterioIOError, UnicodeError) as error:
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole?"
         ) from error

@@ -20,7 +20,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 from butterfly_sdm.core.cards import sealed
 from butterfly_sdm.core.files import read_json, write_json
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ArtefactError, ButterflySDMError, ConfigError, MissingFileError
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ButterflySDMError,
+    ConfigError,
+    MissingFileError,
+    ModelError,
+)
 from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
@@ -267,8 +273,11 @@ class PluginRun:
 
         with untrained():
             # first without memory: what a card from a stranger asks for may be any amount
-            with suppress(NotImplementedError), torch.device("meta"):
+            planned: dict[str, Any] | None = None
+            # what holds a program or reads a file may not be made so
+            with suppress(RuntimeError, NotImplementedError, ModelError), torch.device("meta"):
                 planned = self.plugin.network(self.config, self.facts, part).state_dict()
+            if planned is not None:
                 wrong = [n for n in {*planned, *shapes} if _shape(planned, n) != shapes.get(n)]
                 if wrong:
                     raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")

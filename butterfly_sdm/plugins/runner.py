@@ -24,7 +24,7 @@ from butterfly_sdm.core.files import (
     write_table,
     write_text,
 )
-from butterfly_sdm.core.work import is_finished, resumable_folder, work_folder
+from butterfly_sdm.core.work import is_finished, resumable_folder, tidy, work_folder
 from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.contract import (
     FORMAT_VERSION,
@@ -79,10 +79,11 @@ def train(
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    finished = is_finished(folder, key) or (limits is None and _is_same(plugin, name, run))
-    if finished and (
+    finished = is_finished(folder, key) or _key_of(folder) == key  # else killed unmarked, or moved
+    if (finished or (limits is None and _is_same(plugin, name, run))) and (
         _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}")
     ):
+        tidy(folder)
         logger.info("%s is there already, trained with the same settings.", folder)
         return PluginRun.open(plugin, name, folder, config)
     if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
@@ -104,6 +105,7 @@ def train(
                 "format_version": FORMAT_VERSION,
                 "kind": "plugin",
                 "plugin": name,
+                "key": key,
                 "settings": settings,
                 "facts": facts,
                 "software": software_versions(("butterfly-sdm", "torch", "timm")),
@@ -130,12 +132,22 @@ def _some_trained(partial: Path) -> bool:
     return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
 
 
-def _of_earlier_release(folder: Path) -> bool:
-    """Whether the card of a run can be read and lists no files, as those of 0.1.0 did not."""
+def _card_of(folder: Path) -> dict[str, Any]:
+    """Return the card of a run; empty where it cannot be read."""
     with suppress(ArtefactError, MissingFileError):
         card = read_json(folder / "model.json")
-        return isinstance(card, dict) and not {"files", "seal"} & card.keys()
-    return False
+        return card if isinstance(card, dict) else {}
+    return {}
+
+
+def _key_of(folder: Path) -> str | None:
+    return _card_of(folder).get("key")
+
+
+def _of_earlier_release(folder: Path) -> bool:
+    """Whether the card of a run lists no files, as those of 0.1.0 did not."""
+    card = _card_of(folder)
+    return bool(card) and not {"files", "seal"} & card.keys()
 
 
 def _is_same(plugin: Plugin[Any, Any], name: str, run: PluginRun) -> bool:

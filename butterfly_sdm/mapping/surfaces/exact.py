@@ -101,6 +101,9 @@ class WindowUnit:
         return result
 
 
+MOST_PIXELS = 2**24  # read at a time to count those that are measured
+
+
 def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) -> np.ndarray:
     """
     Return the share of pixels with a measurement in the window of each position; of its map pixel
@@ -112,20 +115,37 @@ def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) ->
         starts[part] + shift
         for starts, part in zip(lattice.window_starts(), (rows, cols), strict=True)
     )
-    window = Window(
-        int(lefts[0]),
-        int(tops[0]),
-        int(lefts[-1] - lefts[0]) + side,
-        int(tops[-1] - tops[0]) + side,
-    )
-    _, valid = scene.read(window)
+    share: np.ndarray = _count_valid(scene, tops, lefts, side) / side**2
+    return share
+
+
+def _count_valid(scene: Scene, tops: np.ndarray, lefts: np.ndarray, side: int) -> np.ndarray:
+    """Return (tops, lefts) how many pixels of squares are measured, reading so many at a time."""
+    height, width = (int(starts[-1] - starts[0]) + side for starts in (tops, lefts))
+    if height * width > MOST_PIXELS and max(len(tops), len(lefts)) > 1:
+        axis = 0 if len(lefts) == 1 or (height >= width and len(tops) > 1) else 1
+        middle = len((tops, lefts)[axis]) // 2
+        parts = [
+            _count_valid(scene, tops if axis else tops[half], lefts[half] if axis else lefts, side)
+            for half in (slice(None, middle), slice(middle, None))
+        ]
+        return np.concatenate(parts, axis=axis)
+    if height * width > MOST_PIXELS:  # one square, strip by strip
+        strip = max(1, MOST_PIXELS // side)
+        windows = (
+            Window(int(lefts[0]), int(tops[0]) + at, side, min(strip, side - at))
+            for at in range(0, side, strip)
+        )
+        return np.array([[sum(int(scene.read(window)[1].sum()) for window in windows)]])
+    _, valid = scene.read(Window(int(lefts[0]), int(tops[0]), width, height))
     # sums from the corner
-    total = np.zeros((valid.shape[0] + 1, valid.shape[1] + 1), dtype=np.int64)
+    total = np.zeros((height + 1, width + 1), dtype=np.int64)
     total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     r, c = (tops - tops[0])[:, None], (lefts - lefts[0])[None, :]
-    count = total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]
-    share: np.ndarray = count / side**2
-    return share
+    count: np.ndarray = (
+        total[r + side, c + side] - total[r, c + side] - total[r + side, c] + total[r, c]
+    )
+    return count
 
 
 @dataclass(frozen=True, eq=False)

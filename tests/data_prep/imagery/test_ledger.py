@@ -11,7 +11,7 @@ from butterfly_sdm.imagery.scene import open_scene
 from data_prep.imagery import cutting
 from data_prep.imagery.composites import make_composite
 from data_prep.imagery.cutting import CutReport, cut_tiles
-from data_prep.imagery.ledger import Ledger, at, place_of
+from data_prep.imagery.ledger import Ledger, at, checksum_of, place_of
 from data_prep.imagery.options import TileOptions
 from data_prep.imagery.tile_grids import tile_grid
 from tests.data_prep.imagery.test_cutting import LEFT, TOP, Serial, degrees
@@ -140,6 +140,20 @@ def test_a_ledger_keeps_the_last_checksum_of_a_place_and_refuses_a_changed_line(
     (tmp_path / "done").write_text(text.replace("two", "six"))
     with pytest.raises(ArtefactError, match="was changed since it was written"):
         Ledger(tmp_path / "done", array)
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 5, 7), (4, 64, 64), (4, 100, 100)])
+def test_every_changed_bit_changes_the_checksum(shape):
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 9000, shape, dtype=np.uint16)
+    whole = checksum_of(values)
+    assert checksum_of(values.copy()) == whole
+    for _ in range(200):
+        changed = values.copy()
+        changed.reshape(-1).view(np.uint8)[rng.integers(changed.nbytes)] ^= 1 << rng.integers(8)
+        assert checksum_of(changed) != whole
+    if values.nbytes > 8192:
+        assert checksum_of(np.roll(values.reshape(-1), 2048)) != whole
 
 
 def test_a_place_is_named_and_found_again():
