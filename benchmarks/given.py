@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -362,6 +363,74 @@ def simulated(folder: Path) -> tuple[list[tuple[Community, Sites]], pd.DataFrame
     return fitted, truth[names]
 
 
+def season(draws: int) -> None:
+    """
+    Print what the days of given visits are worth, on simulated visits whose season is known.
+
+    Every site was visited ten times within eight weeks of its own. Compared are the community that
+    knows the season, the same with the days of what is given ignored, and one that ignores all
+    days; against the true rates over the season.
+    """
+    sys.path.insert(0, str(CONFIG.parents[1]))
+    from butterfly_sdm.season.seasons import Seasons
+    from tests.community.worlds import dated_world, lists_in_weeks
+    from tests.season.worlds import WEEKS
+
+    worlds = []
+    for seed in range(3):
+        dataset, q, truth, fold_of, chances = dated_world(sites=1200, seed=seed)
+        train = list(dataset.split.train)
+        seasons = Seasons.of(dataset, train)
+        fitted = [
+            Community.fit(dataset, q.loc[train], fold_of.loc[train], seasons=one)
+            for one in (seasons, None)
+        ]
+        worlds.append((dataset, q.rename_axis("place"), truth, chances, fitted))
+    rng = np.random.default_rng(4)
+    for visits in (1, 2, 5):
+        for name, first, last in (("in spring", 0, 9), ("any time", 0, WEEKS), ("evenly", 0, 0)):
+            errors: dict[str, list[np.ndarray]] = {}
+            held: list[float] = []
+            for dataset, q, truth, chances, (knows, ignorant) in worlds:
+                asked = list(dataset.split.validation)
+                rows, so = dataset.rows(asked), truth.loc[asked].to_numpy()
+                prior, found = q.loc[asked], {}
+                for draw in range(max(draws // 5, 1)):
+                    weeks = rng.integers(first, max(last, 1), (len(rows), visits))
+                    if name == "evenly":
+                        step = WEEKS / visits
+                        weeks = (rng.random((len(rows), 1)) + np.arange(visits)) * step // 1
+                    told = lists_in_weeks(
+                        chances[rows],
+                        prior.index,
+                        list(dataset.species),
+                        weeks.astype(int),
+                        seed=draw,
+                    )
+                    bare = replace(told, dated=told.dated.iloc[:0])
+                    belief = knows.condition(prior, told)
+                    inside_ = (belief.low.to_numpy() <= so) & (so <= belief.high.to_numpy())
+                    held.append(float(inside_.mean()))
+                    for method, claim in {
+                        "model alone": prior,
+                        "days": belief.probability,
+                        "days of given visits ignored": knows.condition(prior, bare).probability,
+                        "all days ignored": ignorant.condition(prior, bare).probability,
+                    }.items():
+                        each = 100 * ((claim.to_numpy() - so) ** 2).mean(axis=1)
+                        found.setdefault(method, []).append(each)
+                for method, parts in found.items():
+                    errors.setdefault(method, []).append(np.mean(parts, axis=0))
+            error = {method: np.concatenate(parts) for method, parts in errors.items()}
+            text = "  ".join(f"{method} {each.mean():.3f}" for method, each in error.items())
+            for other in ("days of given visits ignored", "all days ignored"):
+                less = error["days"] - error[other]
+                half = 1.96 * less.std() / np.sqrt(len(less))
+                text += f"  less than {other} {less.mean():+.3f} [{less.mean() - half:+.3f}, "
+                text += f"{less.mean() + half:+.3f}]"
+            print(f"{visits} visits {name}: {text}  inside {np.mean(held):.3f}", flush=True)
+
+
 def _only_visited(dataset: Dataset) -> Dataset:
     keep = dataset.sites["visits"] > 0
     table = None if dataset.covariates is None else dataset.covariates[keep]
@@ -392,14 +461,21 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs", "given"), help="what is kept")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument(
-        "--only", nargs="*", help="table, validation, folds, lists, near, speed, simulator, map"
+        "--only",
+        nargs="*",
+        help="table, validation, folds, lists, near, speed, simulator, map, season",
     )
     parser.add_argument("--given", type=Path, help="CSV of visits to test sites: see docs/given.md")
     parser.add_argument("--out", type=Path, default=Path("predictions_given.csv"))
     arguments = parser.parse_args()
     if arguments.shared is not None:
         os.environ["BUTTERFLY_SDM_SHARED"] = str(arguments.shared)
-    wanted = set(arguments.only or "table validation folds lists near speed simulator map".split())
+    every = "table validation folds lists near speed simulator map season".split()
+    wanted = set(arguments.only or every)
+    if "season" in wanted:
+        season(arguments.draws)
+        if wanted == {"season"}:
+            return
     settings = load_config(CONFIG)
     dataset = bs.build(settings, arguments.runs / "dataset")
     predictions = mean_predictions(dataset, settings, arguments.runs)

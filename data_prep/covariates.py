@@ -169,7 +169,8 @@ def read_covariates(path: str | Path, site_ids: pd.Index) -> pd.DataFrame:
     if not known.any():
         raise DataError(
             f"{path} has none of the {len(site_ids)} sites (such as {site_ids[0]}). Do the site "
-            "ids agree?"
+            "ids agree? A place that is no site of the data set needs a row there too, its name as "
+            "site_id, or rasters: build.covariates.rasters."
         )
     values = table.reindex(site_ids).astype(float)
     values[np.isinf(values)] = np.nan

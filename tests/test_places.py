@@ -91,6 +91,25 @@ def test_places_without_a_class_of_a_raster_are_known_to_lack_it(home, tmp_path)
     assert wide[plain.index].to_numpy() == pytest.approx(plain.to_numpy(), abs=0.05)
 
 
+def test_places_that_a_table_of_covariates_lacks_are_told_what_they_need(home, tmp_path):
+    folder, dataset, _ = home
+    table = tmp_path / "soil.csv"
+    pd.DataFrame({"site_id": dataset.site_ids, "sand": 0.5}).to_csv(table, index=False)
+    changes = ["build.split.buffer_m=0", f"build.covariates={{table: {table}}}"]
+    config = folder / "region" / "config.yaml"
+    config = config if config.is_file() else next((folder / "region").glob("*.yaml"))
+    held = sdm.build(config, tmp_path / "dataset", overrides=changes)
+    linear = "train.model={kind: linear, options: {covariates: true, position: false}}"
+    run = sdm.train(config, tmp_path / "run", dataset=held, overrides=[*changes, linear])
+    spot = dataset.sites.loc[held_out(dataset)[0]]
+    place = write(tmp_path / "p.csv", "place,lon,lat", f"Meadow,{spot.lon},{spot.lat}")
+    with pytest.raises(DataError, match="needs a row there too, its name as site_id"):
+        sdm.predict(run, place)
+    more = pd.DataFrame({"site_id": ["Meadow"], "sand": 0.5})
+    pd.concat([pd.read_csv(table), more]).to_csv(table, index=False)
+    assert len(sdm.predict(run, place).species) == len(dataset.species)
+
+
 def test_what_was_seen_moves_its_place_and_those_unseen_are_ranked(home, tmp_path):
     _, dataset, run = home
     first, second = held_out(dataset)[:2]

@@ -21,6 +21,7 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.records.double_recording import double_recordings, told_before
 from data_prep.records.dropped import dropped_rows, write_dropped
 from data_prep.records.files.limits import within
+from data_prep.records.files.stored import only_tables
 from data_prep.records.files.vector import files_of
 from data_prep.records.names import accepted_name, read_species, read_synonyms
 from data_prep.records.occurrences import GROUPS, Occurrences, read_occurrences
@@ -147,7 +148,7 @@ def read_survey(
     MissingFileError, RecordsError
         A file does not exist or is damaged, or no site is left.
     """
-    with within(config.limits):
+    with within(config.limits), only_tables(config.tables):
         occurrences = read_occurrences(
             config.paths,
             scratch=scratch,
@@ -166,7 +167,7 @@ def record_sources(config: RecordsOptions) -> list[Source]:
     """
     sources = []
     for path in config.paths:
-        with within(config.limits):
+        with within(config.limits), only_tables(config.tables):
             opened = open_records(path, format=config.format, columns=config.columns)
         held = files_of(path)
         fetched = read_provenance(path) if path.is_file() else None

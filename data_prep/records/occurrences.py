@@ -30,6 +30,7 @@ from butterfly_sdm.progress import Progress, silent
 from data_prep.records import dates as date_rules
 from data_prep.records import efforts
 from data_prep.records.columns import MISSING, with_genus, with_qualifier, without_missing
+from data_prep.records.files.stored import chosen_tables
 from data_prep.records.files.vector import files_of
 from data_prep.records.readers.reader import MALFORMED, TERMS, Block, RecordFile
 from data_prep.records.readers.registry import open_records
@@ -72,7 +73,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 log = logging.getLogger("butterfly_sdm.records")
 
-FORMAT_VERSION = 7  # of the compact table: columns, their groups and its checksums
+FORMAT_VERSION = 8  # of the compact table: columns, their groups and its checksums
 _MALFORMED_KEPT = 10_000
 _NAMES = ("scientificName", "species")
 _PART_ROWS = 500_000
@@ -519,8 +520,10 @@ def _key(paths: Sequence[Path], format: str, columns: Mapping[str, str]) -> str:
     for path in paths:
         held = files_of(path)
         state.append([(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in held])
+    chosen = {"tables": list(chosen_tables())} if chosen_tables() else {}
     return fingerprint(
-        {
+        chosen
+        | {
             "files": state,
             "format": format,
             "columns": dict(columns),

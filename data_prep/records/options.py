@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 import pyproj
 from pydantic import Field, field_validator, model_validator
 
-from butterfly_sdm.core.settings import InputPath, Section, unset
+from butterfly_sdm.core.settings import InputPath, Section, empty, unset
 from butterfly_sdm.errors import did_you_mean
 
 Protection = Literal["withhold", "1km", "2km", "10km"]
@@ -125,6 +125,12 @@ class RecordsOptions(Section):
     )
     columns: dict[str, str] = Field(
         default_factory=dict, description="our name of a column: its name in the file"
+    )
+    tables: tuple[str, ...] = Field(
+        (),
+        description="names of the sheets or layers of workbooks and maps that hold records; empty: "
+        "all that do",
+        exclude_if=empty,
     )
     sites: InputPath | None = Field(
         None, description="table of site_id and footprint_wkt that names the sites"

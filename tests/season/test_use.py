@@ -139,6 +139,37 @@ def test_the_folds_of_a_community_use_dates_as_the_run_does(uneven, tmp_path, mo
         made.clear()
 
 
+def test_the_day_of_a_given_visit_counts_in_a_run_with_a_season(uneven, tmp_path):
+    season = {"use": "on", "link": "logit", "shift_by": None}
+    config = {"train": QUICK | {"season": season}, "community": {"folds": 2}}
+    run = bs.train(config, tmp_path / "run", dataset=uneven)
+    place, (early, *_, late) = uneven.split.test[0], uneven.species
+
+    def moved(*visits):
+        table = pd.DataFrame(visits, columns=["place", "species", "date", "complete"])
+        found = bs.predict(run, [place], given=table, dataset=uneven)
+        told = found.species.set_index("species")
+        return (told["probability"] - told["prediction"]).to_dict(), found.notes
+
+    summer, notes = moved((place, "", "2019-08-20", "yes"))  # nothing seen
+    spring, _ = moved((place, "", "2019-05-18", "yes"))
+    assert summer[late] < min(-0.01, spring[late]) and spring[early] < min(-0.01, summer[early])
+    assert not any("no day" in note for note in notes)
+    nowhere, _ = moved((place, "", "2019-01-15", "yes"))  # nobody ever looked then
+    assert all(abs(change) < 1e-3 for change in nowhere.values())
+    undated, notes = moved((place, "", "one walk", "yes"))
+    assert undated[early] < 0 > undated[late]
+    assert any("1 visits have no day that can be read" in note for note in notes)
+    with pytest.raises(DataError, match=r"shows week 22\. Leave out --given"):
+        MapOfRun(run, run.config, MapOptions(quantity="rate_in_week", week=22)).check_records()
+    days = {"quantity": "raw_rate", "dates": ("2019-06-01",)}
+    with pytest.raises(DataError, match="on the days of some visits"):
+        MapOfRun(run, run.config, MapOptions(**days)).check_records()
+    with pytest.raises(DataError, match="richness_interval tell the rate"):
+        MapOfRun(run, run.config, MapOptions(layers=("richness_interval",), **days)).planned()
+    MapOfRun(run, run.config, MapOptions()).check_records()
+
+
 def test_a_map_is_judged_alike_before_and_after_any_evaluation(uneven, tmp_path):
     season = {"use": "on", "link": "logit", "shift_by": None}
     run = bs.train({"train": QUICK | {"season": season}}, tmp_path / "run", dataset=uneven)

@@ -143,7 +143,8 @@ def row_blocks(
 ) -> Iterator[tuple[list[bytes], int]]:
     r"""
     Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
-    another known encoding. A text comes in parts, for to join them takes time.
+    another known encoding. A text comes in parts,
+    which whoever cuts it joins.
 
     Raises
     ------
@@ -313,27 +314,6 @@ class _Cutter:
         return block or cut_rows(b"".join(parts), layout, wanted), damaged
 
 
-class _Parts:
-    """A text in parts, as a file that pyarrow reads without joining them."""
-
-    closed = False
-
-    def __init__(self, parts: list[bytes]) -> None:
-        self._parts = iter(parts)
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """Return at most ``size`` bytes, none at the end."""
-        part = self._rest or next(self._parts, b"")
-        while not part and (following := next(self._parts, None)) is not None:
-            part = following
-        self._rest = part[size:] if len(part) > size else b""
-        return part[:size] if self._rest else part
-
-    def close(self) -> None:
-        """Do nothing: there is no file."""
-
-
 def _wider(data: bytes, layout: Layout) -> Layout | None:
     """Return a layout with the empty cells in which the first row goes on; None if in none."""
     first = data[: _first_row_end(data, layout)].decode("utf-8", errors="replace")
@@ -393,7 +373,7 @@ def cut_at_once(
     beyond = [] if empty_from is None else [str(index) for index in range(empty_from, width)]
     try:
         table = arrow_csv.read_csv(
-            pa.PythonFile(_Parts(parts), "r"),
+            pa.BufferReader(parts[0] if len(parts) == 1 else b"".join(parts)),
             read_options=arrow_csv.ReadOptions(
                 use_threads=False,  # rows are numbered only then
                 column_names=[str(index) for index in range(width)],

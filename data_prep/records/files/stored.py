@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -117,13 +119,45 @@ def open_tables(path: Path, named: Collection[str] = ()) -> list[Rows]:
     if not folder and not path.is_file():
         raise MissingFileError(f"There are no records at {path}. Correct records.path.")
     if is_map(path):
-        return list(open_map(path))
+        return _chosen(path, {rows.layer: rows for rows in open_map(path)})
     if path.is_dir() or suffix(path) in (".parquet", ".geoparquet"):
         found: ParquetRows = open_parquet(path)
         return [found]
     if is_workbook(path):
-        return list(open_workbook(path, named))
+        return _chosen(path, {rows.title: rows for rows in open_workbook(path, named)})
     return [_open_text(path, named)]
+
+
+_TABLES: ContextVar[tuple[str, ...]] = ContextVar("tables", default=())
+
+
+def chosen_tables() -> tuple[str, ...]:
+    """Return the names of the sheets and layers that are read; none where all are."""
+    return _TABLES.get()
+
+
+@contextmanager
+def only_tables(names: Sequence[str]) -> Iterator[None]:
+    """Read only sheets and layers of these names; all of them where none is named."""
+    before = _TABLES.set(tuple(names))
+    try:
+        yield
+    finally:
+        _TABLES.reset(before)
+
+
+def _chosen(path: Path, tables: Mapping[str, Rows]) -> list[Rows]:
+    """Return the tables that were named, all where none was."""
+    if not chosen_tables():
+        return list(tables.values())
+    found = [rows for name, rows in tables.items() if name in chosen_tables()]
+    if not found:
+        named, held = ", ".join(chosen_tables()), ", ".join(tables)
+        raise RecordsError(
+            f"{path} has no sheet or layer {named}, which records.tables names; it has {held}. "
+            "Name one of them."
+        )
+    return found
 
 
 def _open_text(path: Path, named: Collection[str]) -> TextRows:
@@ -160,12 +194,12 @@ def header(path: Path) -> tuple[str, ...]:
         state = path.stat()
     except OSError:
         return ()
-    return _header(path, state.st_size, state.st_mtime_ns)
+    return _header(path, state.st_size, state.st_mtime_ns, chosen_tables())
 
 
 @lru_cache(maxsize=64)  # each reader asks
-def _header(path: Path, size: int, time: int) -> tuple[str, ...]:
-    del size, time
+def _header(path: Path, size: int, time: int, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    del size, time, chosen
     try:
         return tuple(name for table in open_tables(path) for name in table.columns)
     except (RecordsError, MissingFileError, OSError, EOFError, ValueError):

@@ -34,6 +34,7 @@ class SheetRows:
     bytes: int
     known: Mapping[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    title: str = ""
 
     def blocks(self, wanted: Mapping[str, str]) -> Iterator[tuple[Block, int]]:
         """Yield the wanted columns."""
@@ -125,7 +126,7 @@ def _sheet(
         for number, row in enumerate(cells[place + 1 :], start=1)
         if any(row[:width])
     ]
-    found = SheetRows(where, unique_names(header[:width]), rows, 0)
+    found = SheetRows(where, unique_names(header[:width]), rows, 0, title=name)
     above = [row for row in cells[:place] if any(row)]
     if above:
         first = next(text for text in above[0] if text)

@@ -17,6 +17,7 @@ from data_prep.records.files.delimited import DelimitedText, block_end
 from data_prep.records.files.layout import Layout, known_encoding, sniff
 from data_prep.records.files.limits import current_limits, raise_limit
 from data_prep.records.files.markup import children, first_text, local_name, parse_xml
+from data_prep.records.files.workbook import is_workbook
 from data_prep.records.readers.reader import Block
 
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\r\\n": "\r\n", "&quot;": '"'}
@@ -109,7 +110,7 @@ class ArchiveReader:
         """Tell whether it is a zip archive or folder with meta.xml or an occurrence table."""
         if path.is_dir():
             return (path / "meta.xml").is_file() or (path / "occurrence.txt").is_file()
-        if not is_zip(path):
+        if not is_zip(path) or is_workbook(path):  # one of OpenDocument has a meta.xml, too
             return False
         names = {name.lower().rsplit("/", 1)[-1] for name in open_container(path).names}
         return bool(names & {"meta.xml", "occurrence.txt"})

@@ -73,7 +73,11 @@ class IRecordReader(ExportReader):
 
 
 class MapMateReader(ExportReader):
-    """MapMate's export; its Status is one of breeding, and where unknown says 'Not recorded'."""
+    """
+    MapMate's export; its Status is one of breeding, and where unknown says 'Not recorded'. Its
+    quantity is 0 of a species that was seen and not counted, -1 (dominant) to -6 (very rare) of one
+    whose numbers were put into words, and -7 of one that was not there.
+    """
 
     name = "mapmate"
     summary = "MapMate export (text or Excel)"
@@ -91,12 +95,16 @@ class MapMateReader(ExportReader):
         }
     )
     ignored = frozenset({"status"})
+    words = MappingProxyType(
+        {"individualCount": {str(-code): "" for code in range(7)} | {"-7": "0"}}
+    )
 
     def told(self, parts: Sequence[Part]) -> list[str]:
-        """Say how quantities are taken, which recorders use in different ways."""
+        """Say how quantities are taken, which are not what they seem."""
         return [
-            "MapMate: a quantity of 0 is counted as nothing seen. Where it stands for a species "
-            "that was seen but not counted, say so in records.zero_count: present."
+            "MapMate: a quantity of 0 is a species that was seen and not counted, -1 to -6 are "
+            "words for how common it was, and -7 is one that was not there. If 0 is nothing seen "
+            "in this file, say so in records.format: table."
         ]
 
 

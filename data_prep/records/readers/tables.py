@@ -6,8 +6,11 @@ map.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
+
+import polars as pl
 
 from butterfly_sdm.errors import RecordsError
 from data_prep.records.columns import key, match_columns, require
@@ -49,6 +52,7 @@ class RecordTable:
     licence: str | None = None
     citation: str | None = None
     extra_notes: list[str] = field(default_factory=list)
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -81,9 +85,18 @@ class RecordTable:
             last = 0
             for block, position in read():
                 last = block_end(block, last)
-                yield block.after(before), offset + position
+                yield self._meant(block).after(before), offset + position
             before += last
             offset += part.rows.bytes
+
+    def _meant(self, block: Block) -> Block:
+        """Return a block in which the words of the program stand as what they mean."""
+        held = [term for term in self.words if term in block.rows.columns]
+        if not held:
+            return block
+        meant = [pl.col(t).str.strip_chars().replace(dict(self.words[t])) for t in held]
+        same = {term: text for term, text in block.same.items() if term not in held}
+        return replace(block, rows=block.rows.with_columns(meant), same=same)
 
 
 class TableReader:
@@ -100,6 +113,8 @@ class TableReader:
     day_first: bool | None = None
     ignored: frozenset[str] = frozenset()
     """Simplified names of columns that mean something else than they seem to."""
+    words: Mapping[str, Mapping[str, str]] = MappingProxyType({})
+    """Term: texts that a program writes, and what they mean."""
 
     def recognises(self, path: Path) -> bool:
         """Tell whether it is a table; one alone in a zip archive must name what is known."""
@@ -133,8 +148,11 @@ class TableReader:
             notes.append(f"Not read, for want of a date, place or species: {passed}.")
         if len(parts) > 1:
             read = ", ".join(part.rows.where for part in parts)
-            notes.append(f"{path.name} has several tables, which were read together: {read}.")
-        return RecordTable(path, parts, self.day_first, extra_notes=notes)
+            notes.append(
+                f"{path.name} has several tables, which were read together: {read}. If only some "
+                "of them hold records, name these in records.tables."
+            )
+        return RecordTable(path, parts, self.day_first, extra_notes=notes, words=self.words)
 
     def _part(self, rows: Rows, columns: Mapping[str, str]) -> Part:
         named = [name for name in rows.columns if name and name not in rows.known.values()]

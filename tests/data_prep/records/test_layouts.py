@@ -12,6 +12,7 @@ import pytest
 import shapely
 
 from butterfly_sdm.errors import RecordsError
+from data_prep.records.count import read_survey
 from data_prep.records.places.sites import read_sites
 from data_prep.records.readers.registry import READERS, open_records, reader
 from tests.data_prep.records.making_records import counted, counting
@@ -70,6 +71,39 @@ def workbook(path, **sheets):
     return path
 
 
+def open_document(path, **sheets):
+    """Write the same as LibreOffice does: meta.xml lies beside the sheets."""
+    pytest.importorskip("python_calamine", reason="workbooks are read with python-calamine")
+    names = "urn:oasis:names:tc:opendocument:xmlns"
+
+    def cell(value):
+        if value is None:
+            return "<table:table-cell/>"
+        kind = f'office:value-type="string"><text:p>{value}'
+        if isinstance(value, pd.Timestamp):
+            kind = f'office:value-type="date" office:date-value="{value:%Y-%m-%d}"><text:p>{value}'
+        elif isinstance(value, int):
+            kind = f'office:value-type="float" office:value="{value}"><text:p>{value}'
+        return f"<table:table-cell {kind}</text:p></table:table-cell>"
+
+    tables = ""
+    for name, rows in sheets.items():
+        held = (f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in rows)
+        tables += f'<table:table table:name="{name}">{"".join(held)}</table:table>'
+    content = (
+        f'<office:document-content xmlns:office="{names}:office:1.0" '
+        f'xmlns:table="{names}:table:1.0" xmlns:text="{names}:text:1.0"><office:body>'
+        f"<office:spreadsheet>{tables}</office:spreadsheet></office:body></office:document-content>"
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("meta.xml", "<office:document-meta/>")
+        manifest = f'<manifest:manifest xmlns:manifest="{names}:manifest:1.0"/>'
+        archive.writestr("META-INF/manifest.xml", manifest)
+        archive.writestr("content.xml", content)
+    return path
+
+
 def test_irecord(tmp_path):
     rows = [
         "1,i1,s,Species,Pieris rapae,Small White,Down,SU123345,51.1,-1.8,SU1234,03/06/2018,"
@@ -101,11 +135,20 @@ def test_mapmate_says_not_recorded_of_a_breeding_status(tmp_path):
     path = written(tmp_path / "mapmate.txt", MAPMATE + "\n".join(rows) + "\n", "cp1252")
     assert reader("mapmate").recognises(path)
     table = counted(path, scratch=tmp_path)
-    assert (n(table), k(table)) == (2, {"Aglais io": 1, "Pieris rapae": 1})
-    assert table.rows["dropped: date is a period"] == table.rows["dropped: unknown status"] == 1
-    assert any("zero_count: present" in note for note in table.notes)
-    seen = counted(path, scratch=tmp_path, rules=counting(zero_count="present"))
-    assert k(seen) == {"Aglais io": 2, "Pieris rapae": 1}
+    assert (n(table), k(table)) == (3, {"Aglais io": 2, "Pieris rapae": 1})
+    assert table.rows["dropped: date is a period"] == 1
+    assert any("records.format: table" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "seen"), [("0", 1), ("-1", 1), ("-6", 1), ("12", 1), ("", 1), ("-7", 0)]
+)
+def test_quantities_of_mapmate_are_words_below_one(tmp_path, quantity, seen):
+    row = "{}\t\tDown\tSU1234\t8\tA\t03/06/2018\t{}\tAdult\tNot recorded\t"
+    rows = [row.format("Pieris rapae", 3), row.format("Aglais io", quantity)]
+    path = written(tmp_path / "a.txt", MAPMATE + "\n".join(rows) + "\n")
+    table = counted(path, scratch=tmp_path)
+    assert n(table) == 1 and k(table).get("Aglais io", 0) == seen
 
 
 def test_inaturalist_leaves_out_casual_and_captive_observations(tmp_path):
@@ -255,8 +298,10 @@ LONG = [
 ]
 
 
-def test_a_workbook_with_dates_and_numbers(tmp_path):
-    table = counted(workbook(tmp_path / "a.xlsx", Records=LONG), scratch=tmp_path)
+@pytest.mark.parametrize("suffix", ["xlsx", "ods"])
+def test_a_workbook_with_dates_and_numbers(tmp_path, suffix):
+    write = open_document if suffix == "ods" else workbook
+    table = counted(write(tmp_path / f"a.{suffix}", Records=LONG), scratch=tmp_path)
     assert (n(table), k(table)) == (2, {"Aglais io": 1, "Pieris rapae": 1})
 
 
@@ -268,6 +313,28 @@ def test_sheets_of_records_are_read_together_and_others_named(tmp_path):
     assert (n(table), k(table)) == (3, {"Aglais io": 2, "Pieris rapae": 1})
     told = " ".join(table.notes)
     assert "sheet y2018 of a.xlsx, sheet y2019 of a.xlsx" in told and "sheet About" in told
+
+
+@pytest.mark.parametrize("suffix", ["xlsx", "ods", "gpkg"])
+def test_sheets_and_layers_can_be_chosen(tmp_path, suffix):
+    more = [LONG[0], ["Aglais io", pd.Timestamp("2019-06-03"), "SU1234", 2]]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "gpkg":
+        for number, (name, rows) in enumerate({"y2018": LONG, "y2019": more}.items()):
+            frame = pd.DataFrame(rows[1:], columns=rows[0])
+            frame = frame.assign(Date=frame["Date"].dt.strftime("%Y-%m-%d"))
+            pyogrio.write_dataframe(frame, path, driver="GPKG", layer=name, append=number > 0)
+    else:
+        write = open_document if suffix == "ods" else workbook
+        write(path, y2018=LONG, y2019=more)
+    found = read_survey(counting(path=path), scratch=tmp_path)
+    assert (n(found), k(found)) == (3, {"Aglais io": 2, "Pieris rapae": 1})
+    assert any("name these in records.tables" in note for note in found.notes)
+    found = read_survey(counting(path=path, tables=("y2019",)), scratch=tmp_path)
+    assert (n(found), k(found)) == (1, {"Aglais io": 1})
+    with pytest.raises(RecordsError, match=r"no sheet or layer y2020, .* it has y2018, y2019"):
+        read_survey(counting(path=path, tables=("y2020",)), scratch=tmp_path)
+    assert "tables" not in counting(path=path).model_dump()
 
 
 def test_titles_blank_rows_and_a_total_of_a_sheet_are_no_records(tmp_path):
