@@ -86,7 +86,8 @@ def covariate_doubts(covariates: pd.DataFrame | None) -> tuple[list[str], list[s
     empty = list(have.index[have == 0])
     flat = list(have.index[(have > 0) & (covariates.nunique() == 1)])
     some = have[(have > 0) & (have < len(covariates))]
-    warnings, notes = [], []
+    warnings: list[str] = []
+    notes: list[str] = []
     if empty:
         warnings.append(
             f"{_named(empty)} no value at any site, so nothing can be learned from it. Remove it, "
