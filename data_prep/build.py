@@ -42,6 +42,7 @@ from data_prep.input_files import check_inputs, check_paths, file_sources, input
 from data_prep.look.left_out import values_left_out
 from data_prep.notes import (
     BuildNotes,
+    covariate_doubts,
     dates_apart,
     misleading_dates,
     survey_doubts,
@@ -162,6 +163,10 @@ def _fill(
         executor=bench.executor,
     )
     notes.notes += lacking
+    doubts, gaps = covariate_doubts(covariates)
+    notes.notes += gaps
+    for message in doubts:
+        notes.warn(message)
     notes.sources += file_sources(config, bench)
     split, block = _split(config, sites, seed, tiles, notes, position_crs)
     if block is not None:

@@ -69,6 +69,57 @@ _CURES = {
 _CURE = "If they should count, correct the file or say in records.columns which column is which."
 
 
+def covariate_doubts(covariates: pd.DataFrame | None) -> tuple[list[str], list[str]]:
+    """
+    Say which covariates are empty or the same at all sites, and which lack values at some.
+
+    Parameters
+    ----------
+    covariates
+        (sites, covariates), NaN where missing; None: there are none.
+
+    Returns
+    -------
+    warnings, notes : list of str
+    """
+    if covariates is None or len(covariates) < 2:
+        return [], []
+    have = covariates.notna().sum()
+    empty = list(have.index[have == 0])
+    flat = list(have.index[(have > 0) & (covariates.nunique() == 1)])
+    some = have[(have > 0) & (have < len(covariates))]
+    warnings: list[str] = []
+    notes: list[str] = []
+    if empty:
+        warnings.append(
+            f"{_named(empty)} no value at any site, so nothing can be learned from it. Remove it, "
+            "or check its table, raster and band."
+        )
+    if flat:
+        value = covariates[flat[0]].dropna().iloc[0]
+        warnings.append(
+            f"{_named(flat)} the same value at all sites ({flat[0]}: {value:g}), so nothing can "
+            "be learned from it. Remove it, or check its table, raster and band."
+        )
+    if len(some):
+        lacking = len(covariates) - int(some.min())
+        text = (
+            f"{_named(list(some.index))} no value at up to {lacking:,} of {len(covariates):,} "
+            "sites. Models take the mean of the training sites there; maps have no value where a "
+            "raster has none."
+        )
+        (warnings if 2 * lacking > len(covariates) else notes).append(text)
+    return warnings, notes
+
+
+def _named(names: list[str]) -> str:
+    shown = ", ".join(map(str, names[:3]))
+    if len(names) == 1:
+        return f"The covariate {shown} has"
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{len(names):,} covariates ({shown}{more}) have"
+
+
 def unwanted_losses(rows: Mapping[str, int]) -> dict[str, int]:
     """
     Return the reasons, no settings of the user, for which more than 5 % of the rows were left out.

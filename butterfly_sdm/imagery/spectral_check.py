@@ -11,7 +11,7 @@ blue. What is found is a warning, never an error.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,12 @@ from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import SENTINEL2
 
 SAMPLE_PIXELS = 400_000
+# Snow and clouds are rarely above it; this share of the pixels is a wrong scale.
+TOO_BRIGHT, MANY = 1.3, 0.15
+# Share of vegetated pixels with dense leaves from which the brightest visible band is green.
+LEAFY = 0.1
+# Leaves are never as dark in the near infrared, whatever the season.
+DARK_LEAVES = 0.06
 GROUPS = 50
 VISIBLE = ("red", "green", "blue")
 
@@ -144,11 +150,12 @@ def _range(sample: SpectralSample) -> list[str]:
     medians = {band: float(np.median(values)) for band, values in reflectance.items()}
     highest = max(medians, key=lambda band: medians[band])
     found = []
-    if medians[highest] > 1.2:
+    bright = max(float((values > TOO_BRIGHT).mean()) for values in reflectance.values())
+    if medians[highest] > 1.2 or bright > MANY:
         found.append(
-            f"The median reflectance of band {highest} is {medians[highest]:.3g}, and reflectance "
-            "is rarely above 1. "
-            f"Is the scale {sample.scale:g} right? (0.0001 for Sentinel-2)"
+            f"The median reflectance of band {highest} is {medians[highest]:.3g}, and "
+            f"{bright:.0%} of the pixels of a band lie above {TOO_BRIGHT}; reflectance is rarely "
+            f"above 1. Is the scale {sample.scale:g} right? (0.0001 for Sentinel-2)"
         )
     elif medians[highest] < 0.01:
         found.append(
@@ -157,6 +164,12 @@ def _range(sample: SpectralSample) -> list[str]:
             f"Is the scale {sample.scale:g} right, and is the offset {sample.offset:g} not too "
             "large?"
         )
+    elif (leaves := _leaves(reflectance)) < DARK_LEAVES:
+        found.append(
+            f"Where one band towers over the others, as the near infrared does over leaves, its "
+            f"median reflectance is {leaves:.2g}; leaves have 0.1 to 0.5. Is the scale "
+            f"{sample.scale:g} right? (0.0001 for Sentinel-2)"
+        )
     dark = {
         band: float(np.percentile(reflectance[band], 1)) for band in VISIBLE if band in reflectance
     }
@@ -164,6 +177,7 @@ def _range(sample: SpectralSample) -> list[str]:
         len(dark) >= 2
         and all(0.1 <= value < 0.2 for value in dark.values())
         and medians[highest] < 1
+        and _snowy(reflectance) < 0.1
     ):
         found.append(
             f"The darkest 1 % of pixels still have a reflectance of {min(dark.values()):.2f} in "
@@ -178,6 +192,25 @@ def _range(sample: SpectralSample) -> list[str]:
                 "offset subtracted twice?"
             )
     return found
+
+
+def _leaves(reflectance: Mapping[str, np.ndarray]) -> float:
+    """
+    Return the median reflectance of the band that towers over the others, in the pixels where one
+    does whatever the scale; infinite if these are few.
+    """
+    names = [band for band in ("nir", *VISIBLE) if band in reflectance]
+    if len(names) < 3:
+        return np.inf
+    ordered = np.sort(np.stack([reflectance[band] for band in names]), axis=0)
+    towering = (ordered[-1] > 1.8 * ordered[-2]) & (ordered[0] > 0)
+    return float(np.median(ordered[-1, towering])) if towering.mean() > 0.2 else np.inf
+
+
+def _snowy(reflectance: Mapping[str, np.ndarray]) -> float:
+    """Return the share of pixels that are bright in all visible bands: snow and clouds."""
+    visible = np.stack([reflectance[band] for band in VISIBLE if band in reflectance])
+    return float((visible.min(axis=0) > 0.25).mean())
 
 
 def _order(sample: SpectralSample) -> list[str]:
@@ -224,8 +257,13 @@ def _visible_order(sample: SpectralSample, stack: np.ndarray, ordered: np.ndarra
     follow = np.median(correlation, axis=0)
     dense = vegetated & (stack[0] > 4 * ordered[-2])
     level = np.median(stack[1:, dense if dense.sum() >= 100 else vegetated], axis=1)
-    # As haze does not change how a band varies, brightness decides only where that says nothing.
-    green = int(follow.argmax() if np.diff(np.sort(follow)[-2:]) > 0.05 else level.argmax())
+    # As haze does not change how a band varies, brightness decides only where that says nothing,
+    # and there are leaves: of what is dry, dormant or bare, red is the brightest.
+    unclear = np.diff(np.sort(follow)[-2:]) <= 0.05
+    if unclear and dense.sum() < max(100, LEAFY * vegetated.sum()):
+        green = 1
+    else:
+        green = int(level.argmax() if unclear else follow.argmax())
     if follow[green] - follow[1] < 0.05 and level[green] < 1.15 * level[1]:
         green = 1
     one, two = (band for band in range(3) if band != green)

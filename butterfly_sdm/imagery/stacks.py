@@ -236,7 +236,7 @@ def blocks_of(scene: Reader, stack: Stack, window: Window) -> dict[Any, int]:
     bytes.
     """
     _, blocks, on_scene = _wanted(scene, stack, window)
-    each = 2 * len(scene.bands) + 1
+    each = np.dtype(scene.dtype).itemsize * len(scene.bands) + 1
     return {
         _key(scene, stack, block, on_scene=on_scene): int(block.height * block.width) * each
         for block in blocks

@@ -7,7 +7,7 @@ import pytest
 
 from butterfly_sdm.data.splits import Split
 from data_prep.look.left_out import commonest, values_left_out
-from data_prep.notes import survey_doubts, thin_data, unwanted_losses
+from data_prep.notes import covariate_doubts, survey_doubts, thin_data, unwanted_losses
 from data_prep.records.count import read_survey
 from data_prep.records.options import RecordsOptions
 
@@ -132,3 +132,27 @@ def test_sites_of_one_visit_are_told(tmp_path):
     assert "5 of 9 sites (56%) have one visit" in said
     assert "records.grid_m" in said
     assert doubts(tmp_path, TWICE + once[:8])[1] == []
+
+
+@pytest.mark.parametrize(
+    ("values", "warned", "noted"),
+    [
+        ([1.0, 2.0, 3.0, 4.0], [], []),
+        ([7.0, 7.0, 7.0, 7.0], ["x has the same value at all sites (x: 7)"], []),
+        ([np.nan] * 4, ["x has no value at any site"], []),
+        ([1.0, 2.0, 3.0, np.nan], [], ["x has no value at up to 1 of 4 sites"]),
+        ([1.0, np.nan, np.nan, np.nan], ["the same value", "up to 3 of 4 sites"], []),
+    ],
+)
+def test_covariates_that_say_nothing_or_lack_values_are_told(values, warned, noted):
+    warnings, notes = covariate_doubts(pd.DataFrame({"x": values, "y": [1.0, 2.0, 3.0, 5.0]}))
+    for told, expected in ((warnings, warned), (notes, noted)):
+        assert len(told) == len(expected)
+        assert all(part in one for part, one in zip(expected, told, strict=True))
+
+
+def test_many_covariates_that_say_nothing_are_one_sentence():
+    table = pd.DataFrame(np.zeros((5, 64)), columns=[f"e_{number:03d}" for number in range(64)])
+    (told,), _ = covariate_doubts(table)
+    assert told.startswith("64 covariates (e_000, e_001, e_002 and 61 more) have the same value")
+    assert covariate_doubts(None) == ([], [])

@@ -49,14 +49,29 @@ COVERS = np.array(
 )
 
 
-def mixed(shares: list[float], *, haze: float = 0.0, seed: int = 0) -> np.ndarray:
+#: The same of the north in May.
+NORTH = np.array(
+    [
+        (0.020, 0.028, 0.018, 0.17),  # conifers, low sun
+        (0.065, 0.055, 0.038, 0.17),  # birch without leaves
+        (0.090, 0.072, 0.045, 0.19),  # mire
+        (0.720, 0.740, 0.750, 0.66),  # snow
+        (0.020, 0.022, 0.025, 0.01),  # lakes
+        (0.120, 0.100, 0.070, 0.22),  # last year's grass
+    ]
+)
+
+
+def mixed(
+    shares: list[float], *, haze: float = 0.0, seed: int = 0, covers: np.ndarray = COVERS
+) -> np.ndarray:
     """
     Return a tile of mixed covers whose brightness varies; haze adds most to blue and takes contrast
     from it.
     """
     random = np.random.default_rng(seed)
     weight = random.dirichlet(np.asarray(shares) * 2 + 0.02, 64 * 64)
-    values = (weight @ COVERS) * random.normal(1, 0.08, (64 * 64, 1)) + random.normal(
+    values = (weight @ covers) * random.normal(1, 0.08, (64 * 64, 1)) + random.normal(
         0, 0.002, (64 * 64, 4)
     )
     values = values * (1 - haze * np.array([0.3, 0.5, 0.8, 0.1])) + haze * np.array(
@@ -152,3 +167,27 @@ def test_a_hazy_scene_of_winter_and_cloudy_products_make_no_false_alarm(shared):
         piece = open_scene(path).select(RIGHT)
         values, _ = piece.read(Window(0, 0, piece.width, piece.height))
         assert "swapped" not in said(values[None], offset=piece.offset), product
+
+
+MAY = {
+    "conifers": [6, 1, 1, 0, 0.3, 0.2],
+    "birch": [0, 1, 0, 0, 0, 0],
+    "mires": [2, 1, 4, 0, 0.5, 1],
+    "snow": [3, 1, 1, 3, 0.3, 0],
+    "lakes": [2, 1, 0, 0, 4, 0],
+}
+
+
+@pytest.mark.parametrize("haze", [0.0, 0.5])
+@pytest.mark.parametrize("place", MAY)
+def test_the_north_in_may_makes_no_false_alarm(place, haze):
+    tiles = [mixed(MAY[place], haze=haze, seed=seed, covers=NORTH) for seed in range(6)]
+    assert said(np.stack(tiles)) == ""
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1e-5])
+@pytest.mark.parametrize("place", ["fields", "conifers", "birch", "mires"])
+def test_a_scale_wrong_by_a_factor_of_ten_is_noticed(place, scale):
+    shares, covers = (MAY[place], NORTH) if place in MAY else ([1, 0, 4, 1, 0, 0], COVERS)
+    tiles = np.stack([mixed(shares, seed=seed, covers=covers) for seed in range(4)])
+    assert f"Is the scale {scale:g} right" in said(tiles, scale=scale)
