@@ -317,6 +317,8 @@ def embed(
     ----------
     scenes
         Rasters; together one mosaic.
+    out
+        Where the GeoTIFF shall lie.
     weights
         Local file, or the name of torchgeo's weights.
     backbone
@@ -325,6 +327,11 @@ def embed(
         Name of torchgeo's weights whose bands were standardised alike; None: ``weights`` itself.
     bands
         Names of the scenes' bands in file order; None: as the files say.
+
+    Returns
+    -------
+    Path
+        The GeoTIFF.
 
     Raises
     ------

@@ -294,6 +294,10 @@ class Community:
 
         Parameters
         ----------
+        given
+            What is known.
+        predictions
+            (place, species) of the model alone.
         bands
             (places,) band of climate or latitude of the seasons; None: the middle one.
         """
@@ -338,6 +342,8 @@ class Community:
             What was seen there.
         positions
             (records, 2) metres.
+        bands
+            (records,) as of :meth:`evidence`.
 
         Returns
         -------

@@ -101,7 +101,9 @@ class Given:
 
     @classmethod
     def of_visits(cls, dataset: Dataset, sites: Sequence[str]) -> Self:
-        """Return all visits of sites of a data set, those with a date as lists of their day."""
+        """
+        Return all visits of ``sites`` of a ``dataset``, those with a date as lists of their day.
+        """
         k, n = dataset.detections.loc[list(sites)], dataset.visits.loc[list(sites)]
         lists = lists_of_sites(dataset, sites)
         index = pd.Index(np.asarray(sites, dtype=object)[lists.row], name="place")
