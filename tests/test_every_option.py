@@ -52,6 +52,9 @@ TYPED = {
     "--set map.stride_px=64 --set map.beside=[] --json",
     "map again": "map {run} {west} {east} --out {again} --force --given {seen} "
     "--set map.stride_px=64 --set map.beside=[]",
+    "embed": "embed {west} --weights {transformer} --backbone vit_tiny_patch16_224 --like "
+    "ViTSmall16_Weights.SENTINEL2_ALL_DINO --bands blue,green,red,nir --out {new}/embedded.tif "
+    "--json",
     "community": "community {run} --dataset {dataset} --set community.folds=3 --json",
     "predict": "predict {run} {places} --given {seen} --visits 5 --dataset {dataset} "
     "--out {new}/told.csv --set map.withhold=[] --json",
@@ -116,6 +119,16 @@ def medical(folder: Path) -> Path:
     return folder / "modan.yaml"
 
 
+def transformer(path: Path) -> Path:
+    """Write the weights of a small transformer for the bands of Sentinel-2."""
+    import timm
+    import torch
+
+    net = timm.create_model("vit_tiny_patch16_224", pretrained=False, in_chans=13, num_classes=0)
+    torch.save(net.state_dict(), path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Return a region, its data set, two runs, a community and a map, by name."""
@@ -170,6 +183,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "squares": at / "squares.gpkg",
         "walks": walks(at / "walks.csv"),
         "modan": medical(at / "medical"),
+        "transformer": transformer(at / "transformer.pth"),
     }
 
 
@@ -225,6 +239,9 @@ def shows(name: str, output: str, new: Path, small: dict[str, Path]) -> None:
         assert files == {"map.tif"} and read_tags(new / "map.tif")["stride_px"] == 64
     elif name == "map again":
         assert read_tags(small["again"])["stride_px"] == 64
+    elif name == "embed":
+        with rasterio.open(new / "embedded.tif") as raster:
+            assert raster.count == 192 and raster.res[0] == 160
     elif name == "predict":
         assert {"told.csv", "told_places.csv", "told_alike.csv"} <= files
         assert set(pd.read_csv(new / "told.csv").place) == {"A", "B"}

@@ -255,7 +255,7 @@ class NetworkPredictor:
         if model.weights is not None:
             net.trunk.load_pretrained(model.weights, rule=model.stem, seed=self.seed)
         net.freeze(model.freeze)
-        net.trunk.to(memory_format=torch.channels_last)
+        net.trunk.lay_out()
 
     def _fitting(
         self,
@@ -645,7 +645,7 @@ def _load_network(
     net.load_state_dict(state)
     if net.trunk is not None:
         # laid out as while it was fitted, so that it predicts the same to the last bit
-        net.trunk.to(memory_format=torch.channels_last)
+        net.trunk.lay_out()
     return net.eval()
 
 

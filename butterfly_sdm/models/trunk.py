@@ -103,10 +103,27 @@ class Trunk(nn.Module):
         Return the feature map (n, channels, height / stride, width / stride) of images (n, bands,
         height, width).
         """
-        features = self.body(image)
+        features = self.body(image.to(memory_format=self.layout))
         if self.tokens is not None:
             return as_map(features, image, *self.tokens)
         return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """
+        How images and weights lie in memory: channels last, which is faster, unless the trunk has a
+        strided 1 x 1 convolution of fewer than 16 channels, at whose gradient oneDNN crashes then.
+        """
+        narrow = any(
+            layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16
+            for layer in self.body.modules()
+            if isinstance(layer, nn.Conv2d)
+        )
+        return torch.contiguous_format if narrow else torch.channels_last
+
+    def lay_out(self) -> None:
+        """Lay the weights out as images are."""
+        self.to(memory_format=self.layout)
 
     @property
     def by_pixel(self) -> bool:

@@ -191,7 +191,7 @@ def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(
     with pytest.raises(MissingFileError, match="butterfly-sdm map RUN"):
         show_maps(tmp_path / "none.tif")
     (tmp_path / "text.tif").write_text("not a raster")
-    with pytest.raises(RasterError, match="cannot be read as a raster"):
+    with pytest.raises(RasterError, match="cannot be opened as a raster"):
         show_maps(tmp_path / "text.tif")
 
 

@@ -154,7 +154,18 @@ def test_a_network_without_imagery_has_no_features() -> None:
     with pytest.raises(ModelError, match="no image and so no stem"):
         net.stem  # noqa: B018
     with pytest.raises(ModelError, match="gives no feature map"):
-        network(backbone="vit_tiny_patch16_224")
+        network(backbone="resmlp_12_224")
+
+
+@pytest.mark.parametrize(("width", "last"), [(8, False), (12, False), (16, True)])
+def test_a_trunk_too_narrow_for_channels_last_learns_without_it(width: int, last: bool) -> None:
+    # with 8 channels laid out by pixel, oneDNN crashed at this size and batch
+    trunk = network(backbone="resnet18", width=width).trunk
+    trunk.lay_out()
+    assert (trunk.layout == torch.channels_last) == last
+    image = torch.randn(16, 4, 224, 224).to(memory_format=torch.channels_last)
+    trunk(image).sum().backward()
+    assert torch.isfinite(trunk.body.layer2[0].downsample[0].weight.grad).all()
 
 
 def test_bf16_autocast_and_channels_last_change_little() -> None:
@@ -186,7 +197,7 @@ def test_a_narrow_resnet_is_the_published_one_with_fewer_channels() -> None:
         assert narrow.features(torch.randn(1, 4, 128, 160)).shape == (1, 128, 4, 5)
     assert narrow.dense
     early, late = narrow.trunk.stages()
-    image = torch.randn(1, 4, 64, 64)
+    image = torch.randn(1, 4, 64, 64).to(memory_format=narrow.trunk.layout)
     with torch.inference_mode():
         value = image
         for module in [*early, late]:
