@@ -132,3 +132,11 @@ def test_a_program_exported_for_one_size_of_batch_takes_any(size, tmp_path):
     torch.testing.assert_close(loaded(images), model(images))
     (gradient,) = torch.autograd.grad(loaded(images).sum(), images)
     assert gradient.abs().sum(dim=(1, 2, 3)).gt(0).all()  # of the filled-up batch too
+
+
+def test_a_program_is_read_to_the_cpu_whatever_device_is_the_default(program, capfd):
+    with torch.device("meta"):  # as a run does, to compare shapes before it takes memory
+        loaded = load_classifier(str(program), None, trust=True)
+    images = torch.rand(2, 1, 16, 16)
+    torch.testing.assert_close(loaded(images), striped_classifier()(images))
+    assert "Traceback" not in capfd.readouterr().err

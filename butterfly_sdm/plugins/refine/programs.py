@@ -47,7 +47,8 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
         )
     try:
         if path.suffix == ".pt2":
-            return _of_any_batch(torch.export.load(plain_program(path)), path)
+            with torch.device("cpu"):  # whatever stands around it: its tensors are given
+                return _of_any_batch(torch.export.load(plain_program(path)), path)
         script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return script.eval()
     except _RefusedError as error:
