@@ -277,6 +277,7 @@ class Ground:
                         "and the model needs an image."
                     )
             if names:
+                self._tell_lost_covariates(data, names)
                 tables.append(predictor.predict(data, names))
                 self._place_in_bands(data, names)
                 spots.append(data.sites.loc[names, ["easting", "northing"]])
@@ -289,6 +290,20 @@ class Ground:
         order = [name for name in places.index if name in table.index]
         table = table.loc[order].rename_axis("place")
         return table, at.loc[order].to_numpy(float)
+
+    def _tell_lost_covariates(self, data: Dataset, names: list[str]) -> None:
+        """Note places without a value of covariates that the model looks at."""
+        seen = list(self.run.predictor.sees.covariates)
+        if data.covariates is None or not seen:
+            return
+        lost = data.covariates.reindex(index=names, columns=seen).isna().sum(axis=1)
+        if (lost > 0).any():
+            worst = lost.idxmax()
+            self.notes.append(
+                f"{int((lost > 0).sum())} places lack covariates, such as {worst} "
+                f"{lost[worst]:.0f} of {len(seen)}: there the model takes what is usual at its "
+                "training sites, where a map tells nothing. Give rasters or a table of them."
+            )
 
     def _place_in_bands(self, data: Dataset, names: list[str]) -> None:
         """Keep in which band of climate or latitude of the seasons places lie."""

@@ -89,6 +89,10 @@ def test_places_without_a_class_of_a_raster_are_known_to_lack_it(home, tmp_path)
     plain = run.predictor.predict(dataset, [site]).iloc[0]
     wide = sdm.predict(run, new).species.set_index("species")["prediction"]
     assert wide[plain.index].to_numpy() == pytest.approx(plain.to_numpy(), abs=0.05)
+    both = pd.concat([new, new.set_axis(["Away"]).translate(0.5, 0).to_frame("geometry")])
+    notes = sdm.predict(run, both).notes
+    lost = len(run.predictor.sees.covariates)
+    assert [note for note in notes if f"1 places lack covariates, such as Away {lost} of" in note]
 
 
 def test_places_that_a_table_of_covariates_lacks_are_told_what_they_need(home, tmp_path):

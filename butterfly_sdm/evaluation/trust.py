@@ -75,8 +75,10 @@ class Trust:
         total, better = len(self.species), int((self.species["verdict"] == "better").sum())
         if mse < mean:
             how = f"{1 - mse / mean:.0%} smaller than"
+        elif mse > mean:
+            how = f"{mse / mean - 1:.0%} larger than" if mean > 0 else "larger than"
         else:
-            how = f"{mse / mean - 1:.0%} larger than" if mse > mean else "the same as"
+            how = "the same as"
         return (
             f"Judged on {self.sites} {self.part} sites, the mean squared error ({mse:.4f}) is "
             f"{how} that of the mean rate of each species ({mean:.4f}); {better} of {total} "

@@ -170,10 +170,11 @@ def _middle(scene: Scene, crs: CRS) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(east), np.asarray(north)
 
 
-def on_grid(scene: Scene, crs: str) -> Scene:
+def on_grid(scene: Scene, crs: str, *, wanted_m: float | None = None) -> Scene:
     """
     Return the scene resampled, while it is read, to north-up pixels of the same size in metres in
-    another CRS.
+    another CRS; of ``wanted_m`` where pixels are not what they are called (Web Mercator, degrees)
+    and show about as much ground.
 
     The pixels lie on whole multiples of their size, so that scenes brought to one grid fit
     together.
@@ -197,6 +198,11 @@ def on_grid(scene: Scene, crs: str) -> Scene:
     if target == scene.crs:
         return scene
     size = float(round(scene.resolution_m)) or scene.resolution_m
+    if wanted_m is not None:
+        shown = on_ground(scene.crs, *_middle(scene, scene.crs), scene.resolution_m)
+        real = math.sqrt(float(shown.east[0] * shown.north[0]))
+        if shown.off.max() > FAR_OFF and abs(real / wanted_m - 1) < 0.1:
+            size = wanted_m
     left, bottom, right, top = transform_bounds(scene.crs, target, *scene.bounds, densify_pts=101)
     col, row = math.floor(left / size), math.ceil(top / size)
     width, height = math.ceil(right / size) - col, row - math.floor(bottom / size)

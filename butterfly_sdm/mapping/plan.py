@@ -165,7 +165,7 @@ def _check_known(predictor: Predictor, options: MapOptions) -> None:
 def _fitting(predictor: Predictor, scene: Scene, options: MapOptions) -> tuple[Scene, Lattice]:
     """Return the scene as a predictor sees it, and the positions of its map."""
     if options.grid is not None:
-        scene = on_grid(scene, options.grid)
+        scene = on_grid(scene, options.grid, wanted_m=predictor.sees.resolution_m)
     sees = predictor.sees
     if sees.bands and scene.crs.is_geographic:
         raise RasterError(

@@ -473,7 +473,7 @@ class _Count:
             years=(),
             notes=notes,
             coarse=coarse if len(coarse) else None,
-            lists_of_one=int((all_seen == 1).sum()),
+            lists_of_one=int(((all_seen == 1) & kept).sum()),
             visit_table=table,
         )
 

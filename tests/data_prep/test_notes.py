@@ -48,13 +48,13 @@ def test_few_sites_and_rare_species_are_told():
 HEADER = "recordID,scientificName,eventDate,decimalLatitude,decimalLongitude\n"
 
 
-def doubts(tmp_path, lines):
+def doubts(tmp_path, lines, **options):
     path = tmp_path / "records.csv"
     path.write_text(
         HEADER + "".join(f"{number},{line}\n" for number, line in enumerate(lines)),
         encoding="utf-8",
     )
-    rules = RecordsOptions(path=path, min_records=0)
+    rules = RecordsOptions(path=path, min_records=0, **options)
     table = read_survey(rules, scratch=tmp_path)
     return table, survey_doubts(table, values_left_out(rules, scratch=tmp_path))
 
@@ -120,6 +120,11 @@ def test_visits_of_one_species_are_told(tmp_path):
     assert table.lists_of_one == 9
     assert "9 of 17 visits (53%) name a single species" in said
     assert doubts(tmp_path, TWICE + lists[:8])[1] == []
+    hidden = [line.replace("Aglais io", "Maculinea arion") for line in lists]
+    sensitive = {"Maculinea arion": "withhold"}
+    table, said = doubts(tmp_path, TWICE + hidden, sensitive=sensitive)
+    assert table.lists_of_one == 0  # visits left out are none of those counted
+    assert said == []
 
 
 def test_sites_of_one_visit_are_told(tmp_path):

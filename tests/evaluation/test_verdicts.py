@@ -15,7 +15,7 @@ from butterfly_sdm.evaluation.report.odmap import odmap
 from butterfly_sdm.evaluation.report.page import to_markdown, write_report
 from butterfly_sdm.evaluation.report.summary import headline, sentences
 from butterfly_sdm.evaluation.scores import score_predictions
-from butterfly_sdm.evaluation.trust import held_out, judge
+from butterfly_sdm.evaluation.trust import Trust, held_out, judge
 from tests.evaluation.worlds import small_world
 
 
@@ -156,4 +156,12 @@ def test_predictions_that_were_kept_are_taken_if_they_are_of_the_same_sites():
     )
     pd.testing.assert_frame_equal(
         held_out(model, dataset, dataset.split, known=truth.iloc[:5]), fresh
+    )
+
+
+def test_a_mean_rate_without_error_is_told_in_words():
+    """As where the one species that is told was seen on every visit."""
+    trust = Trust("test", 9, {"mse": 0.01}, 0.0, pd.DataFrame({"verdict": ["worse"]}), 5)
+    assert "(0.0100) is larger than that of the mean rate of each species (0.0000)" in (
+        trust.sentence
     )
