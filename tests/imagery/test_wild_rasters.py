@@ -24,6 +24,7 @@ RENAMED = {
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # 24 programs, each with a region of its own
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no wild/rasters in BUTTERFLY_SDM_SHARED")
 def test_every_case_holds(tmp_path):
     folder, root = tmp_path / "rasters", Path(__file__).parents[2]
