@@ -20,6 +20,9 @@ RENAMED = {
     "from butterfly_sdm.mapping import predict_map": "from butterfly_sdm.mapping.map import "
     "write_map as predict_map",
     "from data_prep.sources.stac import search_items\n": SEARCH,
+    # the map is now made in the metres of the tiles, not in degrees
+    "ew, ns = s.transform.a * 111320 * np.cos(np.radians(50.98)), -s.transform.e * 111320": ""
+    "ew, ns = s.transform.a, -s.transform.e; assert s.crs.is_projected and abs(ew - 320) < 10",
 }
 
 
