@@ -77,15 +77,23 @@ def make_scene(path: Path, size: int, bands: int, interleave: str) -> None:
     Write a scene whose blocks are those of :func:`make_blocks` again and again: they lie in the
     file once and are decoded as often as it names them.
     """
-    import rasterio
 
     few = path.with_name("blocks.tif")
     make_blocks(few, bands, interleave)
-    with rasterio.open(path, "w", SPARSE_OK=True, **profile(size, bands, interleave)):
+    repeat_blocks(few, path, profile(size, bands, interleave))
+    few.unlink()
+
+
+def repeat_blocks(few: Path, path: Path, wanted: dict[str, Any]) -> None:
+    """Write a square BigTIFF whose blocks are the 3 x 3 of another one, again and again."""
+    import rasterio
+
+    with rasterio.open(path, "w", SPARSE_OK=True, **wanted):
         pass
     (starts, sizes), content = (_array(few, tag) for tag in (324, 325)), few.read_bytes()
     (where, _, count, _), (also, kind, _, _) = _entry(path, 324), _entry(path, 325)
-    across, planes = -(-size // BLOCK), 1 if interleave == "pixel" else bands
+    across = -(-wanted["width"] // BLOCK)
+    planes = 1 if wanted["interleave"] == "pixel" else wanted["count"]
     assert count == across**2 * planes
     with path.open("r+b") as file:
         shift = file.seek(0, 2)
@@ -98,7 +106,6 @@ def make_scene(path: Path, size: int, bands: int, interleave: str) -> None:
             code = CODES[kind]
             file.seek(also + struct.calcsize(code) * number)
             file.write(struct.pack("<" + code, sizes[own]))
-    few.unlink()
 
 
 CODES = {3: "H", 4: "I", 16: "Q"}

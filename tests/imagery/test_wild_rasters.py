@@ -20,10 +20,14 @@ RENAMED = {
     "from butterfly_sdm.mapping import predict_map": "from butterfly_sdm.mapping.map import "
     "write_map as predict_map",
     "from data_prep.sources.stac import search_items\n": SEARCH,
+    # the map is now made in the metres of the tiles, not in degrees
+    "ew, ns = s.transform.a * 111320 * np.cos(np.radians(50.98)), -s.transform.e * 111320": ""
+    "ew, ns = s.transform.a, -s.transform.e; assert s.crs.is_projected and abs(ew - 320) < 10",
 }
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # 24 programs, each with a region of its own
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no wild/rasters in BUTTERFLY_SDM_SHARED")
 def test_every_case_holds(tmp_path):
     folder, root = tmp_path / "rasters", Path(__file__).parents[2]

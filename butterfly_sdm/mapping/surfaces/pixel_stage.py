@@ -86,28 +86,59 @@ class PixelStage:
             device=device,
             memory_format=torch.channels_last,
         )
-        # used again for every chunk: fresh pages cost more than what is done in them
-        room = [torch.empty(bands, pool, wide, device=device) for _ in range(2)]
         whole = bool(valid.all())
-        for top in range(0, height, pool):
-            for left in range(0, width, wide):
-                rows, cols = slice(top, top + pool), slice(left, min(left + wide, width))
+        for left in range(0, width, wide):
+            cols = slice(left, min(left + wide, width))
+            room = Room.of(bands, len(self.weight), pool, cols.stop - left, device)
+            for top in range(0, height, pool):
+                rows = slice(top, top + pool)
+                found = out[0, :, top // pool, left // pool : cols.stop // pool]
                 there = None if whole else valid[rows, cols]
-                part = torch.from_numpy(values[:, rows, cols])
-                found = self._chunk(part, there, [one[..., : part.shape[2]] for one in room])
-                out[0, :, top // pool, left // pool : cols.stop // pool] = found
+                if there is not None and not there.any():
+                    found.copy_(self.blank.relu()[:, None].expand_as(found))
+                    continue
+                self._chunk(torch.from_numpy(values[:, rows, cols]), there, room, found)
         return out
 
-    def _chunk(self, stored: Tensor, valid: np.ndarray | None, room: list[Tensor]) -> Tensor:
-        """Return (channels, width / pool) of ``pool`` rows of stored numbers."""
-        image, spare = room
+    def _chunk(self, stored: Tensor, valid: np.ndarray | None, room: Room, found: Tensor) -> None:
+        """Fill (channels, width / pool) from ``pool`` rows of stored numbers."""
+        image, spare, seen, rows = room.image, room.spare, room.seen, room.rows
         image.copy_(stored)
         if self.root is not None:
-            image.mul_(torch.abs(image, out=spare))  # the root is in the weights
-        flat = image.reshape(len(image), -1)
-        seen = torch.addmm(self.bias[:, None], self.weight, flat)
+            torch.abs(image, out=spare)
+            image.mul_(spare)  # the root is in the weights
+        flat = seen.view(len(seen), -1)
+        torch.addmm(self.bias[:, None], self.weight, image.view(len(image), -1), out=flat)
         if valid is not None and not valid.all():
-            gone = torch.from_numpy(np.flatnonzero(~valid)).to(seen.device)
-            seen[:, gone] = self.blank[:, None]
-        rows = seen.relu_().view(len(seen), self.pool, -1).sum(dim=1)
-        return rows.view(len(seen), -1, self.pool).sum(dim=-1).div_(self.pool**2)
+            gone = torch.from_numpy(~valid).to(seen.device)
+            torch.where(gone, self.blank[:, None, None], seen, out=seen)
+        torch.sum(seen.relu_(), dim=1, out=rows)
+        torch.sum(rows.view(len(rows), -1, self.pool), dim=-1, out=room.cells)
+        torch.mul(room.cells, self.pool**-2, out=found)
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """
+    What chunks are made in, one after the other: fresh pages cost more than what is done in them.
+
+    Attributes
+    ----------
+    image, spare
+        (bands, pool, width).
+    seen, rows, cells
+        (channels, pool, width), their sums over rows (channels, width), and over squares.
+    """
+
+    image: Tensor
+    spare: Tensor
+    seen: Tensor
+    rows: Tensor
+    cells: Tensor
+
+    @classmethod
+    def of(cls, bands: int, channels: int, pool: int, width: int, device: torch.device) -> Room:
+        """Return room for chunks of one width."""
+        shapes = [(bands, pool, width)] * 2
+        shapes += [(channels, pool, width), (channels, width), (channels, width // pool)]
+        return cls(*(torch.empty(shape, device=device) for shape in shapes))
