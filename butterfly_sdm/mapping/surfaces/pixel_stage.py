@@ -139,6 +139,6 @@ class Room:
     @classmethod
     def of(cls, bands: int, channels: int, pool: int, width: int, device: torch.device) -> Room:
         """Return room for chunks of one width."""
-        shapes = [(bands, pool, width)] * 2
+        shapes: list[tuple[int, ...]] = [(bands, pool, width)] * 2
         shapes += [(channels, pool, width), (channels, width), (channels, width // pool)]
         return cls(*(torch.empty(shape, device=device) for shape in shapes))
