@@ -190,6 +190,10 @@ def test_paths_of_a_mapping_mean_the_same_from_another_folder(tmp_path, monkeypa
 def test_a_missing_file_and_a_file_that_is_no_mapping_are_told(tmp_path):
     with pytest.raises(MissingFileError, match="There is no config file"):
         load_config(tmp_path / "none.yaml")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text("name: a\n")
+    with pytest.raises(MissingFileError, match=r"is a folder. Give the YAML.*run/config\.yaml"):
+        load_config(tmp_path / "run")
     (tmp_path / "list.yaml").write_text("- a\n- b\n")
     with pytest.raises(ConfigError, match="a config is a mapping"):
         load_config(tmp_path / "list.yaml")

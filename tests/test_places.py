@@ -248,7 +248,7 @@ def test_nothing_that_is_told_depends_on_a_sensitive_species(home, monkeypatch):
     assert len(nothing.species) == 0
 
 
-def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path):
+def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path, caplog):
     _, dataset, run = home
     site = held_out(dataset)[0]
     row, seen = dataset.sites.loc[site], dataset.species[2]
@@ -256,6 +256,7 @@ def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path):
         tmp_path / "g.csv",
         "lon,lat,species,visits,detections",
         f"{row.lon},{row.lat},{seen},20,20",
+        f"{row.lon + 1},{row.lat},{seen},20,20",
     )
     layers = "map.layers=[richness_interval]"
     paths = [tmp_path / name for name in ("plain.tif", "moved.tif", "secret.tif")]
@@ -263,6 +264,7 @@ def test_new_records_pull_the_map_around_them_and_nothing_else(home, tmp_path):
     sdm.predict_map(run, out=paths[1], given=given, overrides=[*FLAT, layers])
     policy = f"map.withhold=[{seen}]"
     sdm.predict_map(run, out=paths[2], given=given, overrides=[*FLAT, policy, "map.layers=[]"])
+    assert "1 of the 2 places with new records lie outside the map" in caplog.text
     maps = [rasterio.open(path) for path in paths]
     plain, moved, secret = (source.read(masked=True).filled(np.nan) for source in maps)
     assert maps[0].descriptions[-3:] == (

@@ -192,6 +192,10 @@ def load_settings(
         value = _plain(source)
     else:
         path = Path(source)
+        if (path / "config.yaml").is_file():
+            raise MissingFileError(
+                f"{path} is a folder. Give the YAML itself, such as {path / 'config.yaml'}."
+            )
         if not path.is_file():
             raise MissingFileError(
                 f"There is no config file {path}. Write a first one with: butterfly-sdm init"

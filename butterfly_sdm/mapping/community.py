@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
@@ -20,6 +21,8 @@ from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.filled import FilledSurface
 from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip
+
+log = logging.getLogger("butterfly_sdm.mapping.community")
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +122,13 @@ class NewRecords:
             strip = filled.strip(slice(int(line), int(line) + 1))
             q[here] = strip.probability[:, 0, col[here]].T
         used = np.isfinite(q).all(axis=1)
+        if not used.all():
+            log.warning(
+                "%d of the %d places with new records lie outside the map, or where it says "
+                "nothing: they do not move it.",
+                int((~used).sum()),
+                len(used),
+            )
         table = pd.DataFrame(
             q[used], index=self.places.index[used], columns=list(positions.predictor.species)
         )
