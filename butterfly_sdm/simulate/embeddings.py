@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
 from butterfly_sdm.core.files import read_json
+from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.simulate.landscape import HABITATS, Landscape, sample
 from butterfly_sdm.simulate.region import Region
 
@@ -67,7 +68,7 @@ def write_embeddings(
     at = Path(folder) / "annual"
     path = at / str(year) / "30N" / "simulated-0000000000-0000000000.tiff"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(region.habitats) as source:
+    with open_raster(region.habitats) as source:
         size, transform = source.height, source.transform
         profile = {
             "driver": "GTiff",

@@ -14,7 +14,7 @@ from butterfly_sdm.figures.map_pictures import read_bands
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.mapping.map_file import check_map
 from butterfly_sdm.mapping.map_reader import MapReader
-from butterfly_sdm.mapping.surfaces.positions import sample_raster
+from butterfly_sdm.mapping.surfaces.covariates import sample_raster
 
 SOURCE = (
     '<SimpleSource><SourceFilename relativeToVRT="{relative}">{name}</SourceFilename>'

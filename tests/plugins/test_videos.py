@@ -4,6 +4,7 @@ the run, used again for new videos, and another one is refused.
 """
 
 import logging
+import re
 import shutil
 
 import numpy as np
@@ -207,8 +208,9 @@ def test_extract_says_what_it_did_and_does_it_once(hatemm, tmp_path):
     for extracted in (8, 0):
         result = _run("extract", hatemm / "videos.yaml", f"features={tmp_path / 'out'}")
         assert result.exit_code == 0, result.output
-        told = dict(line.split()[:2] for line in result.output.splitlines() if "  " in line)
-        assert told["found"] == "8" and told["extracted"] == str(extracted)
+        # long paths are wrapped, onto lines of their own
+        told = dict(re.findall(r"^\s*(found|extracted)\s+(\d+)\s*$", result.output, re.MULTILINE))
+        assert told == {"found": "8", "extracted": str(extracted)}
     found = read_features(tmp_path / "out")
     assert found.lengths == {"image": 16, "text": 1024, "audio": 32 * 9}
     assert found.present["text"].sum() == 4 and found.present["image"].all()
