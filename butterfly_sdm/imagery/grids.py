@@ -10,7 +10,6 @@ import numpy as np
 from affine import Affine
 from pyproj import CRS as ProjCRS
 from pyproj import Geod, Transformer
-from pyproj.exceptions import ProjError
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
 from rasterio.warp import transform_bounds
@@ -131,13 +130,10 @@ def usual_crs(lon: Sequence[float] | np.ndarray, lat: Sequence[float] | np.ndarr
 
 def crs_of_scene(scene: Scene) -> str:
     """Return the projected CRS people would choose for a scene: that of its middle."""
-    left, bottom, right, top = scene.bounds
-    to_degrees = Transformer.from_crs(scene.crs, 4326, always_xy=True)
-    try:
-        lon, lat = to_degrees.transform((left + right) / 2, (bottom + top) / 2, errcheck=True)
-    except ProjError:
+    lon, lat = _middle(scene, CRS.from_epsg(4326))
+    if not np.isfinite([lon, lat]).all():
         return BRITISH_GRID
-    return usual_crs([(lon + 180) % 360 - 180], [lat])
+    return usual_crs((lon + 180) % 360 - 180, lat)
 
 
 def grid_on_ground(scene: Scene, named: str | None) -> str | None:

@@ -7,10 +7,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from butterfly_sdm.imagery.pixels import rounded
+from butterfly_sdm.imagery.pixels import apart, rounded
 
 CHUNK_BYTES = 1 << 20  # what is sorted at once stays in the cache of a core
-MISSING = np.uint16(65535)
 
 
 def median_of(
@@ -64,8 +63,8 @@ def median_of(
             half = _middle(stack, odd)
             if nodata == 0:
                 np.maximum(half, 1, out=half)
-            elif (half == nodata).any():
-                half[half == nodata] = nodata + 1 if nodata < MISSING else nodata - 1
+            else:
+                apart(half, nodata)
             if missing is not None:
                 half[missing] = nodata
             out[band, part] = half

@@ -57,7 +57,7 @@ def without_value(dtype: str) -> float:
     return int(np.iinfo(kind).min)
 
 
-def fits(value: float | None, dtype: str) -> bool:
+def fits(value: float | None, dtype: str | np.dtype[Any]) -> bool:
     """Return whether a value can stand for no measurement in a type."""
     if value is None:
         return False

@@ -175,7 +175,9 @@ class TurnedOver:
         top = self.source.height - window.row_off - window.height
         return Window(window.col_off, top, window.width, window.height)
 
-    def read(self, indexes: Any, *, window: Window, out: np.ndarray | None = None) -> np.ndarray:
+    def read(
+        self, indexes: Any = None, *, window: Window, out: np.ndarray | None = None
+    ) -> np.ndarray:
         """Read bands of a window, as rasterio does."""
         found: np.ndarray = self.source.read(indexes, window=self._stored(window))
         found = found[..., ::-1, :]
@@ -339,6 +341,11 @@ def describe_layer(
             "to one first."
         )
     return first
+
+
+def whole_pixels(window: Window) -> tuple[int, int, int, int]:
+    """Return column, row, width and height of a window in whole pixels."""
+    return round(window.col_off), round(window.row_off), round(window.width), round(window.height)
 
 
 def open_raster(path: str | Path, **options: Any) -> Any:

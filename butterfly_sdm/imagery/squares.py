@@ -137,7 +137,7 @@ def _in_squares(
                 "1."
             )
         metres_per_unit(source.crs, str(path))
-        there, back = _transformer(str(crs), source.crs.to_wkt()), ~source.transform
+        there, back = transformer(str(crs), source.crs.to_wkt()), ~source.transform
 
         def pixels(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             x, y = there.transform(x, y)
@@ -224,5 +224,6 @@ def _read(
 
 
 @lru_cache(maxsize=16)
-def _transformer(source: str, target: str) -> Transformer:
+def transformer(source: str, target: str) -> Transformer:
+    """Return what turns coordinates of one CRS into those of another; making one takes long."""
     return Transformer.from_crs(CRS.from_user_input(source).to_wkt(), target, always_xy=True)

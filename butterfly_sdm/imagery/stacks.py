@@ -20,7 +20,7 @@ from rasterio.windows import Window
 from butterfly_sdm.imagery.kept import Pixels
 from butterfly_sdm.imagery.median import median_of
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
-from butterfly_sdm.imagery.pixels import measured as measured_in
+from butterfly_sdm.imagery.pixels import measured_in_all
 from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece
 from butterfly_sdm.imagery.reader import Reader
 from butterfly_sdm.imagery.supply import AROUND_PX, bring, window_in
@@ -143,8 +143,7 @@ def _read(own: Reader, product: Piece, window: Window, out: np.ndarray) -> np.nd
     if not is_plain(own, product):
         return read_counts(own, product, window, out, clear)
     read_plain(own, product, window, out)
-    for band in out:
-        clear &= measured_in(band, own.nodata)
+    clear &= measured_in_all(out, own.nodata)
     return clear
 
 
@@ -265,13 +264,10 @@ def bring_stack(scene: Reader, stack: Stack, window: Window) -> None:
     if scene.supply is None:
         return
     layer = stack.layers[0]
-    origin = scene.offset_of(layer)
-    if origin is None:
+    _, blocks, on_scene = _wanted(scene, stack, window)
+    if on_scene:  # resampled from blocks of its own grid
         part = window_in(layer, scene.grid, window)
-    else:
-        column, row = int(window.col_off) - origin[0], int(window.row_off) - origin[1]
-        part = Window(column, row, window.width, window.height)
-    blocks = _blocks(part, block_shape(layer), layer.grid)
+        blocks = list(_blocks(part, block_shape(layer), layer.grid))
     missing = [b for b in blocks if _key(scene, stack, b, on_scene=False) not in scene.kept]
     bring(scene, [(stack, layer.grid, block) for block in missing])
 
@@ -356,7 +352,7 @@ def warped(scene: Reader, stack: Stack, grid: Grid, resampling: str) -> Pixels:
         dst_nodata=scene.nodata,
         resampling=RESAMPLING[resampling],
     )
-    return values, measured_in(values, scene.nodata).all(axis=0)
+    return values, measured_in_all(values, scene.nodata)
 
 
 def _bounds(grid: Grid) -> tuple[float, float, float, float]:

@@ -20,6 +20,7 @@ import numpy as np
 
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading, Rule
+from butterfly_sdm.imagery.pixels import fits, measured_in_all
 
 SIGNED_SQUARE = 127.5
 _BYTES = (np.dtype(np.int8), np.dtype(np.uint8))
@@ -79,12 +80,9 @@ class Decoding:
         ndarray of bool, shape (height, width)
         """
         valid = np.ones(stored.shape[1:], dtype=bool)
-        if self.nodata is not None and not np.isnan(self.nodata):
-            other = np.empty_like(valid)  # one band after the other: no copy of all
-            kind = stored.dtype
-            missing = kind.type(self.nodata) if _fits(self.nodata, kind) else np.nan
-            for band in stored:
-                valid &= np.not_equal(band, missing, out=other)
+        missing = self.nodata
+        if missing is not None and fits(missing, stored.dtype) and not np.isnan(missing):
+            valid = measured_in_all(stored, stored.dtype.type(missing))
         if stored.dtype.kind == "f":
             valid &= np.isfinite(stored).all(axis=0)
         if scales is not None:
@@ -223,11 +221,3 @@ def decoding_of(
     if rule == "linear":
         return Decoding(rule, known.get("scale", scale), known.get("offset", offset), given, dtype)
     return Decoding(rule, 1.0, 0.0, given, dtype)
-
-
-def _fits(number: float, kind: np.dtype) -> bool:
-    """Return whether whole numbers of a type can be this one; a fraction always can."""
-    if kind.kind == "f":
-        return True
-    low, high = np.iinfo(kind).min, np.iinfo(kind).max
-    return float(number).is_integer() and low <= number <= high

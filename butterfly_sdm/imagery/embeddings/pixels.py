@@ -16,7 +16,13 @@ from rasterio.windows import Window
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.decoding import Decoding, band_names, decoding_of
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
-from butterfly_sdm.imagery.products import metres_per_unit, open_raster, reading_pixels
+from butterfly_sdm.imagery.products import (
+    TurnedOver,
+    metres_per_unit,
+    open_raster,
+    reading_pixels,
+    whole_pixels,
+)
 
 MOST_OPEN = 8  # files a thread keeps open
 MASKS = ("global_0.1_degree_tiff_all", "landmasks")  # where TESSERA says where its tiles lie
@@ -64,7 +70,7 @@ class EmbeddingFile:
     def paths(self) -> tuple[Path, ...]:
         """The file, and the one with its scales."""
         own = Path(self.path)
-        return (own, _scales_of(own)) if own.suffix == ".npy" else (own,)
+        return (own, scales_of(own)) if own.suffix == ".npy" else (own,)
 
     @property
     def resolution_m(self) -> float:
@@ -91,9 +97,7 @@ class EmbeddingFile:
         RasterError
             The file is damaged.
         """
-        column, row, width, height = (
-            round(part) for part in (window.col_off, window.row_off, window.width, window.height)
-        )
+        column, row, width, height = whole_pixels(window)
         if self.path.endswith(".npy"):
             rows, columns = slice(row, row + height), slice(column, column + width)
             numbers, scales = _arrays(self.path)
@@ -103,11 +107,12 @@ class EmbeddingFile:
                 per_pixel = np.moveaxis(per_pixel, -1, 0)
                 per_pixel = per_pixel[0] if len(per_pixel) == 1 else per_pixel
             return cut, per_pixel
-        if self.upside_down:
-            row = self.height - row - height
+        source = _raster(self.path)
         with reading_pixels(self.path):
-            found = _raster(self.path).read(window=Window(column, row, width, height))
-        return (found[:, ::-1] if self.upside_down else found), None
+            found = (TurnedOver(source) if self.upside_down else source).read(
+                window=Window(column, row, width, height)
+            )
+        return found, None
 
     def read(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """
@@ -212,7 +217,7 @@ def _describe_pair(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
     height, width, count = numbers.shape
     if scales.shape not in ((height, width), (height, width, 1), numbers.shape):
         raise RasterError(
-            f"{_scales_of(path)} has the shape {scales.shape}; it needs one scale per pixel, "
+            f"{scales_of(path)} has the shape {scales.shape}; it needs one scale per pixel, "
             f"({height}, {width})."
         )
     decoding = decoding_of(reading, str(numbers.dtype), scaled_pixels=True)
@@ -226,7 +231,8 @@ def _masks(path: Path) -> list[Path]:
     return [folder / f"{path.stem}{suffix}" for folder in folders for suffix in (".tiff", ".tif")]
 
 
-def _scales_of(path: Path) -> Path:
+def scales_of(path: Path) -> Path:
+    """Return the file with the scales of the pixels of a ``.npy``."""
     return path.with_name(f"{path.stem}_scales.npy")
 
 
@@ -235,7 +241,7 @@ def _arrays(path: str) -> tuple[np.ndarray, np.ndarray]:
 
     def view() -> tuple[np.ndarray, np.ndarray]:
         arrays = []
-        for file in (Path(path), _scales_of(Path(path))):
+        for file in (Path(path), scales_of(Path(path))):
             try:
                 arrays.append(np.load(file, mmap_mode="r", allow_pickle=False))
             except FileNotFoundError as error:

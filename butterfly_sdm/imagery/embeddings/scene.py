@@ -9,7 +9,7 @@ from pathlib import Path
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.collection import open_embeddings
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
-from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile
+from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile, scales_of
 from butterfly_sdm.imagery.pixels import PixelType, fits, smallest_type, without_value
 from butterfly_sdm.imagery.products import Layer, Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene, mosaic_grid
@@ -28,8 +28,7 @@ class DecodedFile(Stack):
     def files(self) -> tuple[Layer, ...]:
         """The file of numbers, and that of their scales."""
         (layer,) = self.layers
-        path = Path(layer.path)
-        return layer, replace(layer, path=str(path.with_name(f"{path.stem}_scales.npy")))
+        return layer, replace(layer, path=str(scales_of(Path(layer.path))))
 
 
 def open_embedding_scene(

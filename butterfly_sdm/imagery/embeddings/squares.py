@@ -14,19 +14,19 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 import rasterio
-from pyproj import Transformer
-from rasterio.crs import CRS
 from rasterio.windows import Window
 
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.imagery.embeddings.collection import Embeddings
 from butterfly_sdm.imagery.embeddings.decoding import Decoding
 from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile
+from butterfly_sdm.imagery.products import whole_pixels
+from butterfly_sdm.imagery.squares import transformer
 
 WINDOW_VALUES = 1 << 24  # stored numbers read at a time, unless a block of the file has more
 CHUNK_VALUES = 1 << 19  # values decoded at a time
@@ -53,9 +53,7 @@ class Rectangles:
 
     def within(self, window: Window) -> tuple[np.ndarray, Rectangles]:
         """Return which have pixels in a window, and their parts of it, counted from its corner."""
-        column, row, width, height = (
-            round(part) for part in (window.col_off, window.row_off, window.width, window.height)
-        )
+        column, row, width, height = whole_pixels(window)
         top, bottom = (np.clip(edge - row, 0, height) for edge in (self.top, self.bottom))
         left, right = (np.clip(edge - column, 0, width) for edge in (self.left, self.right))
         which = np.flatnonzero((bottom > top) & (right > left))
@@ -126,7 +124,7 @@ def _rectangles(
     file: EmbeddingFile, x: np.ndarray, y: np.ndarray, crs: str, sides_m: Sequence[float]
 ) -> Rectangles:
     """Return the squares of all places, those of one place side by side, cut to the file."""
-    there, back = _transformer(str(crs), file.crs.to_wkt()), ~file.transform
+    there, back = transformer(str(crs), file.crs.to_wkt()), ~file.transform
 
     def pixels(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         x, y = there.transform(x, y)
@@ -349,8 +347,3 @@ class Cells:
         found = table[self.bottom, self.right] - table[self.top, self.right]
         found += table[self.top, self.left] - table[self.bottom, self.left]
         return np.asarray(found)
-
-
-@lru_cache(maxsize=16)
-def _transformer(source: str, target: str) -> Transformer:
-    return Transformer.from_crs(CRS.from_user_input(source).to_wkt(), target, always_xy=True)
