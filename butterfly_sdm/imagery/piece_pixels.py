@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from rasterio.windows import Window
 
 from butterfly_sdm.imagery.pixels import same
-from butterfly_sdm.imagery.products import Piece, reading_pixels
+from butterfly_sdm.imagery.products import Layer, Piece, reading_pixels
 from butterfly_sdm.imagery.reader import Reader
+
+Stored = tuple[np.ndarray, np.ndarray | None]  # (bands, h, w), and the file's mask (h, w) if any
 
 
 def is_plain(scene: Reader, piece: Piece) -> bool:
@@ -51,29 +55,57 @@ def read_counts(
     clear
         (h, w) where the window is free of clouds; None: the scene classification is read.
     """
-    measured = np.ones(out.shape[1:], dtype=bool)
-    blank = np.ones(out.shape[1:], dtype=bool)
+
+    def stored(layer: Layer, indexes: list[int]) -> Stored:
+        source = scene.handle(layer)
+        with reading_pixels(layer.path):
+            raw = source.read(indexes, window=window)
+            return raw, source.dataset_mask(window=window) > 0 if layer.has_mask else None
+
     if clear is None:
         clear = scene.clear(piece, piece.layers[0].grid, window)
+    return fill_counts(scene, piece, stored, clear, out)[0]
+
+
+def fill_counts(
+    scene: Reader,
+    piece: Piece,
+    stored: Callable[[Layer, list[int]], Stored],
+    clear: np.ndarray | None,
+    out: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Fill (bands, h, w) with counts of all bands of the scene, nodata where they are not measured;
+    return where all bands, and any, are (h, w).
+
+    Parameters
+    ----------
+    stored
+        Reads bands of a layer, by their numbers in it: together, as those that are stored pixel by
+        pixel would be decoded for each of them.
+    clear
+        (h, w) where it is free of clouds; None: everywhere.
+    """
+    whole, some = np.ones(out.shape[1:], dtype=bool), np.zeros(out.shape[1:], dtype=bool)
+    blank = np.ones(out.shape[1:], dtype=bool)
     for layer in piece.layers:
         slots = layer.slots(scene.bands)
         if not slots:
             continue
-        source = scene.handle(layer)
-        with reading_pixels(layer.path):
-            # together: bands that are stored pixel by pixel would be decoded for each of them
-            every = source.read(list(slots.values()), window=window)
-            own = source.dataset_mask(window=window) > 0 if layer.has_mask else None
+        every, own = stored(layer, list(slots.values()))
         for slot, raw in zip(slots, every, strict=True):
             present = layer.measured(raw[None])
             blank &= (raw == 0) if layer.border else False
             for mask in (own, clear):
                 if mask is not None:
                     present &= mask
-            counts = scene.counts(raw, piece, layer, present)
-            out[slot] = np.where(present, counts, out.dtype.type(scene.nodata))
-            measured &= present
+            out[slot] = scene.counts(raw, piece, layer, present)
+            if not present.all():
+                out[slot][~present] = scene.nodata
+            whole &= present
+            some |= present
     if blank.any():
         out[:, blank] = scene.nodata
-        measured &= ~blank
-    return measured
+        whole &= ~blank
+        some &= ~blank
+    return whole, some

@@ -28,10 +28,11 @@ from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.kept import Kept
 from butterfly_sdm.imagery.options import Reading
-from butterfly_sdm.imagery.piece_pixels import is_plain, read_plain
+from butterfly_sdm.imagery.piece_pixels import Stored, fill_counts, is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
     UNSIGNED,
     PixelType,
+    apart,
     fits,
     measured,
     measured_in_all,
@@ -51,6 +52,7 @@ from butterfly_sdm.imagery.products import (
     metres_per_unit,
     open_raster,
     reading_pixels,
+    whole_pixels,
 )
 from butterfly_sdm.imagery.reader import Supply
 from butterfly_sdm.imagery.stacks import Stack, blocks_of, bring_stack, read_stack
@@ -191,7 +193,7 @@ class Scene:
             A band is unknown, or a file cannot be read.
         """
         wanted = self.bands if bands is None else self._check(bands)
-        _, _, width, height = _whole(window)
+        _, _, width, height = whole_pixels(window)
         values = np.full((len(wanted), height, width), self.nodata, dtype=self.dtype)
         valid = np.zeros((height, width), dtype=bool)
         self._fill(window, wanted, values, valid)
@@ -202,7 +204,7 @@ class Scene:
     ) -> None:
         """Read a window into nodata and false."""
         for piece in self.pieces:
-            self.read_piece(piece, Window(*_whole(window)), bands, values, valid)
+            self.read_piece(piece, Window(*whole_pixels(window)), bands, values, valid)
             if valid.all():
                 break
 
@@ -211,7 +213,7 @@ class Scene:
         Read a large window as :meth:`read` does, some rows at a time, so that the copies made on
         the way are small; of remote files the next rows are fetched meanwhile.
         """
-        _, row, width, height = _whole(window)
+        _, row, width, height = whole_pixels(window)
         values = np.full((len(self.bands), height, width), self.nodata, dtype=self.dtype)
         valid = np.zeros((height, width), dtype=bool)
         strips = self._strips(window)
@@ -241,13 +243,12 @@ class Scene:
     def _blocks(self, window: Window) -> dict[Any, int]:
         found: dict[Any, int] = {}
         for piece in self.pieces:
-            place = self._overlap(piece, window) if isinstance(piece, Stack) else None
-            if place is not None and isinstance(piece, Stack):
+            if isinstance(piece, Stack) and (place := self._overlap(piece, window)) is not None:
                 found |= blocks_of(self, piece, place[2])
         return found
 
     def _strips(self, window: Window) -> list[Window]:
-        column, row, width, height = _whole(window)
+        column, row, width, height = whole_pixels(window)
         edges = [row, *self._block_rows(row, row + height), row + height]
         return [Window(column, top, width, bottom - top) for top, bottom in pairwise(edges)]
 
@@ -288,7 +289,7 @@ class Scene:
         """Return (n,) whether any piece shows some of each window."""
         if not windows:
             return np.zeros(0, dtype=bool)
-        left, top, width, height = np.array([_whole(window) for window in windows]).T
+        left, top, width, height = np.array([whole_pixels(window) for window in windows]).T
         found = np.zeros(len(windows), dtype=bool)
         for piece in self.pieces:
             box = self._box(piece)
@@ -316,19 +317,19 @@ class Scene:
         todo = ~valid[rows, columns]
         if not todo.any():
             return
+        wanted = self if bands == self.bands else self.select(bands)
         if isinstance(piece, Stack):
-            filled = values[:, rows, columns], valid[rows, columns]
-            read_stack(self.select(bands), piece, part, *filled)
+            read_stack(wanted, piece, part, values[:, rows, columns], valid[rows, columns])
             return
         target = values[:, rows, columns]
         if todo.all() and (own := self._as_stored(piece, part)) is not None:
             out = target if target.flags.c_contiguous else np.empty_like(target)
-            read_plain(self if bands == self.bands else self.select(bands), piece, own, out)
+            read_plain(wanted, piece, own, out)
             if out is not target:
                 target[:] = out
             valid[rows, columns] = measured_in_all(out, self.nodata)
             return
-        fresh, whole, some = self._measured(piece, part, bands)
+        fresh, whole, some = wanted._measured(piece, part)
         if todo.all() and whole.all():
             target[:] = fresh
         else:
@@ -355,16 +356,11 @@ class Scene:
         inside = inside and left + part.width <= first.width and top + part.height <= first.height
         return Window(left, top, part.width, part.height) if inside else None
 
-    def _measured(
-        self, piece: Piece, part: Window, bands: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _measured(self, piece: Piece, part: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """
         Read a window of the scene's grid from one piece: counts (bands, h, w), and where all bands,
         and any, are measured (h, w).
         """
-        shape = int(part.height), int(part.width)
-        fresh = np.empty((len(bands), *shape), dtype=self.dtype)
-        whole, some = np.ones(shape, dtype=bool), np.zeros(shape, dtype=bool)
         first = piece.layers[0]
         origin = self.offset_of(first)
         grid, own = self.grid, part
@@ -374,29 +370,12 @@ class Scene:
                 part.col_off - origin[0], part.row_off - origin[1], part.width, part.height
             )
         if self.supply is not None:
-            bring(self.select(bands), [(piece, grid, own)])
+            bring(self, [(piece, grid, own)])
         clear = self.clear(piece, grid, own)
-        blank = np.ones(shape, dtype=bool)
-        for layer in piece.layers:
-            slots = layer.slots(bands)
-            if not slots:
-                continue
-            raw, masked = self._read_layer(layer, part, list(slots.values()))
-            for slot, band_raw in zip(slots, raw, strict=True):
-                present = layer.measured(band_raw[None])
-                blank &= (band_raw == 0) if layer.border else False
-                for mask in (masked, clear):
-                    if mask is not None:
-                        present &= mask
-                fresh[slot] = self.counts(band_raw, piece, layer, present)
-                if not present.all():
-                    fresh[slot][~present] = self.nodata
-                whole &= present
-                some |= present
-        if blank.any():
-            fresh[:, blank] = self.nodata
-            whole &= ~blank
-            some &= ~blank
+        fresh = np.empty((len(self.bands), int(part.height), int(part.width)), dtype=self.dtype)
+        whole, some = fill_counts(
+            self, piece, lambda layer, at: self._read_layer(layer, part, at), clear, fresh
+        )
         return fresh, whole, some
 
     def counts(
@@ -423,22 +402,19 @@ class Scene:
         if raw.dtype == np.uint16 and shift == 0 and layer.nodata == self.nodata:
             return raw
         if raw.dtype == np.uint16 and shift == 0 and layer.border:
-            measured = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
-            return np.where(raw == self.nodata, np.uint16(measured), raw)
+            return apart(raw.copy(), self.nodata)
         if raw.dtype.kind in "if" or raw.dtype.itemsize > 2:
             self._check_range(raw, shift, layer, present)
         if raw.dtype.kind == "f":
             raw = np.nan_to_num(raw, nan=0.0, posinf=65535, neginf=0)
         elif raw.dtype.itemsize < 8:
             raw = raw.astype(np.int64)
-        whole = np.clip(
+        counts = np.clip(
             np.rint(raw - shift) if raw.dtype.kind == "f" or shift % 1 else raw - int(shift),
             0,
             65535,
         )
-        whole = whole.astype(np.uint16)
-        whole[whole == self.nodata] = self.nodata + 1 if self.nodata < 65535 else self.nodata - 1
-        return whole
+        return apart(counts.astype(np.uint16), self.nodata)
 
     def _check_range(
         self, raw: np.ndarray, shift: float, layer: Layer, present: np.ndarray
@@ -523,7 +499,7 @@ class Scene:
         """
         Return where a piece lies in the arrays of a window, and the same as a window of the grid.
         """
-        column, row, width, height = _whole(window)
+        column, row, width, height = whole_pixels(window)
         box = self._box(piece)
         left, top = max(column, int(box.col_off), 0), max(row, int(box.row_off), 0)
         right = min(column + width, int(box.col_off + box.width), self.width)
@@ -536,9 +512,7 @@ class Scene:
             Window(left, top, right - left, bottom - top),
         )
 
-    def _read_layer(
-        self, layer: Layer, window: Window, indexes: list[int]
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> Stored:
         """
         Read a window of the scene's grid from one file: (bands, h, w) as stored, and its own mask
         (h, w) if any.
@@ -549,7 +523,7 @@ class Scene:
             with reading_pixels(layer.path):
                 return source.read(indexes, window=window), source.dataset_mask(window=window) > 0
         source = self.handle(layer)
-        column, row, width, height = _whole(window)
+        column, row, width, height = whole_pixels(window)
         column, row = column - place[0], row - place[1]
         # A band file may cover less ground than the others of its product.
         left, top = min(max(column, 0), layer.width), min(max(row, 0), layer.height)
@@ -587,7 +561,7 @@ class Scene:
             part = window
         else:  # repeated where GDAL would warp, to the same pixels
             source = self.handle(mask)
-            column, row, width, height = _whole(window)
+            column, row, width, height = whole_pixels(window)
             left, top = column // factor, row // factor
             right, bottom = -(-(column + width) // factor), -(-(row + height) // factor)
             part = Window(left, top, right - left, bottom - top)
@@ -871,7 +845,3 @@ def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
     xs, ys = zip(*corners, strict=True)
     box = min(xs), min(ys), max(xs), max(ys)
     return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)
-
-
-def _whole(window: Window) -> tuple[int, int, int, int]:
-    return round(window.col_off), round(window.row_off), round(window.width), round(window.height)
