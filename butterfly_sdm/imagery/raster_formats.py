@@ -42,17 +42,7 @@ def check_file(path: str) -> str | None:
     RasterError
         It says what leads where.
     """
-    _check(Path(path), path, _DEEPEST)
-    return _driver_of(Path(path))
-
-
-def _driver_of(file: Path) -> str | None:
-    """Return the driver that reads a file that was checked."""
-    with file.open("rb") as stream:
-        first = stream.read(_FIRST_BYTES)
-    if first.startswith(_MAGIC):
-        return "GTiff" if first[:2] in (b"II", b"MM") else "HFA" if first[:1] == b"E" else None
-    return "VRT"
+    return _check(Path(path), path, _DEEPEST)
 
 
 def check_opened(source: Any, path: str, *, folder: Path | None) -> None:
@@ -160,7 +150,8 @@ def _check_source(named: str, path: str, folder: Path | None, relative: bool, de
     _check(folder / named if relative else Path(named), f"{named}, which {path} names,", deeper - 1)
 
 
-def _check(file: Path, called: str, deeper: int) -> None:
+def _check(file: Path, called: str, deeper: int) -> str | None:
+    """Refuse a file that leads elsewhere; return the driver that reads it, as check_file does."""
     if not file.exists():
         raise RasterError(
             f"{called} cannot be opened as a raster: there is no such file. Give a GeoTIFF, "
@@ -177,10 +168,11 @@ def _check(file: Path, called: str, deeper: int) -> None:
             if beside.exists():
                 _check(beside, f"{beside.name}, which lies beside {called},", deeper - 1)
     if first.startswith(_MAGIC):
+        driver = "GTiff" if first[:2] in (b"II", b"MM") else "HFA" if first[:1] == b"E" else None
         if deeper < _DEEPEST:
             state = file.stat()
-            _check_source_file(str(file), state.st_size, state.st_mtime_ns)
-        return
+            _check_source_file(str(file), driver, state.st_size, state.st_mtime_ns)
+        return driver
     if b"<VRTDataset" not in first:
         raise RasterError(
             f"{called} cannot be opened as a raster: it is none of the formats that are read. "
@@ -190,16 +182,17 @@ def _check(file: Path, called: str, deeper: int) -> None:
         raise RasterError(f"{called} is a VRT that is nested too deeply or too large to look at.")
     text = file.read_text(encoding="utf-8", errors="replace")
     check_virtual(text, str(file), folder=file.parent, deeper=deeper)
+    return "VRT"
 
 
 @lru_cache(maxsize=10_000)  # every thread opens a mosaic anew
-def _check_source_file(path: str, size: int, time_ns: int) -> None:
+def _check_source_file(path: str, driver: str | None, size: int, time_ns: int) -> None:
     """Look at the metadata of a raster that another leads to: GDAL opens it unasked."""
     del size, time_ns
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver=_driver_of(Path(path))) as source:
+            with rasterio.open(path, driver=driver) as source:
                 _check_overviews(source, path, Path(path).parent)
     except (RasterioIOError, UnicodeError) as error:
         raise RasterError(
