@@ -28,9 +28,10 @@ from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.median import median_of
+from butterfly_sdm.imagery.mosaic import mosaic_grid
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import Piece, reading_pixels
-from butterfly_sdm.imagery.scene import Scene, bounds_in, mosaic_grid
+from butterfly_sdm.imagery.scene import Scene, bounds_in
 from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.cutting import growing_array

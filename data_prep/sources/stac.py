@@ -159,7 +159,7 @@ def fetch_products(
     -------
     list of Path
         One STAC item per product, with links to the local files, for
-        :func:`butterfly_sdm.imagery.scene.open_scene`.
+        :func:`butterfly_sdm.imagery.mosaic.open_scene`.
 
     Raises
     ------

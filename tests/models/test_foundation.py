@@ -11,7 +11,7 @@ from rasterio.windows import Window
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingPackageError, ModelError
 from butterfly_sdm.imagery.embeddings.scene import open_embedding_scene
-from butterfly_sdm.imagery.scene import open_scene
+from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.models.foundation.embedder import embed_scene
 from butterfly_sdm.models.foundation.inputs import pixel_line, torchgeo_weights, trained_inputs
 from butterfly_sdm.models.foundation.options import EmbedOptions, InputOptions

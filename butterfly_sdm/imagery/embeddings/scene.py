@@ -10,9 +10,10 @@ from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.collection import open_embeddings
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
 from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile, scales_of
+from butterfly_sdm.imagery.mosaic import mosaic_grid
 from butterfly_sdm.imagery.pixels import PixelType, fits, smallest_type, without_value
 from butterfly_sdm.imagery.products import Layer, Piece, metres_per_unit
-from butterfly_sdm.imagery.scene import Scene, mosaic_grid
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.stacks import Stack
 
 
