@@ -10,7 +10,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.kept import Kept, Pixels
+from butterfly_sdm.imagery.composites.kept import Kept, Pixels
 from butterfly_sdm.imagery.pixels import PixelType
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
 

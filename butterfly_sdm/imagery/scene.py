@@ -22,7 +22,8 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
-from butterfly_sdm.imagery.kept import Kept
+from butterfly_sdm.imagery.composites.kept import Kept
+from butterfly_sdm.imagery.composites.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.piece_pixels import Stored, fill_counts, is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
     PixelType,
@@ -44,7 +45,6 @@ from butterfly_sdm.imagery.products import (
     whole_pixels,
 )
 from butterfly_sdm.imagery.reader import Supply
-from butterfly_sdm.imagery.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.supply import bring
 
 # Of the Sentinel-2 scene classification: no data, defective, cloud shadow, cloud (medium, high

@@ -20,8 +20,8 @@ from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
 from butterfly_sdm.errors import ArtefactError, RasterError
+from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.mapping.community import NewRecords, Pull
 from butterfly_sdm.mapping.layers import Derived, Layer
 from butterfly_sdm.mapping.map_file import Band, open_map, read_tags

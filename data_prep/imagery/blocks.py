@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.composites.stacks import Stack, compose
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
 from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import Layer, Piece
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.stacks import Stack, compose
 from butterfly_sdm.imagery.supply import bring
 
 STRIP_ROWS = 256

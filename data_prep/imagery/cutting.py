@@ -18,10 +18,10 @@ import rasterio
 from butterfly_sdm.core.arrays import PackedArray, new_array, open_array
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import ArtefactError
+from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.stacks import Stack
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.blocks import (
     BlockRead,

@@ -15,11 +15,11 @@ import rasterio
 from rasterio.warp import reproject
 from rasterio.windows import Window
 
+from butterfly_sdm.imagery.composites.stacks import Stack, warped
 from butterfly_sdm.imagery.pixels import apart
 from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece, reading_pixels
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.stacks import Stack, warped
 from butterfly_sdm.imagery.supply import bring
 from data_prep.imagery.tile_grids import TileGrid, transformer
 

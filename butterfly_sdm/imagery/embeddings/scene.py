@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.embeddings.collection import open_embeddings
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
 from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile, scales_of
@@ -14,7 +15,6 @@ from butterfly_sdm.imagery.mosaic import mosaic_grid
 from butterfly_sdm.imagery.pixels import PixelType, fits, smallest_type, without_value
 from butterfly_sdm.imagery.products import Layer, Piece, metres_per_unit
 from butterfly_sdm.imagery.scene import Scene
-from butterfly_sdm.imagery.stacks import Stack
 
 
 class DecodedFile(Stack):

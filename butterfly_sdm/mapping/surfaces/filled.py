@@ -16,7 +16,7 @@ from butterfly_sdm.core.arrays import part_bytes
 from butterfly_sdm.core.block_store import Store
 from butterfly_sdm.core.executor import open_executor, run_units
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.stacks import Stack
+from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.mapping.options import MapOptions
 from butterfly_sdm.mapping.surfaces.dense import DenseSurface
 from butterfly_sdm.mapping.surfaces.exact import WindowSurface

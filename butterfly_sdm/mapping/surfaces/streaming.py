@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from butterfly_sdm.imagery.kept import KEPT_BYTES
+from butterfly_sdm.imagery.composites.kept import KEPT_BYTES
 from butterfly_sdm.imagery.products import Piece
 from butterfly_sdm.imagery.scene import Scene
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery import kept as kept_module
-from butterfly_sdm.imagery import stacks
-from butterfly_sdm.imagery.kept import Kept
+from butterfly_sdm.imagery.composites import kept as kept_module
+from butterfly_sdm.imagery.composites import stacks
+from butterfly_sdm.imagery.composites.kept import Kept
 from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.mapping.surfaces import streaming

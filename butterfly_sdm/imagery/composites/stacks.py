@@ -17,8 +17,8 @@ from affine import Affine
 from rasterio.warp import reproject, transform_bounds
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.kept import Pixels
-from butterfly_sdm.imagery.median import median_of
+from butterfly_sdm.imagery.composites.kept import Pixels
+from butterfly_sdm.imagery.composites.median import median_of
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
 from butterfly_sdm.imagery.pixels import measured_in_all
 from butterfly_sdm.imagery.products import RESAMPLING, Grid, Layer, Piece

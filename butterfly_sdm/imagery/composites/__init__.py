@@ -1,0 +1,1 @@
+"""Composites: one picture out of many dates, composed where it is read."""
