@@ -93,6 +93,24 @@ def test_the_numbers_on_a_map_are_those_at_sites(dataset, settings):
     np.testing.assert_allclose(found, dataset.covariates[names].iloc[:20], rtol=1e-5)
 
 
+def test_the_files_of_a_map_are_described_once(dataset, settings, region, monkeypatch):
+    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.mapping.surfaces import covariates
+    from butterfly_sdm.mapping.surfaces.lattice import Lattice
+
+    seen, describe = [], covariates.open_stated
+    monkeypatch.setattr(
+        covariates, "open_stated", lambda options: seen.append(options) or describe(options)
+    )
+    names = ["alphaearth_e00_100m", "alphaearth_e01_sd_1000m"]
+    rasters, scene = covariate_rasters(settings, names), open_scene(region.scenes[0])
+    lattice = Lattice.of(scene, stride_px=64, window_px=64)
+    field = covariates.CovariateField(rasters, lattice, scene.crs, dataset.card.position_crs)
+    field.at(*np.indices((lattice.height, lattice.width)).reshape(2, -1))
+    assert len(field.kept.tables) > 1  # blocks
+    assert len(seen) == 1
+
+
 def test_a_map_of_embeddings_is_what_the_model_says_of_its_positions(
     dataset, settings, region, tmp_path
 ):

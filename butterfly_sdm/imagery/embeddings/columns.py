@@ -55,6 +55,7 @@ def embedding_table(
     crs: str,
     *,
     columns: Sequence[str] | None = None,
+    embeddings: Embeddings | None = None,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
     """
@@ -66,6 +67,8 @@ def embedding_table(
         (n,) middles of the squares in metres of ``crs``.
     columns
         Only these, in this order; squares of which none is asked for are not summed.
+    embeddings
+        The files that the options name; None: they are described now.
     executor
         Reads blocks beside one another.
 
@@ -79,7 +82,7 @@ def embedding_table(
     MissingFileError, RasterError
         A file is absent, damaged or of another kind than stated.
     """
-    embeddings = open_stated(options)
+    embeddings = open_stated(options) if embeddings is None else embeddings
     asked = None if columns is None else {side_of(options, name) for name in columns}
     sides = [side for side in options.side_m if asked is None or side in asked]
     mean, spread = square_statistics(

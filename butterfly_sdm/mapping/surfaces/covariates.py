@@ -18,7 +18,8 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.embeddings.columns import embedding_table
+from butterfly_sdm.imagery.embeddings.collection import Embeddings
+from butterfly_sdm.imagery.embeddings.columns import embedding_table, open_stated
 from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.products import metres_per_unit, open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
@@ -38,11 +39,21 @@ def moved(
 
 
 def covariates_at(
-    rasters: Mapping[str, CovariateRaster], easting: np.ndarray, northing: np.ndarray, crs: str
+    rasters: Mapping[str, CovariateRaster],
+    easting: np.ndarray,
+    northing: np.ndarray,
+    crs: str,
+    *,
+    described: Callable[[EmbeddingOptions], Embeddings] = open_stated,
 ) -> pd.DataFrame:
     """
     Return (n, covariate) values at positions in metres of ``crs``; NaN outside a raster and where
     it has no data.
+
+    Parameters
+    ----------
+    described
+        Gives the files of embeddings that options name.
 
     Raises
     ------
@@ -66,7 +77,9 @@ def covariates_at(
                 shares[key] = square_shares(path, easting, northing, crs, side_m=side, band=band)
             found[name] = share_of(shares[key], raster.value)
     tables = [
-        embedding_table(options, easting, northing, crs, columns=names)
+        embedding_table(
+            options, easting, northing, crs, columns=names, embeddings=described(options)
+        )
         for options, names in embedded.items()
     ]
     if not tables:
@@ -124,14 +137,24 @@ def sample_raster(
 
 
 class Kept:
-    """Tables of blocks of positions, those used last; shared by threads, not sent to workers."""
+    """
+    Files of embeddings as they were described, and tables of blocks of positions, those used last;
+    shared by threads, not sent to workers.
+    """
 
     def __init__(self) -> None:
+        self.files: dict[EmbeddingOptions, Embeddings] = {}
         self.tables: OrderedDict[Any, np.ndarray] = OrderedDict()
         self.lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[Kept], tuple[()]]:
         return Kept, ()
+
+    def described(self, options: EmbeddingOptions) -> Embeddings:
+        """Return the files that options name: looking at all of them takes long."""
+        if options not in self.files:
+            self.files[options] = open_stated(options)
+        return self.files[options]
 
     def get(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
         """Return a table, made now unless it is kept."""
@@ -206,7 +229,7 @@ class CovariateField:
         x, y = self.lattice.coordinates(rows, cols)
         if self.crs.to_string() != self.position_crs:
             x, y = moved(x, y, self.crs, self.position_crs)
-        return covariates_at(rasters, x, y, self.position_crs)
+        return covariates_at(rasters, x, y, self.position_crs, described=self.kept.described)
 
     def _block(self, embedded: Mapping[str, CovariateRaster]) -> int:
         """Return how many positions along a block: twice the ground of the largest square."""
