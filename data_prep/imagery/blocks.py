@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.composites.stacks import Stack, compose
+from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.piece_pixels import is_plain, read_counts, read_plain
 from butterfly_sdm.imagery.pixels import measured as measured_in
 from butterfly_sdm.imagery.products import Layer, Piece
@@ -165,7 +165,7 @@ def copy_blocks(
         buffer = flat[: np.prod(shape)].reshape(shape)
         window = Window(read.column, read.row, read.width, read.height)
         if stack is not None:
-            measured = compose(scene, stack, window, buffer)
+            measured = stack.fill(scene, window, buffer)
         elif plain:
             read_plain(scene, piece, window, buffer)
             measured = None

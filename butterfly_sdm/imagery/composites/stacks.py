@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from affine import Affine
@@ -28,13 +28,6 @@ from butterfly_sdm.imagery.supply import AROUND_PX, bring, window_in
 BLOCK_PX, MOST_PX = 512, 1024
 
 
-class PixelSource(Protocol):
-    """Whatever tells the values of a window in every band, nodata where there are none."""
-
-    def read(self, window: Window) -> Pixels:
-        """Return (bands, h, w) values, and (h, w) where there are any."""
-
-
 @dataclass(frozen=True)
 class Stack(Piece):
     """
@@ -46,13 +39,10 @@ class Stack(Piece):
         The products of each day; of two of a day, the first with a measurement counts.
     method
         median, or least_cloudy: then the days are in the order of their clouds.
-    source
-        Gives the pixels of a stack that has no days: no file that GDAL reads holds them.
     """
 
     days: tuple[tuple[Piece, ...], ...] = ()
     method: str = "median"
-    source: PixelSource | None = None
 
     @property
     def products(self) -> tuple[Piece, ...]:
@@ -63,6 +53,10 @@ class Stack(Piece):
     def files(self) -> tuple[Layer, ...]:
         """The files of all products."""
         return tuple(layer for product in self.products for layer in product.files)
+
+    def fill(self, scene: Reader, window: Window, out: np.ndarray) -> np.ndarray:
+        """Make the pixels of a window of its own grid: what :func:`compose` does."""
+        return compose(scene, self, window, out)
 
 
 def compose(scene: Reader, stack: Stack, window: Window, out: np.ndarray) -> np.ndarray:
@@ -80,11 +74,6 @@ def compose(scene: Reader, stack: Stack, window: Window, out: np.ndarray) -> np.
     ndarray of bool, shape (h, w)
         Where there is a value.
     """
-    if stack.source is not None:
-        values, valid = stack.source.read(window)
-        bands = stack.layers[0].bands
-        np.copyto(out, values[[bands.index(band) for band in scene.bands]])
-        return valid
     own = scene.alone(stack)
     planes = Workspace(out.shape, out.dtype)
     shown: list[tuple[np.ndarray, np.ndarray]] = []
@@ -297,7 +286,7 @@ def _block(scene: Reader, stack: Stack, block: Window, *, on_scene: bool) -> Pix
             grid = (scene.crs, transform, int(block.width), int(block.height))
             return warped(scene, stack, grid, scene.resampling)
         values = np.empty((len(scene.bands), int(block.height), int(block.width)), scene.dtype)
-        return values, compose(scene, stack, block, values)
+        return values, stack.fill(scene, block, values)
 
     return scene.kept.get(_key(scene, stack, block, on_scene=on_scene), make)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+import numpy as np
+from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.composites.stacks import Stack
@@ -14,11 +17,22 @@ from butterfly_sdm.imagery.embeddings.pixels import EmbeddingFile, scales_of
 from butterfly_sdm.imagery.mosaic import mosaic_grid
 from butterfly_sdm.imagery.pixels import PixelType, fits, smallest_type, without_value
 from butterfly_sdm.imagery.products import Layer, Piece, metres_per_unit
+from butterfly_sdm.imagery.reader import Reader
 from butterfly_sdm.imagery.scene import Scene
 
 
+@dataclass(frozen=True, kw_only=True)
 class DecodedFile(Stack):
-    """A file whose pixels have a scale each, decoded to fractions where it is read."""
+    """
+    A file whose pixels have a scale each, decoded to fractions where it is read.
+
+    Attributes
+    ----------
+    source
+        Reads it: it is none that GDAL reads.
+    """
+
+    source: EmbeddingFile
 
     @property
     def products(self) -> tuple[Piece, ...]:
@@ -30,6 +44,13 @@ class DecodedFile(Stack):
         """The file of numbers, and that of their scales."""
         (layer,) = self.layers
         return layer, replace(layer, path=str(scales_of(Path(layer.path))))
+
+    def fill(self, scene: Reader, window: Window, out: np.ndarray) -> np.ndarray:
+        """Decode the pixels of a window, in the bands of the scene; return where there are any."""
+        values, valid = self.source.read(window)
+        bands = self.layers[0].bands
+        np.copyto(out, values[[bands.index(band) for band in scene.bands]])
+        return valid
 
 
 def open_embedding_scene(
