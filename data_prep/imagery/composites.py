@@ -261,7 +261,7 @@ def make_composite(
     dates = sorted(days)
     shape = (len(scene.bands), scene.height, scene.width)
     work = out.with_name(f".{out.stem}.work.npy")
-    with growing_array(work, shape, scene.dtype, scene.nodata) as (array, ledger):
+    with growing_array(work, shape, scene.dtype, scene.nodata) as ledger:
         shares = _cloudiness(scene, days, executor, progress)
         if method == "least_cloudy":
             days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
@@ -277,8 +277,7 @@ def make_composite(
             where = (slice(0, len(scene.bands)), *windows[name].toslices())
             ledger.add(name, [place_of(where)])
             progress("composing dates", step, len(windows))
-    _write(scene, array, out, method, dates)
-    del array
+    _write(scene, ledger.array, out, method, dates)
     work.unlink()
     ledger.journal.path.unlink()
     return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
