@@ -564,9 +564,7 @@ def _embedded_columns(
     from butterfly_sdm.mapping.options import CovariateRaster
 
     others, found = dict(given), {}
-    build = settings.build
-    embedded = build.covariates.embedded if build and build.covariates else ()
-    for options in embedded:
+    for options in settings.build.embedded if settings.build else ():
         other = others.pop(options.group, None)
         if isinstance(other, CovariateRaster):
             raise ConfigError(

@@ -214,8 +214,7 @@ def _fill(
 
 def _embedded(config: BuildOptions) -> dict[str, str]:
     """Return the groups of covariates that are embeddings, and how their files were understood."""
-    options = config.covariates.embedded if config.covariates is not None else ()
-    return {one.group: open_stated(one).told() for one in options}
+    return {one.group: open_stated(one).told() for one in config.embedded}
 
 
 def _order(source: Source) -> tuple[str, str, str]:

@@ -74,7 +74,7 @@ def check_inputs(config: BuildOptions) -> Scene | None:
     for role, path in _others(config):
         if not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
-    for embeddings in config.covariates.embedded if config.covariates is not None else ():
+    for embeddings in config.embedded:
         if embeddings.url is None:
             open_stated(embeddings)
     if config.ready_tiles is not None:
@@ -112,7 +112,7 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     wanted += [(role, path.name, path, None) for role, path in _others(config) if path.is_file()]
     wanted += [
         ("covariates.embeddings", _name(file.resolve(), embeddings.paths), file, None)
-        for embeddings in (config.covariates.embedded if config.covariates is not None else ())
+        for embeddings in config.embedded
         for file in open_stated(embeddings).paths
         if file not in embeddings.paths
     ]
@@ -152,12 +152,12 @@ def _others(config: BuildOptions) -> list[tuple[str, Path]]:
     if config.covariates is not None:
         named += [("covariates", path) for path in config.covariates.tables]
         named += [("covariates", raster.path) for raster in config.covariates.rasters]
-        named += [
-            ("covariates.embeddings", path)
-            for embeddings in config.covariates.embedded
-            for path in embeddings.paths
-            if embeddings.url is None
-        ]
+    named += [
+        ("covariates.embeddings", path)
+        for embeddings in config.embedded
+        for path in embeddings.paths
+        if embeddings.url is None
+    ]
     used = {"file": config.split.path, "regions": config.split.regions}.get(config.split.method)
     return named if used is None else [*named, ("split", used)]
 

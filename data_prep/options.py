@@ -96,6 +96,11 @@ class BuildOptions(Section):
     )
 
     @property
+    def embedded(self) -> tuple[EmbeddingOptions, ...]:
+        """All embeddings that become covariates."""
+        return () if self.covariates is None else self.covariates.embedded
+
+    @property
     def tile_bands(self) -> tuple[str, ...] | None:
         """The bands of tiles; None: all of the scenes, as of embeddings unless some are named."""
         embedded = self.scenes is not None and self.scenes.embeddings is not None

@@ -262,7 +262,7 @@ def make_composite(
     dates = sorted(days)
     shape = (len(scene.bands), scene.height, scene.width)
     work = out.with_name(f".{out.stem}.work.npy")
-    with growing_array(work, shape, scene.dtype, scene.nodata) as (array, ledger):
+    with growing_array(work, shape, scene.dtype, scene.nodata) as ledger:
         shares = _cloudiness(scene, days, executor, progress)
         if method == "least_cloudy":
             days = {day: days[day] for day in sorted(days, key=lambda day: (shares[day], day))}
@@ -278,8 +278,7 @@ def make_composite(
             where = (slice(0, len(scene.bands)), *windows[name].toslices())
             ledger.add(name, [place_of(where)])
             progress("composing dates", step, len(windows))
-    _write(scene, array, out, method, dates)
-    del array
+    _write(scene, ledger.array, out, method, dates)
     work.unlink()
     ledger.journal.path.unlink()
     return Composite(out, method, tuple(dates), tuple(round(shares[day], 6) for day in dates))
@@ -389,26 +388,9 @@ def _compose(parts: Sequence[Scene], method: str, out: PackedArray, window: Wind
             if not missing.any():
                 break
         target[:] = best
-        out.written()
-        return
-    if target.dtype != np.uint16:
+    else:
         shown = [part.read(window) for part in parts]
         median_of([values for values, _ in shown], [valid for _, valid in shown], target, nodata)
-        out.written()
-        return
-    stack = np.full((len(parts), *target.shape), np.iinfo(np.uint16).max, dtype=np.uint16)
-    count = np.zeros(target.shape[1:], dtype=np.int64)
-    for number, part in enumerate(parts):
-        values, valid = part.read(window)
-        np.copyto(stack[number], values, where=valid)
-        count += valid
-    stack.sort(axis=0)  # what is missing comes last
-    middle = np.broadcast_to(count, target.shape)[None]
-    low = np.take_along_axis(stack, np.maximum(middle - 1, 0) // 2, axis=0)[0]
-    high = np.take_along_axis(stack, np.minimum(middle // 2, len(parts) - 1), axis=0)[0]
-    median = np.rint((low.astype(np.float64) + high) / 2)
-    median[median == nodata] = nodata + 1 if nodata < 65535 else nodata - 1
-    target[:] = np.where(count > 0, np.clip(median, 0, 65535), nodata)
     out.written()
 
 

@@ -108,9 +108,9 @@ def cut_tiles(
     report = report or CutReport()
     shape = (len(grid), len(scene.bands), grid.size_px, grid.size_px)
     try:
-        with growing_array(Path(out), shape, scene.dtype, scene.nodata) as (array, ledger):
+        with growing_array(Path(out), shape, scene.dtype, scene.nodata) as ledger:
             cut = _Cut(scene, grid, PackedArray(Path(out)), resampling)
-            unlike = _unlike(ledger, array, scene.nodata)
+            unlike = _unlike(ledger, scene.nodata)
             # the pages that units have just filled: in a mapping of its own each would be looked up
             ledger.array = cut.out.open()
             _cut_pieces(cut, ledger, unlike, executor, progress, report)
@@ -144,7 +144,8 @@ def _cut_pieces(
     for step, jobs in enumerate(_all_jobs(cut, ledger.done), start=1):
         if jobs.lasting and jobs.todo(ledger.done):
             # an earlier process was killed among these: no unit of a later piece was begun
-            unlike = _go_on(cut, jobs, ledger, unlike)
+            _go_on(cut, jobs, ledger, unlike)
+            unlike = set()  # from here on every tile is what this process writes
         label = jobs.label if len(scene.pieces) == 1 else f"{jobs.label}, step {step}"
         _run(jobs, label, ledger, executor, progress, report)
         if jobs.last is not None and scene.supply is not None:
@@ -168,31 +169,22 @@ def _cut_again(cut: _Cut, ledger: Ledger, executor: Executor | None) -> None:
     ledger.add(AGAIN, map(str, tiles.tolist()))
 
 
-def _unlike(ledger: Ledger, array: np.ndarray, nodata: float) -> set[int]:
+def _unlike(ledger: Ledger, nodata: float) -> set[int]:
     """Return the tiles that are not as the journal tells: none has been written if it is empty."""
     if not ledger.done:
         return set()
-    untouched = checksum_of(np.full(array.shape[1:], nodata, array.dtype))
-    expected = {int(place): checksum for place, (checksum, _) in ledger.sums.items()}
-    return {
-        tile
-        for tile in range(len(array))
-        if ledger.checksum(str(tile)) != expected.get(tile, untouched)
-        and str(tile) not in ledger.doubted
-    }
+    untouched = checksum_of(np.full(ledger.array.shape[1:], nodata, ledger.array.dtype))
+    unsummed = set(map(str, range(len(ledger.array)))) - ledger.sums.keys()
+    written = {place for place in unsummed if ledger.checksum(place) != untouched}
+    return {int(place) for place in (ledger.unlike() | written) - ledger.doubted}
 
 
-def _go_on(cut: _Cut, jobs: Jobs, ledger: Ledger, unlike: set[int]) -> set[int]:
+def _go_on(cut: _Cut, jobs: Jobs, ledger: Ledger, unlike: set[int]) -> None:
     """
     Tell, where an earlier process was killed, what it was about to write from what was damaged.
 
     A tile on which some units are done and others not has no checksum: it is cut again in the end.
     So is one that was damaged. One that the killed process had begun to write first is emptied.
-
-    Returns
-    -------
-    set
-        Empty: from here on every tile is what this process writes.
     """
     todo = jobs.todo(ledger.done)
     ahead = _tiles(todo)
@@ -202,7 +194,6 @@ def _go_on(cut: _Cut, jobs: Jobs, ledger: Ledger, unlike: set[int]) -> set[int]:
     for tile in sorted(empty):
         ledger.array[tile] = cut.scene.nodata
     _doubt(ledger, (unlike | shared) - empty, damaged=len(unlike - ahead))
-    return set()
 
 
 def _doubt(ledger: Ledger, tiles: set[int], *, damaged: int) -> None:
@@ -223,43 +214,45 @@ def _tiles(jobs: Iterable[Job]) -> set[int]:
 @contextmanager
 def growing_array(
     path: Path, shape: tuple[int, ...], dtype: str, nodata: float
-) -> Iterator[tuple[np.memmap, Ledger]]:
+) -> Iterator[Ledger]:
     """
-    Yield a packed array on disk and the ledger of what is done in it, ``NAME.done`` beside it.
+    Yield the ledger of what is done in a packed array on disk, ``NAME.done`` beside it.
 
     Those of an interrupted run are continued; otherwise the array is new, with nodata everywhere.
     """
     done = path.with_name(path.name + ".done")
-    array = _reopen(path, shape, dtype) if done.is_file() else None
-    ledger = None
-    if array is not None:
-        try:
-            ledger = Ledger(done, array)
-        except ArtefactError as error:
-            log.warning("%s What it speaks of is made again.", error)
-    if array is None or ledger is None or not ledger.done:
+    ledger = _reopen(path, done, shape, dtype) if done.is_file() else None
+    if ledger is None:
         done.unlink(missing_ok=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        del array
         array = new_array(path, shape, dtype)
         if nodata:
             array[:] = nodata
-        # a unit counts as done only when its pixels are safe
         ledger = Ledger(done, array)
     ledger.save()
     try:
-        yield array, ledger
+        yield ledger
     finally:
         ledger.save()
 
 
-def _reopen(path: Path, shape: tuple[int, ...], dtype: str) -> np.memmap | None:
-    """Open the array of an interrupted cut, or None if it is not the one meant."""
+def _reopen(path: Path, done: Path, shape: tuple[int, ...], dtype: str) -> Ledger | None:
+    """
+    Open what an interrupted run has left; None if it is not the array that is meant, nothing is
+    done in it, or the journal was changed.
+    """
     try:
         array = open_array(path)
     except (OSError, ValueError):
         return None
-    return array if array.shape == shape and array.dtype == dtype else None
+    if array.shape != shape or array.dtype != dtype:
+        return None
+    try:
+        ledger = Ledger(done, array)
+    except ArtefactError as error:
+        log.warning("%s What it speaks of is made again.", error)
+        return None
+    return ledger if ledger.done else None
 
 
 @dataclass(frozen=True)
@@ -354,22 +347,20 @@ def _run(
     report.units_found += finished
     progress(label, finished, len(jobs.work))
     writers = Counter(tile for job in todo for tile in job.tiles.tolist())
-    written = {job.name: job.tiles.tolist() for job in todo}
-    for name, blocks in _results(jobs, todo, executor):
+    for job, blocks in zip(todo, _results(jobs, todo, executor), strict=True):
         report.blocks += blocks
         report.units_done += 1
         if jobs.lasting:
-            writers.subtract(written[name])
+            tiles = job.tiles.tolist()
+            writers.subtract(tiles)
             # whole, as far as this piece goes: nobody else is writing to it
-            ledger.add(name, (str(tile) for tile in written[name] if not writers[tile]))
+            ledger.add(job.name, (str(tile) for tile in tiles if not writers[tile]))
         finished += 1
         progress(label, finished, len(jobs.work))
 
 
-def _results(
-    jobs: Jobs, todo: Sequence[Job], executor: Executor | None
-) -> Iterator[tuple[str, int]]:
-    """Do units; yield the key of each and the number of blocks it decoded."""
+def _results(jobs: Jobs, todo: Sequence[Job], executor: Executor | None) -> Iterator[int]:
+    """Do units; yield the number of blocks that each decoded, in their order."""
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES) if jobs.once else nullcontext():
         yield from in_order(_do, _ahead(todo, jobs), executor, in_flight=IN_FLIGHT)
 
@@ -382,8 +373,8 @@ def _ahead(todo: Sequence[Job], jobs: Jobs) -> Iterator[Job]:
         yield unit
 
 
-def _do(unit: Job) -> tuple[str, int]:
-    return unit.name, unit.work()
+def _do(unit: Job) -> int:
+    return unit.work()
 
 
 def tiles_on(grid: TileGrid, piece: Piece) -> np.ndarray:

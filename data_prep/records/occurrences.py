@@ -347,7 +347,8 @@ class _Coder:
         identity = mixed(hashes, ("recordID", "eventID"))
         for group, terms in GROUPS.items():
             of_group = mixed(hashes, terms)
-            numbers[group] = self.dictionaries[group].number(held, of_group)
+            codes = self.dictionaries[group].number(held, of_group)
+            numbers[group] = np.repeat(codes, count // len(codes))
             if group != "effort":  # the same sighting, however it says how long people looked
                 identity = identity * _ODD + of_group
         visit = _visit(held)
@@ -357,7 +358,6 @@ class _Coder:
             same_ids = hashes["eventID"] if visit is held.get("eventID") else None
             ids = visit.hash(seed=_seed("eventID")).to_numpy() if same_ids is None else same_ids
             np.copyto(event, ids, where=_told(visit))
-        numbers = {g: np.repeat(of, count // len(of)) for g, of in numbers.items()}
         alike = {
             "file": np.full(len(event), file, dtype=np.uint16),
             "is_event": np.full(len(event), is_event),

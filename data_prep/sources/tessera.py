@@ -16,7 +16,7 @@ import numpy as np
 
 from butterfly_sdm.errors import SourceError
 from butterfly_sdm.progress import Progress, silent
-from data_prep.sources.transfer import Service
+from data_prep.sources.transfer import AbsentError, Service
 
 log = logging.getLogger("data_prep.sources")
 
@@ -124,8 +124,6 @@ def fetch_tiles(
 def _is_there(service: Service, address: str) -> bool:
     try:
         service.ask("HEAD", address, allow_redirects=True).close()
-    except SourceError as error:
-        if "status 404" in str(error):
-            return False
-        raise
+    except AbsentError:
+        return False
     return True

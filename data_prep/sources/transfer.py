@@ -36,6 +36,10 @@ WAITS_S = (1.0, 3600.0)  # what is believed of a service that says how long to w
 MOST_REDIRECTS = 5
 
 
+class AbsentError(SourceError):
+    """A service answers that what was asked for is not there (status 404)."""
+
+
 def _requests() -> Any:
     try:
         import requests
@@ -161,8 +165,10 @@ class Service:
 
         Raises
         ------
+        AbsentError
+            The service does not have it.
         SourceError
-            There is none, or the service refuses.
+            There is no answer, or the service refuses.
         """
         library = _requests()
         problem = ""
@@ -187,7 +193,8 @@ class Service:
                 )
             if answer.status_code >= 400:
                 told = re.sub(r"\?\S+", "?...", answer.text[:200].strip())
-                raise SourceError(
+                kind = AbsentError if answer.status_code == 404 else SourceError
+                raise kind(
                     f"{shown(url)} was not answered (status {answer.status_code}: {told}). Check "
                     "the key or address."
                 )

@@ -143,8 +143,7 @@ def row_blocks(
 ) -> Iterator[tuple[list[bytes], int]]:
     r"""
     Yield texts of whole rows without the header, line ends as ``\n``, text as UTF-8 wherever it was
-    another known encoding. A text comes in parts,
-    which whoever cuts it joins.
+    another known encoding. A text comes in parts, which whoever cuts it joins.
 
     Raises
     ------
