@@ -94,11 +94,23 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
             table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is no readable table: {error}") from error
+    check_columns(table, columns, path)
+    return table
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """
+    Refuse a table that lacks one of ``columns``; ``path`` is where it comes from.
+
+    Raises
+    ------
+    DataError
+        Names the column, and those there are.
+    """
     missing = [column for column in columns if column not in table.columns]
     if missing:
         has = ", ".join(map(str, table.columns[:20])) or "none"
         raise DataError(f"{path} lacks the column {missing[0]!r}; it has {has}.")
-    return table
 
 
 def npz_table(path: Path) -> pd.DataFrame:
