@@ -20,7 +20,7 @@ from butterfly_sdm.errors import (
     how_to_install,
 )
 from butterfly_sdm.plugins.collection import find_images
-from butterfly_sdm.plugins.images import Images, fit_image, read_arrays
+from butterfly_sdm.plugins.images import Images, check_some_readable, fit_image, read_arrays
 from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
 from butterfly_sdm.plugins.implihate.media import (
     FILMS,
@@ -449,9 +449,8 @@ def extract_all(
 def _tell_unreadable(unreadable: Mapping[str, str], count: int) -> None:
     if not unreadable:
         return
+    check_some_readable(list(unreadable.values()), count, "videos")
     video, reason = next(iter(unreadable.items()))
-    if len(unreadable) == count:
-        raise DataError(f"None of the {count} videos can be read. The first: {reason}")
     message = "of %d of %d videos something cannot be read, such as %s: %s"
     logger.warning(message, len(unreadable), count, video, reason)
 
