@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from experiment import Experiment, Measures, Target, main, shared, write_images
+from experiment import Experiment, Measures, Target, main, shared, write_images, write_mammograms
 
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.plugins.cmmd.method import Cmmd
@@ -78,27 +78,13 @@ def digits(folder: Path, seed: int) -> Path:
 
 def mammograms(folder: Path, seed: int) -> Path:
     """Write mammograms, normal or with a finding; dense breasts are the target."""
-    data = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)
-    lines = [
-        line.split()
-        for line in (shared() / "mias_labels.txt").read_text().splitlines()
-        if line.startswith("mdb")
-    ]
-    seen = {
-        line[0]: (line[1], "normal" if line[2] == "NORM" else "finding") for line in reversed(lines)
-    }
-    names = [f"{name}.png" for name in data["name"]]
-    write_images(folder, data["image"], names)
+    known = write_mammograms(folder)
     table = pd.DataFrame(
         {
-            "path": names,
-            "label": [seen[str(name)][1] for name in data["name"]],
-            "domain": [
-                {"D": "dense"}.get(seen[str(name)][0], "fatty or glandular")
-                for name in data["name"]
-            ],
-            # The two breasts of a woman have neighbouring numbers.
-            "patient": [str((int(str(name)[3:]) - 1) // 2) for name in data["name"]],
+            "path": known["path"],
+            "label": np.where(known["finding"] == 1, "finding", "normal"),
+            "domain": np.where(known["tissue"] == "D", "dense", "fatty or glandular"),
+            "patient": known["woman"],
         }
     )
     path = folder / "mammograms.csv"

@@ -251,6 +251,28 @@ def write_images(folder: Path, images: np.ndarray, names: Sequence[str]) -> None
         Image.fromarray(image).save(folder / name)
 
 
+def write_mammograms(folder: Path) -> pd.DataFrame:
+    """
+    Write the mini-MIAS mammograms; return path, number of the woman, tissue (F, G or D) and whether
+    there is a finding (1 or 0) of each.
+    """
+    data = np.load(shared() / "mias_mammograms_256px.npz", allow_pickle=False)
+    names = [str(name) for name in data["name"]]
+    paths = [f"{name}.png" for name in names]
+    write_images(folder, data["image"], paths)
+    lines = (shared() / "mias_labels.txt").read_text().splitlines()
+    said = {line[:6]: line.split() for line in reversed(lines) if line.startswith("mdb")}
+    return pd.DataFrame(
+        {
+            "path": paths,
+            # the two breasts of a woman have neighbouring numbers
+            "woman": [(int(name[3:]) - 1) // 2 for name in names],
+            "tissue": [said[name][1] for name in names],
+            "finding": [int(said[name][2] != "NORM") for name in names],
+        }
+    )
+
+
 def _place(out: Path, name: str, seed: int) -> Path:
     return out / "results" / f"{name}_seed_{seed}.json"
 

@@ -199,7 +199,9 @@ def digits(folder: Path, seed: int, *, kind: str) -> Iterator[Measures]:
 def forms(folder: Path, seed: int) -> Iterator[Measures]:
     """Defend digits with a patch without remapping, and in the form of the authors' code."""
     settings = attacked(folder, "patch", seed)
-    yield from compared(settings, folder, {"no_remap": {"remap": False}, "released": RELEASED})
+    yield from compared(
+        settings, folder, {"no_remap": {"remap": False}, "released": {"form": "released"}}
+    )
 
 
 def compared(
@@ -231,9 +233,6 @@ def cifar10(folder: Path, seed: int) -> Iterator[Measures]:
         settings | {"epochs": epochs, "milestones": (epochs * 100 // 150, epochs * 130 // 150)},
         folder / "run",
     )
-
-
-RELEASED = {"form": "released"}
 
 
 def _last(images: np.ndarray) -> np.ndarray:

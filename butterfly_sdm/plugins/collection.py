@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.images import SUFFIXES, Images, is_dicom, read_arrays
+from butterfly_sdm.plugins.images import (
+    SUFFIXES,
+    Images,
+    check_some_readable,
+    is_dicom,
+    read_arrays,
+)
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
@@ -94,11 +100,23 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
             table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is no readable table: {error}") from error
+    check_columns(table, columns, path)
+    return table
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    """
+    Refuse a table that lacks one of ``columns``; ``path`` is where it comes from.
+
+    Raises
+    ------
+    DataError
+        Names the column, and those there are.
+    """
     missing = [column for column in columns if column not in table.columns]
     if missing:
         has = ", ".join(map(str, table.columns[:20])) or "none"
         raise DataError(f"{path} lacks the column {missing[0]!r}; it has {has}.")
-    return table
 
 
 def npz_table(path: Path) -> pd.DataFrame:
@@ -329,17 +347,15 @@ def blanked(
     if not unreadable:
         return table
     rows = sorted(unreadable)
-    if len(rows) == len(table):
-        raise DataError(
-            f"None of the {len(table)} {what} can be read. The first: {unreadable[rows[0]]}"
-        )
+    reasons = [unreadable[row] for row in rows]
+    check_some_readable(reasons, len(table), what)
     logger.warning(
         "%d of %d %s cannot be read and have no prediction; the column error says why. The first: "
         "%s",
         len(rows),
         len(table),
         what,
-        unreadable[rows[0]],
+        reasons[0],
     )
     blank = table.astype(
         {name: object for name in table.columns if table[name].dtype.kind in "iub"}
@@ -347,7 +363,7 @@ def blanked(
     names = [name for name in blank.columns if name not in ("path", "video_id")]
     blank.loc[blank.index[rows], names] = None
     error = pd.Series(None, index=blank.index, dtype=object)
-    error.iloc[rows] = [unreadable[row] for row in rows]
+    error.iloc[rows] = reasons
     return blank.assign(error=error)
 
 

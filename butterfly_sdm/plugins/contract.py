@@ -276,9 +276,10 @@ class PluginRun:
             planned: dict[str, Any] | None = None
             # what holds a program or reads a file may not be made so
             with suppress(RuntimeError, NotImplementedError, ModelError), torch.device("meta"):
-                planned = self.plugin.network(self.config, self.facts, part).state_dict()
+                state = self.plugin.network(self.config, self.facts, part).state_dict()
+                planned = {name: value.shape for name, value in state.items()}
             if planned is not None:
-                wrong = [n for n in {*planned, *shapes} if _shape(planned, n) != shapes.get(n)]
+                wrong = [n for n in {*planned, *shapes} if planned.get(n) != shapes.get(n)]
                 if wrong:
                     raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")
             return self.plugin.network(self.config, self.facts, part)
@@ -337,10 +338,6 @@ class PluginRun:
 def setting_of(settings: Any, name: str) -> Any:
     """Return the value of a dotted setting."""
     return reduce(getattr, name.split("."), settings)
-
-
-def _shape(state: dict[str, Any], name: str) -> Any:
-    return state[name].shape if name in state else None
 
 
 def kept_file(folder: Path, setting: str) -> Path | None:

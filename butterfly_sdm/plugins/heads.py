@@ -68,8 +68,8 @@ def fit_linear(
             f"All {len(labels)} labelled training rows are of class {present[0]}; a head needs two "
             "classes to tell apart."
         )
-    scaler = StandardScaler().fit(features.astype(np.float64))
-    standard = scaler.transform(features.astype(np.float64))
+    scaler = StandardScaler()
+    standard = scaler.fit_transform(features.astype(np.float64))
     weighting = "balanced" if balanced else None
     fitted = LogisticRegression(
         C=inverse_penalty, class_weight=weighting, tol=1e-6, max_iter=_ITERATIONS
@@ -84,9 +84,9 @@ def fit_linear(
     bias = np.full(classes, _NEVER)
     weight[present] = coefficients / scaler.scale_
     bias[present] = intercept - weight[present] @ scaler.mean_
-    counts = {value: 1 / (labels == value).mean() for value in present}
-    shares = [counts[label] for label in labels] if balanced else None
-    loss = log_loss(labels, fitted.predict_proba(standard), sample_weight=shares, labels=present)
+    share = {value: (labels == value).mean() for value in present}
+    rows = [1 / share[label] for label in labels] if balanced else None
+    loss = log_loss(labels, fitted.predict_proba(standard), sample_weight=rows, labels=present)
     return weight, bias, float(loss)
 
 
@@ -137,8 +137,10 @@ def frozen_head(
 
     def loss(module: Any, batch: Batch) -> Tensor:
         logits = module.head(batch["features"])
-        counts = torch.bincount(known, minlength=logits.shape[1]).float().clamp(min=1)
-        weight = (len(known) / (len(counts) * counts)).to(logits.device) if balanced else None
+        weight = None
+        if balanced:
+            counts = torch.bincount(known, minlength=logits.shape[1]).float().clamp(min=1)
+            weight = (len(known) / (len(counts) * counts)).to(logits.device)
         return nn.functional.cross_entropy(logits, batch["label"], weight=weight)
 
     adam = partial(torch.optim.Adam, lr=config.head_learning_rate)

@@ -86,6 +86,19 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     return fit_image(image, size_px, channels)
 
 
+def check_some_readable(reasons: Sequence[str], count: int, what: str = "images") -> None:
+    """
+    Refuse ``count`` files if there is a reason for each of them why it cannot be read.
+
+    Raises
+    ------
+    DataError
+        Tells the first.
+    """
+    if reasons and len(reasons) == count:
+        raise DataError(f"None of the {count} {what} can be read. The first: {reasons[0]}")
+
+
 def fit_image(image: Any, size_px: int, channels: int) -> np.ndarray:
     """Return an image of Pillow as (channels, size_px, size_px), uint8."""
     from PIL import Image
@@ -276,11 +289,10 @@ class Images:
         bad = [row for row in rows.tolist() if row in self.unreadable]
         if not bad:
             return rows
-        first = self.unreadable[bad[0]]
-        if len(bad) == len(rows):
-            raise DataError(f"None of the {len(rows)} images can be read. The first: {first}")
+        reasons = [self.unreadable[row] for row in bad]
+        check_some_readable(reasons, len(rows))
         message = "%d of %d images cannot be read and are left out. The first: %s"
-        logger.warning(message, len(bad), len(rows), first)
+        logger.warning(message, len(bad), len(rows), reasons[0])
         return np.setdiff1d(rows, bad)
 
     def _read(self, row: int) -> np.ndarray:

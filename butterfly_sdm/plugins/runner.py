@@ -79,9 +79,10 @@ def train(
     key = fingerprint({"plugin": name, "settings": settings, "facts": facts, "limits": str(limits)})
     run = PluginRun(plugin, folder, config, facts)
     parts = plugin.parts(config)
-    finished = is_finished(folder, key) or _key_of(folder) == key  # else killed unmarked, or moved
+    held = _card_of(folder)
+    finished = is_finished(folder, key) or held.get("key") == key  # else killed unmarked, or moved
     if (finished or (limits is None and _is_same(plugin, name, run))) and (
-        _of_earlier_release(folder) or is_whole(folder / "model.json", f"The run {folder}")
+        _of_earlier_release(held) or is_whole(folder / "model.json", f"The run {folder}")
     ):
         tidy(folder)
         logger.info("%s is there already, trained with the same settings.", folder)
@@ -140,13 +141,8 @@ def _card_of(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def _key_of(folder: Path) -> str | None:
-    return _card_of(folder).get("key")
-
-
-def _of_earlier_release(folder: Path) -> bool:
+def _of_earlier_release(card: dict[str, Any]) -> bool:
     """Whether the card of a run lists no files, as those of 0.1.0 did not."""
-    card = _card_of(folder)
     return bool(card) and not {"files", "seal"} & card.keys()
 
 

@@ -6,6 +6,7 @@ the run, used again for new videos, and another one is refused.
 import logging
 import re
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,13 @@ from typer.testing import CliRunner
 
 from butterfly_sdm.cli import app
 from butterfly_sdm.core.settings import load_settings
-from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, ModelError
+from butterfly_sdm.errors import (
+    ConfigError,
+    DataError,
+    MissingFileError,
+    MissingPackageError,
+    ModelError,
+)
 from butterfly_sdm.plugins.implihate import extractors
 from butterfly_sdm.plugins.implihate.extractors import (
     Frames,
@@ -126,6 +133,14 @@ def test_frames_are_spread_evenly_and_sound_is_that_of_the_film(ending, codecs, 
     assert rate == 16_000 and len(sound) == pytest.approx(2 * rate, rel=0.05)
     spectrum = np.abs(np.fft.rfft(sound))
     assert spectrum.argmax() * rate / len(sound) == pytest.approx(440, abs=3)
+
+
+@pytest.mark.parametrize("read", [read_frames, read_sound])
+def test_a_film_without_what_decodes_it_says_how_to_install_that(read, tmp_path, monkeypatch):
+    film = made.film(tmp_path / "v.mp4", frames=2)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingPackageError, match="is read by PyAV, which is not installed: "):
+        read(film, 4)
 
 
 def test_sound_of_a_film_and_of_a_wav_give_nearly_the_same_features(tmp_path):

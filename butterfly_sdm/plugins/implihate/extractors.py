@@ -5,7 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from butterfly_sdm.errors import (
     how_to_install,
 )
 from butterfly_sdm.plugins.collection import find_images
-from butterfly_sdm.plugins.images import Images, fit_image, read_arrays
+from butterfly_sdm.plugins.images import Images, check_some_readable, fit_image, read_arrays
 from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
 from butterfly_sdm.plugins.implihate.media import (
     FILMS,
@@ -238,35 +238,38 @@ class Frames:
 class _Encoder:
     """A network that Transformers knows, from a folder with its settings and safetensors."""
 
-    def __init__(self, setting: str, folder: Path | None, device: torch.device | str) -> None:
+    setting: ClassVar[str]  # that names the folder
+    preparation: ClassVar[str]  # class of Transformers that makes the inputs
+
+    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
         try:
             import transformers
         except ImportError as error:
             raise MissingPackageError(
-                f"{setting} needs transformers: {how_to_install('encoders')}"
+                f"{self.setting} needs transformers: {how_to_install('encoders')}"
             ) from error
         if folder is None or not (folder / "config.json").is_file():
             raise ModelError(
-                f"{setting} needs a folder with config.json and model.safetensors of a network of "
-                f"Transformers; {'none is given' if folder is None else f'{folder} has none'}."
+                f"{self.setting} needs a folder with config.json and model.safetensors of a "
+                "network of Transformers; "
+                f"{'none is given' if folder is None else f'{folder} has none'}."
             )
         offline = {"local_files_only": True, "trust_remote_code": False}
         try:
             network = transformers.AutoModel.from_pretrained(
                 folder, use_safetensors=True, **offline
             )
-            self._prepare: Any = self._preparation(transformers).from_pretrained(folder, **offline)
+            preparation = getattr(transformers, self.preparation)
+            self._prepare: Any = preparation.from_pretrained(folder, **offline)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
-                f"{folder} holds no network that {setting} can use: {str(error).splitlines()[0]}"
+                f"{folder} holds no network that {self.setting} can use: "
+                f"{str(error).splitlines()[0]}"
             ) from error
         encoder = network.get_encoder() if network.config.is_encoder_decoder else network
         self.facts = {"kind": network.config.model_type, "weights": checksum(encoder.state_dict())}
         self._network: Any = encoder.eval().to(device)
         self._device = device
-
-    def _preparation(self, transformers: Any) -> Any:
-        raise NotImplementedError
 
     def _states(self, inputs: Mapping[str, Any]) -> Tensor:
         """Return (windows, steps, length)."""
@@ -280,12 +283,7 @@ class TextEncoder(_Encoder):
     """Mean state of the words of a transcript in a language model, such as BERT."""
 
     keys, suffixes = ("text",), WORDS
-
-    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
-        super().__init__("text_encoder", folder, device)
-
-    def _preparation(self, transformers: Any) -> Any:
-        return transformers.AutoTokenizer
+    setting, preparation = "text_encoder", "AutoTokenizer"
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``text``; a long one is read window by window."""
@@ -303,12 +301,7 @@ class SoundEncoder(_Encoder):
     """Mean state of the sound in a network of sound, such as wav2vec 2.0 or AST."""
 
     keys, suffixes = ("audio",), _SOUNDS
-
-    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
-        super().__init__("sound_encoder", folder, device)
-
-    def _preparation(self, transformers: Any) -> Any:
-        return transformers.AutoFeatureExtractor
+    setting, preparation = "sound_encoder", "AutoFeatureExtractor"
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``audio``, a mean over windows of ten seconds; nothing of a film without sound."""
@@ -449,9 +442,8 @@ def extract_all(
 def _tell_unreadable(unreadable: Mapping[str, str], count: int) -> None:
     if not unreadable:
         return
+    check_some_readable(list(unreadable.values()), count, "videos")
     video, reason = next(iter(unreadable.items()))
-    if len(unreadable) == count:
-        raise DataError(f"None of the {count} videos can be read. The first: {reason}")
     message = "of %d of %d videos something cannot be read, such as %s: %s"
     logger.warning(message, len(unreadable), count, video, reason)
 

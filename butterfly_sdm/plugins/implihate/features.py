@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import read_collection, read_columns
+from butterfly_sdm.plugins.collection import check_columns, read_collection, read_columns
 from butterfly_sdm.plugins.images import read_arrays
 from butterfly_sdm.plugins.implihate.media import FILMS, video_name
 
@@ -286,9 +286,9 @@ def read_labels(path: Path) -> pd.DataFrame:
         table = pd.DataFrame({"video_id": table["video_file_name"], "label": label})
     else:
         table = read_columns(path, ("label",))
-        if "video_id" not in table.columns:
-            table = read_columns(path, ("path" if "path" in table.columns else "video_id",))
+        if "path" in table.columns and "video_id" not in table.columns:
             table = table.assign(video_id=[Path(str(name)).stem for name in table["path"]])
+        check_columns(table, ("video_id",), path)
     table["video_id"] = [video_name(name) for name in table["video_id"]]
     twice = table["video_id"][table["video_id"].duplicated()]
     if len(twice):

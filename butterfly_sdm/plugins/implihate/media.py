@@ -190,9 +190,9 @@ def read_sound(path: Path, rate: int | None) -> tuple[int, np.ndarray]:
     """
     if path.suffix.lower() == ".wav":
         return _read_wav(path, rate)
-    import av
-
     with _opened(path) as container:
+        import av
+
         if not container.streams.audio:
             return rate or 1, np.zeros(0)
         stream = container.streams.audio[0]

@@ -28,6 +28,7 @@ from butterfly_sdm.plugins.classifier_scores import (
 )
 from butterfly_sdm.plugins.collection import blanked, class_numbers, with_split
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.images import check_some_readable
 from butterfly_sdm.plugins.implihate.extractors import extract, extract_all, make_extractors
 from butterfly_sdm.plugins.implihate.features import (
     MODALITIES,
@@ -249,9 +250,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
                 unreadable[number] = next(iter(failed.values()), reason)
             elif failed:
                 logger.warning("something of %s is left out: %s", video.name, failed)
-        if len(unreadable) == len(rows):
-            first = unreadable[0]
-            raise DataError(f"None of the {len(rows)} videos can be read. The first: {first}")
+        check_some_readable(list(unreadable.values()), len(rows), "videos")
         return stack_features(rows, inputs, recorded), unreadable
 
 

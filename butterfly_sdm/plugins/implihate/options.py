@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from butterfly_sdm.core.settings import FileOrName, Fraction, InputPath, Section, empty
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.core.settings import FileOrName, Fraction, InputPath, Section
+from butterfly_sdm.plugins.options import PluginConfig, new_setting
 
 
 class FrameOptions(Section):
@@ -34,17 +34,9 @@ class ImplihateConfig(PluginConfig):
         description="any of frames, hashed_text or text_encoder, log_mel or sound_encoder, "
         "sentiment, emotion",
     )
-    frames: FrameOptions = Field(
-        FrameOptions(),
-        description="the encoder of frames",
-        exclude_if=lambda value: value == FrameOptions(),  # keeps the key of older settings
-    )
-    text_encoder: InputPath | None = Field(
-        None, description="folder of a language model of Transformers", exclude_if=empty
-    )
-    sound_encoder: InputPath | None = Field(
-        None, description="folder of a sound model of Transformers", exclude_if=empty
-    )
+    frames: FrameOptions = new_setting(FrameOptions(), "the encoder of frames")
+    text_encoder: InputPath | None = new_setting(None, "folder of a language model of Transformers")
+    sound_encoder: InputPath | None = new_setting(None, "folder of a sound model of Transformers")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     folds: int = Field(0, ge=0, description="also train and score so many, of all labelled videos")
     modalities: tuple[Literal["image", "text", "audio"], ...] = Field(

@@ -12,8 +12,7 @@ from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins import collection
-from butterfly_sdm.plugins.collection import existing_folder, npz_table
+from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_collection
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
 from butterfly_sdm.plugins.options import new_setting
 from butterfly_sdm.plugins.stages import seed_of
@@ -59,7 +58,7 @@ class CollectionConfig(Section):
     finding: Literal["acl", "meniscus", "abnormal"] = Field("acl", description="mrnet: the label")
 
 
-def read_collection(
+def read_layout(
     options: CollectionConfig, attributes: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, dict[str, int]]:
     """
@@ -87,7 +86,7 @@ def read_collection(
         return mrnet(options.path, options.plane, options.finding), {}
     if options.layout == "medmnist":
         return medmnist(options.path), {}
-    return collection.read_collection(options.path, attributes, root=options.images), {}
+    return read_collection(options.path, attributes, root=options.images), {}
 
 
 # Modality and body region of the two-dimensional sets, as their publication names them.

@@ -40,7 +40,7 @@ from butterfly_sdm.plugins.collection import (
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_collection
+from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_layout
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
     class_probabilities,
@@ -156,7 +156,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
     def load(self, config: ModanConfig) -> ModanData:
         """Read the collection and the task."""
-        table, dropped = read_collection(config.collection, config.attributes)
+        table, dropped = read_layout(config.collection, config.attributes)
         table = with_split(
             table, config.fractions, config.seed, group="patient", label=config.attributes[0]
         )
@@ -389,7 +389,7 @@ def shared_cosines(z: Tensor, labels: Tensor) -> dict[str, float]:
 def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
     """Return the labelled images: of the task, or those of the collection if they have labels."""
     if config.task is not None:
-        table, _ = read_collection(config.task)
+        table, _ = read_layout(config.task)
     if "label" not in table.columns or table["label"].isna().all():
         if config.task is not None:
             raise DataError(f"The task {config.task.path} has no label.")

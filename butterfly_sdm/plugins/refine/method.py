@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from butterfly_sdm.core.files import read_json
-from butterfly_sdm.core.settings import FileOrName, InputPath, Section, empty, load_settings
+from butterfly_sdm.core.settings import FileOrName, InputPath, Section, load_settings
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
@@ -65,10 +65,8 @@ class RefineConfig(PluginConfig):
 
     model: FileOrName = Field(description="TorchScript file, exported program, or module:function")
     weights: InputPath | None = Field(None, description="state dict for module:function")
-    trust: bool = Field(
-        False,
-        description="model is a file, and may run: a file of a network is a program",
-        exclude_if=empty,  # keeps the key of settings that do not need it
+    trust: bool = new_setting(
+        False, "model is a file, and may run: a file of a network is a program"
     )
     classes: tuple[str, ...] = Field(
         min_length=2, description="names, in the order of the classifier's output"
