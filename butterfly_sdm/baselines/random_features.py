@@ -143,8 +143,7 @@ class RandomFeatures(ArrayPredictor):
                 scaled = (tile - state["centre"][:, None, None]) / state["spread"][:, None, None]
                 there = measured(tile, dataset.card.tiles.missing)
                 scaled[:, ~there.any(axis=0)] = 0.0
-                scaled = np.nan_to_num(scaled) if scaled.dtype.kind == "f" else scaled
-                image = torch.from_numpy(scaled.astype(np.float32))[None]
+                image = torch.from_numpy(np.nan_to_num(scaled).astype(np.float32))[None]
                 # (filters, positions)
                 response = torch.nn.functional.conv2d(image, kernel, bias)[0].flatten(1)
                 above, below = (

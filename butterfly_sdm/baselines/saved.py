@@ -36,6 +36,7 @@ class ArrayPredictor:
     kind: ClassVar[str]
     needed: ClassVar[str] = ""  # names of the arrays without which it cannot predict
     least: ClassVar[Mapping[str, float]] = {}  # of hyper-parameters
+    newer: ClassVar[tuple[str, ...]] = ()  # hyper-parameters that are told only where they are set
     species: tuple[str, ...] = ()
     state: dict[str, np.ndarray]
     dataset_fingerprint: str = ""
@@ -61,7 +62,9 @@ class ArrayPredictor:
 
     def settings(self) -> dict[str, Any]:
         """Return the hyper-parameters by name."""
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}  # type: ignore[arg-type]
+        names = [entry.name for entry in fields(self)]  # type: ignore[arg-type]
+        value = {name: getattr(self, name) for name in names}
+        return {name: one for name, one in value.items() if one or name not in self.newer}
 
     def fit(
         self, dataset: Dataset, sites: Sequence[str], *, context: FitContext | None = None

@@ -10,6 +10,7 @@ import pandas as pd
 from pydantic import TypeAdapter, ValidationError
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.errors import ArtefactError, ModelError
 from butterfly_sdm.progress import Progress, silent
 
@@ -61,6 +62,7 @@ class Sees:
         image: bool = False,
         covariates: bool = False,
         position: bool = False,
+        only: str = "",
     ) -> Self:
         """
         Return what a predictor sees that takes all there is in ``dataset``.
@@ -71,14 +73,23 @@ class Sees:
             It takes whole tiles, in all their bands.
         covariates, position
             It takes all covariates, if there are any; easting and northing.
+        only
+            Which covariates, as in :func:`~butterfly_sdm.data.groups.chosen_covariates`; empty:
+            all.
+
+        Raises
+        ------
+        DataError
+            A part of ``only`` means no covariate.
         """
         table = dataset.covariates if covariates else None
+        names = tuple(map(str, table.columns)) if table is not None else ()
         tiles = dataset.card.tiles if image else None
         return cls(
             bands=tiles.bands if tiles is not None else (),
             window_px=tiles.size_px if tiles is not None else 0,
             resolution_m=tiles.resolution_m if tiles is not None else None,
-            covariates=tuple(map(str, table.columns)) if table is not None else (),
+            covariates=chosen_covariates(names, only),
             position_crs=dataset.card.position_crs if position else None,
             needs_tile=image,
         )

@@ -21,6 +21,7 @@ from torch import Tensor
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError, ModelError
+from butterfly_sdm.imagery.embeddings.meaning import Meaning
 from butterfly_sdm.imagery.pixels import measured
 
 T = TypeVar("T")
@@ -73,6 +74,11 @@ class TileReader:
         self.places = [card.bands.index(band) for band in bands]
         self.slack = (dataset.tiles.shape[-2] - tile_px, dataset.tiles.shape[-1] - tile_px)
         self.tiles: np.ndarray = dataset.tiles
+
+    @property
+    def at_once(self) -> int:
+        """Tiles to look at together: of many bands fewer, 64 bands of 256 px are 17 MB a tile."""
+        return max(1, min(32, 512 // len(self.places)))
 
     def memory(self, count: int, *, pin: bool = False) -> Tensor:
         """
@@ -137,11 +143,9 @@ class TileReader:
         Return float32 reflectance of counts, and where (n, 1, height, width) every band was
         measured.
         """
-        values = counts.to(torch.float32)
+        values = counts.to(torch.float32, copy=True)
         valid = measured(values, self.card.missing).all(dim=1, keepdim=True)
-        if self.card.signed_square is not None:
-            return squared(values, self.card.signed_square), valid
-        return (values - self.card.offset) * self.card.scale, valid
+        return meant(values, self.card), valid
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -155,6 +159,15 @@ class TileReader:
         self.__dict__.update(state)
         if isinstance(self.tiles, Path):
             self.tiles = np.load(self.tiles, mmap_mode="r", allow_pickle=False)
+
+
+def meant(stored: Tensor, of: Meaning) -> Tensor:
+    """
+    Return what stored numbers, as floats of any shape, mean; made where they are, in place.
+    """
+    if of.signed_square is not None:
+        return squared(stored, of.signed_square)
+    return stored.sub_(of.offset).mul_(of.scale)
 
 
 def squared(stored: Tensor, root: float) -> Tensor:

@@ -28,6 +28,7 @@ from butterfly_sdm.evaluation.compare import (
     Comparison,
     CrossValidation,
     Factory,
+    HeldOut,
     Parts,
     compare,
     fit_each,
@@ -255,24 +256,23 @@ def _climb(
     parts = [official, *((fold.train, fold.validation) for fold in folds)]
     fold_of = folds_of(folds) if folds else None
     work = {
-        name: iter(()) if isinstance(make, BlendOf) else fit_each(make, dataset, parts, executor)
+        name: fit_each(make, dataset, parts, executor)
         for name, make in factories.items()
+        if not isinstance(make, BlendOf)
     }
     steps: dict[str, _Step] = {}
     notes: dict[str, str] = {}
-    progress("ladder", 0, len(work))
-    for done, (name, fitted) in enumerate(work.items(), start=1):
+    progress("ladder", 0, len(factories))
+    for done, (name, make) in enumerate(factories.items(), start=1):
         try:
-            make = factories[name]
-            held = None
             if isinstance(make, BlendOf):
-                predictions, seconds, held = _blended(make, steps, fold_of is not None)
+                (predictions, seconds), held = _blended(make, steps)
             else:
-                predictions, seconds = next(fitted)
+                predictions, seconds = next(work[name])
+                task = f"cross-validate {name}"
+                held = gather_folds(work[name], len(folds), task, progress) if folds else None
             validation = None
-            if fold_of is not None:
-                if held is None:
-                    held = gather_folds(fitted, len(folds), f"cross-validate {name}", progress)
+            if held is not None and fold_of is not None:
                 first = steps[REFERENCE].validation if steps else None
                 reference = held[0] if first is None else first.predictions
                 validation = score_folds(name, dataset, held, fold_of, reference)
@@ -287,31 +287,26 @@ def _climb(
                 dataset, official[1], predictions, reference=mean_rate, name=name
             )
             steps[name] = _Step(predictions, scores, validation, seconds)
-        progress("ladder", done, len(work))
+        progress("ladder", done, len(factories))
     return steps, notes
 
 
-def _blended(
-    blend: BlendOf, steps: Mapping[str, _Step], folded: bool
-) -> tuple[pd.DataFrame, float, tuple[pd.DataFrame, float] | None]:
-    """Return the mean of the predictions of steps, and of those of all folds."""
+def _blended(blend: BlendOf, steps: Mapping[str, _Step]) -> tuple[HeldOut, HeldOut | None]:
+    """Return the mean of the predictions of steps, and of those of all folds, if there are any."""
     lost = [name for name in blend.members if name not in steps]
     if lost:
         raise ModelError(f"{lost[0]} was left out of the ladder, and the blend with it.")
     members = [steps[name] for name in blend.members]
-    mean = _mean([step.predictions for step in members])
-    seconds = sum(step.seconds for step in members)
-    if not folded:
-        return mean, seconds, None
     validations = [step.validation for step in members if step.validation is not None]
-    held = _mean([one.predictions for one in validations])
-    return mean, seconds, (held, sum(one.seconds for one in validations))
+    return _mean(members), _mean(validations) if validations else None
 
 
-def _mean(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    first = tables[0]
-    values = np.mean([table.loc[first.index, first.columns].to_numpy() for table in tables], axis=0)
-    return pd.DataFrame(values, index=first.index, columns=first.columns)
+def _mean(of: Sequence[_Step] | Sequence[CrossValidation]) -> HeldOut:
+    """Return the mean of the predictions, and the seconds of all."""
+    first = of[0].predictions
+    tables = [one.predictions.loc[first.index, first.columns].to_numpy() for one in of]
+    mean = pd.DataFrame(np.mean(tables, axis=0), index=first.index, columns=first.columns)
+    return mean, sum(one.seconds for one in of)
 
 
 def _compared(
@@ -334,37 +329,30 @@ def _compared(
             columns = _score_columns(dataset, step.validation, drawn)
             rows[name] |= {f"cv_{key}": value for key, value in columns.items()}
         if name != REFERENCE:
-            sites = list(tables[name].index)
-            comparisons[name] = compare(
-                dataset, sites, tables[name], tables[REFERENCE], names=(name, REFERENCE), **drawn
-            )
+            comparisons[name] = _paired(dataset, tables, (name, REFERENCE), drawn)
             rows[name] |= _comparison_columns(comparisons[name])
         rows[name] |= {"seconds": step.seconds, "note": ""}
     rows |= {name: {"note": note} for name, note in notes.items()}
-    pairs = _pairs(dataset, {name: tables[name] for name in steps if name != REFERENCE}, drawn)
+    pairs = []
+    for both in combinations(comparisons, 2):
+        found = _paired(dataset, tables, both, drawn)
+        gap = found.difference
+        pairs.append((*both, gap.estimate, gap.low, gap.high, found.verdict))
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("predictor")
     table = table.sort_values("cv_mse" if validations else "mse", na_position="last")
     scores = {name: step.scores for name, step in steps.items()}
-    return Ladder(table, scores, validations, comparisons, options.part, pairs)
+    paired = pd.DataFrame(pairs, columns=PAIRED)
+    return Ladder(table, scores, validations, comparisons, options.part, paired)
 
 
-def _pairs(
-    dataset: Dataset, tables: Mapping[str, pd.DataFrame], drawn: Mapping[str, Any]
-) -> pd.DataFrame:
-    """Return the paired difference of every two steps."""
-    rows = []
-    for first, second in combinations(tables, 2):
-        found = compare(
-            dataset,
-            list(tables[first].index),
-            tables[first],
-            tables[second],
-            names=(first, second),
-            **drawn,
-        )
-        gap = found.difference
-        rows.append((first, second, gap.estimate, gap.low, gap.high, found.verdict))
-    return pd.DataFrame(rows, columns=PAIRED)
+def _paired(
+    dataset: Dataset,
+    tables: Mapping[str, pd.DataFrame],
+    names: tuple[str, str],
+    drawn: Mapping[str, Any],
+) -> Comparison:
+    first, second = (tables[name] for name in names)
+    return compare(dataset, list(first.index), first, second, names=names, **drawn)
 
 
 def _with_tiles(dataset: Dataset, split: Split, factories: Mapping[str, Factory]) -> Split:

@@ -149,19 +149,15 @@ class ContrastiveLoss(nn.Module):
             )
         return total / count.clamp(min=1)
 
-    def collapsed(
-        self, weights: Tensor, *, rectangular: bool = False, exclude: Tensor | None = None
-    ) -> Tensor:
+    def collapsed(self, weights: Tensor) -> Tensor:
         """
         Return what the loss of a batch is when all its embeddings are the same: ln(N - 1) for one
         class against all others. A network that does no better has told nothing apart.
 
         Parameters
         ----------
-        weights, exclude
-            As in calling the loss.
-        rectangular
-            The references are others than the anchors.
+        weights
+            As in calling the loss without references.
 
         Examples
         --------
@@ -169,10 +165,7 @@ class ContrastiveLoss(nn.Module):
         >>> round(float(ContrastiveLoss(0.1).collapsed(weights).exp()), 4)
         2.0
         """
-        alike = weights.new_zeros(weights.shape[1], 1)
-        anchors = weights.new_zeros(len(weights), 1)
-        references = alike if rectangular else None
-        return cast(Tensor, self(anchors, weights, references, exclude=exclude))
+        return cast(Tensor, self(weights.new_zeros(len(weights), 1), weights))
 
     def terms(
         self,

@@ -331,9 +331,9 @@ def trunk_features(
     assert net.trunk is not None and inputs.tile_rows is not None
     net.to(device).eval()
     out = torch.zeros(views, len(inputs), net.trunk.channels)
-    most = max(1, min(32, 512 // len(reader.places)))
     with torch.inference_mode():
-        for places in torch.split((inputs.tile_rows >= 0).nonzero().flatten(), most):
+        seen = (inputs.tile_rows >= 0).nonzero().flatten()
+        for places in torch.split(seen, reader.at_once):
             image = image_of(net, reader.read(inputs.tile_rows[places]).to(device), reader)
             for way in range(views):
                 turned = dihedral(image, way).contiguous(memory_format=torch.channels_last)

@@ -141,8 +141,7 @@ def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tup
         rows = rows[torch.linspace(0, len(rows) - 1, most).round().long()]
     count = torch.zeros((), dtype=torch.float64)
     total, squares = torch.zeros(2, len(reader.places), dtype=torch.float64)
-    # of many bands fewer at once: 64 bands of 256 px are 17 MB a tile
-    for part in torch.split(rows, max(1, min(32, 512 // len(reader.places)))):
+    for part in torch.split(rows, reader.at_once):
         values, valid = reader.reflectance(reader.read(part))
         values = values.masked_fill(~valid, 0.0)
         count += valid.sum()

@@ -17,7 +17,6 @@ from scipy.special import expit
 
 from butterfly_sdm.core.settings import Section
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Sees, check_seen
 from butterfly_sdm.data.quantities import Quantity
 from butterfly_sdm.data.saved_models import card_in_doubt, read_arrays, read_model, write_model
@@ -212,10 +211,10 @@ class NetworkPredictor:
             image=image,
             covariates=self.model.covariates,
             position=self.model.position,
+            only=self.model.only,
         )
         return replace(
             sees,
-            covariates=chosen_covariates(sees.covariates, self.model.only),
             window_px=self.model.window_px * image,
             margin_px=self.model.margin_px * image,
             needs_tile=self.sees.needs_tile,

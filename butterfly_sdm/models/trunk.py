@@ -51,6 +51,8 @@ class Trunk(nn.Module):
     dense
         Whether its features far from an edge depend only on the pixels around them, so that large
         blocks may be shared.
+    layout
+        How images and weights lie in memory.
 
     Notes
     -----
@@ -83,20 +85,18 @@ class Trunk(nn.Module):
         if name in RESNETS:
             body = _narrow_resnet(name, len(bands), width) if width else None
             self.body = body or _torchvision_resnet(name, len(bands))
-            self.channels, self.dense = 0, True
         elif name == embedding_trunk.NAME:
             self.body = EmbeddingBody(len(bands), width or embedding_trunk.WIDTH)
-            self.channels, self.dense = 0, True
         elif name in SWINS:
-            self.body, self.channels, self.dense = SwinBody(name, len(bands)), 0, False
+            self.body = SwinBody(name, len(bands))
         else:
             self.body, self.tokens = _timm_body(name, len(bands))
-            self.channels, self.dense = 0, False
         for module in self.body.modules():
             if isinstance(module, nn.Conv2d):
                 module.padding_mode = padding
+        self.layout = _layout(self.body)
+        self.dense = _is_local(self.body)
         self.channels, self.stride = self._measure()
-        self.dense = self.dense or _is_local(self.body)
 
     def forward(self, image: Tensor) -> Tensor:
         """
@@ -107,19 +107,6 @@ class Trunk(nn.Module):
         if self.tokens is not None:
             return as_map(features, image, *self.tokens)
         return cast(Tensor, features[-1] if isinstance(features, list | tuple) else features)
-
-    @property
-    def layout(self) -> torch.memory_format:
-        """
-        How images and weights lie in memory: channels last, which is faster, unless the trunk has a
-        strided 1 x 1 convolution of fewer than 16 channels, at whose gradient oneDNN crashes then.
-        """
-        narrow = any(
-            layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16
-            for layer in self.body.modules()
-            if isinstance(layer, nn.Conv2d)
-        )
-        return torch.contiguous_format if narrow else torch.channels_last
 
     def lay_out(self) -> None:
         """Lay the weights out as images are."""
@@ -383,6 +370,19 @@ def _timm_body(name: str, bands: int) -> tuple[nn.Module, tuple[int, int] | None
         return transformer[0], transformer[1:]
     net = timm.create_model(name, pretrained=False, in_chans=bands, num_classes=0, global_pool="")
     return net, None
+
+
+def _layout(body: nn.Module) -> torch.memory_format:
+    """
+    Return channels last, which is faster, unless a body has a strided 1 x 1 convolution of fewer
+    than 16 channels, at whose gradient oneDNN crashes then.
+    """
+    narrow = any(
+        layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16
+        for layer in body.modules()
+        if isinstance(layer, nn.Conv2d)
+    )
+    return torch.contiguous_format if narrow else torch.channels_last
 
 
 def _is_local(body: nn.Module) -> bool:

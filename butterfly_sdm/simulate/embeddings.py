@@ -14,6 +14,7 @@ from rasterio.windows import Window
 from scipy.ndimage import gaussian_filter
 
 from butterfly_sdm.core.files import read_json
+from butterfly_sdm.imagery.embeddings.decoding import SIGNED_SQUARE
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.simulate.landscape import HABITATS, Landscape, sample
 from butterfly_sdm.simulate.region import Region
@@ -93,7 +94,7 @@ def write_embeddings(
                 values = np.tanh(np.tanh(hidden) @ second)
                 values += noise * rng.standard_normal(values.shape, dtype=np.float32)
                 values /= np.linalg.norm(values, axis=-1, keepdims=True)
-                stored = np.rint(np.sqrt(np.abs(values)) * 127.5) * np.sign(values)
+                stored = np.rint(np.sqrt(np.abs(values)) * SIGNED_SQUARE) * np.sign(values)
                 strip = np.clip(stored, -127, 127).astype(np.int8).transpose(2, 0, 1)
                 window = Window(0, size - top - height, source.width, height)
                 out.write(strip[:, ::-1], window=window)

@@ -33,12 +33,20 @@ def fit_components(table: pd.DataFrame, group: str, count: int) -> dict[str, np.
     known = np.isfinite(values)
     centre = np.where(known, values, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
     values = np.where(known, values - centre, 0)
-    _, _, axes = np.linalg.svd(values, full_matrices=False)
-    axes = axes[:count]
+    axes = principal_axes(values, count)
     # the sign of an axis is arbitrary: its largest entry is above 0
-    axes = axes * np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    scale = max(float((values @ axes[0]).std()), 1e-9)
-    return {"component_centre": centre, "component_axes": axes.T / scale}
+    largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
+    return {"component_centre": centre, "component_axes": axes * np.sign(largest)}
+
+
+def principal_axes(values: np.ndarray, count: int) -> np.ndarray:
+    """
+    Return the leading axes (columns, axes) of centred values, divided by the spread of the first
+    component.
+    """
+    _, _, axes = np.linalg.svd(values, full_matrices=False)
+    scaled: np.ndarray = axes[:count].T / max(float((values @ axes[0]).std()), 1e-9)
+    return scaled
 
 
 def with_components(

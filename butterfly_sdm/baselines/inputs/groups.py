@@ -4,10 +4,11 @@ Predictors that see covariates in groups, and a location embedding by its princi
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
+from butterfly_sdm.baselines.inputs.components import principal_axes
 from butterfly_sdm.baselines.inputs.numbers import covariate_table
 from butterfly_sdm.baselines.inputs.transforms import (
     fill_from_nearest,
@@ -20,7 +21,6 @@ from butterfly_sdm.baselines.inputs.transforms import (
 )
 from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError, ModelError
 
@@ -56,15 +56,10 @@ class GroupedInputs(ArrayPredictor):
     components: int = 40
     density_km: str = ""
     only: str = ""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the hyper-parameters by name."""
-        value = super().settings()
-        return value if self.only else {key: v for key, v in value.items() if key != "only"}
+    newer: ClassVar[tuple[str, ...]] = ("only",)
 
     def _look(self, dataset: Dataset) -> Sees:
-        sees = Sees.of(dataset, covariates=True, position=True)
-        return replace(sees, covariates=chosen_covariates(sees.covariates, self.only))
+        return Sees.of(dataset, covariates=True, position=True, only=self.only)
 
     @property
     def radii_km(self) -> list[float]:
@@ -123,8 +118,7 @@ class GroupedInputs(ArrayPredictor):
             values = table[embedded].to_numpy()
             state["embedding_centre"] = np.nanmean(values, axis=0)
             values = np.nan_to_num(values - state["embedding_centre"])
-            _, _, axes = np.linalg.svd(values, full_matrices=False)
-            state["axes"] = axes[: self.components].T / max(float((values @ axes[0]).std()), 1e-9)
+            state["axes"] = principal_axes(values, self.components)
         if self.radii_km:
             state["places"] = position_km(dataset, dataset.site_ids)
             counts = log_counts(state["places"], position_km(dataset, sites), self.radii_km)

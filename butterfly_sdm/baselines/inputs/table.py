@@ -1,8 +1,8 @@
 """Predictors that see one row of numbers per site."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,6 @@ from butterfly_sdm.baselines.inputs.components import fit_components, with_compo
 from butterfly_sdm.baselines.inputs.numbers import covariate_table, site_numbers
 from butterfly_sdm.baselines.saved import ArrayPredictor
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import ModelError
 
@@ -44,6 +43,7 @@ class TablePredictor(ArrayPredictor):
     only: str = ""
     embedding: str = ""
     components: int = 0
+    newer: ClassVar[tuple[str, ...]] = ("only", "embedding", "components")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,10 +56,7 @@ class TablePredictor(ArrayPredictor):
     def settings(self) -> dict[str, Any]:
         """Return the hyper-parameters by name, those of the model before what it sees."""
         value = super().settings()
-        for name in ("only", "embedding", "components"):  # newer than saved models
-            if not value[name]:
-                del value[name]
-        seen = ("covariates", "position", "bands", "only", "embedding", "components")
+        seen = ("covariates", "position", "bands", *self.newer)
         return value | {name: value.pop(name) for name in seen if name in value}
 
     @property
@@ -67,10 +64,13 @@ class TablePredictor(ArrayPredictor):
         return self.bands
 
     def _look(self, dataset: Dataset) -> Sees:
-        sees = Sees.of(
-            dataset, image=self.bands, covariates=self.covariates, position=self.position
+        return Sees.of(
+            dataset,
+            image=self.bands,
+            covariates=self.covariates,
+            position=self.position,
+            only=self.only,
         )
-        return replace(sees, covariates=chosen_covariates(sees.covariates, self.only))
 
     def _before(self, dataset: Dataset, sites: Sequence[str]) -> dict[str, np.ndarray]:
         if not self.components:

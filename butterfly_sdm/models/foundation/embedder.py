@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from torch import Tensor
 
 from butterfly_sdm.core.files import atomic_path
-from butterfly_sdm.data.tiles import squared
+from butterfly_sdm.data.tiles import meant
 from butterfly_sdm.errors import ModelError, RasterError
 from butterfly_sdm.imagery.embeddings.decoding import band_names
 from butterfly_sdm.imagery.scene import Scene
@@ -57,10 +57,7 @@ class Embedder:
         """
         device = next(self.trunk.parameters()).device
         image = torch.from_numpy(values).to(device).to(torch.float32, copy=True)
-        if scene.signed_square is not None:
-            image = squared(image, scene.signed_square)
-        else:
-            image = image.sub_(scene.offset).mul_(scene.scale)
+        image = meant(image, scene)
         mean, std = (value.to(device)[:, None, None] for value in (self.mean, self.std))
         image = image.sub_(mean).div_(std)
         image.masked_fill_(~torch.from_numpy(valid)[:, None].to(device), 0.0)
@@ -190,8 +187,8 @@ def _rows(
     lefts = range(0, width * patch, step)
     for top in range(0, height * patch, step):
         rows = slice(top // patch, min((top + step) // patch, height))
-        row = np.empty((embedder.trunk.channels, step // patch, len(lefts) * step // patch))
-        row = row.astype(np.float32)
+        shape = (embedder.trunk.channels, step // patch, len(lefts) * step // patch)
+        row = np.empty(shape, dtype=np.float32)
         for first in range(0, len(lefts), options.batch_size):
             some = lefts[first : first + options.batch_size]
             read = [scene.read(Window(left - margin, top - margin, side, side)) for left in some]

@@ -18,6 +18,7 @@ from torch import Tensor
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.models.foundation.options import InputOptions
+from butterfly_sdm.models.stem import RGB
 
 log = logging.getLogger("butterfly_sdm.models.foundation")
 
@@ -25,7 +26,6 @@ SENTINEL2_COUNTS = 10_000.0  # of a reflectance of 1
 # SatlasPretrain takes red, green and blue from the true-colour image of Sentinel-2 (level 1C): it
 # holds 255 at a reflectance of 0.3558.
 TRUE_COLOUR_COUNTS = 255 / 0.3558
-RGB = ("red", "green", "blue")
 SIDE_PX = 64  # of the images that a transform is asked about
 
 
