@@ -250,17 +250,16 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network, engine = surface.network, surface.engine
-        skip = halo // cell_px
-        assert network.trunk is not None
-        if network.trunk.by_pixel:
-            cells = engine.run_stored(network, surface.scene, values, valid)
-            return counts, cells[skip : skip + rows, skip : skip + cols]
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
-            return normalised(part, valid[rows], network, surface.scene, device=engine.device)
+            return normalised(part, valid[rows], network, self.scene, device=engine.device)
 
-        cells = engine.run_rows(network, image, values.shape[1])
+        if surface.by_pixel:
+            cells = engine.run_stored(network, self.scene, values, valid)
+        else:
+            cells = engine.run_rows(network, image, values.shape[1])
+        skip = halo // cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
 
