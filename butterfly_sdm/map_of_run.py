@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -51,6 +51,9 @@ class MapOfRun:
     run: Run
     settings: Config
     options: MapOptions
+    _unlike: dict[tuple[str, ...], list[Layer]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -219,7 +222,11 @@ class MapOfRun:
         """
         if "applicability" not in self.options.layers and not self.options.only_applicable:
             return []
-        layers = [layer for layer in (self._seen(), self._ground(scene)) if layer is not None]
+        bands = self._bands(scene)
+        if bands not in self._unlike:  # learned once where a scene is planned and then mapped
+            found = (self._seen(), self._ground(bands))
+            self._unlike[bands] = [layer for layer in found if layer is not None]
+        layers = self._unlike[bands]
         if not layers:
             raise ModelError(
                 "The area of applicability needs a network, or tiles or covariates at the training "
@@ -236,9 +243,8 @@ class MapOfRun:
             return None
         return self._layer("dissimilarity", numbers, of)
 
-    def _ground(self, scene: Scene) -> Layer | None:
+    def _ground(self, bands: tuple[str, ...]) -> Layer | None:
         data, sees = self._dataset, self.run.predictor.sees
-        bands = self._bands(scene)
         rasters = {
             str(name): raster
             if isinstance(raster, CovariateRaster)
