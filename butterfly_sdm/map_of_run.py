@@ -141,11 +141,11 @@ class MapOfRun:
         options = self.options
         known = ("richness_interval",) if self._other_days else (*BOUNDS, "richness_interval")
         of_rates = [name for name in options.layers if name in known]
-        other = options.quantity == "presence" or options.week is not None or self._other_days
-        if not of_rates or not (other or options.bound != "mean"):
+        shown = self._other
+        if shown is None and options.bound != "mean":
+            shown = f"the {options.bound} ends of intervals"
+        if not of_rates or shown is None:
             return
-        shown = self._shown
-        shown = shown if other else f"the {options.bound} ends of intervals"
         raise DataError(
             f"The layers {', '.join(of_rates)} tell the rate that visits of a site see, and this "
             f"map shows {shown}. Leave them out of map.layers; map.bound: lower or upper maps the "
@@ -159,12 +159,13 @@ class MapOfRun:
         return dated and self.options.quantity == "raw_rate"
 
     @property
-    def _shown(self) -> str:
+    def _other(self) -> str | None:
+        """What the map shows instead of the usual rate of visits; None: that rate."""
         if self.options.quantity == "presence":
             return "presence"
         if self.options.week is not None:
             return f"week {self.options.week}"
-        return "the rate on the days of some visits"
+        return "the rate on the days of some visits" if self._other_days else None
 
     def check_records(self) -> None:
         """
@@ -175,11 +176,10 @@ class MapOfRun:
         DataError
             The map shows presence, a week, or the days of some visits.
         """
-        options = self.options
-        if options.quantity == "presence" or options.week is not None or self._other_days:
+        if self._other is not None:
             raise DataError(
                 "What was seen moves the rate over the season, and this map shows "
-                f"{self._shown}. Leave out --given, or map.quantity and map.week."
+                f"{self._other}. Leave out --given, or map.quantity and map.week."
             )
 
     def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
