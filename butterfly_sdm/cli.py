@@ -84,6 +84,15 @@ ColumnOption = Annotated[
         "--column", metavar="OURS=YOURS", help="Name a column: --column eventDate='Seen on'"
     ),
 ]
+RunArgument = Annotated[
+    Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
+]
+BandsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as JSON, for scripts.")]
 
 
@@ -118,6 +127,10 @@ def _command(
     for override in overrides or ():
         words += ["--set", override]
     return " ".join(shlex.quote(word) for word in words)
+
+
+def _names(listed: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in listed.split(",")) if listed else None
 
 
 def _example(*lines: str) -> str:
@@ -342,9 +355,7 @@ def train(
     )
 )
 def evaluate(
-    run: Annotated[
-        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
-    ],
+    run: RunArgument,
     out: Annotated[
         Path | None, typer.Option(help="Folder of tables and plots; the run's own if not given.")
     ] = None,
@@ -392,19 +403,12 @@ def evaluate(
     ),
 )
 def map_(
-    run: Annotated[
-        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
-    ],
+    run: RunArgument,
     scenes: Annotated[
         list[Path] | None, typer.Argument(help="Rasters; together one mosaic.", show_default=False)
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The GeoTIFF to write.")] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(
-            help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
-        ),
-    ] = None,
+    bands: BandsOption = None,
     given: Annotated[
         Path | None, typer.Option(help="What was seen since: a CSV; it moves the map around it.")
     ] = None,
@@ -416,13 +420,12 @@ def map_(
 ) -> None:
     """Map every species of a run: a GeoTIFF with one band per species."""
 
-    names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
         result = sdm.predict_map(
             run,
             scenes,
             out,
-            bands=names,
+            bands=_names(bands),
             given=given,
             overwrite=force,
             overrides=overrides or (),
@@ -456,17 +459,11 @@ def embed(
             help="Torchgeo's weights whose bands were standardised alike.", show_default=False
         ),
     ] = None,
-    bands: Annotated[
-        str | None,
-        typer.Option(
-            help="Names of the scenes' bands in file order: red,green,blue,nir", show_default=False
-        ),
-    ] = None,
+    bands: BandsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Embed a scene with a frozen foundation model; build reads the result as embeddings."""
 
-    names = tuple(name.strip() for name in bands.split(",")) if bands else None
     with terminal.progress_bars() as progress:
         made = sdm.embed(
             scenes,
@@ -474,7 +471,7 @@ def embed(
             weights=weights,
             backbone=backbone,
             like=like,
-            bands=names,
+            bands=_names(bands),
             progress=progress,
         )
     terminal.summary(
@@ -486,9 +483,7 @@ def embed(
 
 @app.command(epilog=_example("butterfly-sdm community runs/my_region/run"))
 def community(
-    run: Annotated[
-        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
-    ],
+    run: RunArgument,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
@@ -520,9 +515,7 @@ def community(
     )
 )
 def predict(
-    run: Annotated[
-        Path, typer.Argument(help="Run folder, or the YAML it was made with.", show_default=False)
-    ],
+    run: RunArgument,
     places: Annotated[
         Path,
         typer.Argument(

@@ -18,6 +18,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError
 from butterfly_sdm.progress import Progress
 from butterfly_sdm.run import Run, dataset_of
+from butterfly_sdm.season.seasons import Seasons
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -305,21 +306,24 @@ class Ground:
                 "training sites, where a map tells nothing. Give rasters or a table of them."
             )
 
+    @property
+    def _seasons(self) -> Seasons | None:
+        community = self.run.community
+        return None if community is None else community.seasons
+
     def _place_in_bands(self, data: Dataset, names: list[str]) -> None:
         """Keep in which band of climate or latitude of the seasons places lie."""
-        community = self.run.community
-        if community is None or community.seasons is None:
+        if self._seasons is None:
             return
         with suppress(ButterflySDMError):  # without that covariate: the middle one
-            bands = community.seasons.bands(data, names)
+            bands = self._seasons.bands(data, names)
             self._bands |= dict(zip(names, bands.tolist(), strict=True))
 
     def bands_of(self, places: pd.Index) -> np.ndarray | None:
         """Return the bands (places,) of places that were predicted; None without seasons."""
-        community = self.run.community
-        if community is None or community.seasons is None:
+        if self._seasons is None:
             return None
-        middle = int(community.seasons.calendar.band_of(None, 1)[0])
+        middle = int(self._seasons.calendar.band_of(None, 1)[0])
         return np.array([self._bands.get(name, middle) for name in places], dtype=np.int64)
 
     def _described(self, places: gpd.GeoSeries) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
@@ -51,6 +51,9 @@ class MapOfRun:
     run: Run
     settings: Config
     options: MapOptions
+    _unlike: dict[tuple[str, ...], list[Layer]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -138,11 +141,11 @@ class MapOfRun:
         options = self.options
         known = ("richness_interval",) if self._other_days else (*BOUNDS, "richness_interval")
         of_rates = [name for name in options.layers if name in known]
-        other = options.quantity == "presence" or options.week is not None or self._other_days
-        if not of_rates or not (other or options.bound != "mean"):
+        shown = self._other
+        if shown is None and options.bound != "mean":
+            shown = f"the {options.bound} ends of intervals"
+        if not of_rates or shown is None:
             return
-        shown = self._shown
-        shown = shown if other else f"the {options.bound} ends of intervals"
         raise DataError(
             f"The layers {', '.join(of_rates)} tell the rate that visits of a site see, and this "
             f"map shows {shown}. Leave them out of map.layers; map.bound: lower or upper maps the "
@@ -156,12 +159,13 @@ class MapOfRun:
         return dated and self.options.quantity == "raw_rate"
 
     @property
-    def _shown(self) -> str:
+    def _other(self) -> str | None:
+        """What the map shows instead of the usual rate of visits; None: that rate."""
         if self.options.quantity == "presence":
             return "presence"
         if self.options.week is not None:
             return f"week {self.options.week}"
-        return "the rate on the days of some visits"
+        return "the rate on the days of some visits" if self._other_days else None
 
     def check_records(self) -> None:
         """
@@ -172,11 +176,10 @@ class MapOfRun:
         DataError
             The map shows presence, a week, or the days of some visits.
         """
-        options = self.options
-        if options.quantity == "presence" or options.week is not None or self._other_days:
+        if self._other is not None:
             raise DataError(
                 "What was seen moves the rate over the season, and this map shows "
-                f"{self._shown}. Leave out --given, or map.quantity and map.week."
+                f"{self._other}. Leave out --given, or map.quantity and map.week."
             )
 
     def _without(self, how: Literal["worse", "unsure"]) -> tuple[MapOptions, int]:
@@ -219,7 +222,11 @@ class MapOfRun:
         """
         if "applicability" not in self.options.layers and not self.options.only_applicable:
             return []
-        layers = [layer for layer in (self._seen(), self._ground(scene)) if layer is not None]
+        bands = self._bands(scene)
+        if bands not in self._unlike:  # learned once where a scene is planned and then mapped
+            found = (self._seen(), self._ground(bands))
+            self._unlike[bands] = [layer for layer in found if layer is not None]
+        layers = self._unlike[bands]
         if not layers:
             raise ModelError(
                 "The area of applicability needs a network, or tiles or covariates at the training "
@@ -236,9 +243,8 @@ class MapOfRun:
             return None
         return self._layer("dissimilarity", numbers, of)
 
-    def _ground(self, scene: Scene) -> Layer | None:
+    def _ground(self, bands: tuple[str, ...]) -> Layer | None:
         data, sees = self._dataset, self.run.predictor.sees
-        bands = self._bands(scene)
         rasters = {
             str(name): raster
             if isinstance(raster, CovariateRaster)

@@ -359,8 +359,9 @@ def _believed(
         q.loc[again] = community.out_of_fold.loc[again, plain.columns].to_numpy()
         data = ground.data
         assert data is not None
-        own = Given.of_counts(data.detections.loc[again], data.visits.loc[again])
-        if community.seasons is not None:
+        if community.seasons is None:
+            own = Given.of_counts(data.detections.loc[again], data.visits.loc[again])
+        else:
             own = Given.of_visits(data, again)
         told = told + own.without(hidden)
         ground.notes.append(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -22,6 +22,9 @@ LEVELS = (0, 1, 2, 5, 10)
 MORE_VISITS = 5  # that a site must have besides
 DRAWS = 2
 PLACES_AT_ONCE = 512
+
+# What some visits to sites told, and (sites, species) which species the other visits found.
+Drawn = tuple[Evidence, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -94,27 +97,12 @@ def calibrate(
     q: np.ndarray, k: np.ndarray, n: np.ndarray, logit: np.ndarray, rng: np.random.Generator
 ) -> Calibration:
     """Learn how far the number of species is off where 0, 1, 2, 5 and 10 visits are known."""
-    found: dict[float, np.ndarray] = {}
-    for known in LEVELS:
-        use = np.flatnonzero(n > (known + MORE_VISITS if known else 0))
-        if known and len(use) < LEAST_SITES:
-            break
-        off = []
-        for _ in range(DRAWS if known else 1):
-            seen = draw_visits(k[use], n[use], known, rng)
-            evidence = Evidence(seen, np.full(seen.shape, float(known)))
-            for at in range(0, len(use), PLACES_AT_ONCE):
-                rows = slice(at, at + PLACES_AT_ONCE)
-                part = logit_normal.condition(
-                    q[use][rows], logit, evidence.take(rows), correlated=True
-                )
-                assert part.correlated is not None
-                left = n[use][rows] - known
-                mean, sd = posterior_moments(part.mean, part.correlated, left)
-                number = ((k[use][rows] - seen[rows]) > 0).sum(axis=1)
-                off.append((number - mean) / sd)
-        found[float(known)] = np.concatenate(off)
-    return Calibration.fit(found)
+
+    def drawn(known: int, use: np.ndarray) -> Drawn:
+        seen = draw_visits(k[use], n[use], known, rng)
+        return Evidence(seen, np.full(seen.shape, float(known))), k[use] > seen
+
+    return _learned(q, n, logit, drawn)
 
 
 def calibrate_dated(
@@ -132,6 +120,27 @@ def calibrate_dated(
     lists, bands = lists_of_sites(dataset, sites), seasons.bands(dataset, sites)
     spread = logit_normal.spread(q) * np.sqrt(np.diag(logit))
     n = np.bincount(lists.row, minlength=len(q))
+
+    def drawn(known: int, use: np.ndarray) -> Drawn:
+        order = np.lexsort((rng.random(len(lists.row)), lists.row))
+        turn = np.empty(len(order), dtype=np.int64)
+        turn[order] = np.arange(len(order)) - np.repeat(np.cumsum(n) - n, n)
+        seen = effective_counts(seasons, lists.taken(turn < known), q, bands, spread)
+        left = lists.taken(turn >= known)
+        later = np.zeros(q.shape, dtype=bool)
+        np.logical_or.at(later, left.row, left.listed)
+        return Evidence(*seen).take(use), later[use]
+
+    return _learned(q, n, logit, drawn)
+
+
+def _learned(
+    q: np.ndarray,
+    n: np.ndarray,
+    logit: np.ndarray,
+    drawn: Callable[[int, np.ndarray], Drawn],
+) -> Calibration:
+    """Learn from visits that are drawn as known, of n (sites,), and species on the others."""
     found: dict[float, np.ndarray] = {}
     for known in LEVELS:
         use = np.flatnonzero(n > (known + MORE_VISITS if known else 0))
@@ -139,14 +148,7 @@ def calibrate_dated(
             break
         off = []
         for _ in range(DRAWS if known else 1):
-            order = np.lexsort((rng.random(len(lists.row)), lists.row))
-            turn = np.empty(len(order), dtype=np.int64)
-            turn[order] = np.arange(len(order)) - np.repeat(np.cumsum(n) - n, n)
-            seen = effective_counts(seasons, lists.taken(turn < known), q, bands, spread)
-            left = lists.taken(turn >= known)
-            later = np.zeros(q.shape, dtype=bool)
-            np.logical_or.at(later, left.row, left.listed)
-            evidence = Evidence(*seen).take(use)
+            evidence, later = drawn(known, use)
             for at in range(0, len(use), PLACES_AT_ONCE):
                 rows = slice(at, at + PLACES_AT_ONCE)
                 part = logit_normal.condition(
@@ -154,7 +156,7 @@ def calibrate_dated(
                 )
                 assert part.correlated is not None
                 mean, sd = posterior_moments(part.mean, part.correlated, n[use][rows] - known)
-                off.append((later[use][rows].sum(axis=1) - mean) / sd)
+                off.append((later[rows].sum(axis=1) - mean) / sd)
         found[float(known)] = np.concatenate(off)
     return Calibration.fit(found)
 

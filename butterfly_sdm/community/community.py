@@ -157,7 +157,7 @@ class Community:
             sites = [sites[i] for i in chosen]
         k, n = dataset.counts(sites)
         q = out_of_fold.loc[sites].to_numpy(float).clip(0, 1)
-        raw = k, n
+        usual = float(np.median(n))
         if seasons is not None:
             k, n = season_counts(seasons, dataset, sites, q)
         linear = scaled_linear.fit_covariance(q, k, n)
@@ -180,7 +180,7 @@ class Community:
             calibration,
             share,
             reach_m,
-            float(np.median(raw[1])),
+            usual,
             len(sites),
             out_of_fold,
             out_of_fold.loc[everywhere].astype(np.float32),
@@ -262,9 +262,7 @@ class Community:
         q = predictions.to_numpy(float)
         evidence = self.evidence(given, predictions, bands)
         moved = _moved(q, positions, records, record_of)
-        of = [
-            self.species.index(name) for name in self.species if counted is None or name in counted
-        ]
+        of = [at for at, name in enumerate(self.species) if counted is None or name in counted]
         rate, sd, count, spread_ = self._believe(q, evidence, moved, to_come, of)
         plain = given.evidence(predictions)  # of richness: calibrated by visits, as people count
         known = plain.n.mean(axis=1) + sum(part.told for part in plain.thinned)
@@ -520,8 +518,7 @@ class Community:
         Return rate and deviation of the logit, (places, species), and mean and deviation of the
         number of the species ``counted`` that visits find, (places,).
         """
-        corrected = logit_normal.calibrated(q, self.small)
-        sd = logit_normal.spread(corrected) * np.sqrt(np.diag(self.logit))
+        sd = self._spread(q)
         rate, count, deviation = q.copy(), np.empty(len(q)), np.empty(len(q))
         touched = evidence.known if moved is None else evidence.known | moved.near
         if visits.ndim:  # only one number for all places is tabulated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import geopandas as gpd
 import numpy as np
@@ -59,7 +60,7 @@ class MapPlan:
     options: MapOptions
     dense: bool
 
-    @property
+    @cached_property
     def surfaces(self) -> Sequence[Surface]:
         """What is to be filled: one surface, or one per member of an ensemble."""
         if not self.dense:

@@ -113,10 +113,10 @@ def sample_raster(
                     f"{path} has no CRS, so positions cannot be found in it. Write one with "
                     "gdal_edit -a_srs."
                 )
-            xs, ys = Transformer.from_crs(crs, source.crs, always_xy=True).transform(x, y)
+            xs, ys = moved(x, y, crs, source.crs)
             back = ~source.transform
-            columns = back.a * np.asarray(xs) + back.b * np.asarray(ys) + back.c
-            rows = back.d * np.asarray(xs) + back.e * np.asarray(ys) + back.f
+            columns = back.a * xs + back.b * ys + back.c
+            rows = back.d * xs + back.e * ys + back.f
             found = np.isfinite(columns) & np.isfinite(rows)
             columns = np.floor(np.where(found, columns, -1))
             rows = np.floor(np.where(found, rows, -1))

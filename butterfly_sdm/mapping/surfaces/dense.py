@@ -11,7 +11,7 @@ between the cells are reached by running the trunk again, shifted.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress, pairwise
 from pathlib import Path
@@ -250,17 +250,16 @@ class DenseUnit:
         if not valid.any():
             return counts, None
         network, engine = surface.network, surface.engine
-        skip = halo // cell_px
-        assert network.trunk is not None
-        if network.trunk.by_pixel:
-            cells = engine.run_stored(network, surface.scene, values, valid)
-            return counts, cells[skip : skip + rows, skip : skip + cols]
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
-            return normalised(part, valid[rows], network, surface.scene, device=engine.device)
+            return normalised(part, valid[rows], network, self.scene, device=engine.device)
 
-        cells = engine.run_rows(network, image, values.shape[1])
+        if surface.by_pixel:
+            cells = engine.run_stored(network, self.scene, values, valid)
+        else:
+            cells = engine.run_rows(network, image, values.shape[1])
+        skip = halo // cell_px
         return counts, cells[skip : skip + rows, skip : skip + cols]
 
 
@@ -321,23 +320,22 @@ class DenseSurface:
             arrays[f"valid_{phase.name}"] = ((phase.height, phase.width), "int32")
         return arrays
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
-        return Store(folder, self.arrays, self.parts)
+    def open(self, folder: Path, units: Sequence[DenseUnit]) -> Store:
+        """Make or continue the arrays of this surface in ``folder``, which ``units`` fill."""
+        return Store(folder, self.arrays, self.parts(units))
 
-    @property
-    def parts(self) -> dict[str, list[tuple[slice, ...]]]:
-        """Rows and columns of the arrays that the units fill."""
+    def parts(self, units: Sequence[DenseUnit]) -> dict[str, list[tuple[slice, ...]]]:
+        """Return the rows and columns of the arrays that units fill."""
         found: dict[str, list[tuple[slice, ...]]] = {name: [] for name in self.arrays}
-        for unit in self.units():
+        for unit in units:
             for kind in ("cells", "valid"):
                 found[f"{kind}_{unit.block.phase.name}"].append((unit.block.rows, unit.block.cols))
         return found
 
-    def units(self, done: Collection[str] = ()) -> list[DenseUnit]:
+    def units(self) -> list[DenseUnit]:
         """
-        Return what is still to be done; blocks that no wanted window touches, or that the scene
-        does not show, are left out.
+        Return what is to be done; blocks that no wanted window touches, or that the scene does not
+        show, are left out.
         """
         units = []
         for phase in self.phases:
@@ -345,7 +343,7 @@ class DenseSurface:
             units += [
                 DenseUnit(self, block)
                 for block in self._blocks(phase)
-                if block.key not in done and needed[block.rows, block.cols].any()
+                if needed[block.rows, block.cols].any()
             ]
         shown = self.scene.shown([unit.pixels for unit in units])
         return list(compress(units, shown))

@@ -5,7 +5,7 @@ one for most models.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
@@ -178,20 +178,19 @@ class WindowSurface:
         arrays |= {name: ((*shape, length), "float32") for name, length in self.numbers.items()}
         return arrays
 
-    def open(self, folder: Path) -> Store:
-        """Make or continue the arrays of this surface in ``folder``."""
-        return Store(folder, self.arrays, self.parts)
+    def open(self, folder: Path, units: Sequence[WindowUnit]) -> Store:
+        """Make or continue the arrays of this surface in ``folder``, which ``units`` fill."""
+        return Store(folder, self.arrays, self.parts(units))
 
-    @property
-    def parts(self) -> dict[str, list[tuple[slice, ...]]]:
-        """Rows and columns of the arrays that the units fill."""
-        places: list[tuple[slice, ...]] = [(unit.rows, unit.cols) for unit in self.units()]
+    def parts(self, units: Sequence[WindowUnit]) -> dict[str, list[tuple[slice, ...]]]:
+        """Return the rows and columns of the arrays that units fill."""
+        places: list[tuple[slice, ...]] = [(unit.rows, unit.cols) for unit in units]
         return dict.fromkeys(self.arrays, places)
 
-    def units(self, done: Collection[str] = ()) -> Sequence[WindowUnit]:
+    def units(self) -> list[WindowUnit]:
         """
-        Return what is still to be done; positions that nobody wants, or that the scene does not
-        show, are left out.
+        Return what is to be done; positions that nobody wants, or that the scene does not show, are
+        left out.
         """
         side = WITH_TILES if self.tiles else WITHOUT_TILES
         height, width = self.positions.lattice.shape
@@ -202,11 +201,7 @@ class WindowSurface:
             for row in range(0, height, side)
             for col in range(0, width, side)
         ]
-        units = [
-            unit
-            for unit in units
-            if unit.key not in done and self.positions.wanted[unit.rows, unit.cols].any()
-        ]
+        units = [unit for unit in units if self.positions.wanted[unit.rows, unit.cols].any()]
         return list(compress(units, self.positions.scene.shown([unit.pixels for unit in units])))
 
     def keep(self, store: Store, unit: WindowUnit, result: dict[str, np.ndarray]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,15 @@ class FilledSurface:
         return surface.fractions(store)
 
 
-def _check_space(surfaces: Sequence[Surface], folder: Path) -> None:
+def _check_space(units: Mapping[Surface, Sequence[Any]], folder: Path) -> None:
     """Say what a map needs of the disk, and refuse what does not fit, before any work."""
     needed = 0
-    for number, surface in enumerate(surfaces):
+    for number, surface in enumerate(units):
         if not (folder / str(number)).is_dir():  # of an interrupted map it is taken already
             arrays = surface.arrays
             needed += sum(
                 part_bytes(*arrays[name], part)
-                for name, parts in surface.parts.items()
+                for name, parts in surface.parts(units[surface]).items()
                 for part in parts
             )
     free = shutil.disk_usage(folder.parent).free
@@ -101,12 +101,17 @@ def fill(
     RasterError
         The disk has too little space for what is kept while a map is made.
     """
-    _check_space(surfaces, folder)
+    all_units: dict[Surface, Sequence[Any]] = {surface: surface.units() for surface in surfaces}
+    _check_space(all_units, folder)
     stores = {
-        surface: surface.open(folder / str(number)) for number, surface in enumerate(surfaces)
+        surface: surface.open(folder / str(number), all_units[surface])
+        for number, surface in enumerate(surfaces)
     }
-    units: list[Any] = [
-        unit for surface in surfaces for unit in surface.units(stores[surface].done)
+    units = [
+        unit
+        for surface, store in stores.items()
+        for unit in all_units[surface]
+        if unit.key not in store.done
     ]
     scene = surfaces[0].positions.scene
     if scene.supply is not None or any(isinstance(piece, Stack) for piece in scene.pieces):
