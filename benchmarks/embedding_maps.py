@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,6 @@ def make_scene(path: Path, size: int, bands: int, interleave: str) -> None:
     Write a scene whose blocks are those of :func:`make_blocks` again and again: they lie in the
     file once and are decoded as often as it names them.
     """
-
     few = path.with_name("blocks.tif")
     make_blocks(few, bands, interleave)
     repeat_blocks(few, path, profile(size, bands, interleave))
@@ -186,23 +186,22 @@ def imports() -> None:
     import butterfly_sdm.models.network_predictor  # noqa: F401
 
 
+def measured(work: Callable[[], None]) -> dict[str, float]:
+    """Do the work; return its CPU and wall seconds, and peak MB above what was held before."""
+    held, cpu, wall = memory("VmRSS"), os.times(), time.perf_counter()
+    work()
+    spent = os.times()
+    return {
+        "cpu_s": spent.user + spent.system - cpu.user - cpu.system,
+        "wall_s": time.perf_counter() - wall,
+        "peak_mb": memory("VmHWM") - held,
+    }
+
+
 def child(way: str, path: Path) -> None:
     imports()
-    held, cpu, wall = memory("VmRSS"), os.times(), time.perf_counter()
-    if way == "read":
-        read_all(path)
-    else:
-        map_all(path, path.with_name("map.tif"))
-    spent = os.times()
-    print(
-        json.dumps(
-            {
-                "cpu_s": spent.user + spent.system - cpu.user - cpu.system,
-                "wall_s": time.perf_counter() - wall,
-                "peak_mb": memory("VmHWM") - held,
-            }
-        )
-    )
+    work = {"read": lambda: read_all(path), "map": lambda: map_all(path, path.with_name("map.tif"))}
+    print(json.dumps(measured(work[way])))
 
 
 def main() -> None:

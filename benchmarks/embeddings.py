@@ -18,16 +18,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from embedding_maps import measured, repeat_blocks
 
 SIDES_M = (100.0, 1000.0, 5000.0)
 CRS, LEFT, TOP, PIXEL_M, BANDS = "EPSG:32630", 500_000, 5_700_000, 10, 64
@@ -68,7 +67,6 @@ def make_scene(path: Path, side: int, interleave: str) -> Path:
     by the file over and over: they are decoded as often as it names them.
     """
     import rasterio
-    from embedding_maps import repeat_blocks
     from rasterio.windows import Window
     from scipy.ndimage import zoom
 
@@ -165,20 +163,7 @@ def one(way: str, path: str, where: str) -> None:
     import butterfly_sdm.imagery.embeddings.squares  # noqa: F401
 
     at = np.load(where)
-    begin, wall = cpu_seconds(), time.perf_counter()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    WAYS[way](Path(path), at["x"], at["y"])
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        json.dumps(
-            {
-                "cpu": cpu_seconds() - begin,
-                "wall": time.perf_counter() - wall,
-                "peak": peak,
-                "above": peak - before,
-            }
-        )
-    )
+    print(json.dumps(measured(lambda: WAYS[way](Path(path), at["x"], at["y"]))))
 
 
 def beside(ways: tuple[str, ...], path: Path, x: np.ndarray, y: np.ndarray, rounds: int) -> None:
@@ -186,9 +171,9 @@ def beside(ways: tuple[str, ...], path: Path, x: np.ndarray, y: np.ndarray, roun
     for _ in range(rounds):
         for way in ways:
             found[way].append(alone(way, path, x, y))
-    base = statistics.median(run["cpu"] for run in found[ways[0]])
+    base = statistics.median(run["cpu_s"] for run in found[ways[0]])
     for way, runs in found.items():
-        cpu, above = (statistics.median(run[key] for run in runs) for key in ("cpu", "above"))
+        cpu, above = (statistics.median(run[key] for run in runs) for key in ("cpu_s", "peak_mb"))
         print(f"{way:9s} {cpu:7.2f} CPU s  {cpu / base:5.2f} x  {above:6.0f} MB above imports")
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -373,62 +373,75 @@ def season(draws: int) -> None:
     """
     sys.path.insert(0, str(CONFIG.parents[1]))
     from butterfly_sdm.season.seasons import Seasons
-    from tests.community.worlds import dated_world, lists_in_weeks
+    from tests.community.worlds import dated_world
     from tests.season.worlds import WEEKS
 
     worlds = []
     for seed in range(3):
         dataset, q, truth, fold_of, chances = dated_world(sites=1200, seed=seed)
-        train = list(dataset.split.train)
+        train, asked = list(dataset.split.train), list(dataset.split.validation)
         seasons = Seasons.of(dataset, train)
         fitted = [
             Community.fit(dataset, q.loc[train], fold_of.loc[train], seasons=one)
             for one in (seasons, None)
         ]
-        worlds.append((dataset, q.rename_axis("place"), truth, chances, fitted))
+        prior = q.loc[asked].rename_axis("place")
+        worlds.append((prior, truth.loc[asked].to_numpy(), chances[dataset.rows(asked)], *fitted))
     rng = np.random.default_rng(4)
+    weeks_of: dict[str, Callable[[tuple[int, int]], np.ndarray]] = {
+        "in spring": lambda shape: rng.integers(0, 9, shape),
+        "any time": lambda shape: rng.integers(0, WEEKS, shape),
+        "evenly": lambda shape: (
+            (rng.random((shape[0], 1)) + np.arange(shape[1])) * (WEEKS / shape[1])
+        ).astype(int),
+    }
     for visits in (1, 2, 5):
-        for name, first, last in (("in spring", 0, 9), ("any time", 0, WEEKS), ("evenly", 0, 0)):
-            errors: dict[str, list[np.ndarray]] = {}
-            held: list[float] = []
-            for dataset, q, truth, chances, (knows, ignorant) in worlds:
-                asked = list(dataset.split.validation)
-                rows, so = dataset.rows(asked), truth.loc[asked].to_numpy()
-                prior, found = q.loc[asked], {}
-                for draw in range(max(draws // 5, 1)):
-                    weeks = rng.integers(first, max(last, 1), (len(rows), visits))
-                    if name == "evenly":
-                        step = WEEKS / visits
-                        weeks = (rng.random((len(rows), 1)) + np.arange(visits)) * step // 1
-                    told = lists_in_weeks(
-                        chances[rows],
-                        prior.index,
-                        list(dataset.species),
-                        weeks.astype(int),
-                        seed=draw,
-                    )
-                    bare = replace(told, dated=told.dated.iloc[:0])
-                    belief = knows.condition(prior, told)
-                    inside_ = (belief.low.to_numpy() <= so) & (so <= belief.high.to_numpy())
-                    held.append(float(inside_.mean()))
-                    for method, claim in {
-                        "model alone": prior,
-                        "days": belief.probability,
-                        "days of given visits ignored": knows.condition(prior, bare).probability,
-                        "all days ignored": ignorant.condition(prior, bare).probability,
-                    }.items():
-                        each = 100 * ((claim.to_numpy() - so) ** 2).mean(axis=1)
-                        found.setdefault(method, []).append(each)
-                for method, parts in found.items():
-                    errors.setdefault(method, []).append(np.mean(parts, axis=0))
-            error = {method: np.concatenate(parts) for method, parts in errors.items()}
-            text = "  ".join(f"{method} {each.mean():.3f}" for method, each in error.items())
+        for name, draw_weeks in weeks_of.items():
+            parts = []
+            for world in worlds:
+                shape = len(world[0]), visits
+                weeks = (draw_weeks(shape) for _ in range(max(draws // 5, 1)))
+                parts.append(_with_days(*world, weeks))
+            found = pd.concat(parts)
+            inside_ = found.pop("inside").mean()
+            text = "  ".join(f"{method} {each.mean():.3f}" for method, each in found.items())
             for other in ("days of given visits ignored", "all days ignored"):
-                less = error["days"] - error[other]
+                less = (found["days"] - found[other]).to_numpy()
                 half = 1.96 * less.std() / np.sqrt(len(less))
                 text += f"  less than {other} {less.mean():+.3f} [{less.mean() - half:+.3f}, "
                 text += f"{less.mean() + half:+.3f}]"
-            print(f"{visits} visits {name}: {text}  inside {np.mean(held):.3f}", flush=True)
+            print(f"{visits} visits {name}: {text}  inside {inside_:.3f}", flush=True)
+
+
+def _with_days(
+    prior: pd.DataFrame,
+    so: np.ndarray,
+    chances: np.ndarray,
+    knows: Community,
+    ignorant: Community,
+    weeks: Iterable[np.ndarray],
+) -> pd.DataFrame:
+    """Return the errors of each way at each place, and the share inside; means over draws."""
+    from tests.community.worlds import lists_in_weeks
+
+    drawn = []
+    for draw, seen_in in enumerate(weeks):
+        told = lists_in_weeks(chances, prior.index, list(prior.columns), seen_in, seed=draw)
+        bare = replace(told, dated=told.dated.iloc[:0])
+        belief = knows.condition(prior, told)
+        claims = {
+            "model alone": prior,
+            "days": belief.probability,
+            "days of given visits ignored": knows.condition(prior, bare).probability,
+            "all days ignored": ignorant.condition(prior, bare).probability,
+        }
+        found = {
+            method: 100 * ((claim.to_numpy() - so) ** 2).mean(axis=1)
+            for method, claim in claims.items()
+        }
+        held = (belief.low.to_numpy() <= so) & (so <= belief.high.to_numpy())
+        drawn.append(pd.DataFrame(found | {"inside": held.mean(axis=1)}, index=prior.index))
+    return sum(drawn[1:], drawn[0]) / len(drawn)
 
 
 def _only_visited(dataset: Dataset) -> Dataset:

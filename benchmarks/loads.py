@@ -36,7 +36,7 @@ import numpy as np
 SQUARES = ("SU", "SP", "TQ", "TL", "SK")  # 10,000 squares of 1 km each
 SPECIES, PER_VISIT, BLOCK = 1_000, 20, 25_000
 SIDE_PX, BANDS = 200_000, ("red", "green", "blue", "nir")
-# Most MB above the imports, for the whole load: what docs/promises.md states.
+# Most MB above the imports, for the whole load: what docs/measured/promises.md states.
 BOUNDS_MB = {
     "records": 4_000,
     "train": 2_500,

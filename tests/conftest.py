@@ -40,7 +40,7 @@ def figures(record_property) -> Figures:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what was tried, as it stands in docs/promises.md."""
+    """Print what was tried, as it stands in docs/measured/promises.md."""
     tried: dict[str, Counter[str]] = {}
     failed: Counter[str] = Counter()
     for outcome in ("passed", "failed"):

@@ -263,12 +263,18 @@ def shows(name: str, output: str, new: Path, small: dict[str, Path]) -> None:
         assert len(pd.read_csv(new / "trials.csv")) == 1 and "best.yaml" in files
     elif name == "check":
         assert told(output) == {str(small[key]): [] for key in ("dataset", "run", "map")}
-    elif name == "plugins":
+    else:
+        shows_of_settings(name, output, new, small)
+
+
+def shows_of_settings(name: str, output: str, new: Path, small: dict[str, Path]) -> None:
+    """Look for what ``plugins``, ``plugin`` and ``init`` were to do."""
+    if name == "plugins":
         assert "modan" in told(output)
     elif name == "plugin init":
         assert "collection" in yaml.safe_load((new / "modan.yaml").read_text())
     elif name == "plugin":
-        assert {"run/model.json", "run/history.csv"} <= files
+        assert {"model.json", "history.csv"} <= {path.name for path in (new / "run").iterdir()}
         assert pd.read_csv(new / "run" / "history.csv").epoch.max() <= 1
     elif name == "init":
         config = bs.load_config(new / "mine.yaml")

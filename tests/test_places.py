@@ -101,7 +101,6 @@ def test_places_that_a_table_of_covariates_lacks_are_told_what_they_need(home, t
     pd.DataFrame({"site_id": dataset.site_ids, "sand": 0.5}).to_csv(table, index=False)
     changes = ["build.split.buffer_m=0", f"build.covariates={{table: {table}}}"]
     config = folder / "region" / "config.yaml"
-    config = config if config.is_file() else next((folder / "region").glob("*.yaml"))
     held = sdm.build(config, tmp_path / "dataset", overrides=changes)
     linear = "train.model={kind: linear, options: {covariates: true, position: false}}"
     run = sdm.train(config, tmp_path / "run", dataset=held, overrides=[*changes, linear])

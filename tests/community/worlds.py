@@ -11,6 +11,8 @@ from butterfly_sdm.community.community import Community
 from butterfly_sdm.community.given import Given
 from butterfly_sdm.data.dataset import Dataset, DatasetCard
 from butterfly_sdm.data.splits import Split
+from butterfly_sdm.data.visits import VisitTable
+from tests.season.worlds import FIRST, WEEKS, day_of, visit_table
 
 
 def community_world(
@@ -33,6 +35,23 @@ def community_world(
     truth = truth.clip(1e-4, 1 - 1e-4)
     n = rng.integers(12, 40, sites)
     k = rng.binomial(n[:, None], truth)
+    return _surveyed("world", east, north, k, n, truth=truth, known=k / n[:, None])
+
+
+def _surveyed(
+    name: str,
+    east: np.ndarray,
+    north: np.ndarray,
+    k: np.ndarray,
+    n: np.ndarray,
+    *,
+    truth: np.ndarray,
+    known: np.ndarray,
+    visit_table: VisitTable | None = None,
+) -> tuple[Dataset, pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Return the data set of counts, the training mean of what is known, true rates and folds."""
+    sites, species = k.shape
+    train = sites * 3 // 4
     ids = pd.Index([f"s{i:04d}" for i in range(sites)], name="site_id")
     names = [f"Species {chr(97 + i)}" for i in range(species)]
     table = gpd.GeoDataFrame(
@@ -42,12 +61,13 @@ def community_world(
         index=ids,
     )
     dataset = Dataset(
-        DatasetCard(name="world", species=tuple(names), position_crs="EPSG:27700"),
+        DatasetCard(name=name, species=tuple(names), position_crs="EPSG:27700"),
         table,
         pd.DataFrame(k, index=ids, columns=names),
-        split=Split(tuple(ids[: sites * 3 // 4]), tuple(ids[sites * 3 // 4 :])),
+        split=Split(tuple(ids[:train]), tuple(ids[train:])),
+        visit_table=visit_table,
     )
-    mean = np.repeat((k / n[:, None])[: sites * 3 // 4].mean(axis=0)[None], sites, axis=0)
+    mean = np.repeat(known[:train].mean(axis=0)[None], sites, axis=0)
     predictions = pd.DataFrame(mean, index=ids, columns=names)
     fold_of = pd.Series(np.arange(sites) % 3, index=ids)
     return dataset, predictions, pd.DataFrame(truth, index=ids, columns=names), fold_of
@@ -69,8 +89,6 @@ def dated_world(
     Every site was visited within eight weeks of its own; neighbours in the list of species peak at
     the two ends of the season.
     """
-    from tests.season.worlds import FIRST, WEEKS, day_of, visit_table
-
     rng = np.random.default_rng(seed)
     weeks = np.arange(WEEKS)
     peak = np.where(np.arange(species) % 2, 19.0, 6.0) + rng.uniform(-1, 1, species)
@@ -85,26 +103,9 @@ def dated_world(
     seen = rng.random((len(site), species)) < chances[site, :, week.ravel()]
     table = visit_table(site, day_of(week.ravel() + FIRST), seen)
     k, n = table.sums(sites, species)
-    ids = pd.Index([f"s{i:04d}" for i in range(sites)], name="site_id")
-    names = [f"Species {chr(97 + i)}" for i in range(species)]
     east, north = rng.uniform(0, 60_000, (2, sites))
-    held = gpd.GeoDataFrame(
-        {"easting": east, "northing": north, "visits": n},
-        geometry=shapely.points(np.column_stack([east / 1e5 - 2, north / 1e5 + 51])),
-        crs=4326,
-        index=ids,
-    )
-    dataset = Dataset(
-        DatasetCard(name="dated", species=tuple(names), position_crs="EPSG:27700"),
-        held,
-        pd.DataFrame(k, index=ids, columns=names),
-        split=Split(tuple(ids[: sites * 3 // 4]), tuple(ids[sites * 3 // 4 :])),
-        visit_table=table,
-    )
-    mean = np.repeat(truth[: sites * 3 // 4].mean(axis=0)[None], sites, axis=0)
-    predictions = pd.DataFrame(mean, index=ids, columns=names)
-    fold_of = pd.Series(np.arange(sites) % 3, index=ids)
-    return dataset, predictions, pd.DataFrame(truth, index=ids, columns=names), fold_of, chances
+    world = _surveyed("dated", east, north, k, n, truth=truth, known=truth, visit_table=table)
+    return *world, chances
 
 
 def lists_in_weeks(
@@ -114,8 +115,6 @@ def lists_in_weeks(
     Return complete lists of visits to places of :func:`dated_world`, one in each of ``weeks``
     (places, visits) of the season.
     """
-    from tests.season.worlds import FIRST, day_of
-
     row = np.repeat(np.arange(len(places)), weeks.shape[1])
     week = weeks.ravel()
     seen = np.random.default_rng(seed).random((len(row), len(species))) < chances[row, :, week]

@@ -17,6 +17,8 @@ class RangeServer(http.server.ThreadingHTTPServer):
         Every so manieth request of a raster is answered by 503, or breaks off half-way; 0: none.
     ranges
         Whether parts are given.
+    answered
+        Command and path of every request, those for heads included.
     """
 
     daemon_threads = True
@@ -29,6 +31,7 @@ class RangeServer(http.server.ThreadingHTTPServer):
         self.asked: list[tuple[str, int, int]] = []
         self.queries: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.answered: list[tuple[str, str]] = []
         self.count, self.lock = 0, threading.Lock()
 
     @property
@@ -45,6 +48,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+    def log_request(self, *_: object) -> None:
+        self.server.answered.append((self.command, self.path))
 
     def do_GET(self) -> None:
         server, (path, _, query) = self.server, self.path.partition("?")

@@ -10,7 +10,8 @@ import shapely
 from pyproj import Transformer
 
 from butterfly_sdm.errors import ConfigError, DataError
-from data_prep.site_table import site_table, stretched, usual_crs, with_unrecorded
+from butterfly_sdm.imagery.grids import usual_crs
+from data_prep.site_table import site_table, stretched, with_unrecorded
 from tests.data_prep.surveys import grid_of_places, make_survey
 
 

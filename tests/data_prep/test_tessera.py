@@ -1,9 +1,5 @@
 """Tiles of TESSERA from a server that has them as published, and the covariates they become."""
 
-import functools
-import http.server
-import threading
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,24 +10,14 @@ from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from data_prep.covariates import embedding_covariates
 from data_prep.sources.tessera import fetch_tiles, tiles_around
 from data_prep.sources.transfer import Service
-from tests.data_prep.serving import Storage
+from tests.data_prep.range_server import serving
 from tests.imagery.embeddings.layouts import ZONE_31, stored_bytes, write_tessera
 
 
 @pytest.fixture
 def server(tmp_path):
-    asked = []
-
-    class Counted(Storage):
-        def log_message(self, *arguments):
-            asked.append((self.command, self.path))
-
-    handler = functools.partial(Counted, directory=str(tmp_path / "there"))
-    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{running.server_port}/v1", asked
-    running.shutdown()
-    running.server_close()
+    with serving(tmp_path / "there") as running:
+        yield f"{running.url}/v1", running.answered
 
 
 def test_tiles_are_named_by_their_middles_also_over_the_date_line_and_south():

@@ -9,9 +9,11 @@ from affine import Affine
 from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import MissingPackageError, ModelError
 from butterfly_sdm.imagery.embeddings.scene import open_embedding_scene
 from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.models.batches import image_of
 from butterfly_sdm.models.foundation.embedder import embed_scene
 from butterfly_sdm.models.foundation.inputs import pixel_line, torchgeo_weights, trained_inputs
 from butterfly_sdm.models.foundation.options import EmbedOptions, InputOptions
@@ -128,7 +130,6 @@ def test_frozen_features_are_those_that_the_weights_give_of_their_own_transform(
     torch.save(other.state_dict(), tmp_path / "vit.pth")
     entry = torchgeo_weights("SENTINEL2_ALL_DINO", "vit_small_patch16_224")
     tiles = torch.from_numpy(data.tiles[:4].astype(np.float32))
-    wanted = []
     with torch.inference_mode():
         image = entry.transforms[-1](tiles.clone())  # the part that is no cutting
         small = Trunk("vit_small_patch16_224", SENTINEL2_L1C).eval()
@@ -143,9 +144,6 @@ def test_frozen_features_are_those_that_the_weights_give_of_their_own_transform(
             inputs={"like": like},
             **QUICK,
         ).fit(data, data.split.train)
-        from butterfly_sdm.data.tiles import TileReader
-        from butterfly_sdm.models.batches import image_of
-
         net = network.network
         reader = TileReader(data, net.bands, net.tile_px)
         with torch.inference_mode():

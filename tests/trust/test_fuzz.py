@@ -335,7 +335,7 @@ def _table_targets(folder: Path, rows: pl.DataFrame) -> list[Target]:
 
 
 def _model_targets(finished, folder: Path) -> list[Target]:
-    """Return the readers of model folders, runs of plugins and what unfinished work left."""
+    """Return the readers of model folders and runs of plugins, finished or not."""
     run = shutil.copytree(finished.work / "run", folder / "model")
     whole = {p.name: p.read_bytes() for p in run.iterdir() if p.suffix in (".json", ".yaml")}
 
@@ -362,14 +362,6 @@ def _model_targets(finished, folder: Path) -> list[Target]:
     stages = plugin.stages(config, data, module, "a")
     train_stages(module, stages, config, part="a", checkpoint=checkpoint, limits=limits)
     training = _Training(module, config, "a", None, silent, limits)
-    array = np.lib.format.open_memmap(folder / "tiles.npy", "w+", np.uint16, (6, 2, 4, 4))
-    ledger = Ledger(folder / "done", array)
-    for unit in range(6):
-        ledger.add(f"0/{unit}", [str(unit)])
-    ledger.doubt(["3"])
-    ledger.save()
-    last = folder / "last.ckpt"
-    torch.save({"callbacks": {"Journal": {"rows": []}}, "w": torch.rand(20)}, last)
     open_run = _from_file(trained / "model.json", lambda p: _read_plugin_run(plugin, p.parent))
     return [
         Target("model folder", b"\n", change_folder, read_folder),
@@ -389,6 +381,20 @@ def _model_targets(finished, folder: Path) -> list[Target]:
             mutation.safetensors,
             _from_file(checkpoint, training.read),
         ),
+    ]
+
+
+def _unfinished_targets(folder: Path) -> list[Target]:
+    """Return the readers of what a training and a cutting of tiles left."""
+    array = np.lib.format.open_memmap(folder / "tiles.npy", "w+", np.uint16, (6, 2, 4, 4))
+    ledger = Ledger(folder / "done", array)
+    for unit in range(6):
+        ledger.add(f"0/{unit}", [str(unit)])
+    ledger.doubt(["3"])
+    ledger.save()
+    last = folder / "last.ckpt"
+    torch.save({"callbacks": {"Journal": {"rows": []}}, "w": torch.rand(20)}, last)
+    return [
         Target("checkpoint", last.read_bytes(), mutation.flip, _from_file(last, _read_checkpoint)),
         Target(
             "journal of tiles",
@@ -513,6 +519,7 @@ def targets(finished, folder: Path) -> list[Target]:
         *_raster_targets(finished, folder),
         *_table_targets(folder, frame),
         *_model_targets(finished, folder),
+        *_unfinished_targets(folder),
         Target("grid reference", b"SU8741", mutation.text_of(letters), _square),
         Target("XML", meta, mutation.xml_document, lambda d: parse_xml(d, "meta.xml")),
         Target("meta.xml", meta, mutation.xml_document, lambda d: _read_meta(d, rows, unpacked)),

@@ -146,18 +146,20 @@ def _unfinished(work: Path) -> list[Path]:
     )
 
 
-def _kill_damage_resume(
-    finished, verb: str, tmp_path: Path, rounds: int, figures, seed: int = 0
-) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.parametrize("verb", [verb for verb in EVERY if verb != "evaluate"])
+def test_a_verb_killed_and_damaged_ends_identically(with_plugin, verb, tmp_path, figures):
     """
     Kill a verb with SIGKILL before a deed on the disk, damage what it left, run it again.
 
     A round counts when something was there to be damaged.
     """
-    rng = np.random.default_rng(seed)
+    finished = with_plugin
+    rng = np.random.default_rng(0)
     work = workplace(finished, verb, tmp_path / "work")
     deeds = faults.count_deeds(verb, finished.config, work, tmp_path / "deeds.txt")
-    done = tried = 0
+    rounds, done, tried = DAMAGED // 4, 0, 0
     while done < rounds:
         tried += 1
         assert tried < 6 * rounds + 20, f"{verb} leaves hardly anything unfinished"
@@ -172,13 +174,6 @@ def _kill_damage_resume(
         done += 1
         figures.tried("kill -9, damage what was left, run again", verb)
         _runs_again(finished, verb, work, f"before deed {number} and damaged in {told}")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(4 * 3600)
-@pytest.mark.parametrize("verb", [verb for verb in EVERY if verb != "evaluate"])
-def test_a_verb_killed_and_damaged_ends_identically(with_plugin, verb, tmp_path, figures):
-    _kill_damage_resume(with_plugin, verb, tmp_path, DAMAGED // 4, figures)
 
 
 @pytest.mark.slow

@@ -55,9 +55,8 @@ def test_check_finds_every_flipped_bit_of_a_plugin_run(trained, tmp_path):
 @pytest.mark.parametrize("name", ["a.safetensors", "model.json"])
 def test_training_again_makes_a_damaged_plugin_run_whole(trained, tmp_path, name, caplog):
     config, run = trained
-    for path in (run, run.with_name(f".{run.name}.key")):
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, tmp_path / path.name)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copyfile(run.with_name(".run.key"), tmp_path / ".run.key")
     before = faults.digest(run)
     faults.flip_bit(tmp_path / "run" / name, np.random.default_rng(1))
     with caplog.at_level(logging.WARNING):
@@ -68,9 +67,8 @@ def test_training_again_makes_a_damaged_plugin_run_whole(trained, tmp_path, name
 
 def test_a_plugin_run_of_an_earlier_release_is_left_alone(trained, tmp_path):
     config, run = trained
-    for path in (run, run.with_name(f".{run.name}.key")):
-        copy = shutil.copytree if path.is_dir() else shutil.copyfile
-        copy(path, tmp_path / path.name)
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copyfile(run.with_name(".run.key"), tmp_path / ".run.key")
     card = read_json(run / "model.json")
     write_json(
         tmp_path / "run/model.json", {k: v for k, v in card.items() if k not in ("files", "seal")}

@@ -139,12 +139,12 @@ def test_64_clients_that_do_not_take_the_answer_do_not_keep_others_from_the_map(
     made = make_server(finished.work / "map.tif")
     made.RequestHandlerClass._answer = _endless  # larger than what the system takes for a client
     threading.Thread(target=made.serve_forever, daemon=True).start()
-    deaf = [socket.create_connection(made.server_address, timeout=60) for _ in range(64)]
+    deaf = [socket.create_connection(made.server_address, timeout=60) for _ in range(serve.CLIENTS)]
     for client in deaf:
         client.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     time.sleep(0.5)
     began = time.monotonic()
-    assert _get(made.server_address, "/no such thing".replace(" ", "-"))[0] == 404
+    assert _get(made.server_address, "/no-such-thing")[0] == 404
     assert time.monotonic() - began < serve.PATIENCE_S + 3
     for client in deaf:
         client.close()

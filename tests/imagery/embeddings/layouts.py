@@ -6,6 +6,8 @@ import numpy as np
 import rasterio
 from affine import Affine
 
+from tests.imagery.rasters import write_raster
+
 ZONE_30, ZONE_31 = "EPSG:32630", "EPSG:32631"
 
 
@@ -78,21 +80,23 @@ def write_tessera(
     grid = f"grid_{lon:.2f}_{lat:.2f}"
     tile = folder / "global_0.1_degree_representation" / str(year) / grid / f"{grid}.npy"
     mask = folder / "global_0.1_degree_tiff_all" / f"{grid}.tiff"
+    return write_tessera_as(tile, mask, stored, scales, left=left, top=top, crs=crs)
+
+
+def write_tessera_as(
+    tile: Path,
+    mask: Path,
+    stored: np.ndarray,
+    scales: np.ndarray,
+    *,
+    left: float,
+    top: float,
+    crs: str = ZONE_31,
+) -> Path:
+    """Write a tile, its scales beside it and the landmask that says where it lies."""
     tile.parent.mkdir(parents=True, exist_ok=True)
-    mask.parent.mkdir(parents=True, exist_ok=True)
     np.save(tile, np.moveaxis(stored, 0, -1))
-    np.save(tile.with_name(f"{grid}_scales.npy"), scales)
-    height, width = stored.shape[1:]
-    with rasterio.open(
-        mask,
-        "w",
-        driver="GTiff",
-        count=1,
-        height=height,
-        width=width,
-        dtype="uint8",
-        crs=crs,
-        transform=Affine(10, 0, left, 0, -10, top),
-    ) as out:
-        out.write(np.ones((1, height, width), np.uint8))
+    np.save(tile.with_name(f"{tile.stem}_scales.npy"), scales)
+    land = np.ones((1, *stored.shape[1:]), np.uint8)
+    write_raster(mask, land, left=left, top=top, crs=crs, names=None, nodata=None)
     return tile

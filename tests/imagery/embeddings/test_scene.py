@@ -6,9 +6,6 @@ import geopandas as gpd
 import numpy as np
 import pandas as pd
 import pytest
-import rasterio
-from affine import Affine
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from butterfly_sdm.baselines import make_baseline
@@ -28,6 +25,12 @@ from data_prep.imagery.options import TileOptions
 from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_grid
 from tests.data_prep.imagery.test_cutting import degrees
+from tests.imagery.embeddings.layouts import (
+    ZONE_31,
+    alphaearth_value,
+    write_alphaearth,
+    write_tessera_as,
+)
 from tests.mapping.world import map_of, read
 
 LEFT, TOP, SIDE = 500_000.0, 5_700_000.0, 64
@@ -43,65 +46,31 @@ def fields(bands: int, height: int = 224, width: int = 256, seed: int = 0) -> np
     return values / np.linalg.norm(values, axis=0)
 
 
-def write_alphaearth(
-    path: Path, values: np.ndarray, *, left: float = LEFT, turned: bool = False
-) -> np.ndarray:
+def alphaearth_file(folder: Path, values: np.ndarray, **place) -> np.ndarray:
     """Write values as AlphaEarth keeps them; return the bytes, from north to south."""
     stored = np.sign(values) * np.sqrt(np.abs(values)) * 127.5
     stored = stored.round().clip(-127, 127).astype(np.int8)
     stored[:, 8:24, 32:48] = -128
-    height, width = stored.shape[1:]
-    place = from_origin(left, TOP, 10, 10)
-    if turned:
-        place = Affine(10, 0, left, 0, 10, TOP - 10 * height)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rasterio.open(
-        path,
-        "w",
-        driver="GTiff",
-        count=len(stored),
-        height=height,
-        width=width,
-        dtype="int8",
-        crs="EPSG:32631",
-        transform=place,
-        nodata=-128,
-        tiled=True,
-        blockxsize=64,
-        blockysize=64,
-        compress="deflate",
-        interleave="pixel",
-    ) as target:
-        target.write(stored[:, ::-1] if turned else stored)
+    blocks = {"blockxsize": 64, "blockysize": 64, "interleave": "pixel"}
+    write_alphaearth(folder, stored, crs=ZONE_31, **blocks | {"left": LEFT, "top": TOP} | place)
     return stored
 
 
-def write_tessera(folder: Path, values: np.ndarray, name: str = "grid_2023") -> np.ndarray:
-    """Write values as TESSERA keeps them; return what they decode to, NaN where there is none."""
-    folder.mkdir(parents=True, exist_ok=True)
+def tessera_files(folder: Path, values: np.ndarray, name: str = "grid_2023") -> np.ndarray:
+    """
+    Write values as TESSERA keeps them, the mask beside them; return what they decode to, NaN where
+    there is none.
+    """
     scales = (np.abs(values).max(axis=0) / 127).astype(np.float32)
     stored = (values / scales).round().astype(np.int8)
     scales[4:8] = np.nan
-    np.save(folder / f"{name}.npy", np.moveaxis(stored, 0, -1))
-    np.save(folder / f"{name}_scales.npy", scales)
-    height, width = scales.shape
-    with rasterio.open(
-        folder / f"{name}.tiff",
-        "w",
-        driver="GTiff",
-        count=1,
-        height=height,
-        width=width,
-        dtype="uint8",
-        crs="EPSG:32631",
-        transform=from_origin(LEFT, TOP, 10, 10),
-    ) as target:
-        target.write(np.ones((1, height, width), np.uint8))
+    files = folder / f"{name}.npy", folder / f"{name}.tiff"
+    write_tessera_as(*files, stored, scales, left=LEFT, top=TOP)
     return stored * scales
 
 
 def decoded(stored: np.ndarray) -> np.ndarray:
-    return np.where(stored == -128, np.nan, np.sign(stored) * (stored / 127.5) ** 2)
+    return np.where(stored == -128, np.nan, alphaearth_value(stored))
 
 
 def whole(scene: Scene) -> Window:
@@ -110,7 +79,7 @@ def whole(scene: Scene) -> Window:
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_alphaearth_is_read_in_its_own_bytes_in_either_order_of_rows(tmp_path, turned):
-    stored = write_alphaearth(tmp_path / "2023/31N/x.tif", fields(64), turned=turned)
+    stored = alphaearth_file(tmp_path, fields(64), bottom_up=turned)
     scene = open_embedding_scene(tmp_path, ALPHAEARTH)
     assert (scene.dtype, scene.nodata, scene.signed_square) == ("int8", -128, 127.5)
     assert scene.bands[::21] == ("e00", "e21", "e42", "e63")
@@ -121,15 +90,15 @@ def test_alphaearth_is_read_in_its_own_bytes_in_either_order_of_rows(tmp_path, t
 
 
 def test_files_side_by_side_are_one_mosaic(tmp_path):
-    east = write_alphaearth(tmp_path / "a.tif", fields(3, 64, 64), left=LEFT + 640, turned=True)
-    west = write_alphaearth(tmp_path / "b.tif", fields(3, 64, 64, seed=1))
+    east = alphaearth_file(tmp_path, fields(3, 64, 64), left=LEFT + 640, name="a")
+    west = alphaearth_file(tmp_path, fields(3, 64, 64, seed=1), bottom_up=False, name="b")
     scene = open_embedding_scene(tmp_path, EmbeddingReading(preset="alphaearth", bands=3))
     found, _ = scene.read(whole(scene))
     assert np.array_equal(found, np.concatenate([west, east], axis=2))
 
 
 def test_tessera_is_decoded_where_it_is_read(tmp_path):
-    values = write_tessera(tmp_path / "2023", fields(128, 100, 90))
+    values = tessera_files(tmp_path / "2023", fields(128, 100, 90))
     scene = open_embedding_scene(tmp_path, EmbeddingReading(preset="tessera"))
     assert (scene.dtype, scene.signed_square) == ("float32", None)
     found, valid = scene.read(whole(scene))
@@ -191,8 +160,8 @@ def network(**options) -> NetworkPredictor:
 @pytest.fixture(scope="module")
 def alphaearth(tmp_path_factory) -> tuple[Scene, Dataset]:
     folder = tmp_path_factory.mktemp("alphaearth")
-    write_alphaearth(folder / "2023/31N/x.tif", fields(64), turned=True)
-    scene = open_embedding_scene(folder / "2023", ALPHAEARTH)
+    alphaearth_file(folder, fields(64))
+    scene = open_embedding_scene(folder / "annual", ALPHAEARTH)
     return scene, dataset_of(scene, folder)
 
 
@@ -251,7 +220,7 @@ def test_a_dense_map_of_embeddings_is_the_exact_one(tmp_path, alphaearth, stride
 
 @pytest.mark.slow
 def test_a_network_of_128_bands_of_fractions_is_saved_and_maps(tmp_path):
-    write_tessera(tmp_path / "2023", fields(128, 128, 128))
+    tessera_files(tmp_path / "2023", fields(128, 128, 128))
     scene = open_embedding_scene(tmp_path, EmbeddingReading(preset="tessera"))
     data = dataset_of(scene, tmp_path, sites=10)
     fitted = network(width=8).fit(data, data.split.train)
@@ -265,8 +234,8 @@ def test_a_network_of_128_bands_of_fractions_is_saved_and_maps(tmp_path):
 
 
 def test_a_scene_of_embeddings_is_named_in_a_config(tmp_path):
-    write_alphaearth(tmp_path / "2023/31N/x.tif", fields(64, 64, 64))
-    options = SceneOptions(paths=(tmp_path / "2023",), embeddings=ALPHAEARTH)
+    alphaearth_file(tmp_path, fields(64, 64, 64), bottom_up=False)
+    options = SceneOptions(paths=(tmp_path / "annual",), embeddings=ALPHAEARTH)
     assert len(open_named(options, options.paths).bands) == 64
     assert open_named(options, options.paths, bands=["e03", "e01"]).bands == ("e03", "e01")
     with pytest.raises(RasterError, match="no band 'red'; theirs are e00 to e63"):
