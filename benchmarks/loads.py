@@ -170,7 +170,7 @@ def run_cut(load: Load) -> str:
     """Cut tiles, most of them where pixels are."""
     from pyproj import Transformer
 
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from data_prep.imagery.cutting import CutReport, cut_tiles
     from data_prep.imagery.options import TileOptions
     from data_prep.imagery.tile_grids import tile_grid

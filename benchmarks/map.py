@@ -168,7 +168,7 @@ def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]
     Return wall and CPU seconds of reading each pixel once in blocks, with as many threads as a map
     on a GPU reads with.
     """
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
 
     scene = open_scene(scene_path)
     corners = [
@@ -188,7 +188,7 @@ def read_floor(scene_path: Path, side: int, threads: int) -> tuple[float, float]
 
 def dense_map(scene_path: Path, out: Path, engine: str, options: argparse.Namespace) -> None:
     """Write the map in this process, which must be fresh, and print what it took as JSON."""
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from butterfly_sdm.mapping import MapOptions, write_map
 
     predictor = make_predictor(

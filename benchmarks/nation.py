@@ -334,14 +334,14 @@ def way_compose(args: argparse.Namespace) -> None:
 
 def way_cut_mosaic(args: argparse.Namespace) -> None:
     """Cut tiles out of the mosaic on disk."""
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
 
     cut(open_scene(args.out / "composite.tif").select(BANDS), args)
 
 
 def way_area_mosaic(args: argparse.Namespace) -> None:
     """Read the ground of a map from the mosaic on disk."""
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
 
     area(open_scene(args.out / "composite.tif").select(BANDS), args)
 

@@ -99,7 +99,7 @@ def places(side: int, sites: int) -> tuple[np.ndarray, np.ndarray]:
 def grid_of(scene_path: Path, sites: int, size: int, crs: str | None):
     from pyproj import Transformer
 
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from data_prep.imagery.options import TileOptions
     from data_prep.imagery.tile_grids import tile_grid
 

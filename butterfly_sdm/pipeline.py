@@ -338,7 +338,7 @@ def embed(
     MissingFileError, MissingPackageError, RasterError, ModelError
         A file, package or band is missing, or nobody says how the bands are standardised.
     """
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from butterfly_sdm.models.foundation.embedder import embed_scene
     from butterfly_sdm.models.foundation.options import EmbedOptions, InputOptions
 

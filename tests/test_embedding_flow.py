@@ -94,7 +94,7 @@ def test_the_numbers_on_a_map_are_those_at_sites(dataset, settings):
 
 
 def test_the_files_of_a_map_are_described_once(dataset, settings, region, monkeypatch):
-    from butterfly_sdm.imagery.mosaic import open_scene
+    from butterfly_sdm.imagery.scene import open_scene
     from butterfly_sdm.mapping.surfaces import covariates
     from butterfly_sdm.mapping.surfaces.lattice import Lattice
 

@@ -1,20 +1,18 @@
-"""A mosaic: pieces opened as one scene, with the bands, grid and numbers that they share."""
+"""A mosaic: the bands, grid and numbers that pieces share as one scene."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from affine import Affine
-from rasterio.warp import calculate_default_transform
+from rasterio.crs import CRS
+from rasterio.warp import calculate_default_transform, transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.pixels import (
     UNSIGNED,
@@ -26,87 +24,55 @@ from butterfly_sdm.imagery.pixels import (
 from butterfly_sdm.imagery.products import (
     SENTINEL2,
     Grid,
+    Layer,
     Piece,
-    canonical_band,
-    metres_per_unit,
     open_raster,
     reading_pixels,
 )
-from butterfly_sdm.imagery.scene import Scene, bounds_in
 
 # Fractions, such as reflectance itself, are read as whole numbers of this step if their scale would
 # leave fewer.
 REFLECTANCE, COARSEST = 1e-4, 1e-3
 
 
-def open_scene(
-    paths: str | Path | Iterable[str | Path],
-    reading: Reading | None = None,
-    *,
-    resampling: str = "bilinear",
-    **stated: Any,
-) -> Scene:
+@dataclass(frozen=True)
+class Mosaic:
     """
-    Describe one raster, or several as one mosaic, without reading pixels.
+    What pieces share as one scene.
 
-    Parameters
+    Attributes
     ----------
-    paths
-        Files (GeoTIFF, JPEG 2000, VRT, anything GDAL reads), folders of them, SAFE products or STAC
-        items.
-    reading
-        What is stated about them, such as their bands or offset.
-    resampling
-        For files on another grid than the scene's: nearest, bilinear or cubic.
-    **stated
-        Fields of a reading, such as ``bands=["B02", "nir"]`` or ``offset=1000``, instead of one.
+    pieces
+        As they are read: of other types than whole numbers of reflectance, as files hold them.
+    dtype, nodata, scale, offset
+        Of the numbers in which they are read.
+    """
 
-    Returns
-    -------
-    Scene
-        Named bands of one mosaic; nothing is read yet.
+    pieces: tuple[Piece, ...]
+    bands: tuple[str, ...]
+    grid: Grid
+    dtype: PixelType
+    nodata: float
+    scale: float
+    offset: float
+
+
+def mosaic_of(pieces: Sequence[Piece], reading: Reading) -> Mosaic:
+    """
+    Return the bands, grid and numbers that pieces share.
 
     Raises
     ------
-    MissingFileError
-        A path does not exist.
     RasterError
-        A file is no raster, lacks band names or a CRS with units, or the files do not fit together.
+        They do not fit together.
     """
-    reading = reading or Reading.model_validate(stated, strict=False)
-    if isinstance(paths, str | Path):
-        paths = [paths]
-    if reading.bands is not None:
-        names = tuple(canonical_band(band) for band in reading.bands)
-        reading = reading.model_copy(update={"bands": names})
-    found = [piece for path in paths for piece in find_pieces(path, reading)]
-    if not found:
-        raise RasterError(
-            "No raster was named. Give at least one file or folder under scenes.paths."
-        )
-    different = {(piece.name, piece.layers): piece for piece in found}
-    pieces = tuple(sorted(different.values(), key=lambda piece: piece.order))
     bands = _common_bands(pieces)
     dtype = _pixel_type(pieces, bands, reading)
     if dtype != "uint16":
         pieces = tuple(_as_they_are(piece, bands) for piece in pieces)
     scale, offset = _common_scale(pieces, reading, dtype)
-    crs, transform, width, height = mosaic_grid(pieces)
-    return Scene(
-        bands=bands,
-        crs=crs,
-        transform=transform,
-        width=width,
-        height=height,
-        nodata=_common_nodata(pieces, dtype),
-        scale=scale,
-        offset=offset,
-        resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
-        pieces=pieces,
-        resampling=resampling,
-        cloudy=reading.cloudy or (),
-        dtype=dtype,
-    )
+    nodata = _common_nodata(pieces, dtype)
+    return Mosaic(tuple(pieces), bands, mosaic_grid(pieces), dtype, nodata, scale, offset)
 
 
 def _common_bands(pieces: Sequence[Piece]) -> tuple[str, ...]:
@@ -254,3 +220,11 @@ def mosaic_grid(pieces: Sequence[Piece]) -> Grid:
     column, row = int(np.floor(c0 + 1e-3)), int(np.floor(r0 + 1e-3))
     shape = int(np.ceil(c1 - 1e-3)) - column, int(np.ceil(r1 - 1e-3)) - row
     return crs, transform * Affine.translation(column, row), *shape
+
+
+def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
+    """Return left, bottom, right and top of a file in a CRS."""
+    corners = [layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)]
+    xs, ys = zip(*corners, strict=True)
+    box = min(xs), min(ys), max(xs), max(ys)
+    return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)

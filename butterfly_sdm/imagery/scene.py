@@ -12,18 +12,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
 from butterfly_sdm.imagery.composites.kept import Kept
 from butterfly_sdm.imagery.composites.stacks import Stack, blocks_of, bring_stack, read_stack
+from butterfly_sdm.imagery.discovery import find_pieces
+from butterfly_sdm.imagery.mosaic import bounds_in, mosaic_of
+from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.piece_pixels import Stored, fill_counts, is_plain, read_plain
 from butterfly_sdm.imagery.pixels import (
     PixelType,
@@ -40,6 +43,7 @@ from butterfly_sdm.imagery.products import (
     Piece,
     TurnedOver,
     canonical_band,
+    metres_per_unit,
     open_raster,
     reading_pixels,
     whole_pixels,
@@ -606,9 +610,66 @@ class Scene:
         return names
 
 
-def bounds_in(layer: Layer, crs: CRS) -> tuple[float, float, float, float]:
-    """Return left, bottom, right and top of a file in a CRS."""
-    corners = [layer.transform * (x, y) for x in (0, layer.width) for y in (0, layer.height)]
-    xs, ys = zip(*corners, strict=True)
-    box = min(xs), min(ys), max(xs), max(ys)
-    return box if layer.crs == crs else transform_bounds(layer.crs, crs, *box)
+def open_scene(
+    paths: str | Path | Iterable[str | Path],
+    reading: Reading | None = None,
+    *,
+    resampling: str = "bilinear",
+    **stated: Any,
+) -> Scene:
+    """
+    Describe one raster, or several as one mosaic, without reading pixels.
+
+    Parameters
+    ----------
+    paths
+        Files (GeoTIFF, JPEG 2000, VRT, anything GDAL reads), folders of them, SAFE products or STAC
+        items.
+    reading
+        What is stated about them, such as their bands or offset.
+    resampling
+        For files on another grid than the scene's: nearest, bilinear or cubic.
+    **stated
+        Fields of a reading, such as ``bands=["B02", "nir"]`` or ``offset=1000``, instead of one.
+
+    Returns
+    -------
+    Scene
+        Named bands of one mosaic; nothing is read yet.
+
+    Raises
+    ------
+    MissingFileError
+        A path does not exist.
+    RasterError
+        A file is no raster, lacks band names or a CRS with units, or the files do not fit together.
+    """
+    reading = reading or Reading.model_validate(stated, strict=False)
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    if reading.bands is not None:
+        names = tuple(canonical_band(band) for band in reading.bands)
+        reading = reading.model_copy(update={"bands": names})
+    found = [piece for path in paths for piece in find_pieces(path, reading)]
+    if not found:
+        raise RasterError(
+            "No raster was named. Give at least one file or folder under scenes.paths."
+        )
+    different = {(piece.name, piece.layers): piece for piece in found}
+    shared = mosaic_of(sorted(different.values(), key=lambda piece: piece.order), reading)
+    crs, transform, width, height = shared.grid
+    return Scene(
+        bands=shared.bands,
+        crs=crs,
+        transform=transform,
+        width=width,
+        height=height,
+        nodata=shared.nodata,
+        scale=shared.scale,
+        offset=shared.offset,
+        resolution_m=abs(transform.e) * metres_per_unit(crs, "the scene"),
+        pieces=shared.pieces,
+        resampling=resampling,
+        cloudy=reading.cloudy or (),
+        dtype=shared.dtype,
+    )

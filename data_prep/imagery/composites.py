@@ -29,10 +29,10 @@ from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.composites.median import median_of
 from butterfly_sdm.imagery.composites.stacks import Stack
-from butterfly_sdm.imagery.mosaic import mosaic_grid
+from butterfly_sdm.imagery.mosaic import bounds_in, mosaic_grid
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import Piece, reading_pixels
-from butterfly_sdm.imagery.scene import Scene, bounds_in
+from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.cutting import growing_array
 from data_prep.imagery.ledger import Ledger, place_of

@@ -12,10 +12,9 @@ from pathlib import Path
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
 from butterfly_sdm.imagery.embeddings.scene import check_bands, open_embedding_scene
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import SceneOptions, StacOptions
 from butterfly_sdm.imagery.reader import Supply
-from butterfly_sdm.imagery.scene import CLOUDY, Scene
+from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.imagery.composites import (
     Composite,

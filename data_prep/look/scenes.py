@@ -11,10 +11,9 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import open_raster
-from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
 
 _USUAL = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}

@@ -17,7 +17,7 @@ from rasterio.windows import Window
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, RasterError
 from butterfly_sdm.imagery.grids import usual_crs
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
 from data_prep.imagery.export import export_tiles

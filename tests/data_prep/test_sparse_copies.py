@@ -14,8 +14,8 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import SourceError
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions, StacOptions
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.imagery.supply import bring
 from data_prep.build import build_dataset
 from data_prep.imagery.cutting import cut_tiles

@@ -3,7 +3,7 @@
 import pytest
 
 from butterfly_sdm.imagery.grids import on_grid
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from tests.mapping.world import write_scene
 
 

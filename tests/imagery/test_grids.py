@@ -6,7 +6,7 @@ from pyproj import Transformer
 from rasterio.crs import CRS
 
 from butterfly_sdm.imagery.grids import crs_of_scene, grid_on_ground, on_ground, usual_crs
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from tests.imagery.rasters import counts, write_raster
 
 

@@ -11,7 +11,7 @@ from affine import Affine
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import MissingFileError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from tests.imagery.rasters import counts, write_raster
 
 

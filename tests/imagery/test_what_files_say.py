@@ -12,9 +12,9 @@ from rasterio.windows import Window
 
 from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.imagery.discovery import assumed_offsets
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.products import SENTINEL2
+from butterfly_sdm.imagery.scene import open_scene
 from data_prep.imagery.composites import compose_lazily
 from data_prep.imagery.cutting import cut_tiles
 from data_prep.imagery.options import TileOptions

@@ -14,7 +14,7 @@ from butterfly_sdm.imagery.options import StacOptions
 def search_items(url, **named): return search_of(StacOptions(url=url, **named))
 """
 RENAMED = {
-    "from butterfly_sdm.data.raster import": "from butterfly_sdm.imagery.mosaic import",
+    "from butterfly_sdm.data.raster import": "from butterfly_sdm.imagery.scene import",
     "from butterfly_sdm.mapping.writer import": "from butterfly_sdm.mapping.map_file import",
     "from butterfly_sdm.mapping.beside import": "from butterfly_sdm.mapping.sidecars import",
     "from butterfly_sdm.mapping import predict_map": "from butterfly_sdm.mapping.map import "

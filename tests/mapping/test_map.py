@@ -6,7 +6,7 @@ from rasterio.windows import Window
 from rio_cogeo.cogeo import cog_validate
 
 from butterfly_sdm.errors import ArtefactError, DataError, ModelError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.surfaces.dense import normalised, reach_px
 from tests.mapping.world import Position, Windows, map_of, read, write_scene

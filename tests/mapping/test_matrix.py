@@ -24,8 +24,7 @@ from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, Members, Predictor, Sees
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
-from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.map_of_run import MapOfRun
 from butterfly_sdm.mapping import MapOptions
 from butterfly_sdm.mapping.layers import Layer

@@ -15,7 +15,7 @@ from rasterio.windows import from_bounds
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map import write_map
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.options import MapOptions

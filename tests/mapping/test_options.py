@@ -16,7 +16,7 @@ from rasterio.warp import transform
 from shapely.geometry import Polygon, box
 
 from butterfly_sdm.errors import DataError, MissingFileError, ModelError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import MapOptions
 from butterfly_sdm.mapping.difference import map_difference
 from butterfly_sdm.mapping.layers import Derived, Presence

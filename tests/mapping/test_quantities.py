@@ -10,7 +10,7 @@ import rasterio
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.quantities import Quantity, ask
 from butterfly_sdm.errors import DataError, ModelError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map_reader import MapReader
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from tests.mapping.test_matrix import QUICK_NETWORK, as_in_a_map, scene_in, sites_in

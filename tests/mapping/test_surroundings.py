@@ -6,7 +6,7 @@ block.
 import pytest
 
 from butterfly_sdm import pipeline
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.simulate import simulate_region
 from tests.mapping.world import map_of
 

@@ -17,7 +17,7 @@ import butterfly_sdm as bs
 from butterfly_sdm.cli import app
 from butterfly_sdm.errors import ArtefactError, DataError, MissingFileError
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import MapResult
 from butterfly_sdm.mapping.layers import Bounds
 from butterfly_sdm.mapping.map import _given_up

@@ -14,7 +14,7 @@ from affine import Affine
 from shapely.geometry import Point
 
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map_file import Band, open_map
 from butterfly_sdm.mapping.viewer import LEVELS, MapView, export_page, make_server, viewer_page
 from butterfly_sdm.mapping.viewer.blocks import MapBlocks

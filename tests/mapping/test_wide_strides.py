@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.surfaces import exact
 from butterfly_sdm.mapping.surfaces.exact import valid_fractions
 from butterfly_sdm.mapping.surfaces.lattice import Lattice

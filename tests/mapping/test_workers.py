@@ -12,7 +12,7 @@ from torch import nn
 
 from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
@@ -133,7 +133,7 @@ SCRIPT = """
 import sys, time
 from pathlib import Path
 from butterfly_sdm.data.predictor import Sees
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from tests.mapping.world import Windows, map_of
 def slow(task, done, total):
     print(task, done, flush=True)

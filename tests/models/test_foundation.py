@@ -12,7 +12,7 @@ from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import MissingPackageError, ModelError
 from butterfly_sdm.imagery.embeddings.scene import open_embedding_scene
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.models.batches import image_of
 from butterfly_sdm.models.foundation.embedder import embed_scene
 from butterfly_sdm.models.foundation.inputs import pixel_line, torchgeo_weights, trained_inputs

@@ -37,7 +37,7 @@ from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.data.dataset import Dataset, read_card
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ButterflySDMError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.map_reader import MapReader
 from butterfly_sdm.models.fit import _read_checkpoint
 from butterfly_sdm.plugins import runner

@@ -20,9 +20,8 @@ from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import MissingFileError, RasterError, SourceError
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions, StacOptions
-from butterfly_sdm.imagery.scene import CLOUDY
+from butterfly_sdm.imagery.scene import CLOUDY, open_scene
 from data_prep.build import build_dataset
 from data_prep.imagery.composites import make_composite, select_dates, window_shape
 from data_prep.imagery.cutting import cut_tiles

@@ -13,7 +13,7 @@ from rasterio.warp import Resampling, reproject
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
+from butterfly_sdm.imagery.scene import open_scene
 from data_prep.imagery import cutting as tiles_module
 from data_prep.imagery.blocks import plan_reads
 from data_prep.imagery.cutting import CutReport, cut_tiles

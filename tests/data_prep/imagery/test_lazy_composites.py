@@ -13,9 +13,8 @@ from butterfly_sdm.imagery.composites.kept import Kept
 from butterfly_sdm.imagery.composites.median import median_of
 from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.grids import on_grid
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions, SceneOptions
-from butterfly_sdm.imagery.scene import CLOUDY
+from butterfly_sdm.imagery.scene import CLOUDY, open_scene
 from data_prep.imagery.composites import compose_lazily, make_composite
 from data_prep.imagery.cutting import cut_tiles
 from data_prep.imagery.options import TileOptions

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from butterfly_sdm.errors import ArtefactError
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions
+from butterfly_sdm.imagery.scene import open_scene
 from data_prep.imagery import cutting
 from data_prep.imagery.composites import make_composite
 from data_prep.imagery.cutting import CutReport, cut_tiles

@@ -15,9 +15,8 @@ from butterfly_sdm.data.dataset import Dataset, DatasetCard, TileCard
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.tiles import TileReader
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions
-from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.models.inputs import mean_and_spread
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from data_prep.imagery.composites import compose_lazily, make_composite

@@ -12,8 +12,8 @@ from rasterio.windows import Window
 from butterfly_sdm.imagery.composites import kept as kept_module
 from butterfly_sdm.imagery.composites import stacks
 from butterfly_sdm.imagery.composites.kept import Kept
-from butterfly_sdm.imagery.mosaic import open_scene
 from butterfly_sdm.imagery.options import CompositeOptions
+from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.surfaces import streaming
 from data_prep.imagery.composites import compose_lazily
 from tests.imagery.rasters import write_raster
