@@ -68,6 +68,22 @@ def by_group(
     return known.first().to_numpy(), table.mean().to_numpy()
 
 
+def scores_with_groups(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    groups: pd.Series | np.ndarray | None,
+    what: str,
+) -> dict[str, float]:
+    """
+    Return :func:`classification_scores`, and as ``WHAT_NAME`` those of :func:`by_group` where they
+    are defined.
+    """
+    scores = classification_scores(labels, probabilities)
+    together = by_group(labels, probabilities, groups)
+    of_groups = {} if together is None else classification_scores(*together)
+    return scores | {f"{what}_{name}": value for name, value in of_groups.items()}
+
+
 def class_scores(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str]
 ) -> pd.DataFrame:
@@ -119,7 +135,11 @@ def interval_metrics(name: str, values: Sequence[float]) -> dict[str, float]:
 
 
 def prediction_table(
-    names: Sequence[object], probabilities: np.ndarray, classes: Sequence[str], key: str = "path"
+    names: Sequence[object],
+    probabilities: np.ndarray,
+    classes: Sequence[str],
+    key: str = "path",
+    label: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """
     Return one row per image or video: its name, the likeliest class and all probabilities.
@@ -134,10 +154,15 @@ def prediction_table(
         Their names, for the columns ``predicted`` and ``p_CLASS``.
     key
         Column of the names.
+    label
+        (n,) class numbers, where they are known, for the column ``label``.
     """
-    predicted = [classes[number] for number in probabilities.argmax(axis=1)]
-    columns = {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
-    return pd.DataFrame({key: list(map(str, names)), "predicted": predicted} | columns)
+    columns: dict[str, object] = {key: list(map(str, names))}
+    if label is not None:
+        columns["label"] = [classes[number] for number in label]
+    columns["predicted"] = [classes[number] for number in probabilities.argmax(axis=1)]
+    shares = {f"p_{name}": probabilities[:, number] for number, name in enumerate(classes)}
+    return pd.DataFrame(columns | shares)
 
 
 def paired_p_value(first: Sequence[float], second: Sequence[float]) -> float:

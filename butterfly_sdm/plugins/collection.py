@@ -3,7 +3,7 @@ Collections as tables: one row per image or video, with label, group and part of
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from butterfly_sdm.plugins.images import (
     is_dicom,
     read_arrays,
 )
+from butterfly_sdm.plugins.row_batches import balanced, shuffled
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
@@ -69,6 +70,21 @@ class LabelledImages:
             "label": torch.from_numpy(self.label[rows]),
             "row": torch.from_numpy(rows),
         }
+
+    def batches(
+        self, rows: np.ndarray, batch_size: int, classes: np.ndarray | None = None
+    ) -> Callable[[Any, np.random.Generator], Iterator[dict[str, Tensor]]]:
+        """
+        Return the batches of a stage: all of (m,) rows in random order, or, given their (m,)
+        classes, every class alike.
+        """
+
+        def drawn(model: Any, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
+            if classes is None:
+                return map(self.batch, shuffled(rows, batch_size, rng))
+            return map(self.batch, balanced(rows, classes, batch_size, rng))
+
+        return drawn
 
 
 def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.DataFrame:
@@ -326,11 +342,6 @@ def unseen_images(inputs: Path, size_px: int, channels: int) -> tuple[Images, li
     """
     paths = find_images(inputs)
     return Images(paths, size_px, channels, tolerant=True), paths
-
-
-def without_unreadable(table: pd.DataFrame, images: Images) -> pd.DataFrame:
-    """Blank the predictions of images that could not be read, see :func:`blanked`."""
-    return blanked(table, images.unreadable)
 
 
 def blanked(

@@ -13,13 +13,16 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from functools import reduce
+from functools import partial, reduce
+from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from pydantic import Field
 
 from butterfly_sdm.core.cards import sealed
 from butterfly_sdm.core.files import read_json, write_json
-from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.core.settings import InputPath, Section, load_settings
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
@@ -27,7 +30,6 @@ from butterfly_sdm.errors import (
     MissingFileError,
     ModelError,
 )
-from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -42,6 +44,26 @@ if TYPE_CHECKING:
 _UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 RUN_FORMAT = "butterfly_sdm plugin run"
 FORMAT_VERSION = 1
+
+
+class PluginConfig(Section):
+    """Base of the settings of a plugin, which adds its own keys; strict, as all settings."""
+
+    name: str = Field(
+        "experiment", pattern=r"^[\w.-]+$", description="letters, digits, dot, dash, underscore"
+    )
+    seed: int = Field(0, ge=0)
+    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    inputs: InputPath | None = Field(None, description="for predict: a file, a table or a folder")
+
+
+def new_setting(default: Any, description: str, **bounds: Any) -> Any:
+    """
+    Declare a setting that came after the first runs: it stands in their key only where it differs
+    from ``default``, so that a finished run is known again.
+    """
+    return Field(default, description=description, exclude_if=partial(eq, default), **bounds)
 
 
 @dataclass(frozen=True)
@@ -70,16 +92,6 @@ class PluginCard:
     extra: str | None = None
 
 
-class PluginData(Protocol):
-    """
-    What :meth:`Plugin.load` returns: anything with ``facts``, JSON-like: what building and
-    predicting need to know.
-    """
-
-    @property
-    def facts(self) -> dict[str, Any]: ...  # noqa: D102
-
-
 @dataclass(frozen=True)
 class Report:
     """
@@ -101,7 +113,7 @@ class Report:
 
 
 C = TypeVar("C", bound=PluginConfig)
-D = TypeVar("D", bound=PluginData)
+D = TypeVar("D")
 
 
 class Plugin(ABC, Generic[C, D]):
@@ -145,7 +157,10 @@ class Plugin(ABC, Generic[C, D]):
 
     @abstractmethod
     def load(self, config: C) -> D:
-        """Read and check the data."""
+        """
+        Read and check the data: anything with ``facts``, JSON-like, which hold what building and
+        predicting need to know.
+        """
 
     @abstractmethod
     def build(self, config: C, facts: dict[str, Any], part: str) -> nn.Module:

@@ -7,20 +7,36 @@ from typing import Any, Literal, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.plugins.contract import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
-HeadFit = Literal["converged", "adam"]
 _NEVER = -1e4  # logit of a class that no training row has
 _ITERATIONS = 5000
+
+
+class HeadConfig(PluginConfig):
+    """Settings of a plugin with a head on frozen features."""
+
+    batch_size: int = Field(32, ge=4)
+    head: Literal["converged", "adam"] = new_setting(
+        "converged",
+        "converged: logistic regression on standardised features; adam: steps on them as they are",
+    )
+    head_inverse_penalty: float = new_setting(
+        1.0, "converged: C of the logistic regression; less on few rows", gt=0
+    )
+    head_epochs: int = Field(20, ge=1, description="adam: passes over the rows")
+    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
 
 
 def fit_linear(
@@ -94,7 +110,7 @@ def frozen_head(
     name: str,
     extract: Callable[[Any], Tensor],
     labels: np.ndarray,
-    config: Any,
+    config: HeadConfig,
     *,
     scale: float = 1.0,
     balanced: bool = False,
@@ -112,7 +128,7 @@ def frozen_head(
     labels
         (rows,) class numbers.
     config
-        Settings with ``head``: ``converged`` is :func:`fit_linear`, ``adam`` takes steps of Adam on
+        Its ``head``: ``converged`` is :func:`fit_linear`, ``adam`` takes steps of Adam on
         the features as they are, by ``head_learning_rate``, ``head_epochs`` and ``batch_size``.
     scale
         Factor of the features, wherever the head is used.

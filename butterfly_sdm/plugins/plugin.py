@@ -29,8 +29,14 @@ from butterfly_sdm.errors import (
     MissingPackageError,
     PluginError,
 )
-from butterfly_sdm.plugins.contract import RUN_FORMAT, Plugin, PluginCard, PluginRun, Report
-from butterfly_sdm.plugins.options import PluginConfig
+from butterfly_sdm.plugins.contract import (
+    RUN_FORMAT,
+    Plugin,
+    PluginCard,
+    PluginConfig,
+    PluginRun,
+    Report,
+)
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:

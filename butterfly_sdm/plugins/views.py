@@ -1,7 +1,18 @@
-"""Random views of images: crop, flip, brightness and contrast, drawn for a whole batch at once."""
+"""
+Random views of images - crop, flip, brightness and contrast, drawn for a whole batch at once - and
+the losses of them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+from butterfly_sdm.losses.contrastive import ContrastiveLoss
+from butterfly_sdm.plugins.networks import unit
+from butterfly_sdm.plugins.stages import Batch
 
 _LIGHT = (0.299, 0.587, 0.114)  # of red, green and blue
 
@@ -56,3 +67,47 @@ def random_view(
         lost = torch.rand(n, device=images.device) < grey
         changed = torch.where(lost[:, None, None, None], light, changed)
     return changed.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class ContrastOfViews:
+    """
+    A contrastive loss of views of the images of a batch.
+
+    Attributes
+    ----------
+    view
+        Images (n, c, h, w) -> a view of each.
+    views
+        How many of each image.
+    embed
+        (network, images) -> (n, d) embeddings, of any length.
+    attracted
+        Batch -> (n, n) pair weights; of several views, of all views of a batch.
+    criterion
+        The loss of unit embeddings.
+    """
+
+    view: Callable[[Tensor], Tensor]
+    views: int
+    embed: Callable[[Any, Tensor], Tensor]
+    attracted: Callable[[Batch], Tensor]
+    criterion: ContrastiveLoss
+
+    def loss(self, model: Any, batch: Batch) -> Tensor:
+        """Return the loss of a batch with ``image``."""
+        seen = torch.cat([self.view(batch["image"]) for _ in range(self.views)])
+        z = unit(self.embed(model, seen))
+        return cast(Tensor, self.criterion(z, self.attracted(self._all_views(batch))))
+
+    def collapsed(self, batch: Batch) -> Tensor:
+        """Return what the loss would be if all embeddings were the same."""
+        return self.criterion.collapsed(self.attracted(self._all_views(batch)))
+
+    def _all_views(self, batch: Batch) -> Batch:
+        return {k: torch.cat([v] * self.views) for k, v in batch.items() if k != "image"}
+
+
+def classify_views(view: Callable[[Tensor], Tensor], model: Any, batch: Batch) -> Tensor:
+    """Return the cross-entropy of a view of the images of a batch with ``image`` and ``label``."""
+    return nn.functional.cross_entropy(model(view(batch["image"])), batch["label"])

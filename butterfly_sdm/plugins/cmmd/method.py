@@ -3,11 +3,11 @@
 .. [1] arXiv 2502.00052 (2025).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,34 +21,30 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import (
-    by_group,
     class_scores,
-    classification_scores,
     prediction_table,
+    scores_with_groups,
 )
 from butterfly_sdm.plugins.cmmd.separation import Separation, separation
 from butterfly_sdm.plugins.cmmd.sources import SourceConfig, read_sources
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
+    blanked,
     class_numbers,
-    split_by_group,
     unseen_images,
     with_split,
-    without_unreadable,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
-from butterfly_sdm.plugins.heads import HeadFit, frozen_head
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_setting
+from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
-from butterfly_sdm.plugins.options import PluginConfig, new_setting
-from butterfly_sdm.plugins.row_batches import balanced, shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
-from butterfly_sdm.plugins.views import random_view
+from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, random_view
 
 _SCALE = 10.0  # unit vectors would hold the logits of a classifier near 0
 
 
-class CmmdConfig(PluginConfig):
+class CmmdConfig(HeadConfig):
     """Settings of the domain adaptation; the defaults are the paper's where it gives them."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
@@ -85,15 +81,11 @@ class CmmdConfig(PluginConfig):
         0.2, ge=0, lt=1, description="of the views: change of brightness and contrast"
     )
     flip: bool = Field(True, description="of the views: mirror half of them")
-    head: HeadFit = new_setting(
+    head: Literal["converged", "adam"] = new_setting(
         "adam",
         "adam: steps as in the paper; converged: logistic regression on standardised features",
     )
-    head_inverse_penalty: float = new_setting(
-        1.0, "converged: C of the logistic regression; less on few rows", gt=0
-    )
     head_epochs: int = Field(5, ge=1, description="adam: passes over the rows")
-    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
 
 
 @dataclass(frozen=True)
@@ -175,48 +167,42 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         if not config.use_target:
             rows = rows[data.domain[rows] == 0]
         labelled = rows[data.label[rows] >= 0]
-        contrastive = config.objective == "contrastive"
-        if not contrastive:
-            rows = labelled
-        views = max(config.views, 1 + (len(labelled) < len(rows))) if contrastive else 1
-        loss = partial(_contrast if contrastive else _classify, config, views)
         held_out = data.rows("validation")
-
-        def batches(model: TrunkAndHead, rng: np.random.Generator) -> Iterable[Batch]:
-            drawn = (
-                balanced(rows, data.domain[rows], config.batch_size, rng)
-                if config.balance_domains and config.use_target
-                else shuffled(rows, config.batch_size, rng)
-            )
-            return map(data.batch, drawn)
-
-        def measure(model: TrunkAndHead) -> dict[str, float]:
-            z = _embeddings(model, data.images, held_out)
-            return _discrepancies(data.separation(z, held_out))
-
         sgd = partial(
             torch.optim.SGD,
             lr=config.learning_rate,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
         )
-        trains = ("trunk",) if contrastive else ()
-        alike = partial(_collapsed, config, views) if contrastive else None
-        first = Stage(
-            "representation",
-            batches,
-            loss,
-            sgd,
-            config.epochs,
-            trains,
-            measure=measure,
-            collapsed=alike,
+
+        def first(rows: np.ndarray, loss: Any, **others: Any) -> Stage:
+            domains = data.domain[rows] if config.balance_domains and config.use_target else None
+            batches = data.batches(rows, config.batch_size, domains)
+            return Stage("representation", batches, loss, sgd, config.epochs, **others)
+
+        def measure(model: TrunkAndHead) -> dict[str, float]:
+            return _discrepancies(
+                data.separation(_embeddings(model, data.images, held_out), held_out)
+            )
+
+        if config.objective == "cross_entropy":
+            return [first(labelled, partial(classify_views, _view(config, 1)), measure=measure)]
+        views = max(config.views, 1 + (len(labelled) < len(rows)))
+        criterion = ContrastiveLoss(config.temperature, without_positives="zero")
+        contrast = ContrastOfViews(
+            _view(config, views), views, TrunkAndHead.features, _attracted, criterion
         )
-        if not contrastive:
-            return [first]
-        known, embed = data.label[labelled], partial(_embeddings, images=data.images, rows=labelled)
-        head = frozen_head("classifier", embed, known, config, scale=_SCALE)
-        return [first, head]
+        extract = partial(_embeddings, images=data.images, rows=labelled)
+        return [
+            first(
+                rows,
+                contrast.loss,
+                trains=("trunk",),
+                measure=measure,
+                collapsed=contrast.collapsed,
+            ),
+            frozen_head("classifier", extract, data.label[labelled], config, scale=_SCALE),
+        ]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:
         """
@@ -228,16 +214,11 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         label, target = data.label[rows], data.domain[rows] == 1
         metrics = _discrepancies(data.separation(z, rows))
         for name, inside in (("source", ~target), ("target", target)):
-            scores = classification_scores(label[inside], probability[inside])
-            metrics |= {f"{name}_{key}": value for key, value in scores.items()}
             patients = data.table.get("patient", data.table["path"]).iloc[rows][inside]
-            whole = by_group(label[inside], probability[inside], patients)
-            if whole is not None:
-                scores = classification_scores(*whole)
-                metrics |= {f"{name}_patient_{key}": value for key, value in scores.items()}
+            scores = scores_with_groups(label[inside], probability[inside], patients, "patient")
+            metrics |= {f"{name}_{key}": value for key, value in scores.items()}
         classes = data.facts["classes"]
-        predictions = prediction_table(data.names(rows), probability, classes)
-        predictions.insert(1, "label", [classes[number] for number in label])
+        predictions = prediction_table(data.names(rows), probability, classes, label=label)
         predictions.insert(2, "domain", data.table["domain"].iloc[rows].to_numpy())
         of_target = class_scores(label[target], probability[target], classes)
         _curve(run.folder)
@@ -252,21 +233,18 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         images, paths = unseen_images(inputs, config.size_px, config.channels)
         _, probability = _apply(config, run.model(), images, images.rows, run.device)
         table = prediction_table(paths, probability, run.facts["classes"])
-        return without_unreadable(table, images)
+        return blanked(table, images.unreadable)
 
 
 def _with_validation(table: pd.DataFrame, config: CmmdConfig) -> pd.DataFrame:
     """Draw a validation part from the training patients where an official split has none."""
     share = config.fractions[1] / max(sum(config.fractions[:2]), 1e-9)
-    train = (table["split"] == "train").to_numpy()
     if (table["split"] == "validation").any() or not share:
         return table
-    own = pd.Series([f"row {row}" for row in table.index], index=table.index)
-    groups = table.get("patient", own)[train].tolist()
-    strata = table["stratum"][train].tolist()
-    split = table["split"].to_numpy(dtype=object)
-    split[train] = split_by_group(groups, (1 - share, share, 0.0), config.seed, strata)
-    return table.assign(split=split)
+    train = table[table["split"] == "train"].drop(columns="split")
+    parts = (1 - share, share, 0.0)
+    drawn = with_split(train, parts, config.seed, group="patient", label="stratum")["split"]
+    return table.assign(split=drawn.reindex(table.index).fillna(table["split"]))
 
 
 def _domains(config: CmmdConfig, table: pd.DataFrame) -> tuple[list[str], str]:
@@ -290,11 +268,11 @@ def _domains(config: CmmdConfig, table: pd.DataFrame) -> tuple[list[str], str]:
     return domains, target
 
 
-def _view(config: CmmdConfig, views: int, images: Tensor) -> Tensor:
+def _view(config: CmmdConfig, views: int) -> Callable[[Tensor], Tensor]:
     if views == 1 and not config.augment:
-        return images
-    return random_view(
-        images,
+        return lambda images: images
+    return partial(
+        random_view,
         scale=(config.crop, 1.0),
         flip=config.flip,
         jitter=config.jitter,
@@ -302,27 +280,8 @@ def _view(config: CmmdConfig, views: int, images: Tensor) -> Tensor:
     )
 
 
-def _classify(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch) -> Tensor:
-    return nn.functional.cross_entropy(model(_view(config, views, batch["image"])), batch["label"])
-
-
-def _contrast(config: CmmdConfig, views: int, model: TrunkAndHead, batch: Batch) -> Tensor:
-    seen = torch.cat([_view(config, views, batch["image"]) for _ in range(views)])
-    z = unit(model.features(seen))
-    return cast(Tensor, _criterion(config)(z, _attracted(views, batch)))
-
-
-def _collapsed(config: CmmdConfig, views: int, batch: Batch) -> Tensor:
-    return _criterion(config).collapsed(_attracted(views, batch))
-
-
-def _criterion(config: CmmdConfig) -> ContrastiveLoss:
-    return ContrastiveLoss(config.temperature, without_positives="zero")
-
-
-def _attracted(views: int, batch: Batch) -> Tensor:
-    label, row = batch["label"].repeat(views), batch["row"].repeat(views)
-    return torch.maximum(same_class(label), same_class(row))
+def _attracted(batch: Batch) -> Tensor:
+    return torch.maximum(same_class(batch["label"]), same_class(batch["row"]))
 
 
 def _embeddings(model: TrunkAndHead, images: Images, rows: np.ndarray) -> Tensor:

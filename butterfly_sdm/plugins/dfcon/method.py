@@ -6,10 +6,10 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,14 +25,14 @@ from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import by_group, equal_error_rate
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
+    blanked,
     read_collection,
     unseen_images,
     with_split,
-    without_unreadable,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
-from butterfly_sdm.plugins.heads import HeadFit, frozen_head
+from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
@@ -41,12 +41,9 @@ from butterfly_sdm.plugins.networks import (
     layers,
     make_trunk,
     over_images,
-    unit,
 )
-from butterfly_sdm.plugins.options import PluginConfig, new_setting
-from butterfly_sdm.plugins.row_batches import balanced, shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
-from butterfly_sdm.plugins.views import random_view
+from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, random_view
 
 REAL = 1  # the convention of the task: a higher score means real
 
@@ -65,7 +62,7 @@ class BackboneConfig(Section):
     learning_rate: float | None = Field(None, gt=0, description="its own; null: as the ensemble")
 
 
-class DfconConfig(PluginConfig):
+class DfconConfig(HeadConfig):
     """
     Settings; the backbones are the paper's, which does not publish its other hyper-parameters.
     """
@@ -94,7 +91,6 @@ class DfconConfig(PluginConfig):
     projection: int = Field(128, ge=0, description="length the loss acts on; 0: on the features")
     views: Literal[1, 2] = 2
     epochs: int = Field(10, ge=1)
-    batch_size: int = Field(32, ge=4)
     learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
     warmup_epochs: int = Field(
         0, ge=0, description="in which the rate rises; for transformers from random weights"
@@ -103,15 +99,6 @@ class DfconConfig(PluginConfig):
         "none", "cosine: the rate falls to nothing over the epochs, after the warm-up"
     )
     weight_decay: float = Field(0.01, ge=0)
-    head: HeadFit = new_setting(
-        "converged",
-        "converged: logistic regression on standardised features; adam: steps on them as they are",
-    )
-    head_inverse_penalty: float = new_setting(
-        1.0, "converged: C of the logistic regression; less on few rows", gt=0
-    )
-    head_epochs: int = Field(20, ge=1, description="adam: passes over the rows")
-    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
     balance: bool = Field(True, description="as many real as fake in each batch")
     crop: float = Field(0.8, gt=0, le=1)
     jitter: float = Field(0.1, ge=0, lt=1)
@@ -124,6 +111,11 @@ class FaceNet(TrunkAndHead):
         super().__init__(trunk, 2, published=published)
         length = self.head.in_features
         self.projection = layers((length, length, projection)) if projection else nn.Identity()
+
+    def projected(self, images: Tensor) -> Tensor:
+        """Return (n, projection) of images, which the loss acts on."""
+        found: Tensor = self.projection(self.features(images))
+        return found
 
 
 class Dfcon(Plugin[DfconConfig, LabelledImages]):
@@ -186,50 +178,44 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         features.
         """
         rows, held_out = data.rows("train"), data.rows("validation")
-        label = data.label[rows]
-        member = config.backbones[part]
+        label, member = data.label[rows], config.backbones[part]
         epochs = member.epochs or config.epochs
         adamw = partial(
             torch.optim.AdamW,
             lr=member.learning_rate or config.learning_rate,
             weight_decay=config.weight_decay,
         )
-
-        def batches(model: FaceNet, rng: np.random.Generator) -> Iterable[Batch]:
-            drawn = (
-                balanced(rows, label, config.batch_size, rng)
-                if config.balance
-                else shuffled(rows, config.batch_size, rng)
-            )
-            return map(data.batch, drawn)
+        batches = data.batches(rows, config.batch_size, label if config.balance else None)
+        rate = partial(_rate, config, epochs)
 
         def measure(model: FaceNet) -> dict[str, float]:
             scores = _scores(model, data.images, held_out)
             return {"validation_auc": float(roc_auc_score(data.label[held_out], scores))}
 
-        rate = partial(_rate, config, epochs)
         choose: dict[str, Any] = {}
         if len(set(data.label[held_out])) == 2:
             choose = {"measure": measure, "select": "validation_auc"}
-        loss = partial(_contrast if config.objective == "contrastive" else _classify, config)
-        if config.objective != "contrastive":
+        view = partial(random_view, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
+        if config.objective == "cross_entropy":
+            loss = partial(classify_views, view)
             return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
-        trains = ("trunk", "projection") if config.projection else ("trunk",)
+        criterion = ContrastiveLoss(config.temperature)
+        contrast = ContrastOfViews(view, config.views, FaceNet.projected, _attracted, criterion)
+        first = Stage(
+            "representation",
+            batches,
+            contrast.loss,
+            adamw,
+            epochs,
+            trains=("trunk", "projection") if config.projection else ("trunk",),
+            rate=rate,
+            collapsed=contrast.collapsed,
+        )
 
         def extract(model: FaceNet) -> Tensor:
             return over_images(model.features, data.images, rows, device_of(model))
 
         head = frozen_head("head", extract, label, config, balanced=config.balance, **choose)
-        first = Stage(
-            "representation",
-            batches,
-            loss,
-            adamw,
-            epochs,
-            trains,
-            rate=rate,
-            collapsed=partial(_collapsed, config),
-        )
         return [first, head]
 
     def evaluate(self, config: DfconConfig, data: LabelledImages, run: PluginRun) -> Report:
@@ -261,7 +247,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         images, paths = unseen_images(inputs, config.size_px, config.channels)
         parts = self.parts(config)
         scores = {part: _scores(run.model(part), images, images.rows) for part in parts}
-        return without_unreadable(_votes([str(path) for path in paths], scores), images)
+        return blanked(_votes(list(map(str, paths)), scores), images.unreadable)
 
 
 def face_scores(
@@ -295,26 +281,8 @@ def _rate(config: DfconConfig, epochs: int, epoch: int) -> float:
     return rise * fall
 
 
-def _view(config: DfconConfig, images: Tensor) -> Tensor:
-    return random_view(images, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
-
-
-def _classify(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
-    return nn.functional.cross_entropy(model(_view(config, batch["image"])), batch["label"])
-
-
-def _contrast(config: DfconConfig, model: FaceNet, batch: Batch) -> Tensor:
-    images = torch.cat([_view(config, batch["image"]) for _ in range(config.views)])
-    z = unit(model.projection(model.features(images)))
-    return cast(Tensor, ContrastiveLoss(config.temperature)(z, _attracted(config, batch)))
-
-
-def _collapsed(config: DfconConfig, batch: Batch) -> Tensor:
-    return ContrastiveLoss(config.temperature).collapsed(_attracted(config, batch))
-
-
-def _attracted(config: DfconConfig, batch: Batch) -> Tensor:
-    return same_class(batch["label"].repeat(config.views))
+def _attracted(batch: Batch) -> Tensor:
+    return same_class(batch["label"])
 
 
 def _scores(model: FaceNet, images: Images, rows: np.ndarray) -> np.ndarray:

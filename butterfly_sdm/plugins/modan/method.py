@@ -37,7 +37,7 @@ from butterfly_sdm.plugins.collection import (
     with_split,
     without_unreadable,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_layout
@@ -49,7 +49,6 @@ from butterfly_sdm.plugins.networks import (
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
 from butterfly_sdm.plugins.views import random_view

@@ -28,10 +28,9 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     without_unreadable,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
+from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
-from butterfly_sdm.plugins.options import PluginConfig, new_setting
 from butterfly_sdm.plugins.refine.network import (
     DefendedClassifier,
     FixedClassifier,
