@@ -59,6 +59,10 @@ class LabelledImages:
         """Return the rows (m,) of one part of the split whose images can be read."""
         return self.images.readable(self.listed(part))
 
+    def usable(self, part: str | None = None) -> np.ndarray:
+        """Return the rows (m,) whose images can be read, of one part of the split or of all."""
+        return self.rows(part) if part else self.images.readable(self.images.rows)
+
     def names(self, rows: np.ndarray) -> list[str]:
         """Return the paths of (m,) rows."""
         return list(self.table["path"].iloc[rows])
@@ -197,6 +201,17 @@ def npz_table(path: Path) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def is_table(place: Path) -> bool:
+    """Say whether a path is that of a table."""
+    return place.suffix.lower() in (".csv", ".parquet")
+
+
+def first_twice(names: Sequence[Any]) -> Any:
+    """Return the first of ``names`` that is there already; None: each is there once."""
+    twice = pd.Series(names, dtype=object)
+    return next(iter(twice[twice.duplicated()]), None)
+
+
 def existing_folder(path: Path) -> Path:
     """
     Return ``path`` if it is a folder.
@@ -271,14 +286,13 @@ def read_collection(
         raise MissingFileError(f"There is no table, file or folder {place}.")
     if place.suffix == ".npz":
         return _known(npz_table(place), columns, place)
-    if place.suffix.lower() not in (".csv", ".parquet"):
+    if not is_table(place):
         return _known(pd.DataFrame({"path": [str(place)]}), columns, place)
     table = read_columns(place, ("path", *columns))
     if table.empty:
         raise DataError(f"{place} has no row.")
-    twice = table["path"][table["path"].duplicated()]
-    if len(twice):
-        raise DataError(f"{place} names {twice.iloc[0]} twice. Keep one row per image.")
+    if twice := first_twice(table["path"]):
+        raise DataError(f"{place} names {twice} twice. Keep one row per image.")
     base = place.parent if root is None else root
     return table.assign(path=[str(base / str(name)) for name in table["path"]])
 

@@ -1,9 +1,10 @@
 """Read images of any usual kind into one shape."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -86,17 +87,20 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     return fit_image(image, size_px, channels)
 
 
-def check_some_readable(reasons: Sequence[str], count: int, what: str = "images") -> None:
+def check_some_readable(reasons: Collection[str], count: int, what: str = "images") -> str:
     """
-    Refuse ``count`` files if there is a reason for each of them why it cannot be read.
+    Refuse ``count`` files if there is a reason for each of them why it cannot be read; return the
+    first.
 
     Raises
     ------
     DataError
         Tells the first.
     """
+    first = next(iter(reasons), "")
     if reasons and len(reasons) == count:
-        raise DataError(f"None of the {count} {what} can be read. The first: {reasons[0]}")
+        raise DataError(f"None of the {count} {what} can be read. The first: {first}")
+    return first
 
 
 def fit_image(image: Any, size_px: int, channels: int) -> np.ndarray:
@@ -149,22 +153,28 @@ def read_dicom(path: Path, *, pixels: bool = True) -> Any:
     MissingPackageError
         pydicom is not installed.
     """
-    try:
-        import pydicom
-    except ImportError as error:
-        raise MissingPackageError(
-            f"DICOM files need pydicom: {how_to_install('medical')}"
-        ) from error
+    pydicom = optional_package("pydicom", "DICOM files need pydicom", "medical")
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
+def optional_package(module: str, need: str, extra: str) -> Any:
+    """
+    Import a module that comes with an extra of the package.
+
+    Raises
+    ------
+    MissingPackageError
+        It is not installed; begins with ``need``.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingPackageError(f"{need}: {how_to_install(extra)}") from error
 
 
 def _dicom_pixels(path: Path) -> np.ndarray:
     dataset = read_dicom(path)
-    from pydicom.pixels.processing import (
-        apply_modality_lut,
-        apply_voi_lut,
-        convert_color_space,
-    )
+    from pydicom.pixels import processing
 
     # It would log every decoder that failed, with its traceback, before it raises the reason.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
@@ -175,11 +185,11 @@ def _dicom_pixels(path: Path) -> np.ndarray:
         values = values[frames // 2]
     if int(dataset.get("SamplesPerPixel", 1)) == 3:
         if interpretation.startswith("YBR"):
-            values = convert_color_space(values, interpretation, "RGB")
+            values = processing.convert_color_space(values, interpretation, "RGB")
         return values.astype(np.uint8)
     if interpretation == "PALETTE COLOR":
         return _eight_bit(values.astype(np.float32))
-    values = apply_voi_lut(apply_modality_lut(values, dataset), dataset)
+    values = processing.apply_voi_lut(processing.apply_modality_lut(values, dataset), dataset)
     values = _eight_bit(np.asarray(values, dtype=np.float32))
     return 255 - values if interpretation == "MONOCHROME1" else values
 
@@ -240,9 +250,7 @@ class Images:
             # images[:, None] of grey images has a channel stride of 1 pixel; torch takes that for
             # another memory format, in which the gradient of a convolution was seen to crash.
             sources = sources.reshape(-1).reshape(sources.shape)
-        self.sources = sources
-        self.size_px = size_px
-        self.channels = channels
+        self.sources, self.size_px, self.channels = sources, size_px, channels
         self.tolerant = tolerant
         self.unreadable: dict[int, str] = {}
         self._cache: dict[int, np.ndarray] = {}
@@ -263,7 +271,7 @@ class Images:
         """Return (rows, channels, size_px, size_px), uint8."""
         if isinstance(self.sources, np.ndarray):
             return np.asarray(self.sources[rows])
-        wanted = [int(row) for row in rows]
+        wanted = rows.tolist()
         missing = [row for row in dict.fromkeys(wanted) if row not in self._cache]
         with ThreadPoolExecutor(4) as pool:
             read = dict(zip(missing, pool.map(self._read, missing), strict=True))
@@ -286,14 +294,13 @@ class Images:
         self.tolerant = True
         for start in range(0, len(rows), 256):
             self.array(rows[start : start + 256])
-        bad = [row for row in rows.tolist() if row in self.unreadable]
+        bad = {row: self.unreadable[row] for row in rows.tolist() if row in self.unreadable}
         if not bad:
             return rows
-        reasons = [self.unreadable[row] for row in bad]
-        check_some_readable(reasons, len(rows))
+        first = check_some_readable(bad.values(), len(rows))
         message = "%d of %d images cannot be read and are left out. The first: %s"
-        logger.warning(message, len(bad), len(rows), reasons[0])
-        return np.setdiff1d(rows, bad)
+        logger.warning(message, len(bad), len(rows), first)
+        return np.setdiff1d(rows, list(bad))
 
     def _read(self, row: int) -> np.ndarray:
         try:

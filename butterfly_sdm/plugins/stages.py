@@ -182,6 +182,16 @@ def train_stages(
     return training.rows
 
 
+def sgd(config: Any) -> Callable[[Iterable[nn.Parameter]], Optimizer]:
+    """Return what makes the optimiser of settings with learning_rate, momentum and weight_decay."""
+    return partial(
+        torch.optim.SGD,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+
+
 def device_of_config(config: PluginConfig) -> torch.device:
     """Return the device the settings ask for; ``auto`` takes a GPU if there is one."""
     if config.accelerator != "auto":

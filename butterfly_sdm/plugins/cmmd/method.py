@@ -38,7 +38,7 @@ from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_settin
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
-from butterfly_sdm.plugins.stages import Batch, Stage
+from butterfly_sdm.plugins.stages import Batch, Stage, sgd
 from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, random_view
 
 _SCALE = 10.0  # unit vectors would hold the logits of a classifier near 0
@@ -168,17 +168,11 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
             rows = rows[data.domain[rows] == 0]
         labelled = rows[data.label[rows] >= 0]
         held_out = data.rows("validation")
-        sgd = partial(
-            torch.optim.SGD,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-        )
 
         def first(rows: np.ndarray, loss: Any, **others: Any) -> Stage:
             domains = data.domain[rows] if config.balance_domains and config.use_target else None
             batches = data.batches(rows, config.batch_size, domains)
-            return Stage("representation", batches, loss, sgd, config.epochs, **others)
+            return Stage("representation", batches, loss, sgd(config), config.epochs, **others)
 
         def measure(model: TrunkAndHead) -> dict[str, float]:
             return _discrepancies(

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.core.files import atomic_path
-from butterfly_sdm.errors import (
-    ConfigError,
-    DataError,
-    MissingPackageError,
-    ModelError,
-    how_to_install,
-)
+from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.plugins.collection import find_images
-from butterfly_sdm.plugins.images import Images, check_some_readable, fit_image, read_arrays
+from butterfly_sdm.plugins.images import (
+    Images,
+    check_some_readable,
+    fit_image,
+    optional_package,
+    read_arrays,
+)
 from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
 from butterfly_sdm.plugins.implihate.media import (
     FILMS,
@@ -82,13 +82,9 @@ class Sentiment:
     facts: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
-        try:
-            from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
-        except ImportError as error:
-            raise MissingPackageError(
-                f"Sentiment needs vaderSentiment: {how_to_install('video')}"
-            ) from error
-        self._analyser = SentimentIntensityAnalyzer()
+        vader = "vaderSentiment.vaderSentiment"
+        module = optional_package(vader, "Sentiment needs vaderSentiment", "video")
+        self._analyser = module.SentimentIntensityAnalyzer()
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``sentiment``: positive, negative, neutral."""
@@ -107,11 +103,7 @@ class Emotion:
     names = tuple(_EMOTIONS.split())
 
     def __init__(self) -> None:
-        try:
-            from nrclex import NRCLex
-        except ImportError as error:
-            raise MissingPackageError(f"Emotions need nrclex: {how_to_install('video')}") from error
-        self._lexicon = NRCLex()
+        self._lexicon = optional_package("nrclex", "Emotions need nrclex", "video").NRCLex()
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``emotion``: ten counts in the order of ``names``."""
@@ -242,12 +234,8 @@ class _Encoder:
     preparation: ClassVar[str]  # class of Transformers that makes the inputs
 
     def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
-        try:
-            import transformers
-        except ImportError as error:
-            raise MissingPackageError(
-                f"{self.setting} needs transformers: {how_to_install('encoders')}"
-            ) from error
+        need = f"{self.setting} needs transformers"
+        transformers = optional_package("transformers", need, "encoders")
         if folder is None or not (folder / "config.json").is_file():
             raise ModelError(
                 f"{self.setting} needs a folder with config.json and model.safetensors of a "
@@ -413,8 +401,8 @@ def extract_all(
         can be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    count, extracted = len(videos), 0
     unreadable: dict[str, str] = {}
-    extracted = 0
     for number, video in enumerate(videos):
         path = folder / f"{video.name}.npz"
         held = read_arrays(path) if path.is_file() else {}
@@ -434,18 +422,12 @@ def extract_all(
             with atomic_path(path) as temporary:
                 np.savez(temporary, **held)  # type: ignore[arg-type]
             extracted += 1
-        progress("extracting", number + 1, len(videos))
-    _tell_unreadable(unreadable, len(videos))
-    return {"found": len(videos), "extracted": extracted, "unreadable": len(unreadable)}
-
-
-def _tell_unreadable(unreadable: Mapping[str, str], count: int) -> None:
-    if not unreadable:
-        return
-    check_some_readable(list(unreadable.values()), count, "videos")
-    video, reason = next(iter(unreadable.items()))
-    message = "of %d of %d videos something cannot be read, such as %s: %s"
-    logger.warning(message, len(unreadable), count, video, reason)
+        progress("extracting", number + 1, count)
+    if unreadable:
+        reason = check_some_readable(unreadable.values(), count, "videos")
+        message = "of %d of %d videos something cannot be read, such as %s: %s"
+        logger.warning(message, len(unreadable), count, next(iter(unreadable)), reason)
+    return {"found": count, "extracted": extracted, "unreadable": len(unreadable)}
 
 
 def mel_filters(rate: int, length: int, mels: int) -> np.ndarray:

@@ -12,9 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from butterfly_sdm.errors import DataError, MissingFileError, MissingPackageError, how_to_install
-from butterfly_sdm.plugins.collection import files_below, read_collection, read_columns
-from butterfly_sdm.plugins.images import SUFFIXES
+from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.plugins.collection import (
+    files_below,
+    first_twice,
+    is_table,
+    read_collection,
+    read_columns,
+)
+from butterfly_sdm.plugins.images import SUFFIXES, optional_package
 
 FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 SOUNDS = (".wav", ".flac", ".mp3", ".m4a", ".aac", ".ogg", ".opus")
@@ -53,7 +59,7 @@ def is_media(place: Path) -> bool:
     """Tell whether ``place`` names videos, and not features of videos."""
     if place.is_dir():
         return not any(place.glob("*.npz"))
-    if place.suffix.lower() in (".csv", ".parquet"):
+    if is_table(place):
         return "path" in read_columns(place, ()).columns
     return place.suffix.lower() in MEDIA
 
@@ -76,15 +82,14 @@ def find_videos(place: Path) -> list[Video]:
     MissingFileError, DataError
         There is none, or two have one name.
     """
-    if place.suffix.lower() in (".csv", ".parquet"):
+    if is_table(place):
         table = read_collection(place)
         names = table.get("video_id", pd.Series([Path(path).stem for path in table["path"]]))
         words = table.get("transcript", pd.Series([None] * len(table)))
         rows = zip(map(video_name, names), table["path"], words, strict=True)
         videos = [Video(n, _beside(Path(p)), None if pd.isna(w) else str(w)) for n, p, w in rows]
-        twice = pd.Series([video.name for video in videos])
-        if twice.duplicated().any():
-            raise DataError(f"{place} names the video {twice[twice.duplicated()].iloc[0]} twice.")
+        if twice := first_twice([video.name for video in videos]):
+            raise DataError(f"{place} names the video {twice} twice.")
         return videos
     if place.is_file():
         return [Video(place.stem, _beside(place))]
@@ -191,13 +196,11 @@ def read_sound(path: Path, rate: int | None) -> tuple[int, np.ndarray]:
     if path.suffix.lower() == ".wav":
         return _read_wav(path, rate)
     with _opened(path) as container:
-        import av
-
         if not container.streams.audio:
             return rate or 1, np.zeros(0)
         stream = container.streams.audio[0]
         rate = rate or stream.rate
-        resampler = av.AudioResampler(format="dbl", layout="mono", rate=rate)
+        resampler = _av(path).AudioResampler(format="dbl", layout="mono", rate=rate)
         blocks = [part for f in container.decode(stream) for part in resampler.resample(f)]
         samples = [block.to_ndarray()[0] for block in (*blocks, *resampler.resample(None))]
         return rate, np.concatenate(samples) if samples else np.zeros(0)
@@ -218,14 +221,13 @@ def _read_wav(path: Path, rate: int | None) -> tuple[int, np.ndarray]:
     return rate, np.asarray(resample_poly(samples, rate, own))
 
 
+def _av(path: Path) -> Any:
+    return optional_package("av", f"{path} is read by PyAV, which is not installed", "video")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    try:
-        import av
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path} is read by PyAV, which is not installed: {how_to_install('video')}"
-        ) from error
+    av = _av(path)
     try:
         with av.open(str(path)) as container:
             yield container

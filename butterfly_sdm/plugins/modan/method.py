@@ -24,18 +24,18 @@ from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard, same_class
 from butterfly_sdm.plugins.classifier_scores import (
-    by_group,
     classification_scores,
     interval_metrics,
     paired_p_value,
     prediction_table,
+    scores_with_groups,
 )
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
+    blanked,
     class_numbers,
     unseen_images,
     with_split,
-    without_unreadable,
 )
 from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.heads import fit_linear
@@ -49,9 +49,8 @@ from butterfly_sdm.plugins.networks import (
     over_images,
     unit,
 )
-from butterfly_sdm.plugins.row_batches import shuffled
-from butterfly_sdm.plugins.stages import Batch, Stage, train_stages
-from butterfly_sdm.plugins.views import random_view
+from butterfly_sdm.plugins.stages import Batch, Stage, sgd, train_stages
+from butterfly_sdm.plugins.views import ContrastOfViews, random_view
 
 _FIRST_RATE, _RISE_EPOCHS = 0.01, 3
 _FALLS = (0.7, 0.8, 0.9)
@@ -135,6 +134,10 @@ class ModanData(LabelledImages):
     attributes: Tensor
     task: Task | None
 
+    def batch(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """Return also ``attributes`` (m, attribute values) of (m,) rows."""
+        return super().batch(rows) | {"attributes": self.attributes[torch.from_numpy(rows)]}
+
 
 class ModanNet(nn.Module):
     """The pretrained encoder, and the classifier that begins as its copy."""
@@ -200,37 +203,25 @@ class Modan(Plugin[ModanConfig, ModanData]):
         self, config: ModanConfig, data: ModanData, model: nn.Module, part: str
     ) -> Sequence[Stage]:
         """Pretrain the encoder; fine-tune its copy on all training rows of the task."""
-        rows = data.rows("train")
-
-        def batches(model: ModanNet, rng: np.random.Generator) -> Iterable[Batch]:
-            for chosen in shuffled(rows, config.batch_size, rng):
-                yield data.batch(chosen) | {"labels": data.attributes[torch.from_numpy(chosen)]}
-
-        sgd = partial(
-            torch.optim.SGD,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
+        view = partial(
+            random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter
         )
-        loss = partial(_pretraining_loss, config)
-        stages = [
-            Stage(
-                "pretraining",
-                batches,
-                loss,
-                sgd,
-                config.epochs,
-                ("encoder.trunk",),
-                rate=partial(pretraining_rate, config),
-                collapsed=partial(_collapsed, config),
-            )
-        ]
-        if data.task is not None:
-            split = "split" in data.task.table.columns
-            every = data.task.images
-            train = data.task.rows("train") if split else every.readable(every.rows)
-            stages.append(_tuning(config, data.task, train, "task", start=_copy_encoder))
-        return stages
+        criterion = ContrastiveLoss(config.temperature)
+        contrast = ContrastOfViews(view, 2, _encoded, partial(_attracted, config), criterion)
+        pretraining = Stage(
+            "pretraining",
+            data.batches(data.rows("train"), config.batch_size),
+            contrast.loss,
+            sgd(config),
+            config.epochs,
+            ("encoder.trunk",),
+            partial(pretraining_rate, config),
+            collapsed=contrast.collapsed,
+        )
+        if data.task is None:
+            return [pretraining]
+        train = data.task.usable("train" if "split" in data.task.table.columns else None)
+        return [pretraining, _tuning(config, data.task, train, "task", start=_copy_encoder)]
 
     def evaluate(self, config: ModanConfig, data: ModanData, run: PluginRun) -> Report:
         """
@@ -278,9 +269,9 @@ class Modan(Plugin[ModanConfig, ModanData]):
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
-            whole = by_group(label, guesses["fine_tuned"], task.group[test])
-            if whole is not None:
-                areas["fine_tuned_patient"] = classification_scores(*whole)["auc"]
+            tuned = scores_with_groups(label, guesses["fine_tuned"], task.group[test], "patient")
+            if "patient_auc" in tuned:
+                areas["fine_tuned_patient"] = tuned["patient_auc"]
             shown = guesses["fine_tuned"].tolist() if repeat == 0 else []
             return {"areas": areas, "probability": shown}
 
@@ -300,10 +291,10 @@ class Modan(Plugin[ModanConfig, ModanData]):
         model, classes = run.model(), run.facts["classes"]
         if classes:
             probability = class_probabilities(model.task, images, images.rows)
-            return without_unreadable(prediction_table(paths, probability, classes), images)
+            return blanked(prediction_table(paths, probability, classes), images.unreadable)
         z = unit(over_images(model.encoder.features, images, images.rows, run.device)).numpy()
         table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
-        return without_unreadable(table.assign(path=list(map(str, paths))), images)
+        return blanked(table.assign(path=list(map(str, paths))), images.unreadable)
 
 
 def pretraining_rate(config: ModanConfig, epoch: int) -> float:
@@ -412,20 +403,14 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
     return task
 
 
-def _pretraining_loss(config: ModanConfig, model: ModanNet, batch: Batch) -> Tensor:
-    view = partial(random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter)
-    z = unit(model.encoder.features(torch.cat([view(batch["image"]), view(batch["image"])])))
-    return cast(Tensor, ContrastiveLoss(config.temperature)(z, _attracted(config, batch)))
-
-
-def _collapsed(config: ModanConfig, batch: Batch) -> Tensor:
-    return ContrastiveLoss(config.temperature).collapsed(_attracted(config, batch))
+def _encoded(model: ModanNet, images: Tensor) -> Tensor:
+    return model.encoder.features(images)
 
 
 def _attracted(config: ModanConfig, batch: Batch) -> Tensor:
     if config.objective == "simclr":
-        return same_class(batch["row"].repeat(2))
-    return jaccard(batch["labels"].repeat(2, 1), threshold=config.threshold)
+        return same_class(batch["row"])
+    return jaccard(batch["attributes"], threshold=config.threshold)
 
 
 def _tuning(
@@ -437,11 +422,8 @@ def _tuning(
 ) -> Stage:
     """Return the fine-tuning stage of a classifier, or of the part ``name`` of a network."""
     held_out = _validation(config, task, train)
-    rows = np.setdiff1d(train, held_out)
+    batches = task.batches(np.setdiff1d(train, held_out), config.tune_batch_size)
     prefix = f"{name}." if name else ""
-
-    def batches(model: nn.Module, rng: np.random.Generator) -> Iterable[Batch]:
-        return map(task.batch, shuffled(rows, config.tune_batch_size, rng))
 
     def loss(model: nn.Module, batch: Batch) -> Tensor:
         logits: Tensor = model.get_submodule(name)(batch["image"])
@@ -489,7 +471,7 @@ def _divisions(
         for repeat in range(config.repeats):
             yield repeat, 0, train, test
         return
-    rows = task.images.readable(task.images.rows)
+    rows = task.usable()
     label, group = task.label[rows], task.group[rows]
     for repeat in range(config.repeats):
         drawn = config.seed + (0 if config.test == "means" else repeat)

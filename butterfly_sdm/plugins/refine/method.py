@@ -23,11 +23,7 @@ from butterfly_sdm.errors import ConfigError, DataError, ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
-from butterfly_sdm.plugins.collection import (
-    read_collection,
-    unseen_images,
-    without_unreadable,
-)
+from butterfly_sdm.plugins.collection import blanked, read_collection, unseen_images
 from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
@@ -41,7 +37,7 @@ from butterfly_sdm.plugins.refine.network import (
 )
 from butterfly_sdm.plugins.refine.triggers import backdoor_rates, stamp_blend, stamp_patch
 from butterfly_sdm.plugins.row_batches import paired, shuffled
-from butterfly_sdm.plugins.stages import Batch, Stage
+from butterfly_sdm.plugins.stages import Batch, Stage, sgd
 from butterfly_sdm.plugins.views import random_view
 
 _GREY = 0.2  # share of the views without colour, in the authors' code
@@ -203,10 +199,8 @@ class Refine(Plugin[RefineConfig, RefineData]):
         def rate(epoch: int) -> float:
             return 0.8 ** sum(epoch >= milestone for milestone in config.milestones)
 
-        sgd = partial(torch.optim.SGD, momentum=config.momentum, weight_decay=config.weight_decay)
-        made = partial(
-            torch.optim.Adam if config.optimizer == "adam" else sgd, lr=config.learning_rate
-        )
+        adam = partial(torch.optim.Adam, lr=config.learning_rate)
+        made = adam if config.optimizer == "adam" else sgd(config)
         loss = partial(_rewriting_loss, config)
         choose: dict[str, Any] = {"measure": measure} if len(held_out) else {}
         return [Stage("rewriting", batches, loss, made, config.epochs, ("unet",), rate, **choose)]
@@ -249,7 +243,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
         """Return the defended class probabilities of unseen images."""
         images, paths = unseen_images(inputs, config.size_px, config.channels)
         probability = over_images(run.model(), images, images.rows, run.device).numpy()
-        return without_unreadable(prediction_table(paths, probability, config.classes), images)
+        return blanked(prediction_table(paths, probability, config.classes), images.unreadable)
 
 
 def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassifier:
