@@ -235,14 +235,13 @@ class PluginRun:
         """
         found = []
         for number in range(count):
-            path = None if self.pieces is None else self.pieces / f"{task}_{number:05d}.json"
-            if path is None or not path.is_file():
-                result = json.loads(json.dumps(make(number)))
-                if path is not None:
-                    write_json(path, result)
+            path = self.pieces and self.pieces / f"{task}_{number:05d}.json"
+            if path and path.is_file():
+                found.append(read_json(path))
             else:
-                result = read_json(path)
-            found.append(result)
+                found.append(json.loads(json.dumps(make(number))))
+                if path:
+                    write_json(path, found[-1])
             self.progress(task, number + 1, count)
         return found
 

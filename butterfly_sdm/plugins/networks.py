@@ -53,9 +53,8 @@ class SmallResNet(nn.Module):
 
     def __init__(self, channels: int, width: int = 16) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-        )
+        first = nn.Conv2d(channels, width, 3, 1, 1, bias=False)
+        self.stem = nn.Sequential(first, nn.BatchNorm2d(width), nn.ReLU())
         self.levels = nn.Sequential(
             _Residual(width, width, 1),
             _Residual(width, 2 * width, 2),
@@ -89,8 +88,8 @@ class _Residual(nn.Module):
 def make_trunk(
     name: str,
     channels: int,
-    *,
     size_px: int | None = None,
+    *,
     weights: str | None = None,
     patch_px: int | None = None,
 ) -> nn.Module:
@@ -150,10 +149,9 @@ def _timm_trunk(
     sized = any(family in name for family in SIZED)
     options = {"img_size": size_px if sized else None, "patch_size": patch_px}
     given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
+    given |= {"in_chans": channels, "num_classes": 0, "pretrained": pretrained}
     try:
-        trunk: nn.Module = timm.create_model(
-            name, in_chans=channels, num_classes=0, pretrained=pretrained, **given
-        )
+        trunk: nn.Module = timm.create_model(name, **given)
     except Exception as error:
         if pretrained:
             raise ModelError(
@@ -227,12 +225,10 @@ def _adapted(state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     if weight is not None and weight.ndim == 4 and weight.shape[1] != convolution.in_channels:
         from timm.models import adapt_input_conv
 
-        state = dict(state)
-        state[f"{stem}.weight"] = (
-            weight.repeat(1, convolution.in_channels, 1, 1) / convolution.in_channels
-            if weight.shape[1] == 1
-            else adapt_input_conv(convolution.in_channels, weight)
-        )
+        count = convolution.in_channels
+        grey = weight.shape[1] == 1
+        fitted = weight.repeat(1, count, 1, 1) / count if grey else adapt_input_conv(count, weight)
+        return state | {f"{stem}.weight": fitted}
     return state
 
 

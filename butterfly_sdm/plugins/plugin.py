@@ -22,7 +22,6 @@ from butterfly_sdm.core.files import read_json, write_text
 from butterfly_sdm.core.registry import Offer, Registry
 from butterfly_sdm.core.settings import Section, commented, load_settings
 from butterfly_sdm.errors import (
-    ArtefactError,
     ButterflySDMError,
     ConfigError,
     MissingFileError,
@@ -42,17 +41,8 @@ from butterfly_sdm.progress import Progress, silent
 if TYPE_CHECKING:
     from butterfly_sdm.plugins.conformance import Conformance
 
-__all__ = [
-    "Plugin",
-    "PluginCard",
-    "PluginConfig",
-    "PluginRun",
-    "Report",
-    "check_plugin",
-    "get_plugin",
-    "list_plugins",
-    "run_plugin",
-]
+# What a plugin subclasses and returns is defined beside, and imported from here.
+__all__ = ["Plugin", "PluginCard", "PluginConfig", "PluginRun", "Report"]
 
 PLUGINS = Registry("butterfly_sdm.plugins", "plugin", unknown=PluginError)
 Verb = Literal["extract", "train", "evaluate", "predict"]
@@ -108,9 +98,8 @@ def get_plugin(name: str) -> Plugin[Any, Any]:
     info, card = _inspect(offer)
     if card is None or info.error is not None:
         lacks = card is not None and any(map(_absent, card.needs))
-        raise (MissingPackageError if lacks else PluginError)(
-            f"The plugin {name!r} of {info.distribution} cannot be used: {info.error}"
-        )
+        message = f"The plugin {name!r} of {info.distribution} cannot be used: {info.error}"
+        raise MissingPackageError(message) if lacks else PluginError(message)
     made = replace(offer, value=card.implementation).load()
     if not (isinstance(made, type) and issubclass(made, Plugin)) or isabstract(made):
         raise PluginError(
@@ -180,10 +169,7 @@ def run_plugin(
 
 
 def extract_features(
-    name: str,
-    config_path: str | Path,
-    overrides: Iterable[str] = (),
-    progress: Progress = silent,
+    name: str, config_path: str | Path, overrides: Iterable[str], progress: Progress
 ) -> dict[str, object]:
     """
     Turn raw files, such as videos, into what a plugin reads; training does it too.
@@ -222,16 +208,13 @@ def check_run(folder: Path) -> list[str]:
     """
     try:
         card = read_json(folder / "model.json")
-    except ArtefactError as error:
-        return [str(error)]
-    if isinstance(card, dict) and card.get("format") not in (None, RUN_FORMAT):
-        return [
-            f"{folder} holds the model of a run without the card of the run, run.json: nobody can "
-            "tell whether it is whole. Train it again."
-        ]
-    if problems := damage(folder / "model.json"):
-        return problems
-    try:
+        if isinstance(card, dict) and card.get("format") not in (None, RUN_FORMAT):
+            return [
+                f"{folder} holds the model of a run without the card of the run, run.json: nobody "
+                "can tell whether it is whole. Train it again."
+            ]
+        if problems := damage(folder / "model.json"):
+            return problems
         plugin = get_plugin(str(card.get("plugin")))
         run = PluginRun.open(plugin, str(card.get("plugin")), folder)
         for part in plugin.parts(run.config):
@@ -261,10 +244,8 @@ def write_starter(name: str, path: Path) -> None:
     lines += commented(config, 0, skip=("name", "inputs"))
     for key, field in config.model_fields.items():
         if isinstance(field.default, Section):
-            inside = (
-                f"#   {line.removeprefix('# ')}" for line in commented(type(field.default), 0)
-            )
-            lines += [f"# {key}:    # {field.description}", *inside]
+            lines.append(f"# {key}:    # {field.description}")
+            lines += [f"#   {line[2:]}" for line in commented(type(field.default), 0)]
     write_text(path, "\n".join(lines) + "\n")
 
 
@@ -296,9 +277,7 @@ def _needed(config: type[Section]) -> list[str]:
     return lines
 
 
-def check_installed(
-    name: str, config_path: str | Path, overrides: Iterable[str] = ()
-) -> Conformance:
+def check_installed(name: str, config_path: Path, overrides: Iterable[str] = ()) -> Conformance:
     """
     Let an installed plugin show on its own settings that it keeps the contract.
 

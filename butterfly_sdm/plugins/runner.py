@@ -4,9 +4,10 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,17 +91,17 @@ def train(
     if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
         for part in parts:
             plugin.network(config, facts, part)
-    with resumable_folder(folder, key, worth=_some_trained) as partial:
+    learn = partial(train_stages, progress=progress, limits=limits)
+    with resumable_folder(folder, key, worth=_some_trained) as unfinished:
         # The card is written last: where it is whole, nothing is left but to tidy up.
-        card = partial / "model.json"
+        card = unfinished / "model.json"
         if not (card.is_file() and is_whole(card, f"The unfinished run {folder}")):
             for part in parts:
-                _train_part(replace(run, folder=partial), data, part, progress, limits)
-            rows = [row for part in parts for row in _finished_rows(partial, part) or ()]
-            write_table(partial / "history.csv", pd.DataFrame(rows), index=False)
-            _keep_files(plugin, config, partial)
-            written = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-            write_text(partial / "config.yaml", written)
+                _train_part(replace(run, folder=unfinished), data, part, learn)
+            rows = [row for part in parts for row in _finished_rows(unfinished, part) or ()]
+            write_table(unfinished / "history.csv", pd.DataFrame(rows), index=False)
+            _keep_files(plugin, config, unfinished)
+            _write_settings(unfinished, settings)
             content = {
                 "format": RUN_FORMAT,
                 "format_version": FORMAT_VERSION,
@@ -110,27 +111,32 @@ def train(
                 "settings": settings,
                 "facts": facts,
                 "software": software_versions(("butterfly-sdm", "torch", "timm")),
-                "files": _files(partial, parts),
+                "files": _files(unfinished),
             }
             write_json(card, sealed(content))
-        for part in parts:
-            (partial / f"{part}.history.json").unlink(missing_ok=True)
+        for note in unfinished.glob("*.history.json"):
+            note.unlink()
     return run
 
 
-def _files(partial: Path, parts: Sequence[str]) -> dict[str, str]:
+def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_text(folder / "config.yaml", text)
+
+
+def _files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of a run that is about to be finished."""
-    left_out = {"model.json", *(f"{part}.history.json" for part in parts)}
     return {
-        path.relative_to(partial).as_posix(): sha256(path)
-        for path in sorted(partial.rglob("*"))
-        if path.is_file() and not path.name.startswith(".") and path.name not in left_out
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+        if path.name != "model.json" and not path.name.endswith(".history.json")
     }
 
 
-def _some_trained(partial: Path) -> bool:
+def _some_trained(folder: Path) -> bool:
     """Whether the network of one part is finished: an error in a later one does not undo it."""
-    return any(not path.stem.endswith(".checkpoint") for path in partial.glob("*.safetensors"))
+    return any(not path.stem.endswith(".checkpoint") for path in folder.glob("*.safetensors"))
 
 
 def _card_of(folder: Path) -> dict[str, Any]:
@@ -179,19 +185,17 @@ def _changed(
     return {k: v for k, v in used.items() if k not in alike and v != trained.get(k)}
 
 
-def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, partial: Path) -> None:
+def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> None:
     for setting in plugin.keeps:
         given = Path(str(setting_of(config, setting)))
         if given.is_dir():
-            shutil.copytree(given, partial / f"kept_{setting}", dirs_exist_ok=True)
+            shutil.copytree(given, folder / f"kept_{setting}", dirs_exist_ok=True)
         elif given.is_file():
-            with atomic_path(partial / f"kept_{setting}{given.suffix}") as temporary:
+            with atomic_path(folder / f"kept_{setting}{given.suffix}") as temporary:
                 shutil.copyfile(given, temporary)
 
 
-def _train_part(
-    run: PluginRun, data: Any, part: str, progress: Progress, limits: Limits | None
-) -> None:
+def _train_part(run: PluginRun, data: Any, part: str, learn: Callable[..., Any]) -> None:
     """Train one network into the folder of the run, unless it lies there already."""
     if _finished_rows(run.folder, part) is not None:
         return
@@ -199,15 +203,7 @@ def _train_part(
     checkpoint = run.folder / f"{part}.checkpoint.safetensors"
     module = run.plugin.network(run.config, run.facts, part)
     stages = run.plugin.stages(run.config, data, module, part)
-    rows = train_stages(
-        module,
-        stages,
-        run.config,
-        part=part,
-        checkpoint=checkpoint,
-        progress=progress,
-        limits=limits,
-    )
+    rows = learn(module, stages, run.config, part=part, checkpoint=checkpoint)
     state = {key: value.contiguous() for key, value in module.state_dict().items()}
     with atomic_path(weights) as temporary:
         save_file(state, temporary)
@@ -284,8 +280,7 @@ def _write_report(run: PluginRun, report: Report) -> None:
     folder = results_folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     if folder != run.folder:
-        settings = run.config.model_dump(mode="json")
-        write_text(folder / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
+        _write_settings(folder, run.config.model_dump(mode="json"))
     write_json(folder / "metrics.json", report.metrics)
     for name, table in report.tables.items():
         write_table(folder / f"{name}.csv", table, index=False)

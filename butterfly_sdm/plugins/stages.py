@@ -14,7 +14,7 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,15 +101,8 @@ class Stage:
     ) -> "Stage":
         """Return a stage of one epoch in which ``solve`` sets the weights of ``trains``."""
         still = partial(torch.optim.SGD, lr=0.0)
-        return cls(name, _no_batches, _no_loss, still, 1, trains, solve=solve, **others)
-
-
-def _no_batches(module: Any, rng: np.random.Generator) -> Iterable[Batch]:
-    return ()
-
-
-def _no_loss(module: Any, batch: Batch) -> Tensor:
-    raise ModelError("A stage that is solved has no loss of batches.")
+        nothing: Any = tuple  # of batches and losses a stage that is solved has none
+        return cls(name, nothing, nothing, still, 1, trains, solve=solve, **others)
 
 
 @dataclass(frozen=True)
@@ -199,28 +192,28 @@ def device_of_config(config: PluginConfig) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+@dataclass
 class _Training:
     """One network on its way through its stages: where it stands, and how it goes on."""
 
-    def __init__(
-        self,
-        module: nn.Module,
-        config: PluginConfig,
-        part: str,
-        checkpoint: Path | None,
-        progress: Progress,
-        limits: Limits,
-    ) -> None:
-        self.module, self.config, self.part = module, config, part
-        self.checkpoint, self.progress, self.limits = checkpoint, progress, limits
-        self.device = device_of_config(config)
-        self.stage = self.epoch = 0
-        self.rows: list[dict[str, Any]] = []
-        self.best: dict[str, Tensor] = {}
-        # Of a checkpoint, until they are put in their places.
-        self.tensors: dict[str, Tensor] = {}
-        self.steps: dict[str, Any] = {}
-        self.due = time.monotonic()
+    module: nn.Module
+    config: PluginConfig
+    part: str
+    checkpoint: Path | None
+    progress: Progress
+    limits: Limits
+    stage: int = 0
+    epoch: int = 0
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    # Of a checkpoint, until they are put in their places.
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    steps: dict[str, Any] = field(default_factory=dict)
+    due: float = field(default_factory=time.monotonic)
+
+    @property
+    def device(self) -> torch.device:
+        return device_of_config(self.config)
 
     def run(self, position: int, stage: Stage) -> None:
         """Train one stage, from where it was left."""
@@ -324,15 +317,10 @@ class _Training:
                 moved = {key for key, value in values.items() if isinstance(value, Tensor)}
                 tensors |= {f"optimizer.{index}.{key}": values[key] for key in moved}
                 steps |= {f"{index}.{key}": values[key] for key in values if key not in moved}
-        position = {
-            "stage": self.stage + last,
-            "epoch": 0 if last else self.epoch,
-            "rows": self.rows,
-            "steps": steps,
-        }
+        position = {"stage": self.stage + last, "epoch": 0 if last else self.epoch}
+        text = json.dumps(position | {"rows": self.rows, "steps": steps})
         whole = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
         with atomic_path(self.checkpoint) as temporary:
-            text = json.dumps(position)
             metadata = {"position": text, "checksum": _checksum(whole, text)}
             save_file(whole, temporary, metadata=metadata)
             if self.checkpoint.is_file():
@@ -380,17 +368,13 @@ def _warn_of_collapse(row: Mapping[str, Any], epochs: int) -> None:
     """Warn of an embedding that tells nothing apart, after 2, 4, 8, ... epochs and the last."""
     epoch, over = row["epoch"], row.get("loss_over_collapsed", -np.inf)
     doubled = epoch & (epoch - 1) == 0
+    message = (
+        "%s: after %d of %d epochs of %s the loss is still that of embeddings which are all "
+        "the same (%+.3f): nothing has been learned yet. Larger batches, more epochs, "
+        "warm-up or another learning rate help."
+    )
     if over > -_COLLAPSED and epoch > 1 and (doubled or epoch == epochs):
-        logger.warning(
-            "%s: after %d of %d epochs of %s the loss is still that of embeddings which are all "
-            "the same (%+.3f): nothing has been learned yet. Larger batches, more epochs, "
-            "warm-up or another learning rate help.",
-            row["part"],
-            epoch,
-            epochs,
-            row["stage"],
-            over,
-        )
+        logger.warning(message, row["part"], epoch, epochs, row["stage"], over)
 
 
 def previous(checkpoint: Path) -> Path:
@@ -412,20 +396,14 @@ def _set_trainable(module: nn.Module, stage: Stage) -> None:
 
 
 def _unprefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
+    return {n[len(prefix) :]: tensor for n, tensor in tensors.items() if n.startswith(prefix)}
 
 
 def _restore_optimizer(
     optimizer: Optimizer, tensors: Mapping[str, Tensor], steps: Mapping[str, Any]
 ) -> None:
-    state = optimizer.state_dict()
     values: dict[int, dict[str, Any]] = {}
     for name, value in (*tensors.items(), *steps.items()):
         index, _, key = name.partition(".")
         values.setdefault(int(index), {})[key] = value
-    state["state"] = values
-    optimizer.load_state_dict(state)
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": values})

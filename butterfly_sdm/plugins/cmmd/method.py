@@ -3,7 +3,7 @@
 .. [1] arXiv 2502.00052 (2025).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -154,14 +154,10 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
 
     def build(self, config: CmmdConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make the trunk and the linear classifier."""
-        trunk = make_trunk(
-            config.trunk, config.channels, size_px=config.size_px, weights=config.weights
-        )
+        trunk = make_trunk(config.trunk, config.channels, config.size_px, weights=config.weights)
         return TrunkAndHead(trunk, len(facts["classes"]), published=config.weights == "pretrained")
 
-    def stages(
-        self, config: CmmdConfig, data: CmmdData, model: nn.Module, part: str
-    ) -> Sequence[Stage]:
+    def stages(self, config: CmmdConfig, data: CmmdData, model: Any, part: str) -> list[Stage]:
         """First the trunk by the contrastive loss, then the classifier alone."""
         rows = data.rows("train")
         if not config.use_target:

@@ -6,7 +6,6 @@ Real or fake faces by a supervised contrastive ensemble: settings, stages and me
 """
 
 import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -161,18 +160,13 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
     def build(self, config: DfconConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make one backbone with its projection and head."""
         member = config.backbones[part]
-        trunk = make_trunk(
-            member.model,
-            config.channels,
-            size_px=config.size_px,
-            weights=member.weights,
-            patch_px=member.patch_px,
-        )
+        given = member.model_dump(include={"weights", "patch_px"})
+        trunk = make_trunk(member.model, config.channels, config.size_px, **given)
         return FaceNet(trunk, config.projection, published=member.weights == "pretrained")
 
     def stages(
-        self, config: DfconConfig, data: LabelledImages, model: nn.Module, part: str
-    ) -> Sequence[Stage]:
+        self, config: DfconConfig, data: LabelledImages, model: Any, part: str
+    ) -> list[Stage]:
         """
         First backbone and projection by the contrastive loss, then the head alone on the frozen
         features.

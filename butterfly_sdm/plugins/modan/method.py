@@ -5,7 +5,7 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 .. [1] ModAn-MulSupCon. arXiv 2508.18613 (2025).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -188,20 +188,13 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
     def build(self, config: ModanConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make the encoder, and the classifier if there is a task."""
-        classes = len(facts["classes"])
-        trunks = [
-            make_trunk(
-                config.trunk, config.channels, size_px=config.size_px, weights=config.weights
-            )
-            for _ in range(2 if classes else 1)
-        ]
-        published = config.weights == "pretrained"
+        classes, published = len(facts["classes"]), config.weights == "pretrained"
+        make = partial(make_trunk, config.trunk, config.channels, config.size_px)
+        trunks = [make(weights=config.weights) for _ in range(2 if classes else 1)]
         networks = [TrunkAndHead(trunk, max(1, classes), published=published) for trunk in trunks]
         return ModanNet(networks[0], networks[1] if classes else None)
 
-    def stages(
-        self, config: ModanConfig, data: ModanData, model: nn.Module, part: str
-    ) -> Sequence[Stage]:
+    def stages(self, config: ModanConfig, data: ModanData, model: Any, part: str) -> list[Stage]:
         """Pretrain the encoder; fine-tune its copy on all training rows of the task."""
         view = partial(
             random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter

@@ -173,9 +173,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
         unet = UNet(config.channels, config.first_channels, bilinear=bilinear)
         return DefendedClassifier(unet, fixed, facts["permutation"])
 
-    def stages(
-        self, config: RefineConfig, data: RefineData, model: nn.Module, part: str
-    ) -> Sequence[Stage]:
+    def stages(self, config: RefineConfig, data: RefineData, model: Any, part: str) -> list[Stage]:
         """Train the U-Net alone."""
         order = np.random.default_rng(config.seed).permutation(len(data.clean))
         held_out, rows = np.split(order, [int(config.validation_share * len(order))])
