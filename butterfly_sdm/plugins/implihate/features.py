@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import check_columns, read_collection, read_columns
+from butterfly_sdm.plugins.collection import (
+    check_columns,
+    first_twice,
+    read_collection,
+    read_columns,
+)
 from butterfly_sdm.plugins.images import read_arrays
 from butterfly_sdm.plugins.implihate.media import FILMS, video_name
 
@@ -69,15 +74,13 @@ class Features:
                 f"None of the {len(videos)} labelled videos has features, such as {videos[0]}. "
                 "Compare the names."
             )
-        lacking = [video for video, row in zip(videos, rows, strict=True) if row < 0]
+        lacking = [video for video in videos if video not in place]
+        message = (
+            "%d of %d labelled videos have no features, such as %s; they are kept with every "
+            "modality missing."
+        )
         if lacking:
-            logger.warning(
-                "%d of %d labelled videos have no features, such as %s; they are kept with every "
-                "modality missing.",
-                len(lacking),
-                len(videos),
-                lacking[0],
-            )
+            logger.warning(message, len(lacking), len(videos), lacking[0])
         # An unknown video has the place -1, that of a row of zeros put behind all others.
         values = {key: np.pad(value, ((0, 1), (0, 0)))[rows] for key, value in self.values.items()}
         present = {key: np.pad(value, (0, 1))[rows] for key, value in self.present.items()}
@@ -104,6 +107,8 @@ class Features:
         DataError
             A vector has another length.
         """
+        n = len(self.videos)
+        values, present = {}, {}
         for key, length in lengths.items():
             has = self.lengths.get(key, length)
             if has != length:
@@ -111,12 +116,8 @@ class Features:
                     f"The {key} features have {has} numbers; the network was trained with "
                     f"{length}. Use the same feature extractor."
                 )
-        n = len(self.videos)
-        values = {
-            key: self.values.get(key, np.zeros((n, length), np.float32))
-            for key, length in lengths.items()
-        }
-        present = {key: self.present.get(key, np.zeros(n, bool)) for key in lengths}
+            values[key] = self.values.get(key, np.zeros((n, length), np.float32))
+            present[key] = self.present.get(key, np.zeros(n, bool))
         return replace(self, values=values, present=present)
 
 
@@ -146,30 +147,22 @@ def read_features(path: Path) -> Features:
         stacked = read_arrays(path)
         if "video_id" not in stacked:  # a single video
             return stack_features({path.stem: stacked}, path, read_applied(stacked))
-        videos = [str(video) for video in stacked.pop("video_id")]
-        stacked = {key: stacked[key] for key in KEYS if key in stacked}
-        wrong = [key for key, value in stacked.items() if len(value) != len(videos)]
-        if wrong:
-            raise DataError(
-                f"{path} holds {len(videos)} videos, but {len(stacked[wrong[0]])} rows of "
-                f"{wrong[0]}."
-            )
-        return stack_features(_by_video(videos, stacked), path)
-    table = read_columns(path, ("video_id",), {"video_id": str})
-    columns = {
-        key: [name for name in table.columns if str(name).rpartition("_")[0] == key] for key in KEYS
-    }
-    arrays = {key: table[names].to_numpy(np.float32) for key, names in columns.items() if names}
-    return stack_features(_by_video(table["video_id"].astype(str).tolist(), arrays), path)
-
-
-def _by_video(
-    videos: Sequence[str], arrays: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, np.ndarray]]:
-    return {
-        video: {key: value[row] for key, value in arrays.items()}
+        videos = stacked.pop("video_id")
+        arrays = {key: stacked[key] for key in KEYS if key in stacked}
+        for key, value in arrays.items():
+            if len(value) != len(videos):
+                message = f"{path} holds {len(videos)} videos, but {len(value)} rows of {key}."
+                raise DataError(message)
+    else:
+        table = read_columns(path, ("video_id",), {"video_id": str})
+        videos = table["video_id"].to_numpy()
+        of = {key: [n for n in table if str(n).rpartition("_")[0] == key] for key in KEYS}
+        arrays = {key: table[names].to_numpy(np.float32) for key, names in of.items() if names}
+    by_video = {
+        str(video): {key: value[row] for key, value in arrays.items()}
         for row, video in enumerate(videos)
     }
+    return stack_features(by_video, path)
 
 
 def _agreed(found: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, Any]:
@@ -228,33 +221,33 @@ def stack_features(
     DataError
         There is none, or they differ in length.
     """
-    lengths: dict[str, int] = {}
-    pooled: dict[str, dict[str, np.ndarray]] = {}
-    for video, row in rows.items():
-        pooled[video] = {}
+    values: dict[str, np.ndarray] = {}
+    present = {key: np.zeros(len(rows), bool) for key in KEYS}
+    for place, (video, row) in enumerate(rows.items()):
         for key, value in row.items():
-            if key not in KEYS:
-                continue
-            frames = np.atleast_1d(np.asarray(value, dtype=np.float32))
-            if not frames.size or not np.isfinite(frames).all():
+            frames = np.atleast_1d(np.asarray(value))
+            if key not in KEYS or not frames.size:
                 continue  # an empty or unusable vector is a missing one
-            vector = frames.reshape(-1, frames.shape[-1]).mean(axis=0)
-            if lengths.setdefault(key, len(vector)) != len(vector):
+            frames = frames.reshape(-1, frames.shape[-1]).astype(np.float32)
+            if not np.isfinite(frames).all():
+                continue
+            length = frames.shape[1]
+            of_all = values.setdefault(key, np.zeros((len(rows), length), np.float32))
+            if length != of_all.shape[1]:
                 raise DataError(
-                    f"The {key} features of {video} have {len(vector)} numbers, those before "
-                    f"{lengths[key]}."
+                    f"The {key} features of {video} have {length} numbers, those before "
+                    f"{of_all.shape[1]}."
                 )
-            pooled[video][key] = vector
-    if not any(key in lengths for key in MODALITIES):
+            of_all[place], present[key][place] = frames.mean(axis=0), True
+    if not any(key in values for key in MODALITIES):
         raise DataError(f"{path} holds none of {', '.join(MODALITIES)}; at least one is needed.")
-    videos = tuple(pooled)
-    ordered = [key for key in KEYS if key in lengths]
-    values = {
-        key: np.stack([pooled[v].get(key, np.zeros(lengths[key], np.float32)) for v in videos])
-        for key in ordered
-    }
-    present = {key: np.array([key in pooled[video] for video in videos]) for key in ordered}
-    return Features(videos, values, present, dict(extractors or {}))
+    ordered = [key for key in KEYS if key in values]
+    return Features(
+        tuple(rows),
+        {key: values[key] for key in ordered},
+        {key: present[key] for key in ordered},
+        dict(extractors or {}),
+    )
 
 
 def read_labels(path: Path) -> pd.DataFrame:
@@ -290,9 +283,8 @@ def read_labels(path: Path) -> pd.DataFrame:
             table = table.assign(video_id=[Path(str(name)).stem for name in table["path"]])
         check_columns(table, ("video_id",), path)
     table["video_id"] = [video_name(name) for name in table["video_id"]]
-    twice = table["video_id"][table["video_id"].duplicated()]
-    if len(twice):
-        raise DataError(f"{path} labels the video {twice.iloc[0]} twice.")
+    if twice := first_twice(table["video_id"]):
+        raise DataError(f"{path} labels the video {twice} twice.")
     without = table["video_id"][table["label"].isna()]
     if len(without):
         raise DataError(f"{path} has no label for the video {without.iloc[0]}.")

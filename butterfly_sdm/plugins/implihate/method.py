@@ -4,7 +4,7 @@
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
@@ -49,6 +49,7 @@ from butterfly_sdm.progress import Progress, silent
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 _RANGE_FLOOR = 1e-8  # as in the authors' code
+Rows = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         table = with_split(table, config.fractions, config.seed, group=group, label="label")
         classes, label = class_numbers(table["label"])
         if len(classes) < 2:
-            raise DataError(
-                f"All videos are labelled {classes[0]!r}; at least two classes are needed."
-            )
+            message = f"All videos are labelled {classes[0]!r}; at least two classes are needed."
+            raise DataError(message)
         split = table["split"].to_numpy(dtype=str)
         lacking = set(range(len(classes))) - set(label[split == "train"])
         if lacking:
@@ -101,44 +101,32 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         """Extract the features that are missing, if media are given."""
         if config.media is None:
             return None
-        extractors = make_extractors(config.extract, config)
-        if not extractors:
+        if not config.extract:
             raise ConfigError(
                 "media are given, but extract names nothing to make of them, such as "
                 "extract: [frames, log_mel, hashed_text]."
             )
+        extractors = make_extractors(config.extract, config)
         counts = extract_all(find_videos(config.media), config.features, extractors, progress)
         return {"features": config.features, **counts}
 
     def build(self, config: ImplihateConfig, facts: dict[str, Any], part: str) -> nn.Module:
         """Make the network for the modalities of the data."""
-        return VideoNet(
-            facts["lengths"],
-            [key for key in config.modalities if key in facts["lengths"]],
-            len(facts["classes"]),
-            config,
-        )
+        return VideoNet(facts["lengths"], len(facts["classes"]), config)
 
     def stages(
-        self, config: ImplihateConfig, data: VideoData, model: nn.Module, part: str
-    ) -> Sequence[Stage]:
+        self, config: ImplihateConfig, data: VideoData, model: Any, part: str
+    ) -> list[Stage]:
         """Return up to two contrastive stages and the classifier."""
         return self.stages_of(config, data, model, data.rows("train"), data.rows("validation"))
 
     def stages_of(
-        self,
-        config: ImplihateConfig,
-        data: VideoData,
-        model: nn.Module,
-        rows: np.ndarray,
-        held_out: np.ndarray,
-    ) -> Sequence[Stage]:
+        self, config: ImplihateConfig, data: VideoData, model: VideoNet, rows: Rows, held_out: Rows
+    ) -> list[Stage]:
         """
         Return the stages that train on ``rows`` and choose the epoch of the classifier on
         ``held_out``.
         """
-        if not isinstance(model, VideoNet):
-            raise TypeError("the network is not a VideoNet")
         batches = partial(_batches, config, data, rows)
         adamw = partial(torch.optim.AdamW, weight_decay=config.weight_decay)
         fast = partial(adamw, lr=config.classifier_learning_rate)
@@ -182,10 +170,8 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         if model.pairs:
             metrics = metrics | retrieval(model, data, rows)
         videos = [data.features.videos[row] for row in rows]
-        predictions = prediction_table(videos, probability, classes, "video_id")
-        predictions.insert(1, "label", [classes[number] for number in label])
         tables = {
-            "predictions": predictions,
+            "predictions": prediction_table(videos, probability, classes, "video_id", label),
             "classes": class_scores(label, probability, classes),
             "modalities": adds.reset_index(),
         }
@@ -250,7 +236,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
                 unreadable[number] = next(iter(failed.values()), reason)
             elif failed:
                 logger.warning("something of %s is left out: %s", video.name, failed)
-        check_some_readable(list(unreadable.values()), len(rows), "videos")
+        check_some_readable(unreadable.values(), len(rows), "videos")
         return stack_features(rows, inputs, recorded), unreadable
 
 
@@ -263,17 +249,17 @@ def _contrastive_stages(
     """Return the stages before the classifier; the first sets the statistics of the inputs."""
     adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
     settings = {"temperature": config.temperature, "released": config.loss == "released"}
-    chosen: list[Stage] = []
 
-    def add(name: str, loss: Callable[..., Tensor], *trains: str, **others: Any) -> None:
-        with_settings = partial(loss, **settings)
-        others["collapsed"] = partial(with_settings, _Collapsed(model))
-        chosen.append(Stage(name, batches, with_settings, adamw, config.epochs, trains, **others))
+    def stage(name: str, loss: Callable[..., Tensor], *trains: str, **others: Any) -> Stage:
+        loss = partial(loss, **settings)
+        others["collapsed"] = partial(loss, _Collapsed(model))
+        return Stage(name, batches, loss, adamw, config.epochs, trains, **others)
 
+    chosen = []
     if config.contrastive != "none":
-        add("joint", joint_loss, "encoders", "joint", "side", start=standardise)
+        chosen.append(stage("joint", joint_loss, "encoders", "joint", "side", start=standardise))
     if config.contrastive == "two_stages" and model.pairs:
-        add("cross", cross_loss, "cross")
+        chosen.append(stage("cross", cross_loss, "cross"))
     return chosen
 
 
@@ -287,17 +273,11 @@ class _Collapsed:
         """Return nothing but how many there are, and where."""
         return {"": torch.zeros_like(batch["label"], dtype=torch.float32)[:, None]}
 
-    def joint_embedding(self, encoded: Mapping[str, Tensor]) -> Tensor:
+    def joint_embedding(self, encoded: Mapping[str, Tensor], *which: object) -> Tensor:
         """Return (n, 1) equal embeddings."""
         return encoded[""]
 
-    def side_embedding(self, encoded: Mapping[str, Tensor], key: str) -> Tensor:
-        """Return (n, 1) equal embeddings."""
-        return encoded[""]
-
-    def cross_embedding(self, encoded: Mapping[str, Tensor], pair: tuple[str, str]) -> Tensor:
-        """Return (n, 1) equal embeddings."""
-        return encoded[""]
+    side_embedding = cross_embedding = joint_embedding
 
 
 def joint_loss(
@@ -383,10 +363,8 @@ def retrieval(model: VideoNet, data: VideoData, rows: np.ndarray) -> dict[str, f
             same_video.append(float((nearest == own).any(dim=1).float().mean()))
     if not same_label:
         return {}
-    return {
-        "retrieval_class": float(np.mean(same_label)),
-        "retrieval_video_at_10": float(np.mean(same_video)),
-    }
+    found = {"retrieval_class": same_label, "retrieval_video_at_10": same_video}
+    return {name: float(np.mean(values)) for name, values in found.items()}
 
 
 def _used(features: Features, config: ImplihateConfig) -> Features:
@@ -396,19 +374,12 @@ def _used(features: Features, config: ImplihateConfig) -> Features:
             f"The features have {', '.join(features.values)}; none of the modalities "
             f"{', '.join(config.modalities)}."
         )
-    return replace(
-        features,
-        values={key: features.values[key] for key in chosen},
-        present={key: features.present[key] for key in chosen},
-    )
+    values, present = ({k: held[k] for k in chosen} for held in (features.values, features.present))
+    return replace(features, values=values, present=present)
 
 
 def _batches(
-    config: ImplihateConfig,
-    data: VideoData,
-    rows: np.ndarray,
-    model: VideoNet,
-    rng: np.random.Generator,
+    config: ImplihateConfig, data: VideoData, rows: Rows, model: VideoNet, rng: np.random.Generator
 ) -> Iterable[Batch]:
     """Yield the batches of an epoch, in some of which a modality is lost."""
     for chosen in shuffled(rows, config.batch_size, rng):
@@ -423,7 +394,7 @@ def _batches(
 
 
 def _probability(
-    model: VideoNet, features: Features, rows: np.ndarray, without: str | None = None
+    model: VideoNet, features: Features, rows: Rows, without: str | None = None
 ) -> np.ndarray:
     device, training = device_of(model), model.training
     model.eval()

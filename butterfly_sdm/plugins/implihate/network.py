@@ -3,7 +3,8 @@ The network of hateful video: encoders per modality, cross-encoders per pair, a 
 everything joined.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from itertools import permutations
 from typing import Any, cast
 
@@ -25,56 +26,41 @@ class VideoNet(nn.Module):
     lengths
         Length of the input per key (modalities, and caption, emotion, sentiment where the data have
         them).
-    modalities
-        Those among image, text and audio that are used.
     classes
         Number of classes.
     config
-        Settings of the layers; without two stages the classifier sees the encodings alone.
+        Settings of the layers, and the modalities that are used; without two stages the classifier
+        sees the encodings alone.
     """
 
-    def __init__(
-        self,
-        lengths: Mapping[str, int],
-        modalities: Sequence[str],
-        classes: int,
-        config: ImplihateConfig,
-    ) -> None:
+    def __init__(self, lengths: Mapping[str, int], classes: int, config: ImplihateConfig) -> None:
         super().__init__()
-        encoder = config.encoder
         cross = config.cross if config.contrastive == "two_stages" else 0
-        self.modalities = tuple(modalities)
+        self.modalities = tuple(key for key in config.modalities if key in lengths)
         self.keys = tuple(lengths)
         self.encoded = (*self.modalities, *(["caption"] if "caption" in lengths else []))
         self.affect = tuple(key for key in AFFECT if key in lengths)
         for key, length in lengths.items():
             self.register_buffer(f"mean_{key}", torch.zeros(length))
             self.register_buffer(f"spread_{key}", torch.ones(length))
-        size = encoder[-1]
-        self.encoders = nn.ModuleDict(
-            {
-                key: layers((lengths[key], *encoder), dropout=config.dropout, last=True)
-                for key in self.encoded
-            }
-        )
+        size = config.encoder[-1]
+        encoder = partial(layers, dropout=config.dropout, last=True)
+        self.encoders = nn.ModuleDict()
+        for key in self.encoded:
+            self.encoders[key] = encoder((lengths[key], *config.encoder))
         self.joint = nn.Linear(size * len(self.modalities), config.projection)
-        self.side = nn.ModuleDict(
-            {"caption": nn.Linear(size, 128)} if "caption" in self.encoded else {}
-        )
+        self.side = nn.ModuleDict()
+        if "caption" in self.encoded:
+            self.side["caption"] = nn.Linear(size, 128)
         if self.affect:
-            self.encoders["affect"] = layers(
-                (sum(lengths[key] for key in self.affect), 32, 16),
-                dropout=config.dropout,
-                last=True,
-            )
+            self.encoders["affect"] = encoder((sum(lengths[key] for key in self.affect), 32, 16))
             self.side["affect"] = nn.Linear(16, 128)
         self.pairs = tuple(permutations(self.modalities, 2)) if cross else ()
         self.cross = nn.ModuleDict({f"{a}_{b}": layers((size, size, cross)) for a, b in self.pairs})
         joined = len(self.pairs) * cross if self.pairs else len(self.modalities) * size
         joined += (size if "caption" in self.encoded else 0) + (16 if self.affect else 0)
-        self.classifier = layers(
-            (joined, *config.classifier, classes), dropout=config.classifier_dropout
-        )
+        sizes = (joined, *config.classifier, classes)
+        self.classifier = layers(sizes, dropout=config.classifier_dropout)
 
     def standardise(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> None:
         """Set mean and spread of every input from the rows that have it."""
@@ -98,23 +84,17 @@ class VideoNet(nn.Module):
         dict
             Modality (and caption): (n, encoding); affect: (n, 16).
         """
+        present = {key: batch[f"{key}_present"][:, None] for key in self.keys}
         scaled: dict[str, Any] = {}
         for key in self.keys:
+            z = (batch[key] - getattr(self, f"mean_{key}")) / getattr(self, f"spread_{key}")
             # Beyond ten spreads lies a constant input that moved, not information.
-            z = (
-                (batch[key] - getattr(self, f"mean_{key}")) / getattr(self, f"spread_{key}")
-            ).clamp(-10, 10)
-            scaled[key] = z * batch[f"{key}_present"][:, None]
-        encoded = {
-            key: self.encoders[key](scaled[key]) * batch[f"{key}_present"][:, None]
-            for key in self.encoded
-        }
+            scaled[key] = z.clamp(-10, 10) * present[key]
+        encoded = {key: self.encoders[key](scaled[key]) * present[key] for key in self.encoded}
         if self.affect:
-            any_present = torch.stack([batch[f"{key}_present"] for key in self.affect]).amax(dim=0)
-            encoded["affect"] = self.encoders["affect"](
-                torch.cat([scaled[key] for key in self.affect], dim=1)
-            )
-            encoded["affect"] = encoded["affect"] * any_present[:, None]
+            any_present = torch.stack([present[key] for key in self.affect]).amax(dim=0)
+            together = torch.cat([scaled[key] for key in self.affect], dim=1)
+            encoded["affect"] = self.encoders["affect"](together) * any_present
         return encoded
 
     def joint_embedding(self, encoded: Mapping[str, Tensor]) -> Tensor:
@@ -134,12 +114,8 @@ class VideoNet(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return (n, classes) logits."""
         encoded = self.encode(batch)
-        if self.pairs:
-            joined = [
-                self.cross[f"{a}_{b}"](encoded[a]) * batch[f"{a}_present"][:, None]
-                for a, b in self.pairs
-            ]
-        else:
-            joined = [encoded[key] for key in self.modalities]
+        joined = [] if self.pairs else [encoded[key] for key in self.modalities]
+        for a, b in self.pairs:
+            joined.append(self.cross[f"{a}_{b}"](encoded[a]) * batch[f"{a}_present"][:, None])
         joined += [encoded[key] for key in ("caption", "affect") if key in encoded]
         return cast(Tensor, self.classifier(torch.cat(joined, dim=1)))
