@@ -32,12 +32,8 @@ def phantoms(count: int, size_px: int, seed: int) -> tuple[np.ndarray, np.ndarra
     rng = np.random.default_rng(seed)
     labels = np.tile(np.repeat(np.arange(3), count), 2)
     domains = np.repeat(np.arange(2), 3 * count)
-    images = np.stack(
-        [
-            _phantom(size_px, int(label), int(domain), rng)
-            for label, domain in zip(labels, domains, strict=True)
-        ]
-    )
+    kinds = zip(labels.tolist(), domains.tolist(), strict=True)
+    images = np.stack([_phantom(size_px, label, domain, rng) for label, domain in kinds])
     return images[:, None], labels, domains
 
 
@@ -46,10 +42,8 @@ def _phantom(size_px: int, label: int, domain: int, rng: np.random.Generator) ->
     y, x = np.mgrid[:size_px, :size_px].astype(float)
     frequency = np.hypot(np.fft.fftfreq(size_px)[:, None], np.fft.fftfreq(size_px)[None])
     frequency[0, 0] = 1 / size_px
-    spectrum = np.fft.fft2(rng.standard_normal((size_px, size_px))) / frequency ** rng.uniform(
-        1.2, 1.6
-    )
-    texture = np.fft.ifft2(spectrum).real
+    noise = np.fft.fft2(rng.standard_normal((size_px, size_px)))
+    texture = np.fft.ifft2(noise / frequency ** rng.uniform(1.2, 1.6)).real
     image = 0.15 + 0.5 * (texture - texture.min()) / np.ptp(texture)
     radius = rng.uniform(0.35, 0.5, 2) * size_px
     breast = ((x / (1.6 * radius[0])) ** 2 + ((y - size_px / 2) / radius[1]) ** 2) < 1

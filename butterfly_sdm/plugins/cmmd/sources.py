@@ -48,13 +48,9 @@ def read_sources(
                 "Synthetic mammograms stand alone: they bring both domains. Give a single source."
             )
         pixels, label, domain = phantoms(sources[0].count, size_px, seed)
-        table = pd.DataFrame(
-            {
-                "path": [f"synthetic_{row:05d}" for row in range(len(label))],
-                "label": np.asarray(CLASSES, dtype=object)[label],
-                "domain": np.asarray(DOMAINS, dtype=object)[domain],
-            }
-        )
+        table = pd.DataFrame({"path": [f"synthetic_{row:05d}" for row in range(len(label))]})
+        table["label"] = [CLASSES[number] for number in label]
+        table["domain"] = [DOMAINS[number] for number in domain]
         return table, pixels
     tables = []
     for source in sources:
@@ -89,23 +85,15 @@ def vindr(root: Path) -> pd.DataFrame:
     root
         With ``breast-level_annotations.csv``, ``metadata.csv`` and ``images/STUDY/IMAGE.dicom``.
     """
-    annotations = read_columns(
-        root / "breast-level_annotations.csv", ("study_id", "image_id", "breast_birads", "split")
-    )
+    needed = ("study_id", "image_id", "breast_birads", "split")
+    listed = read_columns(root / "breast-level_annotations.csv", needed)
     metadata = read_columns(root / "metadata.csv", ("SOP Instance UID", "Manufacturer"))
     manufacturer = metadata.set_index("SOP Instance UID")["Manufacturer"]
-    return pd.DataFrame(
-        {
-            "path": [
-                str(root / "images" / s / f"{i}.dicom")
-                for s, i in zip(annotations["study_id"], annotations["image_id"], strict=True)
-            ],
-            "label": annotations["breast_birads"],
-            "domain": annotations["image_id"].map(manufacturer),
-            "patient": annotations["study_id"],
-            "split": annotations["split"].replace({"training": "train"}),
-        }
+    listed["path"] = (
+        f"{root / 'images'}/" + listed["study_id"] + "/" + listed["image_id"] + ".dicom"
     )
+    listed["domain"] = listed["image_id"].map(manufacturer)
+    return listed.rename(columns={"breast_birads": "label", "study_id": "patient"})
 
 
 def cbis(root: Path) -> pd.DataFrame:
@@ -129,19 +117,10 @@ def cbis(root: Path) -> pd.DataFrame:
             f"{root} holds no *_case_description_*_set.csv; that is where CBIS-DDSM lists its "
             "images."
         )
-    rows = pd.concat(
-        [read_columns(table, ("patient_id", "pathology", "image file path")) for table in tables],
-        ignore_index=True,
-    )
+    needed = ("patient_id", "pathology", "image file path")
+    rows = pd.concat([read_columns(table, needed) for table in tables], ignore_index=True)
     rows["label"] = rows["pathology"].replace({"BENIGN_WITHOUT_CALLBACK": "BENIGN"}).str.lower()
-    rows = (
-        rows.sort_values("label", ascending=False).drop_duplicates("image file path").sort_index()
-    )
-    return pd.DataFrame(
-        {
-            "path": [str(root / str(name).strip()) for name in rows["image file path"]],
-            "label": rows["label"],
-            "domain": "CBIS-DDSM",
-            "patient": rows["patient_id"],
-        }
-    ).reset_index(drop=True)
+    rows = rows.sort_values("label", ascending=False).drop_duplicates("image file path")
+    rows["path"] = [str(root / str(name).strip()) for name in rows["image file path"]]
+    rows["domain"], rows["patient"] = "CBIS-DDSM", rows["patient_id"]
+    return rows.sort_index().reset_index(drop=True)

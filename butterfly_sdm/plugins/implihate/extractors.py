@@ -21,17 +21,8 @@ from butterfly_sdm.plugins.images import (
     optional_package,
     read_arrays,
 )
+from butterfly_sdm.plugins.implihate import media
 from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
-from butterfly_sdm.plugins.implihate.media import (
-    FILMS,
-    FRAMES,
-    SOUNDS,
-    WORDS,
-    Video,
-    read_frames,
-    read_sound,
-    read_words,
-)
 from butterfly_sdm.plugins.implihate.options import FrameOptions, ImplihateConfig
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
@@ -45,8 +36,9 @@ from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")
 
-_SOUNDS = (*SOUNDS, *FILMS)  # a sound file first: it was cut out for this
+_SOUNDS = (*media.SOUNDS, *media.FILMS)  # a sound file first: it was cut out for this
 _RATE = 16_000
+Device = torch.device | str
 _WINDOW_S = 10  # of an encoder of sound: what such networks were trained on
 
 
@@ -78,7 +70,7 @@ class Extractor(Protocol):
 class Sentiment:
     """Shares of positive, negative and neutral words of a transcript, by VADER."""
 
-    keys, suffixes = ("sentiment",), WORDS
+    keys, suffixes = ("sentiment",), media.WORDS
     facts: Mapping[str, Any] = {}
 
     def __init__(self) -> None:
@@ -88,26 +80,25 @@ class Sentiment:
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``sentiment``: positive, negative, neutral."""
-        scores = self._analyser.polarity_scores(read_words(source))
+        scores = self._analyser.polarity_scores(media.read_words(source))
         return {"sentiment": np.array([scores["pos"], scores["neg"], scores["neu"]], np.float32)}
-
-
-_EMOTIONS = "fear anger anticipation trust surprise positive negative sadness disgust joy"
 
 
 class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
-    keys, suffixes = ("emotion",), WORDS
+    keys, suffixes = ("emotion",), media.WORDS
     facts: Mapping[str, Any] = {}
-    names = tuple(_EMOTIONS.split())
+    names = tuple(
+        "fear anger anticipation trust surprise positive negative sadness disgust joy".split()
+    )
 
     def __init__(self) -> None:
         self._lexicon = optional_package("nrclex", "Emotions need nrclex", "video").NRCLex()
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``emotion``: ten counts in the order of ``names``."""
-        self._lexicon.load_token_list(re.findall(r"[a-z']+", read_words(source).lower()))
+        self._lexicon.load_token_list(re.findall(r"[a-z']+", media.read_words(source).lower()))
         counts = self._lexicon.raw_emotion_scores
         values = [counts.get(name, 0) for name in self.names]
         return {"emotion": np.array(values, np.float32)}
@@ -118,7 +109,7 @@ class HashedText:
     Words and word pairs of a transcript hashed into a vector: no model needed, weaker than one.
     """
 
-    keys, suffixes = ("text",), WORDS
+    keys, suffixes = ("text",), media.WORDS
 
     def __init__(self, length: int = 1024) -> None:
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -130,7 +121,7 @@ class HashedText:
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``text``."""
-        hashed = self._vectorizer.transform([read_words(source)])
+        hashed = self._vectorizer.transform([media.read_words(source)])
         return {"text": np.asarray(hashed.toarray()[0], np.float32)}
 
 
@@ -165,7 +156,7 @@ class LogMel:
         """
         from scipy.signal import stft
 
-        rate, samples = read_sound(Path(source), self.rate)
+        rate, samples = media.read_sound(Path(source), self.rate)
         if not len(samples):
             return {}
         window = max(16, int(0.025 * rate))
@@ -199,13 +190,10 @@ class Frames:
         Where the trunk runs.
     """
 
-    keys, suffixes = ("image",), (FRAMES, *FILMS)
+    keys, suffixes = ("image",), (media.FRAMES, *media.FILMS)
 
-    def __init__(
-        self, options: FrameOptions | None = None, device: torch.device | str = "cpu"
-    ) -> None:
-        options = options or FrameOptions()
-        trunk = make_trunk(options.trunk, 3, size_px=options.size_px, weights=options.weights)
+    def __init__(self, options: FrameOptions, device: Device = "cpu") -> None:
+        trunk = make_trunk(options.trunk, 3, options.size_px, weights=options.weights)
         self.count, self.size_px = options.count, options.size_px
         self.facts = options.model_dump(include={"trunk", "size_px", "count"})
         self.facts["weights"] = checksum(trunk.state_dict())
@@ -218,10 +206,11 @@ class Frames:
         if path.is_dir():
             images = Images(find_images(path), self.size_px, 3)
         else:
-            frames = [fit_image(frame, self.size_px, 3) for frame in read_frames(path, self.count)]
+            frames = media.read_frames(path, self.count)
             if not frames:
                 return {}
-            images = Images(np.stack(frames), self.size_px, 3)
+            fitted = [fit_image(frame, self.size_px, 3) for frame in frames]
+            images = Images(np.stack(fitted), self.size_px, 3)
         device = device_of(self._model)
         features = over_images(self._model.features, images, images.rows, device)
         return {"image": features.mean(dim=0).numpy()}
@@ -233,22 +222,21 @@ class _Encoder:
     setting: ClassVar[str]  # that names the folder
     preparation: ClassVar[str]  # class of Transformers that makes the inputs
 
-    def __init__(self, folder: Path | None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, folder: Path | None, device: Device = "cpu") -> None:
         need = f"{self.setting} needs transformers"
         transformers = optional_package("transformers", need, "encoders")
         if folder is None or not (folder / "config.json").is_file():
+            has = "none is given" if folder is None else f"{folder} has none"
             raise ModelError(
                 f"{self.setting} needs a folder with config.json and model.safetensors of a "
-                "network of Transformers; "
-                f"{'none is given' if folder is None else f'{folder} has none'}."
+                f"network of Transformers; {has}."
             )
-        offline = {"local_files_only": True, "trust_remote_code": False}
+        given = {"local_files_only": True, "trust_remote_code": False}
         try:
-            network = transformers.AutoModel.from_pretrained(
-                folder, use_safetensors=True, **offline
-            )
             preparation = getattr(transformers, self.preparation)
-            self._prepare: Any = preparation.from_pretrained(folder, **offline)
+            self._prepare: Any = preparation.from_pretrained(folder, **given)
+            given["use_safetensors"] = True
+            network = transformers.AutoModel.from_pretrained(folder, **given)
         except (OSError, ValueError, KeyError, ImportError) as error:
             raise ModelError(
                 f"{folder} holds no network that {self.setting} can use: "
@@ -270,16 +258,15 @@ class _Encoder:
 class TextEncoder(_Encoder):
     """Mean state of the words of a transcript in a language model, such as BERT."""
 
-    keys, suffixes = ("text",), WORDS
+    keys, suffixes = ("text",), media.WORDS
     setting, preparation = "text_encoder", "AutoTokenizer"
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``text``; a long one is read window by window."""
         longest = min(self._prepare.model_max_length, 512)
         options = {"truncation": True, "max_length": longest, "return_overflowing_tokens": True}
-        tokens = self._prepare(
-            [read_words(source)], padding=True, return_tensors="pt", stride=0, **options
-        )
+        options |= {"padding": True, "return_tensors": "pt", "stride": 0}
+        tokens = self._prepare([media.read_words(source)], **options)
         tokens.pop("overflow_to_sample_mapping", None)
         states, seen = self._states(tokens), tokens["attention_mask"].bool()
         return {"text": states[seen].mean(dim=0).numpy()} if seen.any() else {}
@@ -293,16 +280,13 @@ class SoundEncoder(_Encoder):
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``audio``, a mean over windows of ten seconds; nothing of a film without sound."""
-        rate, samples = read_sound(Path(source), self._prepare.sampling_rate)
+        rate, samples = media.read_sound(Path(source), self._prepare.sampling_rate)
         if len(samples) < rate // 20:
             return {}
-        windows = np.array_split(samples, max(1, round(len(samples) / (rate * _WINDOW_S))))
-        means = [
-            self._states(self._prepare(window, sampling_rate=rate, return_tensors="pt"))
-            .mean(dim=(0, 1))
-            .numpy()
-            for window in windows
-        ]
+        means = []
+        for window in np.array_split(samples, max(1, round(len(samples) / (rate * _WINDOW_S)))):
+            inputs = self._prepare(window, sampling_rate=rate, return_tensors="pt")
+            means.append(self._states(inputs).mean(dim=(0, 1)).numpy())
         return {"audio": np.asarray(np.mean(means, axis=0), np.float32)}
 
 
@@ -334,16 +318,16 @@ def make_extractors(names: Sequence[str], config: ImplihateConfig) -> dict[str, 
     made: dict[str, Extractor] = {}
     for name in dict.fromkeys(names):
         extractor = EXTRACTORS[name](config)
-        for rival, other in made.items():
-            if set(other.keys) & set(extractor.keys):
-                kind = extractor.keys[0]
-                raise ConfigError(f"{rival} and {name} both make {kind} features; name one.")
+        keys = set(extractor.keys)
+        if rival := next((other for other in made if keys & set(made[other].keys)), None):
+            kind = extractor.keys[0]
+            raise ConfigError(f"{rival} and {name} both make {kind} features; name one.")
         made[name] = extractor
     return made
 
 
 def extract(
-    video: Video, extractors: Mapping[str, Extractor]
+    video: media.Video, extractors: Mapping[str, Extractor]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, str]]:
     """
     Extract the features of one video.
@@ -370,7 +354,7 @@ def extract(
 
 
 def extract_all(
-    videos: Sequence[Video],
+    videos: Sequence[media.Video],
     folder: Path,
     extractors: Mapping[str, Extractor],
     progress: Progress = silent,

@@ -20,22 +20,13 @@ from butterfly_sdm.plugins.stages import seed_of
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 # What a tag says, in capitals: our name of it.
-SPELLINGS = {
-    said: name
-    for name, many in {
-        "MR": ("MRI",),
-        "US": ("ULTRASOUND",),
-        "XR": ("DX", "CR"),
-        "ankle": ("ANKLE/FOOT", "FOOT", "AF"),
-        "abdomen": ("ABD", "ABD-PELV", "PELVIS"),
-        "chest": ("THORAX", "LUNG"),
-        "brain": ("HEAD", "SKULL"),
-        "spine": ("LSPINE", "CSPINE", "TSPINE"),
-        "wrist": ("HAND",),
-        "knee": ("EXTREMITY KNEE",),
-    }.items()
-    for said in many
-}
+SPELLINGS = (
+    {"MRI": "MR", "ULTRASOUND": "US", "DX": "XR", "CR": "XR", "EXTREMITY KNEE": "knee"}
+    | dict.fromkeys(("ANKLE/FOOT", "FOOT", "AF"), "ankle")
+    | dict.fromkeys(("ABD", "ABD-PELV", "PELVIS"), "abdomen")
+    | dict.fromkeys(("LSPINE", "CSPINE", "TSPINE"), "spine")
+    | {"THORAX": "chest", "LUNG": "chest", "HEAD": "brain", "SKULL": "brain", "HAND": "wrist"}
+)
 
 
 class CollectionConfig(Section):
@@ -77,16 +68,16 @@ def read_layout(
         One row per image, with ``path``, attributes, and optionally ``label``, ``patient`` and
         ``split``; number of files left out by reason.
     """
-    if options.layout == "radimagenet":
-        drawn = options.cap_draw == "random"
-        return radimagenet(options.path, options.cap, drawn=drawn), {}
+    path = options.path
     if options.layout == "dicom":
-        return dicom_folder(options.path, options.spellings, require_all=options.require_all)
+        return dicom_folder(path, options.spellings, require_all=options.require_all)
+    if options.layout == "radimagenet":
+        return radimagenet(path, options.cap, drawn=options.cap_draw == "random"), {}
     if options.layout == "mrnet":
-        return mrnet(options.path, options.plane, options.finding), {}
+        return mrnet(path, options.plane, options.finding), {}
     if options.layout == "medmnist":
-        return medmnist(options.path), {}
-    return read_collection(options.path, attributes, root=options.images), {}
+        return medmnist(path), {}
+    return read_collection(path, attributes, root=options.images), {}
 
 
 # Modality and body region of the two-dimensional sets, as their publication names them.
@@ -134,7 +125,7 @@ def medmnist(place: Path) -> pd.DataFrame:
             )
         table = npz_table(file)
         table["modality"], table["anatomy"] = MEDMNIST[name]
-        if "label" in table.columns and len(files) > 1:
+        if "label" in table and len(files) > 1:
             table["label"] = name + " " + table["label"]
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -160,24 +151,18 @@ def radimagenet(root: Path, cap: int | None, *, drawn: bool = False) -> pd.DataF
         The folder is not laid out as RadImageNet is.
     """
     rows = []
-    for folder in sorted(existing_folder(root).glob("*/*/*")):
-        if not folder.is_dir():
-            continue
+    for folder in sorted(existing_folder(root).glob("*/*/*/")):
         files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
         modality, region, name = place = folder.relative_to(root).parts
         if drawn:
             order = np.random.default_rng(seed_of(*place)).permutation(len(files))[:cap]
             files = [files[number] for number in sorted(order)]
-        files = files[:cap]
-        rows += [
-            {"path": str(path), "modality": modality, "anatomy": region, "class": name}
-            for path in files
-        ]
+        rows += [(str(path), modality, region, name) for path in files[:cap]]
     if not rows:
         raise DataError(
             f"{root} holds no images as {{CT,MR,US}}/REGION/CLASS/*.png, the layout of RadImageNet."
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["path", "modality", "anatomy", "class"])
 
 
 def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
@@ -208,10 +193,8 @@ def mrnet(root: Path, plane: str, task: str) -> pd.DataFrame:
             )
         table = pd.read_csv(labels, header=None, names=["number", "label"], dtype=str)
         table["path"] = [str(root / part / plane / f"{number}.npy") for number in table["number"]]
-        tables.append(
-            table.assign(patient=part + table["number"], split=split, modality="MR", anatomy="knee")
-        )
-    return pd.concat(tables, ignore_index=True).drop(columns="number")
+        tables.append(table.assign(patient=part + table.pop("number"), split=split))
+    return pd.concat(tables, ignore_index=True).assign(modality="MR", anatomy="knee")
 
 
 def dicom_folder(
@@ -241,40 +224,41 @@ def dicom_folder(
         The folder holds no DICOM image with modality and anatomy.
     """
     known = SPELLINGS | {key.upper(): value for key, value in spellings.items()}
-    dropped: Counter[str] = Counter()
-    rows = []
-    for path in sorted(path for path in existing_folder(root).rglob("*") if path.is_file()):
-        if path.name.startswith("."):  # such as the ._ files of macOS
-            dropped["hidden"] += 1
-            continue
-        if not is_dicom(path):
-            dropped["no DICOM file"] += 1
-            continue
-        try:
-            tags = read_dicom(path, pixels=False)
-        except ImportError:
-            raise
-        except Exception as error:
-            logger.warning("%s cannot be read: %s", path, error)
-            dropped["unreadable"] += 1
-            continue
-        if "Rows" not in tags or "PhotometricInterpretation" not in tags:
-            dropped["no image"] += 1
-            continue
-        row = {"path": str(path), "patient": str(tags.get("PatientID", "") or path)}
-        for name, tag in (("modality", "Modality"), ("anatomy", "BodyPartExamined")):
-            said = str(tags.get(tag, "") or "").strip().upper()
-            row[name] = known.get(said, said if name == "modality" else said.lower())
-        lacking = [name for name in ("modality", "anatomy") if not row[name]]
-        if len(lacking) == 2 or (lacking and require_all):
-            dropped[f"no {lacking[0]}"] += 1
-            continue
-        rows.append(row)
+    read = [
+        _read_tags(path, known, require_all)
+        for path in sorted(existing_folder(root).rglob("*"))
+        if path.is_file()
+    ]
+    rows = [row for row in read if isinstance(row, dict)]
+    dropped = dict(Counter(reason for reason in read if isinstance(reason, str)))
     if not rows:
-        reasons = (
-            ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "it is empty"
-        )
+        reasons = ", ".join(f"{n} {reason}" for reason, n in dropped.items()) or "it is empty"
         raise DataError(f"{root} holds no DICOM image with modality and anatomy ({reasons}).")
     if dropped:
-        logger.info("%s: left out %s", root, dict(dropped))
-    return pd.DataFrame(rows).replace("", None), dict(dropped)
+        logger.info("%s: left out %s", root, dropped)
+    return pd.DataFrame(rows).replace("", None), dropped
+
+
+def _read_tags(path: Path, known: Mapping[str, str], require_all: bool) -> dict[str, str] | str:
+    """Return path, patient, modality and anatomy of a file, or why it is left out."""
+    if path.name.startswith("."):  # such as the ._ files of macOS
+        return "hidden"
+    if not is_dicom(path):
+        return "no DICOM file"
+    try:
+        tags = read_dicom(path, pixels=False)
+    except ImportError:
+        raise
+    except Exception as error:
+        logger.warning("%s cannot be read: %s", path, error)
+        return "unreadable"
+    if "Rows" not in tags or "PhotometricInterpretation" not in tags:
+        return "no image"
+    row = {"path": str(path), "patient": str(tags.get("PatientID", "") or path)}
+    for name, tag in (("modality", "Modality"), ("anatomy", "BodyPartExamined")):
+        said = str(tags.get(tag, "") or "").strip().upper()
+        row[name] = known.get(said, said if name == "modality" else said.lower())
+    lacking = [name for name in ("modality", "anatomy") if not row[name]]
+    if len(lacking) == 2 or (lacking and require_all):
+        return f"no {lacking[0]}"
+    return row
