@@ -26,6 +26,7 @@ from butterfly_sdm.plugins.row_batches import balanced, shuffled
 logger = logging.getLogger("butterfly_sdm.plugins")
 
 PARTS = ("train", "validation", "test")
+Fractions = tuple[float, float, float]
 _SPELLED = {"valid": "validation", "val": "validation", "training": "train"}
 
 
@@ -168,27 +169,25 @@ def npz_table(path: Path) -> pd.DataFrame:
     arrays = read_arrays(path)
     tables = []
     for part in ("train", "val", "valid", "validation", "test", ""):
-        for images, labels in (("images", "labels"), ("image", "label")):
-            lead = f"{part}_" if part else ""
-            pixels = arrays.get(f"{lead}{images}")
-            if pixels is None:
+        for kind in ("image", "images"):
+            name = f"{part}_{kind}" if part else kind
+            if name not in arrays:
                 continue
+            pixels, labels = arrays[name], name.replace("image", "label")
             channels = {1, 3} & {pixels.shape[1], pixels.shape[-1]} if pixels.ndim == 4 else {1}
             if pixels.ndim not in (3, 4) or not channels or pixels.dtype.kind not in "iu":
                 raise DataError(
-                    f"{lead}{images} of {path} is {pixels.dtype} {pixels.shape}; images are whole "
+                    f"{name} of {path} is {pixels.dtype} {pixels.shape}; images are whole "
                     "numbers (n, h, w), (n, h, w, 3) or (n, 3, h, w)."
                 )
-            table = pd.DataFrame(
-                {"path": [f"{path}::{lead}{images}::{row}" for row in range(len(pixels))]}
-            )
-            known = arrays.get(f"{lead}{labels}")
-            if known is not None and len(known) != len(pixels):
+            table = pd.DataFrame({"path": [f"{path}::{name}::{row}" for row in range(len(pixels))]})
+            known = arrays.get(labels, np.zeros((len(pixels), 0)))
+            if len(known) != len(pixels):
                 raise DataError(
-                    f"{path} holds {len(pixels)} images, but {lead}{labels} of shape {known.shape};"
+                    f"{path} holds {len(pixels)} images, but {labels} of shape {known.shape};"
                     " one per image is needed."
                 )
-            if known is not None and known.size == len(pixels):  # several at once are no class
+            if known.size == len(pixels):  # several at once are no class
                 table["label"] = known.reshape(-1).astype(str)
             if part:
                 table["split"] = _SPELLED.get(part, part)
@@ -233,16 +232,14 @@ def files_below(folder: Path, endings: Sequence[str] = SUFFIXES) -> list[Path]:
 
     What begins with a dot, as the ``._`` files of macOS do, is none.
     """
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if not path.name.startswith(".")
-        and path.is_file()
-        and (
-            path.suffix.lower() in endings
-            or (endings is SUFFIXES and not path.suffix and is_dicom(path))
+
+    def asked(path: Path) -> bool:
+        return path.suffix.lower() in endings or (
+            endings is SUFFIXES and not path.suffix and is_dicom(path)
         )
-    )
+
+    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
+    return sorted(filter(asked, paths))
 
 
 def read_collection(
@@ -298,13 +295,12 @@ def read_collection(
 
 
 def _known(table: pd.DataFrame, columns: Sequence[str], place: Path) -> pd.DataFrame:
-    missing = [name for name in columns if name not in table.columns]
+    missing = next((name for name in columns if name not in table.columns), None)
     if missing:
-        has = ", ".join(name for name in table.columns if name != "path")
+        has = ", ".join(name for name in table.columns if name != "path") or "the pixels alone"
         raise DataError(
-            f"{place} gives of its images {has or 'the pixels alone'}; {missing[0]!r} is needed "
-            "too. Put them into folders named by their label, or write a table of path and "
-            f"{missing[0]}."
+            f"{place} gives of its images {has}; {missing!r} is needed too. Put them into folders "
+            f"named by their label, or write a table of path and {missing}."
         )
     return table
 
@@ -371,24 +367,15 @@ def blanked(
     """
     if not unreadable:
         return table
-    rows = sorted(unreadable)
-    reasons = [unreadable[row] for row in rows]
-    check_some_readable(reasons, len(table), what)
-    logger.warning(
-        "%d of %d %s cannot be read and have no prediction; the column error says why. The first: "
-        "%s",
-        len(rows),
-        len(table),
-        what,
-        reasons[0],
-    )
-    blank = table.astype(
-        {name: object for name in table.columns if table[name].dtype.kind in "iub"}
-    )
+    reasons = dict(sorted(unreadable.items()))
+    first = check_some_readable(reasons.values(), len(table), what)
+    message = "%d of %d %s cannot be read and have no prediction; the column error says why. "
+    logger.warning(message + "The first: %s", len(reasons), len(table), what, first)
+    blank = table.astype({name: object for name in table if table[name].dtype.kind in "iub"})
     names = [name for name in blank.columns if name not in ("path", "video_id")]
-    blank.loc[blank.index[rows], names] = None
+    blank.loc[blank.index[list(reasons)], names] = None
     error = pd.Series(None, index=blank.index, dtype=object)
-    error.iloc[rows] = reasons
+    error.iloc[list(reasons)] = list(reasons.values())
     return blank.assign(error=error)
 
 
@@ -406,12 +393,7 @@ def class_numbers(labels: pd.Series) -> tuple[list[Any], np.ndarray]:
 
 
 def with_split(
-    table: pd.DataFrame,
-    fractions: tuple[float, float, float],
-    seed: int,
-    *,
-    group: str,
-    label: str | None = None,
+    table: pd.DataFrame, fractions: Fractions, seed: int, *, group: str, label: str | None = None
 ) -> pd.DataFrame:
     """
     Give a table the column ``split``: its own, checked, or one drawn by group.
@@ -437,7 +419,7 @@ def with_split(
 
 def split_by_group(
     groups: Sequence[object],
-    fractions: tuple[float, float, float],
+    fractions: Fractions,
     seed: int,
     labels: Sequence[object] | None = None,
 ) -> np.ndarray:
