@@ -298,6 +298,10 @@ class TrunkAndHead(nn.Module):
         """Return (n, classes) logits."""
         return cast(Tensor, self.head(self.features(images)))
 
+    def features_of(self, images: Images, rows: np.ndarray) -> Tensor:
+        """Return (m, features) of the images of (m,) rows, on the CPU, without gradients."""
+        return over_images(self.features, images, rows, device_of(self))
+
 
 def over_images(
     function: Callable[[Tensor], Tensor], images: Images, rows: np.ndarray, device: torch.device

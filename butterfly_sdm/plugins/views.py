@@ -5,6 +5,7 @@ the losses of them.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.plugins.networks import unit
-from butterfly_sdm.plugins.stages import Batch
+from butterfly_sdm.plugins.stages import Batch, Stage
 
 _LIGHT = (0.299, 0.587, 0.114)  # of red, green and blue
 
@@ -69,6 +70,15 @@ def random_view(
     return changed.clamp(0, 1)
 
 
+def views_of(config: Any) -> Callable[[Tensor], Tensor]:
+    """
+    Return what makes views by the settings ``crop`` (least share of the area) and, where there are
+    such, ``flip``, ``jitter`` and ``shift``; see :func:`random_view`.
+    """
+    others = config.model_dump(include={"flip", "jitter", "shift"})
+    return partial(random_view, scale=(config.crop, 1.0), **others)
+
+
 @dataclass(frozen=True)
 class ContrastOfViews:
     """
@@ -103,6 +113,11 @@ class ContrastOfViews:
     def collapsed(self, batch: Batch) -> Tensor:
         """Return what the loss would be if all embeddings were the same."""
         return self.criterion.collapsed(self.attracted(self._all_views(batch)))
+
+    def stage(self, name: str, batches: Any, optimizer: Any, epochs: int, **others: Any) -> Stage:
+        """Return the stage of this loss; see :class:`~butterfly_sdm.plugins.stages.Stage`."""
+        others["collapsed"] = self.collapsed
+        return Stage(name, batches, self.loss, optimizer, epochs, **others)
 
     def _all_views(self, batch: Batch) -> Batch:
         return {k: torch.cat([v] * self.views) for k, v in batch.items() if k != "image"}

@@ -3,7 +3,6 @@
 .. [1] arXiv 2502.00052 (2025).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from butterfly_sdm.plugins.classifier_scores import (
     prediction_table,
     scores_with_groups,
 )
-from butterfly_sdm.plugins.cmmd.separation import Separation, separation
+from butterfly_sdm.plugins.cmmd.separation import separation
 from butterfly_sdm.plugins.cmmd.sources import SourceConfig, read_sources
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
@@ -37,9 +36,9 @@ from butterfly_sdm.plugins.collection import (
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_setting
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.networks import TrunkAndHead, device_of, make_trunk, over_images, unit
+from butterfly_sdm.plugins.networks import TrunkAndHead, make_trunk, unit
 from butterfly_sdm.plugins.stages import Batch, Stage, sgd
-from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, random_view
+from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, views_of
 
 _SCALE = 10.0  # unit vectors would hold the logits of a classifier near 0
 
@@ -105,10 +104,10 @@ class CmmdData(LabelledImages):
         """Return the rows (m,) of one part of the split whose class is known."""
         return np.intersect1d(self.rows(part), np.flatnonzero(self.label >= 0))
 
-    def separation(self, z: Tensor, rows: np.ndarray) -> Separation:
+    def separation(self, z: Tensor, rows: np.ndarray) -> dict[str, float]:
         """Measure embeddings (m, d) of (m,) rows."""
         label, domain = torch.from_numpy(self.label[rows]), torch.from_numpy(self.domain[rows])
-        return separation(z, label, domain, len(self.facts["classes"]))
+        return separation(z, label, domain, len(self.facts["classes"])).metrics
 
 
 class Cmmd(Plugin[CmmdConfig, CmmdData]):
@@ -165,34 +164,29 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         labelled = rows[data.label[rows] >= 0]
         held_out = data.rows("validation")
 
-        def first(rows: np.ndarray, loss: Any, **others: Any) -> Stage:
-            domains = data.domain[rows] if config.balance_domains and config.use_target else None
-            batches = data.batches(rows, config.batch_size, domains)
-            return Stage("representation", batches, loss, sgd(config), config.epochs, **others)
+        optimizer, epochs = sgd(config), config.epochs
+
+        def batches_of(rows: np.ndarray) -> Any:
+            alike = config.balance_domains and config.use_target
+            return data.batches(rows, config.batch_size, data.domain[rows] if alike else None)
 
         def measure(model: TrunkAndHead) -> dict[str, float]:
-            return _discrepancies(
-                data.separation(_embeddings(model, data.images, held_out), held_out)
-            )
+            return data.separation(unit(model.features_of(data.images, held_out)), held_out)
 
+        def extract(model: TrunkAndHead) -> Tensor:
+            return unit(model.features_of(data.images, labelled))
+
+        view = views_of(config) if config.augment else _as_it_is
         if config.objective == "cross_entropy":
-            return [first(labelled, partial(classify_views, _view(config, 1)), measure=measure)]
+            batches, loss = batches_of(labelled), partial(classify_views, view)
+            return [Stage("representation", batches, loss, optimizer, epochs, measure=measure)]
         views = max(config.views, 1 + (len(labelled) < len(rows)))
+        view = view if views == 1 else views_of(config)
         criterion = ContrastiveLoss(config.temperature, without_positives="zero")
-        contrast = ContrastOfViews(
-            _view(config, views), views, TrunkAndHead.features, _attracted, criterion
-        )
-        extract = partial(_embeddings, images=data.images, rows=labelled)
-        return [
-            first(
-                rows,
-                contrast.loss,
-                trains=("trunk",),
-                measure=measure,
-                collapsed=contrast.collapsed,
-            ),
-            frozen_head("classifier", extract, data.label[labelled], config, scale=_SCALE),
-        ]
+        contrast = ContrastOfViews(view, views, TrunkAndHead.features, _attracted, criterion)
+        head = frozen_head("classifier", extract, data.label[labelled], config, scale=_SCALE)
+        way = {"trains": ("trunk",), "measure": measure}
+        return [contrast.stage("representation", batches_of(rows), optimizer, epochs, **way), head]
 
     def evaluate(self, config: CmmdConfig, data: CmmdData, run: PluginRun) -> Report:
         """
@@ -200,9 +194,9 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         over the epochs.
         """
         rows = data.labelled("test")
-        z, probability = _apply(config, run.model(), data.images, rows, run.device)
+        z, probability = _apply(config, run.model(), data.images, rows)
         label, target = data.label[rows], data.domain[rows] == 1
-        metrics = _discrepancies(data.separation(z, rows))
+        metrics = data.separation(z, rows)
         for name, inside in (("source", ~target), ("target", target)):
             patients = data.table.get("patient", data.table["path"]).iloc[rows][inside]
             scores = scores_with_groups(label[inside], probability[inside], patients, "patient")
@@ -211,17 +205,14 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         predictions = prediction_table(data.names(rows), probability, classes, label=label)
         predictions.insert(2, "domain", data.table["domain"].iloc[rows].to_numpy())
         of_target = class_scores(label[target], probability[target], classes)
+        tables = {"predictions": predictions, "classes_target": of_target}
         _curve(run.folder)
-        return Report(
-            metrics,
-            {"predictions": predictions, "classes_target": of_target},
-            {"embeddings": z.numpy().astype(np.float32)},
-        )
+        return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
 
     def predict(self, config: CmmdConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
         """Return the probability of every class for unseen images."""
         images, paths = unseen_images(inputs, config.size_px, config.channels)
-        _, probability = _apply(config, run.model(), images, images.rows, run.device)
+        _, probability = _apply(config, run.model(), images, images.rows)
         table = prediction_table(paths, probability, run.facts["classes"])
         return blanked(table, images.unreadable)
 
@@ -258,39 +249,19 @@ def _domains(config: CmmdConfig, table: pd.DataFrame) -> tuple[list[str], str]:
     return domains, target
 
 
-def _view(config: CmmdConfig, views: int) -> Callable[[Tensor], Tensor]:
-    if views == 1 and not config.augment:
-        return lambda images: images
-    return partial(
-        random_view,
-        scale=(config.crop, 1.0),
-        flip=config.flip,
-        jitter=config.jitter,
-        shift=config.shift,
-    )
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
 
 
 def _attracted(batch: Batch) -> Tensor:
     return torch.maximum(same_class(batch["label"]), same_class(batch["row"]))
 
 
-def _embeddings(model: TrunkAndHead, images: Images, rows: np.ndarray) -> Tensor:
-    return unit(over_images(model.features, images, rows, device_of(model)))
-
-
-def _discrepancies(found: Separation) -> dict[str, float]:
-    return {
-        "cmmd": found.cmmd2**0.5,
-        "dcmmd": found.dcmmd2**0.5,
-        "cmmd_ratio": min(found.ratio, 1e9),
-    }
-
-
 def _apply(
-    config: CmmdConfig, model: TrunkAndHead, images: Images, rows: np.ndarray, device: torch.device
+    config: CmmdConfig, model: TrunkAndHead, images: Images, rows: np.ndarray
 ) -> tuple[Tensor, np.ndarray]:
     """Return unit embeddings and class probabilities."""
-    features = over_images(model.features, images, rows, device)
+    features = model.features_of(images, rows)
     z = unit(features)
     with torch.no_grad():
         logits = model.head.cpu()(z * _SCALE if config.objective == "contrastive" else features)
@@ -302,11 +273,8 @@ def _curve(folder: Path) -> None:
     history = history[history["stage"] == "representation"]
     picture = figures.Picture(6, 3.5)
     axes = picture.subplots()
-    for column, name in (
-        ("cmmd", "CMMD: domains apart"),
-        ("dcmmd", "DCMMD: classes apart"),
-        ("cmmd_ratio", "CMMD / DCMMD"),
-    ):
+    names = {"cmmd": "CMMD: domains apart", "dcmmd": "DCMMD: classes apart"}
+    for column, name in (names | {"cmmd_ratio": "CMMD / DCMMD"}).items():
         axes.plot(history["epoch"], history[column], label=name)
     axes.set(xlabel="epoch", yscale="log", title="Held-out embeddings")
     axes.legend()

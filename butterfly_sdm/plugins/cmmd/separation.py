@@ -35,6 +35,12 @@ class Separation:
         """CMMD / DCMMD, free of the scale of the embedding; infinite where all classes coincide."""
         return (self.cmmd2 / self.dcmmd2) ** 0.5 if self.dcmmd2 > 0 else float("inf")
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Return CMMD, DCMMD and their ratio, finite."""
+        ratio = min(self.ratio, 1e9)
+        return {"cmmd": self.cmmd2**0.5, "dcmmd": self.dcmmd2**0.5, "cmmd_ratio": ratio}
+
 
 def class_means(z: Tensor, labels: Tensor, domains: Tensor, classes: int) -> Tensor:
     """

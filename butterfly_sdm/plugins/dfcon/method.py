@@ -33,16 +33,9 @@ from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_settin
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
-from butterfly_sdm.plugins.networks import (
-    TrunkAndHead,
-    class_probabilities,
-    device_of,
-    layers,
-    make_trunk,
-    over_images,
-)
+from butterfly_sdm.plugins.networks import TrunkAndHead, class_probabilities, layers, make_trunk
 from butterfly_sdm.plugins.stages import Batch, Stage
-from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, random_view
+from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, views_of
 
 REAL = 1  # the convention of the task: a higher score means real
 
@@ -189,26 +182,16 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         choose: dict[str, Any] = {}
         if len(set(data.label[held_out])) == 2:
             choose = {"measure": measure, "select": "validation_auc"}
-        view = partial(random_view, scale=(config.crop, 1.0), flip=True, jitter=config.jitter)
+        view = views_of(config)
         if config.objective == "cross_entropy":
             loss = partial(classify_views, view)
             return [Stage("cross_entropy", batches, loss, adamw, epochs, rate=rate, **choose)]
         criterion = ContrastiveLoss(config.temperature)
         contrast = ContrastOfViews(view, config.views, FaceNet.projected, _attracted, criterion)
-        first = Stage(
-            "representation",
-            batches,
-            contrast.loss,
-            adamw,
-            epochs,
-            trains=("trunk", "projection") if config.projection else ("trunk",),
-            rate=rate,
-            collapsed=contrast.collapsed,
-        )
-
-        def extract(model: FaceNet) -> Tensor:
-            return over_images(model.features, data.images, rows, device_of(model))
-
+        trains = ("trunk", "projection") if config.projection else ("trunk",)
+        way = {"trains": trains, "rate": rate}
+        first = contrast.stage("representation", batches, adamw, epochs, **way)
+        extract = partial(FaceNet.features_of, images=data.images, rows=rows)
         head = frozen_head("head", extract, label, config, balanced=config.balance, **choose)
         return [first, head]
 
@@ -227,11 +210,7 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         if whole is not None:  # faces of one video are judged together
             found["soft_vote_group"] = face_scores(whole[0], whole[1][:, 0])
         table = pd.DataFrame([{"model": name} | value for name, value in found.items()])
-        metrics = {
-            f"{name}_{key}": number
-            for name, value in found.items()
-            for key, number in value.items()
-        }
+        metrics = {f"{name}_{key}": found[name][key] for name in found for key in found[name]}
         predictions = _votes(data.names(rows), scores)
         predictions.insert(1, "label", np.where(label == REAL, "real", "fake"))
         return Report(metrics, {"scores": table, "predictions": predictions})

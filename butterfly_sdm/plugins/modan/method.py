@@ -50,7 +50,7 @@ from butterfly_sdm.plugins.networks import (
     unit,
 )
 from butterfly_sdm.plugins.stages import Batch, Stage, sgd, train_stages
-from butterfly_sdm.plugins.views import ContrastOfViews, random_view
+from butterfly_sdm.plugins.views import ContrastOfViews, views_of
 
 _FIRST_RATE, _RISE_EPOCHS = 0.01, 3
 _FALLS = (0.7, 0.8, 0.9)
@@ -162,13 +162,10 @@ class Modan(Plugin[ModanConfig, ModanData]):
         table = with_split(
             table, config.fractions, config.seed, group="patient", label=config.attributes[0]
         )
-        columns = [
-            (name, value)
-            for name in config.attributes
-            for value in sorted(set(table[name].dropna().astype(str)))
-        ]
-        # A missing value is no value, also where a value is spelled "None".
-        hot = [table[name].notna() & (table[name].astype(str) == value) for name, value in columns]
+        given = table[list(config.attributes)]
+        text = given.astype(str).where(given.notna())
+        columns = [(name, value) for name in text for value in sorted(set(text[name].dropna()))]
+        hot = [text[name] == value for name, value in columns]
         attributes = np.array(hot, dtype=bool).reshape(len(columns), len(table)).T
         if (attributes == attributes[0]).all():
             names = " and ".join(config.attributes)
@@ -182,8 +179,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
             "dropped": dropped,
             "classes": [] if task is None else task.facts["classes"],
         }
-        unknown = np.full(len(table), -1)
-        hot_rows = torch.from_numpy(attributes).float()
+        unknown, hot_rows = np.full(len(table), -1), torch.from_numpy(attributes).float()
         return ModanData(images, table, unknown, facts, hot_rows, task)
 
     def build(self, config: ModanConfig, facts: dict[str, Any], part: str) -> nn.Module:
@@ -196,21 +192,11 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
     def stages(self, config: ModanConfig, data: ModanData, model: Any, part: str) -> list[Stage]:
         """Pretrain the encoder; fine-tune its copy on all training rows of the task."""
-        view = partial(
-            random_view, scale=(config.crop, 1.0), flip=config.flip, jitter=config.jitter
-        )
-        criterion = ContrastiveLoss(config.temperature)
-        contrast = ContrastOfViews(view, 2, _encoded, partial(_attracted, config), criterion)
-        pretraining = Stage(
-            "pretraining",
-            data.batches(data.rows("train"), config.batch_size),
-            contrast.loss,
-            sgd(config),
-            config.epochs,
-            ("encoder.trunk",),
-            partial(pretraining_rate, config),
-            collapsed=contrast.collapsed,
-        )
+        batches = data.batches(data.rows("train"), config.batch_size)
+        attracted, criterion = partial(_attracted, config), ContrastiveLoss(config.temperature)
+        contrast = ContrastOfViews(views_of(config), 2, _encoded, attracted, criterion)
+        way = {"rate": partial(pretraining_rate, config), "trains": ("encoder.trunk",)}
+        pretraining = contrast.stage("pretraining", batches, sgd(config), config.epochs, **way)
         if data.task is None:
             return [pretraining]
         train = data.task.usable("train" if "split" in data.task.table.columns else None)
@@ -224,7 +210,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
         encoder = run.model().encoder
         held_out = np.setdiff1d(data.images.rows, data.listed("train"))
         held_out = data.images.readable(held_out)
-        z = unit(over_images(encoder.features, data.images, held_out, run.device))
+        z = unit(encoder.features_of(data.images, held_out))
         metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
         tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
         if data.task is not None:
@@ -236,9 +222,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
                 if kind in folds and folds[kind].notna().all():
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
             if config.scratch:
-                metrics["p_fine_tuned_against_scratch"] = paired_p_value(
-                    folds["fine_tuned"].tolist(), folds["scratch"].tolist()
-                )
+                p = paired_p_value(folds["fine_tuned"].tolist(), folds["scratch"].tolist())
+                metrics["p_fine_tuned_against_scratch"] = p
         return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
 
     def _folds(
@@ -285,7 +270,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
         if classes:
             probability = class_probabilities(model.task, images, images.rows)
             return blanked(prediction_table(paths, probability, classes), images.unreadable)
-        z = unit(over_images(model.encoder.features, images, images.rows, run.device)).numpy()
+        z = unit(model.encoder.features_of(images, images.rows)).numpy()
         table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
         return blanked(table.assign(path=list(map(str, paths))), images.unreadable)
 

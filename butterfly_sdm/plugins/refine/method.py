@@ -159,8 +159,8 @@ class Refine(Plugin[RefineConfig, RefineData]):
                     f"All triggered images are of the target class {config.trigger.target!r}; an "
                     "attack is counted on others."
                 )
-        places = list(range(len(classes)))
-        permutation = derangement(len(classes), config.seed) if config.remap else places
+        count = len(classes)
+        permutation = derangement(count, config.seed) if config.remap else list(range(count))
         images = Images(clean, config.size_px, config.channels)
         return RefineData(images, test, triggered, {"permutation": permutation})
 
@@ -181,13 +181,10 @@ class Refine(Plugin[RefineConfig, RefineData]):
 
         def batches(model: DefendedClassifier, rng: np.random.Generator) -> Iterable[Batch]:
             if not pseudo:  # the classifier never changes, nor do its answers
-                device = device_of(model)
-                pseudo.append(_decided(model.classifier, data.clean, data.clean.rows, device))
-            drawn = (
-                paired(rows, pseudo[0][rows].numpy(), config.batch_size, rng)
-                if config.pairs
-                else shuffled(rows, config.batch_size, rng)
-            )
+                pseudo.append(_decided(model, model.classifier, data.clean, data.clean.rows))
+            drawn = shuffled(rows, config.batch_size, rng)
+            if config.pairs:
+                drawn = paired(rows, pseudo[0][rows].numpy(), config.batch_size, rng)
             for chosen in drawn:
                 yield {"image": data.clean.batch(chosen), "pseudo": pseudo[0][chosen]}
 
@@ -208,7 +205,7 @@ class Refine(Plugin[RefineConfig, RefineData]):
         model = run.model()
         agreeing = _agreeing(model, data.clean, data.clean.rows)
         metrics = {"agreement": float(agreeing.double().mean())}
-        tables = {}
+        tables, permutation = {}, run.facts["permutation"]
 
         def before_and_after(given: Pictures) -> tuple[np.ndarray, np.ndarray]:
             images = Images(given.pixels, config.size_px, config.channels)
@@ -221,19 +218,14 @@ class Refine(Plugin[RefineConfig, RefineData]):
             metrics["benign_accuracy_before"] = float((before == label).mean())
             metrics["benign_accuracy_after"] = float((probability.argmax(axis=1) == label).mean())
             table = prediction_table(data.test.names, probability, config.classes)
-            tables["predictions"] = table.assign(
-                label=[config.classes[number] for number in label],
-                before=[config.classes[number] for number in before],
-            )
+            named = np.array(config.classes, dtype=object)
+            tables["predictions"] = table.assign(label=named[label], before=named[before])
         if data.triggered is not None and config.trigger is not None:
             label, target = data.triggered.label, config.classes.index(config.trigger.target)
             before, probability = before_and_after(data.triggered)
             after = probability.argmax(axis=1)
-            rates = {
-                "before": backdoor_rates(before, label, target),
-                "after": backdoor_rates(after, label, target, run.facts["permutation"]),
-            }
-            for when, found in rates.items():
+            for when, said, order in (("before", before, None), ("after", after, permutation)):
+                found = backdoor_rates(said, label, target, order)
                 metrics |= {f"{name}_{when}": value for name, value in found.items()}
         return Report(metrics, tables)
 
@@ -281,13 +273,8 @@ def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassif
 
 def _rewriting_loss(config: RefineConfig, model: DefendedClassifier, batch: Batch) -> Tensor:
     released = config.form == "released"
-    view = random_view(
-        batch["image"],
-        scale=(config.crop, 1.0),
-        flip=config.flip,
-        jitter=0.0,
-        grey=_GREY if released else 0.0,
-    )
+    crop, grey = (config.crop, 1.0), _GREY if released else 0.0
+    view = random_view(batch["image"], scale=crop, flip=config.flip, jitter=0.0, grey=grey)
     pseudo = batch["pseudo"]
     if released:  # what the classifier says of the very view that is rewritten
         with torch.no_grad():
@@ -310,14 +297,14 @@ def _contrast(config: RefineConfig, rewritten: Tensor, pseudo: Tensor) -> Tensor
     return cast(Tensor, criterion(z, same_class(pseudo)))
 
 
-def _decided(network: nn.Module, images: Images, rows: np.ndarray, device: torch.device) -> Tensor:
-    return over_images(network, images, rows, device).argmax(dim=1)
+def _decided(model: nn.Module, network: nn.Module, images: Images, rows: np.ndarray) -> Tensor:
+    return over_images(network, images, rows, device_of(model)).argmax(dim=1)
 
 
 def _agreeing(model: DefendedClassifier, images: Images, rows: np.ndarray) -> Tensor:
     """Return of which (rows,) the defended classifier decides as the bare one."""
-    device = device_of(model)
-    return _decided(model.classifier, images, rows, device) == _decided(model, images, rows, device)
+    bare = _decided(model, model.classifier, images, rows)
+    return bare == _decided(model, model, images, rows)
 
 
 def _pictures(path: Path, config: RefineConfig, *, labelled: bool) -> Pictures:
