@@ -69,10 +69,7 @@ def by_group(
 
 
 def scores_with_groups(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    groups: pd.Series | np.ndarray | None,
-    what: str,
+    labels: np.ndarray, probabilities: np.ndarray, groups: pd.Series | np.ndarray | None, what: str
 ) -> dict[str, float]:
     """
     Return :func:`classification_scores`, and as ``WHAT_NAME`` those of :func:`by_group` where they

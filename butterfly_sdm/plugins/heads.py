@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.plugins.contract import PluginConfig, new_setting
+from butterfly_sdm.plugins.contract import PluginConfig, later, setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
 
@@ -28,15 +28,15 @@ class HeadConfig(PluginConfig):
     """Settings of a plugin with a head on frozen features."""
 
     batch_size: int = Field(32, ge=4)
-    head: Literal["converged", "adam"] = new_setting(
+    head: Literal["converged", "adam"] = later(
         "converged",
         "converged: logistic regression on standardised features; adam: steps on them as they are",
     )
-    head_inverse_penalty: float = new_setting(
+    head_inverse_penalty: float = later(
         1.0, "converged: C of the logistic regression; less on few rows", gt=0
     )
-    head_epochs: int = Field(20, ge=1, description="adam: passes over the rows")
-    head_learning_rate: float = Field(1e-3, gt=0, description="adam: its rate")
+    head_epochs: int = setting(20, "adam: passes over the rows", ge=1)
+    head_learning_rate: float = setting(1e-3, "adam: its rate", gt=0)
 
 
 def fit_linear(
@@ -175,11 +175,7 @@ def _fit(
     with torch.no_grad():
         features = (extract(module) * scale).cpu().numpy()
         weight, bias, loss = fit_linear(
-            features,
-            labels,
-            head.out_features,
-            balanced=balanced,
-            inverse_penalty=inverse_penalty,
+            features, labels, head.out_features, balanced=balanced, inverse_penalty=inverse_penalty
         )
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))

@@ -14,7 +14,7 @@ from torch import nn
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.contract import PluginConfig, new_setting
+from butterfly_sdm.plugins.contract import PluginConfig, later
 from butterfly_sdm.plugins.heads import fit_linear, frozen_head
 from butterfly_sdm.plugins.stages import Stage, train_stages
 
@@ -68,8 +68,8 @@ class _Net(nn.Module):
 
 
 class _Config(PluginConfig):
-    head: str = new_setting("converged", "")
-    head_inverse_penalty: float = new_setting(1.0, "")
+    head: str = later("converged", "")
+    head_inverse_penalty: float = later(1.0, "")
     head_learning_rate: float = 0.05
     head_epochs: int = 60
     batch_size: int = 40

@@ -33,7 +33,7 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, later, setting
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, make_trunk, unit
@@ -47,44 +47,37 @@ class CmmdConfig(HeadConfig):
     """Settings of the domain adaptation; the defaults are the paper's where it gives them."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
-    labels: dict[str, str] = Field(
-        default_factory=dict, description="our name of a label: its name in the data; others stay"
-    )
-    target: str | None = Field(None, description="domain to adapt to; None: the second of two")
+    labels: dict[str, str] = setting({}, "our name of a label: its name in the data; others stay")
+    target: str | None = setting(None, "domain to adapt to; None: the second of two")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     size_px: int = Field(256, ge=8)
     channels: Literal[1, 3] = 1
-    trunk: str = Field("densenet121", description="small:WIDTH or a model of timm")
-    weights: FileOrName | None = Field(None, description="null: random; pretrained; a local file")
-    objective: Literal["contrastive", "cross_entropy"] = Field(
-        "contrastive", description="cross_entropy: for comparison"
+    trunk: str = setting("densenet121", "small:WIDTH or a model of timm")
+    weights: FileOrName | None = setting(None, "null: random; pretrained; a local file")
+    objective: Literal["contrastive", "cross_entropy"] = setting(
+        "contrastive", "cross_entropy: for comparison"
     )
-    use_target: bool = Field(True, description="false: source only, for comparison")
+    use_target: bool = setting(True, "false: source only, for comparison")
     temperature: float = Field(0.1, gt=0)
-    views: Literal[1, 2] = Field(
-        1,
-        description="2: also attract two views of one image, as NT-Xent; forced by missing labels",
+    views: Literal[1, 2] = setting(
+        1, "2: also attract two views of one image, as NT-Xent; forced by missing labels"
     )
-    balance_domains: bool = Field(False, description="half of each batch from the target")
+    balance_domains: bool = setting(False, "half of each batch from the target")
     epochs: int = Field(20, ge=1)
     batch_size: int = Field(64, ge=4)
     learning_rate: float = Field(1e-3, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1, description="not given by the paper")
+    momentum: float = setting(0.9, "not given by the paper", ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
-    augment: bool = Field(False, description="shift and jitter every view; on with two views")
-    crop: float = Field(0.8, gt=0, le=1, description="of the views: least share of the area")
-    shift: float = Field(
-        0.1, ge=0, lt=1, description="of the views: greatest shift, share of the side"
-    )
-    jitter: float = Field(
-        0.2, ge=0, lt=1, description="of the views: change of brightness and contrast"
-    )
-    flip: bool = Field(True, description="of the views: mirror half of them")
-    head: Literal["converged", "adam"] = new_setting(
+    augment: bool = setting(False, "shift and jitter every view; on with two views")
+    crop: float = setting(0.8, "of the views: least share of the area", gt=0, le=1)
+    shift: float = setting(0.1, "of the views: greatest shift, share of the side", ge=0, lt=1)
+    jitter: float = setting(0.2, "of the views: change of brightness and contrast", ge=0, lt=1)
+    flip: bool = setting(True, "of the views: mirror half of them")
+    head: Literal["converged", "adam"] = later(
         "adam",
         "adam: steps as in the paper; converged: logistic regression on standardised features",
     )
-    head_epochs: int = Field(5, ge=1, description="adam: passes over the rows")
+    head_epochs: int = setting(5, "adam: passes over the rows", ge=1)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.cmmd.phantoms import CLASSES, DOMAINS, phantoms
 from butterfly_sdm.plugins.collection import existing_folder, read_collection, read_columns
+from butterfly_sdm.plugins.contract import setting
 
 COLUMNS = ("path", "label", "domain", "patient", "split")
 
@@ -20,10 +20,10 @@ class SourceConfig(Section):
     """One collection of images."""
 
     layout: Literal["table", "vindr", "cbis", "synthetic"] = "table"
-    path: InputPath | None = Field(None, description="the table; of vindr and cbis the root folder")
-    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
-    domain: str | None = Field(None, description="of all rows, instead of the column domain")
-    count: int = Field(100, ge=4, description="synthetic: images per class and domain")
+    path: InputPath | None = setting(None, "the table; of vindr and cbis the root folder")
+    images: InputPath | None = setting(None, "root of its paths; None: its own folder")
+    domain: str | None = setting(None, "of all rows, instead of the column domain")
+    count: int = setting(100, "synthetic: images per class and domain", ge=4)
 
 
 def read_sources(

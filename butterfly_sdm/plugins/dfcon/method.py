@@ -29,7 +29,7 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, new_setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, later, setting
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
@@ -43,15 +43,11 @@ REAL = 1  # the convention of the task: a higher score means real
 class BackboneConfig(Section):
     """One member of the ensemble."""
 
-    model: str = Field(description="of timm, or small:WIDTH")
-    weights: FileOrName | None = Field("pretrained", description="pretrained, a file, or null")
-    patch_px: int | None = Field(
-        None, ge=1, description="side of a patch of a vision transformer, for small images"
-    )
-    epochs: int | None = Field(
-        None, ge=1, description="its own, where a member needs more; null: as the ensemble"
-    )
-    learning_rate: float | None = Field(None, gt=0, description="its own; null: as the ensemble")
+    model: str = setting(..., "of timm, or small:WIDTH")
+    weights: FileOrName | None = setting("pretrained", "pretrained, a file, or null")
+    patch_px: int | None = setting(None, "side of a transformer's patches, for small images", ge=1)
+    epochs: int | None = setting(None, "its own, if it needs more; null: as the ensemble", ge=1)
+    learning_rate: float | None = setting(None, "its own; null: as the ensemble", gt=0)
 
 
 class DfconConfig(HeadConfig):
@@ -59,39 +55,36 @@ class DfconConfig(HeadConfig):
     Settings; the backbones are the paper's, which does not publish its other hyper-parameters.
     """
 
-    data: InputPath = Field(
-        description="root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a "
-        "csv"
+    data: InputPath = setting(
+        ..., "root with {train,valid}_{real,fake} or {train,valid,test}/{real,fake}, or a csv"
     )
-    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
+    images: InputPath | None = setting(None, "root of its paths; None: its own folder")
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    backbones: dict[str, BackboneConfig] = Field(
+    backbones: dict[str, BackboneConfig] = setting(
         {
             "maxvit": BackboneConfig(model="maxvit_tiny_tf_224"),
             "coatnet": BackboneConfig(model="coatnet_0_rw_224"),
             "eva02": BackboneConfig(model="eva02_tiny_patch14_224"),
         },
+        "by our name; names of letters, digits and _",
         min_length=1,
-        description="by our name; names of letters, digits and _",
     )
     size_px: int = Field(224, ge=16)
     channels: Literal[1, 3] = 3
-    objective: Literal["contrastive", "cross_entropy"] = Field(
-        "contrastive", description="cross_entropy: for comparison"
+    objective: Literal["contrastive", "cross_entropy"] = setting(
+        "contrastive", "cross_entropy: for comparison"
     )
     temperature: float = Field(0.1, gt=0)
-    projection: int = Field(128, ge=0, description="length the loss acts on; 0: on the features")
+    projection: int = setting(128, "length the loss acts on; 0: on the features", ge=0)
     views: Literal[1, 2] = 2
     epochs: int = Field(10, ge=1)
-    learning_rate: float = Field(5e-5, gt=0, description="1e-5 to 1e-4 for published weights")
-    warmup_epochs: int = Field(
-        0, ge=0, description="in which the rate rises; for transformers from random weights"
-    )
-    decay: Literal["none", "cosine"] = new_setting(
+    learning_rate: float = setting(5e-5, "1e-5 to 1e-4 for published weights", gt=0)
+    warmup_epochs: int = setting(0, "in which the rate rises; for untrained transformers", ge=0)
+    decay: Literal["none", "cosine"] = later(
         "none", "cosine: the rate falls to nothing over the epochs, after the warm-up"
     )
     weight_decay: float = Field(0.01, ge=0)
-    balance: bool = Field(True, description="as many real as fake in each batch")
+    balance: bool = setting(True, "as many real as fake in each batch")
     crop: float = Field(0.8, gt=0, le=1)
     jitter: float = Field(0.1, ge=0, lt=1)
 

@@ -8,12 +8,11 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
 from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_collection
-from butterfly_sdm.plugins.contract import new_setting
+from butterfly_sdm.plugins.contract import later, setting
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
 from butterfly_sdm.plugins.stages import seed_of
 
@@ -32,21 +31,17 @@ SPELLINGS = (
 class CollectionConfig(Section):
     """Where images come from."""
 
-    layout: Literal["table", "radimagenet", "dicom", "mrnet", "medmnist"] = Field(
-        "table", description="table: a CSV, Parquet or npz; medmnist: its npz files"
+    layout: Literal["table", "radimagenet", "dicom", "mrnet", "medmnist"] = setting(
+        "table", "table: a CSV, Parquet or npz; medmnist: its npz files"
     )
-    path: InputPath = Field(description="the table, or the root folder")
-    images: InputPath | None = Field(None, description="root of its paths; None: its own folder")
-    cap: int | None = Field(None, ge=1, description="radimagenet: images per class")
-    cap_draw: Literal["first", "random"] = new_setting(
-        "first", "radimagenet: which, by name or drawn, always the same; the paper drew"
-    )
-    spellings: dict[str, str] = Field({}, description="dicom: what a tag says: our name of it")
-    require_all: bool = Field(
-        True, description="dicom: leave out files without modality or body part"
-    )
-    plane: Literal["axial", "coronal", "sagittal"] = Field("sagittal", description="mrnet")
-    finding: Literal["acl", "meniscus", "abnormal"] = Field("acl", description="mrnet: the label")
+    path: InputPath = setting(..., "the table, or the root folder")
+    images: InputPath | None = setting(None, "root of its paths; None: its own folder")
+    cap: int | None = setting(None, "radimagenet: images per class", ge=1)
+    cap_draw: Literal["first", "random"] = later("first", "radimagenet: by name; the paper drew")
+    spellings: dict[str, str] = setting({}, "dicom: what a tag says: our name of it")
+    require_all: bool = setting(True, "dicom: leave out files without modality or body part")
+    plane: Literal["axial", "coronal", "sagittal"] = setting("sagittal", "mrnet")
+    finding: Literal["acl", "meniscus", "abnormal"] = setting("acl", "mrnet: the label")
 
 
 def read_layout(

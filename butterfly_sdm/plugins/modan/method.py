@@ -37,7 +37,7 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
+from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, later, setting
 from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_layout
@@ -59,49 +59,43 @@ _FALLS = (0.7, 0.8, 0.9)
 class ModanConfig(PluginConfig):
     """Settings; the defaults are the paper's."""
 
-    collection: CollectionConfig = Field(description="images to pretrain on")
-    task: CollectionConfig | None = Field(None, description="labelled; None: the collection itself")
-    attributes: tuple[str, ...] = Field(
-        ("modality", "anatomy"), min_length=1, description="columns; any number"
-    )
+    collection: CollectionConfig = setting(..., "images to pretrain on")
+    task: CollectionConfig | None = setting(None, "labelled; None: the collection itself")
+    attributes: tuple[str, ...] = setting(("modality", "anatomy"), "any columns", min_length=1)
     fractions: tuple[float, float, float] = (0.8, 0.0, 0.2)
     size_px: int = Field(224, ge=8)
     channels: Literal[1, 3] = 1
-    trunk: str = Field("resnet18", description="small:WIDTH or a model of timm")
+    trunk: str = setting("resnet18", "small:WIDTH or a model of timm")
     weights: FileOrName | None = None
-    objective: Literal["jaccard", "simclr"] = Field(
-        "jaccard", description="simclr: views of one image only, for comparison"
-    )
+    objective: Literal["jaccard", "simclr"] = setting("jaccard", "simclr: views of one image only")
     temperature: float = Field(0.07, gt=0)
-    threshold: float = Field(0.3, ge=0, le=1, description="least similarity of a positive pair")
+    threshold: float = setting(0.3, "least similarity of a positive pair", ge=0, le=1)
     epochs: int = Field(1000, ge=1)
     batch_size: int = Field(256, ge=4)
     learning_rate: float = Field(0.05, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(1e-4, ge=0)
-    schedule: Literal["steps", "constant"] = new_setting(
+    schedule: Literal["steps", "constant"] = later(
         "constant",
         "of the rate. steps: as in the authors' code, a rise over three epochs, then a tenth after "
         "70, 80 and 90 % of the epochs",
     )
-    crop: float = Field(0.2, gt=0, le=1, description="least share of the area of a view")
+    crop: float = setting(0.2, "least share of the area of a view", gt=0, le=1)
     flip: bool = True
     jitter: float = Field(0.4, ge=0, lt=1)
     tune_epochs: int = Field(10, ge=1)
     tune_learning_rate: float = Field(1e-4, gt=0)
-    tune_step: int = Field(5, ge=1, description="epochs after which the rate falls to a tenth")
+    tune_step: int = setting(5, "epochs after which the rate falls to a tenth", ge=1)
     tune_batch_size: int = Field(32, ge=2)
-    folds: int = Field(5, ge=0, description="0: the split of the task")
+    folds: int = setting(5, "0: the split of the task", ge=0)
     repeats: int = Field(10, ge=1)
-    test: Literal["folds", "means"] = new_setting(
+    test: Literal["folds", "means"] = later(
         "folds",
         "what is paired and has an interval. means: as in the paper, the same folds in every "
         "repeat, and the mean of the folds of each repeat",
     )
-    validation_share: float = Field(
-        0.1, ge=0, lt=0.5, description="of the rows of a fold, to choose the epoch; 0: the last"
-    )
-    scratch: bool = Field(True, description="also fine-tune random weights, for the paired test")
+    validation_share: float = setting(0.1, "of a fold, to choose the epoch; 0: last", ge=0, lt=0.5)
+    scratch: bool = setting(True, "also fine-tune random weights, for the paired test")
 
 
 @dataclass(frozen=True)

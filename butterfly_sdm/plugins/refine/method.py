@@ -24,7 +24,7 @@ from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
 from butterfly_sdm.plugins.collection import blanked, read_collection, unseen_images
-from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, new_setting
+from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, later, setting
 from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
 from butterfly_sdm.plugins.refine.network import (
@@ -47,62 +47,48 @@ class TriggerConfig(Section):
     """A known trigger, to measure the defence."""
 
     kind: Literal["patch", "blend", "folder"]
-    target: str = Field(description="name of the class the attacker wants")
-    path: InputPath = Field(
-        description="patch or blend: an image; folder: images CLASS/*.png with the trigger on them"
+    target: str = setting(..., "name of the class the attacker wants")
+    path: InputPath = setting(
+        ..., "patch or blend: an image; folder: images CLASS/*.png with the trigger on them"
     )
-    mask: InputPath | None = Field(None, description="patch: an image, white where the patch is")
-    alpha: float = Field(0.2, gt=0, lt=1, description="blend: share of the pattern")
+    mask: InputPath | None = setting(None, "patch: an image, white where the patch is")
+    alpha: float = setting(0.2, "blend: share of the pattern", gt=0, lt=1)
 
 
 class RefineConfig(PluginConfig):
     """Settings; the defaults are the paper's for CIFAR-10."""
 
-    model: FileOrName = Field(description="TorchScript file, exported program, or module:function")
-    weights: InputPath | None = Field(None, description="state dict for module:function")
-    trust: bool = new_setting(
-        False, "model is a file, and may run: a file of a network is a program"
-    )
-    classes: tuple[str, ...] = Field(
-        min_length=2, description="names, in the order of the classifier's output"
-    )
+    model: FileOrName = setting(..., "TorchScript file, exported program, or module:function")
+    weights: InputPath | None = setting(None, "state dict for module:function")
+    trust: bool = later(False, "model may run: a file of a network is a program")
+    classes: tuple[str, ...] = setting(..., "in the order of the classifier's output", min_length=2)
     size_px: int = Field(32, ge=16, multiple_of=16)
     channels: Literal[1, 3] = 3
-    mean: tuple[float, ...] = Field(
-        (0.0,), description="what the classifier subtracts from images in [0, 1]"
-    )
-    spread: tuple[float, ...] = Field((1.0,), description="and divides by")
-    clean: InputPath = Field(description="unlabelled clean images: folder, table, npz with image")
-    test: InputPath | None = Field(
-        None, description="labelled: folders CLASS/*.png, table of path and label, or npz"
-    )
+    mean: tuple[float, ...] = setting((0.0,), "what the classifier subtracts from images in [0, 1]")
+    spread: tuple[float, ...] = setting((1.0,), "and divides by")
+    clean: InputPath = setting(..., "unlabelled clean images: folder, table, npz with image")
+    test: InputPath | None = setting(None, "labelled: CLASS/*.png, table of path and label, or npz")
     trigger: TriggerConfig | None = None
-    first_channels: int = Field(64, ge=1, description="of the U-Net; 32 for ImageNet")
-    remap: bool = Field(True, description="permute the output; false only for comparison")
-    contrast: float = Field(0.1, ge=0, description="weight of the contrastive term")
+    first_channels: int = setting(64, "of the U-Net; 32 for ImageNet", ge=1)
+    remap: bool = setting(True, "permute the output; false only for comparison")
+    contrast: float = setting(0.1, "weight of the contrastive term", ge=0)
     temperature: float = Field(0.07, gt=0)
     epochs: int = Field(150, ge=1)
     batch_size: int = Field(256, ge=4)
     learning_rate: float = Field(0.01, gt=0)
-    optimizer: Literal["sgd", "adam"] = new_setting(
+    optimizer: Literal["sgd", "adam"] = later(
         "sgd", "sgd: as in the paper; adam: without momentum and weight_decay, surer on few images"
     )
     momentum: float = Field(0.9, ge=0, lt=1)
     weight_decay: float = Field(5e-4, ge=0)
-    milestones: tuple[int, ...] = Field(
-        (100, 130), description="epochs after which the rate falls to 0.8 of itself"
+    milestones: tuple[int, ...] = setting(
+        (100, 130), "epochs after which the rate falls to 0.8 of itself"
     )
-    crop: float = Field(0.8, gt=0, le=1, description="augmentation: least share of the area")
+    crop: float = setting(0.8, "augmentation: least share of the area", gt=0, le=1)
     flip: bool = True
-    form: Literal["sound", "released"] = new_setting(
-        "sound", "released: as in the authors' code, see the page"
-    )
-    pairs: bool = new_setting(
-        False, "each image of a batch with another of its pseudo-class, for small batches"
-    )
-    validation_share: float = Field(
-        0.1, ge=0, lt=0.5, description="of the clean images, to watch the agreement"
-    )
+    form: Literal["sound", "released"] = later("sound", "released: authors' code, see the page")
+    pairs: bool = later(False, "each image with one of its pseudo-class, for small batches")
+    validation_share: float = setting(0.1, "of clean images, to watch the agreement", ge=0, lt=0.5)
 
 
 @dataclass(frozen=True)
