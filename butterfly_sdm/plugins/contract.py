@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from functools import partial, reduce
+from functools import partial
 from operator import eq
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -331,9 +331,8 @@ class PluginRun:
             )
         card = read_json(folder / "model.json")
         if not isinstance(card, dict) or card.get("format") != RUN_FORMAT:
-            raise ArtefactError(
-                f"{folder} is not the run of a plugin: its model.json does not say so."
-            )
+            message = f"{folder} is not the run of a plugin: its model.json does not say so."
+            raise ArtefactError(message)
         if card.get("plugin") != name or card.get("format_version") != FORMAT_VERSION:
             raise ArtefactError(
                 f"{folder} was trained by the plugin {card.get('plugin')!r} (format "
@@ -347,28 +346,14 @@ class PluginRun:
                 f"{folder / 'model.json'} was changed after it was written. Train it again."
             )
         settings = config or load_settings(plugin.config, card["settings"])[0]
-        for setting in plugin.keeps:
-            settings = _with_kept(settings, setting.split("."), kept_file(folder, setting))
+        for name in plugin.keeps:
+            copies = [folder / f"kept_{name}", *sorted(folder.glob(f"kept_{name}.*"))]
+            for kept in [place for place in copies if place.exists()][:1]:
+                settings = _with_kept(settings, name.split("."), kept)
         return cls(plugin, folder, settings, card["facts"])
 
 
-def setting_of(settings: Any, name: str) -> Any:
-    """Return the value of a dotted setting."""
-    return reduce(getattr, name.split("."), settings)
-
-
-def kept_file(folder: Path, setting: str) -> Path | None:
-    """
-    Return the copy of the file or folder that a setting named when the run was made; None: there
-    is none.
-
-    See :attr:`Plugin.keeps`.
-    """
-    places = (folder / f"kept_{setting}", *sorted(folder.glob(f"kept_{setting}.*")))
-    return next((place for place in places if place.exists()), None)
-
-
-def _with_kept(settings: Any, names: list[str], kept: Path | None) -> Any:
+def _with_kept(settings: Any, names: list[str], kept: Path) -> Any:
     """
     Return settings that name the copy in the run.
 
@@ -377,8 +362,6 @@ def _with_kept(settings: Any, names: list[str], kept: Path | None) -> Any:
     ConfigError
         They name a file that is there and is another.
     """
-    if kept is None:
-        return settings
     first, *rest = names
     given = getattr(settings, first)
     if rest:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -137,17 +137,29 @@ def frozen_head(
     measured
         ``measure`` of the stage, and ``select``, which only steps have a use for.
     """
-    if config.head == "converged":
-        measured.pop("select", None)
-        fit = partial(_fit, extract, labels, scale, balanced, config.head_inverse_penalty)
-        return Stage.solved(name, fit, ("head",), **measured)
     computed: list[Tensor] = []
     known = torch.from_numpy(labels)
 
+    def compute(module: Any) -> None:
+        with torch.no_grad():
+            computed[:] = [extract(module) * scale]
+
+    def solve(module: Any) -> float:
+        compute(module)
+        features, classes = computed[0].cpu().numpy(), module.head.out_features
+        options: Any = {"balanced": balanced, "inverse_penalty": config.head_inverse_penalty}
+        weight, bias, loss = fit_linear(features, labels, classes, **options)
+        fitted = {"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)}
+        module.head.load_state_dict(fitted)
+        return loss
+
+    if config.head == "converged":
+        measured.pop("select", None)
+        return Stage.solved(name, solve, ("head",), **measured)
+
     def batches(module: Any, rng: np.random.Generator) -> Iterable[Batch]:
         if not computed:
-            with torch.no_grad():
-                computed.append(extract(module) * scale)
+            compute(module)
         for rows in shuffled(np.arange(len(labels)), config.batch_size, rng):
             yield {"features": computed[0][rows], "label": known[rows]}
 
@@ -161,22 +173,3 @@ def frozen_head(
 
     adam = partial(torch.optim.Adam, lr=config.head_learning_rate)
     return Stage(name, batches, loss, adam, config.head_epochs, ("head",), **measured)
-
-
-def _fit(
-    extract: Callable[[Any], Tensor],
-    labels: np.ndarray,
-    scale: float,
-    balanced: bool,
-    inverse_penalty: float,
-    module: Any,
-) -> float:
-    head = cast(nn.Linear, module.head)
-    with torch.no_grad():
-        features = (extract(module) * scale).cpu().numpy()
-        weight, bias, loss = fit_linear(
-            features, labels, head.out_features, balanced=balanced, inverse_penalty=inverse_penalty
-        )
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
-    return loss

@@ -243,9 +243,9 @@ class Images:
     ) -> None:
         if isinstance(sources, np.ndarray):
             if sources.dtype != np.uint8 or sources.ndim != 4:
+                has = f"{sources.dtype} {sources.shape}"
                 raise DataError(
-                    "Images in memory are uint8 (rows, channels, h, w); these are "
-                    f"{sources.dtype} {sources.shape}."
+                    f"Images in memory are uint8 (rows, channels, h, w); these are {has}."
                 )
             # images[:, None] of grey images has a channel stride of 1 pixel; torch takes that for
             # another memory format, in which the gradient of a convolution was seen to crash.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,7 +34,6 @@ from butterfly_sdm.plugins.contract import (
     PluginConfig,
     PluginRun,
     Report,
-    setting_of,
 )
 from butterfly_sdm.plugins.stages import Limits, previous, train_stages
 from butterfly_sdm.progress import Progress, silent
@@ -88,9 +87,8 @@ def train(
         tidy(folder)
         logger.info("%s is there already, trained with the same settings.", folder)
         return PluginRun.open(plugin, name, folder, config)
-    if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
-        for part in parts:
-            plugin.network(config, facts, part)
+    for part in parts if len(parts) > 1 else ():
+        plugin.network(config, facts, part)  # what cannot be made is told before hours of learning
     learn = partial(train_stages, progress=progress, limits=limits)
     with resumable_folder(folder, key, worth=_some_trained) as unfinished:
         # The card is written last: where it is whole, nothing is left but to tidy up.
@@ -102,18 +100,11 @@ def train(
             write_table(unfinished / "history.csv", pd.DataFrame(rows), index=False)
             _keep_files(plugin, config, unfinished)
             _write_settings(unfinished, settings)
-            content = {
-                "format": RUN_FORMAT,
-                "format_version": FORMAT_VERSION,
-                "kind": "plugin",
-                "plugin": name,
-                "key": key,
-                "settings": settings,
-                "facts": facts,
-                "software": software_versions(("butterfly-sdm", "torch", "timm")),
-                "files": _files(unfinished),
-            }
-            write_json(card, sealed(content))
+            about = {"format": RUN_FORMAT, "format_version": FORMAT_VERSION, "kind": "plugin"}
+            content = {"plugin": name, "key": key, "settings": settings, "facts": facts}
+            software = software_versions(("butterfly-sdm", "torch", "timm"))
+            written = {"software": software, "files": _files(unfinished)}
+            write_json(card, sealed(about | content | written))
         for note in unfinished.glob("*.history.json"):
             note.unlink()
     return run
@@ -187,7 +178,7 @@ def _changed(
 
 def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> None:
     for setting in plugin.keeps:
-        given = Path(str(setting_of(config, setting)))
+        given = Path(str(reduce(getattr, setting.split("."), config)))
         if given.is_dir():
             shutil.copytree(given, folder / f"kept_{setting}", dirs_exist_ok=True)
         elif given.is_file():
@@ -216,12 +207,11 @@ def _train_part(run: PluginRun, data: Any, part: str, learn: Callable[..., Any])
 def _finished_rows(folder: Path, part: str) -> list[dict[str, Any]] | None:
     """Return the history of a network that is finished, and whole; None: it has to be trained."""
     note = folder / f"{part}.history.json"
-    if not note.is_file():
-        return None
-    if problems := damage(note):
+    problems = damage(note) if note.is_file() else []
+    if problems:
         logger.warning("%s The network %s is trained again.", problems[0], part)
-        return None
-    return cast(list[dict[str, Any]], read_json(note)["rows"])
+    whole = note.is_file() and not problems
+    return cast(list[dict[str, Any]], read_json(note)["rows"]) if whole else None
 
 
 def results_folder(run: PluginRun) -> Path:
@@ -254,10 +244,9 @@ def evaluate(run: PluginRun, *, progress: Progress = silent) -> Report:
     data = run.plugin.load(run.config)
     facts = _jsonlike(data.facts)
     if facts != run.facts:
-        changed = [key for key in run.facts if facts.get(key) != run.facts[key]]
+        changed = [key for key in run.facts if facts.get(key) != run.facts[key]] or ["new facts"]
         raise DataError(
-            "The data differ from those the run was trained on in: "
-            f"{', '.join(changed) or 'new facts'}. "
+            f"The data differ from those the run was trained on in: {', '.join(changed)}. "
             "Evaluate with the data of the training, or predict."
         )
     settings = run.config.model_dump(mode="json")
