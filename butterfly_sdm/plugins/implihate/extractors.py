@@ -13,6 +13,7 @@ from torch import Tensor
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ConfigError, DataError, ModelError
+from butterfly_sdm.plugins import networks
 from butterfly_sdm.plugins.collection import find_images
 from butterfly_sdm.plugins.images import (
     Images,
@@ -24,13 +25,6 @@ from butterfly_sdm.plugins.images import (
 from butterfly_sdm.plugins.implihate import media
 from butterfly_sdm.plugins.implihate.features import APPLIED, check_same, read_applied
 from butterfly_sdm.plugins.implihate.options import FrameOptions, ImplihateConfig
-from butterfly_sdm.plugins.networks import (
-    TrunkAndHead,
-    checksum,
-    device_of,
-    make_trunk,
-    over_images,
-)
 from butterfly_sdm.plugins.stages import device_of_config
 from butterfly_sdm.progress import Progress, silent
 
@@ -193,12 +187,12 @@ class Frames:
     keys, suffixes = ("image",), (media.FRAMES, *media.FILMS)
 
     def __init__(self, options: FrameOptions, device: Device = "cpu") -> None:
-        trunk = make_trunk(options.trunk, 3, options.size_px, weights=options.weights)
+        trunk = networks.make_trunk(options.trunk, 3, options.size_px, weights=options.weights)
         self.count, self.size_px = options.count, options.size_px
         self.facts = options.model_dump(include={"trunk", "size_px", "count"})
-        self.facts["weights"] = checksum(trunk.state_dict())
+        self.facts["weights"] = networks.checksum(trunk.state_dict())
         # Weights that stay as they are want images scaled as where they were trained.
-        self._model = TrunkAndHead(trunk, 1, published=True).eval().to(device)
+        self._model = networks.TrunkAndHead(trunk, 1, published=True).eval().to(device)
 
     def extract(self, source: Path | str) -> dict[str, np.ndarray]:
         """Return ``image``; nothing of a film without a picture."""
@@ -211,8 +205,8 @@ class Frames:
                 return {}
             fitted = [fit_image(frame, self.size_px, 3) for frame in frames]
             images = Images(np.stack(fitted), self.size_px, 3)
-        device = device_of(self._model)
-        features = over_images(self._model.features, images, images.rows, device)
+        device = networks.device_of(self._model)
+        features = networks.over_images(self._model.features, images, images.rows, device)
         return {"image": features.mean(dim=0).numpy()}
 
 
@@ -243,7 +237,10 @@ class _Encoder:
                 f"{str(error).splitlines()[0]}"
             ) from error
         encoder = network.get_encoder() if network.config.is_encoder_decoder else network
-        self.facts = {"kind": network.config.model_type, "weights": checksum(encoder.state_dict())}
+        self.facts = {
+            "kind": network.config.model_type,
+            "weights": networks.checksum(encoder.state_dict()),
+        }
         self._network: Any = encoder.eval().to(device)
         self._device = device
 

@@ -15,12 +15,7 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import (
-    check_columns,
-    first_twice,
-    read_collection,
-    read_columns,
-)
+from butterfly_sdm.plugins import collection
 from butterfly_sdm.plugins.images import read_arrays
 from butterfly_sdm.plugins.implihate.media import FILMS, video_name
 
@@ -154,7 +149,7 @@ def read_features(path: Path) -> Features:
                 message = f"{path} holds {len(videos)} videos, but {len(value)} rows of {key}."
                 raise DataError(message)
     else:
-        table = read_columns(path, ("video_id",), {"video_id": str})
+        table = collection.read_columns(path, ("video_id",), {"video_id": str})
         videos = table["video_id"].to_numpy()
         of = {key: [n for n in table if str(n).rpartition("_")[0] == key] for key in KEYS}
         arrays = {key: table[names].to_numpy(np.float32) for key, names in of.items() if names}
@@ -270,20 +265,20 @@ def read_labels(path: Path) -> pd.DataFrame:
     path = Path(path)
     annotations = sorted(path.glob("*annotation*.csv"))
     if path.is_dir() and not annotations:
-        table = read_collection(path, ("label",), endings=FILMS)
+        table = collection.read_collection(path, ("label",), endings=FILMS)
         table["label"] = table["label"].str.removesuffix("_videos")
         table = table.rename(columns={"path": "video_id"})
     elif annotations:
-        table = read_columns(annotations[0], ("video_file_name", "label"))
+        table = collection.read_columns(annotations[0], ("video_file_name", "label"))
         label = table["label"].str.strip().str.lower().str.replace(r"[ -]", "_", regex=True)
         table = pd.DataFrame({"video_id": table["video_file_name"], "label": label})
     else:
-        table = read_columns(path, ("label",))
+        table = collection.read_columns(path, ("label",))
         if "path" in table.columns and "video_id" not in table.columns:
             table = table.assign(video_id=[Path(str(name)).stem for name in table["path"]])
-        check_columns(table, ("video_id",), path)
+        collection.check_columns(table, ("video_id",), path)
     table["video_id"] = [video_name(name) for name in table["video_id"]]
-    if twice := first_twice(table["video_id"]):
+    if twice := collection.first_twice(table["video_id"]):
         raise DataError(f"{path} labels the video {twice} twice.")
     without = table["video_id"][table["label"].isna()]
     if len(without):

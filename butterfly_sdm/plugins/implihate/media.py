@@ -13,13 +13,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm.errors import DataError, MissingFileError
-from butterfly_sdm.plugins.collection import (
-    files_below,
-    first_twice,
-    is_table,
-    read_collection,
-    read_columns,
-)
+from butterfly_sdm.plugins import collection
 from butterfly_sdm.plugins.images import SUFFIXES, optional_package
 
 FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
@@ -59,8 +53,8 @@ def is_media(place: Path) -> bool:
     """Tell whether ``place`` names videos, and not features of videos."""
     if place.is_dir():
         return not any(place.glob("*.npz"))
-    if is_table(place):
-        return "path" in read_columns(place, ()).columns
+    if collection.is_table(place):
+        return "path" in collection.read_columns(place, ()).columns
     return place.suffix.lower() in MEDIA
 
 
@@ -82,13 +76,13 @@ def find_videos(place: Path) -> list[Video]:
     MissingFileError, DataError
         There is none, or two have one name.
     """
-    if is_table(place):
-        table = read_collection(place)
+    if collection.is_table(place):
+        table = collection.read_collection(place)
         names = table.get("video_id", pd.Series([Path(path).stem for path in table["path"]]))
         words = table.get("transcript", pd.Series([None] * len(table)))
         rows = zip(map(video_name, names), table["path"], words, strict=True)
         videos = [Video(n, _beside(Path(p)), None if pd.isna(w) else str(w)) for n, p, w in rows]
-        if twice := first_twice([video.name for video in videos]):
+        if twice := collection.first_twice([video.name for video in videos]):
             raise DataError(f"{place} names the video {twice} twice.")
         return videos
     if place.is_file():
@@ -96,7 +90,7 @@ def find_videos(place: Path) -> list[Video]:
     if not place.is_dir():
         raise MissingFileError(f"There are no videos at {place}.")
     found: dict[str, dict[str, Path]] = {}
-    for path in files_below(place, (*MEDIA, *SUFFIXES)):
+    for path in collection.files_below(place, (*MEDIA, *SUFFIXES)):
         if path.suffix.lower() in SUFFIXES:  # a frame
             if path.parent == place:
                 continue
