@@ -1,6 +1,7 @@
 """Scores of classifiers, with intervals."""
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,10 @@ from scipy import stats
 from sklearn import metrics
 
 from butterfly_sdm.errors import DataError
+
+Groups: TypeAlias = (
+    pd.Series | np.ndarray | None
+)  # of each row its patient or video; None: not known
 
 
 def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -50,7 +55,7 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
 
 
 def by_group(
-    labels: np.ndarray, probabilities: np.ndarray, groups: pd.Series | np.ndarray | None
+    labels: np.ndarray, probabilities: np.ndarray, groups: Groups
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """
     Return label (m,) and mean probabilities (m, classes) per patient or video, to judge its images
@@ -69,7 +74,7 @@ def by_group(
 
 
 def scores_with_groups(
-    labels: np.ndarray, probabilities: np.ndarray, groups: pd.Series | np.ndarray | None, what: str
+    labels: np.ndarray, probabilities: np.ndarray, groups: Groups, what: str
 ) -> dict[str, float]:
     """
     Return :func:`classification_scores`, and as ``WHAT_NAME`` those of :func:`by_group` where they

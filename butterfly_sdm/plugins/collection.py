@@ -27,6 +27,7 @@ logger = logging.getLogger("butterfly_sdm.plugins")
 
 PARTS = ("train", "validation", "test")
 Fractions = tuple[float, float, float]
+Names = Sequence[str]
 _SPELLED = {"valid": "validation", "val": "validation", "training": "train"}
 
 
@@ -232,22 +233,13 @@ def files_below(folder: Path, endings: Sequence[str] = SUFFIXES) -> list[Path]:
 
     What begins with a dot, as the ``._`` files of macOS do, is none.
     """
-
-    def asked(path: Path) -> bool:
-        return path.suffix.lower() in endings or (
-            endings is SUFFIXES and not path.suffix and is_dicom(path)
-        )
-
-    paths = (path for path in folder.rglob("[!.]*") if path.is_file())
-    return sorted(filter(asked, paths))
+    paths = sorted(path for path in folder.rglob("[!.]*") if path.is_file())
+    mute = {p for p in paths if endings is SUFFIXES and not p.suffix and is_dicom(p)}
+    return [path for path in paths if path.suffix.lower() in endings or path in mute]
 
 
 def read_collection(
-    place: Path,
-    columns: Sequence[str] = (),
-    *,
-    root: Path | None = None,
-    endings: Sequence[str] = SUFFIXES,
+    place: Path, columns: Names = (), *, root: Path | None = None, endings: Names = SUFFIXES
 ) -> pd.DataFrame:
     """
     List images or videos, and what is known of them, from whatever names them.
@@ -315,14 +307,14 @@ def _folder_table(folder: Path, endings: Sequence[str]) -> pd.DataFrame:
     both = [row[0].partition("_") if row else ("", "", "") for row in inside]
     if all(sep and _part(first) in PARTS for first, sep, _ in both):
         inside = [(first, rest) for first, _, rest in both]
-    columns: dict[str, list[str | None]] = {}
+    table = pd.DataFrame({"path": [str(path) for path in paths]})
     for depth in (0, 1):
         names = [row[depth] if len(row) > depth else None for row in inside]
-        if "split" not in columns and all(name and _part(name) in PARTS for name in names):
-            columns["split"] = [_part(str(name)) for name in names]
-        elif "label" not in columns and any(names):
-            columns["label"] = names
-    return pd.DataFrame({"path": [str(path) for path in paths]} | columns)
+        if "split" not in table and all(name and _part(name) in PARTS for name in names):
+            table["split"] = [_part(str(name)) for name in names]
+        elif "label" not in table and any(names):
+            table["label"] = names
+    return table
 
 
 def _part(name: str) -> str:
@@ -418,10 +410,7 @@ def with_split(
 
 
 def split_by_group(
-    groups: Sequence[object],
-    fractions: Fractions,
-    seed: int,
-    labels: Sequence[object] | None = None,
+    groups: Sequence[Any], fractions: Fractions, seed: int, labels: Sequence[Any] | None = None
 ) -> np.ndarray:
     """
     Divide rows into training, validation and test so that no group is in two parts.

@@ -20,6 +20,7 @@ logger = logging.getLogger("butterfly_sdm.plugins")
 INSIDE = "::"  # between a file, an array in it and a row
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".npy")
 CACHE_BYTES = 2 << 30
+Sources = Sequence[str | Path] | np.ndarray
 
 
 def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
@@ -234,12 +235,7 @@ class Images:
     """
 
     def __init__(
-        self,
-        sources: Sequence[str | Path] | np.ndarray,
-        size_px: int,
-        channels: int,
-        *,
-        tolerant: bool = False,
+        self, sources: Sources, size_px: int, channels: int, *, tolerant: bool = False
     ) -> None:
         if isinstance(sources, np.ndarray):
             if sources.dtype != np.uint8 or sources.ndim != 4:

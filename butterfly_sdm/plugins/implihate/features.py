@@ -236,13 +236,9 @@ def stack_features(
             of_all[place], present[key][place] = frames.mean(axis=0), True
     if not any(key in values for key in MODALITIES):
         raise DataError(f"{path} holds none of {', '.join(MODALITIES)}; at least one is needed.")
-    ordered = [key for key in KEYS if key in values]
-    return Features(
-        tuple(rows),
-        {key: values[key] for key in ordered},
-        {key: present[key] for key in ordered},
-        dict(extractors or {}),
-    )
+    values = {key: values[key] for key in KEYS if key in values}
+    present = {key: present[key] for key in values}
+    return Features(tuple(rows), values, present, dict(extractors or {}))
 
 
 def read_labels(path: Path) -> pd.DataFrame:

@@ -5,7 +5,7 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 .. [1] ModAn-MulSupCon. arXiv 2508.18613 (2025).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -153,18 +153,17 @@ class Modan(Plugin[ModanConfig, ModanData]):
     def load(self, config: ModanConfig) -> ModanData:
         """Read the collection and the task."""
         table, dropped = read_layout(config.collection, config.attributes)
-        table = with_split(
-            table, config.fractions, config.seed, group="patient", label=config.attributes[0]
-        )
-        given = table[list(config.attributes)]
+        names = list(config.attributes)
+        table = with_split(table, config.fractions, config.seed, group="patient", label=names[0])
+        given = table[names]
         text = given.astype(str).where(given.notna())
         columns = [(name, value) for name in text for value in sorted(set(text[name].dropna()))]
         hot = [text[name] == value for name, value in columns]
         attributes = np.array(hot, dtype=bool).reshape(len(columns), len(table)).T
         if (attributes == attributes[0]).all():
-            names = " and ".join(config.attributes)
             raise DataError(
-                f"All images have the same {names}; pretraining needs attributes that differ."
+                f"All images have the same {' and '.join(names)}; pretraining needs attributes "
+                "that differ."
             )
         images = Images(table["path"].tolist(), config.size_px, config.channels)
         task = _task(config, table)
@@ -233,11 +232,10 @@ class Modan(Plugin[ModanConfig, ModanData]):
                 raise DataError(
                     "The run was trained without labels; give the task and train again."
                 )
-            part, start = f"{repeat} {fold}", {"fine_tuned": encoder, "scratch": None}
-            guesses = {
-                kind: fine_tune(config, task, train, test, fresh, start[kind], part=part)
-                for kind in ("fine_tuned", *(["scratch"] if config.scratch else []))
-            }
+            tune = partial(fine_tune, config, task, train, test, fresh, part=f"{repeat} {fold}")
+            guesses = {"fine_tuned": tune(encoder)}
+            if config.scratch:
+                guesses["scratch"] = tune(None)
             guesses["probe"] = linear_probe(task, train, test, encoder)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
@@ -386,11 +384,7 @@ def _attracted(config: ModanConfig, batch: Batch) -> Tensor:
 
 
 def _tuning(
-    config: ModanConfig,
-    task: Task,
-    train: np.ndarray,
-    name: str = "",
-    start: Callable[[Any], None] | None = None,
+    config: ModanConfig, task: Task, train: np.ndarray, name: str = "", start: Any = None
 ) -> Stage:
     """Return the fine-tuning stage of a classifier, or of the part ``name`` of a network."""
     held_out = _validation(config, task, train)
@@ -424,10 +418,8 @@ def _validation(config: ModanConfig, task: Task, train: np.ndarray) -> np.ndarra
         return np.array([], dtype=int)
     folds = StratifiedGroupKFold(count, shuffle=True, random_state=config.seed)
     inside, outside = next(iter(folds.split(train, task.label[train], task.group[train])))
-    classes = set(task.label[train])
-    complete = (
-        set(task.label[train[inside]]) == classes and set(task.label[train[outside]]) == classes
-    )
+    both = [set(task.label[train[rows]]) for rows in (inside, outside)]
+    complete = both == [set(task.label[train])] * 2
     return train[outside] if complete else np.array([], dtype=int)
 
 

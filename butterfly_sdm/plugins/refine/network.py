@@ -1,6 +1,7 @@
 """The suspicious classifier, kept as it is, behind a network that rewrites its input."""
 
 import importlib.util
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self, cast
@@ -32,23 +33,17 @@ class UNet(nn.Module):
     def __init__(self, channels: int, first: int, *, bilinear: bool = False) -> None:
         super().__init__()
         sizes = [first * 2**level for level in range(5)]
-        self.enter = _twice(channels, first)
+        levels = sizes[-2::-1]  # on the way up
+        risen = [*levels[1:], first] if bilinear else levels  # channels that a level ends with
         if bilinear:
-            below, risen = [*sizes[:4], sizes[3]], [sizes[2], sizes[1], first, first]
-            self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(below))
-            self.rise = nn.ModuleList(
-                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True) for _ in risen
-            )
-            self.up = nn.ModuleList(
-                _twice(2 * a, out, a) for a, out in zip(sizes[-2::-1], risen, strict=True)
-            )
-        else:
-            self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
-            self.rise = nn.ModuleList(
-                nn.ConvTranspose2d(b, a, 2, stride=2)
-                for a, b in zip(sizes[-2::-1], sizes[:0:-1], strict=True)
-            )
-            self.up = nn.ModuleList(_twice(2 * a, a) for a in sizes[-2::-1])
+            sizes[-1] = sizes[-2]
+        upsample = partial(nn.Upsample, scale_factor=2, mode="bilinear", align_corners=True)
+        self.enter = _twice(channels, first)
+        self.down = nn.ModuleList(_twice(a, b) for a, b in pairwise(sizes))
+        self.rise = nn.ModuleList(
+            upsample() if bilinear else nn.ConvTranspose2d(2 * a, a, 2, stride=2) for a in levels
+        )
+        self.up = nn.ModuleList(_twice(2 * a, out, a) for a, out in zip(levels, risen, strict=True))
         self.leave = nn.Conv2d(first, channels, 1)
         nn.init.constant_(self.leave.bias, 0.5)  # type: ignore[arg-type]  # the middle of [0, 1]
 

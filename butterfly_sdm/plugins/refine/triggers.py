@@ -32,11 +32,8 @@ def stamp_blend(images: np.ndarray, pattern: np.ndarray, alpha: float) -> np.nda
     alpha
         Share of the pattern.
     """
-    return (
-        np.clip((1 - alpha) * images + alpha * pattern.astype(float), 0, 255)
-        .round()
-        .astype(np.uint8)
-    )
+    mixed = (1 - alpha) * images + alpha * pattern.astype(float)
+    return np.clip(mixed, 0, 255).round().astype(np.uint8)
 
 
 def backdoor_rates(
