@@ -8,6 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from butterfly_sdm.core.settings import load_settings
+from butterfly_sdm.plugins.contract import PluginRun
+from butterfly_sdm.plugins.plugin import get_plugin
+from butterfly_sdm.plugins.runner import train
+
 from . import made
 
 EPOCHS = 2
@@ -130,6 +135,25 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
             "mask": str(folder / "corner.png"),
         },
     }
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """
+    Return a function: name of a plugin -> its small settings and a finished run of them, made once
+    and copied by those who write into it.
+    """
+    known: dict[str, Any] = {}
+
+    def of(name: str) -> tuple[dict[str, Any], PluginRun]:
+        if name not in known:
+            folder, plugin = tmp_path_factory.mktemp(name), get_plugin(name)
+            value = settings_of(name, folder / "data") | {"name": "first"}
+            config, _ = load_settings(plugin.config, value)
+            known[name] = value, train(plugin, name, config, folder / "run")
+        return known[name]
+
+    return of
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def videos(folder: Path, *, count: int = 48, seed: int = 0) -> tuple[Path, Path]
     return folder / "features", folder / "labels.csv"
 
 
-def faces(folder: Path, *, people: int = 10, seed: int = 0, fakes: int = 3) -> Path:
+def faces(folder: Path, *, people: int = 6, seed: int = 0, fakes: int = 3) -> Path:
     """
     Smooth faces, and fakes with a square of another brightness; a table of path, label, group.
     """

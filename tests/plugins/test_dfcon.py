@@ -62,7 +62,7 @@ def test_the_ensemble_tells_fakes_and_scores_every_member(tmp_path):
     run = train(
         Dfcon(),
         "dfcon",
-        _config(made.faces(tmp_path / "data", people=12), epochs=4),
+        _config(made.faces(tmp_path / "data"), epochs=3),
         tmp_path / "run",
     )
     report = evaluate(run)

@@ -162,23 +162,20 @@ def test_what_cannot_be_made_is_told_before_the_first_backbone_learns(tmp_path):
         train(Dfcon(), "dfcon", config, tmp_path / "run", progress=pytest.fail)
 
 
-def test_a_finished_run_is_neither_trained_again_nor_replaced(tmp_path):
-    settings = settings_of("cmmd", tmp_path / "data")
-    config = load_settings(get_plugin("cmmd").config, settings)[0]
-    train(get_plugin("cmmd"), "cmmd", config, tmp_path / "run")
-    stamp = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
-    train(get_plugin("cmmd"), "cmmd", config, tmp_path / "run", progress=pytest.fail)
-    other = config.model_copy(update={"epochs": 3})
+def test_a_finished_run_is_neither_trained_again_nor_replaced(finished):
+    _, run = finished("cmmd")
+    stamp = (run.folder / "model.safetensors").stat().st_mtime_ns
+    train(run.plugin, "cmmd", run.config, run.folder, progress=pytest.fail)
+    other = run.config.model_copy(update={"epochs": 3})
     with pytest.raises(ConfigError, match=r"holds a finished run of cmmd with other epochs"):
-        train(get_plugin("cmmd"), "cmmd", other, tmp_path / "run")
-    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == stamp
+        train(run.plugin, "cmmd", other, run.folder)
+    assert (run.folder / "model.safetensors").stat().st_mtime_ns == stamp
 
 
-def test_other_data_are_scored_beside_the_first_not_over_them(tmp_path):
-    settings = settings_of("cmmd", tmp_path / "data") | {"name": "first"}
-    plugin = get_plugin("cmmd")
-    run = train(plugin, "cmmd", load_settings(plugin.config, settings)[0], tmp_path / "run")
-    evaluate(run)
+def test_other_data_are_scored_beside_the_first_not_over_them(finished, tmp_path):
+    settings, run = finished("cmmd")
+    plugin = run.plugin
+    evaluate(PluginRun.open(plugin, "cmmd", shutil.copytree(run.folder, tmp_path / "run")))
     kept = (tmp_path / "run" / "metrics.json").read_bytes()
     table = made.scanners(tmp_path / "other", seed=1)
     other = settings | {"sources": [{"path": str(table)}], "name": "second"}
@@ -191,10 +188,8 @@ def test_other_data_are_scored_beside_the_first_not_over_them(tmp_path):
     assert found.read_bytes() != kept
 
 
-def test_one_unreadable_image_stops_no_prediction(tmp_path):
-    settings = settings_of("cmmd", tmp_path / "data")
-    plugin = get_plugin("cmmd")
-    run = train(plugin, "cmmd", load_settings(plugin.config, settings)[0], tmp_path / "run")
+def test_one_unreadable_image_stops_no_prediction(finished, tmp_path):
+    _, run = finished("cmmd")
     new = tmp_path / "new"
     for number in range(3):
         made.save(new / f"{number}.png", made.shape(0, 16, np.random.default_rng(number)))
@@ -369,14 +364,15 @@ def test_init_writes_settings_to_fill_in(name, tmp_path):
         write_starter(name, path)
 
 
-def test_evaluate_prints_what_it_measured_and_check_what_is_kept(tmp_path):
-    settings = settings_of("cmmd", tmp_path) | {"name": "x"}
+def test_evaluate_prints_what_it_measured_and_check_what_is_kept(finished, tmp_path):
+    settings, run = finished("cmmd")
     path = tmp_path / "cmmd.yaml"
     path.write_text(yaml.safe_dump(settings))
-    for verb in ("train", "evaluate"):
-        result = runner.invoke(app, ["plugin", "cmmd", verb, "--config", str(path)])
-        assert result.exit_code == 0, result.output
-    assert "target_auc" in result.output
+    shutil.copytree(run.folder, tmp_path / "runs" / "first")
+    result = runner.invoke(app, ["plugin", "cmmd", "train", "--config", str(path)])
+    assert result.exit_code == 0 and "trained before" in result.output
+    result = runner.invoke(app, ["plugin", "cmmd", "evaluate", "--config", str(path)])
+    assert result.exit_code == 0 and "target_auc" in result.output
     result = runner.invoke(app, ["plugin", "cmmd", "check", "--config", str(path)])
     assert result.exit_code == 0 and "kept" in result.output
     result = runner.invoke(app, ["plugin", "cmmd", "train"])

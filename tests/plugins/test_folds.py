@@ -20,7 +20,7 @@ def _trained(name, folder):
     plugin = CASES[name][0]()
     settings = settings_of(name, folder / "data")
     if name == "modan":
-        settings |= {"folds": 3, "repeats": 2, "tune_epochs": 1, "epochs": 1}
+        settings |= {"folds": 3, "repeats": 2, "tune_epochs": 1, "epochs": 1, "scratch": False}
     else:
         settings |= {"folds": 5, "epochs": 1, "classifier_epochs": 1}
     return train(plugin, name, load_settings(plugin.config, settings)[0], folder / "run")

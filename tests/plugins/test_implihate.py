@@ -158,7 +158,12 @@ def test_what_a_missing_modality_holds_has_no_influence(made_up):
 
 
 def test_two_stages_learn_three_classes_and_say_what_each_modality_adds(tmp_path):
-    run = train(Implihate(), "implihate", _config(tmp_path / "data", folds=2), tmp_path / "run")
+    run = train(
+        Implihate(),
+        "implihate",
+        _config(tmp_path / "data", folds=2, batch_size=12),
+        tmp_path / "run",
+    )
     history = pd.read_csv(run.folder / "history.csv")
     assert history["stage"].drop_duplicates().tolist() == ["joint", "cross", "classifier"]
     report = evaluate(run)
@@ -342,7 +347,7 @@ def test_bad_inputs_are_explained(tmp_path):
 def test_the_text_of_real_videos_goes_through(shared, tmp_path):
     for package in ("vaderSentiment", "nrclex"):
         pytest.importorskip(package)
-    videos = json.loads((shared / "data" / "domains" / "hate_video_text.json").read_text())[:90]
+    videos = json.loads((shared / "data" / "domains" / "hate_video_text.json").read_text())[:40]
     for number, video in enumerate(videos):
         (tmp_path / "media").mkdir(exist_ok=True)
         (tmp_path / "media" / f"n{number}.txt").write_text(

@@ -146,7 +146,7 @@ def test_the_rate_rises_and_falls_as_in_the_authors_code(tmp_path):
 
 def test_the_papers_test_has_the_same_folds_in_every_repeat_and_one_mean_of_each(tmp_path):
     table = made.medical(tmp_path / "data")
-    config = _config(table, epochs=1, tune_epochs=1, repeats=3, test="means")
+    config = _config(table, epochs=1, tune_epochs=1, repeats=3, test="means", scratch=False)
     run = train(Modan(), "modan", config, tmp_path / "run")
     report = evaluate(run)
     folds = report.tables["folds"]

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.plugins.networks import load_weights
-from butterfly_sdm.plugins.refine.method import Refine, load_defended
+from butterfly_sdm.plugins.refine.method import load_defended
 from butterfly_sdm.plugins.refine.network import load_classifier
-from butterfly_sdm.plugins.runner import train
 
-from .conftest import settings_of, striped_classifier
+from .conftest import striped_classifier
 
 
 class Command:
@@ -105,9 +103,8 @@ def test_a_program_is_loaded_after_the_users_word_alone(program, tmp_path):
         assert load_classifier(str(path), None, trust=True)(torch.zeros(2, 1, 16, 16)).shape[0] == 2
 
 
-def test_the_word_of_a_run_folder_does_not_count(tmp_path):
-    config, _ = load_settings(Refine.config, settings_of("refine", tmp_path / "made"))
-    run = train(Refine(), "refine", config, tmp_path / "run")
+def test_the_word_of_a_run_folder_does_not_count(finished):
+    _, run = finished("refine")
     assert json.loads((run.folder / "model.json").read_text())["settings"]["trust"] is True
     with pytest.raises(ModelError, match="give trust=True"):
         load_defended(run.folder)
