@@ -399,10 +399,8 @@ def with_split(
     if "split" in table.columns:
         split = table["split"].replace(_SPELLED)
         unknown = sorted(map(str, set(split) - set(PARTS)))
-        if unknown:
-            raise DataError(
-                f"The split {unknown[0]!r} is unknown; the parts are {', '.join(PARTS)}."
-            )
+        for name in unknown:
+            raise DataError(f"The split {name!r} is unknown; the parts are {', '.join(PARTS)}.")
         check_groups(groups.tolist(), split.tolist(), group)
         return table.assign(split=split)
     labels = table[label].astype(str).tolist() if label in table.columns else None
@@ -438,10 +436,9 @@ def split_by_group(
     DataError
         The fractions do not sum to 1.
     """
-    if abs(sum(fractions) - 1) > 1e-6:
-        raise DataError(
-            f"The fractions of a split sum to 1; {fractions} sum to {sum(fractions):g}."
-        )
+    total = sum(fractions)
+    if abs(total - 1) > 1e-6:
+        raise DataError(f"The fractions of a split sum to 1; {fractions} sum to {total:g}.")
     names, codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     strata = np.zeros(len(names), dtype=int)
     if labels is not None:

@@ -55,14 +55,10 @@ def check(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) -> Confo
         asked, given = plugin.config.__name__, type(config).__name__
         raise PluginError(f"The settings are a {given}; this plugin says {asked}.")
     if config.inputs is None:
-        raise PluginError(
-            "Give the settings inputs with unseen files, so that predicting can be checked."
-        )
+        raise PluginError("Give the settings inputs with unseen files, to check predicting, too.")
     again, _ = load_settings(plugin.config, config.model_dump(mode="json"))
     if again != config:
-        raise PluginError(
-            "The settings do not survive being written and read: use JSON-like field types."
-        )
+        raise PluginError("Settings do not survive being written and read: use JSON-like types.")
 
     train = partial(runner.train, plugin, "checked", config, limits=LIMITS)
     with _step("train"):

@@ -225,9 +225,7 @@ def _domains(config: CmmdConfig, table: pd.DataFrame) -> tuple[list[str], str]:
     """Return the domains of the data, and the one to adapt to."""
     without = table["path"][table["domain"].isna()]
     if len(without):
-        raise DataError(
-            f"{without.iloc[0]} has no domain. Fill in the column, or remove such rows."
-        )
+        raise DataError(f"{without.iloc[0]} has no domain. Fill in the column, or remove the rows.")
     domains = sorted(set(table["domain"]))
     if len(domains) < 2 or (config.target is None and len(domains) > 2):
         raise ConfigError(

@@ -45,7 +45,7 @@ def read_sources(
     if any(source.layout == "synthetic" for source in sources):
         if len(sources) > 1:
             raise ConfigError(
-                "Synthetic mammograms stand alone: they bring both domains. Give a single source."
+                "Synthetic mammograms stand alone, with both domains. Give one source."
             )
         pixels, label, domain = phantoms(sources[0].count, size_px, seed)
         table = pd.DataFrame({"path": [f"synthetic_{row:05d}" for row in range(len(label))]})
@@ -66,9 +66,7 @@ def read_sources(
             table["domain"] = source.domain
         tables.append(table[[column for column in COLUMNS if column in table.columns]])
     if len({"split" in table.columns for table in tables}) > 1:
-        raise DataError(
-            "Some sources have a split and some have none. Give all a column split, or none."
-        )
+        raise DataError("Some sources have a split, some none. Give all a column split, or none.")
     joined = pd.concat(tables, ignore_index=True)
     if "patient" in joined.columns:
         own = pd.Series([f"row {row}" for row in joined.index], index=joined.index)
@@ -89,10 +87,9 @@ def vindr(root: Path) -> pd.DataFrame:
     listed = read_columns(root / "breast-level_annotations.csv", needed)
     metadata = read_columns(root / "metadata.csv", ("SOP Instance UID", "Manufacturer"))
     manufacturer = metadata.set_index("SOP Instance UID")["Manufacturer"]
-    listed["path"] = (
-        f"{root / 'images'}/" + listed["study_id"] + "/" + listed["image_id"] + ".dicom"
-    )
-    listed["domain"] = listed["image_id"].map(manufacturer)
+    study, image = listed["study_id"], listed["image_id"]
+    listed["path"] = f"{root / 'images'}/" + study + "/" + image + ".dicom"
+    listed["domain"] = image.map(manufacturer)
     return listed.rename(columns={"breast_birads": "label", "study_id": "patient"})
 
 

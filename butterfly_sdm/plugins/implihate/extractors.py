@@ -78,14 +78,15 @@ class Sentiment:
         return {"sentiment": np.array([scores["pos"], scores["neg"], scores["neu"]], np.float32)}
 
 
+_EMOTIONS = "fear anger anticipation trust surprise positive negative sadness disgust joy".split()
+
+
 class Emotion:
     """Counts of words of a transcript per emotion of the NRC lexicon."""
 
     keys, suffixes = ("emotion",), media.WORDS
     facts: Mapping[str, Any] = {}
-    names = tuple(
-        "fear anger anticipation trust surprise positive negative sadness disgust joy".split()
-    )
+    names = _EMOTIONS
 
     def __init__(self) -> None:
         self._lexicon = optional_package("nrclex", "Emotions need nrclex", "video").NRCLex()
@@ -237,10 +238,8 @@ class _Encoder:
                 f"{str(error).splitlines()[0]}"
             ) from error
         encoder = network.get_encoder() if network.config.is_encoder_decoder else network
-        self.facts = {
-            "kind": network.config.model_type,
-            "weights": networks.checksum(encoder.state_dict()),
-        }
+        weights = networks.checksum(encoder.state_dict())
+        self.facts = {"kind": network.config.model_type, "weights": weights}
         self._network: Any = encoder.eval().to(device)
         self._device = device
 

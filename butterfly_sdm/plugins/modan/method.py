@@ -229,9 +229,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
             network = self.network(config, run.facts, f"fold {repeat} {fold}")
             fresh = cast(ModanNet, network).task
             if fresh is None:
-                raise DataError(
-                    "The run was trained without labels; give the task and train again."
-                )
+                raise DataError("The run was trained without labels; give a task and train again.")
             tune = partial(fine_tune, config, task, train, test, fresh, part=f"{repeat} {fold}")
             guesses = {"fine_tuned": tune(encoder)}
             if config.scratch:
@@ -359,8 +357,7 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
     if len(classes) < 2:
         path = (config.task or config.collection).path
         raise DataError(f"All labels of {path} are {classes[0]!r}; a task needs two classes.")
-    own = pd.Series(table.index)
-    group = table.get("patient", own).astype(str).to_numpy()
+    group = table.get("patient", pd.Series(table.index)).astype(str).to_numpy()
     images = Images(table["path"].tolist(), config.size_px, config.channels)
     task = Task(images, table, label, {"classes": classes}, group)
     for number, name in enumerate(classes):
@@ -428,9 +425,7 @@ def _divisions(
 ) -> Iterable[tuple[int, int, np.ndarray, np.ndarray]]:
     if config.folds < 2:
         if "split" not in task.table.columns:
-            raise ConfigError(
-                "folds = 0 evaluates on the split of the task, but its table has no column split."
-            )
+            raise ConfigError("folds = 0 evaluates on the split of the task; its table has none.")
         train, test = task.rows("train"), task.rows("test")
         for repeat in range(config.repeats):
             yield repeat, 0, train, test

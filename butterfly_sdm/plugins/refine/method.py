@@ -335,8 +335,6 @@ def _triggered(config: RefineConfig, trigger: TriggerConfig, test: Pictures | No
     if trigger.kind == "blend":
         return replace(test, pixels=stamp_blend(test.pixels, pattern, trigger.alpha))
     if trigger.mask is None:
-        raise ConfigError(
-            "A patch trigger needs its mask: an image that is white where the patch is."
-        )
+        raise ConfigError("A patch trigger needs its mask: an image, white where the patch is.")
     mask = read_image(trigger.mask, config.size_px, 1)[0] > 127
     return replace(test, pixels=stamp_patch(test.pixels, pattern, mask))

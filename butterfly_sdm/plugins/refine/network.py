@@ -172,9 +172,7 @@ def derangement(classes: int, seed: int) -> list[int]:
     [1, 0]
     """
     if classes < 2:
-        raise ModelError(
-            f"A permutation without fixed points needs at least 2 classes, not {classes}."
-        )
+        raise ModelError(f"A permutation without fixed points needs 2 classes, not {classes}.")
     rng = np.random.default_rng(seed)
     while True:
         drawn = rng.permutation(classes)
