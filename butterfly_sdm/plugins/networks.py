@@ -183,14 +183,13 @@ def load_weights(module: nn.Module, path: Path) -> None:
         raise ModelError(f"There are no weights at {path}. Give a local file, pretrained, or null.")
     own = module.state_dict()
     state = _adapted(_renamed(read_tensors(path), module), module)
-    fitting = {name: state[name] for name in own if name in state}
     missing = [name for name in own if getattr(state.get(name), "shape", 0) != own[name].shape]
     if missing:
         raise ModelError(
             f"{path} does not fit this network: it lacks {missing[0]} ({len(missing)} of "
             f"{len(own)} missing)."
         )
-    module.load_state_dict(fitting)
+    module.load_state_dict({name: state[name] for name in own})
 
 
 def _renamed(state: Mapping[str, Tensor], module: nn.Module) -> dict[str, Tensor]:

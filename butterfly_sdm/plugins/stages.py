@@ -15,7 +15,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ class _Training:
     steps: dict[str, Any] = field(default_factory=dict)
     due: float = field(default_factory=time.monotonic)
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         return device_of_config(self.config)
 
@@ -387,11 +387,8 @@ def _checksum(tensors: Mapping[str, Tensor], position: str) -> str:
 
 
 def _set_trainable(module: nn.Module, stage: Stage) -> None:
-    if not stage.trains:
-        module.train().requires_grad_(True)
-        return
     module.eval().requires_grad_(False)
-    for name in stage.trains:
+    for name in stage.trains or ("",):  # all
         module.get_submodule(name).train().requires_grad_(True)
 
 
