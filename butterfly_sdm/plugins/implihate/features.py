@@ -132,7 +132,6 @@ def read_features(path: Path) -> Features:
     MissingFileError, DataError
         There are no features, or they do not fit together.
     """
-    path = Path(path)
     if not path.exists():
         raise MissingFileError(f"There are no features at {path}.")
     if path.is_dir():
@@ -258,7 +257,6 @@ def read_labels(path: Path) -> pd.DataFrame:
     MissingFileError, DataError
         There are no labels, or a column is missing, or a video stands twice.
     """
-    path = Path(path)
     annotations = sorted(path.glob("*annotation*.csv"))
     if path.is_dir() and not annotations:
         table = collection.read_collection(path, ("label",), endings=FILMS)

@@ -224,11 +224,10 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
                 f"{run.folder} was trained on features that were not extracted here; give those of "
                 "new videos, made in the same way."
             )
-        extractors = make_extractors(list(recorded), config)
+        extractors, rows, unreadable = make_extractors(list(recorded), config), {}, {}
         for name, extractor in extractors.items():
             lead = f"{run.folder} was trained on features made"
             check_same(name, recorded[name], extractor.facts, lead)
-        rows, unreadable = {}, {}
         for number, video in enumerate(find_videos(inputs)):
             rows[video.name], _, failed = extract(video, extractors)
             if not rows[video.name].keys() & run.facts["lengths"].keys() & set(MODALITIES):
@@ -241,10 +240,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
 
 
 def _contrastive_stages(
-    config: ImplihateConfig,
-    model: VideoNet,
-    batches: Callable[[Any, np.random.Generator], Iterable[Batch]],
-    standardise: Callable[[Any], None],
+    config: ImplihateConfig, model: VideoNet, batches: Any, standardise: Any
 ) -> list[Stage]:
     """Return the stages before the classifier; the first sets the statistics of the inputs."""
     adamw = partial(torch.optim.AdamW, lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -287,13 +283,10 @@ def joint_loss(
     Return the loss of stage 1: same class attracts in the joint embedding, and in those of caption
     and affect.
     """
-    encoded = model.encode(batch)
-    weights = same_class(batch["label"])
-    loss = _contrast(model.joint_embedding(encoded), weights, None, temperature, released)
-    for key in model.side:
-        z = model.side_embedding(encoded, key)
-        loss = loss + _contrast(z, weights, None, temperature, released)
-    return loss
+    encoded, weights = model.encode(batch), same_class(batch["label"])
+    embeddings = [model.joint_embedding(encoded)]
+    embeddings += [model.side_embedding(encoded, key) for key in model.side]
+    return cast(Tensor, sum(_contrast(z, weights, None, temperature, released) for z in embeddings))
 
 
 def cross_loss(
