@@ -398,9 +398,9 @@ def with_split(
     groups = table.get(group, pd.Series(table.index.astype(str), index=table.index))
     if "split" in table.columns:
         split = table["split"].replace(_SPELLED)
-        unknown = sorted(map(str, set(split) - set(PARTS)))
-        for name in unknown:
-            raise DataError(f"The split {name!r} is unknown; the parts are {', '.join(PARTS)}.")
+        unknown = min(map(str, set(split) - set(PARTS)), default=None)
+        if unknown is not None:
+            raise DataError(f"The split {unknown!r} is unknown; the parts are {', '.join(PARTS)}.")
         check_groups(groups.tolist(), split.tolist(), group)
         return table.assign(split=split)
     labels = table[label].astype(str).tolist() if label in table.columns else None

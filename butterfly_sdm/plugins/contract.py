@@ -290,15 +290,14 @@ class PluginRun:
 
         with untrained():
             # first without memory: what a card from a stranger asks for may be any amount
-            planned: dict[str, Any] | None = None
+            planned = shapes
             # what holds a program or reads a file may not be made so
             with suppress(RuntimeError, NotImplementedError, ModelError), torch.device("meta"):
                 state = self.plugin.network(self.config, self.facts, part).state_dict()
                 planned = {name: value.shape for name, value in state.items()}
-            if planned is not None:
-                wrong = [n for n in {*planned, *shapes} if planned.get(n) != shapes.get(n)]
-                if wrong:
-                    raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")
+            wrong = [n for n in {*planned, *shapes} if planned.get(n) != shapes.get(n)]
+            if wrong:
+                raise RuntimeError(f"{len(wrong)} weights differ, such as {wrong[0]}")
             return self.plugin.network(self.config, self.facts, part)
 
     @classmethod
@@ -348,7 +347,8 @@ class PluginRun:
         settings = config or load_settings(plugin.config, card["settings"])[0]
         for name in plugin.keeps:
             copies = [folder / f"kept_{name}", *sorted(folder.glob(f"kept_{name}.*"))]
-            for kept in [place for place in copies if place.exists()][:1]:
+            kept = next((place for place in copies if place.exists()), None)
+            if kept is not None:
                 settings = _with_kept(settings, name.split("."), kept)
         return cls(plugin, folder, settings, card["facts"])
 

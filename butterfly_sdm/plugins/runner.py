@@ -16,15 +16,8 @@ import pandas as pd
 import yaml
 from safetensors.torch import save_file
 
+from butterfly_sdm.core import files
 from butterfly_sdm.core.cards import damage, fingerprint, is_whole, sealed, software_versions
-from butterfly_sdm.core.files import (
-    atomic_path,
-    read_json,
-    sha256,
-    write_json,
-    write_table,
-    write_text,
-)
 from butterfly_sdm.core.work import is_finished, resumable_folder, tidy, work_folder
 from butterfly_sdm.errors import ArtefactError, ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.contract import (
@@ -87,8 +80,9 @@ def train(
         tidy(folder)
         logger.info("%s is there already, trained with the same settings.", folder)
         return PluginRun.open(plugin, name, folder, config)
-    for part in parts if len(parts) > 1 else ():
-        plugin.network(config, facts, part)  # what cannot be made is told before hours of learning
+    if len(parts) > 1:  # what cannot be made is told before the first has learned for hours
+        for part in parts:
+            plugin.network(config, facts, part)
     learn = partial(train_stages, progress=progress, limits=limits)
     with resumable_folder(folder, key, worth=_some_trained) as unfinished:
         # The card is written last: where it is whole, nothing is left but to tidy up.
@@ -97,14 +91,14 @@ def train(
             for part in parts:
                 _train_part(replace(run, folder=unfinished), data, part, learn)
             rows = [row for part in parts for row in _finished_rows(unfinished, part) or ()]
-            write_table(unfinished / "history.csv", pd.DataFrame(rows), index=False)
+            files.write_table(unfinished / "history.csv", pd.DataFrame(rows), index=False)
             _keep_files(plugin, config, unfinished)
             _write_settings(unfinished, settings)
             about = {"format": RUN_FORMAT, "format_version": FORMAT_VERSION, "kind": "plugin"}
             content = {"plugin": name, "key": key, "settings": settings, "facts": facts}
             software = software_versions(("butterfly-sdm", "torch", "timm"))
             written = {"software": software, "files": _files(unfinished)}
-            write_json(card, sealed(about | content | written))
+            files.write_json(card, sealed(about | content | written))
         for note in unfinished.glob("*.history.json"):
             note.unlink()
     return run
@@ -112,13 +106,13 @@ def train(
 
 def _write_settings(folder: Path, settings: dict[str, Any]) -> None:
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-    write_text(folder / "config.yaml", text)
+    files.write_text(folder / "config.yaml", text)
 
 
 def _files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of the files of a run that is about to be finished."""
     return {
-        path.relative_to(folder).as_posix(): sha256(path)
+        path.relative_to(folder).as_posix(): files.sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
         if path.name != "model.json" and not path.name.endswith(".history.json")
@@ -133,7 +127,7 @@ def _some_trained(folder: Path) -> bool:
 def _card_of(folder: Path) -> dict[str, Any]:
     """Return the card of a run; empty where it cannot be read."""
     with suppress(ArtefactError, MissingFileError):
-        card = read_json(folder / "model.json")
+        card = files.read_json(folder / "model.json")
         return card if isinstance(card, dict) else {}
     return {}
 
@@ -154,7 +148,7 @@ def _is_same(plugin: Plugin[Any, Any], name: str, run: PluginRun) -> bool:
     """
     if not (run.folder / "model.json").is_file():
         return False
-    card = read_json(run.folder / "model.json")
+    card = files.read_json(run.folder / "model.json")
     if not isinstance(card, dict) or card.get("format") != RUN_FORMAT:
         return False
     changed = _changed(run, card.get("settings") or {})
@@ -182,7 +176,7 @@ def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) ->
         if given.is_dir():
             shutil.copytree(given, folder / f"kept_{setting}", dirs_exist_ok=True)
         elif given.is_file():
-            with atomic_path(folder / f"kept_{setting}{given.suffix}") as temporary:
+            with files.atomic_path(folder / f"kept_{setting}{given.suffix}") as temporary:
                 shutil.copyfile(given, temporary)
 
 
@@ -196,10 +190,10 @@ def _train_part(run: PluginRun, data: Any, part: str, learn: Callable[..., Any])
     stages = run.plugin.stages(run.config, data, module, part)
     rows = learn(module, stages, run.config, part=part, checkpoint=checkpoint)
     state = {key: value.contiguous() for key, value in module.state_dict().items()}
-    with atomic_path(weights) as temporary:
+    with files.atomic_path(weights) as temporary:
         save_file(state, temporary)
-    done = {"rows": rows, "files": {weights.name: sha256(weights)}}
-    write_json(run.folder / f"{part}.history.json", sealed(done))
+    done = {"rows": rows, "files": {weights.name: files.sha256(weights)}}
+    files.write_json(run.folder / f"{part}.history.json", sealed(done))
     checkpoint.unlink(missing_ok=True)
     previous(checkpoint).unlink(missing_ok=True)
 
@@ -211,7 +205,7 @@ def _finished_rows(folder: Path, part: str) -> list[dict[str, Any]] | None:
     if problems:
         logger.warning("%s The network %s is trained again.", problems[0], part)
     whole = note.is_file() and not problems
-    return cast(list[dict[str, Any]], read_json(note)["rows"]) if whole else None
+    return cast(list[dict[str, Any]], files.read_json(note)["rows"]) if whole else None
 
 
 def results_folder(run: PluginRun) -> Path:
@@ -220,7 +214,7 @@ def results_folder(run: PluginRun) -> Path:
     it was trained with (such as other data), a folder of their own below it.
     """
     kept = (setting.partition(".")[0] for setting in run.plugin.keeps)
-    trained = read_json(run.folder / "model.json")["settings"]
+    trained = files.read_json(run.folder / "model.json")["settings"]
     changed = _changed(run, trained, ("precision", *kept))
     if not changed:
         return run.folder
@@ -250,7 +244,9 @@ def evaluate(run: PluginRun, *, progress: Progress = silent) -> Report:
             "Evaluate with the data of the training, or predict."
         )
     settings = run.config.model_dump(mode="json")
-    weights = [sha256(run.folder / f"{part}.safetensors") for part in run.plugin.parts(run.config)]
+    weights = [
+        files.sha256(run.folder / f"{part}.safetensors") for part in run.plugin.parts(run.config)
+    ]
     key = fingerprint({"settings": settings, "facts": facts, "weights": weights})
     with work_folder(run.folder / "evaluation", key) as pieces:
         measured = replace(run, pieces=pieces, progress=progress)
@@ -270,18 +266,18 @@ def _write_report(run: PluginRun, report: Report) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if folder != run.folder:
         _write_settings(folder, run.config.model_dump(mode="json"))
-    write_json(folder / "metrics.json", report.metrics)
+    files.write_json(folder / "metrics.json", report.metrics)
     for name, table in report.tables.items():
-        write_table(folder / f"{name}.csv", table, index=False)
+        files.write_table(folder / f"{name}.csv", table, index=False)
     for name, array in report.arrays.items():
-        with atomic_path(folder / f"{name}.npy") as temporary:
+        with files.atomic_path(folder / f"{name}.npy") as temporary:
             np.save(temporary, array, allow_pickle=False)
 
 
 def predict(run: PluginRun, inputs: Path) -> Path:
     """Predict for unseen files and return the table written."""
     path = run.folder / "predictions_new.csv"
-    write_table(path, run.plugin.predict(run.config, run, inputs), index=False)
+    files.write_table(path, run.plugin.predict(run.config, run, inputs), index=False)
     return path
 
 
