@@ -170,7 +170,7 @@ def npz_table(path: Path) -> pd.DataFrame:
     arrays = read_arrays(path)
     tables = []
     for part in ("train", "val", "valid", "validation", "test", ""):
-        for kind in ("image", "images"):
+        for kind in ("images", "image"):
             name = f"{part}_{kind}" if part else kind
             if name not in arrays:
                 continue
