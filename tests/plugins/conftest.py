@@ -66,6 +66,7 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
             "tune_epochs": EPOCHS,
             "folds": 2,
             "repeats": 1,
+            "scratch": False,
             "inputs": str(folder),
             "fractions": [0.6, 0.0, 0.4],
         }
@@ -89,7 +90,7 @@ def settings_of(name: str, folder: Path) -> dict[str, Any]:
         table = made.faces(folder)
         return {
             "accelerator": "cpu",
-            "size_px": 32,
+            "size_px": 16,
             "data": str(table),
             "epochs": EPOCHS,
             "head_epochs": EPOCHS,

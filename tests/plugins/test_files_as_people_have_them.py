@@ -297,6 +297,7 @@ def test_modan_goes_from_medmnist_to_predictions(tmp_path):
         "tune_epochs": 1,
         "folds": 0,
         "repeats": 2,
+        "scratch": False,
     }
     run = train(Modan(), "modan", load_settings(Modan.config, value)[0], tmp_path / "run")
     metrics = evaluate(run).metrics

@@ -20,9 +20,9 @@ def _trained(name, folder):
     plugin = CASES[name][0]()
     settings = settings_of(name, folder / "data")
     if name == "modan":
-        settings |= {"folds": 3, "repeats": 2, "tune_epochs": 1, "epochs": 1, "scratch": False}
+        settings |= {"folds": 3, "repeats": 2, "tune_epochs": 1, "epochs": 1}
     else:
-        settings |= {"folds": 5, "epochs": 1, "classifier_epochs": 1}
+        settings |= {"folds": 5, "contrastive": "none", "classifier_epochs": 1}
     return train(plugin, name, load_settings(plugin.config, settings)[0], folder / "run")
 
 

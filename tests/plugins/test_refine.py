@@ -188,7 +188,7 @@ def test_the_classifier_never_changes(finished):
 
 
 def test_the_backdoor_goes_and_the_classes_stay(settings, tmp_path):
-    value = settings("refine") | {"epochs": 12, "learning_rate": 0.02, "first_channels": 6}
+    value = settings("refine") | {"epochs": 9, "learning_rate": 0.02, "first_channels": 6}
     config, _ = load_settings(Refine.config, value)
     run = train(Refine(), "refine", config, tmp_path / "run")
     found = evaluate(run).metrics
