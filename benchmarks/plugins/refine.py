@@ -200,7 +200,7 @@ def forms(folder: Path, seed: int) -> Iterator[Measures]:
     """Defend digits with a patch without remapping, and in the form of the authors' code."""
     settings = attacked(folder, "patch", seed)
     yield from compared(
-        settings, folder, {"no_remap": {"remap": False}, "released": {"form": "released"}}
+        settings, folder, {"released": {"form": "released"}, "no_remap": {"remap": False}}
     )
 
 
