@@ -24,7 +24,7 @@ class ImplihateConfig(PluginConfig):
         description="folder of VIDEO.npz, which extract fills; or one stacked .npz, or a table"
     )
     labels: InputPath = Field(
-        description="table of video_id (or path), label[, split]; or folders CLASS/VIDEO, HateMM's"
+        description="table of video_id (or path), label[, split, group]; or folders CLASS/VIDEO"
     )
     media: InputPath | None = Field(
         None, description="videos to extract from: a folder, or a table of path[, transcript]"

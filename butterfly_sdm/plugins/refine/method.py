@@ -99,6 +99,9 @@ class RefineConfig(PluginConfig):
     )
     crop: float = Field(0.8, gt=0, le=1, description="augmentation: least share of the area")
     flip: bool = True
+    jitter: float = new_setting(
+        0.0, "augmentation: change of brightness and contrast; 0 as in the paper", ge=0, lt=1
+    )
     form: Literal["sound", "released"] = new_setting(
         "sound", "released: as in the authors' code, see the page"
     )
@@ -294,7 +297,7 @@ def _rewriting_loss(config: RefineConfig, model: DefendedClassifier, batch: Batc
         batch["image"],
         scale=(config.crop, 1.0),
         flip=config.flip,
-        jitter=0.0,
+        jitter=config.jitter,
         grey=_GREY if released else 0.0,
     )
     pseudo = batch["pseudo"]
