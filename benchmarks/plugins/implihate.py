@@ -140,7 +140,10 @@ def spoken(folder: Path, seed: int) -> Iterator[Measures]:
     pd.DataFrame({"video_id": names, "label": label, "split": split}).to_csv(
         folder / "labels.csv", index=False
     )
+    # Chosen on seeds 100 and 101: half of the videos of a batch lose a modality, lest the voices of
+    # the training speakers are trusted too much.
     base = NARROW | {
+        "modality_dropout": 0.5,
         "epochs": 30,
         "classifier_epochs": 20,
         "features": str(folder / "both.npz"),
