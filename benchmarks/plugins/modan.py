@@ -32,7 +32,7 @@ from butterfly_sdm.plugins.runner import train
 SETTINGS = {
     "size_px": 16,
     "trunk": "small:8",
-    "epochs": 20,
+    "epochs": 60,
     "flip": False,
     "crop": 0.5,
     "tune_epochs": 20,
