@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from experiment import Experiment, finished, report
+from experiment import Experiment, finished, report, summary
 
 SCRIPTS = ("modan", "implihate", "refine", "cmmd", "dfcon")
 
@@ -124,7 +124,11 @@ def run_all(options: argparse.Namespace) -> None:
 
 
 def print_tables(out: Path) -> None:
-    """Print the tables of all experiments as Markdown."""
+    """Print the tables of all experiments as Markdown, and one table over all of them."""
+    print("| experiment | seeds | targets met | missed |\n|---|---|---|---|")
+    for script in SCRIPTS:
+        for name, experiment in importlib.import_module(script).EXPERIMENTS.items():
+            print(summary(out, name, experiment))
     for script in SCRIPTS:
         print(f"\n## {script}")
         for name, experiment in importlib.import_module(script).EXPERIMENTS.items():

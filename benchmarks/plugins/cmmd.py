@@ -29,7 +29,7 @@ DIGITS = {
     "head_learning_rate": 0.01,
 }
 MAMMOGRAMS = DIGITS | {
-    "size_px": 64,
+    "size_px": 32,  # what five seeds can be paid for
     "flip": True,
     "batch_size": 64,
     "learning_rate": 0.02,

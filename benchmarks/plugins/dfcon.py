@@ -166,6 +166,9 @@ def unbalanced(folder: Path, seed: int) -> Iterator[Measures]:
         # Three times the rows: a third of the epochs are as many steps.
         value |= {"epochs": value["epochs"] // (3 if ratio == 5 else 1), "balance": balance}
         value["backbones"] = {"plain": BACKBONES["plain"]}
+        # The features know the real faces of training by heart (recall 0.99, of unseen people
+        # 0.42): a weaker head, chosen on seeds 101 and 102, leaves the threshold where it holds.
+        value["head_inverse_penalty"] = 1e-3
         run, _ = fit(value, folder / f"run_{name}")
         yield {name: evaluate(run).metrics["plain_balanced_accuracy"]}
 
@@ -197,13 +200,13 @@ EXPERIMENTS = {
                 0,
             ),
         ),
-        seconds=600,
+        seconds=67,
     ),
     "dfcon_unbalanced": Experiment(
         "Five fakes per real face, balanced accuracy",
         unbalanced,
         (Target("balanced batches: five to one - equal", "five_to_one - equal", ">=", -0.03),),
-        seconds=150,
+        seconds=45,
     ),
 }
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -41,8 +42,7 @@ class Target:
     every
         Each seed must meet it; else their mean.
     surely
-        The lower end of the interval must meet it. Where it does not, the row tells what difference
-        such a trial would find four times in five.
+        The lower end of the interval must meet it.
     """
 
     name: str
@@ -55,29 +55,50 @@ class Target:
     def row(self, table: pd.DataFrame) -> str:
         """
         Return the line of a Markdown table: target, mean, 95 % Student interval over seeds (paired,
-        where the expression is a difference of one seed's measures), met or not.
+        where the expression is a difference of one seed's measures), met or not. A target missed
+        tells its power.
         """
-        try:
-            values = table.eval(self.expression).dropna()
-        except (pd.errors.UndefinedVariableError, KeyError):
-            values = pd.Series(dtype=float)
+        values = self.values(table)
         how = " (every seed)" if self.every else " (interval)" if self.surely else ""
         wanted = f"{self.name} {self.relation} {self.bound:g}{how}"
         if values.empty:
             return f"| {wanted} | not run | | |"
-        _, low, high = student_interval(values.tolist())
-        if self.expression.isidentifier() and values.between(0, 1).all():  # a share, no difference
-            low, high = max(low, 0.0), min(high, 1.0)
-        judged = values if self.every else pd.Series([low if self.surely else values.mean()])
-        met = {">=": judged >= self.bound, "<=": judged <= self.bound, ">": judged > self.bound}[
-            self.relation
-        ].all()
+        low, high = self._interval(values)
         interval = f"{low:.3f} to {high:.3f}" if len(values) > 1 else "-"
+        met = self.met(table)
         verdict = "yes" if met else "**no**"
-        if self.surely and not met and len(values) > 1:
-            verdict += f"; {detectable(values):.3f} would be found four times in five"
+        if not met and not self.every and len(values) > 1:
+            beyond = "" if self.surely else " beyond it"
+            verdict += f"; {detectable(values):.3f}{beyond} would be found four times in five"
         seeds = "" if len(values) == len(table) else f", {len(values)} seeds"
         return f"| {wanted} | {values.mean():.3f} | {interval} | {verdict}{seeds} |"
+
+    def values(self, table: pd.DataFrame) -> pd.Series:
+        """Return the expression of every seed that has its measures."""
+        try:
+            return cast(pd.Series, table.eval(self.expression)).dropna()
+        except (pd.errors.UndefinedVariableError, KeyError):
+            return pd.Series(dtype=float)
+
+    def met(self, table: pd.DataFrame) -> bool | None:
+        """Say whether the seeds meet it; None: not run."""
+        values = self.values(table)
+        if values.empty:
+            return None
+        if not self.every:
+            values = pd.Series([self._interval(values)[0] if self.surely else values.mean()])
+        met = {
+            ">=": values >= self.bound,
+            "<=": values <= self.bound,
+            ">": values > self.bound,
+        }
+        return bool(met[self.relation].all())
+
+    def _interval(self, values: pd.Series) -> tuple[float, float]:
+        _, low, high = student_interval(values.tolist())
+        if self.expression.isidentifier() and values.between(0, 1).all():  # a share, no difference
+            return max(low, 0.0), min(high, 1.0)
+        return low, high
 
 
 def detectable(values: pd.Series) -> float:
@@ -201,12 +222,7 @@ def results(out: Path, name: str) -> pd.DataFrame:
 
 def report(out: Path, name: str, experiment: Experiment) -> str:
     """Return mean and spread of every measure and every target, met or not, as Markdown."""
-    table = results(out, name)
-    beside = (
-        table
-        if experiment.beside is None
-        else table.join(results(out, experiment.beside), rsuffix="_beside")
-    )
+    table, beside = _measured(out, name, experiment)
     if table.empty:
         return f"\n### {experiment.title}\n\nNot run.\n"
     lines = [
@@ -228,6 +244,15 @@ def report(out: Path, name: str, experiment: Experiment) -> str:
             + " |"
         )
     return "\n".join(lines) + "\n"
+
+
+def summary(out: Path, name: str, experiment: Experiment) -> str:
+    """Return one line of a Markdown table: experiment, seeds, how many targets are met, missed."""
+    table, beside = _measured(out, name, experiment)
+    met = {target.name: target.met(beside) for target in experiment.targets}
+    missed = "; ".join(target for target, well in met.items() if well is False)
+    shown = f"{sum(well is True for well in met.values())} of {len(met)}" if met else "none set"
+    return f"| {experiment.title} | {len(table)} | {shown} | {missed} |"
 
 
 def shared() -> Path:
@@ -271,6 +296,14 @@ def write_mammograms(folder: Path) -> pd.DataFrame:
             "finding": [int(said[name][2] != "NORM") for name in names],
         }
     )
+
+
+def _measured(out: Path, name: str, experiment: Experiment) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the measures of the seeds, and those with the measures to compare them with."""
+    table = results(out, name)
+    if experiment.beside is None:
+        return table, table
+    return table, table.join(results(out, experiment.beside), rsuffix="_beside")
 
 
 def _place(out: Path, name: str, seed: int) -> Path:

@@ -1,7 +1,8 @@
 """
 Defend a backdoored classifier: digits with a patch or a blended trigger, and CIFAR-10.
 
-python benchmarks/plugins/refine.py [--seeds 10] [--only refine_patch|refine_blend|refine_cifar10]
+python benchmarks/plugins/refine.py [--seeds 10] [--only
+refine_patch|refine_blend|refine_forms|refine_cifar10]
 """
 
 import os
@@ -126,7 +127,10 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
     noise = np.random.default_rng(99).integers(0, 256, (side, side)).astype(np.uint8)
     Image.fromarray(corner).save(folder / "corner.png")
     Image.fromarray(noise).save(folder / "noise.png")
+    changed: dict[str, Any] = {}
     if kind == "blend":
+        # Chosen as the others below: without it T never sees a background that is not black.
+        changed = {"jitter": 0.3}
         trigger = {"kind": "blend", "path": str(folder / "noise.png"), "alpha": 0.2}
         stamp = partial(stamp_blend, pattern=np.repeat(noise[None], channels, axis=0), alpha=0.2)
     else:
@@ -161,7 +165,7 @@ def attacked(folder: Path, kind: str, seed: int) -> dict[str, Any]:
         "pairs": True,
         "flip": False,
     }
-    return settings if cifar else settings | digits
+    return settings if cifar else settings | digits | changed
 
 
 def defend(settings: dict[str, Any], folder: Path) -> Measures:
@@ -188,33 +192,22 @@ def seconds_per_epoch(settings: dict[str, Any], folder: Path) -> float:
 
 
 def digits(folder: Path, seed: int, *, kind: str) -> Iterator[Measures]:
-    """
-    Poison, defend, measure; then the same without the contrastive term.
-    """
+    """Poison, defend, measure; of a patch the same without the contrastive term."""
     settings = attacked(folder, kind, seed)
     yield defend(settings, folder / "run")
-    yield from compared(settings, folder, {"no_contrast": {"contrast": 0.0}})
-
-
-def forms(folder: Path, seed: int) -> Iterator[Measures]:
-    """Defend digits with a patch without remapping, and in the form of the authors' code."""
-    settings = attacked(folder, "patch", seed)
-    yield from compared(
-        settings, folder, {"no_remap": {"remap": False}, "released": {"form": "released"}}
-    )
-
-
-def compared(
-    settings: dict[str, Any], folder: Path, changed: dict[str, dict[str, Any]]
-) -> Iterator[Measures]:
-    """Defend by other settings and yield what is so after it."""
-    for name, changes in changed.items():
-        metrics = defend(settings | changes, folder / f"run_{name}")
+    if kind == "patch":
+        metrics = defend(settings | {"contrast": 0.0}, folder / "run_no_contrast")
         yield {
-            f"{name}_{key}": value
+            f"no_contrast_{key}": value
             for key, value in metrics.items()
             if key.endswith("after") or key == "agreement"
         }
+
+
+def forms(folder: Path, seed: int) -> Iterator[Measures]:
+    """Defend digits with a patch in the form of the authors' code."""
+    settings = attacked(folder, "patch", seed)
+    yield defend(settings | {"form": "released"}, folder / "run")
 
 
 def cifar10(folder: Path, seed: int) -> Iterator[Measures]:
@@ -253,22 +246,22 @@ def targets(success: float, drop: float) -> tuple[Target, ...]:
 DIGITS = (
     *targets(0.03, 0.05),
     Target("triggered accuracy after", "triggered_accuracy_after", ">=", 0.85),
-    Target(
-        "triggered accuracy: with - without the contrastive term",
-        "triggered_accuracy_after - no_contrast_triggered_accuracy_after",
-        ">=",
-        0,
-    ),
+)
+TERM = Target(
+    "triggered accuracy: with - without the contrastive term",
+    "triggered_accuracy_after - no_contrast_triggered_accuracy_after",
+    ">=",
+    0,
 )
 EXPERIMENTS = {
     "refine_patch": Experiment(
-        "Digits with a patch of 3 x 3", partial(digits, kind="patch"), DIGITS, seconds=60
+        "Digits with a patch of 3 x 3", partial(digits, kind="patch"), (*DIGITS, TERM), seconds=60
     ),
     "refine_blend": Experiment(
-        "Digits with a blended trigger", partial(digits, kind="blend"), DIGITS, seconds=60
+        "Digits with a blended trigger", partial(digits, kind="blend"), DIGITS, seconds=31
     ),
     "refine_forms": Experiment(
-        "Digits with a patch: without remapping, and the authors' form", forms, seconds=60
+        "Digits with a patch, in the form of the authors' code", forms, DIGITS, seconds=31
     ),
     "refine_cifar10": Experiment(
         "CIFAR-10 with a patch of 3 x 3", cifar10, targets(0.05, 0.05), seconds=1000, gpu=True

@@ -395,7 +395,9 @@ def with_split(
     DataError
         A value of ``split`` is unknown, or a group is in two parts.
     """
-    groups = table.get(group, pd.Series(table.index.astype(str), index=table.index))
+    groups = own_groups(table, group)
+    if group in table.columns:
+        table = table.assign(**{group: groups})
     if "split" in table.columns:
         split = table["split"].replace(_SPELLED)
         unknown = min(map(str, set(split) - set(PARTS)), default=None)
@@ -405,6 +407,23 @@ def with_split(
         return table.assign(split=split)
     labels = table[label].astype(str).tolist() if label in table.columns else None
     return table.assign(split=split_by_group(groups.tolist(), fractions, seed, labels))
+
+
+def own_groups(table: pd.DataFrame, column: str) -> pd.Series:
+    """
+    Return the group (n,) of each row as text; a row that names none is a group of its own.
+
+    Parameters
+    ----------
+    table
+        (n,) rows, numbered by its index.
+    column
+        Patient, person or video; may be absent.
+    """
+    number = pd.Series(table.index.astype(str), index=table.index)
+    if column not in table.columns:
+        return number
+    return table[column].where(table[column].notna(), "row " + number).astype(str)
 
 
 def split_by_group(

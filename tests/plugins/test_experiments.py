@@ -47,6 +47,10 @@ def test_a_gain_that_is_not_sure_is_told_with_what_would_have_been_found(experim
     doubtful = table - 0.015
     # sd 0.00707, t(4) 2.776 and 0.941: (2.776 + 0.941) * 0.00707 / sqrt(5)
     assert sure.row(doubtful).endswith("| **no**; 0.012 would be found four times in five |")
+    missed = experiment.Target("gain", "gain", ">=", 0.03)  # by the mean: so far from the bound
+    assert missed.row(table).endswith(
+        "| **no**; 0.012 beyond it would be found four times in five |"
+    )
 
 
 def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):
@@ -64,6 +68,19 @@ def test_a_run_that_was_stopped_keeps_what_it_found(experiment, tmp_path):
     found = experiment.results(tmp_path, "made")
     assert found["first"].tolist() == [1, 1] and found["second"].count() == 1
     assert "| second | 2.000 | - | 2.000 | 2.000 |" in experiment.report(tmp_path, "made", made)
+
+
+def test_one_line_tells_how_many_targets_are_met_and_which_are_missed(experiment, tmp_path):
+    targets = (
+        experiment.Target("half", "first", ">=", 0.5),
+        experiment.Target("all", "first", ">=", 1, every=True),
+        experiment.Target("another", "never_measured", ">", 0),
+    )
+    made = experiment.Experiment("A title", lambda folder, seed: iter([{"first": 0.9}]), targets)
+    assert experiment.summary(tmp_path, "made", made) == "| A title | 0 | 0 of 3 |  |"
+    for seed in range(2):
+        experiment.run("made", made, seed, tmp_path, tmp_path / "work")
+    assert experiment.summary(tmp_path, "made", made) == "| A title | 2 | 1 of 3 | all |"
 
 
 @pytest.mark.slow

@@ -136,6 +136,25 @@ def test_the_released_form_asks_the_classifier_about_the_very_view_it_rewrites()
     torch.testing.assert_close(found, by_hand)
 
 
+def test_jitter_lets_the_network_see_other_light_and_nothing_else():
+    seen = []
+    model = DefendedClassifier(nn.Identity(), _Brightness(), [1, 0])
+    model.unet.register_forward_hook(lambda module, given, out: seen.append(given[0]))
+    images = 0.3 + 0.4 * torch.rand(6, 1, 16, 16)
+    batch = {"image": images, "pseudo": torch.zeros(6, dtype=torch.long)}
+    for jitter in (0.0, 0.4):
+        config = _released(form="sound", crop=1.0, jitter=jitter)
+        method._rewriting_loss(config, model, batch)
+        assert ("jitter" in config.model_dump()) == (jitter > 0)  # earlier runs keep their key
+    torch.testing.assert_close(seen[0], images)
+    for before, after in zip(images, seen[1], strict=True):  # pixel = a * pixel + b in each image
+        x, y = before.flatten(), after.flatten()
+        slope, level = np.polyfit(x, y, 1)
+        np.testing.assert_allclose(y, slope * x + level, atol=1e-5)
+        assert 0.6 <= slope <= 1.4 and 0.6 <= float(y.mean() / x.mean()) <= 1.4
+    assert (seen[1].mean(dim=(1, 2, 3)) - images.mean(dim=(1, 2, 3))).abs().max() > 0.02
+
+
 def test_in_the_released_form_an_image_is_a_positive_of_its_copy():
     pseudo = torch.tensor([0, 1, 1])  # the first image has no other of its class
     images = torch.rand(3, 1, 16, 16)

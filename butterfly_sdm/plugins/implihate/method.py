@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ConfigError, DataError
@@ -54,12 +54,13 @@ Rows = np.ndarray
 
 @dataclass(frozen=True)
 class VideoData:
-    """Features and labels of the same videos, in the same order."""
+    """Features, labels and groups (None: each video its own) of the same videos, in one order."""
 
     features: Features
     label: np.ndarray
     split: np.ndarray
     facts: dict[str, Any]
+    group: np.ndarray | None = None
 
     def rows(self, part: str) -> np.ndarray:
         """Return the rows of one part of the split."""
@@ -93,7 +94,11 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         facts: dict[str, Any] = {"classes": classes, "lengths": used.lengths}
         if used.extractors:
             facts["extractors"] = used.extractors
-        return VideoData(used, label, split, facts)
+        whose = table["group"].to_numpy(dtype=str) if group == "group" else None
+        data = VideoData(used, label, split, facts, whose)
+        if config.folds >= 2:
+            _divisions(config, data)
+        return data
 
     def extract(
         self, config: ImplihateConfig, progress: Progress = silent
@@ -182,8 +187,7 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         return Report(metrics, tables)
 
     def _folds(self, config: ImplihateConfig, data: VideoData, run: PluginRun) -> pd.DataFrame:
-        folds = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
-        divisions = list(folds.split(data.label, data.label))
+        divisions = _divisions(config, data)
 
         def scores(number: int) -> dict[str, float]:
             (inside, outside), part = divisions[number], f"fold {number}"
@@ -237,6 +241,29 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
                 logger.warning("something of %s is left out: %s", video.name, failed)
         check_some_readable(unreadable.values(), len(rows), "videos")
         return stack_features(rows, inputs, recorded), unreadable
+
+
+def _divisions(config: ImplihateConfig, data: VideoData) -> list[tuple[np.ndarray, np.ndarray]]:
+    """
+    Return the rows to train on and those to score of every fold; a group is on one side of it.
+
+    Raises
+    ------
+    DataError
+        A class has fewer groups than there are folds.
+    """
+    if data.group is None:
+        plain = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
+        return list(plain.split(data.label, data.label))
+    for number, name in enumerate(data.facts["classes"]):
+        groups = len(set(data.group[data.label == number]))
+        if groups < config.folds:
+            raise DataError(
+                f"The videos of class {name!r} are of {groups} groups; {config.folds} folds need "
+                "one each. Lower folds, or join classes."
+            )
+    whole = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
+    return list(whole.split(data.label, data.label, data.group))
 
 
 def _contrastive_stages(

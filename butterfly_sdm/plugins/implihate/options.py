@@ -24,7 +24,7 @@ class ImplihateConfig(PluginConfig):
         ..., "folder of VIDEO.npz, which extract fills; or one stacked .npz, or a table"
     )
     labels: InputPath = setting(
-        ..., "table of video_id (or path), label[, split]; or folders CLASS/VIDEO, HateMM's"
+        ..., "table of video_id (or path), label[, split, group]; or folders CLASS/VIDEO"
     )
     media: InputPath | None = setting(None, "videos: a folder, or a table of path[, transcript]")
     extract: tuple[str, ...] = setting(

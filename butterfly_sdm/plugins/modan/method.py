@@ -8,7 +8,7 @@ Pretraining by shared attributes, then fine-tuning: settings, stages and measure
 from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -34,6 +34,7 @@ from butterfly_sdm.plugins.collection import (
     LabelledImages,
     blanked,
     class_numbers,
+    own_groups,
     unseen_images,
     with_split,
 )
@@ -223,6 +224,11 @@ class Modan(Plugin[ModanConfig, ModanData]):
         self, config: ModanConfig, task: Task, run: PluginRun, encoder: TrunkAndHead
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
         divisions = list(_divisions(config, task))
+        asked = np.unique(np.concatenate([np.append(*division[2:]) for division in divisions]))
+
+        @cache
+        def embedded() -> np.ndarray:  # once for all folds, unless none is left to make
+            return over_images(encoder.features, task.images, asked, device_of(encoder)).numpy()
 
         def make(number: int) -> dict[str, Any]:
             repeat, fold, train, test = divisions[number]
@@ -234,7 +240,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
             guesses = {"fine_tuned": tune(encoder)}
             if config.scratch:
                 guesses["scratch"] = tune(None)
-            guesses["probe"] = linear_probe(task, train, test, encoder)
+            sides = [embedded()[np.searchsorted(asked, rows)] for rows in (train, test)]
+            guesses["probe"] = _probe(task, train, *sides)
             label = task.label[test]
             areas = {k: classification_scores(label, p)["auc"] for k, p in guesses.items()}
             tuned = scores_with_groups(label, guesses["fine_tuned"], task.group[test], "patient")
@@ -321,13 +328,15 @@ def linear_probe(
     task: Task, train: np.ndarray, test: np.ndarray, encoder: TrunkAndHead
 ) -> np.ndarray:
     """Return (test, classes) probabilities of a logistic regression on the frozen encoder."""
-    features = over_images(
-        encoder.features, task.images, np.concatenate([train, test]), device_of(encoder)
-    ).numpy()
-    classes = int(task.label.max()) + 1
-    weight, bias, _ = fit_linear(features[: len(train)], task.label[train], classes)
-    logits = torch.from_numpy(features[len(train) :] @ weight.T + bias)
-    return logits.softmax(dim=1).numpy()
+    rows, place = np.concatenate([train, test]), device_of(encoder)
+    features = over_images(encoder.features, task.images, rows, place).numpy()
+    return _probe(task, train, features[: len(train)], features[len(train) :])
+
+
+def _probe(task: Task, train: np.ndarray, known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Return (m, classes) probabilities of ``asked`` (m, d), given those of the rows ``train``."""
+    weight, bias, _ = fit_linear(known, task.label[train], int(task.label.max()) + 1)
+    return torch.from_numpy(asked @ weight.T + bias).softmax(dim=1).numpy()
 
 
 def shared_cosines(z: Tensor, labels: Tensor) -> dict[str, float]:
@@ -357,7 +366,7 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
     if len(classes) < 2:
         path = (config.task or config.collection).path
         raise DataError(f"All labels of {path} are {classes[0]!r}; a task needs two classes.")
-    group = table.get("patient", pd.Series(table.index)).astype(str).to_numpy()
+    group = own_groups(table, "patient").to_numpy()
     images = Images(table["path"].tolist(), config.size_px, config.channels)
     task = Task(images, table, label, {"classes": classes}, group)
     for number, name in enumerate(classes):

@@ -86,6 +86,9 @@ class RefineConfig(PluginConfig):
     )
     crop: float = setting(0.8, "augmentation: least share of the area", gt=0, le=1)
     flip: bool = True
+    jitter: float = later(
+        0.0, "augmentation: change of brightness and contrast; 0 as in the paper", ge=0, lt=1
+    )
     form: Literal["sound", "released"] = later("sound", "released: authors' code, see the page")
     pairs: bool = later(False, "each image with one of its pseudo-class, for small batches")
     validation_share: float = setting(0.1, "of clean images, to watch the agreement", ge=0, lt=0.5)
@@ -260,7 +263,9 @@ def load_defended(folder: str | Path, *, trust: bool = False) -> DefendedClassif
 def _rewriting_loss(config: RefineConfig, model: DefendedClassifier, batch: Batch) -> Tensor:
     released = config.form == "released"
     crop, grey = (config.crop, 1.0), _GREY if released else 0.0
-    view = random_view(batch["image"], scale=crop, flip=config.flip, jitter=0.0, grey=grey)
+    view = random_view(
+        batch["image"], scale=crop, flip=config.flip, jitter=config.jitter, grey=grey
+    )
     pseudo = batch["pseudo"]
     if released:  # what the classifier says of the very view that is rewritten
         with torch.no_grad():
