@@ -1031,6 +1031,8 @@ def _map_rows(result: MapResult) -> dict[str, object]:
 def main() -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+    # threads of libraries that silence warnings of their own let this one through
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     app()
 
 

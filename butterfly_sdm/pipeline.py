@@ -33,7 +33,7 @@ from butterfly_sdm.errors import (
 from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.places import fit_community, needed_community, new_records
 from butterfly_sdm.predictors import make_predictor
-from butterfly_sdm.progress import Progress, silent
+from butterfly_sdm.progress import Progress, silent, told_once
 from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 from butterfly_sdm.season.use import used_season
 
@@ -431,13 +431,8 @@ def predict_map(
             plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
-    scene, _ = scene_of(
-        wanted,
-        scratch=scratch,
-        check=check_scene,
-        progress=progress,
-    )
-    with fixed_threads(settings.train.threads):
+    with told_once("butterfly_sdm.mapping"), fixed_threads(settings.train.threads):
+        scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
         made = write_map(
             predictor,
             scene,

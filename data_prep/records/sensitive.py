@@ -170,7 +170,9 @@ def without_withheld(settings: dict[str, Any], records: RecordsOptions) -> dict[
     spelled = [*named, *named.values(), *held]
     secret = {name for name in spelled if accepted_name(name, synonyms) in meant} | meant
     numbers = {name: f"{LEFT_OUT} {number}" for number, name in enumerate(held, 1)}
-    told = _telling(settings, secret | {name.casefold() for name in secret}, synonyms)
+    told: dict[str, Any] = _telling(
+        settings, secret | {name.casefold() for name in secret}, synonyms
+    )
     marks = {numbers.get(name, name): action for name, action in records.sensitive.items()}
     told["build"]["records"]["sensitive"] = marks
     return told
