@@ -839,11 +839,16 @@ def check(
 ) -> None:
     """Verify artefacts byte by byte; say what is wrong."""
 
-    found = {str(path): sdm.check(path) for path in artefacts}
+    found: dict[str, list[str]] = {}
+    for path in artefacts:  # all of them, also where one cannot be looked at
+        try:
+            found[str(path)] = sdm.check(path)
+        except ButterflySDMError as error:
+            found[str(path)] = [str(error)]
     for problem in (problem for problems in found.values() for problem in problems):
         _say(problem, "red")
     rows = {
-        path: f"{len(problems)} problems" if problems else "as it was written"
+        path: f"problems: {len(problems)}" if problems else "as it was written"
         for path, problems in found.items()
     }
     terminal.summary("Checked", found if as_json else rows, as_json=as_json)
@@ -1031,6 +1036,8 @@ def _map_rows(result: MapResult) -> dict[str, object]:
 def main() -> None:
     """Run the command line."""
     warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+    # threads of libraries that silence warnings of their own let this one through
+    warnings.filterwarnings("ignore", message="Dataset has no geotransform")
     app()
 
 

@@ -138,8 +138,21 @@ def load_config(source: ConfigLike, overrides: Iterable[str] = ()) -> Config:
 def dump_config(config: Config) -> str:
     """
     Return the resolved config as YAML: all defaults spelled out, all paths absolute or as given.
+
+    The name of a withheld species is not told: it must not travel with a run. Building from such a
+    config asks for it.
     """
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(told_settings(config), sort_keys=False, allow_unicode=True)
+
+
+def told_settings(config: Config) -> dict[str, Any]:
+    """Return a config as plain values without the names of withheld species."""
+    settings = config.model_dump(mode="json")
+    if config.build is None or "withhold" not in config.build.records.sensitive.values():
+        return settings
+    from data_prep.records.sensitive import without_withheld  # loads geopandas
+
+    return without_withheld(settings, config.build.records)
 
 
 def starter_yaml(

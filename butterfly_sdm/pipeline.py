@@ -16,13 +16,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
-from butterfly_sdm.core.cards import damage, fingerprint, is_whole
+from butterfly_sdm.checking import check as check
+from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config, told_settings
+from butterfly_sdm.core.cards import fingerprint, is_whole
 from butterfly_sdm.core.files import write_text
 from butterfly_sdm.core.threads import fixed_threads
 from butterfly_sdm.core.work import exclusive, resumable_folder, tidy
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.data.predictor import UNKNOWN_CRS, FitContext, Predictor
+from butterfly_sdm.data.predictor import FitContext, Predictor
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
@@ -32,8 +33,8 @@ from butterfly_sdm.errors import (
 from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.places import fit_community, needed_community, new_records
 from butterfly_sdm.predictors import make_predictor
-from butterfly_sdm.progress import Progress, silent
-from butterfly_sdm.run import COMMUNITY, Run, dataset_of, finish_run, open_run, out_folder
+from butterfly_sdm.progress import Progress, silent, told_once
+from butterfly_sdm.run import Run, dataset_of, finish_run, open_run, out_folder
 from butterfly_sdm.season.use import used_season
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ def build(
         progress=progress,
         explain=left_out,
     )
-    write_text(_settings_mark(folder), _settings_key(settings))
+    write_text(_settings_mark(folder), "\n".join(_settings_keys(settings)))
     return Dataset.open(folder)
 
 
@@ -430,13 +431,8 @@ def predict_map(
             plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
-    scene, _ = scene_of(
-        wanted,
-        scratch=scratch,
-        check=check_scene,
-        progress=progress,
-    )
-    with fixed_threads(settings.train.threads):
+    with told_once("butterfly_sdm.mapping"), fixed_threads(settings.train.threads):
+        scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
         made = write_map(
             predictor,
             scene,
@@ -499,18 +495,6 @@ def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
         hidden = {*run.config.sensitive, *coarsened}
         return path, SitesSeen(run.dataset, hidden)
     return path, None
-
-
-def _position_crs(run: Run) -> str | None:
-    """
-    Return the CRS of the data set, if it lies where it was: in it covariates were read, and it is
-    that of positions in a model of version 0.1.0.
-    """
-    sees = run.predictor.sees
-    if sees.covariates or sees.position_crs == UNKNOWN_CRS:
-        with suppress(ButterflySDMError):
-            return run.dataset.card.position_crs
-    return None
 
 
 def _covariate_rasters(settings: Config, predictor: Predictor) -> dict[str, CovariateRaster]:
@@ -596,60 +580,6 @@ def square_of_reference(text: str) -> Polygon:
     return GridSquare.parse(text).footprint()
 
 
-def check(artefact: str | Path) -> list[str]:
-    """
-    Verify an artefact byte by byte against what was written.
-
-    Parameters
-    ----------
-    artefact
-        Folder of a data set, a run or the run of a plugin, or a map.
-
-    Returns
-    -------
-    list of str
-        One sentence per problem; empty if all is well.
-
-    Raises
-    ------
-    MissingFileError, ArtefactError
-        There is no artefact there.
-    """
-    path = Path(artefact)
-    if not path.exists():
-        raise MissingFileError(
-            f"{path} does not exist. Name a data set folder, a run folder or a map."
-        )
-    if (path / "dataset.json").is_file():
-        from data_prep.checking import check_dataset
-
-        return check_dataset(path)
-    if (path / "run.json").is_file():
-        if problems := damage(path / "run.json"):
-            return problems
-        community = path / COMMUNITY / "community.json"
-        if community.is_file() and (problems := damage(community)):
-            return problems
-        try:
-            run = Run.open(path)
-            _ = run.predictor, run.community
-        except ButterflySDMError as error:
-            return [str(error)]
-        return []
-    if (path / "model.json").is_file():
-        from butterfly_sdm.plugins.plugin import check_run
-
-        return check_run(path)
-    if path.is_file():
-        from butterfly_sdm.mapping.map_file import check_map
-
-        return check_map(path)
-    raise ArtefactError(
-        f"{path} holds neither dataset.json nor run.json nor model.json: it is no artefact of this "
-        "package, or not finished."
-    )
-
-
 def dataset_for(
     settings: Config, dataset: Dataset | str | Path | None, progress: Progress
 ) -> Dataset:
@@ -670,7 +600,7 @@ def dataset_for(
         if not folder.exists():
             return build(settings, folder, progress=progress)
         mark = _settings_mark(folder)
-        if mark.is_file() and mark.read_bytes() != _settings_key(settings).encode():
+        if mark.is_file() and _settings_keys(settings)[0].encode() not in mark.read_bytes().split():
             raise ConfigError(
                 f"The data set {folder} was built before the section build of the config was "
                 "changed. Build it again: "
@@ -684,6 +614,12 @@ def _settings_mark(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.settings")
 
 
-def _settings_key(settings: Config) -> str:
+def _settings_keys(settings: Config) -> list[str]:
+    """
+    Return what identifies the section build, and, where the config of a run does not repeat a name,
+    what identifies it there.
+    """
     assert settings.build is not None
-    return fingerprint(settings.build.model_dump(mode="json", exclude={"workers", "dask"}))
+    sections = [settings.build.model_dump(mode="json"), told_settings(settings)["build"]]
+    others = [{k: v for k, v in one.items() if k not in ("workers", "dask")} for one in sections]
+    return list(dict.fromkeys(map(fingerprint, others)))

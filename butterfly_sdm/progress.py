@@ -1,5 +1,8 @@
-"""Tell whoever listens how far long work has come."""
+"""Tell whoever listens how far long work has come, and each warning of it once."""
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -16,3 +19,22 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int) -> None:
     """Ignore all progress: the default of every function that reports it."""
+
+
+@contextmanager
+def told_once(logger: str) -> Iterator[None]:
+    """Let a logger tell each warning once: what is planned before it is done is looked at twice."""
+    told: set[str] = set()
+
+    def new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        again = record.levelno >= logging.WARNING and text in told
+        told.add(text)
+        return not again
+
+    quiet = logging.getLogger(logger)
+    quiet.addFilter(new)
+    try:
+        yield
+    finally:
+        quiet.removeFilter(new)

@@ -22,7 +22,7 @@ import yaml
 
 from butterfly_sdm import figures
 from butterfly_sdm.config import Config, ConfigLike, dump_config, load_config
-from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.cards import fingerprint, listed
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.data.dataset import Dataset
@@ -193,8 +193,11 @@ def compare_change(
     table = pd.DataFrame.from_dict(
         {name: _ablation_row(result) for name, result in comparisons.items()}, orient="index"
     ).rename_axis("seeds")
-    write_table(folder / "comparison.csv", table)
-    figures.show_differences(table, change=", ".join(change)).save(folder / "comparison.png")
+    with listed(folder / "comparison.json", "comparison") as files:
+        files.append(folder / "comparison.csv")
+        write_table(files[-1], table)
+        picture = figures.show_differences(table, change=", ".join(change))
+        files.append(picture.save(folder / "comparison.png"))
     return Ablation(table, comparisons, tuple(change), folder)
 
 
@@ -401,6 +404,8 @@ def search(
     space = {name: settings.search.space[key] for name, key in homes.items()}
     model = settings.train.model.model_copy(update={"members": 1})
     network = NetworkPredictor(model, settings.train.fit, seed=settings.seed)
+    card = folder / "search.json"
+    card.unlink(missing_ok=True)  # until it has ended again
     found = search_network(
         data,
         split.train,
@@ -422,7 +427,9 @@ def search(
             "search": SearchOptions(),
         }
     )
-    write_text(folder / "best.yaml", dump_config(winner))
+    with listed(card, "search") as files:
+        files += [folder / "trials.csv", folder / "best.yaml"]
+        write_text(files[-1], dump_config(winner))
     return Search(found.trials, tuple(best), folder / "best.yaml")
 
 

@@ -17,6 +17,7 @@ from data_prep.imagery.scenes import open_named
 from data_prep.imagery.tile_grids import tile_crs
 from data_prep.options import BuildOptions
 from data_prep.records.files.vector import files_of
+from data_prep.records.sensitive import refuse_left_out
 from data_prep.workbench import Workbench
 
 
@@ -35,11 +36,14 @@ def check_paths(config: BuildOptions) -> None:
 
     Raises
     ------
+    ConfigError
+        A name of a withheld species was left out of the settings.
     MissingFileError
         More than one file or folder is missing. A single one is told in its own words by whoever
         opens it.
     """
     records = config.records
+    refuse_left_out(records)
     named: list[tuple[str, object]] = [("records.path", path) for path in records.paths]
     named += [(f"records.{key}", getattr(records, key)) for key in ("sites", "species", "synonyms")]
     kind = "scenes.paths" if config.scenes is not None else "ready_tiles.folders"

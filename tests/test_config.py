@@ -28,6 +28,14 @@ def test_an_empty_config_has_the_defaults():
     [
         ({"trian": {}}, "trian is an unknown key; did you mean 'train'"),
         (
+            {"map": {"masks": ["sea.tif"]}},
+            r"map\.masks = \[\"sea.tif\"\]: a mapping is needed, key: value \(raster: values left",
+        ),
+        (
+            {"build": {"records": "records.zip"}},
+            r"build\.records = \"records.zip\": a mapping is needed, with keys such as path, gbif",
+        ),
+        (
             {"train": {"fit": {"epoch": 3}}},
             r"train\.fit\.epoch is an unknown key; did you mean 'epochs'",
         ),

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import butterfly_sdm as bs
 from butterfly_sdm import cli
 from butterfly_sdm.cli import app
+from butterfly_sdm.errors import ButterflySDMError
 from butterfly_sdm.mapping.map_file import read_tags
 
 TINY: dict[str, Any] = {"size_px": 1024, "n_sites": 50, "n_species": 3}
@@ -80,6 +81,18 @@ TYPED = {
     "--column 'eventDate=Seen on' --force",
     "init all": "init {new}/all.yaml --all",
     "doctor": "doctor --json",
+}
+
+
+#: what writes results that ``check`` verifies: one of their files
+VERIFIED = {
+    "evaluate": "per_site.csv",
+    "ladder": "ladder.md",
+    "change": "comparison.png",
+    "search": "best.yaml",
+    "plan": "plan.gpx",
+    "replay": "draws.csv",
+    "report": "page_species.csv",
 }
 
 
@@ -284,6 +297,22 @@ def shows_of_settings(name: str, output: str, new: Path, small: dict[str, Path])
         assert "# weight_decay: 0.0001" in (new / "all.yaml").read_text()
 
 
+def can_be_verified(new: Path, name: str) -> None:
+    """Look whether ``check`` takes the results of a verb for what they are, whole or not."""
+    (new / "page.html").touch()  # where no report was written, something of somebody else
+    assert bs.check(new) == bs.check(new / name) == []
+    (new / name).write_bytes((new / name).read_bytes() + b" ")
+    assert all(f"{name} was changed" in bs.check(path)[0] for path in (new, new / name))
+    for card in new.glob("*.json"):
+        card.unlink()
+    with pytest.raises(ButterflySDMError, match=r"no [a-z]+\.json that lists it|nor a card of"):
+        bs.check(new)
+    with pytest.raises(ButterflySDMError, match=r"is no artefact itself.*: .*new$"):
+        (new.parent / "other").mkdir()
+        (new / "run.json").touch()
+        bs.check(new.parent)
+
+
 @pytest.mark.parametrize("name", list(TYPED))
 def test_it_does_what_its_options_say(
     name: str, small: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -301,6 +330,8 @@ def test_it_does_what_its_options_say(
         assert asked["port"] == 8123 and asked["closed"] and asked["path"] == small["map"]
         assert asked["sites"] is not None
     shows(name, result.stdout, new, small)
+    if name in VERIFIED:
+        can_be_verified(new, VERIFIED[name])
 
 
 def test_no_option_of_any_command_is_left_out() -> None:

@@ -116,13 +116,11 @@ class RandomFeatures(ArrayPredictor):
         )
         for i, row in enumerate(which):
             patches[i] = dataset.tiles[row, :, top[i] : top[i] + side, left[i] : left[i] + side]
-        card = dataset.card.tiles
-        if card is not None and card.dtype != "uint16":  # 0, of uint16, is as good as any number
-            known = measured(patches, card.missing)
-            total = np.where(known, patches, 0.0).sum(axis=(0, 2, 3))
-            centre = total / np.maximum(known.sum(axis=(0, 2, 3)), 1)
-            patches = np.where(known, patches, centre[:, None, None])
-        return patches
+        assert dataset.card.tiles is not None
+        known = measured(patches, dataset.card.tiles.missing)
+        total = np.where(known, patches, 0.0).sum(axis=(0, 2, 3))
+        centre = total / np.maximum(known.sum(axis=(0, 2, 3)), 1)
+        return np.where(known, patches, centre[:, None, None])
 
     def _describe(
         self, dataset: Dataset, sites: Sequence[str], state: dict[str, np.ndarray]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from butterfly_sdm.core.files import read_json, sha256
+from butterfly_sdm.core.files import read_json, sha256, write_json
 from butterfly_sdm.errors import ArtefactError, MissingFileError
 
 log = logging.getLogger("butterfly_sdm")
@@ -78,6 +78,32 @@ def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     # JSON may hold halves of pairs of characters, which UTF-8 has no place for
     return content | {"seal": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()}
+
+
+@contextmanager
+def listed(card: Path, kind: str) -> Iterator[list[Path]]:
+    """
+    Yield a list that takes the results as they are written, and end with a sealed card of them.
+
+    While results are written there is no card: what an interruption leaves is not finished.
+
+    Parameters
+    ----------
+    card
+        The JSON file, in the folder of the results.
+    kind
+        What they are, such as ``"scores"``.
+    """
+    card.unlink(missing_ok=True)
+    files: list[Path] = []
+    yield files
+    content = {"format": f"butterfly_sdm {kind}", "format_version": 1}
+    write_json(card, sealed(content | {"files": checksums(files, card.parent)}))
+
+
+def checksums(files: Iterable[Path], folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of files by their names below ``folder``."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in sorted(files)}
 
 
 def is_whole(card: Path, what: str) -> bool:

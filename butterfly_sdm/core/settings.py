@@ -24,6 +24,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
 )
+from pydantic.fields import FieldInfo
 
 from butterfly_sdm.errors import ConfigError, MissingFileError, did_you_mean
 
@@ -355,6 +356,8 @@ def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
+            if problem["type"] in ("dict_type", "model_type", "model_attributes_type"):
+                message = f"a mapping is needed, {_meaning(model, problem['loc'])}"
             choices = (
                 re.findall(r"'([^']+)'", message) if problem["type"] == "literal_error" else []
             )
@@ -370,12 +373,27 @@ def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
     )
 
 
+def _meaning(model: Any, location: tuple[int | str, ...]) -> str:
+    """Return what a mapping of settings holds: its keys, or what its field says."""
+    section, field = _reached(model, location)
+    if field is not None and dict in (field.annotation, get_origin(field.annotation)):
+        return f"key: value ({field.description})"
+    return f"with keys such as {', '.join(list(section.model_fields)[:5])}"
+
+
 def _known_keys(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    return list(_reached(model, location)[0].model_fields)
+
+
+def _reached(model: Any, location: tuple[int | str, ...]) -> tuple[Any, FieldInfo | None]:
+    """Return the section that a location leads to, and the last field on the way."""
+    field = None
     for part in location:
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
+        found = getattr(model, "model_fields", {}).get(part)
+        if found is None:
             continue
+        field = found
         for candidate in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 model = candidate
-    return list(model.model_fields)
+    return model, field

@@ -11,6 +11,7 @@ import pandas as pd
 
 from butterfly_sdm import figures
 from butterfly_sdm.baselines.saved import visited
+from butterfly_sdm.core.cards import listed
 from butterfly_sdm.core.files import write_table
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.data.predictor import Predictor
@@ -62,7 +63,7 @@ def evaluate_run(
     folder
         Where ``scores.csv``, ``predictions.parquet``, ``per_species.csv``, ``per_site.csv`` and
         pictures go, of a predictor of dated visits also ``standardised.parquet`` with rates and
-        their intervals; None: nowhere.
+        their intervals, and ``scores.json``, the sealed card of them all; None: nowhere.
     seed
         Of baselines that take chances.
 
@@ -94,12 +95,17 @@ def evaluate_run(
     scores = scores_beside(scored, sites, predictions)
     if folder is None:
         return scores
-    scores.to_csv(folder)
-    write_table(Path(folder) / "predictions.parquet", predictions[name])
+    folder = Path(folder)
+    more = {"predictions": predictions[name]}
     if (told := told_with_intervals(predictor, dataset, sites)) is not None:
-        write_table(Path(folder) / "standardised.parquet", told)
-    figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
-    return replace(scores, folder=Path(folder))
+        more["standardised"] = told
+    with listed(folder / "scores.json", "scores") as files:
+        files += scores.to_csv(folder)
+        for title, table in more.items():
+            write_table(folder / f"{title}.parquet", table)
+            files.append(folder / f"{title}.parquet")
+        files += figures.save_scores(folder, scores.per_species, scores.per_site, scores.beside)
+    return replace(scores, folder=folder)
 
 
 def predictions_beside(

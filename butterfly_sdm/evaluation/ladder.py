@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from butterfly_sdm import figures
+from butterfly_sdm.core.cards import listed
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.core.html import table_html
@@ -201,7 +202,7 @@ def run_ladder(
     folder
         Where ``ladder.csv``, ``ladder_pairs.csv``, ``ladder.md``, ``ladder.png``,
         ``ladder_species.csv`` and, per predictor, ``predictions_NAME.parquet`` and
-        ``out_of_fold_NAME.parquet`` go.
+        ``out_of_fold_NAME.parquet`` go, and ``ladder.json``, the sealed card of them all.
 
     Returns
     -------
@@ -396,17 +397,22 @@ def _comparison_columns(comparison: Comparison) -> dict[str, Any]:
 
 def _write(ladder: Ladder, predictions: Mapping[str, pd.DataFrame], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    write_table(folder / "ladder.csv", ladder.table, float_format="%.8g")
-    write_text(folder / "ladder.md", ladder.to_markdown())
-    write_table(folder / "ladder_pairs.csv", ladder.pairs, float_format="%.8g", index=False)
     scored = {name: one.scores for name, one in ladder.cross_validations.items()} or ladder.scores
     species = pd.DataFrame({name: scores.per_species["mse"] for name, scores in scored.items()})
-    write_table(folder / "ladder_species.csv", species, float_format="%.8g")
-    for name, table in predictions.items():
-        write_table(folder / f"predictions_{_file_name(name)}.parquet", table)
-    for name, validation in ladder.cross_validations.items():
-        validation.to_parquet(folder / f"out_of_fold_{_file_name(name)}.parquet")
-    figures.show_ladder(ladder.table).save(folder / "ladder.png")
+    tables = {"ladder.csv": (ladder.table, True), "ladder_pairs.csv": (ladder.pairs, False)}
+    tables |= {"ladder_species.csv": (species, True)}
+    with listed(folder / "ladder.json", "ladder") as files:
+        for name, (table, index) in tables.items():
+            write_table(folder / name, table, float_format="%.8g", index=index)
+        write_text(folder / "ladder.md", ladder.to_markdown())
+        files += [folder / name for name in (*tables, "ladder.md")]
+        for name, table in predictions.items():
+            files.append(folder / f"predictions_{_file_name(name)}.parquet")
+            write_table(files[-1], table)
+        for name, validation in ladder.cross_validations.items():
+            files.append(folder / f"out_of_fold_{_file_name(name)}.parquet")
+            validation.to_parquet(files[-1])
+        files.append(figures.show_ladder(ladder.table).save(folder / "ladder.png"))
 
 
 def _file_name(name: str) -> str:

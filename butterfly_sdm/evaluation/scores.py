@@ -141,10 +141,15 @@ class Scores:
         ]
         return shown + table_html(self.beside[columns])
 
-    def to_csv(self, folder: Path) -> None:
+    def to_csv(self, folder: Path) -> list[Path]:
         """
         Write ``scores.csv``, ``per_species.csv``, ``per_site.csv`` and, with blocks,
         ``per_block.csv``.
+
+        Returns
+        -------
+        list of Path
+            Where they lie.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,9 +164,11 @@ class Scores:
             "per_site": self.per_site,
             "per_block": self.per_block,
         }
-        for name, table in tables.items():
+        written = {folder / f"{name}.csv": table for name, table in tables.items()}
+        for path, table in written.items():
             if table is not None:
-                write_table(folder / f"{name}.csv", table, float_format="%.8g")
+                write_table(path, table, float_format="%.8g")
+        return [path for path, table in written.items() if table is not None]
 
 
 def score_predictions(

@@ -156,8 +156,9 @@ def fit_conformal(dataset: Dataset, out_of_fold: pd.DataFrame, *, level: float =
     needed = int(np.ceil(level / (1 - level) - 1e-9))
     if len(used) < needed:
         raise DataError(
-            f"Intervals of level {level} need at least {needed} sites with visits; there are "
-            f"{len(used)}."
+            f"Intervals of level {level} need at least {needed} sites with visits that the model "
+            f"has not seen; there are {len(used)}. Ask for none, for a lower level, or hold out "
+            "more sites."
         )
     p = checked_predictions(dataset, used, out_of_fold)
     n = dataset.visits[used].to_numpy(dtype=float)

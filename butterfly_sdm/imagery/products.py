@@ -8,8 +8,6 @@ item.
 from __future__ import annotations
 
 import re
-import threading
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,24 +23,23 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags, Resampling
 from rasterio.errors import (
     CRSError,
-    NotGeoreferencedWarning,
     RasterioError,
     RasterioIOError,
 )
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError
-from butterfly_sdm.imagery.raster_formats import check_file, check_opened
+from butterfly_sdm.imagery.raster_formats import anywhere, check_file, check_opened
 
 Grid = tuple[CRS, Affine, int, int]
+
+METRES_PER_DEGREE = 111_320.0  # of latitude; of longitude at the equator
 
 RESAMPLING = {
     "nearest": Resampling.nearest,
     "bilinear": Resampling.bilinear,
     "cubic": Resampling.cubic,
 }
-
-_QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
 # Names of the STAC "eo" extension for the bands of Sentinel-2.
 SENTINEL2 = {
@@ -366,9 +363,7 @@ def open_raster(path: str | Path, **options: Any) -> Any:
     named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
     driver = None if named else check_file(path)
     try:
-        with _QUIETLY, warnings.catch_warnings():
-            # where it lies may stand in its metadata
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        with anywhere():
             source = rasterio.open(path, driver=driver, **options)
         check_opened(source, path, folder=None if named else Path(path).parent)
         return source
@@ -542,7 +537,7 @@ def metres_per_unit(crs: CRS | None, name: str) -> float:
             f"{name} has a CRS that cannot be understood: {error}. Assign another."
         ) from error
     if known.is_geographic:
-        return 111_320.0
+        return METRES_PER_DEGREE
     factor = known.axis_info[0].unit_conversion_factor if known.axis_info else 0.0
     if not known.is_projected or not factor:
         raise RasterError(

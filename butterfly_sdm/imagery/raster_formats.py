@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +28,7 @@ _BESIDE = (".ovr", ".OVR", ".msk", ".MSK")
 _FIRST_BYTES = 512
 _LARGEST_VRT = 64 << 20
 _DEEPEST = 8
+_QUIETLY = threading.Lock()  # threads that silence warnings at once would let them through
 
 
 def check_file(path: str) -> str | None:
@@ -185,15 +189,23 @@ def _check(file: Path, called: str, deeper: int) -> str | None:
     return "VRT"
 
 
+@contextmanager
+def anywhere() -> Iterator[None]:
+    """Open rasters that do not say where they lie without a warning: it may stand elsewhere."""
+    with _QUIETLY, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        yield
+
+
 @lru_cache(maxsize=10_000)  # every thread opens a mosaic anew
 def _check_source_file(path: str, driver: str | None, size: int, time_ns: int) -> None:
     """Look at the metadata of a raster that another leads to: GDAL opens it unasked."""
     del size, time_ns
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver=driver) as source:
-                _check_overviews(source, path, Path(path).parent)
+        with anywhere():
+            source = rasterio.open(path, driver=driver)
+        with source:
+            _check_overviews(source, path, Path(path).parent)
     except (RasterioIOError, UnicodeError) as error:
         raise RasterError(
             f"{path} cannot be opened as a raster: {str(error).rstrip('.')}. Is it whole?"

@@ -10,7 +10,7 @@ from affine import Affine
 from rasterio.crs import CRS
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.composites.kept import Kept, Pixels
+from butterfly_sdm.imagery.composites.kept import KeptBlocks, Pixels
 from butterfly_sdm.imagery.pixels import PixelType
 from butterfly_sdm.imagery.products import Grid, Layer, Piece
 
@@ -77,7 +77,7 @@ class Reader(Protocol):
     @property
     def supply(self) -> Supply | None: ...  # noqa: D102
     @property
-    def kept(self) -> Kept: ...  # noqa: D102
+    def kept(self) -> KeptBlocks: ...  # noqa: D102
     @property
     def grid(self) -> Grid: ...  # noqa: D102
 

@@ -22,7 +22,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
-from butterfly_sdm.imagery.composites.kept import Kept
+from butterfly_sdm.imagery.composites.kept import KeptBlocks
 from butterfly_sdm.imagery.composites.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.mosaic import bounds_in, mosaic_of
@@ -116,14 +116,14 @@ class Scene:
     dtype: PixelType = "uint16"
     signed_square: float | None = None
     supply: Supply | None = field(default=None, repr=False, compare=False)
-    kept: Kept = field(default_factory=Kept, repr=False, compare=False)
+    kept: KeptBlocks = field(default_factory=KeptBlocks, repr=False, compare=False)
     _handles: threading.local = field(default_factory=threading.local, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: v for key, v in self.__dict__.items() if key not in ("_handles", "kept")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _handles=threading.local(), kept=Kept())
+        self.__dict__.update(state, _handles=threading.local(), kept=KeptBlocks())
 
     @property
     def bounds(self) -> tuple[float, float, float, float]:

@@ -116,8 +116,19 @@ def _natural_earth(lattice: Lattice, crs: Any) -> gpd.GeoDataFrame:
     return gpd.GeoDataFrame(geometry=near[~near.is_empty], crs="EPSG:4326")
 
 
-def _read(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+def read_polygons(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """
+    Return polygons out of a vector file, or as they are given.
+
+    Raises
+    ------
+    MissingFileError, DataError
+        There is no such file, it holds no shapes, or they have no CRS.
+    """
+    shapes = polygons
     if isinstance(polygons, Path):
+        if not polygons.exists():
+            raise MissingFileError(f"There is no file {polygons} of polygons.")
         try:
             shapes = gpd.read_file(polygons)
         except Exception as error:  # drivers raise errors of their own
@@ -125,10 +136,14 @@ def _read(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
                 f"{polygons} cannot be read as polygons: {error}. Give a GeoPackage, GeoJSON or "
                 "shapefile."
             ) from error
-    else:
-        shapes = polygons
+        if not isinstance(shapes, gpd.GeoDataFrame):  # a table
+            raise DataError(f"{polygons} holds no shapes. Give a GeoPackage, GeoJSON or shapefile.")
     if shapes.crs is None:
-        raise DataError(
-            "The polygons of the area have no CRS. Write one into the file, or use set_crs."
-        )
+        raise DataError("The polygons have no CRS. Write one into the file, or use set_crs.")
+    return shapes
+
+
+def _read(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
+    """Return the polygons that have a shape."""
+    shapes = read_polygons(polygons)
     return shapes[shapes.geometry.notna()]

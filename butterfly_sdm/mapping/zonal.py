@@ -14,7 +14,8 @@ from rasterio.windows import transform as window_transform
 from shapely.geometry import box
 
 from butterfly_sdm.core.files import atomic_path, write_table
-from butterfly_sdm.errors import DataError, MissingFileError
+from butterfly_sdm.errors import DataError
+from butterfly_sdm.mapping.area import read_polygons
 from butterfly_sdm.mapping.map_reader import MapReader
 
 
@@ -86,15 +87,10 @@ def polygons_table(
     Raises
     ------
     MissingFileError, DataError
-        There is no such file or column, or the polygons have no CRS.
+        There is no such file or column, it holds no shapes, or they have no CRS.
     """
     source = MapReader(path)
-    if isinstance(polygons, str | Path):
-        if not Path(polygons).is_file():
-            raise MissingFileError(f"There is no file {polygons} of polygons.")
-        polygons = gpd.read_file(polygons)
-    if polygons.crs is None:
-        raise DataError("The polygons have no CRS. Write one into the file, or use set_crs.")
+    polygons = read_polygons(Path(polygons) if isinstance(polygons, str) else polygons)
     if name is not None and name not in polygons.columns:
         raise DataError(
             f"The polygons have no column {name!r}; they have "

@@ -13,7 +13,7 @@ import rasterio
 from rasterio.transform import from_origin
 
 from butterfly_sdm import figures
-from butterfly_sdm.core.cards import fingerprint
+from butterfly_sdm.core.cards import checksums, fingerprint, sealed
 from butterfly_sdm.core.files import atomic_path, read_json, write_json, write_table, write_text
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import ArtefactError
@@ -63,7 +63,7 @@ def write_plan(plan: Plan, folder: Path) -> Plan:
             value="finds" if "finds" in plan.layer else "gain",
         ).save(partial / "plan.png")
         write_text(partial / "plan.md", _page(plan))
-        write_json(partial / "plan.json", _card(plan))
+        write_json(partial / "plan.json", _with_files(_card(plan), partial))
     return replace(plan, folder=folder)
 
 
@@ -189,17 +189,21 @@ def write_replay(replay: Replay, folder: Path) -> Path:
         write_table(partial / "errors.csv", errors, float_format="%.8g", index=False)
         figures.show_replay(replay.summary, replay.draws).save(partial / "replay.png")
         write_text(partial / "replay.md", f"# Replay of a survey\n\n{replay.verdict}\n")
-        write_json(
-            partial / "replay.json",
-            {
-                "format": REPLAY_FORMAT,
-                "format_version": 1,
-                "about": dict(replay.about),
-                "promises": {key: round(value, 6) for key, value in replay.promises.items()},
-                "verdict": replay.verdict,
-            },
-        )
+        card = {
+            "format": REPLAY_FORMAT,
+            "format_version": 1,
+            "about": dict(replay.about),
+            "promises": {key: round(value, 6) for key, value in replay.promises.items()},
+            "verdict": replay.verdict,
+        }
+        write_json(partial / "replay.json", _with_files(card, partial))
     return folder
+
+
+def _with_files(card: dict[str, Any], partial: Path) -> dict[str, Any]:
+    """Return a card that lists all files of the folder that it is the last to be written in."""
+    written = [p for p in partial.rglob("*") if p.is_file() and not p.name.startswith(".")]
+    return sealed(card | {"files": checksums(written, partial)})
 
 
 def read_promises(folder: Path) -> dict[str, float]:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
 
-from butterfly_sdm.errors import RecordsError
-from data_prep.records.names import accepted_name
-from data_prep.records.options import Protection
+from butterfly_sdm.errors import ConfigError, MissingFileError, RecordsError
+from data_prep.records.names import accepted_name, read_synonyms
+from data_prep.records.options import Protection, RecordsOptions
 from data_prep.records.places.grid_references import square_names
 
 ACTIONS: tuple[str, ...] = get_args(Protection)
+LEFT_OUT = "name left out"  # with a number, in the place of the name of a withheld species
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,70 @@ class SensitiveSpecies:
                     kept[species].groupby(square).transform("mean").where(square != "", np.nan)
                 )
         return kept
+
+
+def without_withheld(settings: dict[str, Any], records: RecordsOptions) -> dict[str, Any]:
+    """
+    Return the settings of an experiment as they may travel with its results: in the place of the
+    name of every withheld species, in any spelling or synonym, stands that it was left out.
+
+    Parameters
+    ----------
+    settings
+        As plain values, with ``build.records.sensitive``.
+    records
+        The section ``build.records`` that they hold.
+    """
+    named = records.synonyms if isinstance(records.synonyms, Mapping) else {}
+    synonyms = read_synonyms(named)
+    with suppress(MissingFileError, RecordsError):  # a table that lies on another machine
+        synonyms = read_synonyms(records.synonyms)
+    held = [name for name, action in records.sensitive.items() if action == "withhold"]
+    meant = {accepted_name(name, synonyms) for name in held}
+    spelled = [*named, *named.values(), *held]
+    secret = {name for name in spelled if accepted_name(name, synonyms) in meant} | meant
+    numbers = {name: f"{LEFT_OUT} {number}" for number, name in enumerate(held, 1)}
+    told: dict[str, Any] = _telling(
+        settings, secret | {name.casefold() for name in secret}, synonyms
+    )
+    marks = {numbers.get(name, name): action for name, action in records.sensitive.items()}
+    told["build"]["records"]["sensitive"] = marks
+    return told
+
+
+def _telling(value: Any, secret: set[str], synonyms: Mapping[str, str]) -> Any:
+    """Return plain values without the entries that are, or are called by, a secret name."""
+
+    def hidden(one: Any) -> bool:
+        if not isinstance(one, str) or Path(one).is_absolute():
+            return False
+        return bool(secret & {one, one.casefold(), accepted_name(one, synonyms)})
+
+    if isinstance(value, Mapping):
+        free = {k: v for k, v in value.items() if not (hidden(k) or hidden(v))}
+        return {key: _telling(one, secret, synonyms) for key, one in free.items()}
+    if isinstance(value, list | tuple):
+        return [_telling(one, secret, synonyms) for one in value if not hidden(one)]
+    return value
+
+
+def refuse_left_out(records: RecordsOptions) -> None:
+    """
+    Refuse to count records by settings from which names of withheld species were left out: these
+    species would be told.
+
+    Raises
+    ------
+    ConfigError
+        A name was left out.
+    """
+    left = [name for name in records.sensitive if name.startswith(LEFT_OUT)]
+    if left:
+        raise ConfigError(
+            f"build.records.sensitive holds {left[0]!r}: these are settings of a run, which do not "
+            "repeat the names of withheld species. Write the name in its place (and its synonyms "
+            "in build.records.synonyms, if there are any) to build from them."
+        )
 
 
 def _squares(sites: gpd.GeoDataFrame, size_m: int) -> list[str]:

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from butterfly_sdm.errors import SourceError
+from butterfly_sdm.imagery.products import METRES_PER_DEGREE
 from butterfly_sdm.progress import Progress, silent
 from data_prep.sources.transfer import AbsentError, Service
 
 log = logging.getLogger("data_prep.sources")
 
 TILES, MASKS = "global_0.1_degree_representation", "global_0.1_degree_tiff_all"
-METRES_PER_DEGREE = 111_320.0
 
 
 def tiles_around(lon: np.ndarray, lat: np.ndarray, reach_m: float) -> list[tuple[float, float]]:

@@ -185,6 +185,22 @@ def test_random_filters_find_their_bands_by_name_and_refuse_none_and_no_tiles(wo
         make_baseline("random_features", filters=0)
 
 
+def test_random_filters_take_no_pixel_for_dark_that_was_not_measured(world):
+    """As whole numbers with 0 for missing, or fractions with NaN: the ground is the same."""
+    whole = world.tiles.copy()
+    whole[::2, :, :, 10:] = 0
+    fractions = np.where(whole == 0, np.nan, whole).astype(np.float32)
+    tiles = world.card.tiles.model_copy(update={"dtype": "float32", "nodata": None})
+    card = world.card.model_copy(update={"tiles": tiles})
+    told = [
+        make_baseline("random_features", filters=4)
+        .fit(data, data.split.train)
+        .predict(data, data.split.validation)
+        for data in (replace(world, tiles=whole), replace(world, card=card, tiles=fractions))
+    ]
+    pd.testing.assert_frame_equal(*told, rtol=1e-5)
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet"])
 def test_a_probe_reads_embeddings_and_learns_from_them(world, tmp_path, suffix):
     path = tmp_path / f"embeddings{suffix}"

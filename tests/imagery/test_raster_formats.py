@@ -2,6 +2,8 @@
 
 import ast
 import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +149,26 @@ def test_overviews_and_masks_of_rasters_are_used(raster):
     assert {path.suffix for path in raster.parent.iterdir()} >= {".tif", ".msk"}
     with open_raster(raster) as source:
         assert source.overviews(1) == [2] and source.read_masks(1).sum() == 4 * 255
+
+
+def test_rasters_that_say_no_place_are_opened_without_a_warning_by_threads_too(tmp_path):
+    paths = []
+    for number in range(24):
+        paths.append(tmp_path / f"{number}.tif")
+        options = {"driver": "GTiff", "count": 1, "height": 4, "width": 4, "dtype": "uint8"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            rasterio.open(paths[-1], "w", **options).close()
+        text = (
+            "<VRTDataset rasterXSize='4' rasterYSize='4'><VRTRasterBand dataType='Byte' band='1'>"
+        )
+        text += f"<SimpleSource><SourceFilename>{paths[-1]}</SourceFilename></SimpleSource>"
+        text += "</VRTRasterBand></VRTDataset>"
+        (tmp_path / f"{number}.vrt").write_text(text)
+    with warnings.catch_warnings(), ThreadPoolExecutor(8) as threads:
+        warnings.simplefilter("error")
+        for source in threads.map(open_raster, sorted(tmp_path.iterdir())):
+            source.close()
 
 
 def test_every_raster_is_read_through_the_one_door():

@@ -359,7 +359,7 @@ def test_means_over_squares_are_those_of_the_pixels_in_them(plain, tmp_path):
     assert elsewhere["positions"].sum() == plain.counts["predicted"]
 
 
-def test_means_over_polygons_are_those_of_the_pixels_in_them(plain):
+def test_means_over_polygons_are_those_of_the_pixels_in_them(plain, tmp_path):
     shapes = gpd.GeoDataFrame(
         {"name": ["west", "nowhere"]},
         geometry=[box(400_000, 290_000, 403_200, 305_000), box(0, 0, 9, 9)],
@@ -372,6 +372,11 @@ def test_means_over_polygons_are_those_of_the_pixels_in_them(plain):
     assert np.isnan(table.loc["nowhere", "East"])
     with pytest.raises(DataError, match="no column 'county'"):
         polygons_table(plain.path, shapes, name="county")
+    (tmp_path / "reserves.gpkg").write_text("no vector file")
+    (tmp_path / "reserves.csv").write_text("name,area\nwest,3\n")
+    for name, message in (("gpkg", "cannot be read as polygons"), ("csv", "holds no shapes")):
+        with pytest.raises(DataError, match=message):
+            polygons_table(plain.path, tmp_path / f"reserves.{name}")
 
 
 def test_the_difference_of_two_maps_is_that_of_their_values(plain, scene, tmp_path):

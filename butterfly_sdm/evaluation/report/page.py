@@ -14,6 +14,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from butterfly_sdm import figures
+from butterfly_sdm.core.cards import listed
 from butterfly_sdm.core.files import write_table, write_text
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.ladder import markdown_table
@@ -91,7 +92,8 @@ def write_report(
     on_map: OnMap | None = None,
 ) -> Path:
     """
-    Write ``path`` (HTML), and beside it ``NAME.md``, ``NAME_species.csv`` and ``NAME_odmap.csv``.
+    Write ``path`` (HTML), and beside it ``NAME.md``, ``NAME_species.csv`` and ``NAME_odmap.csv``;
+    ``NAME_files.json`` is the sealed card of them all.
 
     Parameters
     ----------
@@ -140,12 +142,21 @@ def write_report(
         on_map=on_map,
         map_picture=None if on_map is None else _as_png(on_map.picture),
     )
-    write_text(path, page)
-    write_text(path.with_suffix(".md"), to_markdown(runs))
+    texts = {path: page, path.with_suffix(".md"): to_markdown(runs)}
     tables = {"species": species_table(first), "odmap": odmap(first).set_index("section")}
-    for name, table in tables.items():
-        write_table(path.with_name(f"{path.stem}_{name}.csv"), table, float_format="%.6g")
+    with listed(card_of_report(path), "report") as files:
+        for target, text in texts.items():
+            write_text(target, text)
+            files.append(target)
+        for name, table in tables.items():
+            files.append(path.with_name(f"{path.stem}_{name}.csv"))
+            write_table(files[-1], table, float_format="%.6g")
     return path
+
+
+def card_of_report(page: Path) -> Path:
+    """Return where the card of a report lies: ``NAME.json`` may be that of a map."""
+    return page.with_name(f"{page.stem}_files.json")
 
 
 def species_table(findings: Findings) -> pd.DataFrame:

@@ -17,7 +17,7 @@ KEPT_BYTES = 40_000_000  # held in memory
 Pixels = tuple[np.ndarray, np.ndarray]  # (bands, h, w) counts, and (h, w) where they are measured
 
 
-class Kept:
+class KeptBlocks:
     """
     Composed blocks, those used last; shared by threads.
 

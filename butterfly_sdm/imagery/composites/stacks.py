@@ -220,8 +220,8 @@ def _wanted(scene: Reader, stack: Stack, window: Window) -> tuple[Window, list[W
 
 def blocks_of(scene: Reader, stack: Stack, window: Window) -> dict[Any, int]:
     """
-    Return the blocks that reading a window of the scene's grid asks :class:`Kept` for, and their
-    bytes.
+    Return the blocks that reading a window of the scene's grid asks :class:`KeptBlocks` for, and
+    their bytes.
     """
     _, blocks, on_scene = _wanted(scene, stack, window)
     each = np.dtype(scene.dtype).itemsize * len(scene.bands) + 1

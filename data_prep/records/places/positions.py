@@ -10,6 +10,7 @@ import pandas as pd
 import pyproj
 
 from butterfly_sdm.errors import RecordsError
+from butterfly_sdm.imagery.products import METRES_PER_DEGREE
 from data_prep.records.places.grid_references import CRS, to_degrees
 
 _DECIMAL_COMMA = (
@@ -42,7 +43,6 @@ _LAND = frozenset(
 """Squares of 100 km in which Great Britain, the Isle of Man or their islands have land."""
 _LETTERS = "ABCDEFGHJKLMNOPQRSTUVWXYZ"
 _CELL = 0.2  # degrees: the cell in which iNaturalist hides a position
-_DEGREE_M = 111_320.0
 
 
 class Positions:
@@ -77,7 +77,7 @@ class Positions:
         self.astray: np.ndarray = np.zeros(len(table), dtype=bool)
         self._place_metres(table["coordinateSRS"], crs)
         self.blurred: np.ndarray = _blurred(table["coordinatesObscured"]) & self.in_degrees
-        size = _CELL * _DEGREE_M * np.hypot(1, np.cos(np.radians(np.nan_to_num(self.lat))))
+        size = _CELL * METRES_PER_DEGREE * np.hypot(1, np.cos(np.radians(np.nan_to_num(self.lat))))
         self.uncertainty_m = np.where(
             self.blurred, np.maximum(self.uncertainty_m, np.round(size)), self.uncertainty_m
         )

@@ -22,6 +22,7 @@ import pyproj
 import shapely
 
 from butterfly_sdm.errors import MissingFileError, RecordsError
+from butterfly_sdm.imagery.products import METRES_PER_DEGREE
 from data_prep.records.dates import present
 from data_prep.records.files.geometry import PLACES
 from data_prep.records.files.stored import open_tables, suffix
@@ -62,7 +63,6 @@ _SITE_IDS = (
 ).split()
 _DIGITS = 6  # of a degree: 0.1 m
 _POINT = r"(?i)^(?:SRID=4326;)?\s*POINT\s*[ZM]*\s*\(\s*(-?[\d.]+)\s+(-?[\d.]+)[^,)]*\)$"
-_DEGREE_M = 111_320.0
 _FAR_DEGREES = 0.5
 _DEGREES = {"", "EPSG:4326", "WGS84", "WGS 84", "CRS84", "OGC:CRS84", "4326", "UNKNOWN"}
 
@@ -548,7 +548,7 @@ def _project(transformer: pyproj.Transformer, xy: np.ndarray) -> np.ndarray:
 def _far(shapes: np.ndarray, at: Positions, rows: np.ndarray) -> np.ndarray:
     """Tell which footprints lie away from their points by more than anybody rounds."""
     gap = shapely.distance(shapes, shapely.points(at.lon[rows], at.lat[rows]))
-    found: np.ndarray = gap > _FAR_DEGREES + 2 * at.uncertainty_m[rows] / _DEGREE_M
+    found: np.ndarray = gap > _FAR_DEGREES + 2 * at.uncertainty_m[rows] / METRES_PER_DEGREE
     return found
 
 
@@ -564,15 +564,15 @@ def _parse_or_none(text: str) -> GridSquare | None:
 def _extent_m(shape: shapely.Geometry) -> float:
     """Return the larger of width and height."""
     left, low, right, high = shape.bounds
-    width = (right - left) * _DEGREE_M * float(np.cos(np.radians((low + high) / 2)))
-    return float(max(width, (high - low) * _DEGREE_M))
+    width = (right - left) * METRES_PER_DEGREE * float(np.cos(np.radians((low + high) / 2)))
+    return float(max(width, (high - low) * METRES_PER_DEGREE))
 
 
 def _point_squares(
     lon: np.ndarray, lat: np.ndarray, uncertainty_m: np.ndarray | float
 ) -> np.ndarray:
     half = np.maximum(uncertainty_m / np.sqrt(2), 5.0)
-    dy = half / _DEGREE_M
+    dy = half / METRES_PER_DEGREE
     dx = dy / np.maximum(np.cos(np.radians(lat)), 1e-3)
     squares: np.ndarray = shapely.box(lon - dx, lat - dy, lon + dx, lat + dy)
     return squares

@@ -11,7 +11,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.imagery.composites import kept as kept_module
 from butterfly_sdm.imagery.composites import stacks
-from butterfly_sdm.imagery.composites.kept import Kept
+from butterfly_sdm.imagery.composites.kept import KeptBlocks
 from butterfly_sdm.imagery.options import CompositeOptions
 from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping.surfaces import streaming
@@ -34,7 +34,7 @@ def holds_two(monkeypatch):
 def test_what_is_asked_for_again_comes_from_the_file_as_it_was_and_goes_when_passed(
     tmp_path, holds_two
 ):
-    kept, made = Kept(), []
+    kept, made = KeptBlocks(), []
 
     def ask(number):
         def make():
@@ -60,7 +60,7 @@ def test_what_is_asked_for_again_comes_from_the_file_as_it_was_and_goes_when_pas
 
 
 def test_without_room_on_the_disk_blocks_are_made_again(tmp_path, holds_two):
-    kept, made = Kept(), []
+    kept, made = KeptBlocks(), []
     kept.expect(Counter(dict.fromkeys(range(4), 2)), tmp_path, most_bytes=BYTES)
     for number in (0, 1, 2, 3, 0, 1):
         values, _ = kept.get(number, lambda n=number: made.append(n) or block(n))
@@ -89,7 +89,7 @@ def test_threads_that_ask_at_once_make_a_block_once_and_share_its_error(monkeypa
             errors.append(str(error))
 
     monkeypatch.setattr(kept_module, "Future", Told)
-    kept = Kept()
+    kept = KeptBlocks()
     threads = [threading.Thread(target=ask) for _ in range(4)]
     for thread in threads:
         thread.start()
