@@ -122,6 +122,9 @@ def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) ->
 def _count_valid(scene: Scene, tops: np.ndarray, lefts: np.ndarray, side: int) -> np.ndarray:
     """Return (tops, lefts) how many pixels of squares are measured, reading so many at a time."""
     height, width = (int(starts[-1] - starts[0]) + side for starts in (tops, lefts))
+    ground = Window(int(lefts[0]), int(tops[0]), width, height)
+    if not scene.shown([ground])[0]:
+        return np.zeros((len(tops), len(lefts)), dtype=np.int64)
     if height * width > MOST_PIXELS and max(len(tops), len(lefts)) > 1:
         axis = 0 if len(lefts) == 1 or (height >= width and len(tops) > 1) else 1
         middle = len((tops, lefts)[axis]) // 2
@@ -137,7 +140,7 @@ def _count_valid(scene: Scene, tops: np.ndarray, lefts: np.ndarray, side: int) -
             for at in range(0, side, strip)
         )
         return np.array([[sum(int(scene.read(window)[1].sum()) for window in windows)]])
-    _, valid = scene.read(Window(int(lefts[0]), int(tops[0]), width, height))
+    _, valid = scene.read(ground)
     # sums from the corner
     total = np.zeros((height + 1, width + 1), dtype=np.int64)
     total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
