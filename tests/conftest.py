@@ -39,6 +39,17 @@ def figures(record_property) -> Figures:
     return Figures(counts)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Begin `make slow` with the tests that may take longest, so that its workers end together."""
+
+    def limit(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return float(marker.args[0]) if marker else 0.0
+
+    if config.option.markexpr == "slow":
+        items.sort(key=limit, reverse=True)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what was tried, as it stands in docs/measured/promises.md."""
     tried: dict[str, Counter[str]] = {}
