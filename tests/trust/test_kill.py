@@ -32,7 +32,7 @@ BESIDE = (
     "map.qml",
     "map_styles",
 )
-KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "50"))
+KILLS = int(os.environ.get("BUTTERFLY_SDM_KILLS", "30"))
 
 
 def workplace(finished, verb: str, at: Path) -> Path:
