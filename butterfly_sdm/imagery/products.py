@@ -31,6 +31,7 @@ from rasterio.errors import (
 )
 from rasterio.windows import Window
 
+from butterfly_sdm.core.addresses import log_discreetly
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.raster_formats import check_file, check_opened
 
@@ -365,6 +366,8 @@ def open_raster(path: str | Path, **options: Any) -> Any:
     path = str(path)
     named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
     driver = None if named else check_file(path)
+    if named:
+        log_discreetly("rasterio")
     try:
         with _QUIETLY, warnings.catch_warnings():
             # where it lies may stand in its metadata
