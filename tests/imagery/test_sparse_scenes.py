@@ -79,6 +79,21 @@ def test_holes_that_count_as_measured_are_read(tmp_path):
     assert scene.read(Window(300, 300, 20, 20))[1].all()
 
 
+def test_a_scene_that_holds_its_blocks_is_asked_for_some_of_them_alone(tmp_path, monkeypatch):
+    every = tuple((row, col) for row in range(64) for col in range(64))
+    scene = open_scene(sparse(tmp_path / "a.tif", held=every))
+    asked, source = [], scene.handle(scene.pieces[0].layers[0])
+
+    class Asked:
+        def __getattr__(self, name):
+            asked.append(name)
+            return getattr(source, name)
+
+    monkeypatch.setattr(Scene, "handle", lambda self, layer: Asked())
+    assert piece_pixels.held_blocks(scene, scene.pieces[0]) is None
+    assert asked.count("get_tag_item") == 1024
+
+
 def test_what_is_measured_is_counted_where_blocks_are(tmp_path, monkeypatch):
     scene = open_scene(sparse(tmp_path / "a.tif"))
     lattice = Lattice.of(scene, stride_px=64, window_px=64)
