@@ -38,7 +38,7 @@ check: $(VENV)/.dev  ## style, types and the one direction of imports
 
 slow: export OMP_NUM_THREADS := 1
 slow: $(VENV)/.dev  ## the tests that take minutes: faults, fuzzing, repetitions
-	$(BIN)/python -m pytest -n 2 -m slow --timeout 7200
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --timeout 7200
 
 coverage: $(VENV)/.dev  ## the daily suite, and which lines it never runs: the weakest modules last
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered

@@ -28,6 +28,7 @@ from rasterio.errors import (
 )
 from rasterio.windows import Window
 
+from butterfly_sdm.core.addresses import log_discreetly
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.raster_formats import anywhere, check_file, check_opened
 
@@ -362,6 +363,8 @@ def open_raster(path: str | Path, **options: Any) -> Any:
     path = str(path)
     named = re.match(r"/vsi|[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
     driver = None if named else check_file(path)
+    if named:
+        log_discreetly("rasterio")
     try:
         with anywhere():
             source = rasterio.open(path, driver=driver, **options)

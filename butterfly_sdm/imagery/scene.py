@@ -27,7 +27,14 @@ from butterfly_sdm.imagery.composites.stacks import Stack, blocks_of, bring_stac
 from butterfly_sdm.imagery.discovery import find_pieces
 from butterfly_sdm.imagery.mosaic import bounds_in, mosaic_of
 from butterfly_sdm.imagery.options import Reading
-from butterfly_sdm.imagery.piece_pixels import Stored, fill_counts, is_plain, read_plain
+from butterfly_sdm.imagery.piece_pixels import (
+    Stored,
+    fill_counts,
+    held_blocks,
+    held_part,
+    is_plain,
+    read_plain,
+)
 from butterfly_sdm.imagery.pixels import (
     PixelType,
     apart,
@@ -274,7 +281,9 @@ class Scene:
         return self._overlap(piece, window) is not None
 
     def shown(self, windows: Sequence[Window]) -> np.ndarray:
-        """Return (n,) whether any piece shows some of each window."""
+        """
+        Return (n,) whether any piece shows some of each window, as far as can be told unread.
+        """
         if not windows:
             return np.zeros(0, dtype=bool)
         left, top, width, height = np.array([whole_pixels(window) for window in windows]).T
@@ -284,7 +293,12 @@ class Scene:
             right, bottom = box.col_off + box.width, box.row_off + box.height
             across = (left < min(right, self.width)) & (left + width > max(box.col_off, 0))
             down = (top < min(bottom, self.height)) & (top + height > max(box.row_off, 0))
-            found |= across & down
+            new = across & down & ~found
+            if new.any() and self._held(piece) is not None:
+                new[new] = [
+                    self.shows(piece, windows[number]) for number in np.flatnonzero(new).tolist()
+                ]
+            found |= new
         return found
 
     def read_piece(
@@ -494,11 +508,37 @@ class Scene:
         bottom = min(row + height, int(box.row_off + box.height), self.height)
         if right <= left or bottom <= top:
             return None
-        return (
-            slice(top - row, bottom - row),
-            slice(left - column, right - column),
-            Window(left, top, right - left, bottom - top),
-        )
+        part = self._held_part(piece, Window(left, top, right - left, bottom - top))
+        if part is None:
+            return None
+        left, top, wide, tall = whole_pixels(part)
+        return slice(top - row, top - row + tall), slice(left - column, left - column + wide), part
+
+    def _held(self, piece: Piece) -> np.ndarray | None:
+        """Return which blocks the files of a piece hold; None where that is not known or all."""
+        known: dict[str, Any] = self._handles.__dict__.setdefault("held", {})
+        if isinstance(piece, Stack) or self.offset_of(first := piece.layers[0]) is None:
+            return None
+        if first.path not in known:
+            known[first.path] = held_blocks(self, piece)
+        found: np.ndarray | None = known[first.path]
+        return found
+
+    def _held_part(self, piece: Piece, part: Window) -> Window | None:
+        """Return the part of a window of the grid beyond which a piece holds no pixels."""
+        held = self._held(piece)
+        if held is None:
+            return part
+        first = piece.layers[0]
+        origin = self.offset_of(first)
+        assert origin is not None
+        column, row, width, height = whole_pixels(part)
+        own = Window(column - origin[0], row - origin[1], width, height)
+        found = held_part(held, first.block, own)
+        if found is None:
+            return None
+        column, row, width, height = whole_pixels(found)
+        return Window(column + origin[0], row + origin[1], width, height)
 
     def _read_layer(self, layer: Layer, window: Window, indexes: list[int]) -> Stored:
         """

@@ -182,10 +182,11 @@ def _keep_files(plugin: Plugin[Any, Any], config: PluginConfig, folder: Path) ->
 
 def _train_part(run: PluginRun, data: Any, part: str, learn: Callable[..., Any]) -> None:
     """Train one network into the folder of the run, unless it lies there already."""
-    if _finished_rows(run.folder, part) is not None:
-        return
     weights = run.folder / f"{part}.safetensors"
     checkpoint = run.folder / f"{part}.checkpoint.safetensors"
+    if _finished_rows(run.folder, part) is not None:
+        _remove(checkpoint)  # perhaps it was killed before it did
+        return
     module = run.plugin.network(run.config, run.facts, part)
     stages = run.plugin.stages(run.config, data, module, part)
     rows = learn(module, stages, run.config, part=part, checkpoint=checkpoint)
@@ -194,8 +195,12 @@ def _train_part(run: PluginRun, data: Any, part: str, learn: Callable[..., Any])
         save_file(state, temporary)
     done = {"rows": rows, "files": {weights.name: files.sha256(weights)}}
     files.write_json(run.folder / f"{part}.history.json", sealed(done))
-    checkpoint.unlink(missing_ok=True)
-    previous(checkpoint).unlink(missing_ok=True)
+    _remove(checkpoint)
+
+
+def _remove(checkpoint: Path) -> None:
+    for path in (checkpoint, previous(checkpoint)):
+        path.unlink(missing_ok=True)
 
 
 def _finished_rows(folder: Path, part: str) -> list[dict[str, Any]] | None:

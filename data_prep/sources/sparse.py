@@ -2,16 +2,20 @@
 Partial copies of remote files: the directories and the blocks that were needed so far.
 
 A copy is a local file with holes in which each block lies where it does in the original, so that
-GDAL reads it as any other file. Beside ``NAME`` lie ``NAME.remote`` (address, size, version) and
-``NAME.have``, a byte for each block, set once its bytes are on the disk: a process may be killed at
-any moment, and nothing that is marked is fetched again.
+GDAL reads it as any other file. Beside ``NAME`` lie ``NAME.remote`` (address, size, version),
+``NAME.have``, a byte for each block, set once its bytes are on the disk, and ``NAME.sums``, the
+CRC-32 of each: a process may be killed at any moment, and nothing that is marked is fetched again,
+unless it has changed since.
 """
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -24,7 +28,7 @@ from rasterio.windows import Window
 
 from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.files import read_json, write_json
-from butterfly_sdm.errors import SourceError
+from butterfly_sdm.errors import ButterflySDMError, SourceError
 from data_prep.sources.signing import Signer, signer_of
 from data_prep.sources.tiff_layout import Layout, TooShortError, UnsuitableError, read_layout
 from data_prep.sources.transfer import (
@@ -43,6 +47,10 @@ IN_FLIGHT = 16  # requests: 8 take half as long again, 32 are hardly faster
 RANGE_S = 1800.0  # for one range in all
 LONGEST_WAIT_S = 60.0
 ENDINGS = (".tif", ".tiff")
+UNLIKE = (AttributeError, KeyError, TypeError, ValueError)  # a mark of other things
+UNKNOWN = 0  # the sum of a block that was fetched before sums were kept
+
+log = logging.getLogger("data_prep")
 
 
 def remote_mark(path: Path) -> Path:
@@ -53,6 +61,11 @@ def remote_mark(path: Path) -> Path:
 def have_mark(path: Path) -> Path:
     """Return the file beside a copy that says which blocks it has."""
     return path.with_name(path.name + ".have")
+
+
+def sums_mark(path: Path) -> Path:
+    """Return the file beside a copy that holds the CRC-32 of its blocks."""
+    return path.with_name(path.name + ".sums")
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,8 @@ class Copy:
 
     Attributes
     ----------
-    url, size, version
-        Of the original.
+    url, size, version, sha256
+        Of the original; the last of its directories.
     generation
         How often it has grown.
     """
@@ -80,10 +93,14 @@ class Copy:
         told = read_json(remote_mark(path))
         self.path, self.url = path, str(told["url"])
         self.size, self.version, self.header = told["size"], str(told["version"]), told["header"]
+        self.sha256 = told.get("sha256")
         with path.open("rb") as file:
             self.layout: Layout = read_layout(file.read(self.header), self.size)
         shape = (len(self.layout.offsets),)
         self._have: np.ndarray = np.memmap(have_mark(path), np.uint8, "r+", shape=shape)
+        if not sums_mark(path).is_file():  # begun by an earlier release
+            sums_mark(path).write_bytes(bytes(4 * shape[0]))
+        self._sums: np.ndarray = np.memmap(sums_mark(path), np.uint32, "r+", shape=shape)
         ends = self.layout.offsets + self.layout.counts
         self._always: np.ndarray = (ends <= self.header) | (self.layout.counts == 0)
         self._seen = self.held()
@@ -118,8 +135,33 @@ class Copy:
         return [Range(first, end, np.array(numbers)) for first, end, numbers in merged]
 
     def mark(self, blocks: np.ndarray) -> None:
-        """Note that blocks are on the disk."""
+        """Note that blocks are on the disk, and what they are."""
+        self._sums[blocks] = self._sums_of(blocks)
         self._have[blocks] = 1
+
+    def _sums_of(self, blocks: np.ndarray) -> list[int]:
+        offsets, counts = self.layout.offsets, self.layout.counts
+        with self.path.open("rb", buffering=0) as file:
+            return [
+                zlib.crc32(os.pread(file.fileno(), int(counts[n]), int(offsets[n]))) for n in blocks
+            ]
+
+    def sha256_of_directories(self) -> str:
+        """Return the checksum of what lies before the blocks."""
+        with self.path.open("rb") as file:
+            return hashlib.sha256(file.read(self.header)).hexdigest()
+
+    def doubt(self) -> int:
+        """Give up the blocks that have changed since they came; return how many."""
+        blocks = np.flatnonzero(self._have)
+        known = self._sums[blocks]
+        changed = known != np.array(self._sums_of(blocks), np.uint32)
+        if self.sha256 is None:  # begun by an earlier release, which kept no sums
+            changed &= known != UNKNOWN
+        changed = blocks[changed]
+        self._have[changed] = 0
+        self._seen = self.held()
+        return len(changed)
 
     def grown(self, blocks: Iterable[int]) -> None:
         """Note that blocks are about to be read: files opened before they came are stale."""
@@ -227,6 +269,33 @@ class SparseCopies:
             return path
         return replace(self.service, sign=self._signer).fetch(url, path, size=size)
 
+    def look_over(self, folder: Path) -> bool:
+        """
+        Give up what has changed since it was fetched, with a warning; return whether all copies in
+        a folder are still there, if perhaps with fewer blocks.
+        """
+        lost = [mark for mark in sorted(folder.glob("*.remote")) if not self._usable(mark)]
+        for mark in lost:
+            mark.with_suffix("").unlink(missing_ok=True)
+        return not lost
+
+    def _usable(self, mark: Path) -> bool:
+        path = mark.with_suffix("")
+        copy: Copy | None = None
+        with suppress(ButterflySDMError, TooShortError, UnsuitableError, OSError, *UNLIKE):
+            copy = Copy(path)
+        if copy is None or copy.sha256 not in (None, copy.sha256_of_directories()):
+            log.warning("%s was damaged since it was fetched, and is fetched again.", path)
+            return False
+        changed = copy.doubt()
+        if changed:
+            log.warning(
+                "Blocks of %s were damaged since they were fetched (%d), and are fetched again.",
+                path,
+                changed,
+            )
+        return True
+
     def _begin(self, url: str, path: Path) -> bool:
         """Fetch the directories of a file; return False where it has to be fetched whole."""
         parts, end, size, version = [b""], HEADER, -1, ""
@@ -250,7 +319,9 @@ class SparseCopies:
             file.flush()
             os.fsync(file.fileno())
         have_mark(path).write_bytes(bytes(len(layout.offsets)))
+        sums_mark(path).write_bytes(bytes(4 * len(layout.offsets)))
         told = {"url": url, "size": size, "version": version, "header": len(data)}
+        told["sha256"] = hashlib.sha256(data).hexdigest()
         write_json(remote_mark(path), told)
         fresh.replace(path)  # last: a file of that name has all that belongs to it
         return True

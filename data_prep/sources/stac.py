@@ -208,7 +208,7 @@ def begin_products(
 
     def begin(item: Mapping[str, Any]) -> Path:
         nonlocal done
-        target = _keep_item(item, folder, wanted, copies.hold)
+        target = _keep_item(item, folder, wanted, copies.hold, copies.look_over)
         done += 1
         progress("reading the products", done, len(items))
         return target
@@ -234,15 +234,19 @@ def _keep_item(
     folder: Path,
     wanted: set[str],
     fetch: Callable[[str, Path, int | None], object],
+    look_over: Callable[[Path], bool] = lambda _: True,
 ) -> Path:
-    """Fetch the files of an item, and write it with links to them."""
+    """
+    Fetch the files of an item, and write it with links to them; ``look_over`` tells whether those
+    in a folder are still there.
+    """
     name = str(item["id"])
     if not re.fullmatch(r"[\w.-]+", name) or name.startswith("."):
         raise SourceError(
             f"A product is called {name!r}, which is no file name. Do not trust this source."
         )
     target = folder / name / f"{name}.json"
-    if target.is_file():
+    if target.is_file() and look_over(target.parent):
         return target  # written last, so the rest is there
     chosen: dict[str, tuple[str, Mapping[str, Any]]] = {}
     for key, asset in item.get("assets", {}).items():

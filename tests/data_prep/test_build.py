@@ -2,9 +2,6 @@
 
 import hashlib
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from tests.data_prep.surveys import (
     make_survey,
 )
 from tests.imagery.rasters import write_raster
+from tests.trust.faults import processes
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -371,43 +369,26 @@ def test_progress_grows_and_ends(tmp_path):
         assert steps[-1][0] == steps[-1][1]
 
 
-BUILDER = """
-import sys
-import data_prep.imagery.blocks, data_prep.imagery.cutting
-data_prep.imagery.blocks.UNIT_BYTES = 30_000
-from pathlib import Path
-from data_prep.build import build_dataset
-from tests.data_prep.surveys import grid_of_places, make_config, make_survey
-root = Path(sys.argv[1])
-tiles = {"size_px": 64} | ({"crs": "EPSG:32630"} if sys.argv[3] == "warp" else {})
-config = make_config(root / "scenes", tiles=tiles)
-survey = make_survey(grid_of_places(8, 10, 260))
-print("started", flush=True)
-build_dataset(config, root / sys.argv[2], name="test", seed=0, survey=survey)
-print("finished", flush=True)
-"""
+def _build(root: Path, name: str, kind: str) -> None:
+    import data_prep.imagery.blocks
+
+    data_prep.imagery.blocks.UNIT_BYTES = 30_000
+    tiles = {"size_px": 64} | ({"crs": "EPSG:32630"} if kind == "warp" else {})
+    config = make_config(root / "scenes", tiles=tiles)
+    survey = make_survey(grid_of_places(8, 10, 260))
+    build_dataset(config, root / name, name="test", seed=0, survey=survey)
 
 
 def run_builder(root: Path, name: str, kind: str, kill_after: float | None) -> bool:
     """
     Run a build in a process of its own, kill it after some seconds, and say whether it finished.
     """
-    here = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen(
-        [sys.executable, "-c", BUILDER, str(root), name, kind],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": here, "OMP_NUM_THREADS": "1"},
-        cwd=here,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline().strip() == "started"
-    if kill_after is not None:
-        time.sleep(kill_after)
-        process.send_signal(signal.SIGKILL)
-    rest = process.stdout.read()
-    process.wait()
-    return "finished" in rest
+    process = processes.Process(target=_build, args=(root, name, kind))
+    process.start()
+    process.join(kill_after)
+    process.kill()
+    process.join()
+    return process.exitcode == 0
 
 
 def killed_again_and_again(root: Path, kind: str, moments: int, seed: int) -> None:

@@ -22,7 +22,7 @@ from data_prep.imagery.cutting import cut_tiles
 from data_prep.imagery.options import TileOptions
 from data_prep.imagery.scenes import scene_of
 from data_prep.imagery.tile_grids import tile_grid
-from data_prep.sources.sparse import Copy, SparseCopies, have_mark, remote_mark
+from data_prep.sources.sparse import Copy, SparseCopies, have_mark, remote_mark, sums_mark
 from data_prep.sources.tiff_layout import TooShortError, UnsuitableError, read_layout
 from data_prep.sources.transfer import Service
 from tests.data_prep.range_server import serving
@@ -229,6 +229,60 @@ def test_what_was_fetched_is_not_fetched_again_after_an_interruption(catalogue, 
         third, _ = remote_scene(server, tmp_path)
         np.testing.assert_array_equal(third.read(window)[0], expected)
         assert len([name for name, _, _ in server.asked if name.endswith("red.tif")]) == 1
+
+
+def test_what_was_damaged_since_it_was_fetched_is_fetched_again(catalogue, tmp_path, caplog):
+    window = Window(0, 0, 300, 300)
+    with serving(catalogue) as server:
+        scene, _ = remote_scene(server, tmp_path)
+        expected, _ = scene.read(window)
+        files = [tmp_path.rglob(f"S2A_0_{DAYS[day].replace('-', '')}/red.tif") for day in range(3)]
+        block, header, mark = (Copy(next(found)) for found in files)
+        held = int(np.flatnonzero(np.fromfile(have_mark(block.path), np.uint8))[0])
+        for path, at in (
+            (block.path, int(block.layout.offsets[held]) + 5),
+            (header.path, 20),
+            (remote_mark(mark.path), 3),
+        ):
+            data = bytearray(path.read_bytes())
+            data[at] ^= 1
+            path.write_bytes(data)
+        server.asked.clear()
+        again, _ = remote_scene(server, tmp_path)
+        np.testing.assert_array_equal(again.read(window)[0], expected)
+        told = [record.getMessage() for record in caplog.records]
+        assert sorted("damaged since" in line for line in told) == [True] * 3
+        assert sum("fetched (1), and" in line for line in told) == 1
+        assert {name for name, _, _ in server.asked if name.endswith(".tif")} == {
+            f"{copy.path.parent.name}/red.tif" for copy in (block, header, mark)
+        }
+        have = np.fromfile(have_mark(block.path), np.uint8)
+        have[:] = 1  # so marked, and never fetched
+        have.tofile(have_mark(block.path))
+        third, _ = remote_scene(server, tmp_path)
+        np.testing.assert_array_equal(third.read(window)[0], expected)
+        assert third.supply.copy(str(block.path)).held().sum() < len(have)
+
+
+def test_a_copy_begun_by_an_earlier_release_is_gone_on_with(tmp_path):
+    write_cog(tmp_path / "there" / "a.tif", NOISE)
+    path = tmp_path / "here" / "a.tif"
+    with serving(tmp_path / "there") as server:
+        copies = SparseCopies(service=NOW)
+        copies.hold(f"{server.url}/a.tif", path)
+        copies.bring([(str(path), Window(0, 0, 100, 100))])
+        sums_mark(path).unlink()
+        told = json.loads(remote_mark(path).read_text())
+        told.pop("sha256")
+        remote_mark(path).write_text(json.dumps(told))
+        server.asked.clear()
+        later = SparseCopies(service=NOW)
+        assert later.look_over(path.parent)
+        later.bring([(str(path), Window(0, 0, 100, 100))])
+        assert not server.asked
+        later.bring([(str(path), Window(0, 0, 300, 300))])
+        with rasterio.open(path) as file:
+            np.testing.assert_array_equal(file.read(1), NOISE)
 
 
 def test_space_that_is_given_back_is_filled_again_when_it_is_read(catalogue, tmp_path):

@@ -1,7 +1,3 @@
-import os
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -17,6 +13,7 @@ from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet
 from tests.mapping.world import BANDS, Windows, map_of, read, write_scene
+from tests.trust.faults import processes
 
 
 def fitted(seed: int = 0, **modalities) -> NetworkPredictor:
@@ -129,49 +126,35 @@ def test_covariates_and_position_are_seen_beside_the_image(scene, tmp_path):
         map_of(predictor, scene, tmp_path / "none.tif")
 
 
-SCRIPT = """
-import sys, time
-from pathlib import Path
-from butterfly_sdm.data.predictor import Sees
-from butterfly_sdm.imagery.scene import open_scene
-from tests.mapping.world import Windows, map_of
-def slow(task, done, total):
-    print(task, done, flush=True)
-    time.sleep(0.05)
-scene = open_scene(sys.argv[1])
-map_of(Windows(), scene, Path(sys.argv[2]), block_px=64, audit=5, beside=(), progress=slow)
-"""
+def _map(scene, out, begun) -> None:
+    def slow(task, done, total):
+        begun.set()
+        time.sleep(0.05)
+
+    options = {"block_px": 64, "audit": 5, "beside": ()}
+    map_of(Windows(), open_scene(scene), out, progress=slow, **options)
 
 
 @pytest.mark.slow
 def test_a_map_killed_at_random_moments_ends_as_the_same_bytes(tmp_path):
     path = write_scene(tmp_path / "scene.tif")
-    command = [sys.executable, "-c", SCRIPT, str(path)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run(
-        [*command, str(tmp_path / "whole.tif")], check=True, env=environment, capture_output=True
-    )
     generator = np.random.default_rng(0)
+
+    def run(name: str, kill: bool = False) -> bool:
+        begun = processes.Event()
+        process = processes.Process(target=_map, args=(path, tmp_path / name, begun))
+        process.start()
+        assert begun.wait(300)
+        process.join(float(generator.uniform(0.0, 1.0)) if kill else None)
+        process.kill()
+        process.join()
+        assert kill or process.exitcode == 0
+        return process.exitcode != 0
+
+    run("whole.tif")
     kills = 0
-    for _ in range(30):
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "map.tif")],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert process.stdout is not None
-        process.stdout.readline()  # it has begun
-        time.sleep(float(generator.uniform(0.0, 1.0)))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
-        process.communicate()
-        if (tmp_path / "map.tif").exists():
-            break
-    else:
-        subprocess.run(
-            [*command, str(tmp_path / "map.tif")], check=True, env=environment, capture_output=True
-        )
+    while kills < 30 and run("map.tif", kill=True):
+        kills += 1
+    run("map.tif")
     assert kills >= 2
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "whole.tif").read_bytes()

@@ -118,6 +118,23 @@ def test_a_plugin_run_damaged_before_it_goes_on_ends_identically(trained, tmp_pa
     assert faults.digest(tmp_path / "run") == faults.digest(run)
 
 
+@pytest.mark.parametrize("left", ["a.checkpoint.safetensors", ".a.checkpoint.safetensors.previous"])
+def test_checkpoints_of_a_finished_network_that_a_kill_left_are_cleared_away(
+    trained, tmp_path, left
+):
+    config, run = trained
+
+    def stop(*_):
+        if (tmp_path / "run.partial/a.history.json").is_file():
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run", progress=stop)
+    (tmp_path / "run.partial" / left).write_bytes(b"of the network that is finished")
+    train(get_plugin("dfcon"), "dfcon", config, tmp_path / "run")
+    assert faults.digest(tmp_path / "run") == faults.digest(run)
+
+
 @pytest.mark.parametrize(
     "change",
     [

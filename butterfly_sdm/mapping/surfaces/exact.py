@@ -102,6 +102,7 @@ class WindowUnit:
 
 
 MOST_PIXELS = 2**24  # read at a time to count those that are measured
+MOST_APART = 2**22  # the same of squares that do not overlap: nothing would be read twice
 
 
 def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) -> np.ndarray:
@@ -122,7 +123,12 @@ def valid_fractions(scene: Scene, lattice: Lattice, rows: slice, cols: slice) ->
 def _count_valid(scene: Scene, tops: np.ndarray, lefts: np.ndarray, side: int) -> np.ndarray:
     """Return (tops, lefts) how many pixels of squares are measured, reading so many at a time."""
     height, width = (int(starts[-1] - starts[0]) + side for starts in (tops, lefts))
-    if height * width > MOST_PIXELS and max(len(tops), len(lefts)) > 1:
+    ground = Window(int(lefts[0]), int(tops[0]), width, height)
+    if not scene.shown([ground])[0]:
+        return np.zeros((len(tops), len(lefts)), dtype=np.int64)
+    apart = all(len(starts) < 2 or starts[1] - starts[0] >= side for starts in (tops, lefts))
+    most = min(MOST_PIXELS, MOST_APART) if apart else MOST_PIXELS
+    if height * width > most and max(len(tops), len(lefts)) > 1:
         axis = 0 if len(lefts) == 1 or (height >= width and len(tops) > 1) else 1
         middle = len((tops, lefts)[axis]) // 2
         parts = [
@@ -137,7 +143,9 @@ def _count_valid(scene: Scene, tops: np.ndarray, lefts: np.ndarray, side: int) -
             for at in range(0, side, strip)
         )
         return np.array([[sum(int(scene.read(window)[1].sum()) for window in windows)]])
-    _, valid = scene.read(Window(int(lefts[0]), int(tops[0]), width, height))
+    _, valid = scene.read(ground)
+    if len(tops) == len(lefts) == 1:
+        return np.array([[int(valid.sum())]])
     # sums from the corner
     total = np.zeros((height + 1, width + 1), dtype=np.int64)
     total[1:, 1:] = valid.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
