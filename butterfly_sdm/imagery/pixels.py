@@ -8,11 +8,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from butterfly_sdm.errors import RasterError
+from butterfly_sdm.imagery.blocks import by_pixel
 
 PixelType = Literal["uint8", "int8", "uint16", "int16", "float32"]
 TYPES: tuple[PixelType, ...] = ("uint8", "int8", "uint16", "int16", "float32")  # small ones first
 UNSIGNED = ("uint8", "uint16")
-ROWS = 64
+ROWS, CHUNK_BYTES = 64, 1 << 18  # looked at in one go
 T = TypeVar("T")
 
 
@@ -82,6 +83,18 @@ def measured(values: Any, nodata: float) -> Any:
 def measured_in_all(values: np.ndarray, nodata: float) -> np.ndarray:
     """Return where every band of (bands, height, width) numbers is measured: (height, width)."""
     found = np.ones(values.shape[1:], dtype=bool)
+    if by_pixel(values):
+        lowest = values.dtype.kind in "iu" and nodata == np.iinfo(values.dtype).min
+        several = max(1, CHUNK_BYTES // max(1, values[:, :1].nbytes))
+        for top in range(0, values.shape[1], several):
+            rows = slice(top, top + several)
+            part = np.moveaxis(values[:, rows], 0, -1)
+            if lowest and part.min() != nodata:
+                continue
+            there = measured(part, nodata)
+            if not there.all():
+                found[rows] = there.all(axis=-1)
+        return found
     for top in range(0, values.shape[1], ROWS):  # which stay in the cache of a core
         rows = slice(top, top + ROWS)
         for band in values[:, rows]:

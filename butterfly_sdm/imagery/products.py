@@ -177,11 +177,14 @@ class TurnedOver:
         self, indexes: Any = None, *, window: Window, out: np.ndarray | None = None
     ) -> np.ndarray:
         """Read bands of a window, as rasterio does."""
-        found: np.ndarray = self.source.read(indexes, window=self._stored(window))
-        found = found[..., ::-1, :]
-        if out is not None:
-            out[:] = found
-        return found
+        into = None if out is None else out[..., ::-1, :]
+        found: np.ndarray = self.source.read(indexes, window=self._stored(window), out=into)
+        return found[..., ::-1, :]
+
+    @property
+    def interleaving(self) -> Any:
+        """How bands are stored, as rasterio says it."""
+        return self.source.interleaving
 
     def dataset_mask(self, *, window: Window) -> np.ndarray:
         """Return the mask of a window, as rasterio does."""

@@ -18,10 +18,12 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import Interleaving
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import RasterError, did_you_mean
+from butterfly_sdm.imagery.blocks import BlockGrid
 from butterfly_sdm.imagery.composites.kept import KeptBlocks
 from butterfly_sdm.imagery.composites.stacks import Stack, blocks_of, bring_stack, read_stack
 from butterfly_sdm.imagery.discovery import find_pieces
@@ -194,6 +196,57 @@ class Scene:
         self._fill(window, wanted, values, valid)
         return values, valid
 
+    def read_into(self, window: Window, values: np.ndarray) -> np.ndarray:
+        """
+        Read a window as :meth:`read` does into an array of any layout in memory, whatever it holds.
+
+        Parameters
+        ----------
+        values
+            (bands, height, width) of ``dtype``.
+
+        Returns
+        -------
+        ndarray of bool, shape (height, width)
+            Where every band has a measurement.
+        """
+        whole = Window(*whole_pixels(window))
+        shown = [piece for piece in self.pieces if self.shows(piece, whole)]
+        first = shown[0] if shown and not isinstance(shown[0], Stack) else None
+        own = None if first is None else self._as_stored(first, whole)
+        if first is not None and own is not None:
+            read_plain(self, first, own, values)
+            valid = measured_in_all(values, self.nodata)
+            if valid.all() or len(shown) == 1:
+                return valid
+        values[:] = self.nodata
+        valid = np.zeros(values.shape[1:], dtype=bool)
+        self._fill(whole, self.bands, values, valid)
+        return valid
+
+    def block_grid(self) -> BlockGrid | None:
+        """
+        Return the blocks in which all files are stored; None where they differ, or where pixels of
+        the scene are made of stored ones (other grids, clouds, composites, remote files).
+        """
+        found = set()
+        for piece in self.pieces:
+            origin = None if isinstance(piece, Stack) else self._plain_origin(piece)
+            if origin is None:
+                return None
+            for layer in piece.layers:
+                tall, wide = layer.block
+                top = origin[1] + (layer.height if layer.upside_down else 0)
+                found.add((top % tall, origin[0] % wide, tall, wide))
+        return BlockGrid(*found.pop()) if len(found) == 1 else None
+
+    def by_pixel(self) -> bool:
+        """Return whether the first file holds all bands of a pixel side by side, as they are."""
+        layer = self.pieces[0].layers[0]
+        if list(layer.slots(self.bands).values()) != list(range(1, len(layer.bands) + 1)):
+            return False
+        return bool(self.handle(layer).interleaving == Interleaving.pixel)
+
     def _fill(
         self, window: Window, bands: Sequence[str], values: np.ndarray, valid: np.ndarray
     ) -> None:
@@ -325,11 +378,8 @@ class Scene:
             return
         target = values[:, rows, columns]
         if todo.all() and (own := self._as_stored(piece, part)) is not None:
-            out = target if target.flags.c_contiguous else np.empty_like(target)
-            read_plain(wanted, piece, own, out)
-            if out is not target:
-                target[:] = out
-            valid[rows, columns] = measured_in_all(out, self.nodata)
+            read_plain(wanted, piece, own, target)
+            valid[rows, columns] = measured_in_all(target, self.nodata)
             return
         fresh, whole, some = wanted._measured(piece, part)
         if todo.all() and whole.all():
@@ -346,17 +396,26 @@ class Scene:
         Return a window of the grid in the pixels of a piece whose numbers are those of the scene as
         they are stored; None if they have to be made.
         """
-        first = piece.layers[0]
-        masked = bool(self.cloudy) and piece.mask is not None
-        if masked or self.supply is not None or not is_plain(self, piece):
-            return None
-        origin = self.offset_of(first)
-        if origin is None or any(layer.grid != first.grid for layer in piece.layers):
+        first, origin = piece.layers[0], self._plain_origin(piece)
+        if origin is None:
             return None
         left, top = int(part.col_off) - origin[0], int(part.row_off) - origin[1]
         inside = left >= 0 and top >= 0
         inside = inside and left + part.width <= first.width and top + part.height <= first.height
         return Window(left, top, part.width, part.height) if inside else None
+
+    def _plain_origin(self, piece: Piece) -> tuple[int, int] | None:
+        """
+        Return column and row of the first pixel of a piece whose numbers are those of the scene as
+        they are stored; None if they have to be made.
+        """
+        first = piece.layers[0]
+        masked = bool(self.cloudy) and piece.mask is not None
+        if masked or self.supply is not None or not is_plain(self, piece):
+            return None
+        if any(layer.grid != first.grid for layer in piece.layers):
+            return None
+        return self.offset_of(first)
 
     def _measured(self, piece: Piece, part: Window) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """

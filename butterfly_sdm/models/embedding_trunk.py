@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 NAME = "embedding"
 WIDTH = 32  # channels of the first stage, unless told otherwise
+MEAN_PX = 4  # side of the pixels whose mean goes on from there
 
 
 class EmbeddingBody(nn.Module):
@@ -32,7 +33,7 @@ class EmbeddingBody(nn.Module):
 
     def __init__(self, bands: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.pixels = _Stage(bands, width, kernel=1, pool=4)
+        self.pixels = _Stage(bands, width, kernel=1, pool=MEAN_PX)
         self.near = _Stage(width, 2 * width, kernel=3, pool=2)
         self.wide = _Stage(2 * width, 4 * width, kernel=3, pool=2)
         self.channels = 4 * width
@@ -52,4 +53,6 @@ class _Stage(nn.Sequential):
     def __init__(self, before: int, after: int, *, kernel: int, pool: int) -> None:
         convolution = nn.Conv2d(before, after, kernel, padding=kernel // 2, bias=False)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
-        super().__init__(convolution, nn.BatchNorm2d(after), nn.ReLU(), nn.AvgPool2d(pool))
+        super().__init__(
+            convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True), nn.AvgPool2d(pool)
+        )

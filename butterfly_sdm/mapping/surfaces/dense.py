@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress, pairwise
 from pathlib import Path
 
@@ -30,8 +31,10 @@ from butterfly_sdm.mapping.options import EngineName
 from butterfly_sdm.mapping.surfaces.engine import Engine, cell_reach_px
 from butterfly_sdm.mapping.surfaces.lattice import Lattice
 from butterfly_sdm.mapping.surfaces.networks import networks_of
+from butterfly_sdm.mapping.surfaces.parts import Part, Parts
 from butterfly_sdm.mapping.surfaces.positions import Positions
 from butterfly_sdm.mapping.surfaces.rows import Strip
+from butterfly_sdm.models.embedding_trunk import MEAN_PX
 from butterfly_sdm.models.inputs import site_tensors
 from butterfly_sdm.models.network_predictor import NetworkPredictor
 from butterfly_sdm.models.presence_net import PresenceNet
@@ -39,8 +42,11 @@ from butterfly_sdm.models.presence_net import PresenceNet
 # Valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any pixel is valid.
 Filled = tuple[np.ndarray, np.ndarray | None]
 
-# Of a trunk that looks little beyond its pixels: rows read at once, and decoded blocks kept.
-FLAT_PX, MOST_CACHE_BYTES, ROWS_KEPT = 256, 420 * 2**20, 2.1
+Read = tuple[np.ndarray, np.ndarray] | None  # counts (bands, h, w) and where they are valid (h, w)
+
+# Of a trunk that looks little beyond its pixels: the output of its first stage at once, and decoded
+# blocks kept where files do not share their blocks.
+STAGE_BYTES, MOST_CACHE_BYTES, ROWS_KEPT = 256 * 2**20, 420 * 2**20, 2.1
 MAX_SHIFTS = 4  # per axis; more repeats the trunk so often that windows one by one are no slower
 
 
@@ -132,13 +138,18 @@ def blocks(phase: Phase, cells: int) -> Iterator[Block]:
             yield Block(phase, slice(top, bottom), slice(left, right))
 
 
-def flat_blocks(phase: Phase, tall: int, wide: int) -> Iterator[Block]:
+def column_blocks(phase: Phase, tall: int, wide: int, edges: Sequence[int]) -> Iterator[Block]:
     """
-    Cut a phase into flat blocks of at most ``tall`` x ``wide`` cells, one below the other: what the
-    lower ones need of the blocks of a file is then still decoded.
+    Cut a phase into blocks of at most ``tall`` x ``wide`` cells, one below the other, at rows of
+    ``edges`` as far as there are any.
     """
+    cuts = [0]
+    while cuts[-1] < phase.height:
+        most = cuts[-1] + tall
+        fit = [edge for edge in edges if cuts[-1] < edge <= most]
+        cuts.append(phase.height if phase.height <= most else max(fit, default=most))
     for left, right in _spans(phase.width, wide):
-        for top, bottom in _spans(phase.height, tall):
+        for top, bottom in pairwise(cuts):
             yield Block(phase, slice(top, bottom), slice(left, right))
 
 
@@ -149,19 +160,24 @@ def _row_bytes(scene: Scene) -> float:
 
 
 def most_columns(scene: Scene) -> int:
-    """Return how many columns of a scene may be read at once so that its blocks stay decoded."""
+    """
+    Return how many columns of a scene may be read at once so that its blocks stay decoded, where
+    they have to.
+    """
     return max(512, int(MOST_CACHE_BYTES / (ROWS_KEPT * _row_bytes(scene))))
 
 
 def cache_bytes(surfaces: Sequence[object], least: int) -> int:
     """
     Return how many bytes of decoded blocks are kept: those of two rows of blocks of a scene whose
-    trunk looks little beyond its pixels, so that each is decoded once.
+    trunk looks little beyond its pixels and whose files do not share their blocks, so that each is
+    decoded once.
     """
     scenes = [s.scene for s in surfaces if isinstance(s, DenseSurface) and s.by_pixel]
     wanted = [
         ROWS_KEPT * _row_bytes(s) * min(s.pieces[0].layers[0].width + 512, most_columns(s))
         for s in scenes
+        if s.block_grid() is None
     ]
     return max(least, min(MOST_CACHE_BYTES, int(max(wanted, default=0.0))))
 
@@ -221,7 +237,8 @@ class DenseUnit:
     @property
     def key(self) -> str:
         """Name in the journal."""
-        return self.block.key
+        key, block = self.block.key, self.block
+        return f"{key}:{block.rows.stop}:{block.cols.stop}" if self.surface.by_pixel else key
 
     @property
     def pixels(self) -> Window:
@@ -233,34 +250,51 @@ class DenseUnit:
         """What is read, in the bands of the network."""
         return self.surface.scene
 
-    def read(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the counts of the block with its halo, and where they are valid."""
-        return self.scene.read_in_strips(self.pixels)
+    def read(self) -> Read:
+        """
+        Return the counts of the block with its halo, and where they are valid; None: they are read
+        some at a time while they are computed.
+        """
+        return None if self.surface.by_pixel else self.scene.read_in_strips(self.pixels)
 
-    def compute(self, data: tuple[np.ndarray, np.ndarray]) -> Filled:
+    def compute(self, data: Read) -> Filled:
         """
         Return the valid pixels per cell (rows, cols), and the cells (rows, cols, length) if any
         pixel is valid.
         """
-        values, valid = data
-        surface, halo, cell_px = self.surface, self.surface.halo_px, self.surface.cell_px
+        valid, cells = self._in_parts() if data is None else self._at_once(*data)
+        halo, cell_px = self.surface.halo_px, self.surface.cell_px
         inner = valid[halo : valid.shape[0] - halo, halo : valid.shape[1] - halo]
         rows, cols = inner.shape[0] // cell_px, inner.shape[1] // cell_px
         counts = inner.reshape(rows, cell_px, cols, cell_px).sum(axis=(1, 3), dtype=np.int32)
+        skip = halo // cell_px
+        return counts, None if cells is None else cells[skip : skip + rows, skip : skip + cols]
+
+    def _at_once(self, values: np.ndarray, valid: np.ndarray) -> Filled:
+        """Return where pixels are valid, and the cells of the block with its halo."""
+        network, engine = self.surface.network, self.surface.engine
         if not valid.any():
-            return counts, None
-        network, engine = surface.network, surface.engine
+            return valid, None
 
         def image(rows: slice) -> torch.Tensor:
             part = np.ascontiguousarray(values[:, rows])
             return normalised(part, valid[rows], network, self.scene, device=engine.device)
 
-        if surface.by_pixel:
-            cells = engine.run_stored(network, self.scene, values, valid)
-        else:
-            cells = engine.run_rows(network, image, values.shape[1])
-        skip = halo // cell_px
-        return counts, cells[skip : skip + rows, skip : skip + cols]
+        return valid, engine.run_rows(network, image, values.shape[1])
+
+    def _in_parts(self) -> Filled:
+        """Return the same, of pixels that are read and looked at some at a time."""
+        window = self.pixels
+        valid = np.zeros((int(window.height), int(window.width)), dtype=bool)
+
+        def noted() -> Iterator[Part]:
+            for part in self.surface.pixel_parts.of(window):
+                height, width = part.valid.shape
+                valid[part.row : part.row + height, part.column : part.column + width] = part.valid
+                yield part
+
+        network, engine = self.surface.network, self.surface.engine
+        return valid, engine.run_stored(network, self.scene, noted(), valid.shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,6 +321,11 @@ class DenseSurface:
     engine: Engine
     block_px: int
     halo_px: int
+
+    @cached_property
+    def pixel_parts(self) -> Parts:
+        """Reads the scene some pixels at a time."""
+        return Parts(self.scene, 2 * self.halo_px)
 
     @property
     def member(self) -> NetworkPredictor:
@@ -352,8 +391,14 @@ class DenseSurface:
         most = max(1, self.block_px // self.cell_px)
         if not self.by_pixel:
             return blocks(phase, most)
-        wide = most_columns(self.scene) // self.cell_px
-        return flat_blocks(phase, min(most, max(1, FLAT_PX // self.cell_px)), max(1, wide))
+        stage = 4 * self.network.stem.out_channels * (self.cell_px // MEAN_PX) ** 2  # of a cell
+        wide, grid, edges = STAGE_BYTES // (most * stage), self.scene.block_grid(), range(0)
+        if grid is None:
+            wide = min(wide, most_columns(self.scene) // self.cell_px)
+        else:  # the last row of blocks that a block of cells sees is all that it needs
+            ends = grid.rows(phase.row0, phase.row0 + phase.height * self.cell_px)
+            edges = [(end - self.halo_px - phase.row0) // self.cell_px for _, end in ends]
+        return column_blocks(phase, most, max(1, wide), edges)
 
     @property
     def by_pixel(self) -> bool:

@@ -17,6 +17,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.options import EngineName
+from butterfly_sdm.mapping.surfaces.parts import Part
 from butterfly_sdm.mapping.surfaces.pixel_stage import PixelStage
 from butterfly_sdm.models.presence_net import PresenceNet
 
@@ -100,20 +101,26 @@ class Engine:
             return ready.run(rows, height, 0)
 
     def run_stored(
-        self, network: PresenceNet, scene: Scene, values: np.ndarray, valid: np.ndarray
-    ) -> np.ndarray:
+        self,
+        network: PresenceNet,
+        scene: Scene,
+        parts: Iterable[Part],
+        shape: tuple[int, int],
+    ) -> np.ndarray | None:
         """
-        Return the same of stored numbers (bands, h, w) of a scene, for a trunk whose first stage
-        sees single pixels: they become fractions a few at a time.
+        Return the same of stored numbers of a window of a scene, of ``shape`` (h, w), for a trunk
+        whose first stage sees single pixels: they become fractions a few at a time. None: no pixel
+        is measured.
         """
         ready = self._ready(network)
         with torch.inference_mode():
-            pixels = PixelStage.of(ready.cells.early[0], network.mean, network.std, scene)
+            stage = PixelStage.of(ready.cells.early[0], network.mean, network.std, scene)
+            seen, some = stage.run(parts, *shape)
 
             def rows(part: slice) -> Tensor:
-                return pixels.run(values[:, part], valid[part])
+                return seen[:, :, part.start // stage.pool : part.stop // stage.pool]
 
-            return ready.run(rows, values.shape[1], 1)
+            return ready.run(rows, shape[0], 1) if some else None
 
     def _ready(self, network: PresenceNet) -> Ready:
         made = _ready.setdefault(network, {})

@@ -1,5 +1,5 @@
 """
-The first layer of the trunk for embeddings on stored numbers, a few of them at a time.
+The first stage of the trunk for embeddings on stored numbers, a few of them at a time.
 
 It sees single pixels and then takes the mean of 4 x 4 of them, so that a map of many bands need
 never hold them all as fractions: they are decoded, multiplied and summed while they lie in the
@@ -8,13 +8,16 @@ cache of a core. What standardises them is taken into the weights.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from butterfly_sdm.imagery.blocks import BlockGrid, by_pixel
 from butterfly_sdm.imagery.scene import Scene
+from butterfly_sdm.mapping.surfaces.parts import Part
 
 CHUNK_VALUES = 1 << 18  # stored numbers decoded at a time; on a GPU 64 times as many
 
@@ -27,7 +30,7 @@ class PixelStage:
     Attributes
     ----------
     weight, bias
-        (channels, bands) and (channels,) for decoded numbers.
+        (bands, channels) and (channels,) for decoded numbers.
     blank
         (channels,) what a pixel without a measurement gives, which is shown as the mean.
     pool
@@ -66,79 +69,97 @@ class PixelStage:
         level = blank + weight @ ((-offset * scale - mean) / std)
         size = pool.kernel_size if isinstance(pool.kernel_size, int) else pool.kernel_size[0]
         weight = weight * (scale / std if root is None else root**-2 / std)
-        return cls(weight.float(), level.float(), blank.float(), int(size), root)
+        return cls(weight.float().t().contiguous(), level.float(), blank.float(), int(size), root)
 
-    def run(self, values: np.ndarray, valid: np.ndarray) -> Tensor:
+    def run(self, parts: Iterable[Part], height: int, width: int) -> tuple[Tensor, bool]:
         """
-        Return the stage (1, channels, height / pool, width / pool) of stored numbers.
-
-        Parameters
-        ----------
-        values : (bands, height, width)
-        valid : (height, width) bool
+        Return the stage (1, channels, height / pool, width / pool) of the parts of a window, each
+        pixel of it in one, and whether any of them is measured.
         """
-        bands, height, width = values.shape
-        pool, device = self.pool, self.weight.device
-        most = CHUNK_VALUES if device.type == "cpu" else 64 * CHUNK_VALUES
-        wide = min(width, max(pool, most // (bands * pool) // pool * pool))
-        out = torch.empty(
-            (1, len(self.weight), height // pool, width // pool),
-            device=device,
-            memory_format=torch.channels_last,
-        )
-        whole = bool(valid.all())
-        for left in range(0, width, wide):
-            cols = slice(left, min(left + wide, width))
-            room = Room.of(bands, len(self.weight), pool, cols.stop - left, device)
-            for top in range(0, height, pool):
-                rows = slice(top, top + pool)
-                found = out[0, :, top // pool, left // pool : cols.stop // pool]
-                there = None if whole else valid[rows, cols]
-                if there is not None and not there.any():
-                    found.copy_(self.blank.relu()[:, None].expand_as(found))
-                    continue
-                self._chunk(torch.from_numpy(values[:, rows, cols]), there, room, found)
-        return out
+        pool, channels = self.pool, len(self.bias)
+        out = torch.zeros(height // pool, width // pool, channels, device=self.weight.device)
+        room, seen = Room(), False
+        for part in parts:
+            seen |= bool(part.valid.any())
+            self._add(part, out, room)
+        return out.permute(2, 0, 1)[None], seen
 
-    def _chunk(self, stored: Tensor, valid: np.ndarray | None, room: Room, found: Tensor) -> None:
-        """Fill (channels, width / pool) from ``pool`` rows of stored numbers."""
-        image, spare, seen, rows = room.image, room.spare, room.seen, room.rows
-        image.copy_(stored)
+    def _add(self, part: Part, out: Tensor, room: Room) -> None:
+        """Add a part to the means (rows, columns, channels)."""
+        pool, (bands, height, width) = self.pool, part.values.shape
+        most = CHUNK_VALUES if self.weight.device.type == "cpu" else 64 * CHUNK_VALUES
+        wide = max(1, most // (bands * pool * pool)) * pool
+        chunks = BlockGrid(0, part.column // pool * pool, pool, wide)
+        rows = chunks.rows(part.row, part.row + height)
+        columns = chunks.columns(part.column, part.column + width)
+        whole, none = bool(part.valid.all()), not part.valid.any()
+        for top, bottom in rows:
+            for left, right in columns:
+                inner = (
+                    slice(top - part.row, bottom - part.row),
+                    slice(left - part.column, right - part.column),
+                )
+                valid = None if whole else part.valid[inner]
+                if none or (valid is not None and not valid.any()):
+                    pixels = (bottom - top) * (right - left)
+                    seen = self.blank.relu().repeat(pixels, 1)
+                else:
+                    seen = self._pixels(part.values[:, *inner], valid, room)
+                self._pool(seen, (top, bottom, left, right), out, room)
+
+    def _pixels(self, stored: np.ndarray, valid: np.ndarray | None, room: Room) -> Tensor:
+        """Return (pixels, channels) of stored numbers (bands, rows, columns), row by row."""
+        bands, pixels = len(stored), stored[0].size
+        flat = room.take("image", pixels * bands, self.weight)
+        if by_pixel(stored):
+            numbers = torch.from_numpy(np.moveaxis(stored, 0, -1))
+            image = flat.view(numbers.shape)
+            each = flat.view(pixels, bands)
+        else:
+            numbers = torch.from_numpy(stored)
+            image = flat.view(numbers.shape)
+            each = flat.view(bands, pixels).t()
+        image.copy_(numbers)
         if self.root is not None:
-            torch.abs(image, out=spare)
-            image.mul_(spare)  # the root is in the weights
-        flat = seen.view(len(seen), -1)
-        torch.addmm(self.bias[:, None], self.weight, image.view(len(image), -1), out=flat)
+            spare = room.take("spare", pixels * bands, self.weight)
+            torch.abs(flat, out=spare)
+            flat.mul_(spare)  # the root is in the weights
+        seen = room.take("seen", pixels * len(self.bias), self.weight).view(pixels, -1)
+        torch.addmm(self.bias, each, self.weight, out=seen)
         if valid is not None and not valid.all():
-            gone = torch.from_numpy(~valid).to(seen.device)
-            torch.where(gone, self.blank[:, None, None], seen, out=seen)
-        torch.sum(seen.relu_(), dim=1, out=rows)
-        torch.sum(rows.view(len(rows), -1, self.pool), dim=-1, out=room.cells)
-        torch.mul(room.cells, self.pool**-2, out=found)
+            seen[torch.from_numpy(~valid.ravel()).to(seen.device)] = self.blank
+        return seen.relu_()
+
+    def _pool(
+        self, seen: Tensor, where: tuple[int, int, int, int], out: Tensor, room: Room
+    ) -> None:
+        """Add pixels between rows and columns of the window to the means that they belong to."""
+        (top, bottom, left, right), pool = where, self.pool
+        first, cells = left // pool, -(-right // pool) - left // pool
+        shape, channels = (bottom - top, right - left), len(self.bias)
+        whole = shape == (pool, cells * pool)
+        image = seen
+        if not whole:  # the others are in other parts
+            image = room.take("padded", pool * cells * pool * channels, self.weight).zero_()
+            padded = image.view(pool, cells * pool, channels)
+            columns = slice(left - first * pool, right - first * pool)
+            padded[: shape[0], columns] = seen.view(*shape, channels)
+        # laid out as its kernel for channels side by side wants it
+        laid = image.view(1, pool, cells * pool, channels).permute(0, 3, 1, 2)
+        mean = nn.functional.avg_pool2d(laid, pool).permute(0, 2, 3, 1)[0, 0]
+        into = out[top // pool, first : first + cells]
+        into.copy_(mean) if whole else into.add_(mean)
 
 
-@dataclass(frozen=True, eq=False)
 class Room:
-    """
-    What chunks are made in, one after the other: fresh pages cost more than what is done in them.
+    """What chunks are made in, one after the other: fresh pages cost more than what fills them."""
 
-    Attributes
-    ----------
-    image, spare
-        (bands, pool, width).
-    seen, rows, cells
-        (channels, pool, width), their sums over rows (channels, width), and over squares.
-    """
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
 
-    image: Tensor
-    spare: Tensor
-    seen: Tensor
-    rows: Tensor
-    cells: Tensor
-
-    @classmethod
-    def of(cls, bands: int, channels: int, pool: int, width: int, device: torch.device) -> Room:
-        """Return room for chunks of one width."""
-        shapes: list[tuple[int, ...]] = [(bands, pool, width)] * 2
-        shapes += [(channels, pool, width), (channels, width), (channels, width // pool)]
-        return cls(*(torch.empty(shape, device=device) for shape in shapes))
+    def take(self, name: str, size: int, like: Tensor) -> Tensor:
+        """Return so many numbers whose content means nothing, the same memory for one name."""
+        held = self._held.get(name)
+        if held is None or len(held) < size:
+            held = self._held[name] = torch.empty(size, device=like.device)
+        return held[:size]
