@@ -18,6 +18,7 @@ from torch import Tensor
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.models.foundation.options import InputOptions
+from butterfly_sdm.models.foundation.terratorch import PREFIX, trained_statistics
 from butterfly_sdm.models.stem import RGB
 
 log = logging.getLogger("butterfly_sdm.models.foundation")
@@ -83,6 +84,14 @@ def trained_inputs(
         return None
     if options.like is not None:
         return _of_transform(torchgeo_weights(options.like, backbone), options)
+    if weights is not None and backbone.startswith(PREFIX):
+        mean, std = trained_statistics(backbone)
+        counts = options.counts or SENTINEL2_COUNTS
+        return TrainedInputs(
+            {band: value / counts for band, value in mean.items()},
+            {band: value / counts for band, value in std.items()},
+            f"{backbone} was trained",
+        )
     if weights is None or weights == "imagenet" or not _is_name(weights):
         return None
     return _of_transform(torchgeo_weights(weights, backbone), options)
