@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import empty
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.foundation.galileo import GalileoBody
+from butterfly_sdm.models.foundation.terratorch import TerraTorchBody
 from butterfly_sdm.models.fusion import Branch, Fusion, PositionEncoding
 from butterfly_sdm.models.options import MOST, Freeze, ShapeOptions
 from butterfly_sdm.models.stem import find_stem
@@ -184,6 +186,11 @@ class PresenceNet(nn.Module):
         """The first convolution of the trunk."""
         if self.trunk is None:
             raise ModelError("This network has no image and so no stem.")
+        if isinstance(self.trunk.body, TerraTorchBody | GalileoBody):
+            raise ModelError(
+                f"{self.trunk.name} has no first convolution of all bands that could be trained "
+                "alone. Set freeze: trunk, or nothing."
+            )
         return find_stem(self.trunk.body)[1]
 
     def standardise(self, reflectance: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -24,6 +24,7 @@ from butterfly_sdm.models.foundation.bodies import (
     check_here,
     token_net,
 )
+from butterfly_sdm.models.foundation.galileo import PATCH, SIZES, GalileoBody
 from butterfly_sdm.models.foundation.inputs import bands_of, torchgeo_weights
 from butterfly_sdm.models.foundation.terratorch import PREFIX, TerraTorchBody
 from butterfly_sdm.models.options import Padding, StemRule
@@ -93,6 +94,8 @@ class Trunk(nn.Module):
         elif name.startswith(PREFIX):
             body = TerraTorchBody(name, bands)
             self.body, self.tokens = body, (body.patch, body.skip)
+        elif name in SIZES:
+            self.body = GalileoBody(name, bands)
         else:
             self.body, self.tokens = _timm_body(name, len(bands))
         for module in self.body.modules():
@@ -138,6 +141,8 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
+        if isinstance(self.body, GalileoBody):
+            return SIZES[self.name][0], PATCH
         training = self.training
         self.eval()
         side = 128 if self.tokens is None else 8 * self.tokens[0]
@@ -179,11 +184,11 @@ class Trunk(nn.Module):
                 f"The weights {weights!r} are those of a {self.name} of its usual width; width is "
                 f"{self.width}. Leave width out, or give a local file of weights of that width."
             )
-        if isinstance(self.body, TerraTorchBody):
+        if isinstance(self.body, TerraTorchBody | GalileoBody):
             if not weights.endswith(WEIGHT_SUFFIXES):
                 raise ModelError(
-                    f"Weights of {self.name} are read from a local file, as TerraTorch publishes "
-                    f"it ({', '.join(WEIGHT_SUFFIXES)}), not by the name {weights!r}."
+                    f"Weights of {self.name} are read from a local file as it is published "
+                    f"({', '.join(WEIGHT_SUFFIXES)}), not by the name {weights!r}. Fetch it first."
                 )
             self.body.load(read_weights(weights, self.name, self.bands)[0], weights)
             return

@@ -195,8 +195,11 @@ def test_what_cannot_be_known_is_refused_with_the_way_out(monkeypatch):
     monkeypatch.setitem(sys.modules, "terratorch.registry", None)
     with pytest.raises(MissingPackageError, match=r"TerraTorch: pip install .*\[terratorch\]"):
         Trunk("terratorch:prithvi_eo_v2_300", ("red",))
-    with pytest.raises(ModelError, match=r"galileo_nano.*takes more than an image"):
-        Trunk("galileo_nano", ("red",))
+    monkeypatch.setitem(sys.modules, "rslearn.models.galileo", None)
+    with pytest.raises(MissingPackageError, match=r"rslearn: pip install .*\[galileo\]"):
+        Trunk("galileo_nano", ("red", "green", "blue"))
+    with pytest.raises(ModelError, match=r"dofa_base.*takes more than an image"):
+        Trunk("dofa_base", ("red",))
 
 
 def test_without_a_network_named_weights_ask_for_a_file(monkeypatch):
