@@ -106,7 +106,13 @@ def _asset(item: Mapping[str, Any], where: str, key: str, asset: Mapping[str, An
         raise MissingFileError(
             f"The STAC item {where} names {target}, which does not exist. Fetch the asset {key}."
         )
-    day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:4]
     described = {name: float(value) for name, value in described_by_item(asset).items()}
     stated = Stated(**described, place=place_of_asset(asset, properties))
-    return Asset(target, int(day) if day else None, stated)
+    return Asset(target, year_of_item(item), stated)
+
+
+def year_of_item(item: Mapping[str, Any]) -> int | None:
+    """Return the year in which the time of an item begins; None if it states none."""
+    properties = item.get("properties") or {}
+    day = str(properties.get("datetime") or properties.get("start_datetime") or "")[:4]
+    return int(day) if day else None
