@@ -32,7 +32,8 @@ def catalogue(tmp_path_factory):
         made = write_alphaearth(folder / "made", stored, name="a", **place)
         file = folder / "cogs" / made.relative_to(folder / "made")
         file.parent.mkdir(parents=True)
-        copy(made, file, driver="GTiff", tiled=True, **BLOCKS)  # its directory comes first
+        apart = "BAND" if number == 1 else "PIXEL"
+        copy(made, file, driver="GTiff", tiled=True, interleave=apart, **BLOCKS)  # directory first
         asset = {"href": str(file.relative_to(folder)), "roles": ["data"]}
         item = write_item(folder, f"item{number}", year, {"data": asset}, **{"eo:cloud_cover": 0})
         told = json.loads(item.read_text())
