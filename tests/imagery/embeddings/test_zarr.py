@@ -1,6 +1,7 @@
 """Embeddings of Zarr stores in the layouts that are published: the same numbers as from rasters."""
 
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -10,12 +11,13 @@ from affine import Affine
 from pyproj import CRS
 from rasterio.windows import Window
 
-from butterfly_sdm.core.files import sha256
+from butterfly_sdm.core.files import files_below, sha256
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.collection import open_embeddings
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
 from butterfly_sdm.imagery.embeddings.scene import open_embedding_scene
 from butterfly_sdm.imagery.embeddings.squares import square_statistics
+from butterfly_sdm.mapping.map import scene_key
 from tests.imagery.embeddings.layouts import (
     ZONE_30,
     ZONE_31,
@@ -99,6 +101,10 @@ def test_a_scene_of_a_store_keeps_its_bytes_and_meets_the_rasters_of_another_zon
     values, valid = found.read(Window(0, 0, 70, 60))
     np.testing.assert_array_equal(values, west)
     np.testing.assert_array_equal(valid, west[0] != -128)
+    before = scene_key(found)
+    chunk = files_below(tmp_path / "both/a.zarr/embeddings/c")[0]
+    os.utime(chunk, ns=(1, chunk.stat().st_mtime_ns + 10**9))
+    assert scene_key(found) != before  # a map of other pixels is another one
     part, _ = found.select(["e03", "e01"]).read(Window(5, 6, 20, 30))
     np.testing.assert_array_equal(part, west[[3, 1], 6:36, 5:25])
     mixed = open_embedding_scene(tmp_path / "both", reading)
