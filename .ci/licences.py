@@ -17,6 +17,7 @@ EXTRAS = (
     "search",
     "sdm",
     "xarray",
+    "zarr",
     "medical",
     "video",
     "deepfake",

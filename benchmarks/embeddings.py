@@ -230,6 +230,21 @@ LADDER = [
             "quadratic": False,
         },
     },
+    {
+        "kind": "network",
+        "name": "network of components",
+        "network": {
+            "image": False,
+            "covariates": True,
+            "only": "alphaearth",
+            "components": {"alphaearth": 24},
+        },
+    },
+    {
+        "kind": "network",
+        "name": "network of columns",
+        "network": {"image": False, "covariates": True, "only": "alphaearth"},
+    },
     {"kind": "network", "name": "image"},
     {"kind": "blend", "name": "image + components", "of": ["image", "components"]},
     {"kind": "blend", "name": "all", "of": ["climate", "embeddings", "components", "image"]},
@@ -258,7 +273,7 @@ def worth(arguments: argparse.Namespace) -> None:
         steps = [step for step in json.loads(text) if step["name"] not in arguments.without]
         given["build"]["split"]["fractions"] = [0.6, 0.4, 0.0]
         for step in steps:
-            if step["kind"] == "network":  # that of the demo
+            if step["name"] == "image":  # that of the demo
                 step |= {"network": given["train"]["model"], "fit": given["train"]["fit"]}
         given = {key: given[key] for key in ("name", "seed", "build")}
         given["evaluate"] = {"ladder": steps, "folds": 0}

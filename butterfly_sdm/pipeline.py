@@ -557,12 +557,13 @@ def _embedded_columns(
             )
         if other is not None:
             options = options.model_copy(update={"path": other})
-        if not options.paths[0].exists():
+        first = options.paths[0]
+        if isinstance(first, Path) and not first.exists():
             continue
         for name in names:
             side = side_of(options, name)
             if side is not None:
-                found[name] = CovariateRaster(path=options.paths[0], side_m=side, embedding=options)
+                found[name] = CovariateRaster(path=Path(first), side_m=side, embedding=options)
     return others, found
 
 

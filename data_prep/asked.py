@@ -220,6 +220,7 @@ def describe_places(
             position_crs=crs,
             executor=bench.executor,
             known=sees.covariates,
+            described=bench.described,
         )
     card = DatasetCard(
         name="places", species=tuple(species), position_crs=crs, tiles=tile_card, covariates=units

@@ -33,7 +33,7 @@ from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.errors import ConfigError, DataError
-from butterfly_sdm.imagery.embeddings.columns import open_stated
+from butterfly_sdm.imagery.embeddings.columns import Described
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
 from data_prep.covariates import site_covariates
@@ -117,7 +117,8 @@ def build_dataset(
     finished = is_finished(folder, key) and is_whole(folder / "dataset.json", str(folder))
     if not finished and survey is None:
         check_paths(config)
-    scene = None if finished else check_inputs(config)
+    described = Described()
+    scene = None if finished else check_inputs(config, described)
     if survey is None and (explain is not None or not finished):
         records = fetch_records(config.records, folder.parent / "downloads", progress=progress)
         config = config.model_copy(update={"records": records})
@@ -129,7 +130,7 @@ def build_dataset(
         return folder
     with (
         resumable_folder(folder, key) as partial,
-        open_workbench(config, partial, progress, executor) as bench,
+        open_workbench(config, partial, progress, executor, described=described) as bench,
     ):
         table = survey if survey is not None else _survey(config, bench, explain)
         _fill(config, table, scene, bench, name=name, seed=seed)
@@ -161,6 +162,7 @@ def _fill(
         sites,
         position_crs=position_crs,
         executor=bench.executor,
+        described=bench.described,
     )
     notes.notes += lacking
     doubts, gaps = covariate_doubts(covariates)
@@ -186,7 +188,7 @@ def _fill(
         position_crs=position_crs,
         tiles=tiles,
         covariates=units,
-        embeddings=_embedded(config),
+        embeddings={one.group: bench.described(one).told() for one in config.embedded},
         rows={key: int(value) for key, value in table.rows.items()},
         sources=tuple(sorted(notes.sources, key=_order)),
         warnings=tuple(notes.warnings),
@@ -210,11 +212,6 @@ def _fill(
     bench.progress("writing the data set", 0, 1)
     _write(bench.folder, dataset)
     bench.progress("writing the data set", 1, 1)
-
-
-def _embedded(config: BuildOptions) -> dict[str, str]:
-    """Return the groups of covariates that are embeddings, and how their files were understood."""
-    return {one.group: open_stated(one).told() for one in config.embedded}
 
 
 def _order(source: Source) -> tuple[str, str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,8 @@ from pyproj import Transformer
 
 from butterfly_sdm.core.executor import in_order
 from butterfly_sdm.errors import DataError, MissingFileError, RasterError
-from butterfly_sdm.imagery.embeddings.columns import embedding_table
+from butterfly_sdm.imagery.embeddings.collection import Embeddings
+from butterfly_sdm.imagery.embeddings.columns import embedding_table, open_stated
 from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.squares import share_of, square_means, square_shares
@@ -36,6 +37,7 @@ def site_covariates(
     position_crs: str,
     executor: Executor | None = None,
     known: Sequence[str] = (),
+    described: Callable[[EmbeddingOptions], Embeddings] = open_stated,
 ) -> tuple[pd.DataFrame | None, dict[str, str], list[str]]:
     """
     Return all covariates a config names, side by side.
@@ -47,6 +49,8 @@ def site_covariates(
     known
         Names of covariates that are there whatever these sites show: of a class of a raster that
         none of them has, the share is 0.
+    described
+        Gives the files of embeddings that options name.
 
     Returns
     -------
@@ -84,7 +88,11 @@ def site_covariates(
         parts.append(values)
     for embeddings in config.embedded:
         values = embedding_covariates(
-            embeddings, sites, position_crs=position_crs, executor=executor
+            embeddings,
+            sites,
+            position_crs=position_crs,
+            executor=executor,
+            described=described,
         )
         empty = int(values.isna().all(axis=1).sum())
         if empty:
@@ -287,6 +295,7 @@ def embedding_covariates(
     *,
     position_crs: str,
     executor: Executor | None = None,
+    described: Callable[[EmbeddingOptions], Embeddings] = open_stated,
 ) -> pd.DataFrame:
     """
     Summarise embeddings in squares around sites: mean and spread of every band.
@@ -295,6 +304,8 @@ def embedding_covariates(
     ----------
     sites
         Index ``site_id``; columns ``easting`` and ``northing`` in metres of ``position_crs``.
+    described
+        Gives the files of embeddings that options name.
 
     Returns
     -------
@@ -315,12 +326,13 @@ def embedding_covariates(
             sites["easting"].to_numpy(float), sites["northing"].to_numpy(float)
         )
         reach = max(options.side_m) / 2
-        fetch_tiles(options.url, options.paths[0], lon, lat, year=options.year, reach_m=reach)
+        fetch_tiles(options.url, Path(options.paths[0]), lon, lat, year=options.year, reach_m=reach)
     table = embedding_table(
         options,
         sites["easting"].to_numpy(float),
         sites["northing"].to_numpy(float),
         position_crs,
+        embeddings=described(options),
         executor=executor,
     ).set_index(sites.index)
     if table.isna().all(axis=None):

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.executor import in_order
-from butterfly_sdm.core.files import sha256
+from butterfly_sdm.core.files import files_below, sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.errors import MissingFileError, without_secrets
-from butterfly_sdm.imagery.embeddings.columns import open_stated
+from butterfly_sdm.imagery.embeddings.collection import found_at
+from butterfly_sdm.imagery.embeddings.columns import Described
+from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from data_prep.imagery.ready_tiles import check_folders
@@ -28,6 +31,7 @@ def input_files(config: BuildOptions) -> Iterator[Path]:
     given += [path for _, path in _others(config)]
     for path in given:
         yield from _deep(path if isinstance(path, tuple) else (path,))
+    yield from _deep(_assets(config))
 
 
 def check_paths(config: BuildOptions) -> None:
@@ -61,9 +65,14 @@ def check_paths(config: BuildOptions) -> None:
         )
 
 
-def check_inputs(config: BuildOptions) -> Scene | None:
+def check_inputs(config: BuildOptions, described: Described) -> Scene | None:
     """
     Look at scenes, covariates and the split before the records are read, which can take long.
+
+    Parameters
+    ----------
+    described
+        Gives the files of embeddings that options name.
 
     Returns
     -------
@@ -76,11 +85,11 @@ def check_inputs(config: BuildOptions) -> Scene | None:
         Something does not exist, or a scene lacks a band.
     """
     for role, path in _others(config):
-        if not path.exists():
+        if isinstance(path, Path) and not path.exists():
             raise MissingFileError(f"There is no file {path} for the {role}. Check build.{role}.")
     for embeddings in config.embedded:
         if embeddings.url is None:
-            open_stated(embeddings)
+            described(embeddings)
     if config.ready_tiles is not None:
         check_folders(config.ready_tiles)
     options = config.scenes
@@ -113,14 +122,21 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
         if path not in local
     ]
     wanted = [("scene", _name(file, roots), file, imagery[path]) for path, file in local.items()]
-    wanted += [(role, path.name, path, None) for role, path in _others(config) if path.is_file()]
-    wanted += [
-        ("covariates.embeddings", _name(file.resolve(), embeddings.paths), file, None)
-        for embeddings in config.embedded
-        for file in open_stated(embeddings).paths
-        if file not in embeddings.paths
-    ]
-    for path in [*local.values(), *(path for _, path in _others(config))]:
+    others = [(role, path) for role, path in _others(config) if isinstance(path, Path)]
+    wanted += [(role, path.name, path, None) for role, path in others if path.is_file()]
+    for embeddings in config.embedded:
+        files = bench.described(embeddings)
+        named = [path for path in embeddings.paths if isinstance(path, Path)]
+        wanted += [
+            ("covariates.embeddings", _name(file.resolve(), named), file, None)
+            for file in dict.fromkeys(files.paths)
+            if file not in named or file.is_dir()
+        ]
+        found += [
+            Source(role="covariates", name=shown(address))
+            for address in dict.fromkeys(files.addresses)
+        ]
+    for path in [*local.values(), *(path for _, path in others)]:
         if not path.exists():
             raise MissingFileError(
                 f"{path} has vanished while it was used. Put it back and build again."
@@ -128,7 +144,8 @@ def file_sources(config: BuildOptions, bench: Workbench) -> list[Source]:
     remote = len(found)
     digests = in_order(sha256, [file for _, _, file, _ in wanted], bench.executor)
     for (role, name, file, licence), digest in zip(wanted, digests, strict=True):
-        size = file.stat().st_size
+        parts = files_below(file) if file.is_dir() else [file]
+        size = sum(part.stat().st_size for part in parts)
         role = role.partition(".")[0]
         found.append(Source(role=role, name=name, sha256=digest, bytes=size, licence=licence))
         bench.progress("checksums of the sources", len(found) - remote, len(wanted))
@@ -151,8 +168,22 @@ def _imagery(config: BuildOptions) -> list[Path | str]:
     return [*(config.scenes.paths if config.scenes is not None else ()), *ready]
 
 
-def _others(config: BuildOptions) -> list[tuple[str, Path]]:
-    named: list[tuple[str, Path]] = []
+def _assets(config: BuildOptions) -> Iterator[Path]:
+    """Return the files of embeddings that STAC documents of the config name."""
+    readings: list[tuple[Iterable[Path | str], EmbeddingReading]] = [
+        (one.paths, one) for one in config.embedded
+    ]
+    if config.scenes is not None and config.scenes.embeddings is not None:
+        readings.append((config.scenes.paths, config.scenes.embeddings))
+    for paths, reading in readings:
+        for path in paths:
+            if isinstance(path, Path) and path.suffix == ".json" and path.is_file():
+                found = found_at(path, reading.layer)
+                yield from (Path(one.path) for one in found if not is_remote(one.path))
+
+
+def _others(config: BuildOptions) -> list[tuple[str, Path | str]]:
+    named: list[tuple[str, Path | str]] = []
     if config.covariates is not None:
         named += [("covariates", path) for path in config.covariates.tables]
         named += [("covariates", raster.path) for raster in config.covariates.rasters]

@@ -1,5 +1,7 @@
 """Embeddings from files to a map: one line of a config, every kind of model, the same numbers."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,7 @@ from butterfly_sdm.imagery.embeddings.squares import square_statistics
 from butterfly_sdm.pipeline import covariate_rasters
 from butterfly_sdm.simulate import simulate_region
 from butterfly_sdm.simulate.embeddings import write_embeddings
+from tests.imagery.embeddings.test_stac import write_item
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +94,25 @@ def test_the_numbers_on_a_map_are_those_at_sites(dataset, settings):
         dataset.card.position_crs,
     )
     np.testing.assert_allclose(found, dataset.covariates[names].iloc[:20], rtol=1e-5)
+
+
+def test_a_map_reads_a_collection_as_it_reads_the_files(dataset, settings, region, tmp_path):
+    from butterfly_sdm.mapping.surfaces.covariates import covariates_at
+
+    (file,) = (region.folder / "aef").rglob("*.tiff")
+    write_item(tmp_path, "one", 2023, {"data": {"href": str(file)}})
+    root = {"stac_version": "1.0.0", "type": "Collection", "id": "aef"}
+    links = [{"rel": "item", "href": "one.json"}]
+    (tmp_path / "collection.json").write_text(json.dumps(root | {"links": links}))
+    names = ["alphaearth_e00_100m", "alphaearth_e01_sd_1000m"]
+    elsewhere = settings.map.model_copy(
+        update={"covariates": {"alphaearth": tmp_path / "collection.json"}}
+    )
+    rasters = covariate_rasters(settings.model_copy(update={"map": elsewhere}), names)
+    assert {raster.path for raster in rasters.values()} == {tmp_path / "collection.json"}
+    at = dataset.sites[["easting", "northing"]].to_numpy().T
+    found = covariates_at(rasters, *at, dataset.card.position_crs)
+    np.testing.assert_allclose(found, dataset.covariates[names], rtol=1e-5)
 
 
 def test_the_files_of_a_map_are_described_once(dataset, settings, region, monkeypatch):

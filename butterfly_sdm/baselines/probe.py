@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,7 +41,9 @@ class Probe(ArrayPredictor):
     needed: ClassVar[str] = "mean axes deviation slopes intercept"
 
     def _embedded(self, sites: Sequence[str]) -> np.ndarray:
-        table = read_embeddings(Path(self.embeddings))
+        path = Path(self.embeddings)
+        stat = path.stat() if path.is_file() else None
+        table = _read_once(path, (stat.st_size, stat.st_mtime_ns) if stat else None)
         absent = [site for site in sites if site not in table.index]
         if absent:
             raise DataError(
@@ -81,6 +84,12 @@ class Probe(ArrayPredictor):
             )
         design = (values - self.state["mean"]) @ self.state["axes"] / self.state["deviation"]
         return np.asarray(expit(design @ self.state["slopes"] + self.state["intercept"]))
+
+
+@lru_cache(maxsize=1)  # a fit and its scores ask for the same table several times
+def _read_once(path: Path, stamp: tuple[int, int] | None) -> pd.DataFrame:
+    del stamp  # a file that has changed is another one
+    return read_embeddings(path)
 
 
 def read_embeddings(path: Path) -> pd.DataFrame:

@@ -197,6 +197,20 @@ def read_json(path: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """
+    Return the SHA-256 of a file as 64 hexadecimal digits; of a folder, that of the names and
+    digests of all files in it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in files_below(path):
+            whole.update(f"{file.relative_to(path).as_posix()}\0{sha256(file)}\n".encode())
+        return whole.hexdigest()
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Return all files of a folder and of those below it, in the order of their names."""
+    return sorted(file for file in Path(folder).rglob("*") if file.is_file())

@@ -11,6 +11,7 @@ import re
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -104,11 +105,9 @@ def _folder(folder: Path, stated: Reading, depth: int = 0) -> Iterator[Piece]:
     if any(re.fullmatch(r"MTD_MSIL(1C|2A)\.xml", entry.name) for entry in entries):
         yield _safe_piece(folder, stated)
         return
-    found_stac = [_stac(entry) for entry in entries if entry.suffix == ".json"]
-    described = [pair for pair in found_stac if pair is not None]
-    items = [pair for pair in described if pair[0].get("type") == "Feature"]
-    if described:
-        for value, place in items or described:
+    documents = stac_documents(folder)
+    if documents:
+        for value, place in documents:
             yield from stac_pieces(value, place, stated)
         return
     files = [
@@ -384,8 +383,23 @@ def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterat
     RasterError
         It is not STAC, links in a circle, or an item lacks bands, a place on earth or a file.
     """
+    with reading_stac(place):
+        for item, where in stac_items(value, place):
+            yield _item_piece(item, where, stated)
+
+
+@contextmanager
+def reading_stac(place: str) -> Iterator[None]:
+    """
+    Name the document in the error of one that is not as STAC specifies it.
+
+    Raises
+    ------
+    RasterError
+        It is not.
+    """
     try:
-        yield from _stac_pieces(value, place, stated, frozenset())
+        yield
     except ButterflySDMError:
         raise
     except (OSError, *MALFORMED) as error:  # a name too long for a file is an OSError
@@ -395,16 +409,31 @@ def stac_pieces(value: Mapping[str, Any], place: str, stated: Reading) -> Iterat
         ) from error
 
 
-def _stac_pieces(
-    value: Mapping[str, Any], place: str, stated: Reading, above: frozenset[str]
-) -> Iterator[Piece]:
-    """Yield products; ``above`` are the collections that led here."""
+def stac_items(
+    value: Mapping[str, Any], place: str, above: frozenset[str] = frozenset()
+) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """
+    Yield the items of a STAC item, item collection, or collection (its item links are followed),
+    and the path or URL from which the links of each start.
+
+    Parameters
+    ----------
+    value, place
+        As of :func:`stac_pieces`.
+    above
+        The collections that led here.
+
+    Raises
+    ------
+    RasterError, MissingFileError, SourceError
+        It is not STAC, links in a circle or to nothing.
+    """
     kind = value.get("type")
     if kind == "Feature":
-        yield _item_piece(value, place, stated)
+        yield value, place
     elif kind == "FeatureCollection":
         for item in value.get("features", ()):
-            yield _item_piece(item, place, stated)
+            yield item, place
     elif kind in ("Collection", "Catalog"):
         links = [
             link["href"]
@@ -414,18 +443,28 @@ def _stac_pieces(
         if not links:
             raise RasterError(f"The STAC collection {place} links to no items.")
         for link in links:
-            target = _resolve(link, place)
+            target = resolve_link(link, place)
             if target in above or target == place:
                 raise RasterError(
                     f"The STAC collection {target} links to itself. Correct its links, or name its "
                     "items."
                 )
-            yield from _stac_pieces(read_metadata(target), target, stated, above | {place})
+            yield from stac_items(read_metadata(target), target, above | {place})
     else:
         raise RasterError(
             f"{place} is no STAC item or collection: its type is {kind!r}. Name a STAC JSON, a "
             "raster or a folder."
         )
+
+
+def stac_documents(folder: Path) -> list[tuple[dict[str, Any], str]]:
+    """
+    Return the STAC documents of a folder, not of those below it, and their paths: its items, else
+    its collections.
+    """
+    files = (entry for entry in sorted(folder.glob("*.json")) if not entry.name.startswith("."))
+    found = [pair for pair in map(_stac, files) if pair is not None]
+    return [pair for pair in found if pair[0].get("type") == "Feature"] or found
 
 
 def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
@@ -464,7 +503,7 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
         offset=offsets.pop() if offsets else _offset_of_baseline(baseline),
         date=str(properties.get("datetime") or properties.get("start_datetime") or "")[:10],
         baseline=baseline,
-        mask=_classification(classes, _place(described, properties)),
+        mask=_classification(classes, place_of_asset(described, properties)),
         licence=properties.get("license") or next(licences, None),
     )
 
@@ -472,7 +511,7 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
 def _assets(item: Mapping[str, Any], place: str) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Return where each band of an item lies, and what the item says of it."""
     targets = {
-        key: (_resolve(str(asset.get("href", "")), place), asset)
+        key: (resolve_link(str(asset.get("href", "")), place), asset)
         for key, asset in item.get("assets", {}).items()
     }
     copied = "://" not in place and any("://" not in target for target, _ in targets.values())
@@ -498,13 +537,13 @@ def _asset_layer(
     stated: Reading,
 ) -> tuple[Layer, float, float | None]:
     """Return the layer of an asset, its scale, and its offset if that is known."""
-    described = _described(asset)
+    described = described_by_item(asset)
     nodata = stated.nodata if stated.nodata is not None else described.get("nodata")
     layer, own_scale, own_offset = describe_layer(
         target,
         bands=[band],
         nodata=None if isinstance(nodata, str) else nodata,
-        place=_place(asset, properties),
+        place=place_of_asset(asset, properties),
     )
     scale = float(described.get("scale", own_scale or 1e-4))
     stated_offset = described.get("offset")
@@ -517,7 +556,7 @@ def _asset_layer(
     return layer, scale, offset
 
 
-def _described(asset: Mapping[str, Any]) -> dict[str, Any]:
+def described_by_item(asset: Mapping[str, Any]) -> dict[str, Any]:
     """
     Return nodata, scale and offset that an item states of an asset of one band: in the band or in
     the asset, as the raster extension of STAC 1.1 or as that of 1.0 spells them.
@@ -657,7 +696,8 @@ def band_of_asset(key: str, asset: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _resolve(href: str, place: str) -> str:
+def resolve_link(href: str, place: str) -> str:
+    """Return where a link of a STAC document leads, relative ones from its path or URL."""
     if urlparse(href).scheme in ("http", "https", "s3", "gs", "file"):
         return href.removeprefix("file://")
     if "://" in place:
@@ -665,7 +705,7 @@ def _resolve(href: str, place: str) -> str:
     return str((Path(place).parent / href).resolve())
 
 
-def _place(asset: Mapping[str, Any], properties: Mapping[str, Any]) -> Place | None:
+def place_of_asset(asset: Mapping[str, Any], properties: Mapping[str, Any]) -> Place | None:
     """Return where a STAC asset lies by the projection extension, if it says so."""
     merged = {**properties, **asset}
     shape, transform = merged.get("proj:shape"), merged.get("proj:transform")

@@ -49,7 +49,7 @@ def bring(scene: Reader, wanted: Sequence[tuple[Piece, Grid, Window]]) -> None:
         )
     scene.supply.bring(
         [
-            (layer.path, window_in(layer, grid, window))
+            (layer.path, _as_stored(layer, window_in(layer, grid, window)))
             for product, grid, window in products
             if not _hidden(scene, product, grid, window)
             for layer in product.layers
@@ -88,6 +88,14 @@ def _whole(ends: Sequence[float], size: int, around: int) -> tuple[int, int]:
     high = int(np.ceil(max(ends) - 1e-6)) + around
     low = min(max(low, 0), size)
     return low, max(min(high, size), low)
+
+
+def _as_stored(layer: Layer, window: Window) -> Window:
+    """Return a window of a file whose first row lies in the south by its rows as stored."""
+    if not layer.upside_down:
+        return window
+    top = layer.height - window.row_off - window.height
+    return Window(window.col_off, top, window.width, window.height)
 
 
 def _window_of_classes(mask: Layer, grid: Grid, window: Window) -> Window:

@@ -15,7 +15,7 @@ import numpy as np
 import rasterio
 
 from butterfly_sdm.core.cards import fingerprint, software_versions
-from butterfly_sdm.core.files import read_json, sha256, write_json
+from butterfly_sdm.core.files import files_below, read_json, sha256, write_json
 from butterfly_sdm.core.html import facts_html
 from butterfly_sdm.core.work import work_folder
 from butterfly_sdm.data.predictor import Predictor
@@ -591,6 +591,9 @@ def _stamp(scene: Scene, path: str) -> Any:
     held = scene.supply.stamp(path) if scene.supply is not None else None
     if held is not None or not Path(path).exists():
         return held
+    if Path(path).is_dir():  # a store of arrays: any of its files may change
+        stats = [file.stat() for file in files_below(Path(path))]
+        return sum(stat.st_size for stat in stats), max(stat.st_mtime_ns for stat in stats)
     stat = Path(path).stat()
     return stat.st_size, stat.st_mtime_ns
 

@@ -20,6 +20,7 @@ from butterfly_sdm.errors import (
     did_you_mean,
 )
 from butterfly_sdm.imagery.grids import crs_of_scene, on_grid, on_ground
+from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.area import wanted_positions
 from butterfly_sdm.mapping.layers import Layer, layers_of
@@ -241,7 +242,10 @@ def _covariates(predictor: Predictor, options: MapOptions) -> dict[str, Covariat
     for name in needed:
         given = options.covariates[name]
         raster = given if isinstance(given, CovariateRaster) else CovariateRaster(path=given)
-        if not (raster.path.is_file() or (raster.embedding and raster.path.is_dir())):
+        there = raster.path.is_file()
+        if raster.embedding is not None:
+            there = raster.path.exists() or is_remote(str(raster.embedding.paths[0]))
+        if not there:
             raise MissingFileError(
                 f"There is no raster {raster.path} of the covariate {name!r}. Check covariates."
             )

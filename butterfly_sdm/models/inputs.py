@@ -4,7 +4,7 @@ from: k of n.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.groups import chosen_covariates
 from butterfly_sdm.data.tiles import TileReader
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import DataError, ModelError
 
 log = logging.getLogger("butterfly_sdm.models.inputs")
 
@@ -152,3 +153,85 @@ def mean_and_spread(reader: TileReader, rows: Tensor, *, most: int = 512) -> tup
     mean = total / count
     spread = (squares / count - mean**2).clamp(min=0).sqrt()
     return mean.float(), spread.clamp(min=1e-4).float()
+
+
+def count_mixed(names: Sequence[str], components: Mapping[str, int]) -> int:
+    """
+    Return how many numbers are left of covariates once components take the place of groups; 0 where
+    none do.
+
+    Raises
+    ------
+    DataError, ModelError
+        A group has no covariate, fewer than components of it are asked for, or shares some with
+        another.
+
+    Examples
+    --------
+    >>> count_mixed(["aef_e00", "aef_e01", "aef_e02", "rain"], {"aef": 2})
+    3
+    """
+    groups = {group: chosen_covariates(names, group) for group in components}
+    for group, count in components.items():
+        if count > len(groups[group]):
+            raise ModelError(
+                f"train.model.components asks for {count} of {group!r}, which has "
+                f"{len(groups[group])} covariates. Ask for fewer."
+            )
+    held = [name for group in groups.values() for name in group]
+    twice = next((name for name in held if held.count(name) > 1), None)
+    if twice is not None:
+        raise ModelError(f"train.model.components: {twice!r} is in two groups. Name it in one.")
+    return len(names) - len(held) + sum(components.values()) if components else 0
+
+
+def mixing_axes(
+    values: np.ndarray, names: Sequence[str], components: Mapping[str, int], *, spread: np.ndarray
+) -> np.ndarray:
+    """
+    Return what makes components, and the covariates of no group, of standardised covariates by one
+    product.
+
+    Parameters
+    ----------
+    values
+        (sites, covariates) of the training sites, standardised; 0 where missing.
+    names
+        Of the covariates.
+    components
+        Groups, and how many of their components are kept.
+    spread
+        (covariates,) by which the values were divided: components are those of the covariates in
+        their own unit, divided by the spread of the first of their group, since the leading ones
+        of an embedding say most.
+
+    Returns
+    -------
+    ndarray of float, shape (covariates, numbers)
+        First the covariates of no group, in their order, then the components of each group.
+
+    Raises
+    ------
+    ModelError
+        There are fewer training sites than components.
+    """
+    place = {name: at for at, name in enumerate(names)}
+    groups = {group: chosen_covariates(names, group) for group in components}
+    held = {name for group in groups.values() for name in group}
+    parts = [np.eye(len(names))[:, [at for name, at in place.items() if name not in held]]]
+    for group, count in components.items():
+        if count > len(values):
+            raise ModelError(
+                f"train.model.components asks for {count} of {group!r}; there are {len(values)} "
+                "training sites, which have no more components than that. Ask for fewer."
+            )
+        at = [place[name] for name in groups[group]]
+        own = values[:, at] * spread[at]
+        _, _, axes = np.linalg.svd(own, full_matrices=False)
+        axes = axes[:count].T
+        # the sign of an axis is arbitrary: its largest entry is above 0
+        axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(count)])
+        part = np.zeros((len(names), count))
+        part[at] = spread[at, None] * axes / max(float((own @ axes[:, 0]).std()), 1e-9)
+        parts.append(part)
+    return np.concatenate(parts, axis=1)

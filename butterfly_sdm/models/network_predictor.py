@@ -27,7 +27,13 @@ from butterfly_sdm.losses.pairs import smoothed_rates
 from butterfly_sdm.models.augment import Augmentation, Blur, distance_to_neighbour
 from butterfly_sdm.models.detection import Detection
 from butterfly_sdm.models.foundation.inputs import trained_inputs
-from butterfly_sdm.models.inputs import SiteInputs, mean_and_spread, site_tensors
+from butterfly_sdm.models.inputs import (
+    SiteInputs,
+    count_mixed,
+    mean_and_spread,
+    mixing_axes,
+    site_tensors,
+)
 from butterfly_sdm.models.options import FitOptions, NetworkOptions, ShapeOptions
 from butterfly_sdm.models.presence_net import Architecture, PresenceNet, start_at_rates
 
@@ -225,6 +231,7 @@ class NetworkPredictor:
             species=len(self.species),
             bands=self.sees.bands,
             covariates=len(self.sees.covariates),
+            mixed=count_mixed(self.sees.covariates, self.model.components),
             position=self.model.position,
             **self.model.model_dump(include=set(ShapeOptions.model_fields)),
         )
@@ -233,6 +240,15 @@ class NetworkPredictor:
         """Give an untrained network what it starts from: statistics, mean rates, weights."""
         model = self.model
         _set_statistics(net, train, reader)
+        if net.architecture.mixed and train.covariates is not None:
+            values = (train.covariates - net.covariate_mean) / net.covariate_std
+            axes = mixing_axes(
+                values.nan_to_num(0.0).numpy(),
+                self.sees.covariates,
+                model.components,
+                spread=net.covariate_std.numpy(),
+            )
+            net.covariate_axes.copy_(torch.from_numpy(axes))
         trained = trained_inputs(model.inputs, model.weights, model.backbone)
         if trained is not None and net.trunk is not None:
             trained.apply(net.bands, net.mean, net.std)

@@ -96,6 +96,12 @@ class NetworkOptions(ShapeOptions):
         "separated by commas; empty: all",
         exclude_if=empty,
     )
+    components: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="groups of covariates, such as alphaearth, and how many of their principal "
+        "components at the training sites take their place; empty: none",
+        exclude_if=empty,
+    )
     position: bool = Field(False, description="whether it sees easting and northing")
     modality_dropout: Fraction = Field(
         0.0, description="share of sites from which each modality is hidden while training"

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from butterfly_sdm.core.settings import empty
 from butterfly_sdm.errors import ModelError
+from butterfly_sdm.models.foundation.galileo import GalileoBody
+from butterfly_sdm.models.foundation.terratorch import TerraTorchBody
 from butterfly_sdm.models.fusion import Branch, Fusion, PositionEncoding
 from butterfly_sdm.models.options import MOST, Freeze, ShapeOptions
 from butterfly_sdm.models.stem import find_stem
@@ -32,6 +34,9 @@ class Architecture(ShapeOptions):
         Names of the bands of the image in order; empty for a network without imagery.
     covariates
         Number of covariates; 0 for none.
+    mixed
+        How many numbers are made of them where principal components take the place of some; 0: the
+        covariates themselves are seen.
     position
         Whether the network knows where a site lies.
     remembered
@@ -42,6 +47,7 @@ class Architecture(ShapeOptions):
     species: int = Field(ge=1, le=MOST)
     bands: tuple[str, ...] = ()
     covariates: int = Field(0, ge=0)
+    mixed: int = Field(0, ge=0, le=MOST, exclude_if=empty)
     position: bool = False
     remembered: int = Field(0, ge=0, le=MOST, exclude_if=empty)
 
@@ -115,6 +121,7 @@ class PresenceNet(nn.Module):
     std: Tensor
     covariate_mean: Tensor
     covariate_std: Tensor
+    covariate_axes: Tensor
     position_mean: Tensor
     position_std: Tensor
     near_z: Tensor
@@ -149,7 +156,10 @@ class PresenceNet(nn.Module):
         if a.bands:
             self.branches["image"] = Branch(0, a.embedding)
         if a.covariates:
-            self.branches["covariates"] = Branch(a.covariates, a.embedding, dropout=a.dropout)
+            seen = a.mixed or a.covariates
+            self.branches["covariates"] = Branch(seen, a.embedding, dropout=a.dropout)
+            if a.mixed:
+                self.register_buffer("covariate_axes", torch.zeros(a.covariates, a.mixed))
         if a.position:
             self.encoding = PositionEncoding(a.waves, scale=a.wave_scale, seed=seed)
             self.branches["position"] = Branch(self.encoding.length, a.embedding, dropout=a.dropout)
@@ -184,6 +194,11 @@ class PresenceNet(nn.Module):
         """The first convolution of the trunk."""
         if self.trunk is None:
             raise ModelError("This network has no image and so no stem.")
+        if isinstance(self.trunk.body, TerraTorchBody | GalileoBody):
+            raise ModelError(
+                f"{self.trunk.name} has no first convolution of all bands that could be trained "
+                "alone. Set freeze: trunk, or nothing."
+            )
         return find_stem(self.trunk.body)[1]
 
     def standardise(self, reflectance: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -276,6 +291,8 @@ class PresenceNet(nn.Module):
                 standard = (covariates - self.covariate_mean) / self.covariate_std
                 known = ~standard.isnan().all(dim=1)
                 standard = standard.nan_to_num(0.0).clamp(-10, 10)
+                if self.architecture.mixed:
+                    standard = standard @ self.covariate_axes
             parts.append(self.branches["covariates"](standard, known, rows))
         if "position" in self.branches:
             known = waves = None

@@ -24,7 +24,9 @@ from butterfly_sdm.models.foundation.bodies import (
     check_here,
     token_net,
 )
+from butterfly_sdm.models.foundation.galileo import PATCH, SIZES, GalileoBody
 from butterfly_sdm.models.foundation.inputs import bands_of, torchgeo_weights
+from butterfly_sdm.models.foundation.terratorch import PREFIX, TerraTorchBody
 from butterfly_sdm.models.options import Padding, StemRule
 from butterfly_sdm.models.stem import RGB, find_stem, fit_stem, names_of_bands
 
@@ -89,6 +91,11 @@ class Trunk(nn.Module):
             self.body = EmbeddingBody(len(bands), width or embedding_trunk.WIDTH)
         elif name in SWINS:
             self.body = SwinBody(name, len(bands))
+        elif name.startswith(PREFIX):
+            body = TerraTorchBody(name, bands)
+            self.body, self.tokens = body, (body.patch, body.skip)
+        elif name in SIZES:
+            self.body = GalileoBody(name, bands)
         else:
             self.body, self.tokens = _timm_body(name, len(bands))
         for module in self.body.modules():
@@ -134,6 +141,8 @@ class Trunk(nn.Module):
 
     @torch.no_grad()
     def _measure(self) -> tuple[int, int]:
+        if isinstance(self.body, GalileoBody):
+            return SIZES[self.name][0], PATCH
         training = self.training
         self.eval()
         side = 128 if self.tokens is None else 8 * self.tokens[0]
@@ -175,6 +184,14 @@ class Trunk(nn.Module):
                 f"The weights {weights!r} are those of a {self.name} of its usual width; width is "
                 f"{self.width}. Leave width out, or give a local file of weights of that width."
             )
+        if isinstance(self.body, TerraTorchBody | GalileoBody):
+            if not weights.endswith(WEIGHT_SUFFIXES):
+                raise ModelError(
+                    f"Weights of {self.name} are read from a local file as it is published "
+                    f"({', '.join(WEIGHT_SUFFIXES)}), not by the name {weights!r}. Fetch it first."
+                )
+            self.body.load(read_weights(weights, self.name, self.bands)[0], weights)
+            return
         state, source = read_weights(weights, self.name, self.bands)
         own = self.body.state_dict()
         stem, _ = find_stem(self.body)
@@ -374,9 +391,11 @@ def _timm_body(name: str, bands: int) -> tuple[nn.Module, tuple[int, int] | None
 
 def _layout(body: nn.Module) -> torch.memory_format:
     """
-    Return channels last, which is faster, unless a body has a strided 1 x 1 convolution of fewer
-    than 16 channels, at whose gradient oneDNN crashes then.
+    Return channels last, which is faster, unless a body has weights that have no such layout, or a
+    strided 1 x 1 convolution of fewer than 16 channels, at whose gradient oneDNN crashes then.
     """
+    if any(isinstance(layer, nn.Conv3d) for layer in body.modules()):
+        return torch.contiguous_format
     narrow = any(
         layer.kernel_size == (1, 1) and layer.stride != (1, 1) and layer.in_channels < 16
         for layer in body.modules()

@@ -12,7 +12,7 @@ from pathlib import Path
 from butterfly_sdm.core.executor import open_executor
 from butterfly_sdm.errors import ConfigError, RasterError
 from butterfly_sdm.imagery.embeddings.scene import check_bands, open_embedding_scene
-from butterfly_sdm.imagery.options import SceneOptions, StacOptions
+from butterfly_sdm.imagery.options import SceneOptions
 from butterfly_sdm.imagery.reader import Supply
 from butterfly_sdm.imagery.scene import CLOUDY, Scene, open_scene
 from butterfly_sdm.progress import Progress, silent
@@ -72,13 +72,13 @@ def scene_of(
     ConfigError, MissingFileError, RasterError, SourceError
         Nothing is named, or a product is missing, damaged or does not fit.
     """
-    if config.embeddings is not None and (config.stac or config.composite):
+    if config.embeddings is not None and config.composite:
         raise ConfigError(
-            "scenes.embeddings needs files here: neither scenes.stac nor scenes.composite works "
-            "with it. Fetch the files and name them in scenes.paths."
+            "scenes.composite does not work with scenes.embeddings, which are of a year already. "
+            "Leave it out, and state scenes.embeddings.year."
         )
     if config.stac is not None:
-        fetched, supply = _fetch(config.stac, scratch / "stac", bands, bbox, progress)
+        fetched, supply = _fetch(config, scratch / "stac", bands, bbox, progress)
         scene = open_named(config, [*config.paths, *fetched], bands=bands)
         scene = replace(scene, supply=supply)
     else:
@@ -116,7 +116,7 @@ def scene_of(
 
 
 def _fetch(
-    stac: StacOptions,
+    config: SceneOptions,
     folder: Path,
     bands: Sequence[str] | None,
     bbox: tuple[float, float, float, float] | None,
@@ -125,14 +125,18 @@ def _fetch(
     from data_prep.sources.sparse import SparseCopies
     from data_prep.sources.stac import begin_products
 
-    stac = stac.model_copy(update={"bbox": stac.bbox or bbox})
+    assert config.stac is not None  # the caller has looked
+    stac = config.stac.model_copy(update={"bbox": config.stac.bbox or bbox})
     if stac.bbox is None:
         raise ConfigError(
             "scenes.stac.bbox is missing: state west, south, east and north of the area in degrees."
         )
     supply = SparseCopies(sign=stac.sign)
     wanted = tuple(bands or ("red", "green", "blue", "nir"))
-    return begin_products(stac, folder, supply, bands=wanted, progress=progress), supply
+    made = begin_products(
+        stac, folder, supply, bands=wanted, embeddings=config.embeddings, progress=progress
+    )
+    return made, supply
 
 
 def open_named(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urljoin, urlparse
@@ -16,6 +17,8 @@ from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.core.files import write_json
 from butterfly_sdm.errors import MissingPackageError, SourceError, how_to_install
 from butterfly_sdm.imagery.discovery import band_of_asset, read_metadata
+from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
+from butterfly_sdm.imagery.embeddings.stac_assets import chosen_asset, year_of_item
 from butterfly_sdm.imagery.options import StacOptions
 from butterfly_sdm.imagery.products import canonical_band
 from butterfly_sdm.progress import Progress, silent
@@ -185,12 +188,18 @@ def begin_products(
     copies: SparseCopies,
     *,
     bands: Sequence[str] = ("red", "green", "blue", "nir"),
+    embeddings: EmbeddingReading | None = None,
     progress: Progress = silent,
 ) -> list[Path]:
     """
     Make partial copies of the bands and the scene classification of all products of a search: of
     tiled GeoTIFFs on servers that give parts of files only their directories are fetched, of others
     all.
+
+    Parameters
+    ----------
+    embeddings
+        The products are embeddings, read so: the one asset of each is taken, whatever ``bands``.
 
     Returns
     -------
@@ -205,10 +214,19 @@ def begin_products(
     folder, wanted = Path(folder), {canonical_band(band) for band in bands}
     items = search_items(stac)
     done = 0
+    choose = partial(_bands_of, wanted=wanted)
+    if embeddings is not None:
+        items = [item for item in items if _is_of_year(item, embeddings.year)]
+        choose = partial(_embedding_of, layer=embeddings.layer)
+        if not items:
+            raise SourceError(
+                f"{shown(stac.url)} has no product of {embeddings.year} from {stac.start} to "
+                f"{stac.end}. Check embeddings.year and the dates."
+            )
 
     def begin(item: Mapping[str, Any]) -> Path:
         nonlocal done
-        target = _keep_item(item, folder, wanted, copies.hold, copies.look_over)
+        target = _keep_item(item, folder, choose, copies.hold, copies.look_over)
         done += 1
         progress("reading the products", done, len(items))
         return target
@@ -226,13 +244,41 @@ def _fetch_item(item: Mapping[str, Any], folder: Path, wanted: set[str], service
     def fetch(url: str, file: Path, size: int | None) -> None:
         service.fetch(url, file, size=size)
 
-    return _keep_item(item, folder, wanted, fetch)
+    return _keep_item(item, folder, partial(_bands_of, wanted=wanted), fetch)
+
+
+Asset = tuple[str, Mapping[str, Any]]  # its key, and what the item says of it
+
+
+def _bands_of(item: Mapping[str, Any], wanted: set[str]) -> list[Asset]:
+    """Return the assets of the bands wanted, and the scene classification."""
+    chosen: dict[str, Asset] = {}
+    for key, asset in item.get("assets", {}).items():
+        band = band_of_asset(key, asset)
+        if band in wanted or band == "scl":
+            chosen.setdefault(str(band), (key, asset))
+    missing = sorted(wanted - set(chosen))
+    if missing:
+        raise SourceError(
+            f"The product {item['id']} has no band {missing[0]}; it has "
+            f"{', '.join(sorted(item.get('assets', {})))[:200]}."
+        )
+    return list(chosen.values())
+
+
+def _embedding_of(item: Mapping[str, Any], layer: str | None) -> list[Asset]:
+    return [chosen_asset(item, layer)]
+
+
+def _is_of_year(item: Mapping[str, Any], year: int | None) -> bool:
+    own = year_of_item(item)
+    return year is None or own is None or own == year
 
 
 def _keep_item(
     item: Mapping[str, Any],
     folder: Path,
-    wanted: set[str],
+    choose: Callable[[Mapping[str, Any]], list[Asset]],
     fetch: Callable[[str, Path, int | None], object],
     look_over: Callable[[Path], bool] = lambda _: True,
 ) -> Path:
@@ -248,19 +294,8 @@ def _keep_item(
     target = folder / name / f"{name}.json"
     if target.is_file() and look_over(target.parent):
         return target  # written last, so the rest is there
-    chosen: dict[str, tuple[str, Mapping[str, Any]]] = {}
-    for key, asset in item.get("assets", {}).items():
-        band = band_of_asset(key, asset)
-        if band in wanted or band == "scl":
-            chosen.setdefault(str(band), (key, asset))
-    missing = sorted(wanted - set(chosen))
-    if missing:
-        raise SourceError(
-            f"The product {name} has no band {missing[0]}; it has "
-            f"{', '.join(sorted(item.get('assets', {})))[:200]}."
-        )
     assets = {}
-    for key, asset in chosen.values():
+    for key, asset in choose(item):
         href, size = str(asset["href"]), asset.get("file:size")
         if urlparse(href).scheme not in ("http", "https"):
             raise SourceError(

@@ -39,7 +39,10 @@ class Layout:
     block
         Height and width of a block.
     offsets, counts
-        (n,) first byte and length of each block, row by row; a length of 0: it was never written.
+        (n,) first byte and length of each block, row by row, of bands that lie apart one band after
+        the other; a length of 0: it was never written.
+    planes
+        How many bands lie apart; 1: those of a pixel lie together.
     """
 
     height: int
@@ -47,9 +50,10 @@ class Layout:
     block: tuple[int, int]
     offsets: np.ndarray
     counts: np.ndarray
+    planes: int = 1
 
     def blocks(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        """Return the numbers of the blocks that a window touches."""
+        """Return the numbers of the blocks that a window touches, in all bands."""
         top, bottom = max(row, 0), min(row + height, self.height)
         left, right = max(column, 0), min(column + width, self.width)
         if bottom <= top or right <= left:
@@ -57,7 +61,9 @@ class Layout:
         across = -(-self.width // self.block[1])
         rows = np.arange(top // self.block[0], (bottom - 1) // self.block[0] + 1)
         columns = np.arange(left // self.block[1], (right - 1) // self.block[1] + 1)
-        return (rows[:, None] * across + columns).ravel()
+        plane = (rows[:, None] * across + columns).ravel()
+        each = len(self.offsets) // self.planes
+        return (np.arange(self.planes)[:, None] * each + plane).ravel()
 
 
 def read_layout(data: bytes, size: int) -> Layout:
@@ -69,7 +75,7 @@ def read_layout(data: bytes, size: int) -> Layout:
     TooShortError
         The directories reach beyond ``data``.
     UnsuitableError
-        It is no TIFF, has strips, a mask, fractions or bands apart, or is damaged.
+        It is no TIFF, has strips, a mask or fractions, or is damaged.
     """
     try:
         return _read(data, size)
@@ -100,8 +106,6 @@ def _read(data: bytes, size: int) -> Layout:
 
 
 def _layout(tags: dict[int, np.ndarray], size: int) -> Layout:
-    if _first(tags, PLANES, 1) == 2 and _first(tags, SAMPLES, 1) > 1:
-        raise UnsuitableError("its bands lie apart")
     if _first(tags, FORMAT, 1) == 3:
         raise UnsuitableError("it holds fractions")
     layout = Layout(
@@ -110,11 +114,12 @@ def _layout(tags: dict[int, np.ndarray], size: int) -> Layout:
         (int(tags[BLOCK_HEIGHT][0]), int(tags[BLOCK_WIDTH][0])),
         tags[OFFSETS],
         tags[COUNTS],
+        _first(tags, SAMPLES, 1) if _first(tags, PLANES, 1) == 2 else 1,
     )
     tall, wide = layout.block
-    if min(layout.height, layout.width, tall, wide) < 1:
+    if min(layout.height, layout.width, tall, wide, layout.planes) < 1:
         raise UnsuitableError("it has no pixels")
-    expected = -(-layout.height // tall) * -(-layout.width // wide)
+    expected = layout.planes * -(-layout.height // tall) * -(-layout.width // wide)
     ends = layout.offsets + layout.counts
     if len(layout.offsets) != expected or len(layout.counts) != expected:
         raise UnsuitableError("it does not list its blocks")

@@ -1,5 +1,6 @@
 """Transformers as trunks, given the numbers their weights were trained with."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -191,10 +192,14 @@ def test_what_cannot_be_known_is_refused_with_the_way_out(monkeypatch):
         pixel_line(lambda image: image.flip(1), 2, "w")
     assert trained_inputs(None, "imagenet", "resnet18") is None
     assert trained_inputs(None, "weights/FILE.pth", "resnet18") is None
-    with pytest.raises(MissingPackageError, match=r"TerraTorch, which .*scenes with embeddings"):
-        Trunk("terratorch:prithvi_eo_v2", ("red",))
-    with pytest.raises(ModelError, match=r"galileo_nano.*takes more than an image"):
-        Trunk("galileo_nano", ("red",))
+    monkeypatch.setitem(sys.modules, "terratorch.registry", None)
+    with pytest.raises(MissingPackageError, match=r"TerraTorch: pip install .*\[terratorch\]"):
+        Trunk("terratorch:prithvi_eo_v2_300", ("red",))
+    monkeypatch.setitem(sys.modules, "rslearn.models.galileo", None)
+    with pytest.raises(MissingPackageError, match=r"rslearn: pip install .*\[galileo\]"):
+        Trunk("galileo_nano", ("red", "green", "blue"))
+    with pytest.raises(ModelError, match=r"dofa_base.*takes more than an image"):
+        Trunk("dofa_base", ("red",))
 
 
 def test_without_a_network_named_weights_ask_for_a_file(monkeypatch):

@@ -6,12 +6,21 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from butterfly_sdm.errors import MissingFileError, RasterError
+from butterfly_sdm.imagery.discovery import read_metadata, stac_documents
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
-from butterfly_sdm.imagery.embeddings.pixels import MASKS, EmbeddingFile, describe_file
-
-SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".npy")
+from butterfly_sdm.imagery.embeddings.pixels import (
+    MASKS,
+    EmbeddingFile,
+    Stated,
+    describe_array,
+    describe_file,
+)
+from butterfly_sdm.imagery.embeddings.stac_assets import SUFFIXES, embedding_assets
+from butterfly_sdm.imagery.embeddings.zarr_store import StoredArray, arrays_of, is_store
+from butterfly_sdm.imagery.products import is_remote
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class Embeddings:
     def paths(self) -> tuple[Path, ...]:
         """All files that values depend on."""
         return tuple(path for file in self.files for path in file.paths)
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Those that lie on the network."""
+        return tuple(file.path for file in self.files if is_remote(file.path))
 
     @property
     def years(self) -> tuple[int, ...]:
@@ -71,8 +85,9 @@ def open_embeddings(
     Parameters
     ----------
     paths
-        Rasters, ``.npy`` files of TESSERA, or folders of them at any depth, such as
-        ``annual/2023/30N`` of AlphaEarth or what ``geotessera download`` has written.
+        Rasters, ``.npy`` files of TESSERA, Zarr stores, STAC items or collections, or folders of
+        them at any depth, such as ``annual/2023/30N`` of AlphaEarth or what ``geotessera download``
+        has written; rasters and STAC also by their addresses.
     reading
         What is stated about them.
 
@@ -90,18 +105,16 @@ def open_embeddings(
     Notes
     -----
     The year of a file is the last number from 1980 to 2100 in its name, else in the name of the
-    nearest folder. Where a GeoTIFF and a VRT of the same name lie in a folder the GeoTIFF is taken:
+    nearest folder; that of an asset is told by its STAC item, that of an array by its coordinate of
+    time. Where a GeoTIFF and a VRT of the same name lie in a folder the GeoTIFF is taken:
     AlphaEarth adds such a VRT to turn over files stored from south to north, which are read as they
     are.
     """
     reading = reading or EmbeddingReading()
     given = [paths] if isinstance(paths, str | Path) else list(paths)
-    named = list(dict.fromkeys(file for path in given for file in files_in(Path(path))))
-    chosen = _of_year(named, reading.year)
-    files = tuple(
-        replace(describe_file(file, reading), year=year_of(file))
-        for file in sorted(chosen, key=lambda file: (file.name, str(file)))
-    )
+    found = dict.fromkeys(one for path in given for one in found_at(path, reading.layer))
+    chosen = _of_year(list(found), reading.year)
+    files = tuple(one.described(reading) for one in sorted(chosen, key=lambda one: one.order))
     first = files[0]
     for file in files[1:]:
         if len(file.bands) != len(first.bands) or file.decoding != first.decoding:
@@ -113,40 +126,131 @@ def open_embeddings(
     return Embeddings(files, first.bands)
 
 
-def files_in(path: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Found:
     """
-    Return the files of embeddings that a path means.
+    What lies at a path, before it is described.
+
+    Attributes
+    ----------
+    path
+        File, store or address.
+    year
+        None if nothing says it.
+    stated
+        What a catalogue says of it.
+    array
+        Which array of a store.
+    """
+
+    path: str
+    year: int | None
+    stated: Stated | None = None
+    array: StoredArray | None = None
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """What files are sorted by: the name first, wherever they lie."""
+        array = "" if self.array is None else self.array.numbers.name
+        return Path(self.path).name, self.path, array
+
+    def described(self, reading: EmbeddingReading) -> EmbeddingFile:
+        """Return the file as it is read."""
+        if self.array is not None:
+            file = describe_array(self.path, self.array, reading)
+        else:
+            file = describe_file(self.path, reading, self.stated)
+        return replace(file, year=self.year)
+
+
+def found_at(path: str | Path, layer: str | None = None) -> list[Found]:
+    """
+    Return the embeddings that a path means.
+
+    Parameters
+    ----------
+    layer
+        Which asset of STAC items, or array of stores.
 
     Raises
     ------
     MissingFileError
         It does not exist, or is a folder without any.
-    RasterError
-        It is a Zarr store.
+    RasterError, SourceError, MissingPackageError
+        A STAC document or a store in it is damaged or cannot be read.
     """
+    if is_remote(str(path)):
+        return _at_address(str(path), layer)
+    path = Path(path)
     if not path.exists():
         raise MissingFileError(f"There are no embeddings {path}. Check embeddings.path.")
-    if path.suffix == ".zarr" or (path / "zarr.json").exists() or (path / ".zgroup").exists():
-        raise RasterError(
-            f"{path} is a Zarr store, which is not read. Export the region as GeoTIFF, as "
-            "geotessera download does."
-        )
+    if path.is_file() and path.suffix.lower() in (".json", ".geojson"):
+        return _of_stac(read_metadata(path), str(path.resolve()), layer)
     if path.is_file():
-        return [path]
-    found = [
-        file
-        for file in sorted(path.rglob("*"))
-        if file.suffix.lower() in SUFFIXES and file.is_file() and _is_pixels(file)
-    ]
-    rasters = {file.with_suffix("") for file in found if file.suffix.lower() != ".vrt"}
-    found = [
-        file for file in found if file.suffix.lower() != ".vrt" or _raster_name(file) not in rasters
-    ]
+        return [Found(str(path), year_of(path))]
+    found = _in_folder(path, layer)
     if not found:
         raise MissingFileError(
-            f"{path} holds no GeoTIFF and no .npy of embeddings. Check embeddings.path."
+            f"{path} holds no GeoTIFF and no .npy of embeddings, no Zarr store and no STAC. Check "
+            "embeddings.path."
         )
     return found
+
+
+def _in_folder(folder: Path, layer: str | None) -> list[Found]:
+    if is_store(folder):
+        return _of_store(folder, layer)
+    documents = stac_documents(folder)
+    if documents:
+        return [one for value, place in documents for one in _of_stac(value, place, layer)]
+    entries = sorted(folder.iterdir())
+    files = [
+        file
+        for file in entries
+        if file.suffix.lower() in SUFFIXES and file.is_file() and _is_pixels(file)
+    ]
+    rasters = {file.with_suffix("") for file in files if file.suffix.lower() != ".vrt"}
+    files = [
+        file for file in files if file.suffix.lower() != ".vrt" or _raster_name(file) not in rasters
+    ]
+    found = [Found(str(file), year_of(file)) for file in files]
+    for entry in entries:
+        if entry.is_dir() and not entry.is_symlink():
+            found += _in_folder(entry, layer)
+    return found
+
+
+def _at_address(address: str, layer: str | None) -> list[Found]:
+    bare = address.partition("?")[0].rstrip("/")
+    if bare.endswith((".json", ".geojson")):
+        return _of_stac(read_metadata(address), address, layer)
+    if bare.endswith((".zarr", ".npy")):
+        raise RasterError(
+            f"{address} is not read where it lies: only rasters and STAC are. Copy the part of it "
+            "that is needed to this machine."
+        )
+    return [Found(address, year_of(Path(bare)))]
+
+
+def _of_stac(value: Any, place: str, layer: str | None) -> list[Found]:
+    found: list[Found] = []
+    for asset in embedding_assets(value, place, layer):
+        path = Path(asset.path)
+        if not is_remote(asset.path) and is_store(path):
+            found += [replace(one, year=one.year or asset.year) for one in _of_store(path, None)]
+        elif asset.path.rstrip("/").endswith(".zarr"):
+            found += _at_address(asset.path, layer)  # which says that it is not read
+        else:
+            year = asset.year if asset.year is not None else year_of(path)
+            found.append(Found(asset.path, year, asset.stated))
+    return found
+
+
+def _of_store(path: Path, layer: str | None) -> list[Found]:
+    return [
+        Found(str(path), year_of(path) if array.year is None else array.year, array=array)
+        for array in arrays_of(str(path), layer)
+    ]
 
 
 def _is_pixels(file: Path) -> bool:
@@ -178,23 +282,23 @@ def year_of(file: Path) -> int | None:
     return None
 
 
-def _of_year(files: Sequence[Path], year: int | None) -> list[Path]:
-    years = {file: year_of(file) for file in files}
-    known = sorted({found for found in years.values() if found is not None})
+def _of_year(found: Sequence[Found], year: int | None) -> list[Found]:
+    known = sorted({one.year for one in found if one.year is not None})
+    told = "by the names of their folders and files, or as their metadata say"
     if year is None:
         if len(known) > 1:
             raise RasterError(
-                f"The embeddings are of {', '.join(map(str, known))}, by the names of their "
-                "folders and files. State which year: embeddings.year."
+                f"The embeddings are of {', '.join(map(str, known))}, {told}. State which year: "
+                "embeddings.year."
             )
-        return list(files)
+        return list(found)
     if not known:
-        return list(files)
-    chosen = [file for file in files if years[file] == year]
+        return list(found)
+    chosen = [one for one in found if one.year == year]
     if not chosen:
         raise MissingFileError(
-            f"No embeddings are of {year}; there are those of {', '.join(map(str, known))}, by the "
-            "names of their folders and files. Check embeddings.year."
+            f"No embeddings are of {year}; there are those of {', '.join(map(str, known))}, {told}."
+            " Check embeddings.year."
         )
     return chosen
 

@@ -26,6 +26,19 @@ def open_stated(options: EmbeddingOptions) -> Embeddings:
     return open_embeddings(options.paths, options)
 
 
+class Described:
+    """Files of embeddings as they were described, once each: looking at all of them takes long."""
+
+    def __init__(self) -> None:
+        self._held: dict[EmbeddingOptions, Embeddings] = {}
+
+    def __call__(self, options: EmbeddingOptions) -> Embeddings:
+        """Return the files that options name; raises as :func:`open_stated`."""
+        if options not in self._held:
+            self._held[options] = open_stated(options)
+        return self._held[options]
+
+
 def column_names(options: EmbeddingOptions, bands: Sequence[str], side_m: float) -> list[str]:
     """
     Return the names of the columns of one square: the means of all bands, then their spreads.

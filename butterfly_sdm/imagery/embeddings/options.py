@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from butterfly_sdm.core.settings import InputPath, Section, unset
+from butterfly_sdm.core.settings import InputSource, Section, unset
 
 Rule = Literal["none", "linear", "signed_square", "pixel_scale"]
 
@@ -48,8 +48,14 @@ class EmbeddingReading(Section):
         None,
         ge=1980,
         le=2100,
-        description="only files of this year, by the names of their folders and files; null: all, "
-        "which then have to be of one year",
+        description="only files of this year, by the names of their folders and files, the dates "
+        "of STAC items or the times of Zarr stores; null: all, which then have to be of one year",
+    )
+
+    layer: str | None = Field(
+        None,
+        description="which asset of STAC items, or array of Zarr stores; null: the only one",
+        exclude_if=unset,
     )
 
     @property
@@ -65,8 +71,9 @@ class EmbeddingReading(Section):
 class EmbeddingOptions(EmbeddingReading):
     """Embeddings as covariates: the mean and spread of every band around a site."""
 
-    path: InputPath | tuple[InputPath, ...] = Field(
-        description="files or folders of them, such as alphaearth/2023"
+    path: InputSource | tuple[InputSource, ...] = Field(
+        description="files, folders of them, STAC items or collections, or Zarr stores, such as "
+        "alphaearth/2023; rasters and STAC also by their addresses"
     )
     url: str | None = Field(
         None,
@@ -103,8 +110,8 @@ class EmbeddingOptions(EmbeddingReading):
         return self
 
     @property
-    def paths(self) -> tuple[Path, ...]:
-        """All files and folders."""
+    def paths(self) -> tuple[Path | str, ...]:
+        """All files and folders, and addresses as text."""
         return self.path if isinstance(self.path, tuple) else (self.path,)
 
     @property

@@ -16,8 +16,11 @@ from rasterio.windows import Window
 from butterfly_sdm.errors import RasterError
 from butterfly_sdm.imagery.embeddings.decoding import Decoding, band_names, decoding_of
 from butterfly_sdm.imagery.embeddings.options import EmbeddingReading
+from butterfly_sdm.imagery.embeddings.zarr_store import ArrayPart, StoredArray, open_store
 from butterfly_sdm.imagery.products import (
+    Place,
     TurnedOver,
+    is_remote,
     metres_per_unit,
     open_raster,
     reading_pixels,
@@ -40,7 +43,8 @@ class EmbeddingFile:
     Attributes
     ----------
     path
-        A raster, or the ``.npy`` of numbers with its scales beside it.
+        A raster, here or at an address; the ``.npy`` of numbers with its scales beside it; or a
+        Zarr store.
     crs, transform, width, height
         Its grid; a raster stored from south to north is turned over while it is read.
     bands
@@ -53,6 +57,8 @@ class EmbeddingFile:
         Whether its first row lies in the south.
     year
         Of the embeddings, by the names of folders and file; None if they do not say.
+    array
+        Which array of a store it is.
     """
 
     path: str
@@ -65,10 +71,13 @@ class EmbeddingFile:
     block: tuple[int, int]
     upside_down: bool = False
     year: int | None = None
+    array: StoredArray | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file, and the one with its scales."""
+        """The file, and the one with its scales; none where it lies at an address."""
+        if is_remote(self.path):
+            return ()
         own = Path(self.path)
         return (own, scales_of(own)) if own.suffix == ".npy" else (own,)
 
@@ -98,6 +107,14 @@ class EmbeddingFile:
             The file is damaged.
         """
         column, row, width, height = whole_pixels(window)
+        if self.array is not None:
+            top = self.height - row - height if self.upside_down else row
+            rows, columns = slice(top, top + height), slice(column, column + width)
+            numbers, scales = _of_store(self.path, self.array, rows, columns)
+            if self.upside_down:
+                numbers = numbers[:, ::-1]
+                scales = None if scales is None else scales[..., ::-1, :]
+            return numbers, scales
         if self.path.endswith(".npy"):
             rows, columns = slice(row, row + height), slice(column, column + width)
             numbers, scales = _arrays(self.path)
@@ -137,22 +154,89 @@ class EmbeddingFile:
         return values, valid
 
 
-def describe_file(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
+@dataclass(frozen=True)
+class Stated:
+    """
+    What the metadata of a catalogue say of a file.
+
+    Attributes
+    ----------
+    nodata, scale, offset
+        Of its numbers; None: nothing.
+    place
+        Where it lies if it does not say so itself.
+    """
+
+    nodata: float | None = None
+    scale: float | None = None
+    offset: float | None = None
+    place: Place | None = None
+
+
+def describe_file(
+    path: str | Path, reading: EmbeddingReading, stated: Stated | None = None
+) -> EmbeddingFile:
     """
     Describe a file of embeddings without reading its pixels.
+
+    Parameters
+    ----------
+    path
+        A file, or the address of a raster.
+    stated
+        What a catalogue says of it.
 
     Raises
     ------
     RasterError
         It is damaged, rotated, has no CRS, or does not fit what is stated.
     """
-    found = _describe_pair(path, reading) if path.suffix == ".npy" else _describe(path, reading)
+    if str(path).endswith(".npy"):
+        return _as_read(_describe_pair(Path(path), reading), reading)
+    return _as_read(_describe(str(path), reading, stated or Stated()), reading)
+
+
+def describe_array(path: str, array: StoredArray, reading: EmbeddingReading) -> EmbeddingFile:
+    """
+    Describe an array of a Zarr store as a file of embeddings.
+
+    Raises
+    ------
+    RasterError
+        As :func:`describe_file`.
+    """
+    metres_per_unit(array.crs, path)
+    decoding = decoding_of(
+        reading,
+        array.dtype,
+        scale=array.scale,
+        offset=array.offset,
+        nodata=array.nodata,
+        scaled_pixels=array.scales is not None,
+    )
+    found = EmbeddingFile(
+        path=path,
+        crs=array.crs,
+        transform=array.transform,
+        width=array.width,
+        height=array.height,
+        bands=band_names(array.bands),
+        decoding=decoding,
+        block=array.block,
+        array=array,
+    )
+    return _as_read(found, reading)
+
+
+def _as_read(found: EmbeddingFile, reading: EmbeddingReading) -> EmbeddingFile:
+    """Return a file with its rows counted from the north, if it is as it is stated to be."""
     wanted = reading.known.get("bands", len(found.bands))
     if len(found.bands) != wanted:
         of = f"{reading.preset} has" if reading.bands is None else "embeddings.bands says"
         raise RasterError(
-            f"{path} has {len(found.bands)} bands, and {of} {wanted}. If only some were exported, "
-            "state how many in bands; if it is another raster, leave it out of the folder."
+            f"{found.path} has {len(found.bands)} bands, and {of} {wanted}. If only some were "
+            "exported, state how many in bands; if it is another raster, leave it out of the "
+            "folder."
         )
     if found.transform.e > 0:
         # the same pixels, counted from the north
@@ -160,14 +244,14 @@ def describe_file(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
         found = replace(found, transform=turned, upside_down=True)
     if found.transform.b or found.transform.d or found.transform.a <= 0:
         raise RasterError(
-            f"{path} is rotated or mirrored. Bring it to a grid that runs north and east first: "
-            "gdalwarp."
+            f"{found.path} is rotated or mirrored. Bring it to a grid that runs north and east "
+            "first: gdalwarp."
         )
     return found
 
 
-def _describe(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
-    with open_raster(str(path)) as source:
+def _describe(path: str, reading: EmbeddingReading, stated: Stated) -> EmbeddingFile:
+    with open_raster(path) as source:
         if not source.count:
             raise RasterError(f"{path} has no bands of its own. Name one of its sub-datasets.")
         meanings = {
@@ -179,23 +263,36 @@ def _describe(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
                 f"{path} has bands of different types, nodata values, scales or offsets. Convert "
                 "them to one first."
             )
-        metres_per_unit(source.crs, str(path))
+        crs, transform = source.crs, source.transform
+        if crs is None and stated.place is not None:
+            crs, transform = stated.place.crs, stated.place.on(source.height, source.width)
+        metres_per_unit(crs, path)
         return EmbeddingFile(
-            path=str(path),
-            crs=source.crs,
-            transform=source.transform,
+            path=path,
+            crs=crs,
+            transform=transform,
             width=source.width,
             height=source.height,
             bands=band_names(source.count),
             decoding=decoding_of(
                 reading,
                 source.dtypes[0],
-                scale=source.scales[0],
-                offset=source.offsets[0],
-                nodata=source.nodatavals[0],
+                scale=source.scales[0] if stated.scale is None else stated.scale,
+                offset=source.offsets[0] if stated.offset is None else stated.offset,
+                nodata=source.nodatavals[0] if stated.nodata is None else stated.nodata,
             ),
             block=source.block_shapes[0],
         )
+
+
+def _of_store(path: str, array: StoredArray, rows: slice, columns: slice) -> Stored:
+    """Read a window of an array of a store as it lies there, and the scales of its pixels."""
+
+    def read(part: ArrayPart) -> np.ndarray:
+        opened = _kept((path, part.name), lambda: open_store(path, part.name))
+        return part.read(path, opened, rows, columns)
+
+    return read(array.numbers), None if array.scales is None else read(array.scales)
 
 
 def _describe_pair(path: Path, reading: EmbeddingReading) -> EmbeddingFile:
@@ -259,25 +356,25 @@ def _arrays(path: str) -> tuple[np.ndarray, np.ndarray]:
             )
         return arrays[0], arrays[1]
 
-    found: tuple[np.ndarray, np.ndarray] = _kept(path, view)
+    found: tuple[np.ndarray, np.ndarray] = _kept((path,), view)
     return found
 
 
 def _raster(path: str) -> Any:
-    return _kept(path, lambda: open_raster(path))
+    return _kept((path,), lambda: open_raster(path))
 
 
-def _kept(path: str, make: Any) -> Any:
-    """Return what a thread has open, those used last."""
+def _kept(key: tuple[str, ...], make: Any) -> Any:
+    """Return what a thread has open, those used last; the first of the key is its path."""
     held: OrderedDict[Any, Any] = _open.__dict__.setdefault("held", OrderedDict())
-    file = Path(path)
-    stamp = file.stat().st_mtime_ns if file.exists() else 0
-    key = path, stamp
-    if key not in held:
-        held[key] = make()
+    file = Path(key[0])
+    stamp = file.stat().st_mtime_ns if not is_remote(key[0]) and file.exists() else 0
+    stamped = *key, stamp
+    if stamped not in held:
+        held[stamped] = make()
         while len(held) > MOST_OPEN:
             _, old = held.popitem(last=False)
             if hasattr(old, "close"):
                 old.close()
-    held.move_to_end(key)
-    return held[key]
+    held.move_to_end(stamped)
+    return held[stamped]

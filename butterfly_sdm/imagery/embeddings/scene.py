@@ -24,12 +24,13 @@ from butterfly_sdm.imagery.scene import Scene
 @dataclass(frozen=True, kw_only=True)
 class DecodedFile(Stack):
     """
-    A file whose pixels have a scale each, decoded to fractions where it is read.
+    A file that GDAL does not read: an array of a store as it is stored, or, where pixels have a
+    scale each, decoded to fractions.
 
     Attributes
     ----------
     source
-        Reads it: it is none that GDAL reads.
+        Reads it.
     """
 
     source: EmbeddingFile
@@ -41,15 +42,22 @@ class DecodedFile(Stack):
 
     @property
     def files(self) -> tuple[Layer, ...]:
-        """The file of numbers, and that of their scales."""
+        """The file of numbers, and that of their scales; or the store."""
         (layer,) = self.layers
+        if self.source.array is not None:
+            return (layer,)
         return layer, replace(layer, path=str(scales_of(Path(layer.path))))
 
     def fill(self, scene: Reader, window: Window, out: np.ndarray) -> np.ndarray:
-        """Decode the pixels of a window, in the bands of the scene; return where there are any."""
-        values, valid = self.source.read(window)
-        bands = self.layers[0].bands
-        np.copyto(out, values[[bands.index(band) for band in scene.bands]])
+        """Fill a window with numbers in the bands of the scene; return where there are any."""
+        (layer,) = self.layers
+        if layer.dtype == "float32":
+            values, valid = self.source.read(window)
+        else:
+            values, _ = self.source.stored(window)
+            valid = layer.measured(values)
+            values = np.where(valid, values, values.dtype.type(scene.nodata))
+        np.copyto(out, values[[layer.bands.index(band) for band in scene.bands]])
         return valid
 
 
@@ -111,6 +119,7 @@ def open_embedding_scene(
 def _piece(file: EmbeddingFile, linear: bool) -> Piece:
     rule = file.decoding
     paired = rule.rule == "pixel_scale"
+    alone = paired or file.array is not None  # of GDAL
     missing = rule.nodata if rule.nodata is not None else without_value(rule.dtype)
     missing = float("nan") if paired else float(missing)
     layer = Layer(
@@ -124,14 +133,16 @@ def _piece(file: EmbeddingFile, linear: bool) -> Piece:
         nodata=missing,
         dtype="float32" if paired else rule.dtype,
         block=file.block,
-        has_mask=paired,
-        upside_down=file.upside_down,
+        has_mask=alone,
+        upside_down=file.upside_down and not alone,
     )
     scale = rule.scale if linear else 1.0
     offset = -rule.offset / rule.scale if linear else 0.0
     name = Path(file.path).name
+    if file.array is not None:
+        name = f"{name}/{file.array.numbers.name}"
     date = "" if file.year is None else f"{file.year}-01-01"
-    if not paired:
+    if not alone:
         return Piece(name, (layer,), missing, scale, offset, date=date)
     return DecodedFile(name, (layer,), missing, scale, offset, date=date, source=file)
 

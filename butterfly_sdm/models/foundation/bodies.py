@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from butterfly_sdm.errors import MissingPackageError, ModelError
+from butterfly_sdm.errors import ModelError
 
 # Of torchvision; torchgeo has weights for them by the same names.
 SWINS = ("swin_t", "swin_s", "swin_b", "swin_v2_t", "swin_v2_b")
@@ -76,19 +76,14 @@ def check_here(name: str) -> None:
 
     Raises
     ------
-    MissingPackageError, ModelError
+    ModelError
         With what to do instead.
     """
-    bare = name.removeprefix("terratorch:").lower()
+    bare = name.lower()
     instead = (
         "Run it by its own program and give what it writes, a raster of a value per patch and "
         "dimension, as build.scenes with embeddings"
     )
-    if name.startswith("terratorch:"):
-        raise MissingPackageError(
-            f"The backbone {name!r} comes with TerraTorch, which this release does not run. "
-            f"{instead}; or choose a transformer of timm or torchgeo."
-        )
     if bare.startswith(ELSEWHERE):
         raise ModelError(
             f"The backbone {name!r} takes more than an image, or comes with a package that this "

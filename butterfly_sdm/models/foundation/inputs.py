@@ -17,7 +17,9 @@ from torch import Tensor
 
 from butterfly_sdm.errors import MissingPackageError, ModelError, how_to_install
 from butterfly_sdm.imagery.products import canonical_band
+from butterfly_sdm.models.foundation import galileo, terratorch
 from butterfly_sdm.models.foundation.options import InputOptions
+from butterfly_sdm.models.foundation.terratorch import PREFIX
 from butterfly_sdm.models.stem import RGB
 
 log = logging.getLogger("butterfly_sdm.models.foundation")
@@ -83,6 +85,15 @@ def trained_inputs(
         return None
     if options.like is not None:
         return _of_transform(torchgeo_weights(options.like, backbone), options)
+    if weights is not None and (backbone.startswith(PREFIX) or backbone in galileo.SIZES):
+        of = terratorch if backbone.startswith(PREFIX) else galileo
+        mean, std = of.trained_statistics(backbone)
+        counts = options.counts or SENTINEL2_COUNTS
+        return TrainedInputs(
+            {band: value / counts for band, value in mean.items()},
+            {band: value / counts for band, value in std.items()},
+            f"{backbone} was trained",
+        )
     if weights is None or weights == "imagenet" or not _is_name(weights):
         return None
     return _of_transform(torchgeo_weights(weights, backbone), options)
