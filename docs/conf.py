@@ -19,7 +19,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "cheatsheet",
     "gallery",
     "lessons",
@@ -35,6 +34,7 @@ myst_heading_anchors = 3
 # Notebooks run and the gallery is drawn when the site is built; what has not changed is taken from
 # the cache. BUTTERFLY_SDM_DOCS_RUN=0 builds the pages alone, in seconds.
 runs = os.environ.get("BUTTERFLY_SDM_DOCS_RUN", "1") != "0"
+extensions += ["sphinx.ext.viewcode"] if runs else []
 nb_execution_mode = "cache" if runs else "off"
 nb_execution_timeout = 1800
 nb_execution_raise_on_error = True

@@ -1,6 +1,6 @@
 """
 Every notebook runs in a fresh process, on a small region they share, in the order a reader takes
-them; the first in a kernel of Jupyter.
+them; one begins in a kernel of Jupyter, as all do when the documentation is built.
 """
 
 from __future__ import annotations
@@ -33,19 +33,46 @@ def small(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def code(notebook: nbformat.NotebookNode) -> list[str]:
+    """Return the cells of code."""
+    return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+
+
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch):
-    notebook = small(path)
-    if path == NOTEBOOKS[0]:
-        for name, value in ENVIRONMENT.items():
-            monkeypatch.setenv(name, value)
-        place = {"metadata": {"path": str(folder)}}
-        NotebookClient(notebook, timeout=600, resources=place).execute()
-        return
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    failed = run_cells(cells, folder, ENVIRONMENT)
+def test_a_notebook_runs(path: Path, folder: Path):
+    failed = run_cells(code(small(path)), folder, ENVIRONMENT)
     assert not failed, failed
+
+
+def in_a_kernel(notebook: nbformat.NotebookNode, at: Path) -> nbformat.NotebookNode:
+    """Run a notebook as Jupyter does; whatever fails in it is raised."""
+    place = {"metadata": {"path": str(at)}}
+    NotebookClient(notebook, timeout=600, resources=place).execute()
+    return notebook
+
+
+def test_a_lesson_begins_in_a_kernel_of_jupyter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    sources = ["size_px, n_sites = 640, 8", code(small(NOTEBOOKS[0]))[1], "region"]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    done = in_a_kernel(nbformat.v4.new_notebook(cells=cells), tmp_path)
+    assert (tmp_path / "region" / "config.yaml").is_file()
+    (shown,) = done.cells[-1].outputs
+    assert "region" in shown["data"]["text/plain"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_first_lesson_runs_in_a_kernel_of_jupyter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    done = in_a_kernel(small(NOTEBOOKS[0]), tmp_path)
+    assert (tmp_path / "map.tif").is_file() or list(tmp_path.rglob("*map*.tif"))
+    assert any(cell.outputs for cell in done.cells if cell.cell_type == "code")
 
 
 @pytest.mark.timeout(900)

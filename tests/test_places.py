@@ -22,7 +22,7 @@ FLAT = ["map.layers=[]", "map.stride_px=16", "map.audit=0", "map.beside=[]"]
 def home(tmp_path_factory):
     """A simulated region, its data set and the run of a model that knows positions alone."""
     folder = tmp_path_factory.mktemp("places")
-    region = sdm.simulate_region(folder / "region", size_px=2048, n_sites=150, n_species=8)
+    region = sdm.simulate_region(folder / "region", size_px=1408, n_sites=110, n_species=8)
     split = ["build.split.buffer_m=0"]
     dataset = sdm.build(region.config, folder / "dataset", overrides=split)
     run = sdm.train(region.config, folder / "run", dataset=dataset, overrides=[KIND])

@@ -284,7 +284,7 @@ class _Scene:
             )
         return picks, finds
 
-    def _problem(self, belief: Belief, seed: int | None = None) -> Problem:
+    def _problem(self, belief: Belief) -> Problem:
         at = self.ground.position
         return Problem(
             self.options.sites,
@@ -294,14 +294,15 @@ class _Scene:
             belief,
             self.cost,
             self.options.budget,
-            self.seed if seed is None else seed,
+            self.seed,
         )
 
     def plan(self, belief: Belief, picks: list[int], finds: np.ndarray | None) -> Plan:
         """Return the plan with what it promises."""
         gains = 100 * gains_in_order(belief, picks) / belief.total
+        problem = self._problem(belief)
         chance = [
-            100 * gains_in_order(belief, random_sites(self._problem(belief, seed))).sum()
+            100 * gains_in_order(belief, random_sites(replace(problem, seed=seed))).sum()
             for seed in range(RANDOM_PLANS)
         ]
         promise = {

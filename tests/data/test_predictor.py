@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -82,13 +83,24 @@ def world():
     return with_dates(make_dataset(30))
 
 
+@pytest.fixture(scope="module")
+def fit(world, tmp_path_factory):
+    """Return a function: kind -> that predictor, fitted once."""
+    folder = tmp_path_factory.mktemp("embeddings")
+    return cache(partial(_fit, world=world, folder=folder))
+
+
 @pytest.fixture
-def fitted(kind, world, tmp_path):
+def fitted(kind, fit):
+    return fit(kind)
+
+
+def _fit(kind, world, folder):
     model = {"kind": kind} | CASES[kind][0]
     if kind == "probe":
         table = world.covariates.drop(columns="same").fillna(0.0)
-        table.to_csv(tmp_path / "embeddings.csv")
-        model["options"] = model["options"] | {"embeddings": str(tmp_path / "embeddings.csv")}
+        table.to_csv(folder / "embeddings.csv")
+        model["options"] = model["options"] | {"embeddings": str(folder / "embeddings.csv")}
     fit = {"epochs": 1, "batch_size": 10, "accelerator": "cpu", "regulariser": {"bottom": 4}}
     train = load_config({"train": {"model": model, "fit": fit}}).train
     predictor = make_predictor(train.model, train.fit, seed=0)

@@ -34,7 +34,8 @@ def scene(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain(scene, tmp_path_factory):
-    return map_of(Position(), scene, tmp_path_factory.mktemp("map") / "map.tif")
+    out = tmp_path_factory.mktemp("map") / "map.tif"
+    return map_of(Position(), scene, out, beside=("stac", "styles", "picture"))
 
 
 def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):

@@ -151,7 +151,12 @@ def map_of(
     progress: Progress = silent,
     **options: Any,
 ) -> MapResult:
-    """Write a map, options given one by one; in place of another that a test wrote there."""
+    """
+    Write a map alone, options given one by one; in place of another that a test wrote there.
+
+    A picture beside it would take four times the map: ``beside`` asks for it.
+    """
+    options = {"beside": ()} | options
     named = tuple(layer for layer in layers if isinstance(layer, str))
     if isinstance(area, Path):
         options["area"] = area

@@ -28,7 +28,8 @@ def made(tmp_path_factory) -> Path:
     quick += ["build.split.distance_m=2000"]
     dataset = bs.build(region.config, folder / "dataset", overrides=quick)
     for kind in ("trees", "gaussian_process", "mean_rate"):
-        changes = [*quick, f"train.model.kind={kind}"]
+        options = "{trees: 30}" if kind == "trees" else "{}"
+        changes = [*quick, f"train.model={{kind: {kind}, options: {options}}}"]
         bs.train(region.config, folder / kind / "run", dataset=dataset, overrides=changes)
     return folder
 

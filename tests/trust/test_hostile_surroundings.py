@@ -1,7 +1,6 @@
 """What lies around: a folder of our name on the path, a killed worker, texts that are formulas."""
 
 import os
-import signal
 import subprocess
 import sys
 
@@ -9,58 +8,46 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from butterfly_sdm.core.executor import open_executor, run_all
+from butterfly_sdm.core.executor import run_all
 from butterfly_sdm.core.files import inert, write_table
 from butterfly_sdm.core.work import resumable_folder
 from butterfly_sdm.errors import WorkerError
 from butterfly_sdm.evaluation.ladder import markdown_table
 from data_prep.records.dropped import write_dropped
+from tests.trust.dying import die_at_three
 
 
-@pytest.mark.parametrize("inside", [None, "__init__.py", "options.py"])
+@pytest.mark.parametrize(
+    "inside", ["__init__.py", "options.py", pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_a_folder_called_data_prep_is_told(inside, tmp_path):
     (tmp_path / "data_prep").mkdir()
     if inside is not None:
         (tmp_path / "data_prep" / inside).write_text("")
-    code = "import butterfly_sdm as bs; bs.build('x.yaml')"
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
-    )
-    if inside != "__init__.py":  # Python prefers a package to a folder of modules
-        assert "There is no" in said.stderr or "does not exist" in said.stderr
-    else:
-        assert "Rename that folder" in said.stderr.splitlines()[-1]
-        assert str(tmp_path / "data_prep") in said.stderr.splitlines()[-1]
-    said = subprocess.run(
-        [sys.executable, "-m", "butterfly_sdm", "build", "x.yaml"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert said.returncode == 2 and "Traceback" not in said.stderr
-
-
-def _die(number):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number
+    taken = inside == "__init__.py"  # Python prefers a package to a folder of modules
+    in_python = ["-c", "import butterfly_sdm as bs; bs.build('x.yaml')"]
+    typed = ["-m", "butterfly_sdm", "build", "x.yaml"]
+    for words in [typed, in_python] if taken else [typed]:
+        said = subprocess.run(
+            [sys.executable, *words], cwd=tmp_path, capture_output=True, text=True
+        )
+        if words is typed:
+            assert said.returncode == 2 and "Traceback" not in said.stderr
+        if taken:
+            told = said.stderr.replace("\n", "") if words is typed else said.stderr.splitlines()[-1]
+            assert "Rename that folder" in told and str(tmp_path / "data_prep") in told
+        else:
+            assert "There is no" in said.stderr
 
 
 @pytest.mark.skipif(os.name != "posix", reason="processes are killed by a signal")
-def test_a_killed_worker_is_one_sentence():
-    with pytest.raises(WorkerError, match=r"was killed.*same command again, with fewer workers"):
-        list(run_all(_die, range(5), workers=2))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="processes are killed by a signal")
-def test_the_work_of_others_is_kept_when_a_worker_is_killed(tmp_path):
+def test_a_killed_worker_is_one_sentence_and_the_work_of_others_is_kept(tmp_path):
     with (
-        pytest.raises(WorkerError),
+        pytest.raises(WorkerError, match=r"was killed.*same command again, with fewer workers"),
         resumable_folder(tmp_path / "made", "key") as partial,
-        open_executor(2) as (executor, _),
     ):
         (partial / "done").write_text("one")
-        executor.submit(_die, 3).result()
+        list(run_all(die_at_three, range(5), workers=2))
     assert (tmp_path / "made.partial" / "done").read_text() == "one"
 
 

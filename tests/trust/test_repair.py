@@ -1,6 +1,7 @@
 """The way out of a damaged artefact is the command that made it."""
 
 import logging
+from itertools import product
 
 import pytest
 
@@ -32,18 +33,23 @@ def _flip(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "dataset/tiles.npy",
-        "dataset/detections.parquet",
-        "dataset/dataset.json",
-        "run/model.safetensors",
-        "run/model.json",
-        "run/run.json",
-    ],
-)
-@pytest.mark.parametrize("how", ["flip", "cut", "gone"])
+DAILY = {  # every file once, and every harm once to each artefact
+    ("dataset/tiles.npy", "flip"),
+    ("dataset/detections.parquet", "cut"),
+    ("dataset/dataset.json", "gone"),
+    ("run/model.safetensors", "cut"),
+    ("run/model.json", "gone"),
+    ("run/run.json", "flip"),
+}
+
+
+def harms():
+    for name, how in product(sorted({name for name, _ in DAILY}), ("flip", "cut", "gone")):
+        marks = () if (name, how) in DAILY else pytest.mark.slow
+        yield pytest.param(name, how, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "how"), harms())
 def test_the_same_command_makes_it_again(name, how, walked, caplog):
     folder, region = walked
     file = folder / name

@@ -392,7 +392,8 @@ class DenseSurface:
         if not self.by_pixel:
             return blocks(phase, most)
         stage = 4 * self.network.stem.out_channels * (self.cell_px // MEAN_PX) ** 2  # of a cell
-        wide, grid, edges = STAGE_BYTES // (most * stage), self.scene.block_grid(), range(0)
+        wide, grid = STAGE_BYTES // (most * stage), self.scene.block_grid()
+        edges: list[int] = []
         if grid is None:
             wide = min(wide, most_columns(self.scene) // self.cell_px)
         else:  # the last row of blocks that a block of cells sees is all that it needs
