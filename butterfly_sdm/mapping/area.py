@@ -125,8 +125,10 @@ def read_polygons(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     MissingFileError, DataError
         There is no such file, it holds no shapes, or they have no CRS.
     """
-    shapes = polygons
-    if isinstance(polygons, Path):
+    shapes: gpd.GeoDataFrame
+    if not isinstance(polygons, Path):
+        shapes = polygons
+    else:
         if not polygons.exists():
             raise MissingFileError(f"There is no file {polygons} of polygons.")
         try:
