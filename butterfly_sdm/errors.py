@@ -11,6 +11,16 @@ import re
 from collections.abc import Iterable
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """
+    Return a number with the words for one or for many.
+
+    >>> counted(1, "site has", "sites have"), counted(1200, "site has", "sites have")
+    ('1 site has', '1,200 sites have')
+    """
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str:
     """
     Return the question that ends a message about an unknown name: empty where no known name is

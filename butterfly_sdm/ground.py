@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from butterfly_sdm.community.given import Given, read_given
 from butterfly_sdm.config import Config
 from butterfly_sdm.data.dataset import Dataset
-from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError
+from butterfly_sdm.errors import ButterflySDMError, ConfigError, DataError, counted
 from butterfly_sdm.progress import Progress
 from butterfly_sdm.run import Run, dataset_of
 from butterfly_sdm.season.seasons import Seasons
@@ -164,8 +164,9 @@ class Ground:
         if told.unknown:
             first = next(iter(told.unknown))
             self.notes.append(
-                f"{sum(told.unknown.values())} records name {len(told.unknown)} species the model "
-                f"does not know, such as {first}. They are left out."
+                f"{counted(sum(told.unknown.values()), 'record names', 'records name')} "
+                f"{len(told.unknown)} species the model does not know, such as {first}, and "
+                "did not count."
             )
         return told
 
@@ -241,8 +242,8 @@ class Ground:
             new[np.flatnonzero(new)[away <= self.side_m / 2]] = False
         if not new.all():
             self.notes.append(
-                f"Records of {int((~new).sum())} places say nothing of others around: the model "
-                "was trained there."
+                f"Records of {counted(int((~new).sum()), 'place', 'places')} say nothing of others "
+                "around: the model was trained there."
             )
         return at[new]
 

@@ -201,12 +201,22 @@ def open_run(run: Run | ConfigLike, overrides: Iterable[str]) -> tuple[Run, Conf
     """
     Open a run given itself, its folder or its config; the config given now decides about evaluate
     and map.
+
+    Raises
+    ------
+    MissingFileError
+        There is neither a run nor a config of that name.
     """
     if isinstance(run, Run):
         return run, load_config(run.config, overrides)
     if isinstance(run, str | Path) and Path(run).is_dir():
         opened = Run.open(run)
         return opened, load_config(opened.config, overrides)
+    if isinstance(run, str | Path) and not Path(run).suffix and not Path(run).exists():
+        raise MissingFileError(
+            f"There is no run {run}, nor a config of that name. Make a run with: butterfly-sdm "
+            "train CONFIG"
+        )
     settings = load_config(run, overrides)
     return Run.open(out_folder(settings) / "run"), settings
 

@@ -32,7 +32,7 @@ from butterfly_sdm.data.dataset import (
 from butterfly_sdm.data.division import leave_out_near, make_split, read_split
 from butterfly_sdm.data.leakage import report_leakage
 from butterfly_sdm.data.splits import Split
-from butterfly_sdm.errors import ConfigError, DataError
+from butterfly_sdm.errors import ConfigError, DataError, counted
 from butterfly_sdm.imagery.embeddings.columns import Described
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.progress import Progress, silent
@@ -289,7 +289,9 @@ def _split(
     if options.path is not None and options.method == "file":
         split, ignored = read_split(options.path, tuple(sites.index))
         if ignored:
-            notes.notes.append(f"{ignored} sites of {options.path.name} are not in the data set.")
+            notes.notes.append(
+                f"Not in the data set: {counted(ignored, 'site', 'sites')} of {options.path.name}."
+            )
     else:
         try:
             split, block = make_split(visited, options, seed=seed)
@@ -301,7 +303,7 @@ def _split(
             ) from error
     without = len(sites) - len(split.part_of())
     if without:
-        notes.notes.append(f"{without} sites are in no part of the split.")
+        notes.notes.append(f"{counted(without, 'site is', 'sites are')} in no part of the split.")
     split = leave_out_near(split, sites, buffer_m=options.buffer_m)
     if split.train and tiles is not None:
         report = report_leakage(

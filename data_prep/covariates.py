@@ -16,7 +16,7 @@ import pandas as pd
 from pyproj import Transformer
 
 from butterfly_sdm.core.executor import in_order
-from butterfly_sdm.errors import DataError, MissingFileError, RasterError
+from butterfly_sdm.errors import DataError, MissingFileError, RasterError, counted
 from butterfly_sdm.imagery.embeddings.collection import Embeddings
 from butterfly_sdm.imagery.embeddings.columns import embedding_table, open_stated
 from butterfly_sdm.imagery.embeddings.options import EmbeddingOptions
@@ -73,7 +73,8 @@ def site_covariates(
         empty = int(values.isna().all(axis=1).sum())
         if empty:
             notes.append(
-                f"{empty} sites have no covariates of {path.name}: the table does not name them."
+                f"{counted(empty, 'site has', 'sites have')} no covariates of {path.name}: the "
+                "table does not name them."
             )
         units |= {name: config.units.get(name, "") for name in values.columns}
         parts.append(values)
@@ -96,7 +97,8 @@ def site_covariates(
         )
         empty = int(values.isna().all(axis=1).sum())
         if empty:
-            notes.append(f"{empty} sites lie outside the embeddings {embeddings.group}.")
+            told = counted(empty, "site lies", "sites lie")
+            notes.append(f"{told} outside the embeddings {embeddings.group}.")
         units |= dict.fromkeys(values.columns, "")
         parts.append(values)
     if not parts:

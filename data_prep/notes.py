@@ -12,7 +12,7 @@ import pandas as pd
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.splits import Split
 from butterfly_sdm.data.visits import VisitTable
-from butterfly_sdm.errors import without_secrets
+from butterfly_sdm.errors import counted, without_secrets
 from butterfly_sdm.season.cells import CellCounts
 from butterfly_sdm.season.options import SeasonOptions
 from butterfly_sdm.season.seasons import Seasons, dates_share
@@ -245,8 +245,8 @@ def thin_data(rows: Mapping[str, int], detections: pd.DataFrame, split: Split) -
             "little, and the mean rate will be hard to beat. Widen records.years, or lower "
             "records.min_records and min_visits."
             + (
-                f" {apart} sites are in no part of the split: a smaller split.buffer_m leaves out "
-                "fewer."
+                f" {counted(apart, 'site is', 'sites are')} in no part of the split: a smaller "
+                "split.buffer_m leaves out fewer."
                 if apart > 0
                 else ""
             )

@@ -69,13 +69,22 @@ def test_help_imports_neither_torch_nor_rasterio():
     assert result.stdout.strip().endswith("[]")
 
 
+def test_check_looks_at_all_that_are_named_also_where_one_is_not_there(tmp_path):
+    (tmp_path / "scores.csv").touch()
+    (tmp_path / "per_species.csv").touch()
+    result = runner.invoke(app, ["check", "none", str(tmp_path)])
+    told = " ".join(result.output.split())
+    assert result.exit_code == 2 and "none does not exist." in told
+    assert "butterfly-sdm evaluate writes, but no scores.json that lists it" in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["build", "none.yaml"], "There is no config file none.yaml"),
         (["train", "none.yaml"], "There is no config file none.yaml"),
-        (["evaluate", "none"], "There is no config file none"),
-        (["map", "none", "scene.tif"], "There is no config file none"),
+        (["evaluate", "none"], "There is no run none, nor a config"),
+        (["map", "none", "scene.tif"], "There is no run none, nor a config"),
     ],
 )
 def test_a_missing_file_is_one_sentence_and_code_2(arguments, message, tmp_path, monkeypatch):

@@ -125,6 +125,7 @@ def read_polygons(polygons: Path | gpd.GeoDataFrame) -> gpd.GeoDataFrame:
     MissingFileError, DataError
         There is no such file, it holds no shapes, or they have no CRS.
     """
+    shapes: gpd.GeoDataFrame
     if not isinstance(polygons, Path):
         shapes = polygons
     else:

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 
 from butterfly_sdm.core.arrays import new_array
 from butterfly_sdm.data.dataset import TileCard
-from butterfly_sdm.errors import RasterError
+from butterfly_sdm.errors import RasterError, counted
 from butterfly_sdm.imagery.discovery import assumed_offsets
 from butterfly_sdm.imagery.grids import on_ground, usual_crs
 from butterfly_sdm.imagery.scene import Scene
@@ -135,8 +135,8 @@ def _kept(columns: pd.DataFrame, min_valid_fraction: float, notes: BuildNotes) -
     dropped, lost = int((shown & ~kept).sum()), int((~shown).sum())
     if dropped:
         notes.notes.append(
-            f"{dropped} sites have no tile because fewer than {min_valid_fraction:.0%} of its "
-            "pixels are valid."
+            f"{counted(dropped, 'site has', 'sites have')} no tile because fewer than "
+            f"{min_valid_fraction:.0%} of its pixels are valid."
         )
     if lost:
         text = f"{lost:,} of {len(shown):,} sites have no tile because no scene or file shows them."

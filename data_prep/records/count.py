@@ -16,7 +16,7 @@ import shapely
 from butterfly_sdm.core.files import sha256
 from butterfly_sdm.data.dataset import Source
 from butterfly_sdm.data.visits import VisitTable
-from butterfly_sdm.errors import RecordsError
+from butterfly_sdm.errors import RecordsError, counted
 from butterfly_sdm.progress import Progress, silent
 from data_prep.records.double_recording import double_recordings, told_before
 from data_prep.records.dropped import dropped_rows, write_dropped
@@ -446,13 +446,13 @@ class _Count:
             notes = (
                 *notes,
                 "Left out, because nothing but sensitive species was seen there: "
-                f"{int((n == 0).sum())} sites.",
+                f"{counted(int((n == 0).sum()), 'site', 'sites')}.",
             )
         if on_others := int((alone & (n > 0)[lists.site]).sum()):
             notes = (
                 *notes,
                 "Left out, because nothing but sensitive species was seen on them: "
-                f"{on_others} visits to other sites.",
+                f"{counted(on_others, 'visit', 'visits')} to other sites.",
             )
         if not n.any():
             raise RecordsError(

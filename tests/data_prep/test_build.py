@@ -279,9 +279,7 @@ def test_a_split_from_a_table_ignores_sites_that_are_not_there(tmp_path):
         ("S001",),
         ("S002",),
     )
-    assert any(
-        "1 sites of split.csv are not in the data set" in note for note in dataset.card.notes
-    )
+    assert any("Not in the data set: 1 site of split.csv" in note for note in dataset.card.notes)
     assert any("9 sites are in no part" in note for note in dataset.card.notes)
 
 

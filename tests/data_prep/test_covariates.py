@@ -187,7 +187,7 @@ def test_several_tables_and_an_embedding_lie_side_by_side(tmp_path, sites):
     assert table.loc["c", ["place_000", "height"]].tolist() == [3, 1]
     assert np.isnan(table.loc["c", "rain"])
     assert units == {"rain": "mm", "place_000": "", "place_001": "", "place_002": "", "height": "m"}
-    assert notes == ["1 sites have no covariates of t.csv: the table does not name them."]
+    assert notes == ["1 site has no covariates of t.csv: the table does not name them."]
 
 
 def test_two_embeddings_of_one_file_go_by_their_own_names(tmp_path, sites):

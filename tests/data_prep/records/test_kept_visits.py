@@ -222,7 +222,7 @@ def test_nothing_tells_a_visit_on_which_only_sensitive_species_were_seen(
     ]
     assert table.visits.tolist() == [2, 1]
     assert "arion" not in str(table.visit_table.visits["scheme"].cat.categories)
-    assert any("nothing but sensitive species was seen on them: 1 visits" in n for n in table.notes)
+    assert any("nothing but sensitive species was seen on them: 1 visit" in n for n in table.notes)
     if protection == "10km" and asked is None:
         assert table.coarse["detections"].tolist() == [4] and table.coarse["visits"].tolist() == [5]
     k, n = by_loops(table)

@@ -318,7 +318,7 @@ def test_no_table_tells_a_coarsened_species_finer_than_its_squares(tmp_path):
     assert len(dataset.sites) == 3
     assert dataset.species == (IO, NAPI) and dataset.detections.to_numpy().sum() == 3
     assert (
-        "Left out, because nothing but sensitive species was seen there: 1 sites."
+        "Left out, because nothing but sensitive species was seen there: 1 site."
         in dataset.card.notes
     )
     assert (
