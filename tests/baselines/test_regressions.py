@@ -224,6 +224,24 @@ def test_a_probe_reads_embeddings_and_learns_from_them(world, tmp_path, suffix):
     )
 
 
+def test_a_probe_reads_its_table_once_until_the_file_changes(world, tmp_path, monkeypatch):
+    from butterfly_sdm.baselines import probe
+
+    seen, read = [], probe.read_embeddings
+    monkeypatch.setattr(probe, "read_embeddings", lambda path: seen.append(path) or read(path))
+    path = tmp_path / "e.npz"
+    ids = np.array(world.sites.index, dtype=str)
+    values = np.random.default_rng(0).normal(size=(len(ids), 6))
+    np.savez(path, site_id=ids, embedding=values)
+    model = make_baseline("probe", embeddings=str(path)).fit(world, world.split.train)
+    first = model.predict(world, world.split.validation)
+    model.predict(world, world.split.train)
+    assert len(seen) == 1
+    np.savez(path, site_id=ids, embedding=np.round(values[:, ::-1], 1), more=ids)
+    assert not np.allclose(model.predict(world, world.split.validation), first)
+    assert len(seen) == 2
+
+
 def test_a_probe_says_what_is_wrong_with_its_file(world, tmp_path):
     with pytest.raises(MissingFileError, match="no embeddings at"):
         make_baseline("probe", embeddings=str(tmp_path / "none.npz")).fit(world, world.split.train)
