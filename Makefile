@@ -27,6 +27,7 @@ $(VENV)/.dev: $(VENV)/.core
 demo: $(VENV)/.core  ## install, then walk the whole way on a simulated region: butterfly_demo/
 	$(BIN)/butterfly-sdm demo --out butterfly_demo
 
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -40,6 +41,7 @@ slow: export OMP_NUM_THREADS := 1
 slow: $(VENV)/.dev  ## the tests that take minutes: faults, fuzzing, repetitions
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow --timeout 7200
 
+coverage: export OMP_NUM_THREADS := 1
 coverage: $(VENV)/.dev  ## the daily suite, and which lines it never runs: the weakest modules last
 	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 

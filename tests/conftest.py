@@ -3,8 +3,12 @@
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+#: Tests of one server of forks and one finished region: apart, two workers would make both.
+FORKED = ("tests/trust/", "tests/test_notebooks.py")
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +57,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=limit, reverse=True)
         chosen = [item for item in items if item.get_closest_marker("slow")]
         items[:] = chosen[::2] + chosen[1::2]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file on one worker, and those that share forks as if they were one."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "forked" if nodeid.startswith(FORKED) else super()._split_scope(nodeid)
+
+    return Scheduling(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

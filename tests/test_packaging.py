@@ -145,3 +145,5 @@ def test_versions_are_told_alike_everywhere():
     project = tomllib.loads(Path(ROOT, "pyproject.toml").read_text())["project"]
     citation = yaml.safe_load(Path(ROOT, "CITATION.cff").read_text())
     assert citation["version"] == project["version"]
+    changelog = Path(ROOT, "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\n## [{project['version']}] - {citation['date-released']}\n" in changelog
