@@ -26,7 +26,8 @@ def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, sh
     dataset = pipeline.build(region.config, tmp_path / "dataset", overrides=settings)
     run = pipeline.train(region.config, tmp_path / "run", dataset=dataset, overrides=settings)
     network = run.predictor
-    assert (network.window_px, network.margin_px, network.padding) == (128, 64, "replicate")
+    sees = network.model
+    assert (sees.window_px, sees.margin_px, sees.padding) == (128, 64, "replicate")
     # it learned to tell places apart
     assert float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
     scene = open_scene(shared / "data/sentinel2/scene_10m_virginia.tif")
