@@ -21,6 +21,8 @@ def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, sh
         "train.fit.epochs=8",
         "train.fit.batch_size=8",
         "train.fit.accelerator=cpu",
+        "train.model.window_px=128",
+        "train.model.margin_px=64",
         "build.split.buffer_m=0",
     ]
     dataset = pipeline.build(region.config, tmp_path / "dataset", overrides=settings)
