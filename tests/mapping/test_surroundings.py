@@ -21,12 +21,15 @@ def test_over_a_real_scene_a_dense_map_agrees_with_window_by_window(tmp_path, sh
         "train.fit.epochs=8",
         "train.fit.batch_size=8",
         "train.fit.accelerator=cpu",
+        "train.model.window_px=128",
+        "train.model.margin_px=64",
         "build.split.buffer_m=0",
     ]
     dataset = pipeline.build(region.config, tmp_path / "dataset", overrides=settings)
     run = pipeline.train(region.config, tmp_path / "run", dataset=dataset, overrides=settings)
     network = run.predictor
-    assert (network.window_px, network.margin_px, network.padding) == (128, 64, "replicate")
+    sees = network.model
+    assert (sees.window_px, sees.margin_px, sees.padding) == (128, 64, "replicate")
     # it learned to tell places apart
     assert float(network.predict(dataset, dataset.sites_with_tiles).std().max()) > 0.02
     scene = open_scene(shared / "data/sentinel2/scene_10m_virginia.tif")
