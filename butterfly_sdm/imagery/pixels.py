@@ -83,13 +83,14 @@ def measured(values: Any, nodata: float) -> Any:
 def measured_in_all(values: np.ndarray, nodata: float) -> np.ndarray:
     """Return where every band of (bands, height, width) numbers is measured: (height, width)."""
     found = np.ones(values.shape[1:], dtype=bool)
+    # one look at all numbers, where it tells that none is missing
+    lowest = values.dtype.kind in "iu" and nodata == np.iinfo(values.dtype).min
     if by_pixel(values):
-        lowest = values.dtype.kind in "iu" and nodata == np.iinfo(values.dtype).min
         several = max(1, CHUNK_BYTES // max(1, values[:, :1].nbytes))
         for top in range(0, values.shape[1], several):
             rows = slice(top, top + several)
             part = np.moveaxis(values[:, rows], 0, -1)
-            if lowest and part.min() != nodata:
+            if lowest and part.min(initial=1) != nodata:
                 continue
             there = measured(part, nodata)
             if not there.all():
@@ -97,6 +98,8 @@ def measured_in_all(values: np.ndarray, nodata: float) -> np.ndarray:
         return found
     for top in range(0, values.shape[1], ROWS):  # which stay in the cache of a core
         rows = slice(top, top + ROWS)
+        if lowest and values[:, rows].min(initial=1) != nodata:
+            continue
         for band in values[:, rows]:
             found[rows] &= measured(band, nodata)
     return found

@@ -172,6 +172,15 @@ def test_blocks_are_put_together_up_to_a_size():
     assert grid.count(Window(3, 5, 10, 11)) == 2
 
 
+def test_a_block_of_cells_is_cut_to_those_that_are_needed():
+    phase = Phase("0_0", range(9), range(9), 0, 0, 1, 40, 9)
+    (block,) = column_blocks(phase, 40, 9, [])
+    needed = np.zeros((40, 9), bool)
+    needed[3, 5] = needed[12, 4] = True
+    part = block.around(needed)
+    assert (part.rows, part.cols) == (slice(3, 13), slice(4, 6))
+
+
 def test_blocks_of_cells_end_where_blocks_of_the_file_do():
     phase = Phase("0_0", range(9), range(9), 0, 0, 1, 40, 9)
     rows = [(b.rows.start, b.rows.stop) for b in column_blocks(phase, 15, 9, [7, 14, 21, 28])]

@@ -121,6 +121,16 @@ class Block:
         """Name in the journal."""
         return f"{self.phase.name}:{self.rows.start}:{self.cols.start}"
 
+    def around(self, needed: np.ndarray) -> Block:
+        """Return as much of the block as holds all cells that are needed (rows, cols)."""
+        rows, cols = (np.flatnonzero(needed.any(axis=axis)) for axis in (1, 0))
+        top, left = self.rows.start, self.cols.start
+        return Block(
+            self.phase,
+            slice(top + int(rows[0]), top + int(rows[-1]) + 1),
+            slice(left + int(cols[0]), left + int(cols[-1]) + 1),
+        )
+
     def pixels(self, cell_px: int, halo_px: int) -> Window:
         """Return the pixels of the scene under the block, with ``halo_px`` around it."""
         return Window(
@@ -379,11 +389,10 @@ class DenseSurface:
         units = []
         for phase in self.phases:
             needed = self._needed_cells(phase)
-            units += [
-                DenseUnit(self, block)
-                for block in self._blocks(phase)
-                if needed[block.rows, block.cols].any()
-            ]
+            for block in self._blocks(phase):
+                part = needed[block.rows, block.cols]
+                if part.any():
+                    units.append(DenseUnit(self, block.around(part) if self.by_pixel else block))
         shown = self.scene.shown([unit.pixels for unit in units])
         return list(compress(units, shown))
 
