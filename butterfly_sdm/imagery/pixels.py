@@ -92,6 +92,10 @@ def measured_in_all(values: np.ndarray, nodata: float) -> np.ndarray:
             part = np.moveaxis(values[:, rows], 0, -1)
             if lowest and part.min(initial=1) != nodata:
                 continue
+            first = measured(part[..., 0], nodata)  # mostly all bands are missing, or none
+            if lowest and part[first].min(initial=1) != nodata:
+                found[rows] = first
+                continue
             there = measured(part, nodata)
             if not there.all():
                 found[rows] = there.all(axis=-1)

@@ -333,13 +333,16 @@ class Scene:
         """Return whether a piece shows some of a window."""
         return self._overlap(piece, window) is not None
 
-    def shown(self, windows: Sequence[Window]) -> np.ndarray:
+    def shown(self, windows: Sequence[Window] | np.ndarray) -> np.ndarray:
         """
-        Return (n,) whether any piece shows some of each window, as far as can be told unread.
+        Return (n,) whether any piece shows some of each window, as far as can be told unread; of
+        many windows rather an array (n, 4) of columns, rows, widths and heights in whole pixels.
         """
-        if not windows:
+        if not len(windows):
             return np.zeros(0, dtype=bool)
-        left, top, width, height = np.array([whole_pixels(window) for window in windows]).T
+        if not isinstance(windows, np.ndarray):
+            windows = np.array([whole_pixels(window) for window in windows])
+        left, top, width, height = windows.T
         found = np.zeros(len(windows), dtype=bool)
         for piece in self.pieces:
             box = self._box(piece)
@@ -348,9 +351,7 @@ class Scene:
             down = (top < min(bottom, self.height)) & (top + height > max(box.row_off, 0))
             new = across & down & ~found
             if new.any() and self._held(piece) is not None:
-                new[new] = [
-                    self.shows(piece, windows[number]) for number in np.flatnonzero(new).tolist()
-                ]
+                new[new] = [self.shows(piece, Window(*window)) for window in windows[new].tolist()]
             found |= new
         return found
 

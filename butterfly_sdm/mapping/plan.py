@@ -9,7 +9,6 @@ from functools import cached_property
 
 import geopandas as gpd
 import numpy as np
-from rasterio.windows import Window
 
 from butterfly_sdm.data.predictor import UNKNOWN_CRS, Members, Predictor
 from butterfly_sdm.errors import (
@@ -204,11 +203,8 @@ def _tell_ground(positions: Positions) -> None:
         return
     some = np.unique(np.linspace(0, len(rows) - 1, MOST_LOOKED_AT).astype(int))
     tops, lefts = positions.lattice.window_starts()
-    side = sees.window_px
-    windows = [
-        Window(*corner, side, side)
-        for corner in zip(lefts[cols[some]], tops[rows[some]], strict=True)
-    ]
+    side = np.full(len(some), sees.window_px)
+    windows = np.stack([lefts[cols[some]], tops[rows[some]], side, side], axis=1)
     some = some[scene.shown(windows)]
     some = some[:: 1 + len(some) // MOST_MEASURED]
     if not len(some):

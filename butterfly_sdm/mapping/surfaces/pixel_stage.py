@@ -8,6 +8,7 @@ cache of a core. What standardises them is taken into the weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from butterfly_sdm.imagery.blocks import BlockGrid, by_pixel
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.surfaces.parts import Part
 
-CHUNK_VALUES = 1 << 18  # stored numbers decoded at a time; on a GPU 64 times as many
+CHUNK_VALUES = 1 << 17  # stored numbers decoded at a time; on a GPU 128 times as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,48 +88,43 @@ class PixelStage:
     def _add(self, part: Part, out: Tensor, room: Room) -> None:
         """Add a part to the means (rows, columns, channels)."""
         pool, (bands, height, width) = self.pool, part.values.shape
-        most = CHUNK_VALUES if self.weight.device.type == "cpu" else 64 * CHUNK_VALUES
+        most = CHUNK_VALUES if self.weight.device.type == "cpu" else 128 * CHUNK_VALUES
         wide = max(1, most // (bands * pool * pool)) * pool
         chunks = BlockGrid(0, part.column // pool * pool, pool, wide)
-        rows = chunks.rows(part.row, part.row + height)
         columns = chunks.columns(part.column, part.column + width)
+        pixels = by_pixel(part.values)  # as they lie in memory, so that copies are fast
+        stored = torch.from_numpy(np.moveaxis(part.values, 0, -1) if pixels else part.values)
         whole, none = bool(part.valid.all()), not part.valid.any()
-        for top, bottom in rows:
+        for top, bottom in chunks.rows(part.row, part.row + height):
+            rows = slice(top - part.row, bottom - part.row)
             for left, right in columns:
-                inner = (
-                    slice(top - part.row, bottom - part.row),
-                    slice(left - part.column, right - part.column),
-                )
+                inner = rows, slice(left - part.column, right - part.column)
                 valid = None if whole else part.valid[inner]
                 if none or (valid is not None and not valid.any()):
-                    pixels = (bottom - top) * (right - left)
-                    seen = self.blank.relu().repeat(pixels, 1)
+                    seen = self.blank.relu().repeat((bottom - top) * (right - left), 1)
                 else:
-                    seen = self._pixels(part.values[:, *inner], valid, room)
+                    seen = self._pixels(stored[inner if pixels else (..., *inner)], pixels, room)
+                    if valid is not None and not valid.all():
+                        missing = torch.from_numpy(~valid.ravel()).to(seen.device)
+                        seen[missing] = self.blank.relu()
                 self._pool(seen, (top, bottom, left, right), out, room)
 
-    def _pixels(self, stored: np.ndarray, valid: np.ndarray | None, room: Room) -> Tensor:
-        """Return (pixels, channels) of stored numbers (bands, rows, columns), row by row."""
-        bands, pixels = len(stored), stored[0].size
-        flat = room.take("image", pixels * bands, self.weight)
-        if by_pixel(stored):
-            numbers = torch.from_numpy(np.moveaxis(stored, 0, -1))
-            image = flat.view(numbers.shape)
-            each = flat.view(pixels, bands)
+    def _pixels(self, stored: Tensor, pixels: bool, room: Room) -> Tensor:
+        """
+        Return (pixels, channels), row by row, of stored numbers (bands, rows, columns), or (rows,
+        columns, bands) where ``pixels`` says so.
+        """
+        bands, channels = self.weight.shape
+        size, like = stored.numel(), self.weight
+        image = room.take("image", tuple(stored.shape), like).copy_(stored)
+        if self.root is not None:  # which is in the weights
+            image.mul_(torch.abs(image, out=room.take("spare", tuple(stored.shape), like)))
+        if pixels:
+            each = room.take("image", (size // bands, bands), like)
         else:
-            numbers = torch.from_numpy(stored)
-            image = flat.view(numbers.shape)
-            each = flat.view(bands, pixels).t()
-        image.copy_(numbers)
-        if self.root is not None:
-            spare = room.take("spare", pixels * bands, self.weight)
-            torch.abs(flat, out=spare)
-            flat.mul_(spare)  # the root is in the weights
-        seen = room.take("seen", pixels * len(self.bias), self.weight).view(pixels, -1)
-        torch.addmm(self.bias, each, self.weight, out=seen)
-        if valid is not None and not valid.all():
-            seen[torch.from_numpy(~valid.ravel()).to(seen.device)] = self.blank
-        return seen.relu_()
+            each = room.take("image", (bands, size // bands), like).t()
+        seen = room.take("seen", (size // bands, channels), like)
+        return torch.addmm(self.bias, each, self.weight, out=seen).relu_()
 
     def _pool(
         self, seen: Tensor, where: tuple[int, int, int, int], out: Tensor, room: Room
@@ -136,14 +132,14 @@ class PixelStage:
         """Add pixels between rows and columns of the window to the means that they belong to."""
         (top, bottom, left, right), pool = where, self.pool
         first, cells = left // pool, -(-right // pool) - left // pool
-        shape, channels = (bottom - top, right - left), len(self.bias)
+        shape, channels = (bottom - top, right - left), seen.shape[1]
         whole = shape == (pool, cells * pool)
-        image = seen
+        image = seen.view(*shape, channels)
         if not whole:  # the others are in other parts
-            image = room.take("padded", pool * cells * pool * channels, self.weight).zero_()
-            padded = image.view(pool, cells * pool, channels)
+            padded = room.take("padded", (pool, cells * pool, channels), self.weight).zero_()
             columns = slice(left - first * pool, right - first * pool)
-            padded[: shape[0], columns] = seen.view(*shape, channels)
+            padded[: shape[0], columns] = image
+            image = padded
         # laid out as its kernel for channels side by side wants it
         laid = image.view(1, pool, cells * pool, channels).permute(0, 3, 1, 2)
         mean = nn.functional.avg_pool2d(laid, pool).permute(0, 2, 3, 1)[0, 0]
@@ -156,10 +152,15 @@ class Room:
 
     def __init__(self) -> None:
         self._held: dict[str, Tensor] = {}
+        self._shaped: dict[tuple[str, tuple[int, ...]], Tensor] = {}
 
-    def take(self, name: str, size: int, like: Tensor) -> Tensor:
-        """Return so many numbers whose content means nothing, the same memory for one name."""
-        held = self._held.get(name)
-        if held is None or len(held) < size:
-            held = self._held[name] = torch.empty(size, device=like.device)
-        return held[:size]
+    def take(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Return numbers whose content means nothing, the same memory for one name."""
+        shaped = self._shaped.get((name, shape))
+        if shaped is None:
+            held, size = self._held.get(name), math.prod(shape)
+            if held is None or held.numel() < size:
+                held = self._held[name] = torch.empty(size, device=like.device)
+                self._shaped = {key: old for key, old in self._shaped.items() if key[0] != name}
+            shaped = self._shaped[name, shape] = held[:size].view(shape)
+        return shaped
