@@ -192,16 +192,15 @@ def seconds_per_epoch(settings: dict[str, Any], folder: Path) -> float:
 
 
 def digits(folder: Path, seed: int, *, kind: str) -> Iterator[Measures]:
-    """Poison, defend, measure; of a patch the same without the contrastive term."""
+    """Poison, defend, measure; then the same without the contrastive term."""
     settings = attacked(folder, kind, seed)
     yield defend(settings, folder / "run")
-    if kind == "patch":
-        metrics = defend(settings | {"contrast": 0.0}, folder / "run_no_contrast")
-        yield {
-            f"no_contrast_{key}": value
-            for key, value in metrics.items()
-            if key.endswith("after") or key == "agreement"
-        }
+    metrics = defend(settings | {"contrast": 0.0}, folder / "run_no_contrast")
+    yield {
+        f"no_contrast_{key}": value
+        for key, value in metrics.items()
+        if key.endswith("after") or key == "agreement"
+    }
 
 
 def forms(folder: Path, seed: int) -> Iterator[Measures]:
@@ -258,7 +257,7 @@ EXPERIMENTS = {
         "Digits with a patch of 3 x 3", partial(digits, kind="patch"), (*DIGITS, TERM), seconds=60
     ),
     "refine_blend": Experiment(
-        "Digits with a blended trigger", partial(digits, kind="blend"), DIGITS, seconds=31
+        "Digits with a blended trigger", partial(digits, kind="blend"), (*DIGITS, TERM), seconds=60
     ),
     "refine_forms": Experiment(
         "Digits with a patch, in the form of the authors' code", forms, DIGITS, seconds=31

@@ -706,7 +706,14 @@ def resolve_link(href: str, place: str) -> str:
 
 
 def place_of_asset(asset: Mapping[str, Any], properties: Mapping[str, Any]) -> Place | None:
-    """Return where a STAC asset lies by the projection extension, if it says so."""
+    """
+    Return where a STAC asset lies by the projection extension, if it says so.
+
+    Raises
+    ------
+    RasterError
+        The CRS it states is unknown.
+    """
     merged = {**properties, **asset}
     shape, transform = merged.get("proj:shape"), merged.get("proj:transform")
     code = merged.get("proj:code") or merged.get("proj:epsg") or merged.get("proj:wkt2")

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import ButterflySDMError, PluginError
 from butterfly_sdm.plugins import runner
-from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun
+from butterfly_sdm.plugins.contract import Plugin, PluginRun
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits
 
 LIMITS = Limits(epochs=2, steps=2)

@@ -13,16 +13,12 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from filecmp import cmp
-from functools import partial
-from operator import eq
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from butterfly_sdm.core.cards import sealed
 from butterfly_sdm.core.files import read_json, write_json
-from butterfly_sdm.core.settings import InputPath, Section, load_settings
+from butterfly_sdm.core.settings import load_settings
 from butterfly_sdm.errors import (
     ArtefactError,
     ButterflySDMError,
@@ -30,6 +26,7 @@ from butterfly_sdm.errors import (
     MissingFileError,
     ModelError,
 )
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -44,29 +41,6 @@ if TYPE_CHECKING:
 _UNFIT = (KeyError, IndexError, TypeError, ValueError, AttributeError, ArithmeticError)
 RUN_FORMAT = "butterfly_sdm plugin run"
 FORMAT_VERSION = 1
-
-
-def setting(default: Any, description: str, **bounds: Any) -> Any:
-    """Declare a setting by its default (``...``: it has to be given), meaning and bounds."""
-    return Field(default, description=description, **bounds)
-
-
-def later(default: Any, description: str, **bounds: Any) -> Any:
-    """
-    Declare a setting that came after the first runs: it stands in their key only where it differs
-    from ``default``, so that a finished run is known again.
-    """
-    return setting(default, description, exclude_if=partial(eq, default), **bounds)
-
-
-class PluginConfig(Section):
-    """Base of the settings of a plugin, which adds its own keys; strict, as all settings."""
-
-    name: str = setting("experiment", "letters, digits, . - and _", pattern=r"^[\w.-]+$")
-    seed: int = Field(0, ge=0)
-    accelerator: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    inputs: InputPath | None = setting(None, "for predict: a file, a table or a folder")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from butterfly_sdm.errors import ModelError
-from butterfly_sdm.plugins.contract import PluginConfig, later, setting
+from butterfly_sdm.plugins.options import PluginConfig, later, setting
 from butterfly_sdm.plugins.row_batches import shuffled
 from butterfly_sdm.plugins.stages import Batch, Stage
 

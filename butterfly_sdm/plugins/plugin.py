@@ -32,10 +32,10 @@ from butterfly_sdm.plugins.contract import (
     RUN_FORMAT,
     Plugin,
     PluginCard,
-    PluginConfig,
     PluginRun,
     Report,
 )
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from butterfly_sdm.plugins.contract import (
     FORMAT_VERSION,
     RUN_FORMAT,
     Plugin,
-    PluginConfig,
     PluginRun,
     Report,
 )
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, previous, train_stages
 from butterfly_sdm.progress import Progress, silent
 

@@ -28,8 +28,8 @@ from torch.optim import Optimizer
 
 from butterfly_sdm.core.files import atomic_path
 from butterfly_sdm.errors import ArtefactError, ModelError
-from butterfly_sdm.plugins.contract import PluginConfig
 from butterfly_sdm.plugins.networks import checksum
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.progress import Progress, silent
 
 logger = logging.getLogger("butterfly_sdm.plugins")

@@ -6,6 +6,7 @@ import socketserver
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from data_prep.sources import transfer
 from data_prep.sources.gbif import request_download
 from data_prep.sources.signing import PlanetaryComputer, signer_of
 from data_prep.sources.sparse import SparseCopies
-from data_prep.sources.stac import _keep_item
+from data_prep.sources.stac import _bands_of, _keep_item
 from data_prep.sources.transfer import Service, open_session
 from data_prep.workbench import Workbench
 
@@ -234,7 +235,7 @@ def test_secrets_in_addresses_are_not_told(tmp_path, caplog):
     assert shown(secret) == "https://host:8443/a/b.tif"
     item = {"id": "P", "assets": {"red": {"href": "ftp://kim:hush@h/a.tif?sig=hush"}}}
     with caplog.at_level(logging.DEBUG), pytest.raises(SourceError) as told:
-        _keep_item(item, tmp_path, {"red"}, lambda *_: None)
+        _keep_item(item, tmp_path, partial(_bands_of, wanted={"red"}), lambda *_: None)
     assert "hush" not in str(told.value) + caplog.text
     denied = whole("403 Forbidden", b"no: /a?sig=hush")
     with answering(lambda head, send: send(denied)) as (url, _):

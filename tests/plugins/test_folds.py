@@ -13,7 +13,7 @@ from butterfly_sdm.plugins.implihate import method as video_method
 from butterfly_sdm.plugins.implihate.method import Implihate
 from butterfly_sdm.plugins.modan import method as medical_method
 from butterfly_sdm.plugins.modan.method import Modan
-from butterfly_sdm.plugins.networks import over_images
+from butterfly_sdm.plugins.networks import TrunkAndHead
 from butterfly_sdm.plugins.runner import evaluate, train
 
 from .conftest import settings_of
@@ -118,12 +118,12 @@ def test_images_are_embedded_once_for_the_probes_of_all_folds(tmp_path, monkeypa
     run = _trained("modan", tmp_path)
     seen, given = [], []
 
-    def counted(function, images, rows, device):
+    def counted(network, images, rows):
         seen.append(len(rows))
-        return over_images(function, images, rows, device)
+        return features_of(network, images, rows)
 
-    probe = medical_method._probe
-    monkeypatch.setattr(medical_method, "over_images", counted)
+    features_of, probe = TrunkAndHead.features_of, medical_method._probe
+    monkeypatch.setattr(TrunkAndHead, "features_of", counted)
     monkeypatch.setattr(
         medical_method, "_probe", lambda *a: given.append((*a, probe(*a))) or given[-1][-1]
     )

@@ -14,8 +14,8 @@ from torch import nn
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
-from butterfly_sdm.plugins.contract import PluginConfig, later
 from butterfly_sdm.plugins.heads import fit_linear, frozen_head
+from butterfly_sdm.plugins.options import PluginConfig, later
 from butterfly_sdm.plugins.stages import Stage, train_stages
 
 CONFIG = PluginConfig(accelerator="cpu")

@@ -10,7 +10,7 @@ from torch import nn
 
 from butterfly_sdm.errors import ModelError
 from butterfly_sdm.plugins import stages
-from butterfly_sdm.plugins.contract import PluginConfig
+from butterfly_sdm.plugins.options import PluginConfig
 from butterfly_sdm.plugins.stages import Limits, Stage, seed_of, train_stages
 
 CONFIG = PluginConfig(accelerator="cpu")

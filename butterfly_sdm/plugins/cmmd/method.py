@@ -33,10 +33,11 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, later, setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, make_trunk, unit
+from butterfly_sdm.plugins.options import later, setting
 from butterfly_sdm.plugins.stages import Batch, Stage, sgd
 from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, views_of
 

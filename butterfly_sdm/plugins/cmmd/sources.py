@@ -11,7 +11,7 @@ from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.plugins.cmmd.phantoms import CLASSES, DOMAINS, phantoms
 from butterfly_sdm.plugins.collection import existing_folder, read_collection, read_columns
-from butterfly_sdm.plugins.contract import setting
+from butterfly_sdm.plugins.options import setting
 
 COLUMNS = ("path", "label", "domain", "patient", "split")
 

@@ -29,11 +29,12 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report, later, setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.dfcon.votes import hard_vote, soft_vote
 from butterfly_sdm.plugins.heads import HeadConfig, frozen_head
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.networks import TrunkAndHead, class_probabilities, layers, make_trunk
+from butterfly_sdm.plugins.options import later, setting
 from butterfly_sdm.plugins.stages import Batch, Stage
 from butterfly_sdm.plugins.views import ContrastOfViews, classify_views, views_of
 

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from butterfly_sdm.core.settings import FileOrName, Fraction, InputPath, Section
-from butterfly_sdm.plugins.contract import PluginConfig, later, setting
+from butterfly_sdm.plugins.options import PluginConfig, later, setting
 
 
 class FrameOptions(Section):

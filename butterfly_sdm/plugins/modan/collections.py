@@ -12,8 +12,8 @@ import pandas as pd
 from butterfly_sdm.core.settings import InputPath, Section
 from butterfly_sdm.errors import DataError, MissingFileError
 from butterfly_sdm.plugins.collection import existing_folder, npz_table, read_collection
-from butterfly_sdm.plugins.contract import later, setting
 from butterfly_sdm.plugins.images import SUFFIXES, is_dicom, read_dicom
+from butterfly_sdm.plugins.options import later, setting
 from butterfly_sdm.plugins.stages import seed_of
 
 logger = logging.getLogger("butterfly_sdm.plugins")

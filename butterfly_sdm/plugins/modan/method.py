@@ -38,18 +38,17 @@ from butterfly_sdm.plugins.collection import (
     unseen_images,
     with_split,
 )
-from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, later, setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.heads import fit_linear
 from butterfly_sdm.plugins.images import Images
 from butterfly_sdm.plugins.modan.collections import CollectionConfig, read_layout
 from butterfly_sdm.plugins.networks import (
     TrunkAndHead,
     class_probabilities,
-    device_of,
     make_trunk,
-    over_images,
     unit,
 )
+from butterfly_sdm.plugins.options import PluginConfig, later, setting
 from butterfly_sdm.plugins.stages import Batch, Stage, sgd, train_stages
 from butterfly_sdm.plugins.views import ContrastOfViews, views_of
 
@@ -228,7 +227,7 @@ class Modan(Plugin[ModanConfig, ModanData]):
 
         @cache
         def embedded() -> np.ndarray:  # once for all folds, unless none is left to make
-            return over_images(encoder.features, task.images, asked, device_of(encoder)).numpy()
+            return encoder.features_of(task.images, asked).numpy()
 
         def make(number: int) -> dict[str, Any]:
             repeat, fold, train, test = divisions[number]
@@ -328,8 +327,7 @@ def linear_probe(
     task: Task, train: np.ndarray, test: np.ndarray, encoder: TrunkAndHead
 ) -> np.ndarray:
     """Return (test, classes) probabilities of a logistic regression on the frozen encoder."""
-    rows, place = np.concatenate([train, test]), device_of(encoder)
-    features = over_images(encoder.features, task.images, rows, place).numpy()
+    features = encoder.features_of(task.images, np.concatenate([train, test])).numpy()
     return _probe(task, train, features[: len(train)], features[len(train) :])
 
 

@@ -24,9 +24,10 @@ from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import same_class
 from butterfly_sdm.plugins.classifier_scores import prediction_table
 from butterfly_sdm.plugins.collection import blanked, read_collection, unseen_images
-from butterfly_sdm.plugins.contract import Plugin, PluginConfig, PluginRun, Report, later, setting
+from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.images import Images, read_image
 from butterfly_sdm.plugins.networks import device_of, over_images, unit
+from butterfly_sdm.plugins.options import PluginConfig, later, setting
 from butterfly_sdm.plugins.refine.network import (
     DefendedClassifier,
     FixedClassifier,

@@ -9,7 +9,7 @@ import rasterio
 from affine import Affine
 from rasterio.windows import Window
 
-from butterfly_sdm.imagery.composites.kept import Kept
+from butterfly_sdm.imagery.composites.kept import KeptBlocks
 from butterfly_sdm.imagery.composites.median import median_of
 from butterfly_sdm.imagery.composites.stacks import Stack
 from butterfly_sdm.imagery.grids import on_grid
@@ -193,7 +193,7 @@ def test_on_another_grid_it_does_not_depend_on_how_it_is_read(tmp_path):
     assert valid.mean() > 0.5
     # GDAL's approximation of the projection, an eighth of a pixel, begins elsewhere
     assert (valid == there).mean() > 0.95
-    part, seen = replace(lazy, kept=Kept()).read(Window(490, 480, 60, 70))
+    part, seen = replace(lazy, kept=KeptBlocks()).read(Window(490, 480, 60, 70))
     np.testing.assert_array_equal(part, values[:, 480:550, 490:550])
     np.testing.assert_array_equal(seen, valid[480:550, 490:550])
 
