@@ -97,7 +97,9 @@ def test_the_wheel_walks_the_whole_way_far_from_the_clone(elsewhere):
     assert str(ROOT) not in where
     assert elsewhere("butterfly-sdm", "--version").startswith("butterfly-sdm ")
     elsewhere("butterfly-sdm", "init", "mine.yaml")
-    elsewhere("butterfly-sdm", "demo", "--small", "--set", "train.fit.epochs=1", "--out", "demo")
+    elsewhere(
+        "butterfly-sdm", "demo", "--small", "--set", "train.model.kind=mean_rate", "--out", "demo"
+    )
     demo = elsewhere.work / "demo"
     said = elsewhere("butterfly-sdm", "check", "demo/dataset", "demo/run", "demo/map.tif", "--json")
     assert not any(json.loads(said).values())

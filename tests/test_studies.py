@@ -18,7 +18,13 @@ DATA = make_dataset(24, image=False)
 EXPERIMENT = {
     "name": "trial",
     "train": {
-        "model": {"image": False, "covariates": True, "embedding": 8, "members": 2},
+        "model": {
+            "image": False,
+            "covariates": True,
+            "embedding": 8,
+            "head_width": 16,
+            "members": 2,
+        },
         "fit": {"epochs": 2, "batch_size": 8, "accelerator": "cpu"},
     },
     "search": {
@@ -108,8 +114,11 @@ def test_the_published_search_is_a_search_of_the_published_setting(monkeypatch) 
             )
 
 
-def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: Path) -> None:
-    data = make_dataset(120, image=False, seed=3)
+SLOWER = ["train.fit.learning_rate=1.0e-6"]  # stays at the mean rates
+
+
+def sensible() -> dict[str, object]:
+    """Return an experiment that learns where sites lie."""
     fit = {
         "epochs": 12,
         "batch_size": 16,
@@ -117,15 +126,14 @@ def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: 
         "patience": None,
         "accelerator": "cpu",
     }
-    experiment = {
-        "train": {
-            "model": EXPERIMENT["train"]["model"] | {"position": True, "members": 1},
-            "fit": fit,
-        },
-        "evaluate": {"folds": 2},
-    }
-    change = ["train.fit.learning_rate=1.0e-6"]  # stays at the mean rates
-    found = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
+    model = EXPERIMENT["train"]["model"] | {"position": True, "members": 1}
+    return {"train": {"model": model, "fit": fit}, "evaluate": {"folds": 2}}
+
+
+def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: Path) -> None:
+    data = make_dataset(120, image=False, seed=3)
+    experiment = sensible()
+    found = butterfly_sdm.compare_change(experiment, SLOWER, tmp_path, seeds=2, dataset=data)
     assert found.table.index.tolist() == ["seed 0", "seed 1", "mean of all seeds"]
     assert (found.table["low"] > 0).all()  # changed - as it is: worse, and surely so
     assert (found.table["changed"] - found.table["as_it_is"]).to_numpy() == pytest.approx(
@@ -136,18 +144,26 @@ def test_a_change_that_spoils_an_experiment_is_found_out_seed_by_seed(tmp_path: 
     files = sorted((tmp_path / "out_of_fold").iterdir())
     assert len(files) == 2 * 2 * 2
     before = [file.stat().st_mtime_ns for file in files]
-    again = butterfly_sdm.compare_change(experiment, change, tmp_path, seeds=2, dataset=data)
+    again = butterfly_sdm.compare_change(experiment, SLOWER, tmp_path, seeds=2, dataset=data)
     assert [file.stat().st_mtime_ns for file in files] == before  # nothing is fitted twice
     pd.testing.assert_frame_equal(again.table, found.table)
-    there = butterfly_sdm.compare_change(
-        experiment,
-        change,
-        tmp_path / "two_processes",
-        seeds=1,
-        dataset=data,
-        overrides=["evaluate.workers=2"],
-    )
-    # Two processes share the cores: a network's last digits depend on how many threads add up.
-    pd.testing.assert_frame_equal(there.table, found.table.iloc[:1], rtol=1e-4)
     with pytest.raises(ConfigError, match="changes nothing of train"):
         butterfly_sdm.compare_change(experiment, ["evaluate.folds=3"], tmp_path, dataset=data)
+
+
+@pytest.mark.slow
+def test_two_processes_compare_as_one_does(tmp_path: Path) -> None:
+    data = make_dataset(120, image=False, seed=3)
+    one, two = (
+        butterfly_sdm.compare_change(
+            sensible(),
+            SLOWER,
+            tmp_path / str(workers),
+            seeds=1,
+            dataset=data,
+            overrides=[f"evaluate.workers={workers}"],
+        )
+        for workers in (1, 2)
+    )
+    # Two processes share the cores: a network's last digits depend on how many threads add up.
+    pd.testing.assert_frame_equal(two.table, one.table, rtol=1e-4)
