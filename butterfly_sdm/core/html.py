@@ -46,9 +46,10 @@ def rows_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) 
     >>> "<td" in rows_html("Dates", (), [("1 May 2018 to 3 June 2019",)])
     True
     """
-    head = "".join(f"<th scope='col' style='{CELL}'>{escape(name)}</th>" for name in header)
+    style = CELL.replace("anywhere", "break-word")  # a narrow column keeps its words whole
+    head = "".join(f"<th scope='col' style='{style}'>{escape(name)}</th>" for name in header)
     body = "".join(
-        "<tr>" + "".join(f"<td style='{CELL}'>{escape(cell)}</td>" for cell in row) + "</tr>"
+        "<tr>" + "".join(f"<td style='{style}'>{escape(cell)}</td>" for cell in row) + "</tr>"
         for row in rows
     )
     return (
