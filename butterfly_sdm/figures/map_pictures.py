@@ -193,8 +193,9 @@ def show_trust(path: str | Path, species: str, limits: Mapping[str, float]) -> P
         shown = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
         if outside is not None and outside.any():
             cells = np.where(outside, 1.0, 0.0)
-            with rc_context({"hatch.color": "#5b0b4a", "hatch.linewidth": 0.8}):
-                axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
+            for colour, width in (("white", 2.2), ("#5b0b4a", 0.9)):  # seen on pale and on dark
+                with rc_context({"hatch.color": colour, "hatch.linewidth": width}):
+                    axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
         axes.set_title(title, fontsize=9)
         bar = picture.colorbar(shown, ax=axes, shrink=0.8)
         bar.ax.tick_params(labelsize=6)
