@@ -1,7 +1,10 @@
-# The command in a container, without CUDA: docker build -t butterfly-sdm .
+# The command in a container: docker build -t butterfly-sdm .
 #   docker run --rm -v "$PWD:/work" butterfly-sdm demo
+# PyTorch comes with some 3 GB of CUDA. Without it: --build-arg PIP_EXTRA_INDEX_URL=URL with the
+# address in the line for *CPU* on PyTorch's own page "Get Started".
 # Linted, not built, by those who wrote it.
 FROM python:3.12-slim
+ARG PIP_EXTRA_INDEX_URL=
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY .ci/constraints.txt .ci/

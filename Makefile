@@ -9,7 +9,7 @@ MINIMUM := tests/test_config.py tests/test_cli.py tests/test_flow.py tests/core 
 	tests/data_prep/records/test_records_files.py tests/data_prep/records/test_grid_references.py tests/evaluation/test_scores.py \
 	tests/mapping/test_options.py tests/models/test_presence_net.py
 
-.PHONY: help demo test check slow coverage minimum audit licences docs benchmarks clean
+.PHONY: help demo test check slow coverage minimum audit licences docs clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14

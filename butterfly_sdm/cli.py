@@ -76,7 +76,11 @@ ConfigArgument = Annotated[
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set train.fit.epochs=3"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a setting of the YAML: --set train.fit.epochs=3",
+    ),
 ]
 ColumnOption = Annotated[
     list[str] | None,
@@ -179,11 +183,7 @@ def demo(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """
-    Walk the whole way on a simulated region: records and rasters to data set, model, scores and
-    map.
-    """
-
+    """Walk the whole way on a simulated region, from records and rasters to the map."""
     with terminal.progress_bars() as progress:
         region = sdm.simulate_region(
             out / "region", seed=seed, progress=progress, **(SMALL_REGION if small else {})
@@ -713,7 +713,10 @@ def _say_plan(made: Plan, *, as_json: bool) -> None:
 @app.command(epilog=_example("butterfly-sdm report my_region.yaml"))
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(help="Run folders; the first is described.", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Run folders, or the YAML of one; the first is described.", show_default=False
+        ),
     ],
     out: Annotated[
         Path | None, typer.Option(help="The HTML page; report.html in the first run if not given.")
@@ -753,11 +756,7 @@ def compare(
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """
-    Compare two runs, or an experiment with and without a change, site by site on the same held-out
-    sites.
-    """
-
+    """Compare two runs, or an experiment with and without a change, site by site."""
     if change:
         if len(what) != 1:
             raise ConfigError(f"With --change, compare takes one YAML; {len(what)} were given.")
@@ -903,13 +902,21 @@ def plugin(
         typer.Option("--config", help="YAML with the settings of the plugin; init writes it."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder.")] = None,
-    overrides: SetOption = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override a setting of the plugin: --set seed=1"
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """
     Use a method of another domain.
 
-    init writes a YAML of all its settings; extract makes features of raw files, such as videos;
+    init writes a YAML of all its settings.
+
+    extract makes features of raw files, such as videos.
+
     check lets it show, on few steps, that it keeps what plugins promise.
     """
     from butterfly_sdm.core.files import read_json
@@ -1006,9 +1013,10 @@ def init(
             _say_look(found)
             _say(f"{path} holds what is known so far; complete it as said above.", "yellow")
     write_text(path, text)
-    terminal.summary(
-        "Starter config written", {"config": path}, next_commands=[f"butterfly-sdm build {path}"]
-    )
+    rows: dict[str, object] = {"config": path}
+    if marked := text.count(" # <--"):
+        rows["before you build"] = f"change the {marked} lines marked <--"
+    terminal.summary("Starter config written", rows, next_commands=[f"butterfly-sdm build {path}"])
 
 
 @app.command(epilog=_example("butterfly-sdm doctor"))

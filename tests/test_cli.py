@@ -37,6 +37,9 @@ def test_every_command_has_help_with_an_example(command):
     assert result.exit_code == 0
     assert "Example" in result.output
     assert f"butterfly-sdm {command}" in result.output
+    # a line of the source that ends within a sentence would end there on the terminal too
+    told = typer.main.get_command(app).commands[command].help
+    assert all("\n" not in paragraph for paragraph in told.split("\n\n"))
 
 
 def test_examples_of_help_can_be_typed():
@@ -106,7 +109,8 @@ def test_an_unknown_key_is_named_with_the_nearest_one(tmp_path):
 
 def test_init_writes_a_starter_and_never_replaces_a_file_unasked(tmp_path):
     path = tmp_path / "mine.yaml"
-    assert runner.invoke(app, ["init", str(path)]).exit_code == 0
+    written = runner.invoke(app, ["init", str(path)])
+    assert written.exit_code == 0 and "change the 3 lines marked <--" in flat(written)
     assert "name: mine" in path.read_text()
     path.write_text("precious")
     result = runner.invoke(app, ["init", str(path)])

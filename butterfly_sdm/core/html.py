@@ -37,6 +37,27 @@ def facts_html(title: str, facts: Mapping[str, object], *, warnings: Sequence[st
     )
 
 
+def rows_html(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """
+    Return a title and rows of cells under a header (empty: none), as HTML that needs nothing else.
+
+    Examples
+    --------
+    >>> "<td" in rows_html("Dates", (), [("1 May 2018 to 3 June 2019",)])
+    True
+    """
+    style = CELL.replace("anywhere", "break-word")  # a narrow column keeps its words whole
+    head = "".join(f"<th scope='col' style='{style}'>{escape(name)}</th>" for name in header)
+    body = "".join(
+        "<tr>" + "".join(f"<td style='{style}'>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return (
+        f"<div style='margin-top:6px'><b>{escape(title)}</b><table style='border:none'>"
+        f"{f'<thead><tr>{head}</tr></thead>' if head else ''}<tbody>{body}</tbody></table></div>"
+    )
+
+
 def table_html(table: pd.DataFrame, *, digits: str = ".4g", max_rows: int | None = None) -> str:
     """
     Return a table of numbers as HTML that can be read without a style sheet; what is missing is

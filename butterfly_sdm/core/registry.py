@@ -26,12 +26,15 @@ class Offer:
         Where it lies: ``module:attribute``.
     distribution, version
         The installed package that offers it.
+    needs
+        Names that it must have.
     """
 
     name: str
     value: str
     distribution: str = OWN
     version: str = ""
+    needs: tuple[str, ...] = ()
 
     def load(self) -> Any:
         """
@@ -40,16 +43,24 @@ class Offer:
         Raises
         ------
         PluginError
-            It cannot be imported, whatever another package does while it is.
+            It cannot be imported, whatever another package does while it is, or lacks what it
+            needs.
         """
         module, _, attribute = self.value.partition(":")
         try:
-            return getattr(import_module(module), attribute)
+            made = getattr(import_module(module), attribute)
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{self.name!r} of {self.distribution} ({self.value}) cannot be loaded: "
                 f"{type(error).__name__}: {error}. Update or remove that package."
             ) from error
+        if lacking := [name for name in self.needs if not hasattr(made, name)]:
+            raise PluginError(
+                f"{self.name!r} of {self.distribution} ({self.value}) has no "
+                f"{' and no '.join(lacking)}; what is offered under such a name has "
+                f"{', '.join(self.needs)}. Add what is missing to that package, or remove it."
+            )
+        return made
 
 
 @dataclass(frozen=True)
@@ -67,12 +78,15 @@ class Registry:
         Name to ``module:attribute`` of those that come with this package.
     unknown
         The error of a name that nobody offers.
+    needs
+        Names that each of them must have, such as methods.
     """
 
     group: str
     what: str
     built_in: Mapping[str, str] = field(default_factory=dict)
     unknown: type[ButterflySDMError] = ModelError
+    needs: tuple[str, ...] = ()
 
     def offers(self) -> dict[str, Offer]:
         """
@@ -83,12 +97,14 @@ class Registry:
         PluginError
             Two packages offer the same name.
         """
-        found = {name: Offer(name, value) for name, value in self.built_in.items()}
+        found = {
+            name: Offer(name, value, needs=self.needs) for name, value in self.built_in.items()
+        }
         for point in entry_points(group=self.group):
             if self.built_in.get(point.name) == point.value:
                 continue  # declared by the same door
             owner = (point.dist.name, point.dist.version) if point.dist is not None else ("", "")
-            offer = Offer(point.name, point.value, *owner)
+            offer = Offer(point.name, point.value, *owner, needs=self.needs)
             first = found.setdefault(point.name, offer)
             # One package may be seen twice on the path (an editable install beside its metadata).
             if first.value != offer.value:

@@ -38,6 +38,7 @@ PREDICTORS = Registry(
         "occupancy": "butterfly_sdm.baselines.occupancy:OccupancyModel",
         "seasonal": "butterfly_sdm.baselines.seasonal:Seasonal",
     },
+    needs=("fit", "predict", "save", "load"),
 )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from butterfly_sdm.errors import DataError
-from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, without_ticks
+from butterfly_sdm.figures.picture import EDGE, SEQUENTIAL, Picture, without_ticks
 
 
 def principal_plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
@@ -81,7 +81,7 @@ def show_embedding(
             cmap=SEQUENTIAL,
             vmin=low,
             vmax=high,
-            linewidths=0,
+            **EDGE,
         )
         axes.set_title(f"{title}\n{kept:.0%} of the variance".strip(), fontsize=9)
         axes.set_aspect("equal", adjustable="datalim")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from butterfly_sdm.figures.picture import INK, OTHER, SEQUENTIAL, Picture, without_ticks
+from butterfly_sdm.figures.picture import EDGE, INK, OTHER, SEQUENTIAL, Picture, without_ticks
 
 MOST_VISITS = 40
 
@@ -42,7 +42,7 @@ def show_records(sites: gpd.GeoDataFrame, visits: pd.Series, detections: pd.Data
         s=12,
         cmap=SEQUENTIAL,
         norm=LogNorm(vmin=1, vmax=max(2, int(n.max()))),
-        linewidths=0,
+        **EDGE,
     )
     bar = picture.colorbar(dots, ax=places, shrink=0.8)
     bar.set_label("visits", fontsize=8)

@@ -8,15 +8,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from rasterio.enums import Resampling
 from rasterio.errors import RasterioIOError
 
 from butterfly_sdm.errors import MissingFileError, RasterError
 from butterfly_sdm.figures.picture import SEQUENTIAL, Picture, scale_bar
 from butterfly_sdm.imagery.products import open_raster
-
-NOTHING = "#d9dcdd"
 
 
 @dataclass(frozen=True)
@@ -135,7 +132,7 @@ def show_maps(
         for row, (title, bands) in enumerate(zip(named, rows_of, strict=True)):
             band = bands[column]
             axes = picture.add_subplot(down, across, row * across + column + 1)
-            axes.set_facecolor(NOTHING)
+            _hatch(axes)
             shown = axes.imshow(
                 band.values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest"
             )
@@ -185,21 +182,20 @@ def show_trust(path: str | Path, species: str, limits: Mapping[str, float]) -> P
     picture = Picture(8.4 if unlike else 4.4, 4.0)
     most = [part.values / limits[part.name] for part in unlike]
     outside = np.any([part > 1 for part in most], axis=0) if unlike else None
-    panels: list[tuple[str, np.ndarray, str, str, float | None]] = [
-        (band.name, band.values, band.unit, SEQUENTIAL, None)
+    panels: list[tuple[str, np.ndarray, str, float | None]] = [
+        (band.name, band.values, band.unit, None)
     ]
     if unlike:
-        panels.append(
-            ("how unlike the training sites", np.fmax.reduce(most), "of the limit", "cividis_r", 2)
-        )
-    for place, (title, values, unit, colours, top) in enumerate(panels, start=1):
+        panels.append(("how unlike the training sites", np.fmax.reduce(most), "of the limit", 2))
+    for place, (title, values, unit, top) in enumerate(panels, start=1):
         axes = picture.add_subplot(1, len(panels), place)
         _hatch(axes)
-        shown = axes.imshow(values, cmap=colours, vmin=0, vmax=top, interpolation="nearest")
+        shown = axes.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=top, interpolation="nearest")
         if outside is not None and outside.any():
             cells = np.where(outside, 1.0, 0.0)
-            with rc_context({"hatch.color": "#5b0b4a", "hatch.linewidth": 0.8}):
-                axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
+            for colour, width in (("white", 2.2), ("#5b0b4a", 0.9)):  # seen on pale and on dark
+                with rc_context({"hatch.color": colour, "hatch.linewidth": width}):
+                    axes.contourf(cells, levels=[0.5, 1.5], colors="none", hatches=["\\\\\\\\"])
         axes.set_title(title, fontsize=9)
         bar = picture.colorbar(shown, ax=axes, shrink=0.8)
         bar.ax.tick_params(labelsize=6)
@@ -216,7 +212,6 @@ def show_bands(
     *,
     extent: tuple[float, float, float, float],
     axis_unit: str,
-    colours: Sequence[str],
     notes: Mapping[str, str] | None = None,
 ) -> Picture:
     """
@@ -232,8 +227,6 @@ def show_bands(
         West, east, south and north, in ``axis_unit``.
     axis_unit
         Of the coordinates.
-    colours
-        From 0 to the largest number.
     notes
         Said below the name of a band, such as how good it is; None: nothing.
 
@@ -242,7 +235,6 @@ def show_bands(
     Picture
         Shows itself at the end of a cell; ``save`` writes it.
     """
-    ramp = LinearSegmentedColormap.from_list("ramp", colours)
     west, east, south, north = extent
     columns = min(3, len(values))
     rows = -(-len(values) // columns)
@@ -251,7 +243,7 @@ def show_bands(
     for place, ((name, unit), band) in enumerate(zip(units.items(), values, strict=True), start=1):
         axes = picture.add_subplot(rows, columns, place)
         _hatch(axes)
-        image = axes.imshow(band, cmap=ramp, vmin=0, extent=extent, interpolation="nearest")
+        image = axes.imshow(band, cmap=SEQUENTIAL, vmin=0, extent=extent, interpolation="nearest")
         note = textwrap.fill((notes or {}).get(name) or "", 52)
         axes.set_title(f"{name}\n{note}".strip(), fontsize=9 if not note else 8)
         axes.tick_params(labelsize=6)

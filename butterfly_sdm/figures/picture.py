@@ -12,15 +12,17 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PathCollection
-from matplotlib.colors import to_hex
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.figure import Figure
 
 from butterfly_sdm.core.files import atomic_path
+from butterfly_sdm.figures.palette import RAMP
 
-SEQUENTIAL = "viridis"
+SEQUENTIAL = LinearSegmentedColormap.from_list("butterfly_sdm", RAMP)
 INK = "#1f2a30"
 PALETTE = {"train": "#0072b2", "validation": "#e69f00", "test": "#cc79a7"}  # Okabe and Ito (2008)
 OTHER = "#9aa5a8"
+EDGE: dict[str, Any] = {"edgecolors": OTHER, "linewidths": 0.4}  # shows pale dots on paper
 _POINTS = 72  # an inch of SVG
 
 

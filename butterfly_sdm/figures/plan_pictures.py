@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.collections import Collection, PolyCollection
 
 from butterfly_sdm.figures.picture import (
+    EDGE,
     INK,
     OTHER,
     PALETTE,
@@ -70,7 +71,7 @@ def show_plan(
         axes.add_collection(drawn)
     if (~flat).any():
         place = middles[~flat]
-        dots = axes.scatter(place.x, place.y, c=numbers[~flat], s=14, linewidths=0, **look)
+        dots = axes.scatter(place.x, place.y, c=numbers[~flat], s=14, **EDGE, **look)
         dots.set_clim(0, top)
         drawn = drawn if flat.any() else dots
     drawn.set_clim(0, top)

@@ -4,10 +4,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import ScalarFormatter
 
 from butterfly_sdm.data.dataset import Dataset
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.figures.picture import (
+    EDGE,
     INK,
     OTHER,
     PALETTE,
@@ -40,9 +42,12 @@ def show_effort(dataset: Dataset) -> Picture:
         s=12,
         cmap=SEQUENTIAL,
         norm=LogNorm(),
-        linewidths=0,
+        **EDGE,
     )
-    picture.colorbar(dots, ax=effort, label="visits", shrink=0.8)
+    bar = picture.colorbar(dots, ax=effort, shrink=0.8)
+    bar.set_label("visits", fontsize=8)
+    bar.ax.tick_params(which="both", labelsize=7)
+    bar.formatter = ScalarFormatter()  # 100 visits, not 10 to the power of 2
     belongs = dataset.split.part_of() if dataset.split is not None else {}
     for part, colour in PALETTE.items():
         here = np.array([belongs.get(site) == part for site in sites.index])
@@ -98,9 +103,9 @@ def show_rates(dataset: Dataset, species: str) -> Picture:
     picture = Picture(5.2, 4.4)
     axes = picture.add_subplot()
     size = 6 + 60 * np.sqrt(sites["visits"] / max(1, sites["visits"].max()))
-    look: dict[str, Any] = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, "edgecolors": "white"}
+    look: dict[str, Any] = {"cmap": SEQUENTIAL, "vmin": 0, "vmax": 1, **EDGE}
     place = sites["easting"], sites["northing"]
-    dots = axes.scatter(*place, c=dataset.rates[species], s=size, linewidths=0.3, **look)
+    dots = axes.scatter(*place, c=dataset.rates[species], s=size, **look)
     picture.colorbar(dots, ax=axes, label="detection rate (visits with it / visits)", shrink=0.8)
     axes.set_aspect("equal")
     axes.set_title(species, fontsize=10, style="italic")

@@ -14,15 +14,10 @@ from rasterio.warp import transform_bounds, transform_geom
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.files import discard_unfinished, sha256, write_json, write_text
+from butterfly_sdm.figures.palette import DIVERGING, RAMP
 from butterfly_sdm.imagery.products import metres_per_unit, open_raster
 from butterfly_sdm.mapping.map_file import read_tags
 from butterfly_sdm.mapping.quantity import is_of_species
-
-#: Yellow to dark blue in equal steps of lightness, readable without colour vision and in print.
-RAMP = ("#ffffe5", "#d9f0a3", "#78c679", "#238443", "#00441b")
-
-#: Violet to orange through white, for differences; told apart without colour vision.
-DIVERGING = ("#5e3c99", "#b2abd2", "#f7f7f7", "#fdb863", "#b35806")
 
 EXTENSIONS = tuple(
     f"https://stac-extensions.github.io/{name}/schema.json"
@@ -235,7 +230,6 @@ def write_quicklook(path: Path, *, most: int = 9) -> Path:
         dict(zip(names, units, strict=True)),
         extent=(left / step, right / step, bottom / step, top / step),
         axis_unit=unit,
-        colours=RAMP,
         notes={name: skill_words(tags, name) for name in names},
     )
     shown = "" if bands == len(names) else f"The first {len(names)} of {bands} bands. "

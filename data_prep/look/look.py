@@ -7,10 +7,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
 
 import yaml
 
+from butterfly_sdm.core.html import rows_html
 from butterfly_sdm.errors import MissingFileError
 from butterfly_sdm.progress import Progress, silent
 from data_prep.look.records import ColumnSeen, RecordsSeen, look_at_records
@@ -41,7 +43,7 @@ class Section:
     header: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Look:
     """
     What files hold, as they were understood.
@@ -107,6 +109,13 @@ class Look:
             rows = [" | ".join(row) for row in section.rows]
             texts.append("\n".join([section.title, *(f"  {row}" for row in rows)]))
         return "\n\n".join([*texts, self.yaml])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        parts = [rows_html(part.title, part.header, part.rows) for part in self.sections]
+        lines = f"<div><b>Lines for your config</b><pre>{escape(self.yaml)}</pre></div>"
+        return "".join([*parts, lines])
 
 
 def look(

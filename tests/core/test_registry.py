@@ -49,3 +49,10 @@ def test_two_packages_cannot_offer_one_name(monkeypatch):
 def test_a_built_in_kind_may_be_declared_as_well(monkeypatch):
     offer(monkeypatch, ("path", "pathlib:Path"))
     assert len(KINDS.offers()) == 2
+
+
+def test_a_kind_that_lacks_what_it_needs_says_so_before_any_work(monkeypatch):
+    offer(monkeypatch, ("extra", "collections:OrderedDict"))
+    kinds = Registry(KINDS.group, "kind", needs=("keys", "save", "load"))
+    with pytest.raises(PluginError, match=r"has no save and no load; .* has keys, save, load"):
+        kinds.load("extra")

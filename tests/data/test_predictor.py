@@ -1,14 +1,17 @@
 """What every kind of predictor promises, and what others may ask of it."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache, partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from butterfly_sdm.config import load_config
+from butterfly_sdm.core import registry
 from butterfly_sdm.data.predictor import (
     UNKNOWN_CRS,
     FitContext,
@@ -107,6 +110,23 @@ def _fit(kind, world, folder):
     assert predictor.sees == Sees(needs_tile=CASES[kind][1].needs_tile)
     context = FitContext(validation=world.split.validation)
     return predictor.fit(world, world.split.train, context=context)
+
+
+def test_the_predictor_of_the_documentation_is_trained_by_its_name(tmp_path, monkeypatch):
+    page = Path(__file__).parents[2].joinpath("docs", "extending.md").read_text(encoding="utf-8")
+    code = next(c for c in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "Sees" in c)
+    tmp_path.joinpath("my_package.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("constant", "my_package:Constant", PREDICTORS.group)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    config = load_config(
+        {"train": {"model": {"kind": "constant", "options": {"probability": 0.3}}}}
+    )
+    world = make_dataset()
+    made = make_predictor(config.train.model, config.train.fit, seed=0)
+    made.fit(world, world.split.train).save(tmp_path / "run")
+    again = load_predictor(tmp_path / "run").predict(world, world.split.validation)
+    assert (again == 0.3).all(axis=None) and list(again.columns) == list(world.species)
 
 
 def test_every_kind_is_tried():

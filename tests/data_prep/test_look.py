@@ -46,6 +46,15 @@ def test_a_download_is_told_column_by_column(tmp_path):
     assert values["kingdom"] == ("A",)
 
 
+def test_it_shows_itself_in_tables_and_in_words_without_its_numbers(tmp_path):
+    row = "Aglais <script>,2018-06-03,51.1,-1.5"
+    found = look([write(tmp_path / "a.csv", "species,eventDate,latitude,longitude", row)])
+    page = found._repr_html_()
+    assert all(section.title in page for section in found.sections)
+    assert "Aglais" in page and "<script>" not in page
+    assert repr(found) == str(found) and "DataFrame" not in repr(found)
+
+
 def test_counts_names_dates_and_losses_are_those_of_a_build_without_filters(tmp_path):
     seen = look([gbif(tmp_path)]).records
     assert seen.table.visits.sum() == 2  # 51.1 and 51.2 on 3 June

@@ -1,5 +1,6 @@
 """The report says what was found, holds no link to the network and no script of others."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from butterfly_sdm.evaluation.report.lives_here import lives_here
 from butterfly_sdm.evaluation.report.odmap import TO_FILL
 from butterfly_sdm.evaluation.report.page import to_markdown, write_report
 from butterfly_sdm.evaluation.report.summary import sentences, warnings_of
+from butterfly_sdm.figures.palette import RAMP
 from tests.evaluation.worlds import small_world
 
 
@@ -85,6 +87,7 @@ def test_withheld_species_have_no_places_in_the_page(findings, tmp_path):
         findings, tmp_path / "r.html", withheld=findings.dataset.species[:1]
     ).read_text()
     data = page.split('id="report-data">')[1].split("</script>")[0]
+    assert json.loads(data)["ramp"][0] == RAMP[0] and json.loads(data)["ramp"][-1] == RAMP[-1]
     assert findings.dataset.species[0] not in data and findings.dataset.species[1] in data
     assert "1 sensitive species have no map" in page
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+from matplotlib.colors import to_hex
 from rasterio.transform import from_origin
 from shapely import box
 
@@ -36,7 +37,8 @@ from butterfly_sdm.figures import (
     show_tiles,
 )
 from butterfly_sdm.figures.embedding import principal_plane
-from butterfly_sdm.figures.map_pictures import read_bands
+from butterfly_sdm.figures.map_pictures import read_bands, show_trust
+from butterfly_sdm.figures.palette import RAMP
 
 SPECIES = ("Pieris napi", "Maniola jurtina", "Aglais io")
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -183,6 +185,26 @@ def test_maps_are_shown_beside_each_other_on_one_scale_per_species(
     assert limits[0] == limits[1] == pytest.approx((0, 0.3))
 
 
+def test_numbers_have_one_palette_in_every_picture_as_in_the_files_of_a_map(species_map: Path):
+    data, one = dataset(), np.full((1, 2, 2), 0.5)
+    for picture in (
+        show_maps(species_map),
+        show_trust(species_map, "Pieris napi", {"Aglais io": 0.2}),
+        show_bands(one, {"a": ""}, extent=(0, 1, 0, 1), axis_unit="km"),
+        show_effort(data),
+        show_rates(data, "Pieris napi"),
+        show_embedding(np.eye(12), np.arange(12.0), "rate"),
+    ):
+        drawn = [
+            part
+            for axes in picture.axes
+            for part in (*axes.images, *axes.collections)
+            if part.get_array() is not None and part.colorbar
+        ]
+        ends = {tuple(to_hex(part.cmap(end)) for end in (0.0, 1.0)) for part in drawn}
+        assert ends == {(RAMP[0], RAMP[-1])}
+
+
 def test_a_band_that_is_not_there_and_a_file_that_is_not_there_are_named(
     species_map: Path, tmp_path: Path
 ):
@@ -293,8 +315,7 @@ def test_drivers_and_differences_say_their_numbers():
 def test_bands_of_a_map_stand_side_by_side_with_their_units_and_coordinates():
     values = np.stack([np.full((2, 3), 0.5), np.full((2, 3), np.nan)])
     units = {"Aglais io": "probability", "richness": "species"}
-    colours = ["#ffffe5", "#00441b"]
-    picture = show_bands(values, units, extent=(500, 530, 20, 40), axis_unit="km", colours=colours)
+    picture = show_bands(values, units, extent=(500, 530, 20, 40), axis_unit="km")
     said = texts(picture)
     assert all(word in said for word in (*units, *units.values(), "km"))
     assert picture.axes[0].images[0].get_extent() == [500, 530, 20, 40]

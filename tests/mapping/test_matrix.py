@@ -27,7 +27,7 @@ from butterfly_sdm.errors import ButterflySDMError, DataError, ModelError, Raste
 from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.map_of_run import MapOfRun
 from butterfly_sdm.mapping import MapOptions
-from butterfly_sdm.mapping.layers import Layer
+from butterfly_sdm.mapping.layers import NAMED, Layer
 from butterfly_sdm.mapping.surfaces.networks import embedders
 from butterfly_sdm.models.ensemble import Ensemble
 from butterfly_sdm.models.network_predictor import NetworkPredictor
@@ -255,9 +255,7 @@ def test_every_map_tells_what_its_predictor_predicts_there(kind, crs, held, tmp_
     if not kind.endswith("_rate"):
         assert there.std(axis=(1, 2)).max() > 1e-6  # else the test would see nothing
 
-    wanted = {
-        "richness": True,
-        "richness_variance": True,
+    wanted = dict.fromkeys(NAMED, True) | {
         "spread": isinstance(predictor, Members),
         "applicability": bool(embedders(predictor) or predictor.sees.covariates or held),
     }
@@ -277,7 +275,9 @@ def test_every_map_tells_what_its_predictor_predicts_there(kind, crs, held, tmp_
     possible = [layer for layer, possible in wanted.items() if possible]
     values = read(write(possible))
     seen = bool(embedders(predictor) or predictor.sees.covariates)
-    assert len(values) == 2 + len(possible) + 2 + (seen and bool(held))
+    bands = sum(len(NAMED[name].names(SPECIES)) for name in possible if name in NAMED)
+    unlike_bands = wanted["applicability"] + (seen and bool(held))
+    assert len(values) == 2 + bands + unlike_bands + 2
     assert np.isfinite(values).all()
     np.testing.assert_array_equal(values[:2], read(made))
 

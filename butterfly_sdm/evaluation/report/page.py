@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.colors import to_hex
 
 from butterfly_sdm import figures
 from butterfly_sdm.core.cards import listed
@@ -23,6 +24,7 @@ from butterfly_sdm.evaluation.report.lives_here import lives_here
 from butterfly_sdm.evaluation.report.odmap import TO_FILL, odmap
 from butterfly_sdm.evaluation.report.summary import headline, sentences, warnings_of
 from butterfly_sdm.evaluation.scores import DEFINITIONS
+from butterfly_sdm.figures.picture import SEQUENTIAL
 
 MOST_SITES = 3000  # with more, the page would hold megabytes of dots
 PERCENT = ["rate", "predicted", "coverage"]
@@ -336,6 +338,7 @@ def _data_of_maps(findings: Findings, withheld: Sequence[str]) -> str:
     value = {
         "sites": list(map(str, sites)),
         "species": species,
+        "ramp": [to_hex(colour) for colour in SEQUENTIAL(np.linspace(0, 1, 8))],
         "first": int(factor.to_numpy().argmax()) if species else 0,
         "rates": rates.to_numpy().T.round(3).tolist(),
         "predictions": findings.predictions.loc[sites, species].to_numpy().T.round(3).tolist(),

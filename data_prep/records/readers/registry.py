@@ -27,7 +27,7 @@ BUILT_IN = {
     "birdtrack": "data_prep.records.readers.exports:BirdTrackReader",
     "table": "data_prep.records.readers.tables:TableReader",
 }
-READERS = Registry("butterfly_sdm.readers", "reader", BUILT_IN)
+READERS = Registry("butterfly_sdm.readers", "reader", BUILT_IN, needs=("recognises", "open"))
 
 
 def reader(name: str) -> Reader:
