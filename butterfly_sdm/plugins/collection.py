@@ -121,7 +121,8 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
         else:
             table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no readable table: {error}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no readable table: {reason}") from error
     check_columns(table, columns, path)
     return table
 

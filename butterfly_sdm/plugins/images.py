@@ -1,6 +1,7 @@
 """Read images of any usual kind into one shape."""
 
 import logging
+import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -155,6 +156,10 @@ def read_dicom(path: Path, *, pixels: bool = True) -> Any:
         pydicom is not installed.
     """
     pydicom = optional_package("pydicom", "DICOM files need pydicom", "medical")
+    # It would tell each oddity of a file twice, and with its traceback each decoder that failed
+    # before it raises the reason.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 
@@ -177,8 +182,6 @@ def _dicom_pixels(path: Path) -> np.ndarray:
     dataset = read_dicom(path)
     from pydicom.pixels import processing
 
-    # It would log every decoder that failed, with its traceback, before it raises the reason.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     values: np.ndarray = dataset.pixel_array
     interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     frames = int(dataset.get("NumberOfFrames", 1) or 1)

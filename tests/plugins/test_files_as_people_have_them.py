@@ -4,6 +4,7 @@ runs, MedMNIST, DICOM without endings, one file that cannot be read, paths besid
 """
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -227,6 +228,11 @@ def test_one_unreadable_image_stops_no_training(name, tmp_path, caplog):
     if "predictions" in report.tables and name != "refine":
         paths = " ".join(report.tables["predictions"]["path"])
         assert not any(path in paths for path in broken)
+    if name == "dfcon":
+        for path in report.tables["predictions"].query("label == 'fake'")["path"]:
+            Path(path).write_bytes(b"cut off")
+        with pytest.raises(DataError, match="Of the test part only real faces can be read"):
+            evaluate(run)
 
 
 def test_dicom_files_without_an_ending_are_found(tmp_path):

@@ -147,6 +147,10 @@ def read_features(path: Path) -> Features:
             if len(value) != len(videos):
                 message = f"{path} holds {len(videos)} videos, but {len(value)} rows of {key}."
                 raise DataError(message)
+    elif not collection.is_table(path):
+        raise DataError(
+            f"{path} is neither a film nor features of one, which are .npz, .csv or .parquet."
+        )
     else:
         table = collection.read_columns(path, ("video_id",), {"video_id": str})
         videos = table["video_id"].to_numpy()
