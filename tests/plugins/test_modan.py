@@ -15,6 +15,7 @@ from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard
 from butterfly_sdm.plugins.classifier_scores import student_interval
+from butterfly_sdm.plugins.images import read_image
 from butterfly_sdm.plugins.modan import collections
 from butterfly_sdm.plugins.modan.method import (
     Modan,
@@ -226,6 +227,27 @@ def test_dicom_attributes_come_from_the_tags_and_what_was_dropped_is_counted(tmp
     assert len(more) == 4
 
 
+@pytest.mark.parametrize(
+    ("kind", "pixel", "bits", "colour"),
+    [
+        ("YBR_FULL", [76, 85, 255], 8, [254, 0, 0]),
+        ("RGB", [255, 0, 100], 8, [255, 0, 100]),
+        ("RGB", [65535, 0, 32768], 16, [255, 0, 128]),
+    ],
+)
+def test_colours_of_dicom_are_red_green_and_blue_of_eight_bits(kind, pixel, bits, colour, tmp_path):
+    dataset = pytest.importorskip("pydicom.examples").ct
+    dataset.Rows = dataset.Columns = 8
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = kind, 0
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    dataset.PixelData = np.tile(pixel, 64).astype(f"uint{bits}").tobytes()
+    dataset.save_as(tmp_path / "a.dcm")
+    image = read_image(tmp_path / "a.dcm", 8, 3)
+    np.testing.assert_allclose(image[:, 4, 4], colour, atol=2)
+
+
 def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path, recwarn, caplog):
     import shutil
 
@@ -233,7 +255,6 @@ def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path, recwarn, cap
     from pathlib import Path
 
     from butterfly_sdm.errors import ButterflySDMError
-    from butterfly_sdm.plugins.images import read_image
 
     root = Path(pydicom_data.__file__).parent / "test_files"
     if not root.is_dir():
@@ -252,6 +273,13 @@ def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path, recwarn, cap
         assert image.shape == (1, 16, 16)
         read += 1
     assert read >= 15
+    # one picture in many forms
+    forms = ("dcmtk_+eb+cr", "dcmtk_+eb+cy+np", "jpeg_dcmtk", "rle_16bit", "rle_32bit")
+    first, *others = (read_image(tmp_path / f"SC_rgb_{form}.dcm", 32, 3) for form in forms)
+    assert all(np.abs(first.astype(int) - image).mean() < 4 for image in others)
+    assert read_image(tmp_path / "examples_jpeg2k.dcm", 16, 3).std() > 10
+    red, _, blue = read_image(tmp_path / "examples_palette.dcm", 16, 3).astype(int)
+    assert np.abs(red - blue).mean() > 1  # its numbers are no shades of grey
     # oddities that do not hinder reading are not told
     assert not [warning for warning in recwarn if "pydicom" in warning.filename]
     assert not [record for record in caplog.records if record.name.startswith("pydicom")]
