@@ -250,11 +250,25 @@ def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
     assert classes == ["a", "b"] and numbers.tolist() == [1, -1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")]
+)
+def test_tables_are_read_as_spreadsheets_write_them(separator, encoding, tmp_path):
+    text = "path,label,note\nä.png,1,x\nb.png,2,\n".replace(",", separator)
+    (tmp_path / "t.csv").write_text(text, encoding=encoding)
+    table = read_collection(tmp_path / "t.csv", ("label",))
+    assert table["path"].tolist() == [str(tmp_path / "ä.png"), str(tmp_path / "b.png")]
+    assert table["label"].tolist() == ["1", "2"] and table["note"].isna().tolist() == [False, True]
+
+
 def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(MissingFileError, match=r"There is no table, file or folder .*t\.csv"):
         read_collection(tmp_path / "t.csv", ())
     (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
-    with pytest.raises(DataError, match=r"t\.csv is no readable table"):
+    with pytest.raises(DataError, match=r"t\.csv is no UTF-8 text .* Save it as CSV in UTF-8"):
+        read_collection(tmp_path / "t.csv", ())
+    (tmp_path / "t.csv").write_text('path\n"a\n')
+    with pytest.raises(DataError, match=r"t\.csv is no readable table: \S.*\S$"):
         read_collection(tmp_path / "t.csv", ())
     np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
     with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
