@@ -46,6 +46,17 @@ WITHIN = [
 ]
 #: What packages that say nothing in their metadata say in their licence file.
 BY_HAND = {"cuda-toolkit": "NVIDIA"}
+#: Libraries that wheels carry in compiled form and whose licence their metadata do not tell.
+COPYLEFT_WITHIN = {
+    "x264": "GPL-2.0-or-later",
+    "x265": "GPL-2.0-or-later",
+    "xvidcore": "GPL-2.0-or-later",
+    "postproc": "GPL-2.0-or-later",
+    "rubberband": "GPL-2.0-or-later",
+    "fftw3": "GPL-2.0-or-later",
+    "gsl": "GPL-3.0-or-later",
+    "readline": "GPL-3.0-or-later",
+}
 
 
 def name_of(text: str) -> str:
@@ -112,11 +123,25 @@ def family_of(licence: str) -> str:
     )
 
 
+def copyleft_within(names: list[str]) -> list[str]:
+    """Return which of :data:`COPYLEFT_WITHIN` are among the files of a wheel."""
+    stems = (re.match(r"(?:lib)?([a-z]+\d*)", name.rsplit("/", 1)[-1].lower()) for name in names)
+    libraries = {
+        stem[1]
+        for stem, name in zip(stems, names, strict=True)
+        if stem and re.search(r"\.(so|dylib|dll)\b", name)
+    }
+    return sorted(libraries & COPYLEFT_WITHIN.keys())
+
+
 def page() -> str:
     """Return the page."""
     core = brought_along()
-    optional = {
-        name: held for name, held in brought_along(extras=EXTRAS).items() if name not in core
+    every = brought_along(extras=EXTRAS)
+    optional = {name: held for name, held in every.items() if name not in core}
+    within = {
+        name: copyleft_within([str(file) for file in held.files or ()])
+        for name, held in every.items()
     }
     lines = [
         "# Licences",
@@ -130,6 +155,36 @@ def page() -> str:
         "PyTorch for CPUs does without.",
     ]
     lines += ["", "## Within the package", "", *WITHIN]
+    lines += [
+        "",
+        "## Within the wheels of others",
+        "",
+        "A wheel may carry compiled libraries under another licence than its own, of which its "
+        "metadata say nothing. Those under",
+        "the GPL, by the files installed here (other platforms may differ):",
+        "",
+        "| package | carries | licence |",
+        "|---|---|---|",
+    ]
+    lines += [
+        f"| {name} | {library} | {COPYLEFT_WITHIN[library]} |"
+        for name, libraries in within.items()
+        for library in libraries
+    ]
+    lines += [
+        "",
+        "`av` (PyAV, extra `video`) carries FFmpeg, which calls itself LGPL version 3 or later but "
+        "is linked with the encoders x264",
+        "and x265. Here it only decodes. To use it binds nobody; who passes the wheel on, in an "
+        "image of a container for one,",
+        "passes on GPL software with its terms. An `av` built without the two, or no extra "
+        "`video`, does not: nothing but `implihate`",
+        "asks for it.",
+        "",
+        "Not brought along, but asked for where DICOM pixels are compressed: `pylibjpeg` and "
+        "`pylibjpeg-openjpeg` (MIT),",
+        "`pylibjpeg-libjpeg` (GPL version 3).",
+    ]
     for title, packages in (("Always", core), (f"With extras ({', '.join(EXTRAS)})", optional)):
         lines += ["", f"## {title}", "", "| package | licence |", "|---|---|"]
         lines += [f"| {name} | {licence_of(held)} |" for name, held in packages.items()]

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 
 import butterfly_sdm as sdm
 from butterfly_sdm import terminal
-from butterfly_sdm.errors import ButterflySDMError, ConfigError
+from butterfly_sdm.errors import ButterflySDMError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from butterfly_sdm.mapping import MapResult
@@ -922,10 +922,11 @@ def plugin(
     from butterfly_sdm.core.files import read_json
     from butterfly_sdm.plugins import plugin as door
 
-    if verb not in ("init", "extract", "train", "evaluate", "predict", "check"):
+    verbs = ("init", "extract", "train", "evaluate", "predict", "check")
+    if verb not in verbs:
         raise ConfigError(
             f"{verb!r} is no verb of a plugin; the verbs are init, extract, train, evaluate, "
-            "predict and check."
+            f"predict and check.{did_you_mean(verb, verbs)}"
         )
     place = config if config is not None else Path(f"{name}.yaml")
     if verb == "init":
@@ -946,11 +947,17 @@ def plugin(
         door.check_installed(name, config, overrides or ())
         terminal.summary(f"{name} check", {"contract": "kept"}, as_json=as_json)
         return
-    began = time.time()
+    began, sets = time.time(), [word for pair in overrides or () for word in ("--set", pair)]
+    alike = shlex.join(["--config", str(config), *(["--out", str(out)] if out else []), *sets])
+    follows = {
+        "extract": [f"butterfly-sdm plugin {name} train {alike}"],
+        "train": [f"butterfly-sdm plugin {name} evaluate {alike}"],
+        "evaluate": [f"butterfly-sdm plugin {name} predict {alike} --set inputs=FILES"],
+    }.get(verb, [])
     with terminal.progress_bars() as progress:
         if verb == "extract":
             told = door.extract_features(name, config, overrides or (), progress)
-            terminal.summary(f"{name} extract", told, as_json=as_json)
+            terminal.summary(f"{name} extract", told, next_commands=follows, as_json=as_json)
             return
         result = door.run_plugin(name, verb, config, out, overrides or (), progress)  # type: ignore[arg-type]
     rows: dict[str, object] = {"written": result}
@@ -958,7 +965,7 @@ def plugin(
         rows = {"trained before": result}
     if verb == "evaluate":
         rows |= {key: f"{value:.4g}" for key, value in read_json(result / "metrics.json").items()}
-    terminal.summary(f"{name} {verb}", rows, as_json=as_json)
+    terminal.summary(f"{name} {verb}", rows, next_commands=follows, as_json=as_json)
 
 
 @app.command(

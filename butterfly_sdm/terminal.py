@@ -131,7 +131,8 @@ def summary(
     if next_commands:
         out.print("Next:")
         for command in next_commands:
-            out.print(f"  {command}", markup=False, highlight=False)
+            # one line, however long: it is copied
+            out.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def table(title: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

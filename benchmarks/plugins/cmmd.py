@@ -139,13 +139,13 @@ EXPERIMENTS = {
                 "the same of the squares: SupCon / source only", ratio("source_only", 2), "<=", 0.1
             ),
         ),
-        seconds=70,
+        seconds=100,
         gpu=True,
     ),
     "cmmd_mammograms": Experiment(
         "Mammograms: normal or finding, dense breasts as target",
         partial(compare, write=mammograms, settings=MAMMOGRAMS),
-        seconds=70,
+        seconds=20,
         gpu=True,
     ),
 }

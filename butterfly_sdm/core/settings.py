@@ -362,9 +362,9 @@ def _explain(error: ValidationError, label: str, model: type[BaseModel]) -> str:
                 re.findall(r"'([^']+)'", message) if problem["type"] == "literal_error" else []
             )
             hint = did_you_mean(problem["input"], choices)
-            lines.append(
-                f"{key} = {json.dumps(problem['input'], default=str)[:80]}: {message}.{hint}"
-            )
+            given = json.dumps(problem["input"], default=str)[:80]
+            is_said = f"{key} is empty" if problem["input"] is None else f"{key} = {given}"
+            lines.append(f"{is_said}: {message}.{hint}")
     unique = list({line.split(" ", 1)[0]: line for line in reversed(lines)}.values())[::-1]
     return f"{label}: " + (
         unique[0]

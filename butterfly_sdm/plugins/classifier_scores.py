@@ -128,9 +128,11 @@ def student_interval(values: Sequence[float]) -> tuple[float, float, float]:
 def interval_metrics(name: str, values: Sequence[float]) -> dict[str, float]:
     """
     Return mean and ends of the Student interval as ``name``, ``name_low``, ``name_high``; those of
-    shares stay in [0, 1].
+    shares stay in [0, 1]. A single value has no interval.
     """
     mean, low, high = student_interval(values)
+    if len(values) < 2:
+        return {name: mean}
     if min(values) >= 0 and max(values) <= 1:
         low, high = max(low, 0.0), min(high, 1.0)
     return {name: mean, f"{name}_low": low, f"{name}_high": high}

@@ -3,6 +3,7 @@ Collections as tables: one row per image or video, with label, group and part of
 """
 
 import logging
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +96,8 @@ class LabelledImages:
 
 def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.DataFrame:
     """
-    Read a CSV or Parquet table.
+    Read a Parquet table, or a CSV as spreadsheets write it: commas, semicolons or tabs, UTF-8 or
+    UTF-16.
 
     Parameters
     ----------
@@ -119,9 +121,17 @@ def read_columns(path: Path, columns: Sequence[str], dtype: Any = str) -> pd.Dat
         if path.suffix == ".parquet":
             table = pd.read_parquet(path)
         else:
-            table = pd.read_csv(path, dtype=dtype, encoding="utf-8")
+            with path.open("rb") as file:
+                head = file.read(1 << 16)
+            encoding = "utf-16" if head[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "utf-8-sig"
+            first = head.decode(encoding, errors="replace").partition("\n")[0]
+            separator = max(",;\t", key=first.count)
+            table = pd.read_csv(path, dtype=dtype, encoding=encoding, sep=separator)
+    except UnicodeError as error:
+        raise DataError(f"{path} is no UTF-8 text ({error}). Save it as CSV in UTF-8.") from error
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is no readable table: {error}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path} is no readable table: {reason}") from error
     check_columns(table, columns, path)
     return table
 

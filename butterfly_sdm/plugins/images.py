@@ -1,10 +1,12 @@
 """Read images of any usual kind into one shape."""
 
 import logging
+import warnings
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -20,6 +22,8 @@ logger = logging.getLogger("butterfly_sdm.plugins")
 INSIDE = "::"  # between a file, an array in it and a row
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".dcm", ".dicom", ".npy")
 CACHE_BYTES = 2 << 30
+# How pydicom says that it lacks a decoder, or that those it has do not know this compression.
+_UNDECODED = ("missing dependencies", "raised by all available plugins")
 Sources = Sequence[str | Path] | np.ndarray
 
 
@@ -30,8 +34,9 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     Parameters
     ----------
     path
-        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, middle frame), ``.npy``
-        (of a stack the middle) or ``FILE.npz::ARRAY::ROW``.
+        PNG, JPEG, BMP, TIFF, DICOM (window applied, MONOCHROME1 inverted, colours as red, green
+        and blue however they are stored, middle frame), ``.npy`` (of a stack the middle) or
+        ``FILE.npz::ARRAY::ROW``.
     size_px
         Side of the square it is resized to.
     channels
@@ -76,7 +81,7 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     except MissingPackageError:
         raise
     except Exception as error:
-        if suffix not in (".npy", ".png", ".jpg", ".jpeg") and "missing dependencies" in str(error):
+        if any(words in str(error) for words in _UNDECODED) and find_spec("libjpeg") is None:
             raise MissingPackageError(
                 f"The pixels of {path} are compressed, and no decoder for them is installed. "
                 "Install one: pip install pylibjpeg pylibjpeg-openjpeg pylibjpeg-libjpeg"
@@ -155,6 +160,10 @@ def read_dicom(path: Path, *, pixels: bool = True) -> Any:
         pydicom is not installed.
     """
     pydicom = optional_package("pydicom", "DICOM files need pydicom", "medical")
+    # It would tell each oddity of a file twice, and with its traceback each decoder that failed
+    # before it raises the reason.
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", module="pydicom")
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 
@@ -177,19 +186,16 @@ def _dicom_pixels(path: Path) -> np.ndarray:
     dataset = read_dicom(path)
     from pydicom.pixels import processing
 
-    # It would log every decoder that failed, with its traceback, before it raises the reason.
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-    values: np.ndarray = dataset.pixel_array
+    values: np.ndarray = dataset.pixel_array  # of colours red, green, blue, however stored
     interpretation = str(dataset.get("PhotometricInterpretation", "MONOCHROME2"))
     frames = int(dataset.get("NumberOfFrames", 1) or 1)
     if frames > 1:
         values = values[frames // 2]
     if int(dataset.get("SamplesPerPixel", 1)) == 3:
-        if interpretation.startswith("YBR"):
-            values = processing.convert_color_space(values, interpretation, "RGB")
-        return values.astype(np.uint8)
+        return (values >> max(0, int(dataset.get("BitsStored", 8)) - 8)).astype(np.uint8)
     if interpretation == "PALETTE COLOR":
-        return _eight_bit(values.astype(np.float32))
+        colours: np.ndarray = processing.apply_color_lut(values, dataset)[..., :3]
+        return (colours >> 8 * (colours.itemsize - 1)).astype(np.uint8)
     values = processing.apply_voi_lut(processing.apply_modality_lut(values, dataset), dataset)
     values = _eight_bit(np.asarray(values, dtype=np.float32))
     return 255 - values if interpretation == "MONOCHROME1" else values

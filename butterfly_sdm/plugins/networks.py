@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
@@ -143,8 +144,9 @@ def _timm_trunk(
 ) -> nn.Module:
     import timm
 
-    if not timm.is_model(name.partition(".")[0]):
-        near = ", ".join(timm.list_models(f"*{name.partition('.')[0][:6]}*")[:5])
+    plain = name.partition(".")[0]
+    if not timm.is_model(plain):
+        near = ", ".join(get_close_matches(plain, timm.list_models(), n=5))
         raise ModelError(f"timm has no model {name!r}. Similar names: {near or 'none'}.")
     sized = any(family in name for family in SIZED)
     options = {"img_size": size_px if sized else None, "patch_size": patch_px}

@@ -152,7 +152,7 @@ def run_plugin(
     plugin = get_plugin(name)
     from butterfly_sdm.plugins import runner
 
-    config, base = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    config, base = _settings(plugin, name, config_path, overrides)
     folder = Path(out) if out is not None else Path(base or ".", "runs", config.name)
     if verb == "train":
         runner.train(plugin, name, config, folder, progress=progress)
@@ -164,7 +164,10 @@ def run_plugin(
     if config.inputs is None:
         raise ConfigError("predict reads the files that the key inputs names: --set inputs=PATH")
     if not config.inputs.exists():
-        raise MissingFileError(f"There is nothing to predict at {config.inputs}.")
+        raise MissingFileError(
+            f"There is nothing to predict at {config.inputs}. A path is relative to the folder of "
+            "the YAML, in --set too."
+        )
     return runner.predict(PluginRun.open(plugin, name, folder, config), config.inputs)
 
 
@@ -189,7 +192,7 @@ def extract_features(
         raise ConfigError(
             f"The plugin {name} has nothing to extract: it reads its files as they are. Train."
         )
-    config, _ = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    config, _ = _settings(plugin, name, config_path, overrides)
     told = plugin.extract(config, progress)
     if told is None:
         raise ConfigError(f"{config_path} names nothing to extract from: give media and extract.")
@@ -249,6 +252,17 @@ def write_starter(name: str, path: Path) -> None:
     write_text(path, "\n".join(lines) + "\n")
 
 
+def _settings(
+    plugin: Plugin[Any, Any], name: str, path: str | Path, overrides: Iterable[str]
+) -> tuple[Any, Path | None]:
+    if not Path(path).exists():
+        raise MissingFileError(
+            f"There is no config file {path}. Write a first one with: butterfly-sdm plugin {name} "
+            "init"
+        )
+    return load_settings(plugin.config, path, overrides, example="--set seed=1")
+
+
 def _sections(annotation: Any) -> list[type[Section]]:
     """Return the sections that a setting may hold."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
@@ -287,7 +301,7 @@ def check_installed(name: str, config_path: Path, overrides: Iterable[str] = ())
         Names the first thing it does not keep.
     """
     plugin = get_plugin(name)
-    config, _ = load_settings(plugin.config, config_path, overrides, example="--set seed=1")
+    config, _ = _settings(plugin, name, config_path, overrides)
     with tempfile.TemporaryDirectory() as folder:
         return check_plugin(plugin, config, Path(folder))
 

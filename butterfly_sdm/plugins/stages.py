@@ -369,8 +369,8 @@ def _warn_of_collapse(row: Mapping[str, Any], epochs: int) -> None:
     epoch, over = row["epoch"], row.get("loss_over_collapsed", -np.inf)
     doubled = epoch & (epoch - 1) == 0
     message = (
-        "%s: after %d of %d epochs of %s the loss is still that of embeddings which are all "
-        "the same (%+.3f): nothing has been learned yet. Larger batches, more epochs, "
+        "%s: after %d of %d epochs of %s the loss is not clearly below that of embeddings which "
+        "are all the same (%+.3f): nothing has been learned yet. Larger batches, more epochs, "
         "warm-up or another learning rate help."
     )
     if over > -_COLLAPSED and epoch > 1 and (doubled or epoch == epochs):

@@ -181,7 +181,7 @@ def test_patients_stay_in_one_part(tmp_path):
             lambda t: t[(t.domain == "alpha") | (t.label == "level")],
             "of the target domain has no image of class 'upright'",
         ),
-        (lambda t: t.drop(columns="domain"), "lacks the column 'domain'"),
+        (lambda t: t.drop(columns="domain"), "does not say of which domain"),
         (lambda t: t.assign(domain=[None, *t.domain[1:]]), r"0_0\.png has no domain\. Fill in"),
     ],
 )
@@ -248,6 +248,15 @@ def test_synthetic_mammograms_need_no_files(tmp_path):
     }
     with pytest.raises(ConfigError, match="Synthetic mammograms stand alone"):
         Cmmd().load(_config("unused", sources=[{"layout": "synthetic"}, {"path": "a.csv"}]))
+
+
+def test_a_source_without_domain_is_told_to_state_one(tmp_path):
+    np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.arange(2))
+    (tmp_path / "a.csv").write_text("path,label\n1.png,normal\n")
+    for place in ("a.npz", "a.csv"):
+        config = _config("unused", sources=[{"path": str(tmp_path / place)}])
+        with pytest.raises(DataError, match=r"which domain.*domain: NAME"):
+            Cmmd().load(config)
 
 
 def test_evaluating_on_other_data_than_the_training_is_refused(finished):

@@ -221,20 +221,23 @@ def test_an_unknown_plugin_or_verb_or_file_is_explained(tmp_path):
         PluginError, match=r"There is no plugin 'cmdm'\. Known: .*Did you mean 'cmmd'"
     ):
         run_plugin("cmdm", "train", tmp_path / "a.yaml")
-    with pytest.raises(MissingFileError, match="no config file"):
+    with pytest.raises(MissingFileError, match=r"no config file .*butterfly-sdm plugin cmmd init"):
         run_plugin("cmmd", "train", tmp_path / "a.yaml")
     with pytest.raises(PluginError, match="extract, train, evaluate, predict; 'fly' is none"):
         run_plugin("cmmd", "fly", tmp_path / "a.yaml")
     (tmp_path / "a.yaml").write_text("sources: [{path: t.csv}]\nepoch: 3\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="epoch is an unknown key; did you mean 'epochs'"):
         run_plugin("cmmd", "train", tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text("features:\nlabels: l.csv\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="features is empty: input should be"):
+        run_plugin("implihate", "train", tmp_path / "a.yaml")
 
 
 def test_predicting_without_a_run_or_without_files_is_explained(tmp_path):
     (tmp_path / "a.yaml").write_text("sources: [{path: t.csv}]\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="predict reads the files that the key inputs names"):
         run_plugin("cmmd", "predict", tmp_path / "a.yaml")
-    with pytest.raises(MissingFileError, match=r"nothing to predict at .*new"):
+    with pytest.raises(MissingFileError, match=r"nothing to predict at .*new.*folder of the YAML"):
         run_plugin("cmmd", "predict", tmp_path / "a.yaml", overrides=["inputs=new"])
     with pytest.raises(
         MissingFileError, match=r"no trained run at .*Train with: butterfly-sdm plugin cmmd train"

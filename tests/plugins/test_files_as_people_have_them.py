@@ -4,6 +4,7 @@ runs, MedMNIST, DICOM without endings, one file that cannot be read, paths besid
 """
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -227,6 +228,11 @@ def test_one_unreadable_image_stops_no_training(name, tmp_path, caplog):
     if "predictions" in report.tables and name != "refine":
         paths = " ".join(report.tables["predictions"]["path"])
         assert not any(path in paths for path in broken)
+    if name == "dfcon":
+        for path in report.tables["predictions"].query("label == 'fake'")["path"]:
+            Path(path).write_bytes(b"cut off")
+        with pytest.raises(DataError, match="Of the test part only real faces can be read"):
+            evaluate(run)
 
 
 def test_dicom_files_without_an_ending_are_found(tmp_path):
@@ -372,12 +378,17 @@ def test_evaluate_prints_what_it_measured_and_check_what_is_kept(finished, tmp_p
     shutil.copytree(run.folder, tmp_path / "runs" / "first")
     result = runner.invoke(app, ["plugin", "cmmd", "train", "--config", str(path)])
     assert result.exit_code == 0 and "trained before" in result.output
-    result = runner.invoke(app, ["plugin", "cmmd", "evaluate", "--config", str(path)])
+    assert f"  butterfly-sdm plugin cmmd evaluate --config {path}\n" in result.output
+    given = ["--config", str(path), "--set", "seed=0"]
+    result = runner.invoke(app, ["plugin", "cmmd", "evaluate", *given])
     assert result.exit_code == 0 and "target_auc" in result.output
+    assert f"cmmd predict --config {path} --set seed=0 --set inputs=FILES\n" in result.output
     result = runner.invoke(app, ["plugin", "cmmd", "check", "--config", str(path)])
     assert result.exit_code == 0 and "kept" in result.output
     result = runner.invoke(app, ["plugin", "cmmd", "train"])
     assert result.exit_code == 2 and "init" in result.output
+    result = runner.invoke(app, ["plugin", "cmmd", "evalute"])
+    assert result.exit_code == 2 and "Did you mean 'evaluate'" in result.output
 
 
 def test_an_official_split_without_validation_gets_one_of_whole_patients(tmp_path):

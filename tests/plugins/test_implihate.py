@@ -4,6 +4,7 @@ that it learns.
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -230,6 +231,11 @@ def test_features_come_from_folders_stacks_and_tables_alike(tmp_path):
         np.testing.assert_allclose(found.values["text"], text, rtol=1e-5, atol=1e-6)
     chosen = read_features(tmp_path / "folder").of(["c", "unknown"])
     assert chosen.present["image"].tolist() == [True, False] and not chosen.values["image"][1].any()
+    (tmp_path / "words.csv").write_text("video_id;text_0\na;0,5\n")
+    with pytest.raises(DataError, match=r"words\.csv has a feature that is no number.*0,5"):
+        read_features(tmp_path / "words.csv")
+    with pytest.raises(DataError, match="neither a film nor features"):
+        read_features(Path(__file__))
 
 
 def test_hatemm_is_read_by_its_annotation_or_its_folders(tmp_path):

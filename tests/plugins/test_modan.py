@@ -3,6 +3,8 @@ Medical pretraining: the loss by hand, folds by patient, layouts, DICOM tags, ba
 it learns attributes.
 """
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from butterfly_sdm.errors import ConfigError, DataError, MissingFileError
 from butterfly_sdm.losses.contrastive import ContrastiveLoss
 from butterfly_sdm.losses.pairs import jaccard
 from butterfly_sdm.plugins.classifier_scores import student_interval
+from butterfly_sdm.plugins.images import read_image
 from butterfly_sdm.plugins.modan import collections
 from butterfly_sdm.plugins.modan.method import (
     Modan,
@@ -98,6 +101,7 @@ def test_images_that_share_more_lie_closer_and_folds_give_intervals(tmp_path):
     assert m["auc_fine_tuned_low"] <= m["auc_fine_tuned"] <= m["auc_fine_tuned_high"]
     assert 0 <= m["p_fine_tuned_against_scratch"] <= 1 and {"auc_scratch", "auc_probe"} <= set(m)
     assert report.arrays["embeddings"].shape[0] == len(report.tables["embedded"])
+    assert set(report.tables["predictions"]["label"]) == {"clear", "corner"}
     table = pd.read_csv(predict(run, tmp_path / "data" / "CT_chest_0.png"))
     assert table[["p_clear", "p_corner"]].sum(axis=1).tolist() == pytest.approx([1.0])
 
@@ -107,7 +111,17 @@ def test_without_labels_it_gives_embeddings(tmp_path):
     pd.read_csv(table).drop(columns="label").to_csv(table, index=False)
     run = train(Modan(), "modan", _config(table, epochs=1), tmp_path / "run")
     assert set(evaluate(run).metrics) == {"cosine_shared_0", "cosine_shared_1", "cosine_shared_2"}
-    assert "z_0" in pd.read_csv(predict(run, tmp_path / "data")).columns
+    assert list(pd.read_csv(predict(run, tmp_path / "data")))[:2] == ["path", "z_0"]
+
+
+def test_the_embedding_is_not_measured_where_every_image_was_trained_on(tmp_path):
+    table = made.medical(tmp_path / "data")
+    run = train(Modan(), "modan", _config(table, fractions=[1, 0, 0], epochs=1), tmp_path / "run")
+    metrics = evaluate(run).metrics
+    assert "auc_probe" in metrics and not any(name.startswith("cosine") for name in metrics)
+    unlabelled = replace(Modan().load(run.config), task=None)
+    with pytest.raises(DataError, match=r"All 40 images were trained on.* last of fractions"):
+        Modan().evaluate(run.config, unlabelled, run)
 
 
 def test_patients_stay_in_one_part_and_one_fold(tmp_path):
@@ -213,14 +227,34 @@ def test_dicom_attributes_come_from_the_tags_and_what_was_dropped_is_counted(tmp
     assert len(more) == 4
 
 
-def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "pixel", "bits", "colour"),
+    [
+        ("YBR_FULL", [76, 85, 255], 8, [254, 0, 0]),
+        ("RGB", [255, 0, 100], 8, [255, 0, 100]),
+        ("RGB", [65535, 0, 32768], 16, [255, 0, 128]),
+    ],
+)
+def test_colours_of_dicom_are_red_green_and_blue_of_eight_bits(kind, pixel, bits, colour, tmp_path):
+    dataset = pytest.importorskip("pydicom.examples").ct
+    dataset.Rows = dataset.Columns = 8
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = 3, 0
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = kind, 0
+    dataset.BitsAllocated = dataset.BitsStored = bits
+    dataset.HighBit = bits - 1
+    dataset.PixelData = np.tile(pixel, 64).astype(f"uint{bits}").tobytes()
+    dataset.save_as(tmp_path / "a.dcm")
+    image = read_image(tmp_path / "a.dcm", 8, 3)
+    np.testing.assert_allclose(image[:, 4, 4], colour, atol=2)
+
+
+def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path, recwarn, caplog):
     import shutil
 
     pydicom_data = pytest.importorskip("pydicom.data")
     from pathlib import Path
 
     from butterfly_sdm.errors import ButterflySDMError
-    from butterfly_sdm.plugins.images import read_image
 
     root = Path(pydicom_data.__file__).parent / "test_files"
     if not root.is_dir():
@@ -239,6 +273,16 @@ def test_the_files_that_pydicom_ships_are_read_or_counted(tmp_path):
         assert image.shape == (1, 16, 16)
         read += 1
     assert read >= 15
+    # one picture in many forms
+    forms = ("dcmtk_+eb+cr", "dcmtk_+eb+cy+np", "jpeg_dcmtk", "rle_16bit", "rle_32bit")
+    first, *others = (read_image(tmp_path / f"SC_rgb_{form}.dcm", 32, 3) for form in forms)
+    assert all(np.abs(first.astype(int) - image).mean() < 4 for image in others)
+    assert read_image(tmp_path / "examples_jpeg2k.dcm", 16, 3).std() > 10
+    red, _, blue = read_image(tmp_path / "examples_palette.dcm", 16, 3).astype(int)
+    assert np.abs(red - blue).mean() > 1  # its numbers are no shades of grey
+    # oddities that do not hinder reading are not told
+    assert not [warning for warning in recwarn if "pydicom" in warning.filename]
+    assert not [record for record in caplog.records if record.name.startswith("pydicom")]
 
 
 def test_bad_inputs_are_explained(tmp_path):

@@ -103,6 +103,21 @@ def test_a_program_is_loaded_after_the_users_word_alone(program, tmp_path):
         assert load_classifier(str(path), None, trust=True)(torch.zeros(2, 1, 16, 16)).shape[0] == 2
 
 
+def test_a_program_is_known_by_what_it_holds_and_no_warning_of_torch_is_passed_on(
+    program, tmp_path, recwarn
+):
+    renamed = program.rename(tmp_path / "exported.pt")
+    script = tmp_path / "script.pt"
+    torch.jit.trace(striped_classifier(), torch.zeros(2, 1, 16, 16)).save(str(script))
+    recwarn.clear()
+    for path in (renamed, script):
+        assert load_classifier(str(path), None, trust=True)(torch.zeros(2, 1, 16, 16)).shape[0] == 2
+    script.write_text("no model")
+    with pytest.raises(ModelError, match=r"neither TorchScript .* torch\.export\.save"):
+        load_classifier(str(script), None, trust=True)
+    assert not [warning for warning in recwarn if "jit" in str(warning.message)]
+
+
 def test_the_word_of_a_run_folder_does_not_count(finished):
     _, run = finished("refine")
     assert json.loads((run.folder / "model.json").read_text())["settings"]["trust"] is True

@@ -216,7 +216,7 @@ def test_a_share_of_the_views_loses_its_colour():
 def test_trunks_come_by_name_and_wrong_names_are_explained(tmp_path):
     trunk = make_trunk("small:4", 2)
     assert trunk(torch.zeros(2, 2, 16, 16)).shape == (2, trunk.num_features)
-    with pytest.raises(ModelError, match="timm has no model 'resnett18'"):
+    with pytest.raises(ModelError, match=r"timm has no model 'resnett18'.*: resnet18"):
         make_trunk("resnett18", 1)
     with pytest.raises(ModelError, match="small:WIDTH"):
         make_trunk("small:wide", 1)
@@ -250,11 +250,25 @@ def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
     assert classes == ["a", "b"] and numbers.tolist() == [1, -1, 0, 1]
 
 
+@pytest.mark.parametrize(
+    ("separator", "encoding"), [(",", "utf-8-sig"), (";", "utf-8"), ("\t", "utf-16")]
+)
+def test_tables_are_read_as_spreadsheets_write_them(separator, encoding, tmp_path):
+    text = "path,label,note\nä.png,1,x\nb.png,2,\n".replace(",", separator)
+    (tmp_path / "t.csv").write_text(text, encoding=encoding)
+    table = read_collection(tmp_path / "t.csv", ("label",))
+    assert table["path"].tolist() == [str(tmp_path / "ä.png"), str(tmp_path / "b.png")]
+    assert table["label"].tolist() == ["1", "2"] and table["note"].isna().tolist() == [False, True]
+
+
 def test_a_table_or_array_file_that_cannot_be_read_is_named(tmp_path):
     with pytest.raises(MissingFileError, match=r"There is no table, file or folder .*t\.csv"):
         read_collection(tmp_path / "t.csv", ())
     (tmp_path / "t.csv").write_bytes(b"path\n\xff\n")
-    with pytest.raises(DataError, match=r"t\.csv is no readable table"):
+    with pytest.raises(DataError, match=r"t\.csv is no UTF-8 text .* Save it as CSV in UTF-8"):
+        read_collection(tmp_path / "t.csv", ())
+    (tmp_path / "t.csv").write_text('path\n"a\n')
+    with pytest.raises(DataError, match=r"t\.csv is no readable table: \S.*\S$"):
         read_collection(tmp_path / "t.csv", ())
     np.savez(tmp_path / "a.npz", label=np.array([{}], dtype=object))
     with pytest.raises(DataError, match=r"no readable \.npz of plain arrays"):
@@ -269,6 +283,7 @@ def test_predictions_are_one_row_each_with_the_likeliest_class():
 def test_an_interval_has_its_mean_between_its_ends():
     found = classifier_scores.interval_metrics("auc", [1.0, 2.0, 3.0])
     assert found["auc_low"] < found["auc"] == 2.0 < found["auc_high"]
+    assert classifier_scores.interval_metrics("auc", [0.7]) == {"auc": 0.7}  # it has none
 
 
 @pytest.mark.parametrize(

@@ -50,3 +50,13 @@ def test_the_page_lists_every_direct_dependency():
     for need in named:
         name = licences["name_of"](Requirement(need).name)
         assert f"| {name} |" in page, f"{name} is not on docs/licences.md: run make licences"
+
+
+def test_the_page_names_copyleft_that_wheels_carry_unsaid():
+    files = ["av.libs/libx264-d6533a8d.so.165", "av/.dylibs/libx265.216.dylib", "x/x264.py"]
+    assert licences["copyleft_within"](files) == ["x264", "x265"]
+    assert licences["copyleft_within"](["av.libs/libavcodec-5e.so.62", "readline.py"]) == []
+    page = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
+    for name, held in licences["brought_along"](extras=licences["EXTRAS"]).items():
+        for library in licences["copyleft_within"]([str(file) for file in held.files or ()]):
+            assert f"| {name} | {library} |" in page, f"{name} carries {library}: make licences"

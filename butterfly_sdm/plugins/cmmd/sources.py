@@ -57,8 +57,13 @@ def read_sources(
         if source.path is None:
             raise ConfigError(f"A source of layout {source.layout} needs its path.")
         if source.layout == "table":
-            needed = ("label",) if source.domain else ("label", "domain")
-            table = read_collection(source.path, needed, root=source.images)
+            table = read_collection(source.path, ("label",), root=source.images)
+            if source.domain is None and "domain" not in table.columns:
+                raise DataError(
+                    f"{source.path} does not say of which domain, such as the scanner, its images "
+                    "are. State it beside the path, {path: ..., domain: NAME}, or give a table "
+                    "with a column domain."
+                )
         else:
             root = existing_folder(source.path)
             table = vindr(root) if source.layout == "vindr" else cbis(root)

@@ -193,6 +193,11 @@ class Dfcon(Plugin[DfconConfig, LabelledImages]):
         """Score every backbone and both votes on the test part."""
         rows = data.rows("test")
         label = data.label[rows]
+        if len(set(label)) < 2:
+            kind = data.facts["classes"][label[0]]
+            raise DataError(
+                f"Of the test part only {kind} faces can be read; it needs real and fake ones."
+            )
         scores = {part: _scores(run.model(part), data.images, rows) for part in self.parts(config)}
         stacked = np.stack(list(scores.values()))
         soft = soft_vote(stacked)

@@ -147,11 +147,18 @@ def read_features(path: Path) -> Features:
             if len(value) != len(videos):
                 message = f"{path} holds {len(videos)} videos, but {len(value)} rows of {key}."
                 raise DataError(message)
+    elif not collection.is_table(path):
+        raise DataError(
+            f"{path} is neither a film nor features of one, which are .npz, .csv or .parquet."
+        )
     else:
         table = collection.read_columns(path, ("video_id",), {"video_id": str})
         videos = table["video_id"].to_numpy()
         of = {key: [n for n in table if str(n).rpartition("_")[0] == key] for key in KEYS}
-        arrays = {key: table[names].to_numpy(np.float32) for key, names in of.items() if names}
+        try:
+            arrays = {key: table[names].to_numpy(np.float32) for key, names in of.items() if names}
+        except ValueError as error:
+            raise DataError(f"{path} has a feature that is no number: {error}.") from error
     by_video = {
         str(video): {key: value[row] for key, value in arrays.items()}
         for row, video in enumerate(videos)

@@ -203,9 +203,19 @@ class Modan(Plugin[ModanConfig, ModanData]):
         encoder = run.model().encoder
         held_out = np.setdiff1d(data.images.rows, data.listed("train"))
         held_out = data.images.readable(held_out)
-        z = unit(encoder.features_of(data.images, held_out))
-        metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
-        tables = {"embedded": pd.DataFrame({"path": data.names(held_out)})}
+        metrics: dict[str, float] = {}
+        tables: dict[str, pd.DataFrame] = {}
+        arrays: dict[str, np.ndarray] = {}
+        if len(held_out):
+            z = unit(encoder.features_of(data.images, held_out))
+            metrics = shared_cosines(z, data.attributes[torch.from_numpy(held_out)])
+            tables["embedded"] = pd.DataFrame({"path": data.names(held_out)})
+            arrays["embeddings"] = z.numpy().astype(np.float32)
+        elif data.task is None:
+            raise DataError(
+                f"All {len(data.images)} images were trained on, so none is left to measure the "
+                "embedding on. Raise the last of fractions or add images, and train again."
+            )
         if data.task is not None:
             folds, tables["predictions"] = self._folds(config, data.task, run, encoder)
             tables["folds"] = folds
@@ -214,10 +224,10 @@ class Modan(Plugin[ModanConfig, ModanData]):
             for kind in ("fine_tuned", "fine_tuned_patient", "probe", "scratch"):
                 if kind in folds and folds[kind].notna().all():
                     metrics |= interval_metrics(f"auc_{kind}", folds[kind].tolist())
-            if config.scratch:
+            if config.scratch and len(folds) > 1:
                 p = paired_p_value(folds["fine_tuned"].tolist(), folds["scratch"].tolist())
                 metrics["p_fine_tuned_against_scratch"] = p
-        return Report(metrics, tables, {"embeddings": z.numpy().astype(np.float32)})
+        return Report(metrics, tables, arrays)
 
     def _folds(
         self, config: ModanConfig, task: Task, run: PluginRun, encoder: TrunkAndHead
@@ -255,8 +265,9 @@ class Modan(Plugin[ModanConfig, ModanData]):
             found.append({"repeat": repeat + 1, "fold": fold + 1} | piece["areas"])
             if repeat == 0:
                 probability = np.array(piece["probability"], dtype=np.float32)
-                table = prediction_table(task.names(test), probability, run.facts["classes"])
-                predicted.append(table.assign(label=task.label[test], fold=fold + 1))
+                given = (task.names(test), probability, run.facts["classes"])
+                table = prediction_table(*given, label=task.label[test])
+                predicted.append(table.assign(fold=fold + 1))
         return pd.DataFrame(found), pd.concat(predicted, ignore_index=True)
 
     def predict(self, config: ModanConfig, run: PluginRun, inputs: Path) -> pd.DataFrame:
@@ -268,7 +279,8 @@ class Modan(Plugin[ModanConfig, ModanData]):
             return blanked(prediction_table(paths, probability, classes), images.unreadable)
         z = unit(model.encoder.features_of(images, images.rows)).numpy()
         table = pd.DataFrame(z, columns=[f"z_{number}" for number in range(z.shape[1])])
-        return blanked(table.assign(path=list(map(str, paths))), images.unreadable)
+        table.insert(0, "path", list(map(str, paths)))
+        return blanked(table, images.unreadable)
 
 
 def pretraining_rate(config: ModanConfig, epoch: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,12 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
             "which hold numbers alone."
         )
     try:
-        if path.suffix == ".pt2":
+        if _is_exported(path):
             with torch.device("cpu"):  # whatever stands around it: its tensors are given
                 return _of_any_batch(torch.export.load(plain_program(path)), path)
-        script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings():  # the user cannot choose how somebody's file was saved
+            warnings.filterwarnings("ignore", r".*torch\.jit\.load.* is deprecated", FutureWarning)
+            script: nn.Module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
         return script.eval()
     except _RefusedError as error:
         raise ModelError(
@@ -60,8 +63,18 @@ def load_program(path: Path, *, trust: bool) -> nn.Module:
         raise ModelError(
             f"{path} is neither TorchScript nor an exported program ({type(error).__name__}). "
             "A pickled model is not loaded, since it can run code: save it by "
-            "torch.jit.script, or give module:function and weights."
+            "torch.export.save, or give module:function and weights."
         ) from error
+
+
+def _is_exported(path: Path) -> bool:
+    """Say whether a file is an exported program: by its ending, else by its members."""
+    if path.suffix == ".pt2":
+        return True
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.rpartition("/")[2] == "archive_format" for name in archive.namelist())
 
 
 class _InBatches(nn.Module):
