@@ -22,7 +22,7 @@ from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
-from butterfly_sdm.imagery.grids import grid_on_ground
+from butterfly_sdm.imagery.grids import at_resolution, grid_on_ground
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import BOUNDS, Bounds, Derived, Layer, seen_numbers
 from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
@@ -125,6 +125,17 @@ class MapOfRun:
             )
         self.options = self.options.model_copy(update={"grid": grid})
         return options.model_copy(update={"grid": grid})
+
+    def as_built(self, scene: Scene) -> Scene:
+        """
+        Return the scene that the tiles of the run were cut from at their resolution, where its own
+        pixels are coarser.
+        """
+        sees = self.run.predictor.sees
+        if not sees.bands or sees.resolution_m is None or scene.crs.is_geographic:
+            return scene
+        coarser = scene.resolution_m > 1.01 * sees.resolution_m
+        return at_resolution(scene, sees.resolution_m) if coarser else scene
 
     @cached_property
     def _tile_crs(self) -> str | None:

@@ -400,6 +400,7 @@ def predict_map(
 
     opened, settings = open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
+    of_build = settings.map.scenes is None and not scenes
     if scenes or bands:
         changed: dict[str, Any] = wanted.model_dump() if wanted else {}
         if scenes:
@@ -427,12 +428,14 @@ def predict_map(
             log.warning("%s", message)
         if wanted.composite and wanted.composite.mosaic:
             # what is composed where it is read is planned at once
+            scene = known.as_built(scene) if of_build else scene
             chosen = known.gridded(options, scene)
             plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
     with told_once("butterfly_sdm.mapping"), fixed_threads(settings.train.threads):
         scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
+        scene = known.as_built(scene) if of_build else scene
         made = write_map(
             predictor,
             scene,
