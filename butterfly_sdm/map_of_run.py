@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -46,18 +47,21 @@ class MapOfRun:
         Its config: which part it is judged on, and what the map is to hold.
     options
         Of the map; ``covariates`` with the rasters of all covariates that have one.
+    dataset
+        The data set, if it has moved.
     """
 
     run: Run
     settings: Config
     options: MapOptions
+    dataset: Dataset | str | Path | None = None
     _unlike: dict[tuple[str, ...], list[Layer]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return dataset_of(self.run)
+        return dataset_of(self.run, self.dataset)
 
     @cached_property
     def _predictions(self) -> pd.DataFrame:

@@ -75,6 +75,7 @@ def fill_tiles(
             offset=config.ready_tiles.offset,
             nodata=None if ready.dtype == "float32" else int(ready.nodata),
             dtype=ready.dtype,
+            signed_square=ready.signed_square,
         )
     else:
         return sites, None
