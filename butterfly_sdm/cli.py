@@ -412,6 +412,7 @@ def map_(
     given: Annotated[
         Path | None, typer.Option(help="What was seen since: a CSV; it moves the map around it.")
     ] = None,
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it has moved.")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace a finished map of other settings.")
     ] = False,
@@ -427,6 +428,7 @@ def map_(
             out,
             bands=_names(bands),
             given=given,
+            dataset=dataset,
             overwrite=force,
             overrides=overrides or (),
             progress=progress,
@@ -665,11 +667,15 @@ def plan(
         bool, typer.Option("--replay", help="Try the methods on your own sites instead.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder of the files.")] = None,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder of the run, if it has moved.")
+    ] = None,
     overrides: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say where to survey next: ranked sites for phone, QGIS and spreadsheet."""
 
+    where: dict[str, Any] = {"dataset": dataset, "overrides": overrides or ()}
     given = {"sites": sites, "visits": visits, "species": species or None, "places": places}
     settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     with terminal.progress_bars() as progress:
@@ -679,13 +685,9 @@ def plan(
                 raise ConfigError(
                     f"--replay chooses among the sites of the data set; leave out --{extra[0]}."
                 )
-            found = sdm.replay_plan(
-                what, out, overrides=overrides or (), progress=progress, **settings
-            )
+            found = sdm.replay_plan(what, out, **where, progress=progress, **settings)
         else:
-            made = sdm.plan(
-                what, candidates, out, overrides=overrides or (), progress=progress, **settings
-            )
+            made = sdm.plan(what, candidates, out, **where, progress=progress, **settings)
     if replay:
         terminal.summary("Replay of a survey", found.rows(), as_json=as_json)
     else:

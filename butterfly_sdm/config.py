@@ -137,12 +137,16 @@ def load_config(source: ConfigLike, overrides: Iterable[str] = ()) -> Config:
 
 def dump_config(config: Config) -> str:
     """
-    Return the resolved config as YAML: all defaults spelled out, all paths absolute or as given.
+    Return the resolved config as YAML: all defaults spelled out but those that files of imagery
+    tell, all paths absolute or as given.
 
     The name of a withheld species is not told: it must not travel with a run. Building from such a
     config asks for it.
     """
-    return yaml.safe_dump(told_settings(config), sort_keys=False, allow_unicode=True)
+    settings = told_settings(config)
+    for section, name in config.build.left_to_files if config.build is not None else ():
+        del settings["build"][section][name]
+    return yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
 
 
 def told_settings(config: Config) -> dict[str, Any]:

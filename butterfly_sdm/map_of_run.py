@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from butterfly_sdm.evaluation.dated import as_looked_at
 from butterfly_sdm.evaluation.evaluate import scorable_sites
 from butterfly_sdm.evaluation.trust import Trust, held_out, interval_words, judge
 from butterfly_sdm.evaluation.uncertainty import fit_conformal
-from butterfly_sdm.imagery.grids import grid_on_ground
+from butterfly_sdm.imagery.grids import at_resolution, grid_on_ground
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.layers import BOUNDS, Bounds, Derived, Layer, seen_numbers
 from butterfly_sdm.mapping.options import CovariateRaster, MapOptions
@@ -46,18 +47,21 @@ class MapOfRun:
         Its config: which part it is judged on, and what the map is to hold.
     options
         Of the map; ``covariates`` with the rasters of all covariates that have one.
+    dataset
+        The data set, if it has moved.
     """
 
     run: Run
     settings: Config
     options: MapOptions
+    dataset: Dataset | str | Path | None = None
     _unlike: dict[tuple[str, ...], list[Layer]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     @cached_property
     def _dataset(self) -> Dataset:
-        return dataset_of(self.run)
+        return dataset_of(self.run, self.dataset)
 
     @cached_property
     def _predictions(self) -> pd.DataFrame:
@@ -125,6 +129,17 @@ class MapOfRun:
             )
         self.options = self.options.model_copy(update={"grid": grid})
         return options.model_copy(update={"grid": grid})
+
+    def as_built(self, scene: Scene) -> Scene:
+        """
+        Return the scene that the tiles of the run were cut from at their resolution, where its own
+        pixels are coarser.
+        """
+        sees = self.run.predictor.sees
+        if not sees.bands or sees.resolution_m is None or scene.crs.is_geographic:
+            return scene
+        coarser = scene.resolution_m > 1.01 * sees.resolution_m
+        return at_resolution(scene, sees.resolution_m) if coarser else scene
 
     @cached_property
     def _tile_crs(self) -> str | None:

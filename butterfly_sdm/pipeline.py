@@ -355,6 +355,7 @@ def predict_map(
     *,
     bands: Sequence[str] | None = None,
     given: str | Path | pd.DataFrame | Given | None = None,
+    dataset: Dataset | str | Path | None = None,
     overwrite: bool = False,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
@@ -376,6 +377,8 @@ def predict_map(
     given
         What was seen at places that are no training sites, a file or a table (records, columns) as
         :func:`~butterfly_sdm.places.predict` takes it: it moves the map around them.
+    dataset
+        The data set of the run, if it has moved: it says how good the map is, and where it applies.
     overwrite
         Whether a finished map of other settings is replaced.
 
@@ -400,6 +403,7 @@ def predict_map(
 
     opened, settings = open_run(run, overrides)
     wanted = settings.map.scenes or (settings.build.scenes if settings.build else None)
+    of_build = settings.map.scenes is None and not scenes
     if scenes or bands:
         changed: dict[str, Any] = wanted.model_dump() if wanted else {}
         if scenes:
@@ -414,25 +418,27 @@ def predict_map(
     options = settings.map.model_copy(
         update={"covariates": _covariate_rasters(settings, predictor)}
     )
-    known = MapOfRun(opened, settings, options)
+    known = MapOfRun(opened, settings, options, dataset)
     options, layers, about = known.planned()
     if "richness_interval" in options.layers:
         layers = [*layers, RichnessInterval(needed_community(opened))]
     if given is not None:
         known.check_records()
-    records = None if given is None else _records(opened, settings, given, progress)
+    records = None if given is None else _records(opened, settings, given, dataset, progress)
 
     def check_scene(scene: Scene) -> None:
         for message in assumed_offsets(scene.pieces):
             log.warning("%s", message)
         if wanted.composite and wanted.composite.mosaic:
             # what is composed where it is read is planned at once
+            scene = known.as_built(scene) if of_build else scene
             chosen = known.gridded(options, scene)
             plan_map(predictor, scene, chosen, layers=[*layers, *known.applicability(scene)])
 
     scratch = target.parent / f".{target.stem}.scenes"
     with told_once("butterfly_sdm.mapping"), fixed_threads(settings.train.threads):
         scene, _ = scene_of(wanted, scratch=scratch, check=check_scene, progress=progress)
+        scene = known.as_built(scene) if of_build else scene
         made = write_map(
             predictor,
             scene,
@@ -452,12 +458,16 @@ def predict_map(
 
 
 def _records(
-    run: Run, settings: Config, given: str | Path | pd.DataFrame | Given, progress: Progress
+    run: Run,
+    settings: Config,
+    given: str | Path | pd.DataFrame | Given,
+    dataset: Dataset | str | Path | None,
+    progress: Progress,
 ) -> NewRecords:
     """Return what was seen at places that the model of a run has not learned from."""
     from butterfly_sdm.mapping.community import NewRecords
 
-    told, at = new_records(run, settings, given, progress=progress)
+    told, at = new_records(run, settings, given, dataset=dataset, progress=progress)
     return NewRecords(needed_community(run), told, at)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor, with_seed
+from butterfly_sdm.data.saved_models import PREDICTORS, load_predictor, why_not_taken, with_seed
 from butterfly_sdm.errors import ConfigError, ModelError
 from butterfly_sdm.losses.options import DetectionName
 from butterfly_sdm.models.options import FitOptions, ModelOptions
@@ -20,7 +20,12 @@ __all__ = ["PREDICTORS", "Handle", "load_predictor", "make_predictor"]
 
 
 def make_predictor(
-    model: ModelOptions, fit: FitOptions, seed: int, season: SeasonOptions | None = None
+    model: ModelOptions,
+    fit: FitOptions,
+    seed: int,
+    season: SeasonOptions | None = None,
+    *,
+    place: str = "train.model",
 ) -> Predictor:
     """
     Return the unfitted predictor that a config describes.
@@ -34,6 +39,8 @@ def make_predictor(
     season
         How dates of visits are used; None: they are not, unless the kind itself does. A network is
         then fitted to dated visits, and what learns from k of n to effective visits.
+    place
+        Which setting asks for it, for messages.
 
     Raises
     ------
@@ -44,7 +51,7 @@ def make_predictor(
     try:
         cls = PREDICTORS.load(model.kind)
     except ModelError as error:
-        raise ConfigError(f"train.model.kind: {error}") from None
+        raise ConfigError(f"{place}: {error}") from None
     options = dict(model.options)
     if season is not None:
         fit, options = _with_season(model.kind, fit, options, season)
@@ -60,9 +67,8 @@ def make_predictor(
             return cls(model, fit, **options)  # type: ignore[no-any-return]
         return cls(**with_seed(cls, options, seed))  # type: ignore[no-any-return]
     except TypeError as error:
-        raise ConfigError(
-            f"train.model.options = {model.options}: {model.kind} does not take them ({error})."
-        ) from error
+        why = why_not_taken(PREDICTORS.load(model.kind), model.kind, model.options, error)
+        raise ConfigError(f"{place}: {why}") from error
 
 
 def _with_season(

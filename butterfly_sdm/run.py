@@ -117,7 +117,13 @@ class Run:
     @cached_property
     def dataset(self) -> Dataset:
         """The data set the run was trained on, if it still lies where it was."""
-        return Dataset.open((self.folder.resolve() / self.card["dataset"]).resolve())
+        folder = (self.folder.resolve() / self.card["dataset"]).resolve()
+        if not folder.is_dir():
+            raise MissingFileError(
+                f"The data set of the run {self.folder} does not lie at {folder}. Put it there, or "
+                "name it: --dataset DIR"
+            )
+        return Dataset.open(folder)
 
     @property
     def epochs(self) -> str:

@@ -103,5 +103,20 @@ class BuildOptions(Section):
     @property
     def tile_bands(self) -> tuple[str, ...] | None:
         """The bands of tiles; None: all of the scenes, as of embeddings unless some are named."""
-        embedded = self.scenes is not None and self.scenes.embeddings is not None
-        return None if embedded and "bands" not in self.tiles.model_fields_set else self.tiles.bands
+        # Runs of 0.2.0 state the usual bands of images, which embeddings never have.
+        unnamed = self.tiles.bands == TileOptions.model_fields["bands"].default
+        return None if self._embedded and unnamed else self.tiles.bands
+
+    @property
+    def _embedded(self) -> bool:
+        return self.scenes is not None and self.scenes.embeddings is not None
+
+    @property
+    def left_to_files(self) -> list[tuple[str, str]]:
+        """Section and name of the settings that are not stated and that the imagery tells then."""
+        asked = []
+        if self._embedded or self.ready_tiles is not None:
+            asked += [("tiles", "bands")]
+        if self.ready_tiles is not None:
+            asked += [("tiles", "size_px"), ("ready_tiles", "nodata")]
+        return [(at, name) for at, name in asked if name not in getattr(self, at).model_fields_set]

@@ -123,6 +123,28 @@ def test_the_dumped_config_reads_back_as_itself(tmp_path):
     assert again.model_dump(exclude={"build", "out"}) == config.model_dump(exclude={"build", "out"})
 
 
+@pytest.mark.parametrize(
+    ("imagery", "left_out"),
+    [
+        ({"scenes": {"paths": ["aef"], "embeddings": {}}}, {"tiles.bands"}),
+        (
+            {"ready_tiles": {"folder": "cut", "bands": ["red"]}},
+            {"tiles.bands", "tiles.size_px", "ready_tiles.nodata"},
+        ),
+    ],
+)
+def test_what_files_tell_unless_it_is_stated_is_not_stated_by_the_dumped_config(imagery, left_out):
+    records = {"records": {"path": "r.csv"}}
+    config = load_config({"build": records | imagery})
+    told = yaml.safe_load(dump_config(config))
+    again = load_config(told)
+    assert {f"{at}.{name}" for at, name in again.build.left_to_files} == left_out
+    assert again.build.model_dump() == config.build.model_dump()
+    assert again.build.tile_bands == config.build.tile_bands
+    told["build"]["tiles"]["bands"] = ["red", "green", "blue", "nir"]  # as 0.2.0 wrote it
+    assert load_config(told).build.tile_bands == config.build.tile_bands
+
+
 def test_the_starter_is_short_and_reads_also_with_its_examples_uncommented(tmp_path):
     text = starter_yaml("My region!")
     assert len(text.splitlines()) < 80

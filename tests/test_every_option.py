@@ -51,7 +51,7 @@ TYPED = {
     "--set 'evaluate.ladder=[mean_rate, nearest_sites]' --json",
     "map": "map {run} {west} {east} --bands blue,green,red,nir --out {new}/map.tif "
     "--set map.stride_px=64 --set map.beside=[] --json",
-    "map again": "map {run} {west} {east} --out {again} --force --given {seen} "
+    "map again": "map {run} {west} {east} --out {again} --force --given {seen} --dataset {dataset} "
     "--set map.stride_px=64 --set map.beside=[]",
     "embed": "embed {west} --weights {transformer} --backbone vit_tiny_patch16_224 --like "
     "ViTSmall16_Weights.SENTINEL2_ALL_DINO --bands blue,green,red,nir --out {new}/embedded.tif "
@@ -62,7 +62,7 @@ TYPED = {
     "view": "view {map} --export {new}/page.html --limit 0.5 --overlay {squares} --no-sites",
     "view served": "view {map} --port 8123 --sites",
     "plan": "plan {run} --candidates {squares} --places validation --sites 2 --visits 3 "
-    "--species 'Pieris rapae' --out {new} --set plan.protect_m=1000 --json",
+    "--species 'Pieris rapae' --dataset {dataset} --out {new} --set plan.protect_m=1000 --json",
     "replay": "plan {run} --replay --out {new} --set plan.replay.draws=2 --set plan.replay.add=2 "
     "--set plan.replay.start_sites=10 --json",
     "report": "report {run} --dataset {dataset} --out {new}/page.html --json",

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 import butterfly_sdm as bs
 from butterfly_sdm.cli import app
-from butterfly_sdm.errors import ArtefactError
+from butterfly_sdm.errors import ArtefactError, MissingFileError
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,20 @@ def test_a_change_of_this_call_alone_decides_for_it_alone(edited, tmp_path):
         assert _pixel_m(made.path) == pixel_m
     once = bs.predict_map(run.folder, out=tmp_path / "once.tif", overrides=["map.stride_px=64"])
     assert _pixel_m(once.path) == 640
+
+
+def test_a_run_whose_data_set_has_moved_asks_for_it_and_is_mapped_with_it(region, tmp_path):
+    settings, dataset = region
+    given = settings | {"map": {"stride_px": 64, "layers": ["applicability"], "beside": []}}
+    path = dataset.folder.parent / "moved.yaml"
+    path.write_text(yaml.safe_dump(given))
+    moved = tmp_path / "elsewhere" / "run"
+    moved.parent.mkdir()
+    bs.train(path, tmp_path / "run", dataset=dataset).folder.rename(moved)
+    told = r"The data set of the run .*run does not lie at .* name it: --dataset DIR"
+    for verb in (bs.evaluate, bs.predict_map, bs.report, bs.plan, bs.fit_community):
+        with pytest.raises(MissingFileError, match=told):
+            verb(moved)
+    made = bs.predict_map(moved, dataset=dataset.folder)
+    with rasterio.open(made.path) as map_:
+        assert "dissimilarity of the ground" in map_.descriptions

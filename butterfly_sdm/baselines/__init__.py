@@ -26,13 +26,11 @@ def make_baseline(kind: str, **options: Any) -> Predictor:
     >>> make_baseline("nearest_sites", neighbours=10).neighbours
     10
     """
-    from butterfly_sdm.data.saved_models import PREDICTORS
+    from butterfly_sdm.data.saved_models import PREDICTORS, why_not_taken
     from butterfly_sdm.errors import ModelError
 
     cls = PREDICTORS.load(kind)
     try:
         return cast(Predictor, cls(**options))
     except TypeError as error:
-        raise ModelError(
-            f"The baseline {kind!r} cannot be made with {options}: {error}."
-        ) from error
+        raise ModelError(why_not_taken(cls, kind, options, error)) from error

@@ -1,5 +1,6 @@
 """Predictors in folders: what each kind is called, how it is written and read, never a pickle."""
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,13 @@ from butterfly_sdm.core.cards import check_version
 from butterfly_sdm.core.files import atomic_path, read_json, write_json
 from butterfly_sdm.core.registry import Registry
 from butterfly_sdm.data.predictor import Predictor
-from butterfly_sdm.errors import ArtefactError, ButterflySDMError, MissingFileError, ModelError
+from butterfly_sdm.errors import (
+    ArtefactError,
+    ButterflySDMError,
+    MissingFileError,
+    ModelError,
+    did_you_mean,
+)
 
 FORMAT = "butterfly_sdm model"
 FORMAT_VERSION = 1
@@ -75,6 +82,32 @@ def with_seed(cls: type, options: Mapping[str, Any], seed: int) -> dict[str, Any
     not say another.
     """
     return ({"seed": seed} if hasattr(cls, "seed") else {}) | dict(options)
+
+
+def why_not_taken(cls: Any, kind: str, options: Mapping[str, Any], error: TypeError) -> str:
+    """
+    Say why a predictor cannot be made with options: which it does not know or lacks, and which
+    there are.
+
+    Examples
+    --------
+    >>> from butterfly_sdm.baselines.trees import Trees
+    >>> why_not_taken(Trees, "trees", {"tree": 5}, TypeError())  # doctest: +ELLIPSIS
+    "trees has no option 'tree'. Did you mean 'trees'? It takes trees, ..."
+    """
+    takes = inspect.signature(cls).parameters
+    unknown = [name for name in options if name not in takes]
+    lacking = [
+        name for name, one in takes.items() if one.default is one.empty and name not in options
+    ]
+    of_any_name = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    if of_any_name & {one.kind for one in takes.values()} or not (unknown or lacking):
+        return f"{kind} does not take the options {dict(options)} ({error})."
+    if unknown:
+        text = f"{kind} has no option {unknown[0]!r}.{did_you_mean(unknown[0], takes)}"
+    else:
+        text = f"{kind} needs the option {lacking[0]!r}."
+    return f"{text} It takes {', '.join(takes)}."
 
 
 def write_model(

@@ -128,15 +128,15 @@ def predictions_beside(
         Predictions by name: the predictor first, then the mean rate, then the other baselines. A
         baseline that is called like the predictor is named ``KIND (fitted afresh)``.
     """
-    kinds = list(dict.fromkeys([REFERENCE, *baselines]))
-    steps = 1 + len(kinds)
+    made = {kind: predictor_factory(kind, {}, seed) for kind in [REFERENCE, *baselines]}
+    steps = 1 + len(made)
     progress("evaluate", 0, steps)
     predictions = {name: predictor.predict(dataset, sites)}
     progress("evaluate", 1, steps)
     train = split.part("train")
-    for done, kind in enumerate(kinds, start=2):
+    for done, (kind, make) in enumerate(made.items(), start=2):
         label = kind if kind != name else f"{kind} (fitted afresh)"
-        fitted = predictor_factory(kind, {}, seed)().fit(dataset, train)
+        fitted = make().fit(dataset, train)
         predictions[label] = as_looked_at(fitted, dataset).predict(dataset, sites)
         progress("evaluate", done, steps)
     return predictions
@@ -192,11 +192,13 @@ def predictor_factory(
     options: Mapping[str, Any],
     seed: int,
     *,
+    place: str = "evaluate.baselines",
     network: NetworkOptions | None = None,
     fit: FitOptions | None = None,
 ) -> Factory:
     """
-    Return what makes unfitted predictors of a kind, here and in other processes.
+    Return what makes unfitted predictors of a kind, here and in other processes; ``place`` is the
+    setting that asks for it.
 
     Raises
     ------
@@ -205,6 +207,6 @@ def predictor_factory(
     """
     stated = {} if network is None else dict(network)
     model = ModelOptions(kind=kind, options=dict(options), **stated)
-    make = partial(make_predictor, model, fit or DEFAULT_FIT, seed)
+    make = partial(make_predictor, model, fit or DEFAULT_FIT, seed, place=place)
     make()
     return make

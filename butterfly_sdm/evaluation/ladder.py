@@ -165,7 +165,12 @@ def ladder_factories(steps: Sequence[LadderStep], *, seed: int = 0) -> dict[str,
             factories[name] = BlendOf(step.of)
             continue
         factories[name] = predictor_factory(
-            step.kind, step.options, seed, network=step.network, fit=step.fit
+            step.kind,
+            step.options,
+            seed,
+            place=f"evaluate.ladder, the step {name!r}",
+            network=step.network,
+            fit=step.fit,
         )
     return factories
 

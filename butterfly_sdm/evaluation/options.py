@@ -53,7 +53,8 @@ class EvaluateOptions(Section):
         "validation", description="look at the test part once, at the end"
     )
     baselines: tuple[str, ...] = Field(
-        ("mean_rate",), description="simple predictors fitted beside the model"
+        ("mean_rate",),
+        description="simple predictors fitted beside the model, as they are; with options: ladder",
     )
     quantity: Literal["standardised_rate", "rate_in_week", "raw_rate"] | None = Field(
         None,

@@ -195,14 +195,44 @@ def on_grid(scene: Scene, crs: str, *, wanted_m: float | None = None) -> Scene:
         return scene
     size = float(round(scene.resolution_m)) or scene.resolution_m
     if wanted_m is not None:
-        shown = on_ground(scene.crs, *_middle(scene, scene.crs), scene.resolution_m)
-        real = math.sqrt(float(shown.east[0] * shown.north[0]))
-        if shown.off.max() > FAR_OFF and abs(real / wanted_m - 1) < 0.1:
+        real = pixel_m(scene)
+        if abs(real / scene.resolution_m - 1) > FAR_OFF and abs(real / wanted_m - 1) < 0.1:
             size = wanted_m
-    left, bottom, right, top = transform_bounds(scene.crs, target, *scene.bounds, densify_pts=101)
+    bounds = transform_bounds(scene.crs, target, *scene.bounds, densify_pts=101)
+    return _covering(scene, target, bounds, size, size)
+
+
+def at_resolution(scene: Scene, size_m: float) -> Scene:
+    """
+    Return the scene resampled, while it is read, to pixels of another size in its own CRS.
+
+    Parameters
+    ----------
+    size_m
+        Side of a pixel, in metres as the CRS counts them.
+    """
+    size = scene.transform.a * size_m / scene.resolution_m
+    return _covering(scene, scene.crs, scene.bounds, size, size_m)
+
+
+def pixel_m(scene: Scene) -> float:
+    """Return the side of a pixel on the ground at the middle of a scene, in metres."""
+    shown = on_ground(scene.crs, *_middle(scene, scene.crs), scene.resolution_m)
+    return math.sqrt(float(shown.east[0] * shown.north[0]))
+
+
+def _covering(
+    scene: Scene,
+    crs: CRS,
+    bounds: tuple[float, float, float, float],
+    size: float,
+    size_m: float,
+) -> Scene:
+    """Return the scene on pixels of ``size`` units of a CRS whose edges are multiples of it."""
+    left, bottom, right, top = bounds
     col, row = math.floor(left / size), math.ceil(top / size)
     width, height = math.ceil(right / size) - col, row - math.floor(bottom / size)
     transform = Affine(size, 0.0, col * size, 0.0, -size, row * size)
     return replace(
-        scene, crs=target, transform=transform, width=width, height=height, resolution_m=size
+        scene, crs=crs, transform=transform, width=width, height=height, resolution_m=size_m
     )

@@ -18,7 +18,7 @@ from butterfly_sdm.errors import (
     RasterError,
     did_you_mean,
 )
-from butterfly_sdm.imagery.grids import crs_of_scene, on_grid, on_ground
+from butterfly_sdm.imagery.grids import at_resolution, crs_of_scene, on_grid, on_ground
 from butterfly_sdm.imagery.products import is_remote
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.mapping.area import wanted_positions
@@ -184,12 +184,14 @@ def _fitting(predictor: Predictor, scene: Scene, options: MapOptions) -> tuple[S
             )
         scene = scene.select(sees.bands)
         trained = sees.resolution_m
-        if trained and abs(scene.resolution_m - trained) > 0.01 * trained:
+        if trained and scene.resolution_m > 1.01 * trained:
             raise RasterError(
                 f"The run was trained on pixels of {trained:g} m; the scene has "
-                f"{scene.resolution_m:g} m. Map a scene of that resolution, or train on tiles of "
-                "this one."
+                f"{scene.resolution_m:g} m. Map a scene of that resolution or a finer one, or "
+                "build tiles of this one (tiles.resolution_m) and train on them."
             )
+        if trained and scene.resolution_m < 0.99 * trained:
+            scene = at_resolution(scene, trained)  # as tiles are cut from a finer scene
     return scene, Lattice.of(
         scene, stride_px=options.stride_px, window_px=sees.window_px, margin_px=sees.margin_px
     )

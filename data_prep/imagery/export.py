@@ -19,6 +19,9 @@ from butterfly_sdm.data.dataset import Dataset, TileCard
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.progress import Progress, silent
 
+#: Of a GeoTIFF whose numbers mean ``(stored / tag)**2`` with the sign of ``stored``.
+SIGNED_SQUARE_TAG = "BUTTERFLY_SDM_SIGNED_SQUARE"
+
 
 def export_tiles(
     dataset: Dataset,
@@ -30,7 +33,8 @@ def export_tiles(
 ) -> list[Path]:
     """
     Write the tile of each site as ``SITE.tif``, with band names, nodata, scale, offset and its
-    place on earth.
+    place on earth; of embeddings kept as signed square roots a tag says so, which
+    ``build.ready_tiles`` reads.
 
     Parameters
     ----------
@@ -87,3 +91,5 @@ def _write(card: TileCard, tile: tuple[Path, np.ndarray, tuple[str, float, float
         target.descriptions = card.bands
         target.scales = (card.scale,) * len(card.bands)
         target.offsets = (-card.offset * card.scale,) * len(card.bands)
+        if card.signed_square is not None:
+            target.update_tags(**{SIGNED_SQUARE_TAG: card.signed_square})

@@ -32,6 +32,7 @@ from butterfly_sdm.imagery.products import (
     reading_pixels,
 )
 from butterfly_sdm.progress import Progress, silent
+from data_prep.imagery.export import SIGNED_SQUARE_TAG
 from data_prep.imagery.options import ReadyTileOptions, TileOptions
 
 FILES_PER_UNIT = 100
@@ -54,6 +55,8 @@ class ReadyTiles:
         Of all tiles alike; larger files are cut down around their centre.
     nodata
         Value without a measurement.
+    signed_square
+        As of :class:`~butterfly_sdm.data.dataset.TileCard`.
     """
 
     sites: tuple[str, ...]
@@ -63,6 +66,7 @@ class ReadyTiles:
     resolution_m: float
     nodata: float
     dtype: PixelType
+    signed_square: float | None = None
 
 
 def match_files(files: Iterable[Path], site_ids: Sequence[str], pattern: str) -> dict[str, Path]:
@@ -123,7 +127,8 @@ def find_ready_tiles(
     Parameters
     ----------
     tiles
-        Its ``bands`` are stored, in its order; if it states ``size_px``, that is the side of the
+        Its ``bands`` are stored, in its order; if it states none and the files lack the usual ones,
+        all are. If it states ``size_px``, that is the side of the
         stored tiles, else all files have to have the same size.
 
     Raises
@@ -138,12 +143,13 @@ def find_ready_tiles(
     check_folders(options)
     names = [canonical_band(band) for band in options.bands]
     chosen = tuple(canonical_band(band) for band in tiles.bands)
-    for band in chosen:
-        if band not in names:
-            raise RasterError(
-                f"The ready tiles have no band {band!r}; they have {', '.join(names)}. Change "
-                "tiles.bands."
-            )
+    lacking = [band for band in chosen if band not in names]
+    if lacking and "bands" in tiles.model_fields_set:
+        raise RasterError(
+            f"The ready tiles have no band {lacking[0]!r}; they have {', '.join(names[:16])}"
+            f"{' ...' if len(names) > 16 else ''}. Change tiles.bands."
+        )
+    chosen = tuple(names) if lacking else chosen
     files = (file for folder in options.folders for file in folder.iterdir())
     found = match_files(files, site_ids, options.pattern)
     sites = tuple(site for site in site_ids if site in found)
@@ -167,7 +173,30 @@ def find_ready_tiles(
     else:
         dtype = smallest_type(dtypes, layers[0].path if len(dtypes) == 1 else "The folder")
         nodata = _common_nodata(layers, stated, dtype)
-    return ReadyTiles(sites, layers, chosen, size, _common_resolution(layers), nodata, dtype)
+    root = _common_root(layers) if np.dtype(dtype).kind == "i" else None
+    resolution_m = _common_resolution(layers)
+    return ReadyTiles(sites, layers, chosen, size, resolution_m, nodata, dtype, root)
+
+
+def _common_root(layers: Sequence[Layer]) -> float | None:
+    """Return what files that were exported say of numbers kept as signed square roots."""
+    found = set()
+    for layer in layers:
+        with open_raster(layer.path) as file:
+            found.add(file.tags().get(SIGNED_SQUARE_TAG))
+    if len(found) > 1:
+        raise RasterError(
+            f"Some ready tiles have the tag {SIGNED_SQUARE_TAG}, by which embeddings are exported, "
+            "and others have not, or another number. Put tiles of one kind into a folder."
+        )
+    told = found.pop()
+    try:
+        return None if told is None else float(told)
+    except ValueError:
+        raise RasterError(
+            f"{layers[0].path}: the tag {SIGNED_SQUARE_TAG} is {told!r}, which is no number. "
+            "Export the tiles again."
+        ) from None
 
 
 def _common_nodata(layers: Sequence[Layer], stated: float | None, dtype: PixelType) -> float:

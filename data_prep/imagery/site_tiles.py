@@ -15,7 +15,7 @@ from butterfly_sdm.core.arrays import new_array
 from butterfly_sdm.data.dataset import TileCard
 from butterfly_sdm.errors import RasterError, counted
 from butterfly_sdm.imagery.discovery import assumed_offsets
-from butterfly_sdm.imagery.grids import on_ground, usual_crs
+from butterfly_sdm.imagery.grids import on_ground, pixel_m, usual_crs
 from butterfly_sdm.imagery.scene import Scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
 from data_prep.imagery.cutting import cut_tiles, tiles_on
@@ -75,6 +75,7 @@ def fill_tiles(
             offset=config.ready_tiles.offset,
             nodata=None if ready.dtype == "float32" else int(ready.nodata),
             dtype=ready.dtype,
+            signed_square=ready.signed_square,
         )
     else:
         return sites, None
@@ -156,6 +157,7 @@ def _cut(
         raise RasterError(_nowhere(scene, grid, sites))
     part = grid.take(touched)
     _tell_ground(part, sites.iloc[touched], bench.notes)
+    _tell_coarse(grid, scene, bench.notes)
     valid = cut_tiles(
         scene,
         part,
@@ -200,6 +202,18 @@ def _tell_ground(grid: TileGrid, sites: gpd.GeoDataFrame, notes: BuildNotes) -> 
             "let a model take it as it is."
         )
     )
+
+
+def _tell_coarse(grid: TileGrid, scene: Scene, notes: BuildNotes) -> None:
+    """Warn of tiles with smaller pixels than the scene has."""
+    known_m = scene.resolution_m if grid.crs == scene.crs else pixel_m(scene)
+    if known_m > 1.1 * grid.resolution_m:
+        notes.warn(
+            f"The pixels of the scene are {known_m:.3g} m, those of tiles {grid.resolution_m:g} m: "
+            f"a tile of {grid.size_px} x {grid.size_px} pixels shows only "
+            f"{(grid.size_px * grid.resolution_m / known_m) ** 2:,.0f} of the scene. Set "
+            f"tiles.resolution_m: {known_m:.3g}."
+        )
 
 
 def _for_all(columns: pd.DataFrame, sites: gpd.GeoDataFrame) -> pd.DataFrame:

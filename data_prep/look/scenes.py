@@ -11,11 +11,14 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError
+from butterfly_sdm.imagery.grids import pixel_m
 from butterfly_sdm.imagery.pixels import measured
 from butterfly_sdm.imagery.products import open_raster
 from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
+from data_prep.imagery.options import TileOptions
 
+USUAL_M: float = TileOptions.model_fields["resolution_m"].default
 _USUAL = {3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}
 _PIECES, _PIECE_PX = 5, 256
 
@@ -119,11 +122,13 @@ def _of_scene(scene: Scene, paths: tuple[Path, ...]) -> SceneSeen:
         pixels, bands=scene.bands, nodata=scene.nodata, scale=scene.scale, offset=scene.offset
     )
     share = measured(pixels, scene.nodata).all(axis=1).mean()
+    unlike = abs(pixel_m(scene) / USUAL_M - 1) > 0.1
     facts = {
         "files": ", ".join(Path(path).name for path in scene.paths[:4])
         + (f" and {len(scene.paths) - 4} more" if len(scene.paths) > 4 else ""),
         "CRS": f"{scene.crs.to_string()}",
-        "resolution": f"{scene.resolution_m:g} m",
+        "resolution": f"{scene.resolution_m:g} m"
+        + (f"; tiles have {USUAL_M:g} m unless tiles.resolution_m says otherwise" * unlike),
         "size": f"{scene.width:,} x {scene.height:,} pixels, "
         f"{scene.width * scene.resolution_m / 1000:,.1f} x "
         f"{scene.height * scene.resolution_m / 1000:,.1f} km",

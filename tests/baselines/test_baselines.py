@@ -93,8 +93,10 @@ def test_an_array_missing_from_the_file_is_named(world, tmp_path):
 def test_unknown_baselines_and_options_are_refused():
     with pytest.raises(ModelError, match="no predictor 'median'"):
         make_baseline("median")
-    with pytest.raises(ModelError, match="'mean_rate' cannot be made"):
+    with pytest.raises(ModelError, match=r"mean_rate has no option 'colour'\. It takes weights"):
         make_baseline("mean_rate", colour="red")
+    with pytest.raises(ModelError, match=r"probe needs the option 'embeddings'\. It takes emb"):
+        make_baseline("probe")
     with pytest.raises(DataError, match="at least 1"):
         make_baseline("nearest_sites", neighbours=0)
 

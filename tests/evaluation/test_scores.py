@@ -1,5 +1,6 @@
 """Scores agree with independent implementations and with cases done by hand."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,8 +8,9 @@ import pandas as pd
 import pytest
 
 from butterfly_sdm.baselines import make_baseline
-from butterfly_sdm.errors import DataError
+from butterfly_sdm.errors import ConfigError, DataError
 from butterfly_sdm.evaluation import evaluate_run, score_predictions
+from butterfly_sdm.evaluation.ladder import run_ladder
 from butterfly_sdm.evaluation.options import EvaluateOptions
 from butterfly_sdm.evaluation.ranking import (
     auc,
@@ -279,6 +281,24 @@ def test_a_run_is_scored_beside_its_baselines_and_written(world, tmp_path):
         "ladder.png",
     ):
         assert (tmp_path / name).stat().st_size > 200
+
+
+@pytest.mark.parametrize(
+    ("ladder", "told"),
+    [
+        (("tree",), "evaluate.ladder, the step 'tree': There is no predictor 'tree'"),
+        (({"kind": "trees", "name": "old", "options": {"tree": 5}},), "step 'old': trees has no"),
+        (("probe",), "the step 'probe': probe needs the option 'embeddings'"),
+        ((), "evaluate.baselines: There is no predictor 'median'"),
+    ],
+)
+def test_the_setting_that_asks_for_a_wrong_predictor_is_named(world, ladder, told):
+    options = EvaluateOptions.model_validate({"ladder": ladder, "baselines": ("median",)})
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        if ladder:
+            run_ladder(world, options)
+        else:
+            evaluate_run(make_baseline("mean_rate").fit(world, world.split.train), world, options)
 
 
 def test_evaluating_needs_a_split_and_its_part(world):

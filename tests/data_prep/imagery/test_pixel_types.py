@@ -1,5 +1,6 @@
 """Tiles of every type: as stored, bit by bit; what is missing; and the same whatever the type."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -315,6 +316,22 @@ def test_ready_tiles_keep_their_type(tmp_path, dtype):
     share = pack_tiles(ready, tmp_path / "t.npy", executor=None)
     assert np.load(tmp_path / "t.npy")[0].tobytes() == values.tobytes()
     assert share[0] == 1 - 5 / SIDE**2
+
+
+def test_exported_embeddings_are_read_as_the_same_values(tmp_path):
+    values = bits(3, SIDE, SIDE, "int8")
+    write_raster(tmp_path / "plain_A.tif", values, names=names(3), nodata=-128)
+    scene = replace(open_scene(tmp_path / "plain_A.tif", bands=names(3)), signed_square=127.5)
+    data = dataset_of(scene, values[None], ["A"])
+    export_tiles(data, tmp_path / "out")
+    options = ReadyTileOptions(folder=tmp_path / "out", bands=names(3), pattern="{site_id}.tif")
+    ready = find_ready_tiles(options, ["A"], TileOptions())  # its bands are not the usual ones
+    assert ready.bands == tuple(names(3)) and ready.signed_square == 127.5
+    with pytest.raises(RasterError, match="no band 'red'; they have"):
+        find_ready_tiles(options, ["A"], TileOptions(bands=("red",)))
+    (tmp_path / "plain_A.tif").rename(tmp_path / "out" / "B.tif")
+    with pytest.raises(RasterError, match="and others have not"):
+        find_ready_tiles(options, ["A", "B"], TileOptions())
 
 
 @pytest.mark.parametrize("dtype", ["int16", "float32"])
