@@ -29,7 +29,7 @@ demo: $(VENV)/.core  ## install, then walk the whole way on a simulated region: 
 
 test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.dev  ## run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: $(VENV)/.dev  ## style, types and the one direction of imports
 	$(BIN)/ruff format --check .

@@ -9,6 +9,13 @@ import pytest
 
 #: Tests of one server of forks and one finished region: apart, two workers would make both.
 FORKED = ("tests/trust/", "tests/test_notebooks.py")
+#: Files of few tests that take long: begun first, none of them is waited for at the end.
+LONG = (
+    "tests/test_flow.py",
+    "tests/test_packaging.py",
+    "tests/test_places.py",
+    "tests/test_run.py",
+)
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +52,9 @@ def figures(record_property) -> Figures:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """
-    Begin `make slow` with the tests that may take longest, dealt out to its two workers, so that
-    they end together.
+    Begin with what takes long, so that workers end together; `make slow` deals it out to its two.
     """
+    items.sort(key=lambda item: not item.nodeid.startswith((*FORKED, *LONG)))
 
     def limit(item: pytest.Item) -> float:
         marker = item.get_closest_marker("timeout")
@@ -65,6 +72,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     if config.getvalue("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
+
+    config.option.loadscopereorder = False  # in the order above, not by the number of tests
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
