@@ -381,17 +381,56 @@ def blanked(
     return blank.assign(error=error)
 
 
-def class_numbers(labels: pd.Series) -> tuple[list[Any], np.ndarray]:
+def class_numbers(labels: pd.Series, what: str = "The labels") -> tuple[list[Any], np.ndarray]:
     """
-    Number the classes of (n,) labels in order of their names.
+    Number the classes of (n,) labels in order of their names; an error calls the labels ``what``.
 
     Returns
     -------
     classes, numbers
         ``numbers`` (n,) int64, -1 where the label is missing.
+
+    Raises
+    ------
+    DataError
+        There are fewer than two classes.
     """
     classes = sorted(set(labels.dropna()))
+    if len(classes) < 2:
+        held = repr(classes[0]) if classes else "missing"
+        raise DataError(f"{what} are all {held}; two classes are needed to tell apart.")
     return classes, pd.Categorical(labels, categories=classes).codes.astype(np.int64)
+
+
+def check_folds(
+    label: np.ndarray, group: np.ndarray, classes: Names, folds: int, what: str
+) -> None:
+    """
+    Refuse folds of which some would hold no group of a class.
+
+    Parameters
+    ----------
+    label, group
+        (n,) class numbers, and patient or person of each row.
+    classes
+        Their names.
+    folds
+        How many.
+    what
+        The groups in words.
+
+    Raises
+    ------
+    DataError
+        Names the class.
+    """
+    for number, name in enumerate(classes):
+        count = len(set(group[label == number]))
+        if count < folds:
+            raise DataError(
+                f"The class {name!r} has {count} {what}; {folds} folds need one each. Lower folds, "
+                "or join classes."
+            )
 
 
 def with_split(

@@ -172,7 +172,7 @@ def test_patients_stay_in_one_part(tmp_path):
             lambda t: t.assign(domain="alpha"),
             "needs a source and a target; the data have the domains alpha",
         ),
-        (lambda t: t.assign(label="one"), "The labels are all one"),
+        (lambda t: t.assign(label="one"), "The labels are all 'one'"),
         (
             lambda t: t.assign(domain=np.resize(["a", "b", "c"], len(t))),
             r"domains a, b, c\. Name one as target",

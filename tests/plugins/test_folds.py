@@ -110,7 +110,7 @@ def test_a_video_without_a_person_is_its_own_group(tmp_path):
 
 
 def test_a_class_of_fewer_people_than_folds_is_told_before_training(tmp_path):
-    with pytest.raises(DataError, match="'explicit' are of 3 groups; 4 folds"):
+    with pytest.raises(DataError, match="'explicit' has 3 groups; 4 folds"):
         _videos_of_people(tmp_path, lambda number: [f"p{n % 9}" if n % 3 else "x" for n in number])
 
 

@@ -311,7 +311,7 @@ def test_bad_inputs_are_explained(tmp_path):
 
     labels = pd.read_csv(config.labels)
     cases = {
-        "one": (labels.assign(label="none"), "All videos are labelled 'none'"),
+        "one": (labels.assign(label="none"), "The labels are all 'none'"),
         "twice": (pd.concat([labels, labels[:1]]), "labels the video v000 twice"),
         "columns": (
             labels.rename(columns={"label": "class"}),

@@ -248,6 +248,8 @@ def test_weights_are_read_without_pickle_and_must_fit(tmp_path):
 def test_classes_are_numbered_by_name_and_a_missing_label_is_no_class():
     classes, numbers = class_numbers(pd.Series(["b", None, "a", "b"]))
     assert classes == ["a", "b"] and numbers.tolist() == [1, -1, 0, 1]
+    with pytest.raises(DataError, match="The labels are all missing; two classes"):
+        class_numbers(pd.Series([None, None], dtype=object))
 
 
 @pytest.mark.parametrize(

@@ -121,11 +121,6 @@ class Cmmd(Plugin[CmmdConfig, CmmdData]):
         table = _with_validation(table, config).drop(columns="stratum")
         domains, target = _domains(config, table)
         classes, label = class_numbers(table["label"])
-        if len(classes) < 2:
-            raise DataError(
-                f"The labels are all {classes[0] if classes else 'missing'}; two classes are "
-                "needed to tell apart."
-            )
         domain = (table["domain"] == target).to_numpy(dtype=np.int64)
         sources = table["path"].tolist() if pixels is None else pixels
         images = Images(sources, config.size_px, config.channels)

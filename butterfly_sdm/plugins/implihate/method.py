@@ -26,7 +26,7 @@ from butterfly_sdm.plugins.classifier_scores import (
     interval_metrics,
     prediction_table,
 )
-from butterfly_sdm.plugins.collection import blanked, class_numbers, with_split
+from butterfly_sdm.plugins.collection import blanked, check_folds, class_numbers, with_split
 from butterfly_sdm.plugins.contract import Plugin, PluginRun, Report
 from butterfly_sdm.plugins.images import check_some_readable
 from butterfly_sdm.plugins.implihate.extractors import extract, extract_all, make_extractors
@@ -83,9 +83,6 @@ class Implihate(Plugin[ImplihateConfig, VideoData]):
         group = "group" if "group" in table.columns else "video_id"
         table = with_split(table, config.fractions, config.seed, group=group, label="label")
         classes, label = class_numbers(table["label"])
-        if len(classes) < 2:
-            message = f"All videos are labelled {classes[0]!r}; at least two classes are needed."
-            raise DataError(message)
         split = table["split"].to_numpy(dtype=str)
         lacking = set(range(len(classes))) - set(label[split == "train"])
         if lacking:
@@ -255,13 +252,7 @@ def _divisions(config: ImplihateConfig, data: VideoData) -> list[tuple[np.ndarra
     if data.group is None:
         plain = StratifiedKFold(config.folds, shuffle=True, random_state=config.seed)
         return list(plain.split(data.label, data.label))
-    for number, name in enumerate(data.facts["classes"]):
-        groups = len(set(data.group[data.label == number]))
-        if groups < config.folds:
-            raise DataError(
-                f"The videos of class {name!r} are of {groups} groups; {config.folds} folds need "
-                "one each. Lower folds, or join classes."
-            )
+    check_folds(data.label, data.group, data.facts["classes"], config.folds, "groups")
     whole = StratifiedGroupKFold(config.folds, shuffle=True, random_state=config.seed)
     return list(whole.split(data.label, data.label, data.group))
 

@@ -33,6 +33,7 @@ from butterfly_sdm.plugins.classifier_scores import (
 from butterfly_sdm.plugins.collection import (
     LabelledImages,
     blanked,
+    check_folds,
     class_numbers,
     own_groups,
     unseen_images,
@@ -372,20 +373,12 @@ def _task(config: ModanConfig, table: pd.DataFrame) -> Task | None:
             raise DataError(f"The task {config.task.path} has no label.")
         return None
     table = table[table["label"].notna()].reset_index(drop=True)
-    classes, label = class_numbers(table["label"].astype(str))
-    if len(classes) < 2:
-        path = (config.task or config.collection).path
-        raise DataError(f"All labels of {path} are {classes[0]!r}; a task needs two classes.")
+    what = f"The labels of {(config.task or config.collection).path}"
+    classes, label = class_numbers(table["label"].astype(str), what)
     group = own_groups(table, "patient").to_numpy()
     images = Images(table["path"].tolist(), config.size_px, config.channels)
     task = Task(images, table, label, {"classes": classes}, group)
-    for number, name in enumerate(classes):
-        patients = len(set(group[label == number]))
-        if patients < config.folds:
-            raise DataError(
-                f"The class {name!r} has {patients} patients (or images without one); "
-                f"{config.folds} folds need one each. Lower folds, or join classes."
-            )
+    check_folds(label, group, classes, config.folds, "patients (or images without one)")
     return task
 
 
