@@ -53,7 +53,7 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
     MissingPackageError
         What reads it is not installed: pydicom, or a decoder of its pixels.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     path = Path(path)
     place, inside, member = str(path).partition(INSIDE)
@@ -75,7 +75,7 @@ def read_image(path: Path, size_px: int, channels: int) -> np.ndarray:
             image = Image.fromarray(_dicom_pixels(path))
         else:
             with Image.open(path) as opened:
-                image = opened.copy()
+                image = ImageOps.exif_transpose(opened)  # upright, as viewers show it
             if image.mode.startswith(("I", "F")):
                 image = Image.fromarray(_eight_bit(np.asarray(image, dtype=np.float32)))
     except MissingPackageError:
@@ -141,7 +141,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=4)
 def _array(path: str, name: str) -> np.ndarray:
-    return read_arrays(Path(path))[name]
+    values = read_arrays(Path(path))[name]
+    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() <= 255:
+        return values.astype(np.uint8)  # bytes in wider integers keep their brightness
+    return values
 
 
 def is_dicom(path: Path) -> bool:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
@@ -268,6 +269,24 @@ def test_medmnist_files_are_tables_of_images(colour, tmp_path):
     expected = expected.transpose(2, 0, 1) if colour else np.repeat(expected[None], 3, 0)
     assert np.array_equal(fifth, expected)
     assert read_image(table["path"][4], 8, 1).shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint16"])
+def test_bytes_in_wider_integers_keep_their_brightness(dtype, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8))
+    images[1] //= 4  # a dark one
+    np.savez(tmp_path / "dark.npz", images=images.astype(dtype), labels=np.arange(3))
+    path = npz_table(tmp_path / "dark.npz")["path"][1]
+    assert np.array_equal(read_image(path, 8, 1)[0], images[1])
+
+
+def test_a_photograph_stands_upright(tmp_path):
+    pixels = np.zeros((8, 8), np.uint8)
+    pixels[0] = 255  # as the sensor saw it; the phone was turned
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by a quarter, clockwise
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "turned.png", 8, 1)[0], np.rot90(pixels, -1))
 
 
 def test_several_sets_of_medmnist_differ_in_modality_and_body_part(tmp_path):
