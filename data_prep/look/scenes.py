@@ -101,8 +101,8 @@ def look_at_scene(paths: Sequence[Path]) -> SceneSeen:
     paths = tuple(Path(path) for path in paths)
     for path in paths:
         if is_store(path):
-            told = f"{path} is a Zarr store, which is read as embeddings alone.{AS_EMBEDDINGS}"
-            return SceneSeen(paths, {}, missing=told)
+            why = f"{path} is a Zarr store, which is read as embeddings alone.{AS_EMBEDDINGS}"
+            return SceneSeen(paths, {}, missing=why)
     try:
         return _of_scene(open_scene(paths), paths)
     except MissingFileError:
