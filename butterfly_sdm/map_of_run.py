@@ -59,6 +59,10 @@ class MapOfRun:
         default_factory=dict, init=False, repr=False
     )
 
+    def __post_init__(self) -> None:
+        if self.dataset is not None:
+            _ = self._dataset  # one that was named has to be there
+
     @cached_property
     def _dataset(self) -> Dataset:
         return dataset_of(self.run, self.dataset)

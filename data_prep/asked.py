@@ -210,7 +210,15 @@ def describe_places(
         tempfile.TemporaryDirectory() as folder,
         open_workbench(build, Path(folder), progress, None) as bench,
     ):
-        sites, tile_card = fill_tiles(build, sites, bench)
+        try:
+            sites, tile_card = fill_tiles(build, sites, bench)
+        except DataError as error:
+            if build.ready_tiles is None:
+                raise
+            raise DataError(
+                f"{error} Or name scenes that show the places in their stead: "
+                "--set build.ready_tiles=null --set 'build.scenes={paths: [SCENE.tif]}'."
+            ) from error
         if tile_card is not None:
             tiles = np.load(Path(folder) / "tiles.npy", allow_pickle=False)
         wanted = build.covariates if sees.covariates else None

@@ -93,6 +93,8 @@ def test_a_run_whose_data_set_has_moved_asks_for_it_and_is_mapped_with_it(region
     for verb in (bs.evaluate, bs.predict_map, bs.report, bs.plan, bs.fit_community):
         with pytest.raises(MissingFileError, match=told):
             verb(moved)
+    with pytest.raises(MissingFileError, match="There is no data set at"):
+        bs.predict_map(moved, dataset=tmp_path / "nothing", overrides=["map.layers=[]"])
     made = bs.predict_map(moved, dataset=dataset.folder)
     with rasterio.open(made.path) as map_:
         assert "dissimilarity of the ground" in map_.descriptions

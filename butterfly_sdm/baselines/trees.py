@@ -69,7 +69,7 @@ class Trees(TablePredictor):
             min_samples_leaf=self.min_samples_leaf,
             max_features=self.max_features,
             random_state=self.seed,
-        ).fit(seen, rates, sample_weight=weight)
+        ).fit(seen, rates if rates.shape[1] > 1 else rates[:, 0], sample_weight=weight)
         parts = [estimator.tree_ for estimator in forest.estimators_]
         # (trees,)
         roots = np.concatenate([[0], np.cumsum([part.node_count for part in parts])[:-1]])

@@ -93,7 +93,7 @@ def why_not_taken(cls: Any, kind: str, options: Mapping[str, Any], error: TypeEr
     --------
     >>> from butterfly_sdm.baselines.trees import Trees
     >>> why_not_taken(Trees, "trees", {"tree": 5}, TypeError())  # doctest: +ELLIPSIS
-    "trees has no option 'tree'. Did you mean 'trees'? It takes trees, ..."
+    "trees has no option 'tree'. Did you mean 'trees'? It takes covariates, ..."
     """
     takes = inspect.signature(cls).parameters
     unknown = [name for name in options if name not in takes]

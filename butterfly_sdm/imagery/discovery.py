@@ -25,6 +25,7 @@ from butterfly_sdm.core.addresses import shown
 from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError, SourceError
 from butterfly_sdm.imagery.options import Reading
 from butterfly_sdm.imagery.products import (
+    AS_EMBEDDINGS,
     SENTINEL2,
     Layer,
     Piece,
@@ -474,7 +475,7 @@ def _item_piece(item: Mapping[str, Any], place: str, stated: Reading) -> Piece:
     if not set(assets) - {"scl"}:
         raise RasterError(
             f"The STAC item {name} has no asset that is a band (blue, B02, ...) of which the file "
-            "is here."
+            f"is here.{AS_EMBEDDINGS}"
         )
     found = [
         _asset_layer(*assets[band], band, properties, stated)

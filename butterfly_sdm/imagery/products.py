@@ -36,6 +36,12 @@ Grid = tuple[CRS, Affine, int, int]
 
 METRES_PER_DEGREE = 111_320.0  # of latitude; of longitude at the equator
 
+#: More bands without names than satellites have are taken for embeddings.
+MOST_UNNAMED = 15
+AS_EMBEDDINGS = (
+    " If it holds embeddings, state scenes.embeddings, such as {preset: alphaearth}, or take them "
+    "as covariates.embeddings."
+)
 RESAMPLING = {
     "nearest": Resampling.nearest,
     "bilinear": Resampling.bilinear,
@@ -514,6 +520,8 @@ def _band_names(
             raise RasterError(
                 f"{path} does not say what its {len(described)} bands are. Name them in file order "
                 f"under scenes.bands, such as [red, green, blue, nir].{more}"
+                + AS_EMBEDDINGS
+                * (len(described) > MOST_UNNAMED)
             )
     if len(set(named)) < len(named):
         raise RasterError(

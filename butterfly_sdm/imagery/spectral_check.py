@@ -115,7 +115,7 @@ def implausible(sample: SpectralSample) -> list[str]:
 
 
 def _constant(sample: SpectralSample) -> list[str]:
-    found = []
+    found, alike = [], []
     for number, band in enumerate(sample.bands):
         values = sample.counts[number]
         if values.min() == values.max():
@@ -123,10 +123,15 @@ def _constant(sample: SpectralSample) -> list[str]:
                 f"Band {band} holds only the value {values.min()}. Is the file of this band "
                 "damaged or empty?"
             )
-        found.extend(
-            f"Bands {other} and {band} hold the same values. Was one file given twice?"
-            for other, theirs in zip(sample.bands[:number], sample.counts[:number], strict=True)
-            if np.array_equal(values, theirs) and values.min() < values.max()
+            continue
+        for other, theirs in zip(sample.bands[:number], sample.counts[:number], strict=True):
+            if np.array_equal(values, theirs):
+                alike.append(f"{other} and {band}")
+                break
+    if alike:
+        more = f" and {len(alike) - 3} more pairs" if len(alike) > 3 else ""
+        found.append(
+            f"Bands {', '.join(alike[:3])}{more} hold the same values. Was one file given twice?"
         )
     return found
 

@@ -14,6 +14,7 @@ import yaml
 
 from butterfly_sdm.core.html import rows_html
 from butterfly_sdm.errors import MissingFileError
+from butterfly_sdm.imagery.embeddings.zarr_store import is_store
 from butterfly_sdm.progress import Progress, silent
 from data_prep.look.records import ColumnSeen, RecordsSeen, look_at_records
 from data_prep.look.scenes import SceneSeen, look_at_scene
@@ -160,7 +161,7 @@ def is_scene(path: Path) -> bool:
     if path.suffix.lower() in _RASTERS:
         return True
     if path.is_dir():
-        return any(held.suffix.lower() in _RASTERS for held in path.rglob("*"))
+        return is_store(path) or any(held.suffix.lower() in _RASTERS for held in path.rglob("*"))
     if path.suffix.lower() == ".json":
         try:
             return "stac_version" in json.loads(path.read_text("utf-8"))

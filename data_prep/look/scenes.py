@@ -11,9 +11,10 @@ import rasterio.warp
 from rasterio.windows import Window
 
 from butterfly_sdm.errors import ButterflySDMError, MissingFileError, RasterError
+from butterfly_sdm.imagery.embeddings.zarr_store import is_store
 from butterfly_sdm.imagery.grids import pixel_m
 from butterfly_sdm.imagery.pixels import measured
-from butterfly_sdm.imagery.products import open_raster
+from butterfly_sdm.imagery.products import AS_EMBEDDINGS, open_raster
 from butterfly_sdm.imagery.scene import Scene, open_scene
 from butterfly_sdm.imagery.spectral_check import implausible, sample_pixels
 from data_prep.imagery.options import TileOptions
@@ -98,6 +99,10 @@ def look_at_scene(paths: Sequence[Path]) -> SceneSeen:
         A path does not exist.
     """
     paths = tuple(Path(path) for path in paths)
+    for path in paths:
+        if is_store(path):
+            why = f"{path} is a Zarr store, which is read as embeddings alone.{AS_EMBEDDINGS}"
+            return SceneSeen(paths, {}, missing=why)
     try:
         return _of_scene(open_scene(paths), paths)
     except MissingFileError:
@@ -189,9 +194,12 @@ def _of_file(paths: tuple[Path, ...], missing: str) -> SceneSeen:
                 "size": f"{file.width:,} x {file.height:,} pixels, {file.count} bands",
                 "values": f"{values.dtype}, nodata {file.nodata}",
             }
+            there = np.isfinite(values) & (
+                values != (np.nan if file.nodata is None else file.nodata)
+            )
             bands = tuple(
-                BandSeen(name, *_percentiles(band.astype(np.float64)))
-                for name, band in zip(descriptions, values, strict=True)
+                BandSeen(name, *_percentiles(band[known].astype(np.float64)))
+                for name, band, known in zip(descriptions, values, there, strict=True)
             )
             unnamed = file.crs is not None and not any(file.descriptions)
             return SceneSeen(

@@ -101,6 +101,14 @@ def test_unknown_baselines_and_options_are_refused():
         make_baseline("nearest_sites", neighbours=0)
 
 
+def test_trees_take_one_species_alone_without_a_warning(world, recwarn):
+    one = world.species[:1]
+    card = world.card.model_copy(update={"species": one})
+    alone = replace(world, card=card, detections=world.detections[list(one)])
+    make_baseline("trees", trees=3).fit(alone, world.split.train)
+    assert not [str(told.message) for told in recwarn if "column-vector" in str(told.message)]
+
+
 def test_the_mean_rate_counts_sites_or_visits(world):
     train = list(world.split.train)
     by_site = make_baseline("mean_rate").fit(world, train).predict(world, train[:1]).iloc[0]

@@ -12,9 +12,11 @@ import rasterio
 from rasterio.windows import Window
 
 from butterfly_sdm.data.dataset import Dataset
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import ConfigError, DataError, MissingFileError, RasterError
 from butterfly_sdm.imagery.grids import usual_crs
 from butterfly_sdm.imagery.scene import open_scene
+from data_prep.asked import describe_places
 from data_prep.build import build_dataset
 from data_prep.checking import check_dataset
 from data_prep.imagery.export import export_tiles
@@ -218,6 +220,16 @@ def test_ready_tiles_are_read_as_they_are_and_larger_ones_cut_down(tmp_path):
     for site, values in tiles.items():
         np.testing.assert_array_equal(dataset.tiles[dataset.tile_rows([site])[0]], values)
     assert check_dataset(tmp_path / "out") == []
+    with pytest.raises(
+        DataError, match=r"No file .*name scenes that show the places in their stea"
+    ):
+        describe_places(
+            make_config(ready_tiles=ready),
+            dataset.sites.geometry.iloc[:1].set_axis(["a new place"]),
+            species=dataset.species,
+            sees=Sees.of(dataset, image=True),
+            position_crs=dataset.card.position_crs,
+        )
     nir_first = make_config(ready_tiles=ready, tiles={"size_px": 32, "bands": ["nir", "red"]})
     build(nir_first, tmp_path / "two", survey)
     np.testing.assert_array_equal(Dataset.open(tmp_path / "two").tiles[0], tiles["S000"][[3, 0]])

@@ -1,5 +1,6 @@
 """Before anything is built, look says what files hold, as they were understood."""
 
+import json
 import zipfile
 
 import numpy as np
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 import rasterio
 import yaml
+from affine import Affine
 from rasterio.transform import from_origin
 
 import butterfly_sdm as sdm
@@ -214,6 +216,32 @@ def test_bands_without_names_are_shown_with_the_usual_order_to_check(tmp_path):
         "nir",
     ]
     assert "no file confirms" in found.yaml
+
+
+def test_embeddings_are_told_where_to_be_named(tmp_path):
+    values = np.ones((16, 20, 20), np.float32)
+    values[:, :5] = np.nan
+    place = {"crs": "EPSG:32630", "transform": from_origin(500_000, 5_700_000, 10, 10)}
+    shape = {"count": 16, "height": 20, "width": 20, "dtype": "float32", "nodata": np.nan}
+    with rasterio.open(tmp_path / "e.tif", "w", driver="GTiff", **place, **shape) as out:
+        out.write(values)
+    (tmp_path / "region.zarr").mkdir()
+    item = {"stac_version": "1.0.0", "type": "Feature", "id": "one", "properties": {}}
+    asset = {"data": {"href": "e.tif"}}
+    (tmp_path / "item.json").write_text(json.dumps(item | {"assets": asset, "links": []}))
+    for name in ("e.tif", "region.zarr", "item.json"):
+        found = look([tmp_path / name])
+        assert found.records is None and "state scenes.embeddings" in found.scene.missing
+    assert look([tmp_path / "e.tif"]).scene.bands[3].median == 1
+
+
+def test_a_scene_of_other_pixels_than_tiles_have_says_so(tmp_path):
+    path = raster(tmp_path / "scene.tif")
+    assert "tiles have" not in look([path]).scene.facts["resolution"]
+    with rasterio.open(path, "r+") as out:
+        out.transform *= Affine.scale(3)
+    told = look([path]).scene.facts["resolution"]
+    assert told == "30 m; tiles have 10 m unless tiles.resolution_m says otherwise"
 
 
 def test_a_missing_file_is_an_error(tmp_path):

@@ -112,6 +112,8 @@ def test_a_band_given_twice_and_a_constant_band_are_named(tiles):
     doubled = tiles.copy()
     doubled[:, 2] = doubled[:, 1]
     assert "Bands green and blue hold the same values" in said(doubled)
+    doubled[:, 3] = doubled[:, 1]
+    assert "Bands green and blue, green and nir hold the same values" in said(doubled)
     flat = tiles.copy()
     flat[:, 0] = 700
     assert "Band red holds only the value 700" in said(flat)

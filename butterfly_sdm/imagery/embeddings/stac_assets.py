@@ -84,9 +84,10 @@ def chosen_asset(item: Mapping[str, Any], layer: str | None) -> tuple[str, Mappi
     if layer is None and len(fit) == 1:
         return next(iter(fit.items()))
     known = ", ".join(sorted(assets)[:8]) or "none"
+    many = "several assets" if fit and layer is None else "no asset"
+    called = f" called {layer!r}" if layer is not None else ""
     raise RasterError(
-        f"The STAC item {name} has {'several assets' if fit else 'no asset'} of embeddings"
-        f"{f' called {layer!r}' if layer is not None else ''}; it has {known}. Name the one in "
+        f"The STAC item {name} has {many} of embeddings{called}; it has {known}. Name the one in "
         "embeddings.layer. An asset for each band is not read: put the bands into one raster."
     )
 

@@ -153,7 +153,7 @@ def test_an_asset_is_named_where_an_item_has_several(tmp_path):
         open_embeddings(tmp_path)
     (file,) = open_embeddings(tmp_path, EmbeddingReading(layer="spread")).files
     assert Path(file.path).name == "spread.tif"
-    with pytest.raises(RasterError, match="called 'median'"):
+    with pytest.raises(RasterError, match="no asset of embeddings called 'median'"):
         open_embeddings(tmp_path, EmbeddingReading(layer="median"))
     (tmp_path / "spread.tif").unlink()
     with pytest.raises(MissingFileError, match="Fetch the asset spread"):
