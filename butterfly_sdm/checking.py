@@ -99,6 +99,18 @@ def _cards(folder: Path) -> Iterator[Path]:
     yield from sorted(folder.glob(REPORT))
 
 
+def _is_map(path: Path) -> bool:
+    """Tell whether a file is a map of this package."""
+    from butterfly_sdm.mapping.map_file import read_tags
+
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    try:
+        return bool(read_tags(path))
+    except ButterflySDMError:
+        return False
+
+
 def _in_words(path: Path) -> str:
     """Say what a folder is in which there is no card."""
     for card, (sign, verb) in RESULTS.items():
@@ -110,7 +122,7 @@ def _in_words(path: Path) -> str:
     inside = [
         one
         for one in sorted(path.iterdir())
-        if one.is_dir() and any((one / name).is_file() for name in (*ARTEFACTS, *RESULTS))
+        if any((one / name).is_file() for name in (*ARTEFACTS, *RESULTS)) or _is_map(one)
     ]
     if inside:
         names = ", ".join(str(one) for one in inside[:5])

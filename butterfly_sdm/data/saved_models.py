@@ -122,8 +122,16 @@ def write_model(
 
     Parameters
     ----------
+    folder
+        Where they lie; made if it is not there.
+    kind
+        The name under which :data:`PREDICTORS` lists the class.
+    predictor
+        The fitted predictor: its species and what it sees go into the card.
     content
-        What the card holds beside the kind, the species and what the predictor sees.
+        What the card holds besides, as plain values.
+    arrays
+        By name, of any shape; None: it has none.
 
     Raises
     ------
@@ -148,6 +156,18 @@ def write_model(
 def read_model(folder: Path, kind: str) -> dict[str, Any]:
     """
     Read ``model.json`` of a model of this kind.
+
+    Parameters
+    ----------
+    folder
+        Where :func:`write_model` wrote it.
+    kind
+        The name under which :data:`PREDICTORS` lists the class.
+
+    Returns
+    -------
+    dict of str
+        The card, with ``species``, ``sees`` and what was given as content.
 
     Raises
     ------

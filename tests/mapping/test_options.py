@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from rasterio.warp import transform
 from shapely.geometry import Polygon, box
 
-from butterfly_sdm.errors import DataError, MissingFileError, ModelError, RasterError
+from butterfly_sdm.checking import check
+from butterfly_sdm.errors import (
+    ArtefactError,
+    DataError,
+    MissingFileError,
+    ModelError,
+    RasterError,
+)
 from butterfly_sdm.imagery.scene import open_scene
 from butterfly_sdm.mapping import MapOptions
 from butterfly_sdm.mapping.difference import map_difference
@@ -36,6 +43,15 @@ def scene(tmp_path_factory):
 def plain(scene, tmp_path_factory):
     out = tmp_path_factory.mktemp("map") / "map.tif"
     return map_of(Position(), scene, out, beside=("stac", "styles", "picture"))
+
+
+def test_check_of_a_folder_around_artefacts_names_them_and_the_maps(plain, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
+    shutil.copy(plain.path, tmp_path / "map.tif")
+    (tmp_path / "scene.tif").write_bytes(b"no map")
+    with pytest.raises(ArtefactError, match=r"holds some. Name them: \S+map.tif, \S+run$"):
+        check(tmp_path)
 
 
 def test_only_the_area_asked_for_has_values(scene, plain, tmp_path):

@@ -117,7 +117,19 @@ class TableReader:
     """Term: texts that a program writes, and what they mean."""
 
     def recognises(self, path: Path) -> bool:
-        """Tell whether it is a table; one alone in a zip archive must name what is known."""
+        """
+        Tell whether it is a table; one alone in a zip archive must name what is known.
+
+        Parameters
+        ----------
+        path
+            A file.
+
+        Returns
+        -------
+        bool
+            Whether it is.
+        """
         if not holds_tables(path):
             return False
         if path.suffix.lower() == ".zip":  # a lone readme is no table
@@ -127,6 +139,18 @@ class TableReader:
     def open(self, path: Path, columns: Mapping[str, str]) -> RecordTable:
         """
         Open a table.
+
+        Parameters
+        ----------
+        path
+            A file.
+        columns
+            A term of :data:`data_prep.records.readers.reader.TERMS`: its name in the file.
+
+        Returns
+        -------
+        RecordTable
+            All tables of the file that hold records.
 
         Raises
         ------
@@ -174,11 +198,35 @@ class TableReader:
         return Part(rows, used)
 
     def known(self, header: tuple[str, ...]) -> dict[str, str]:
-        """Return columns that mean something else here than elsewhere."""
+        """
+        Return columns that mean something else here than elsewhere.
+
+        Parameters
+        ----------
+        header
+            Names of the columns.
+
+        Returns
+        -------
+        dict of str
+            A term: its name in the file.
+        """
         return {}
 
     def told(self, parts: Sequence[Part]) -> list[str]:
-        """Return what a user should know of the layout."""
+        """
+        Return what a user should know of the layout.
+
+        Parameters
+        ----------
+        parts
+            The tables that will be read.
+
+        Returns
+        -------
+        list of str
+            Sentences.
+        """
         return []
 
 
