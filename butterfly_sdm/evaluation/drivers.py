@@ -3,6 +3,7 @@ What drives a prediction: permutation importance, partial dependence, tile occlu
 most alike.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,24 +17,38 @@ from butterfly_sdm.evaluation.scores import cell_scores, checked_predictions
 from butterfly_sdm.progress import Progress, silent
 
 POSITION = ("easting", "northing", "lon", "lat")
+EMBEDDING = "embedding"
+# Unnamed bands of embeddings as tiles (e00) and as covariates (alphaearth_e00_sd_100m)
+_BAND = re.compile(r"e\d{2,}")
+_BAND_COVARIATE = re.compile(r"(.+)_e\d{2,}(_sd)?_\d+m")
 
 
 def input_groups(dataset: Dataset) -> dict[str, tuple[str, ...]]:
     """
     Return the groups of inputs of a data set that are shuffled together.
 
-    ``position``; every band as ``band NAME``; covariates whose names differ only by a number or
-    code at the end (``bioclim_01``, ``bioclim_02``) as one, since shuffling one of several that say
-    the same changes nothing.
+    ``position``; every band as ``band NAME``, the unnamed ones of an embedding as ``embedding``;
+    covariates whose names differ only by a number or code at the end (``bioclim_01``,
+    ``bioclim_02``) and those of all bands of an embedding as one, since shuffling one of several
+    that say the same changes nothing.
     """
     groups: dict[str, tuple[str, ...]] = {"position": ()}
     if dataset.covariates is not None:
-        for name in dataset.covariates.columns:
-            stem = str(name).rstrip("0123456789").rstrip("_") or str(name)
-            groups[stem] = (*groups.get(stem, ()), str(name))
+        for name in map(str, dataset.covariates.columns):
+            of_band = _BAND_COVARIATE.fullmatch(name)
+            stem = of_band[1] if of_band else name.rstrip("0123456789").rstrip("_") or name
+            groups[stem] = (*groups.get(stem, ()), name)
     if dataset.card.tiles is not None:
-        groups |= {f"band {band}": () for band in dataset.card.tiles.bands}
+        bands = dataset.card.tiles.bands
+        groups |= {EMBEDDING if _BAND.fullmatch(band) else f"band {band}": () for band in bands}
     return groups
+
+
+def _bands_of(group: str, bands: Sequence[str]) -> tuple[str, ...]:
+    """Return the bands of a group of :func:`input_groups` that names no covariates."""
+    if group == EMBEDDING:
+        return tuple(band for band in bands if _BAND.fullmatch(band))
+    return tuple(band for band in bands if group == f"band {band}")
 
 
 def used_groups(groups: Mapping[str, Sequence[str]], sees: Sees) -> dict[str, tuple[str, ...]]:
@@ -46,7 +61,7 @@ def used_groups(groups: Mapping[str, Sequence[str]], sees: Sees) -> dict[str, tu
             if names
             else sees.position_crs is not None
             if group == "position"
-            else group.removeprefix("band ") in sees.bands
+            else bool(_bands_of(group, sees.bands))
         )
     }
 
@@ -70,7 +85,8 @@ def permutation_importance(
     predictor
         Fitted; better judged on ``sites`` it has not seen.
     groups
-        Name of a group and its covariates; ``position`` and ``band NAME`` stand for themselves.
+        Name of a group and its covariates; ``position``, ``embedding`` and ``band NAME`` stand for
+        themselves.
         None: :func:`input_groups`.
     repeats
         Shufflings per group.
@@ -134,19 +150,18 @@ def shuffled(dataset: Dataset, group: str, names: Sequence[str], order: np.ndarr
             if name in sites:
                 sites[name] = sites[name].to_numpy()[order]
         return replace(dataset, sites=sites)
-    if group.startswith("band ") and not names:
-        if (
-            dataset.tiles is None
-            or dataset.card.tiles is None
-            or group[5:] not in dataset.card.tiles.bands
-        ):
+    if not names:
+        bands = () if dataset.card.tiles is None else dataset.card.tiles.bands
+        chosen = [bands.index(band) for band in _bands_of(group, bands)]
+        if dataset.tiles is None or not chosen:
             raise DataError(
                 f"The data set has no {group}; its groups are {', '.join(input_groups(dataset))}."
             )
-        band = dataset.card.tiles.bands.index(group[5:])
         tiles = np.array(dataset.tiles)
         # sites without a tile have none to give
-        tiles[:, band] = tiles[order[order < len(tiles)], band]
+        from_sites = order[order < len(tiles)]
+        for band in chosen:
+            tiles[:, band] = tiles[from_sites, band]
         return replace(dataset, tiles=tiles)
     if dataset.covariates is None or not set(names) <= set(dataset.covariates.columns):
         raise DataError(

@@ -8,6 +8,7 @@ import pytest
 
 from butterfly_sdm.baselines import make_baseline
 from butterfly_sdm.data.dataset import TileCard
+from butterfly_sdm.data.predictor import Sees
 from butterfly_sdm.errors import DataError
 from butterfly_sdm.evaluation.drivers import (
     input_groups,
@@ -15,7 +16,9 @@ from butterfly_sdm.evaluation.drivers import (
     occlusion,
     partial_dependence,
     permutation_importance,
+    shuffled,
     subset,
+    used_groups,
 )
 from tests.evaluation.worlds import small_world
 
@@ -69,6 +72,25 @@ def test_a_band_the_model_does_not_see_has_no_importance(pictures):
         Greenness(), pictures, pictures.site_ids, groups={"band red": (), "band nir": ()}, repeats=2
     )
     assert table.loc["band red", "importance"] == 0 and table.loc["band nir", "importance"] != 0
+
+
+def test_all_bands_of_an_embedding_are_shuffled_as_one(world, pictures):
+    assert pictures.card.tiles is not None
+    tiles = pictures.card.tiles.model_copy(update={"bands": ("e00", "e01")})
+    card = pictures.card.model_copy(update={"tiles": tiles})
+    embedded = replace(pictures, card=card)
+    assert list(input_groups(embedded))[-1] == "embedding"
+    assert not any(group.startswith("band ") for group in input_groups(embedded))
+    order = np.arange(60)[::-1]
+    turned = shuffled(embedded, "embedding", (), order)
+    assert np.array_equal(turned.tiles, embedded.tiles[order])
+    assert used_groups(input_groups(embedded), Sees(bands=("e01",))) == {"embedding": ()}
+    with pytest.raises(DataError, match="has no embedding; its groups are position"):
+        shuffled(pictures, "embedding", (), order)
+    names = ["aef_e00_100m", "aef_e01_sd_1000m", "rain_01"]
+    table = pd.DataFrame(np.zeros((len(world.sites), 3)), index=world.sites.index, columns=names)
+    groups = input_groups(replace(world, covariates=table))
+    assert groups == {"position": (), "aef": tuple(names[:2]), "rain": ("rain_01",)}
 
 
 def test_groups_join_covariates_that_differ_by_a_number(world):
