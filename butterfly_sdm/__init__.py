@@ -7,13 +7,7 @@ on, :func:`look` tells what files hold, :func:`build` turns scenes and records i
 honest baselines, :func:`predict_map` writes the map.
 """
 
-import os
-
 import lazy_loader
-
-# Threads that wait for one another sleep: spinning, they hold up whatever else the machine does,
-# themselves included. It has to be said before PyTorch loads.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Names are loaded when first used: importing the package costs milliseconds, not seconds.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

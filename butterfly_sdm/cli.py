@@ -601,12 +601,15 @@ def view(
     sites: Annotated[
         bool, typer.Option(help="Show the sites of the run beside the map and what was seen there.")
     ] = True,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder of the run, if it has moved.")
+    ] = None,
 ) -> None:
     """Look at a map in the browser: species, how good each is, where not to trust it."""
     from butterfly_sdm.mapping.viewer import export_page, make_server
     from butterfly_sdm.pipeline import map_to_view
 
-    path, seen = map_to_view(what)
+    path, seen = map_to_view(what, dataset)
     shown: dict[str, Any] = {
         "limit": limit,
         "sites": seen if sites else None,

@@ -471,19 +471,26 @@ def _records(
     return NewRecords(needed_community(run), told, at)
 
 
-def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
+def map_to_view(
+    what: str | Path, dataset: Dataset | str | Path | None = None
+) -> tuple[Path, SitesSeen | None]:
     """
-    Return the map that is meant, and the sites of its run if they can be found.
+    Return the map that is meant, and the sites of its run if they can be found; a data set that
+    does not lie where it was is told in a warning.
 
     Parameters
     ----------
     what
         A map, the folder of its run, or the config of both.
+    dataset
+        The data set of the run, if it has moved.
 
     Raises
     ------
     MissingFileError, ConfigError
-        There is no such run, or it has no map yet.
+        There is no such run, or it has no map yet; the data set given is not there.
+    ModelError
+        The data set given has other species than the run.
     """
     from butterfly_sdm.mapping.map_file import read_tags
     from butterfly_sdm.mapping.viewer import SitesSeen
@@ -499,11 +506,17 @@ def map_to_view(what: str | Path) -> tuple[Path, SitesSeen | None]:
     tags = read_tags(path)
     with suppress(ButterflySDMError):
         run = run or Run.open(path.parent / "run")
-        if run.card.get("key") != tags.get("run"):
-            return path, None  # of another run, or by hand
-        coarsened = (tags.get("sensitive") or {}).get("coarsened_m", {})
-        hidden = {*run.config.sensitive, *coarsened}
-        return path, SitesSeen(run.dataset, hidden)
+    if run is None or run.card.get("key") != tags.get("run"):
+        return path, None  # of another run, or by hand
+    coarsened = (tags.get("sensitive") or {}).get("coarsened_m", {})
+    hidden = {*run.config.sensitive, *coarsened}
+    if dataset is not None:
+        return path, SitesSeen(dataset_of(run, dataset), hidden)
+    if run.card.get("dataset"):  # else it was trained on one that was never written
+        try:
+            return path, SitesSeen(run.dataset, hidden)
+        except ButterflySDMError as error:
+            log.warning("The map is shown without the sites of its run. %s", error)
     return path, None
 
 

@@ -244,7 +244,7 @@ def test_a_port_in_use_is_told_with_the_way_out(monkeypatch, tmp_path):
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
     monkeypatch.setattr("butterfly_sdm.mapping.viewer.make_server", taken)
-    monkeypatch.setattr("butterfly_sdm.pipeline.map_to_view", lambda what: (what, None))
+    monkeypatch.setattr("butterfly_sdm.pipeline.map_to_view", lambda what, dataset: (what, None))
     result = runner.invoke(app, ["view", "map.tif", "--port", "8000"])
     assert result.exit_code == 2
     assert "Port 8000" in flat(result) and "Leave --port out" in flat(result)

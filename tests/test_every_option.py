@@ -60,7 +60,7 @@ TYPED = {
     "predict": "predict {run} {places} --given {seen} --visits 5 --dataset {dataset} "
     "--out {new}/told.csv --set map.withhold=[] --json",
     "view": "view {map} --export {new}/page.html --limit 0.5 --overlay {squares} --no-sites",
-    "view served": "view {map} --port 8123 --sites",
+    "view served": "view {map} --port 8123 --sites --dataset {dataset}",
     "plan": "plan {run} --candidates {squares} --places validation --sites 2 --visits 3 "
     "--species 'Pieris rapae' --dataset {dataset} --out {new} --set plan.protect_m=1000 --json",
     "replay": "plan {run} --replay --out {new} --set plan.replay.draws=2 --set plan.replay.add=2 "

@@ -1,6 +1,7 @@
 """
-Every notebook runs in a fresh process, on a small region they share, in the order a reader takes
-them; one begins in a kernel of Jupyter, as all do when the documentation is built.
+Notebooks run in a fresh process each, on a small region they share, in the order a reader takes
+them: the first and the one on own files every day, all in the slow suite. One begins in a kernel of
+Jupyter, as all do when the documentation is built.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from nbclient import NotebookClient
 from tests.lessons import run_cells
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+DAILY = ("01_first_map", "07_from_a_spreadsheet")
 SMALL = "size_px, n_sites, epochs = 1024, 48, 2"
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
@@ -39,7 +41,14 @@ def code(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in DAILY else pytest.mark.slow)
+        for path in NOTEBOOKS
+    ],
+    ids=lambda path: path.stem,
+)
 def test_a_notebook_runs(path: Path, folder: Path):
     failed = run_cells(code(small(path)), folder, ENVIRONMENT)
     assert not failed, failed

@@ -74,5 +74,5 @@ def test_wrong_members_weights_and_options_are_refused_before_any_work():
         Stacking(members="trees,mean_rate", weights="1")
     with pytest.raises(TypeError, match=r"'member\.parameter'"):
         Stacking(members="trees", **{"forest.trees": 3})
-    with pytest.raises(ModelError, match="cannot be made"):
+    with pytest.raises(ModelError, match="trees has no option 'leaves'"):
         Stacking(members="trees", **{"trees.leaves": 3})

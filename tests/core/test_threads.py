@@ -64,18 +64,3 @@ def test_the_same_seed_and_threads_give_the_same_bits_whatever_the_machine_offer
             *digest(out / "map.tif").values(),
         ]
     assert made["1"] == made["2"]
-
-
-@pytest.mark.parametrize(("own", "kept"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_wait_asleep_unless_the_user_says_otherwise(own, kept):
-    told = (
-        "import os, sys, butterfly_sdm\n"
-        "assert 'torch' not in sys.modules\n"
-        "print(os.environ['OMP_WAIT_POLICY'])"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    environment |= {"OMP_WAIT_POLICY": own} if own else {}
-    done = subprocess.run(
-        [sys.executable, "-c", told], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.strip() == kept

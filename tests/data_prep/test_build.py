@@ -422,6 +422,7 @@ def killed_again_and_again(root: Path, kind: str, moments: int, seed: int) -> No
         assert not (root / f"{name}.partial").exists()
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_a_build_ends_with_the_same_bytes(tmp_path):
     killed_again_and_again(tmp_path, "copy", moments=1, seed=int(os.environ.get("KILL_SEED", "0")))
 

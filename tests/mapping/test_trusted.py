@@ -1,6 +1,7 @@
 """A map carries how good it is, bounds, and where it does not apply; and is handed on."""
 
 import json
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -94,6 +95,20 @@ def test_bounds_are_those_of_the_held_out_sites(made):
     assert bands[f"{name} upper"][row, col] == pytest.approx(high[name][0], abs=1e-5)
     width = bands[f"{name} upper"] - bands[f"{name} lower"]
     np.testing.assert_allclose(bands[f"{name} width"], width, atol=1e-6)
+
+
+def test_sites_of_a_data_set_that_has_moved_are_missed_and_named(made, tmp_path, caplog):
+    _, dataset, run, result = made
+    where, gone = dataset.folder, tmp_path / "moved"
+    shutil.move(where, gone)
+    try:
+        assert map_to_view(result.path)[1] is None
+        assert "without the sites of its run" in caplog.text and "--dataset DIR" in caplog.text
+        assert map_to_view(run.folder, gone)[1].dataset.visits.equals(dataset.visits)
+        with pytest.raises(MissingFileError):
+            map_to_view(run.folder, tmp_path / "nowhere")
+    finally:
+        shutil.move(gone, where)
 
 
 def test_bounds_can_be_of_chosen_species_and_need_a_run(scene, tmp_path):

@@ -34,7 +34,10 @@ def test_work_goes_on_identically_when_the_clock_jumps(finished, verb, tmp_path,
     figures.tried("clock jumps", verb, 2)
 
 
-@pytest.mark.parametrize("second", [0, 4_102_444_800], ids=["1970", "2100"])
+@pytest.mark.parametrize(
+    "second",
+    [pytest.param(0, id="1970"), pytest.param(4_102_444_800, id="2100", marks=pytest.mark.slow)],
+)
 def test_the_times_of_inputs_are_in_no_artefact(finished, copied_region, tmp_path, second):
     for path in copied_region.parent.rglob("*"):
         os.utime(path, (second, second))

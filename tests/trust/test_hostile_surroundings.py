@@ -18,7 +18,8 @@ from tests.trust.dying import die_at_three
 
 
 @pytest.mark.parametrize(
-    "inside", ["__init__.py", "options.py", pytest.param(None, marks=pytest.mark.slow)]
+    "inside",
+    ["__init__.py", *(pytest.param(name, marks=pytest.mark.slow) for name in ("options.py", None))],
 )
 def test_a_folder_called_data_prep_is_told(inside, tmp_path):
     (tmp_path / "data_prep").mkdir()

@@ -21,6 +21,8 @@ from tests.trust.test_kill import LEFT_OUT, workplace
 FLIPS = int(os.environ.get("BUTTERFLY_SDM_FLIPS", "300"))
 INPUTS = ("records.zip", "sites.csv", "covariates.csv", "scenes/west.tif", "scenes/east.tif")
 
+DAILY = ("records.zip", "scenes/west.tif")
+
 
 def _whole_or_told(finished, verb: str, work: Path, code: int, message: str) -> None:
     result, made = work / faults.RESULTS[verb], finished.work / faults.RESULTS[verb]
@@ -32,7 +34,10 @@ def _whole_or_told(finished, verb: str, work: Path, code: int, message: str) -> 
     assert not result.exists()
 
 
-@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in DAILY else pytest.mark.slow) for name in INPUTS],
+)
 def test_an_input_that_vanishes_while_it_is_used_is_told(
     finished, copied_region, tmp_path, name, figures
 ):
