@@ -160,6 +160,7 @@ def load_settings(
     overrides: Iterable[str] = (),
     *,
     example: str = "key=value",
+    starter: str = "butterfly-sdm init",
 ) -> tuple[S, Path | None]:
     """
     Read and check settings.
@@ -174,6 +175,8 @@ def load_settings(
         ``key=value`` pairs with dotted keys, values as YAML.
     example
         An override that makes sense here, for the message about one that does not.
+    starter
+        The command that writes a first file, for the message that there is none.
 
     Returns
     -------
@@ -199,7 +202,7 @@ def load_settings(
             )
         if not path.is_file():
             raise MissingFileError(
-                f"There is no config file {path}. Write a first one with: butterfly-sdm init"
+                f"There is no config file {path}. Write a first one with: {starter}"
             )
         label, base = str(path), path.resolve().parent
         value = _read_yaml(path, model)

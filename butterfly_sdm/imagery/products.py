@@ -517,11 +517,11 @@ def _band_names(
     if named is None:
         named = [canonical_band(name) for name in described if name]
         if len(named) < len(described):
+            if len(described) > MOST_UNNAMED:
+                more += AS_EMBEDDINGS
             raise RasterError(
                 f"{path} does not say what its {len(described)} bands are. Name them in file order "
                 f"under scenes.bands, such as [red, green, blue, nir].{more}"
-                + AS_EMBEDDINGS
-                * (len(described) > MOST_UNNAMED)
             )
     if len(set(named)) < len(named):
         raise RasterError(

@@ -255,12 +255,8 @@ def write_starter(name: str, path: Path) -> None:
 def _settings(
     plugin: Plugin[Any, Any], name: str, path: str | Path, overrides: Iterable[str]
 ) -> tuple[Any, Path | None]:
-    if not Path(path).exists():
-        raise MissingFileError(
-            f"There is no config file {path}. Write a first one with: butterfly-sdm plugin {name} "
-            "init"
-        )
-    return load_settings(plugin.config, path, overrides, example="--set seed=1")
+    starter = f"butterfly-sdm plugin {name} init"
+    return load_settings(plugin.config, path, overrides, example="--set seed=1", starter=starter)
 
 
 def _sections(annotation: Any) -> list[type[Section]]:

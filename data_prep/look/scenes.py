@@ -194,9 +194,8 @@ def _of_file(paths: tuple[Path, ...], missing: str) -> SceneSeen:
                 "size": f"{file.width:,} x {file.height:,} pixels, {file.count} bands",
                 "values": f"{values.dtype}, nodata {file.nodata}",
             }
-            there = np.isfinite(values) & (
-                values != (np.nan if file.nodata is None else file.nodata)
-            )
+            nodata = np.nan if file.nodata is None else file.nodata
+            there = np.isfinite(values) & measured(values, nodata)
             bands = tuple(
                 BandSeen(name, *_percentiles(band[known].astype(np.float64)))
                 for name, band, known in zip(descriptions, values, there, strict=True)
